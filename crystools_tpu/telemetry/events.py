@@ -1,0 +1,266 @@
+"""The event model: everything that the telemetry layer says about a run.
+
+Each event is a frozen dataclass. `to_wire()` turns any event or report into the JSON object that the
+websocket, the report file and the web page read; its schema is `schema/wire.schema.json`. A field whose
+value is unknown is `None` here and `null` there, never 0 or a guess.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, Literal, TypeAlias
+
+WIRE_SCHEMA = 1
+
+
+class StageName(StrEnum):
+    """The stages a pipeline may report. A stage may occur several times in a run (one `load` a component)."""
+
+    LOAD = "load"
+    TEXT_ENCODE = "text_encode"
+    IMAGE_ENCODE = "image_encode"
+    DENOISE = "denoise"
+    VAE_ENCODE = "vae_encode"
+    VAE_DECODE = "vae_decode"
+    SAVE = "save"
+
+
+class Status(StrEnum):
+    """How a run or stage stands; all but `RUNNING` are final."""
+
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+class CompileCache(StrEnum):
+    """What the persistent compilation cache did for a compile."""
+
+    HIT = "hit"
+    MISS = "miss"
+    OFF = "off"
+
+
+class Bound(StrEnum):
+    """What limits a stage: the roofline's verdict, or the host where the device waited for it."""
+
+    COMPUTE = "compute"
+    BANDWIDTH = "bandwidth"
+    HOST = "host"
+
+
+Params: TypeAlias = Mapping[str, str | int | float | bool | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Ratio:
+    """A ratio that carries what it was made of. `ratio = numerator / denominator`, 0..1."""
+
+    ratio: float
+    numerator: float
+    denominator: float
+    unit: Literal["flop", "byte"]
+    method: str
+
+
+@dataclass(frozen=True, slots=True)
+class HbmUsage:
+    """Device memory of one chip over one stage, in bytes. `method` says how it was read.
+
+    `peak_bytes` is the exact peak where the method is `memory_stats` and the allocator's peak rose in
+    this stage; otherwise it is the largest of the samples taken (`memory_stats_sampled`, `live_arrays`).
+    """
+
+    device: str
+    before_bytes: int
+    peak_bytes: int
+    after_bytes: int
+    limit_bytes: int | None
+    method: Literal["memory_stats", "memory_stats_sampled", "live_arrays"]
+
+
+@dataclass(frozen=True, slots=True)
+class StepRecord:
+    """One step as the device ran it.
+
+    `compiled` marks a step in which a compile fell (left out of the statistics). `finite` is the
+    device's own `isfinite(latents).all()`, None where the pipeline did not compute it.
+    """
+
+    seconds: float
+    compiled: bool
+    finite: bool | None
+
+
+@dataclass(frozen=True, slots=True)
+class StepSeconds:
+    """Statistics over the steps in which no compile fell."""
+
+    median: float
+    p95: float
+    min: float
+    max: float
+
+
+@dataclass(frozen=True, slots=True)
+class StageReport:
+    """One stage of one run. Durations in seconds; `flops` is the stage's model FLOPs over all its steps."""
+
+    name: StageName
+    component: str | None
+    status: Status
+    error: str | None
+    started_unix_seconds: float
+    seconds: float | None
+    compile_seconds: float
+    compile_cache: CompileCache | None
+    recompiles: int
+    recompile_reasons: tuple[str, ...]
+    steps_total: int | None
+    steps: tuple[StepRecord, ...]
+    step_seconds: StepSeconds | None
+    first_nonfinite_step: int | None
+    flops: float | None
+    flops_method: str | None
+    mfu: Ratio | None
+    mbu: Ratio | None
+    bound: Bound | None
+    hbm: tuple[HbmUsage, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """The devices a run uses.
+
+    `count` is the number of jax devices, `chips` the number of chips they make up (on v2, v3 and 7x a
+    device is half a chip); `chip_ids` name the monitor's rows (`tpu0`) that they belong to.
+    """
+
+    platform: str
+    kind: str
+    count: int
+    chips: float
+    chip_ids: tuple[str, ...]
+    peak_flops_per_chip: float | None
+    peak_source: str | None
+    hbm_bytes_per_chip: int | None
+    hbm_bandwidth_bytes_per_second_per_chip: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class RunReport:
+    """One run, whole. Also the file that `generate --report` writes."""
+
+    run_id: str
+    pipeline: str
+    model_id: str | None
+    params: Params
+    status: Status
+    error: str | None
+    started_at: str
+    started_unix_seconds: float
+    total_seconds: float | None
+    output: str | None
+    device: Device | None
+    stages: tuple[StageReport, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RunStarted:
+    """A run began; `report` is the run as known so far (status `running`, no stages)."""
+
+    report: RunReport
+    type: Literal["run_started"] = field(default="run_started", init=False)
+
+
+@dataclass(frozen=True, slots=True)
+class StageStarted:
+    """A stage began; `stage` is its position in the run's `stages`."""
+
+    run_id: str
+    stage: int
+    report: StageReport
+    type: Literal["stage_started"] = field(default="stage_started", init=False)
+
+
+@dataclass(frozen=True, slots=True)
+class StepFinished:
+    """The device finished step `step` (from 0). `eta_seconds` is what the stage has still to go."""
+
+    run_id: str
+    pipeline: str
+    stage: int
+    stage_name: StageName
+    step: int
+    record: StepRecord
+    steps_total: int | None
+    eta_seconds: float | None
+    mfu: Ratio | None
+    type: Literal["step_finished"] = field(default="step_finished", init=False)
+
+
+@dataclass(frozen=True, slots=True)
+class CompileFinished:
+    """One backend compile (or its retrieval from the cache) that a stage caused.
+
+    `stage_compile_seconds` is the stage's total so far: trace, lowering and backend together, overlaps
+    counted once. `recompile` is true after the stage's first step; `reason` is jax's own explanation.
+    """
+
+    run_id: str
+    pipeline: str
+    stage: int
+    stage_name: StageName
+    function: str | None
+    seconds: float
+    cache: CompileCache
+    stage_compile_seconds: float
+    recompile: bool
+    reason: str | None
+    type: Literal["compile_finished"] = field(default="compile_finished", init=False)
+
+
+@dataclass(frozen=True, slots=True)
+class StageFinished:
+    """A stage ended; `report` is final."""
+
+    run_id: str
+    pipeline: str
+    stage: int
+    report: StageReport
+    type: Literal["stage_finished"] = field(default="stage_finished", init=False)
+
+
+@dataclass(frozen=True, slots=True)
+class RunFinished:
+    """A run ended; `report` is final."""
+
+    report: RunReport
+    type: Literal["run_finished"] = field(default="run_finished", init=False)
+
+
+Event: TypeAlias = RunStarted | StageStarted | StepFinished | CompileFinished | StageFinished | RunFinished
+
+
+def to_wire(value: Event | RunReport) -> dict[str, Any]:
+    """The JSON object for an event or a report, with `schema` first. NaN and infinity become null."""
+    return {"schema": WIRE_SCHEMA, **_plain(value)}
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value):
+        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, StrEnum):
+        return value.value
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
