@@ -249,16 +249,17 @@ Event: TypeAlias = RunStarted | StageStarted | StepFinished | CompileFinished | 
 
 def to_wire(value: Event | RunReport) -> dict[str, Any]:
     """The JSON object for an event or a report, with `schema` first. NaN and infinity become null."""
-    return {"schema": WIRE_SCHEMA, **_plain(value)}
+    return {"schema": WIRE_SCHEMA, **plain(value)}
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """A dataclass, mapping, sequence or scalar as strict JSON has it. NaN and infinity become None."""
     if dataclasses.is_dataclass(value):
-        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
     if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     if isinstance(value, StrEnum):
         return value.value
     if isinstance(value, float) and not math.isfinite(value):
