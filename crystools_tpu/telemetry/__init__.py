@@ -1,0 +1,72 @@
+"""What happened: runs, stages and steps of model pipelines, recorded and handed to whoever listens.
+
+    with telemetry.run("my-pipeline", devices=jax.devices()) as run:
+        with run.stage("denoise", steps=50, flops_per_step=13.05e15) as stage:
+            for i in range(50):
+                latents, done = step(latents, i)
+                stage.step(done)
+
+Standard library only; jax is looked at where the caller has loaded it.
+"""
+
+from crystools_tpu.telemetry.chips import CHIPS, ChipSpec, chip_spec
+from crystools_tpu.telemetry.events import (
+    Bound,
+    CompileCache,
+    CompileFinished,
+    Device,
+    Event,
+    HbmUsage,
+    Ratio,
+    RunFinished,
+    RunReport,
+    RunStarted,
+    StageFinished,
+    StageName,
+    StageReport,
+    StageStarted,
+    Status,
+    StepFinished,
+    StepRecord,
+    StepSeconds,
+    to_wire,
+)
+from crystools_tpu.telemetry.pubsub import Bus, Subscription
+from crystools_tpu.telemetry.recorder import History, Run, Stage, TelemetryError, bus, history, run
+
+subscribe = bus.subscribe
+
+__all__ = [
+    "CHIPS",
+    "Bound",
+    "Bus",
+    "ChipSpec",
+    "CompileCache",
+    "CompileFinished",
+    "Device",
+    "Event",
+    "HbmUsage",
+    "History",
+    "Ratio",
+    "Run",
+    "RunFinished",
+    "RunReport",
+    "RunStarted",
+    "Stage",
+    "StageFinished",
+    "StageName",
+    "StageReport",
+    "StageStarted",
+    "Status",
+    "StepFinished",
+    "StepRecord",
+    "StepSeconds",
+    "Subscription",
+    "TelemetryError",
+    "bus",
+    "chip_spec",
+    "history",
+    "run",
+    "subscribe",
+    "to_wire",
+]

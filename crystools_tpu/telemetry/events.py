@@ -109,7 +109,10 @@ class StepSeconds:
 
 @dataclass(frozen=True, slots=True)
 class StageReport:
-    """One stage of one run. Durations in seconds; `flops` is the stage's model FLOPs over all its steps."""
+    """One stage of one run. Durations in seconds; `flops` is the stage's model FLOPs over all its steps.
+
+    `recompiles` counts the steps after the first in which something was compiled, with a reason each.
+    """
 
     name: StageName
     component: str | None

@@ -1,0 +1,193 @@
+"""Attributes jax's compiles to the stage that caused them, through jax.monitoring.
+
+jax calls its listeners in the thread that compiles, so a context variable names the stage. The facts
+about the events (what fires on a cache hit, what nests) are in the comments below; they were read off
+jax 0.10.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any
+
+from crystools_tpu.telemetry.events import CompileCache
+
+logger = logging.getLogger(__name__)
+
+_TRACE = "/jax/core/compile/jaxpr_trace_duration"
+_LOWER = "/jax/core/compile/jaxpr_to_mlir_module_duration"
+_BACKEND = "/jax/core/compile/backend_compile_duration"
+_CACHE_HIT = "/jax/compilation_cache/cache_hits"
+
+# What jax logs under explain_cache_misses: the first names the reason, the others are about the disk cache.
+_EXPLAINING_LOGGERS = (
+    "jax._src.interpreters.partial_eval",
+    "jax._src.compiler",
+    "jax._src.compilation_cache",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Compile:
+    """One backend compile: of what, how long, what the cache did, and jax's explanation where asked."""
+
+    function: str | None
+    seconds: float
+    cache: CompileCache
+    reason: str | None
+
+
+class CompileLog:
+    """The compiles of one stage. `on_compile` is called in the compiling thread after each."""
+
+    def __init__(self, on_compile: Callable[[Compile], None], clock: Callable[[], float]) -> None:
+        self._on_compile = on_compile
+        self._clock = clock
+        self._spans: list[tuple[float, float]] = []
+        self._hit = False
+        self._reason: str | None = None
+        self._caches: set[CompileCache] = set()
+        self.count = 0
+
+    @property
+    def seconds(self) -> float:
+        """Trace, lowering and backend time; what overlaps (a trace within a trace) counts once."""
+        return sum(end - start for start, end in self._spans)
+
+    @property
+    def cache(self) -> CompileCache | None:
+        """`miss` if any compile missed, else `hit` or `off`; None without a compile."""
+        order = (CompileCache.MISS, CompileCache.OFF, CompileCache.HIT)
+        return next((cache for cache in order if cache in self._caches), None)
+
+    def explain(self, reason: str) -> None:
+        """Keeps jax's explanation for the compile that follows it."""
+        self._reason = reason
+
+    def event(self, name: str) -> None:
+        """Takes an event of jax.monitoring."""
+        if name == _CACHE_HIT:
+            self._hit = True
+
+    def duration(self, name: str, seconds: float, function: str | None) -> None:
+        """Takes a duration of jax.monitoring, which is reported as it ends."""
+        if name not in (_TRACE, _LOWER, _BACKEND):
+            return
+        self._add_span(self._clock() - seconds, self._clock())
+        if name == _BACKEND:  # fires on a cache hit too: then it is the retrieval
+            cache = CompileCache.HIT if self._hit else _cache_without_hit()
+            compile_ = Compile(function, seconds, cache, self._reason)
+            self._caches.add(cache)
+            self._hit, self._reason = False, None
+            self.count += 1
+            self._on_compile(compile_)
+
+    def _add_span(self, start: float, end: float) -> None:
+        while self._spans and self._spans[-1][1] > start:
+            start = min(start, self._spans.pop()[0])
+        self._spans.append((start, end))
+
+
+_current: ContextVar[CompileLog | None] = ContextVar("crystools_tpu_compile_log", default=None)
+_installed = threading.Event()
+_install_lock = threading.Lock()
+
+
+@contextlib.contextmanager
+def attributed_to(log: CompileLog) -> Iterator[None]:
+    """Within the block, compiles of this thread go to `log`, with jax's own explanation."""
+    install()
+    token = _current.set(log)
+    try:
+        with _explaining():
+            yield
+    finally:
+        _current.reset(token)
+
+
+def install() -> None:
+    """Registers the listeners once jax is loaded; does nothing before that, and nothing the second time."""
+    if _installed.is_set() or "jax" not in sys.modules:
+        return
+    with _install_lock:
+        if _installed.is_set():
+            return
+        from jax import monitoring
+
+        monitoring.register_event_listener(_on_event)
+        monitoring.register_event_duration_secs_listener(_on_duration)
+        for name in _EXPLAINING_LOGGERS:
+            logging.getLogger(name).addFilter(_take_explanation)
+        _installed.set()
+
+
+def _explaining() -> contextlib.AbstractContextManager[Any]:
+    if "jax" not in sys.modules:
+        return contextlib.nullcontext()
+    import jax
+
+    if jax.explain_cache_misses.value:  # the user's own choice: their log keeps the lines
+        return contextlib.nullcontext()
+    return _quietly(jax.explain_cache_misses(True))
+
+
+_quiet: ContextVar[bool] = ContextVar("crystools_tpu_quiet", default=False)
+
+
+@contextlib.contextmanager
+def _quietly(context: contextlib.AbstractContextManager[Any]) -> Iterator[None]:
+    token = _quiet.set(True)
+    try:
+        with context:
+            yield
+    finally:
+        _quiet.reset(token)
+
+
+def _take_explanation(record: logging.LogRecord) -> bool:
+    """A logging filter: hands "TRACING CACHE MISS" to the stage; drops the lines only we asked for."""
+    message = record.getMessage()
+    if "CACHE MISS" not in message and "persistent cache entry" not in message:
+        return True
+    log = _current.get()
+    if log is not None and message.startswith("TRACING CACHE MISS"):
+        log.explain(_reason_of(message))
+    return not _quiet.get()
+
+
+def _reason_of(message: str) -> str:
+    """The differing keys (`* at x, now f32[4] and before f32[3]`), or else all but the headline."""
+    lines = [line.strip() for line in message.splitlines()[1:]]
+    differences = [line.removeprefix("* ") for line in lines if line.startswith("* ")]
+    return "; ".join(differences or lines)
+
+
+def _cache_without_hit() -> CompileCache:
+    import jax
+
+    flags = jax.config.values
+    enabled = flags["jax_enable_compilation_cache"] and flags["jax_compilation_cache_dir"]
+    return CompileCache.MISS if enabled else CompileCache.OFF
+
+
+def _on_event(event: str, **_: str | int) -> None:
+    log = _current.get()
+    if log is not None:
+        log.event(event)
+
+
+def _on_duration(event: str, duration_secs: float, **kwargs: str | int) -> None:
+    log = _current.get()
+    if log is None:
+        return
+    try:
+        log.duration(event, duration_secs, str(kwargs["fun_name"]) if "fun_name" in kwargs else None)
+    except Exception:
+        # jax does not guard its listeners: an error of ours would become an error of the compile.
+        logger.exception("a compile could not be recorded")
