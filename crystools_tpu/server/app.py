@@ -1,0 +1,181 @@
+"""The aiohttp application: the page, the JSON API, the metrics and the websocket."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
+
+from aiohttp import hdrs, web
+from aiohttp.typedefs import Handler
+
+from crystools_tpu import __version__
+from crystools_tpu.monitor.snapshot import Snapshot
+from crystools_tpu.server import security, wire
+from crystools_tpu.server.settings import FieldError, Settings, parse_object, updated_settings
+from crystools_tpu.server.static import WEB_ROOT, file_handler
+from crystools_tpu.server.websocket import Hub
+from crystools_tpu.telemetry import Bus, History, to_wire
+from crystools_tpu.telemetry.events import plain
+
+if TYPE_CHECKING:
+    from crystools_tpu.monitor import Monitor
+
+PREFIX: Final = "/crystools-tpu"
+HELLO_RUNS: Final = 20
+TOKEN: Final[web.AppKey[str | None]] = web.AppKey("token")
+
+MetricsText: TypeAlias = Callable[[], tuple[bytes, str]]
+
+
+def create_app(
+    monitor: Monitor,
+    *,
+    history: History,
+    bus: Bus,
+    simulated: str | None = None,
+    token: str | None = None,
+    metrics_text: MetricsText | None = None,
+    prefix: str = PREFIX,
+    web_root: Path = WEB_ROOT,
+    clock: Callable[[], float] = time.monotonic,
+) -> web.Application:
+    """The application, for `Server` or, with `prefix=""`, for `outer.add_subapp("/crystools-tpu", app)`.
+
+    Mounted, it leaves it to the outer application who may connect (it still checks `Origin`, and `token`
+    where one is given). `metrics_text` renders the Prometheus text and its content type; it may block.
+    `simulated` names the simulated machine and goes to every client.
+    """
+    api = Api(monitor, history=history, bus=bus, simulated=simulated, clock=clock)
+    page = file_handler(web_root)
+    public: set[Handler] = {page}
+    routes = [
+        web.get(f"{prefix}/api/health", api.health),
+        web.get(f"{prefix}/api/devices", api.devices),
+        web.get(f"{prefix}/api/settings", api.get_settings),
+        web.put(f"{prefix}/api/settings", api.put_settings),
+        web.get(f"{prefix}/api/runs", api.runs),
+        web.get(f"{prefix}/api/runs/{{run_id}}", api.run),
+        web.get(f"{prefix}/ws", api.hub.handle),
+    ]
+    if metrics_text is not None:
+        metrics = _metrics_handler(metrics_text)
+        routes.append(web.get(f"{prefix}/metrics", metrics))
+        routes += [web.get("/metrics", metrics)] if prefix else []
+    if prefix:
+        to_page = _redirect_handler(f"{prefix}/")
+        public.add(to_page)
+        routes += [web.get("/", to_page), web.get(prefix, to_page)]
+    routes += [web.get(f"{prefix}/", page), web.get(f"{prefix}/{{name:.+}}", page)]
+
+    guard = security.guard(token, loopback_only=bool(prefix) and token is None, public=public)
+    app = web.Application(middlewares=[guard, _answer_field_errors])
+    app[TOKEN] = token
+    app.add_routes(routes)
+    app.on_response_prepare.append(security.add_security_headers)
+    app.on_shutdown.append(api.close)
+    return app
+
+
+class Api:
+    """The handlers of the JSON API; each answer is an object with `schema` first."""
+
+    def __init__(
+        self,
+        monitor: Monitor,
+        *,
+        history: History,
+        bus: Bus,
+        simulated: str | None,
+        clock: Callable[[], float],
+    ) -> None:
+        self._monitor = monitor
+        self._history = history
+        self._simulated = simulated
+        self._clock = clock
+        self._started_at = clock()
+        self.hub = Hub(monitor, bus, self._hello)
+
+    async def health(self, request: web.Request) -> web.Response:
+        """How the server stands, and on which address it was reached."""
+        assert request.transport is not None
+        host, port = request.transport.get_extra_info("sockname")[:2]
+        return _json(
+            version=__version__,
+            host=host,
+            port=port,
+            uptime_seconds=self._clock() - self._started_at,
+            simulated=self._simulated,
+            subscribers=self.hub.subscribers,
+            samples_total=self._monitor.samples_total,
+            sources=plain(self._monitor.health()),
+        )
+
+    async def devices(self, request: web.Request) -> web.Response:
+        """One snapshot, no older than the interval."""
+        snapshot = await self._sample()
+        return web.json_response(wire.snapshot_message(snapshot, self.hub.settings.disks), dumps=wire.dumps)
+
+    async def get_settings(self, request: web.Request) -> web.Response:
+        """The server's settings."""
+        return _json(**plain(self.hub.settings))
+
+    async def put_settings(self, request: web.Request) -> web.Response:
+        """Validates all fields, then applies all of them."""
+        body = parse_object(await security.bounded_body(request))
+        host = (await self._sample()).host
+        mounts = [disk.mount for disk in host.disks] if host is not None else []
+        self.hub.settings = updated_settings(self.hub.settings, body, mounts)
+        return await self.get_settings(request)
+
+    async def runs(self, request: web.Request) -> web.Response:
+        """The reports of all runs remembered, newest first."""
+        return _json(runs=[to_wire(report) for report in self._history.reports()])
+
+    async def run(self, request: web.Request) -> web.Response:
+        """The report of one run."""
+        report = self._history.report(request.match_info["run_id"])
+        if report is None:
+            raise security.refusal(web.HTTPNotFound, "run_id", "run_id is none of the runs remembered")
+        return web.json_response(to_wire(report), dumps=wire.dumps)
+
+    async def close(self, app: web.Application) -> None:
+        """Ends all websocket connections."""
+        await self.hub.close()
+
+    async def _sample(self) -> Snapshot:
+        """A sample may wait for slow sources: never on the event loop."""
+        return await asyncio.to_thread(self._monitor.sample, self.hub.settings.interval_seconds)
+
+    def _hello(self, settings: Settings) -> dict[str, Any]:
+        reports = self._history.reports()[:HELLO_RUNS]
+        return wire.hello_message(__version__, self._simulated, settings, reports)
+
+
+def _json(**fields: Any) -> web.Response:
+    return web.json_response(wire.message(**fields), dumps=wire.dumps)
+
+
+def _metrics_handler(metrics_text: MetricsText) -> Handler:
+    async def metrics(request: web.Request) -> web.Response:
+        text, content_type = await asyncio.to_thread(metrics_text)
+        return web.Response(body=text, headers={hdrs.CONTENT_TYPE: content_type})
+
+    return metrics
+
+
+def _redirect_handler(path: str) -> Handler:
+    async def redirect(request: web.Request) -> web.StreamResponse:
+        raise web.HTTPFound(request.rel_url.with_path(path, keep_query=True))
+
+    return redirect
+
+
+@web.middleware
+async def _answer_field_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
+    try:
+        return await handler(request)
+    except FieldError as error:
+        raise security.refusal(web.HTTPBadRequest, error.field, str(error)) from None

@@ -1,0 +1,99 @@
+"""Runs the application in a thread of its own, with its own event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import socket
+import threading
+from concurrent.futures import Future
+
+from aiohttp import web
+
+from crystools_tpu.server.app import TOKEN
+from crystools_tpu.server.security import is_loopback
+
+logger = logging.getLogger(__name__)
+
+_SHUTDOWN_SECONDS = 1.0
+
+
+class ServerError(Exception):
+    """The server could not be started. The message says why and what would help."""
+
+
+class Server:
+    """A server for an application made by `create_app`; `port` 0 takes a free one.
+
+    Raises ServerError for a host that is not loopback where the application has no token.
+    """
+
+    def __init__(self, app: web.Application, *, host: str = "127.0.0.1", port: int = 0) -> None:
+        if not is_loopback(host) and app[TOKEN] is None:
+            raise ServerError(f"host {host} is reachable from other machines: give a token, or use 127.0.0.1")
+        self._app = app
+        self._host = host
+        self._port = port
+        self._thread: threading.Thread | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._stopping = asyncio.Event()
+
+    def start(self) -> tuple[str, int]:
+        """Serves from now on; the host and port it listens on. Raises ServerError where it cannot."""
+        listener = _listen(self._host, self._port)
+        host, port = listener.getsockname()[:2]
+        started: Future[None] = Future()
+        serve = self._serve(listener, started)
+        self._thread = threading.Thread(
+            target=asyncio.run, args=(serve,), name="crystools-tpu-server", daemon=True
+        )
+        self._thread.start()
+        started.result()
+        return host, port
+
+    def stop(self) -> None:
+        """Closes all connections and joins the thread. Harmless when it is not running."""
+        if self._thread is None or self._loop is None:
+            return
+        self._loop.call_soon_threadsafe(self._stopping.set)
+        self._thread.join()
+        self._thread = self._loop = None
+
+    def wait(self) -> None:
+        """Blocks until the server ends; Ctrl-C comes through as KeyboardInterrupt."""
+        if self._thread is not None:
+            self._thread.join()
+
+    def __enter__(self) -> Server:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    async def _serve(self, listener: socket.socket, started: Future[None]) -> None:
+        self._loop = asyncio.get_running_loop()
+        runner = web.AppRunner(self._app, access_log=None, shutdown_timeout=_SHUTDOWN_SECONDS)
+        try:
+            await runner.setup()
+            await web.SockSite(runner, listener).start()
+            started.set_result(None)
+            await self._stopping.wait()
+        except Exception as error:  # noqa: BLE001 - `start` raises it
+            started.set_exception(error)
+        finally:
+            await runner.cleanup()
+            listener.close()
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        family, *_, address = min(found, key=lambda entry: entry[0] != socket.AF_INET)
+        return socket.create_server((str(address[0]), port), family=family)
+    except (OSError, OverflowError) as error:
+        if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
+            remedy = f"port {port} on {host} is in use: choose another, or port 0 for a free one"
+            raise ServerError(remedy) from None
+        raise ServerError(f"cannot listen on {host} port {port}: {error}") from None

@@ -1,0 +1,121 @@
+"""What may be set, and by whom: the server's settings for all, a client's for itself.
+
+Both are validated whole before anything changes. What is absent from a message stays as it was.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from crystools_tpu.sources.base import ChipReading, HostReading
+
+MIN_INTERVAL_SECONDS: Final = 0.1
+MAX_INTERVAL_SECONDS: Final = 60.0
+
+CHIP_METRICS: Final = frozenset(f.name for f in dataclasses.fields(ChipReading)) - {"chip", "kind"}
+HOST_METRICS: Final = frozenset(f.name for f in dataclasses.fields(HostReading))
+METRICS: Final = CHIP_METRICS | HOST_METRICS
+
+
+class FieldError(ValueError):
+    """Bad input. `field` names what is wrong; the message says what would be right."""
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(message)
+        self.field = field
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The server's settings. `disks` are the mounts to show, None for all."""
+
+    interval_seconds: float = 0.5
+    disks: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ClientSettings:
+    """One websocket client's choice.
+
+    `interval_seconds` is 0 for no snapshots and None for the server's own; `metrics` are the fields of
+    chips and host to send, None for all.
+    """
+
+    interval_seconds: float | None = None
+    metrics: frozenset[str] | None = None
+
+
+def parse_object(text: str | bytes) -> dict[str, Any]:
+    """The JSON object in `text`. Raises FieldError where it is anything else."""
+    try:
+        value = json.loads(text, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError):
+        raise FieldError("body", "body must be JSON (without NaN or Infinity)") from None
+    if not isinstance(value, dict):
+        raise FieldError("body", "body must be a JSON object")
+    return value
+
+
+def updated_settings(settings: Settings, body: Mapping[str, Any], mounts: Collection[str]) -> Settings:
+    """`settings` with the fields of a PUT applied. `mounts` are the disks that this machine has."""
+    _refuse_unknown(body, {"schema", "interval_seconds", "disks"})
+    _check_schema(body)
+    changes: dict[str, Any] = {}
+    if "interval_seconds" in body:
+        changes["interval_seconds"] = _interval(body["interval_seconds"])
+    if "disks" in body:
+        changes["disks"] = _names("disks", body["disks"], mounts)
+    return dataclasses.replace(settings, **changes)
+
+
+def updated_client_settings(settings: ClientSettings, message: Mapping[str, Any]) -> ClientSettings:
+    """`settings` with the fields of a `configure` message applied."""
+    if message.get("type") != "configure":
+        raise FieldError("type", 'type must be "configure"')
+    _refuse_unknown(message, {"schema", "type", "interval_seconds", "metrics"})
+    _check_schema(message)
+    changes: dict[str, Any] = {}
+    if "interval_seconds" in message:
+        changes["interval_seconds"] = _interval(message["interval_seconds"], zero_allowed=True)
+    if "metrics" in message:
+        names = _names("metrics", message["metrics"], METRICS)
+        changes["metrics"] = None if names is None else frozenset(names)
+    return dataclasses.replace(settings, **changes)
+
+
+def _interval(value: object, *, zero_allowed: bool = False) -> float:
+    number = value if isinstance(value, (int, float)) and not isinstance(value, bool) else -1
+    if zero_allowed and number == 0:
+        return 0.0
+    if not MIN_INTERVAL_SECONDS <= number <= MAX_INTERVAL_SECONDS:
+        limits = f"from {MIN_INTERVAL_SECONDS:g} to {MAX_INTERVAL_SECONDS:g}"
+        off = ", or 0 for no snapshots" if zero_allowed else ""
+        raise FieldError("interval_seconds", f"interval_seconds must be a number {limits}{off}")
+    return float(number)
+
+
+def _names(field: str, value: object, known: Collection[str]) -> tuple[str, ...] | None:
+    if value is None:
+        return None
+    if not isinstance(value, list) or not all(isinstance(name, str) and name in known for name in value):
+        raise FieldError(field, f"{field} must be null or a list of some of: {', '.join(sorted(known))}")
+    return tuple(dict.fromkeys(value))
+
+
+def _refuse_unknown(body: Mapping[str, Any], known: Collection[str]) -> None:
+    for field in body:
+        if field not in known:
+            raise FieldError(field, f"{field} is unknown; there are {', '.join(sorted(known))}")
+
+
+def _check_schema(body: Mapping[str, Any]) -> None:
+    if body.get("schema", 1) != 1:
+        raise FieldError("schema", "schema must be 1")
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")

@@ -1,0 +1,213 @@
+"""The websocket: snapshots at each client's own rate, telemetry events to all at once.
+
+The monitor is subscribed to only while some client wants snapshots, the telemetry bus only while there is
+a client. Everything here runs on the event loop; the monitor's and the pipelines' threads do no more than
+wake it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final
+
+from aiohttp import WSCloseCode, WSMsgType, web
+
+from crystools_tpu.monitor.snapshot import Snapshot
+from crystools_tpu.server import wire
+from crystools_tpu.server.security import MAX_BODY_BYTES
+from crystools_tpu.server.settings import (
+    ClientSettings,
+    FieldError,
+    Settings,
+    parse_object,
+    updated_client_settings,
+)
+from crystools_tpu.telemetry.events import to_wire
+from crystools_tpu.telemetry.pubsub import Bus, Subscription
+
+if TYPE_CHECKING:
+    from crystools_tpu.monitor import Monitor
+
+logger = logging.getLogger(__name__)
+
+MAX_FRAMES: Final = 256
+_HEARTBEAT_SECONDS: Final = 30.0
+_CLOSE_SECONDS: Final = 1.0
+
+
+class Client:
+    """One connection: its settings and the frames it has still to be sent, the oldest lost beyond 256."""
+
+    def __init__(self, socket: web.WebSocketResponse) -> None:
+        self.socket = socket
+        self.settings = ClientSettings()
+        self.dropped = 0
+        self._frames: deque[str] = deque()
+        self._ready = asyncio.Event()
+        self._due_at: float | None = None
+
+    def offer(self, frame: str) -> None:
+        """Queues a frame. Never waits."""
+        if len(self._frames) == MAX_FRAMES:
+            self._frames.popleft()
+            self.dropped += 1
+            if self.dropped == 1:
+                logger.warning("a websocket client reads too slowly: its oldest frames are dropped")
+        self._frames.append(frame)
+        self._ready.set()
+
+    async def send_frames(self) -> None:
+        """Sends what is queued until cancelled or the connection is gone."""
+        with contextlib.suppress(ConnectionError):
+            while True:
+                await self._ready.wait()
+                self._ready.clear()
+                while self._frames:
+                    await self.socket.send_str(self._frames.popleft())
+
+    def reschedule(self) -> None:
+        """The next snapshot is due at once."""
+        self._due_at = None
+
+    def takes(self, now: float, interval_seconds: float, slack_seconds: float) -> bool:
+        """Whether a snapshot taken at `now` is due, to the nearest sample. Survives clock changes."""
+        due_at = self._due_at
+        if due_at is not None and slack_seconds < due_at - now <= 2 * interval_seconds:
+            return False
+        on_time = due_at is not None and abs(now - due_at) <= interval_seconds
+        self._due_at = (due_at if on_time and due_at is not None else now) + interval_seconds
+        return True
+
+
+class Hub:
+    """All clients, and what they are subscribed to."""
+
+    def __init__(self, monitor: Monitor, bus: Bus, hello: Callable[[Settings], dict[str, Any]]) -> None:
+        self._monitor = monitor
+        self._bus = bus
+        self._hello = hello
+        self._settings = Settings(interval_seconds=monitor.interval_seconds)
+        self._clients: set[Client] = set()
+        self._unsubscribe: Callable[[], None] | None = None
+        self._events: Subscription | None = None
+
+    @property
+    def settings(self) -> Settings:
+        """The server's settings; setting them takes effect at once."""
+        return self._settings
+
+    @settings.setter
+    def settings(self, settings: Settings) -> None:
+        self._settings = settings
+        for client in self._clients:
+            client.reschedule()
+        self._update_sampling()
+
+    @property
+    def subscribers(self) -> int:
+        """How many clients want snapshots."""
+        return sum(self._interval(client) > 0 for client in self._clients)
+
+    async def handle(self, request: web.Request) -> web.WebSocketResponse:
+        """Serves one websocket connection from its handshake to its end."""
+        socket = web.WebSocketResponse(
+            timeout=_CLOSE_SECONDS, heartbeat=_HEARTBEAT_SECONDS, compress=False, max_msg_size=MAX_BODY_BYTES
+        )
+        await socket.prepare(request)
+        client = Client(socket)
+        self._join(client)
+        sender = asyncio.create_task(client.send_frames())
+        try:
+            async for message in socket:
+                self._receive(client, message.type, message.data)
+        finally:
+            self._leave(client)
+            sender.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await sender
+        return socket
+
+    async def close(self) -> None:
+        """Says goodbye to all clients; one that does not answer is cut off."""
+        await asyncio.gather(*(_close(client.socket) for client in self._clients))
+
+    def _join(self, client: Client) -> None:
+        if self._events is None:
+            wake = _waker(self._publish_events)
+            self._events = self._bus.subscribe(wakeup=wake)
+        self._publish_events()  # what happened before the hello is in the hello
+        client.offer(wire.dumps(self._hello(self._settings)))
+        self._clients.add(client)
+        self._update_sampling()
+
+    def _leave(self, client: Client) -> None:
+        self._clients.discard(client)
+        self._update_sampling()
+        if not self._clients and self._events is not None:
+            self._events.close()
+            self._events = None
+
+    def _receive(self, client: Client, kind: WSMsgType, data: str | bytes) -> None:
+        try:
+            if kind is not WSMsgType.TEXT:
+                raise FieldError("body", "body must be text, not binary")
+            client.settings = updated_client_settings(client.settings, parse_object(data))
+        except FieldError as error:
+            client.offer(wire.dumps(wire.error_message(error.field, str(error))))
+            return
+        client.reschedule()
+        self._update_sampling()
+
+    def _interval(self, client: Client) -> float:
+        own = client.settings.interval_seconds
+        return self._settings.interval_seconds if own is None else own
+
+    def _update_sampling(self) -> None:
+        """The monitor samples as fast as the fastest client wants, and not at all when none does."""
+        wanted = [interval for interval in map(self._interval, self._clients) if interval > 0]
+        self._monitor.interval_seconds = min(wanted, default=self._settings.interval_seconds)
+        if wanted and self._unsubscribe is None:
+            self._unsubscribe = self._monitor.subscribe(_waker(self._publish_snapshot))
+        elif not wanted and self._unsubscribe is not None:
+            self._unsubscribe()
+            self._unsubscribe = None
+
+    def _publish_snapshot(self, snapshot: Snapshot) -> None:
+        frames: dict[frozenset[str] | None, str] = {}
+        for client in self._clients:
+            interval = self._interval(client)
+            metrics = client.settings.metrics
+            if interval > 0 and client.takes(
+                snapshot.time_unix_seconds, interval, self._monitor.interval_seconds / 2
+            ):
+                if metrics not in frames:
+                    frames[metrics] = wire.dumps(
+                        wire.snapshot_message(snapshot, self._settings.disks, metrics)
+                    )
+                client.offer(frames[metrics])
+
+    def _publish_events(self) -> None:
+        for event in self._events.drain() if self._events is not None else ():
+            frame = wire.dumps(to_wire(event))
+            for client in self._clients:
+                client.offer(frame)
+
+
+def _waker(callback: Callable[..., None]) -> Callable[..., None]:
+    """A function for other threads: calls `callback` on this event loop, unless that has ended."""
+    loop = asyncio.get_running_loop()
+
+    def wake(*args: Any) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody is left to hear it
+            loop.call_soon_threadsafe(callback, *args)
+
+    return wake
+
+
+async def _close(socket: web.WebSocketResponse) -> None:
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(socket.close(code=WSCloseCode.GOING_AWAY), 2 * _CLOSE_SECONDS)

@@ -1,0 +1,60 @@
+"""The server's own messages as JSON objects; `schema/server.schema.json` describes them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterable
+from typing import Any
+
+from crystools_tpu.monitor.snapshot import Snapshot
+from crystools_tpu.server.settings import CHIP_METRICS, HOST_METRICS, Settings
+from crystools_tpu.telemetry.events import WIRE_SCHEMA, RunReport, plain, to_wire
+
+
+def dumps(message: dict[str, Any]) -> str:
+    """Strict JSON: raises ValueError rather than write NaN."""
+    return json.dumps(message, allow_nan=False, separators=(",", ":"))
+
+
+def message(**fields: Any) -> dict[str, Any]:
+    """An object with `schema` first."""
+    return {"schema": WIRE_SCHEMA, **fields}
+
+
+def snapshot_message(
+    snapshot: Snapshot, disks: Collection[str] | None = None, metrics: Collection[str] | None = None
+) -> dict[str, Any]:
+    """The snapshot with only the chosen disks and metrics, None for all."""
+    body = plain(snapshot)
+    host = body["host"]
+    if host is not None and disks is not None:
+        host["disks"] = [disk for disk in host["disks"] if disk["mount"] in disks]
+    if metrics is not None:
+        for chip in body["chips"]:
+            _keep_only(chip, CHIP_METRICS, metrics)
+        _keep_only(host or {}, HOST_METRICS, metrics)
+    return message(type="snapshot", **body)
+
+
+def hello_message(
+    version: str, simulated: str | None, settings: Settings, reports: Iterable[RunReport]
+) -> dict[str, Any]:
+    """What a websocket client hears first."""
+    return message(
+        type="hello",
+        version=version,
+        simulated=simulated,
+        settings=plain(settings),
+        runs=[to_wire(report) for report in reports],
+    )
+
+
+def error_message(field: str, text: str) -> dict[str, Any]:
+    """The answer to a bad websocket message."""
+    return message(type="error", field=field, message=text)
+
+
+def _keep_only(reading: dict[str, Any], known: Collection[str], chosen: Collection[str]) -> None:
+    for name in known:
+        if name not in chosen:
+            reading.pop(name, None)
