@@ -23,7 +23,8 @@ CORPUS = (
     "An astronaut rides a white horse across a field of flowers under a bright blue sky.",
     "Close-up of a hand painting a watercolour portrait, soft focus, natural light, high quality.",
     "Bright tones, overexposed, static, blurred details, subtitles, worst quality, low quality, ugly.",
-    "0 1 2 3 4 5 6 7 8 9 ! ? . , ; : ' \" ( ) - + / & % # @ * = a b c d e f g h i j k l m n o p q r s t u v w x y z",
+    "0 1 2 3 4 5 6 7 8 9 ! ? . , ; : ' \" ( ) - + / & % # @ * =",
+    "a b c d e f g h i j k l m n o p q r s t u v w x y z",
     "A B C D E F G H I J K L M N O P Q R S T U V W X Y Z",
 )
 
@@ -31,7 +32,7 @@ CORPUS = (
 def write_tiny_checkpoint(model: str, directory: Path) -> Path:
     """Write a tiny random checkpoint of `model` into `directory`, which is made if need be, and return it.
 
-    Raises ValueError for a model that has no tiny checkpoint, FileExistsError for a directory that is not empty.
+    Raises ValueError for a model that has no tiny checkpoint and FileExistsError for a directory in use.
     """
     if model not in PIPELINES:
         known = ", ".join(sorted(PIPELINES))
