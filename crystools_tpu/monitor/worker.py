@@ -1,0 +1,165 @@
+"""One source, one thread: asks it, times it, and keeps its health apart from everybody else's."""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable
+
+from crystools_tpu.monitor.snapshot import SourceHealth
+from crystools_tpu.sources.base import Reading, Source, SourceError, SourceUnavailable
+
+_log = logging.getLogger(__name__)
+
+ABSENT_RETRY_SECONDS = 5.0
+"""The longest pause before a source that this machine lacks is asked again (it starts at one interval)."""
+
+PROMPT_SECONDS = 0.05
+"""A source whose last answer took longer is not waited for: its answer goes into a later snapshot."""
+
+
+class SourceWorker:
+    """Runs one source's `read` on a daemon thread of its own, one read at a time.
+
+    `deadline_seconds` after it was asked, a source that has not answered is down. It is not asked again
+    while that read hangs; should the read still return, its answer counts. A source that failed is asked
+    again at the next interval; one that is absent (`SourceUnavailable`) ever more rarely.
+    """
+
+    def __init__(self, source: Source, *, deadline_seconds: float, clock: Callable[[], float]) -> None:
+        self._source = source
+        self._deadline_seconds = deadline_seconds
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._requests: queue.SimpleQueue[bool] = queue.SimpleQueue()
+        self._answered = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._stopped = False
+        self._asked_at: float | None = None
+        self._overdue = False
+        self._interval_seconds = 0.0
+        self._read_at = 0.0
+        self._retry_at = 0.0
+        self._absences = 0
+        self._expected_seconds = 0.0
+        self._reading: Reading | None = None
+        self._up: bool | None = None
+        self._last_success: float | None = None
+        self._errors_total = 0
+        self._error: str | None = None
+
+    def ask(self, interval_seconds: float) -> bool:
+        """Starts a read, unless one is under way or it is too early to try again. Never blocks."""
+        now = time.monotonic()
+        with self._lock:
+            self._check_deadline(now)
+            if self._stopped or self._asked_at is not None or now < self._retry_at:
+                return False
+            self._asked_at = now
+            self._interval_seconds = interval_seconds
+            if now - self._read_at > 2 * interval_seconds + self._deadline_seconds:
+                self._reading = None  # from before a pause: history, not a reading
+            self._answered.clear()
+            if self._thread is None:
+                self._thread = threading.Thread(
+                    target=self._run, name=f"crystools-tpu-{self._source.name}", daemon=True
+                )
+                self._thread.start()
+        self._requests.put(True)
+        return True
+
+    def wait(self, seconds: float) -> None:
+        """Waits for the answer, unless this source is known to take longer."""
+        if self._expected_seconds <= seconds:
+            self._answered.wait(seconds)
+
+    def state(self) -> tuple[Reading | None, SourceHealth]:
+        """The newest reading (None while the source is down or absent) and the source's health."""
+        with self._lock:
+            self._check_deadline(time.monotonic())
+            health = SourceHealth(
+                self._source.name, self._up, self._last_success, self._errors_total, self._error
+            )
+            return self._reading, health
+
+    def stop(self) -> None:
+        """Asks the thread to close the source and end. `join` waits for it."""
+        with self._lock:
+            self._stopped = True
+        self._requests.put(False)
+
+    def join(self) -> None:
+        """Waits for the thread, at most one deadline; a source that hangs is left behind with a warning."""
+        if self._thread is None:
+            self._source.close()
+            return
+        self._thread.join(self._deadline_seconds)
+        if self._thread.is_alive():
+            _log.warning("source %s still hangs: its thread is abandoned", self._source.name)
+
+    def _run(self) -> None:
+        while self._requests.get():
+            started = time.monotonic()
+            try:
+                reading = self._source.read()
+            except SourceUnavailable as error:
+                self._absent(str(error))
+            except SourceError as error:
+                self._failed(str(error), time.monotonic() - started)
+            except Exception as error:  # noqa: BLE001  a fault in one source must not end its thread
+                _log.debug("source %s raised", self._source.name, exc_info=True)
+                self._failed(f"{type(error).__name__}: {error}", time.monotonic() - started)
+            else:
+                self._succeeded(reading, time.monotonic() - started)
+            self._answered.set()
+        self._source.close()
+
+    def _succeeded(self, reading: Reading, seconds: float) -> None:
+        with self._lock:
+            if self._up is False:
+                _log.info("source %s is back", self._source.name)
+            self._done(up=True, error=None, reading=reading)
+            self._expected_seconds = seconds
+            self._last_success = self._clock()
+            self._absences = 0
+
+    def _failed(self, message: str, seconds: float) -> None:
+        with self._lock:
+            # A read that missed its deadline was counted then; that it also ended badly is the same fault.
+            if not self._overdue:
+                self._count_error(message)
+            self._done(up=False, error=message, reading=None)
+            self._expected_seconds = seconds if seconds <= PROMPT_SECONDS else float("inf")
+
+    def _absent(self, message: str) -> None:
+        with self._lock:
+            self._done(up=None, error=message, reading=None)
+            self._absences += 1
+            pause = self._interval_seconds * 2.0 ** min(self._absences - 1, 10)
+            self._retry_at = time.monotonic() + min(pause, ABSENT_RETRY_SECONDS)
+
+    def _done(self, *, up: bool | None, error: str | None, reading: Reading | None) -> None:
+        self._up, self._error, self._reading = up, error, reading
+        self._asked_at = None
+        self._overdue = False
+        self._read_at = time.monotonic()
+
+    def _check_deadline(self, now: float) -> None:
+        if self._asked_at is None or self._overdue or now - self._asked_at <= self._deadline_seconds:
+            return
+        self._overdue = True
+        self._error = f"no answer within {self._deadline_seconds:g} s"
+        self._expected_seconds = float("inf")
+        self._count_error(self._error)
+        self._up, self._reading = False, None
+
+    def _count_error(self, message: str) -> None:
+        self._errors_total += 1
+        _log.log(
+            logging.DEBUG if self._up is False else logging.WARNING,
+            "source %s is down: %s",
+            self._source.name,
+            message,
+        )
