@@ -88,5 +88,5 @@ def wait_for(output: Any) -> None:
 
 def truth(output: Any) -> bool | None:
     """The value of a computed array of one boolean; None for anything else."""
-    is_one_bool = getattr(output, "dtype", None) == bool and output.size == 1
+    is_one_bool = str(getattr(output, "dtype", None)) == "bool" and output.size == 1
     return bool(output) if is_one_bool else None

@@ -1,0 +1,68 @@
+"""The wire: a committed JSON Schema that all events and reports obey."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import jax
+import jsonschema
+import pytest
+
+from crystools_tpu import telemetry
+from crystools_tpu.telemetry import wire_schema
+from tests.telemetry.conftest import Bench
+
+COMMITTED = Path(wire_schema.__file__).parent / "schema" / "wire.schema.json"
+
+
+def test_the_committed_schema_is_the_one_the_dataclasses_give() -> None:
+    assert json.loads(COMMITTED.read_text()) == wire_schema.wire_schema(), (
+        f"python -m crystools_tpu.telemetry.wire_schema > {COMMITTED.name}"
+    )
+
+
+def test_every_event_and_the_report_of_a_real_run_are_valid(bench: Bench) -> None:
+    with bench.real_time_run(devices=jax.devices()[:2], params={"seed": 1, "guidance": 5.0}) as run:
+        with run.stage("denoise", steps=2, flops_per_step=1e9, flops_method="architecture") as stage:
+            jax.clear_caches()
+            stage.step(jax.jit(lambda: jax.numpy.isfinite(1.0).all())())
+    with pytest.raises(RuntimeError), bench.real_time_run() as failed:
+        raise RuntimeError("no")
+    messages = [telemetry.to_wire(event) for event in bench.events.drain()]
+    messages += [telemetry.to_wire(run.report), telemetry.to_wire(failed.report)]
+    validator = jsonschema.Draft202012Validator(json.loads(COMMITTED.read_text()))
+    for message in messages:
+        validator.validate(json.loads(json.dumps(message, allow_nan=False)))
+    assert {message.get("type", "report") for message in messages} == {
+        "run_started",
+        "stage_started",
+        "compile_finished",
+        "step_finished",
+        "stage_finished",
+        "run_finished",
+        "report",
+    }
+
+
+def test_what_is_not_a_number_is_null() -> None:
+    ratio = telemetry.Ratio(float("nan"), 1.0, float("inf"), "flop", "none")
+    event = telemetry.StepFinished(
+        run_id="r",
+        pipeline="p",
+        stage=0,
+        stage_name=telemetry.StageName.DENOISE,
+        step=0,
+        record=telemetry.StepRecord(1.0, compiled=False, finite=None),
+        steps_total=None,
+        eta_seconds=None,
+        mfu=ratio,
+    )
+    wire = telemetry.to_wire(event)
+    assert (wire["mfu"]["ratio"], wire["mfu"]["denominator"], wire["eta_seconds"]) == (None, None, None)
+
+
+def test_a_field_the_schema_does_not_have_is_refused() -> None:
+    validator = jsonschema.Draft202012Validator(wire_schema.wire_schema())
+    with pytest.raises(jsonschema.ValidationError):
+        validator.validate({"schema": 1, "type": "run_finished", "report": {}, "extra": 1})
