@@ -38,7 +38,7 @@ def umt5_xxl() -> Any:
 def counted_by_torch(function: Any, *args: torch.Tensor, **kwargs: torch.Tensor) -> int:
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         function(*args, **kwargs)
-    return counter.get_total_flops()
+    return int(counter.get_total_flops())
 
 
 def test_transformer_14b_at_720p_81_frames_is_6_523_pflop(transformer: Any) -> None:
