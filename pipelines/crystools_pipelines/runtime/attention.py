@@ -1,0 +1,84 @@
+"""Attention over a mesh: the one place that knows which kernel runs where.
+
+On a TPU tokamax's splash attention, on a GPU cuDNN's flash attention, elsewhere plain XLA. In every case only
+true keys enter the softmax: where a kernel needs whole blocks, the padding is masked out.
+"""
+
+import math
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import tokamax
+from jax.sharding import Mesh, PartitionSpec
+from tokamax._src.ops.experimental.tpu.splash_attention import splash_attention_kernel as splash
+from tokamax._src.ops.experimental.tpu.splash_attention import splash_attention_mask as splash_mask
+
+from crystools_pipelines.runtime.mesh import DATA, SEQUENCE, TENSOR
+
+# The splash kernel's tile sizes: the best of those tried, by the TPU compiler's own schedule, for heads of 128.
+_BLOCK_QUERY = 2048
+_BLOCK_KEY = 2048
+_BLOCK_KEY_COMPUTE = 256
+
+
+def attention(query: jax.Array, key: jax.Array, value: jax.Array, mesh: Mesh) -> jax.Array:
+    """Softmax attention without a mask, `[batch, tokens, heads, head_dim]` each; any number of tokens.
+
+    Queries are split over the mesh's `sequence` axis and heads over `tensor`, which must divide them; the batch
+    over `data` where that divides it. Every device sees all the keys of its heads.
+    """
+    data = DATA if query.shape[0] % mesh.shape[DATA] == 0 else None
+    query_spec = PartitionSpec(data, SEQUENCE, TENSOR, None)
+    key_spec = PartitionSpec(data, None, TENSOR, None)
+    sharded = jax.shard_map(
+        _KERNELS.get(mesh.devices.flat[0].platform, _xla),
+        mesh=mesh,
+        in_specs=(query_spec, key_spec, key_spec),
+        out_specs=query_spec,
+        check_vma=False,  # a Pallas call does not say over which axes its output varies
+    )
+    return sharded(_pad_tokens(query, mesh.shape[SEQUENCE]), key, value)[:, : query.shape[1]]
+
+
+def _splash(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
+    """tokamax's TPU kernel, below its public door: that one asks the default device, not the mesh, for the chip."""
+    query_tokens, key_tokens = query.shape[1], key.shape[1]
+    config = splash.SplashConfig(
+        block_q=min(_BLOCK_QUERY, _round_up(query_tokens, _BLOCK_KEY_COMPUTE)),
+        block_kv=min(_BLOCK_KEY, _round_up(key_tokens, _BLOCK_KEY_COMPUTE)),
+        block_kv_compute=_BLOCK_KEY_COMPUTE,
+    )
+    query = _pad_tokens(query / math.sqrt(query.shape[-1]), config.block_q)
+    key, value = _pad_tokens(key, config.block_kv), _pad_tokens(value, config.block_kv)
+    kernel = splash.make_splash_mha_single_device(
+        splash_mask.FullMask((query.shape[1], key.shape[1])), config=config
+    )
+    segments = None
+    if key.shape[1] > key_tokens:
+        # Padding is a segment of its own, which no query belongs to.
+        is_padding = jnp.arange(key.shape[1]) >= key_tokens
+        segments = splash.SegmentIds(jnp.zeros(query.shape[1], jnp.int32), is_padding.astype(jnp.int32))
+    heads_first = (jnp.swapaxes(tensor, 1, 2) for tensor in (query, key, value))
+    output = jax.vmap(partial(kernel, segment_ids=segments))(*heads_first)
+    return jnp.swapaxes(output, 1, 2)[:, :query_tokens]
+
+
+def _cudnn(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
+    return tokamax.dot_product_attention(query, key, value, implementation=("cudnn", "xla"))
+
+
+def _xla(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
+    return tokamax.dot_product_attention(query, key, value, implementation="xla")
+
+
+_KERNELS = {"tpu": _splash, "gpu": _cudnn}
+
+
+def _pad_tokens(tensor: jax.Array, multiple: int) -> jax.Array:
+    padding = _round_up(tensor.shape[1], multiple) - tensor.shape[1]
+    return jnp.pad(tensor, ((0, 0), (0, padding), (0, 0), (0, 0)))
+
+
+def _round_up(number: int, multiple: int) -> int:
+    return -(-number // multiple) * multiple

@@ -1,0 +1,49 @@
+"""Where a diffusers checkpoint is: a folder, or a repository of the Hugging Face hub of which we fetch parts."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import snapshot_download
+
+from crystools_pipelines.runtime.errors import CheckpointError, RequestError
+
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_WEIGHTS = ("*.safetensors", "*.safetensors.index.json")
+
+
+class Checkpoint:
+    """A checkpoint in diffusers' format: one subfolder a component.
+
+    Raises RequestError where `location` is neither a folder nor a hub id.
+    """
+
+    def __init__(self, location: str | Path) -> None:
+        self.location = str(location)
+        self._root = Path(location) if Path(location).is_dir() else None
+        if self._root is None and not _HUB_ID.fullmatch(self.location):
+            raise RequestError(
+                "checkpoint", f"{self.location!r} is no folder; give one, or a hub id of the form org/name"
+            )
+
+    def config(self, component: str, file: str = "config.json") -> dict[str, Any]:
+        """The component's configuration, as it stands in its file."""
+        config: dict[str, Any] = json.loads((self._fetch(component, [file]) / file).read_text())
+        return config
+
+    def weights(self, component: str) -> Path:
+        """The folder with the component's safetensors and configuration."""
+        return self._fetch(component, ["config.json", *_WEIGHTS])
+
+    def folder(self, component: str) -> Path:
+        """The whole folder of a component, for one without weights."""
+        return self._fetch(component, ["*"])
+
+    def _fetch(self, component: str, patterns: list[str]) -> Path:
+        root = self._root or Path(
+            snapshot_download(self.location, allow_patterns=[f"{component}/{pattern}" for pattern in patterns])
+        )
+        if not (root / component).is_dir():
+            raise CheckpointError(f"{self.location} has no folder {component!r}: it is not in diffusers' format")
+        return root / component

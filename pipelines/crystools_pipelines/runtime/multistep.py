@@ -1,0 +1,83 @@
+"""A linear multistep scheduler as a table, so that one compiled step serves every step.
+
+Such a scheduler (UniPC, DPM-Solver++) is linear in the tensors that it sees: the sample, the model's output, the
+last corrected sample and the earlier outputs. Its coefficients depend on the step alone. So diffusers' own
+scheduler is run once over unit vectors, one for each of those tensors, and what comes out are the coefficients:
+whatever order, warm-up, corrector and final step its configuration asks for is then data.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import torch
+from diffusers import UniPCMultistepScheduler
+from jax.sharding import NamedSharding
+from numpy.typing import NDArray
+
+from crystools_pipelines.runtime.errors import CheckpointError
+
+_SAMPLE, _OUTPUT, _LAST = 0, 1, 2
+_HISTORY = 3
+
+
+class Schedule(NamedTuple):
+    """`timesteps` int32 `[steps]`, and for each step the coefficients of the new tensors in the old ones.
+
+    Rows of `coefficients` `[steps, 3, 3 + history]`: converted output, corrected sample, next sample. Columns:
+    sample, model output, last corrected sample, then the earlier converted outputs, newest first.
+    """
+
+    timesteps: jax.Array
+    coefficients: jax.Array
+
+
+class SolverState(NamedTuple):
+    """What goes from step to step. `step` is an int32 scalar, the rest float32, `history` newest first."""
+
+    step: jax.Array
+    sample: jax.Array
+    last: jax.Array
+    history: tuple[jax.Array, ...]
+
+
+def tabulate(scheduler: UniPCMultistepScheduler, steps: int) -> Schedule:
+    """The schedule of `scheduler` for `steps` steps; the scheduler is left at its end.
+
+    Raises CheckpointError for a configuration that is not linear.
+    """
+    if scheduler.config.thresholding or scheduler.config.solver_p is not None:
+        raise CheckpointError("scheduler_config.json asks for thresholding or solver_p: set both to none")
+    scheduler.set_timesteps(steps)
+    scheduler.set_begin_index(0)
+    order = scheduler.config.solver_order
+    units = torch.eye(_HISTORY + order, dtype=torch.float64).unsqueeze(1)  # each [batch 1, columns]
+    coefficients = []
+    for timestep in scheduler.timesteps:
+        scheduler.model_outputs = list(reversed(units[_HISTORY:]))
+        scheduler.last_sample = units[_LAST]
+        (sample,) = scheduler.step(units[_OUTPUT], timestep, units[_SAMPLE], return_dict=False)
+        coefficients.append(torch.cat([scheduler.model_outputs[-1], scheduler.last_sample, sample]))
+    return Schedule(
+        timesteps=jnp.asarray(scheduler.timesteps.numpy(), jnp.int32),
+        coefficients=jnp.asarray(torch.stack(coefficients).numpy(), jnp.float32),
+    )
+
+
+def start(schedule: Schedule, noise: NDArray[np.float32], sharding: NamedSharding) -> SolverState:
+    """The state before the first step."""
+    order = schedule.coefficients.shape[-1] - _HISTORY
+    blanks = [np.zeros_like(noise) for _ in range(1 + order)]
+    return jax.device_put(SolverState(np.int32(0), noise, blanks[0], tuple(blanks[1:])), sharding)  # type: ignore[no-any-return, arg-type]
+
+
+def advance(schedule: Schedule, state: SolverState, output: jax.Array) -> SolverState:
+    """The state after a step in which the model answered `output` for `state.sample`."""
+    columns = (state.sample, output, state.last, *state.history)
+    rows = schedule.coefficients[state.step]
+    converted, corrected, sample = (
+        sum((rows[row, column] * tensor for column, tensor in enumerate(columns)), start=jnp.float32(0))
+        for row in range(3)
+    )
+    return SolverState(state.step + 1, sample, corrected, (converted, *state.history[:-1]))

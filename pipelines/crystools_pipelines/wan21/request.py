@@ -1,0 +1,66 @@
+"""What one asks of Wan2.1 text-to-video, and what is wrong with it, said before anything is loaded."""
+
+import math
+from dataclasses import dataclass
+
+from crystools_pipelines.runtime.errors import RequestError
+
+# The VAE halves height and width three times and time twice; the transformer's patches are 1x2x2 latents.
+VAE_SPATIAL_RATIO = 8
+VAE_TEMPORAL_RATIO = 4
+SIZE_MULTIPLE = 2 * VAE_SPATIAL_RATIO
+LATENT_CHANNELS = 16
+
+
+@dataclass(frozen=True)
+class Wan21Request:
+    """One video. Sizes in pixels; the defaults are those of the published 720p model.
+
+    `guidance_scale` at or below 1 runs without the negative branch, as in diffusers. `flow_shift` replaces the
+    checkpoint's own: 5 suits 720p, 3 suits 480p.
+
+    Raises RequestError naming the field that cannot be served, and what would.
+    """
+
+    prompt: str
+    negative_prompt: str = ""
+    height: int = 720
+    width: int = 1280
+    num_frames: int = 81
+    num_inference_steps: int = 50
+    guidance_scale: float = 5.0
+    flow_shift: float = 5.0
+    seed: int = 2025
+
+    def __post_init__(self) -> None:
+        for field in ("height", "width"):
+            size = getattr(self, field)
+            if size < SIZE_MULTIPLE or size % SIZE_MULTIPLE:
+                low = max(SIZE_MULTIPLE, size // SIZE_MULTIPLE * SIZE_MULTIPLE)
+                raise RequestError(
+                    field, f"{size} is not a positive multiple of {SIZE_MULTIPLE}; {low} would do"
+                )
+        if self.num_frames < 1 or self.num_frames % VAE_TEMPORAL_RATIO != 1:
+            low = max(0, self.num_frames - 1) // VAE_TEMPORAL_RATIO * VAE_TEMPORAL_RATIO + 1
+            raise RequestError(
+                "num_frames", f"{self.num_frames} is not of the form 4n+1; {low} or {low + 4} would do"
+            )
+        if self.num_inference_steps < 1:
+            raise RequestError("num_inference_steps", f"{self.num_inference_steps} is too few; give 1 or more")
+        if not (math.isfinite(self.guidance_scale) and self.guidance_scale >= 0):
+            raise RequestError("guidance_scale", f"{self.guidance_scale} is negative or not finite; give 0 or more")
+        if not (math.isfinite(self.flow_shift) and self.flow_shift > 0):
+            raise RequestError("flow_shift", f"{self.flow_shift} is not a positive number; 3 to 5 is usual")
+        if not 0 <= self.seed < 2**63:
+            raise RequestError("seed", f"{self.seed} is out of range; give 0 to 2**63 - 1")
+
+    @property
+    def guided(self) -> bool:
+        """Whether the negative branch runs."""
+        return self.guidance_scale > 1
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int, int, int]:
+        """Batch, channels, frames, height, width of the latents."""
+        frames = (self.num_frames - 1) // VAE_TEMPORAL_RATIO + 1
+        return 1, LATENT_CHANNELS, frames, self.height // VAE_SPATIAL_RATIO, self.width // VAE_SPATIAL_RATIO

@@ -1,0 +1,82 @@
+"""How Wan2.1 lies on the mesh: a pattern for every parameter. Axis names are in `runtime.mesh`.
+
+Weights are `[out, in]`. A projection into heads or into the feed-forward's hidden width is split by its outputs
+over `tensor`, the one out of it by its inputs, so that a block needs one reduction for each such pair.
+"""
+
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from crystools_pipelines.runtime.mesh import DATA, SEQUENCE, TENSOR
+from crystools_pipelines.runtime.sharding import Rules
+
+TEXT_ENCODER: Rules = (
+    (r"shared\.weight", P(None, TENSOR)),
+    (r".*\.SelfAttention\.[qkv]\.weight", P(TENSOR, None)),
+    (r".*\.SelfAttention\.o\.weight", P(None, TENSOR)),
+    (r".*\.relative_attention_bias\.weight", P(None, TENSOR)),
+    (r".*\.DenseReluDense\.wi(_[01])?\.weight", P(TENSOR, None)),
+    (r".*\.DenseReluDense\.wo\.weight", P(None, TENSOR)),
+    (r".*layer_norm\.weight", P()),
+)
+
+TRANSFORMER: Rules = (
+    (r"patch_embedding\.(weight|bias)", P()),
+    (r"condition_embedder\..*", P()),
+    (r"blocks\.layer\.attn[12]\.to_[qkv]\.weight", P(TENSOR, None)),
+    (r"blocks\.layer\.attn[12]\.to_[qkv]\.bias", P(TENSOR)),
+    (r"blocks\.layer\.attn[12]\.norm_[qk]\.weight", P(TENSOR)),
+    (r"blocks\.layer\.attn[12]\.to_out\.0\.weight", P(None, TENSOR)),
+    (r"blocks\.layer\.ffn\.net\.0\.proj\.weight", P(TENSOR, None)),
+    (r"blocks\.layer\.ffn\.net\.0\.proj\.bias", P(TENSOR)),
+    (r"blocks\.layer\.ffn\.net\.2\.weight", P(None, TENSOR)),
+    (r"blocks\.layer\.(attn[12]\.to_out\.0|ffn\.net\.2)\.bias", P()),
+    (r"blocks\.layer\.norm2\.(weight|bias)", P()),
+    (r"(blocks\.layer\.)?scale_shift_table", P()),
+    (r"proj_out\.(weight|bias)", P()),
+)
+
+# Half a gigabyte: every device holds it whole, and the pixels are split instead (`pixels`).
+VAE: Rules = ((r"(decoder|post_quant_conv)\..*", P()),)
+
+
+def widths(transformer: dict[str, int], text_encoder: dict[str, int]) -> tuple[int, ...]:
+    """The sizes, from the two configurations, that the rules above split over `tensor`."""
+    return (
+        transformer["num_attention_heads"],
+        transformer["ffn_dim"],
+        text_encoder["num_heads"],
+        text_encoder["d_ff"],
+        text_encoder["d_model"],
+    )
+
+
+def tokens(mesh: Mesh) -> NamedSharding:
+    """Of hidden states `[branch, token, channel]` between blocks: norms and residuals run on every device's share."""
+    return NamedSharding(mesh, P(DATA, (SEQUENCE, TENSOR), None))
+
+
+def branches(mesh: Mesh) -> NamedSharding:
+    """Of what has the guidance branches first."""
+    return NamedSharding(mesh, P(DATA))
+
+
+def pixels(mesh: Mesh, height: int, width: int) -> NamedSharding:
+    """Of `[batch, channel, frame, height, width]` in the VAE: columns over all devices, else rows, else whole.
+
+    `height` and `width` are the latents'; convolutions exchange the seams.
+    """
+    every = (DATA, SEQUENCE, TENSOR)
+    if width % mesh.size == 0:
+        return NamedSharding(mesh, P(None, None, None, None, every))
+    if height % mesh.size == 0:
+        return NamedSharding(mesh, P(None, None, None, every, None))
+    return NamedSharding(mesh, P())
+
+
+
+
+def frames(pixels: NamedSharding) -> NamedSharding:
+    """Of video frames `[frame, height, width, channel]`, split as `pixels` splits them."""
+    rows, columns = pixels.spec[3:] or (None, None)
+    return NamedSharding(pixels.mesh, P(None, rows, columns, None))

@@ -1,0 +1,58 @@
+"""Prompts to embeddings: UMT5 with its own tokenizer, as diffusers' WanPipeline uses them."""
+
+import html
+import re
+from pathlib import Path
+
+import ftfy
+import jax
+import jax.numpy as jnp
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from transformers import PreTrainedTokenizerBase, UMT5Config, UMT5EncoderModel
+
+from crystools_pipelines.runtime.functional import call
+from crystools_pipelines.runtime.scan import ScannedLayers
+from crystools_pipelines.runtime.weights import State
+
+MAX_TOKENS = 512
+
+
+def build_text_encoder(folder: Path) -> torch.nn.Module:
+    """UMT5's encoder from the configuration in `folder`, layers scanned, on the meta device."""
+    # Eager attention: the one that adds UMT5's relative position bias without further conditions.
+    config = UMT5Config.from_pretrained(folder, attn_implementation="eager")
+    with torch.device("meta"):
+        encoder = UMT5EncoderModel(config).eval()
+    encoder.encoder.block = ScannedLayers(encoder.encoder.block)
+    return encoder
+
+
+def clean_prompt(prompt: str) -> str:
+    """Mends broken Unicode, resolves HTML entities (twice: they come doubly escaped), squeezes whitespace."""
+    mended = html.unescape(html.unescape(ftfy.fix_text(prompt))).strip()
+    return re.sub(r"\s+", " ", mended).strip()
+
+
+def tokenize(
+    prompts: list[str], tokenizer: PreTrainedTokenizerBase
+) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """Token ids and mask, int32 `[prompts, 512]`; longer prompts are cut."""
+    tokens = tokenizer(
+        [clean_prompt(prompt) for prompt in prompts],
+        padding="max_length",
+        max_length=MAX_TOKENS,
+        truncation=True,
+        return_tensors="np",
+    )
+    return tokens["input_ids"].astype(np.int32), tokens["attention_mask"].astype(np.int32)
+
+
+def encode(
+    encoder: torch.nn.Module, weights: State, ids: jax.Array, mask: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Embeddings `[prompts, 512, width]`, zero beyond each prompt's end, and whether all are finite."""
+    hidden = call(encoder, weights, ids, mask).last_hidden_state
+    embeddings = jnp.where(mask[..., None] > 0, hidden, 0)
+    return embeddings, jnp.isfinite(embeddings).all()

@@ -1,0 +1,101 @@
+"""The denoiser: diffusers' WanTransformer3DModel with our attention and scanned blocks, and its jitted step."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import torch
+from diffusers import WanTransformer3DModel
+from diffusers.models.transformers.transformer_wan import WanAttention, WanRotaryPosEmbed
+from jax.sharding import Mesh
+
+from crystools_pipelines.runtime.attention import attention
+from crystools_pipelines.runtime.errors import CheckpointError
+from crystools_pipelines.runtime.functional import as_jax, as_torch, call
+from crystools_pipelines.runtime.multistep import Schedule, SolverState, advance
+from crystools_pipelines.runtime.scan import ScannedLayers
+from crystools_pipelines.runtime.weights import State
+from crystools_pipelines.wan21 import sharding
+
+Step = Callable[
+    [State, Schedule, SolverState, jax.Array, jax.Array],
+    tuple[SolverState, jax.Array],
+]
+
+
+class _Attention:
+    """Takes the place of diffusers' WanAttnProcessor: attention over the mesh, no write in place."""
+
+    def __init__(self, mesh: Mesh) -> None:
+        self._mesh = mesh
+
+    def __call__(
+        self,
+        attn: WanAttention,
+        hidden_states: torch.Tensor,
+        encoder_hidden_states: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        rotary_emb: tuple[torch.Tensor, torch.Tensor] | None = None,
+    ) -> torch.Tensor:
+        source = hidden_states if encoder_hidden_states is None else encoder_hidden_states
+        query = attn.norm_q(attn.to_q(hidden_states)).unflatten(2, (attn.heads, -1))
+        key = attn.norm_k(attn.to_k(source)).unflatten(2, (attn.heads, -1))
+        value = attn.to_v(source).unflatten(2, (attn.heads, -1))
+        if rotary_emb is not None:
+            query, key = _rotate(query, *rotary_emb), _rotate(key, *rotary_emb)
+        output: torch.Tensor = as_torch(attention(*as_jax((query, key, value)), self._mesh))
+        return attn.to_out[0](output.flatten(2, 3))  # type: ignore[no-any-return]
+
+
+def _rotate(tensor: torch.Tensor, cosines: torch.Tensor, sines: torch.Tensor) -> torch.Tensor:
+    """Rotary embedding of adjacent pairs; each frequency stands twice in the tables."""
+    first, second = tensor.unflatten(-1, (-1, 2)).unbind(-1)
+    cosine, sine = cosines[..., 0::2], sines[..., 1::2]
+    pairs = torch.stack((first * cosine - second * sine, first * sine + second * cosine), dim=-1)
+    return pairs.flatten(-2).to(tensor.dtype)
+
+
+def build_transformer(folder: Path, mesh: Mesh) -> WanTransformer3DModel:
+    """The transformer from the configuration in `folder`; parameters on the meta device, rotary tables real.
+
+    Raises CheckpointError for a checkpoint that is not of a text-to-video model.
+    """
+    config = WanTransformer3DModel.load_config(folder)
+    if config.get("image_dim") is not None or config["in_channels"] != config["out_channels"]:
+        raise CheckpointError(f"{folder} takes an image as well as text; give a text-to-video checkpoint")
+    with torch.device("meta"):
+        model = WanTransformer3DModel.from_config(config).eval()
+    model.rope = WanRotaryPosEmbed(
+        model.config.attention_head_dim, model.config.patch_size, model.config.rope_max_seq_len
+    )
+    for block in model.blocks:
+        block.attn1.processor = block.attn2.processor = _Attention(mesh)
+    model.blocks = ScannedLayers(model.blocks, sharding.tokens(mesh))
+    return model
+
+
+def make_step(model: WanTransformer3DModel, mesh: Mesh, dtype: jnp.dtype[Any]) -> Step:
+    """One denoising step as a pure function, both guidance branches and the scheduler within.
+
+    Its arguments: weights, schedule, solver state, embeddings `[branches, tokens, width]` (the prompt's first,
+    then, if guided, the negative prompt's), guidance scale. It returns the next solver state and a boolean:
+    whether the new latents are all finite.
+    """
+
+    def step(
+        weights: State, schedule: Schedule, solver: SolverState, embeddings: jax.Array, guidance: jax.Array
+    ) -> tuple[SolverState, jax.Array]:
+        branches = embeddings.shape[0]
+        sample = jnp.broadcast_to(solver.sample.astype(dtype), (branches, *solver.sample.shape[1:]))
+        sample = jax.lax.with_sharding_constraint(sample, sharding.branches(mesh))
+        timestep = jnp.broadcast_to(schedule.timesteps[solver.step], (branches,))
+        (output,) = call(model, weights, sample, timestep, embeddings, return_dict=False)
+        output = output.astype(jnp.float32)
+        if branches == 2:
+            output = output[1:] + guidance * (output[:1] - output[1:])
+        solver = advance(schedule, solver, output)
+        return solver, jnp.isfinite(solver.sample).all()
+
+    return step
