@@ -1,0 +1,150 @@
+"""Every metric there is: name, type, help, unit, labels. Exporters and dashboards read this table.
+
+Labels are closed sets: never a prompt, a seed or a run id.
+
+- `chip`      the monitor's rows (`tpu0`, `gpu0`, `cpu0`)
+- `device`    a jax device (`tpu:0`): on v2, v3 and 7x there are two to a chip, each with its own peak
+- `mount`     a disk's mount point: as many as the machine has disks, chosen by nobody from outside
+- `source`    the names of the sources (`host tpu libtpu_sdk jax_memory nvml`)
+- `pipeline`  the names that pipelines report under (`wan2.1-t2v`)
+- `stage`     `load text_encode image_encode denoise vae_encode vae_decode save`
+- `status`    `succeeded failed cancelled`
+- `cache`     what the compilation cache did: `hit miss off`
+- `version`   this package's version, on `build_info` alone
+
+`SIMULATED_LABEL` names the simulated machine (`v6e-8`) on every sample, and on none where the machine is
+real. To Prometheus an absent label is an empty one: a query with `{simulated=""}` shows real machines only,
+and `sum by (simulated)` never adds the two up.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, Literal
+
+SIMULATED_LABEL: Final = "simulated"
+
+# From a step of a small image to the load of a large model, about 2.5 apart.
+_DURATION_BUCKETS: Final = (
+    0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 25.0, 60.0, 120.0, 300.0, 600.0, 1800.0,
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class MetricSpec:
+    """One metric. `buckets` are a histogram's upper bounds, in the metric's unit, without +Inf."""
+
+    name: str
+    type: Literal["gauge", "counter", "histogram"]
+    unit: Literal["bytes", "celsius", "flop", "ratio", "seconds"] | None
+    labels: tuple[str, ...]
+    help: str
+    buckets: tuple[float, ...] = ()
+
+
+CATALOGUE: Final = (
+    MetricSpec(
+        "crystools_tpu_build_info", "gauge", None, ("version",),
+        "Always 1; the version is in the label.",
+    ),
+    MetricSpec(
+        "crystools_tpu_chip_hbm_used_bytes", "gauge", "bytes", ("chip",),
+        "Device memory in use on the chip.",
+    ),
+    MetricSpec(
+        "crystools_tpu_chip_hbm_total_bytes", "gauge", "bytes", ("chip",),
+        "Device memory of the chip.",
+    ),
+    MetricSpec(
+        "crystools_tpu_chip_duty_cycle_ratio", "gauge", "ratio", ("chip",),
+        "Share of the time in which the chip was busy with anything, 0 to 1. Not MFU.",
+    ),
+    MetricSpec(
+        "crystools_tpu_chip_tensorcore_utilization_ratio", "gauge", "ratio", ("chip",),
+        "Share of the TensorCore's capacity in use as the runtime reports it, 0 to 1. Not MFU.",
+    ),
+    MetricSpec(
+        "crystools_tpu_chip_hbm_bandwidth_utilization_ratio", "gauge", "ratio", ("chip",),
+        "Share of the memory bandwidth in use as the runtime reports it, 0 to 1.",
+    ),
+    MetricSpec(
+        "crystools_tpu_chip_temperature_celsius", "gauge", "celsius", ("chip",),
+        "Temperature of the chip.",
+    ),
+    MetricSpec(
+        "crystools_tpu_host_cpu_utilization_ratio", "gauge", "ratio", (),
+        "Share of the CPU time of all cores that was not idle since the last sample, 0 to 1.",
+    ),
+    MetricSpec(
+        "crystools_tpu_host_memory_used_bytes", "gauge", "bytes", (),
+        "Memory of the host in use.",
+    ),
+    MetricSpec(
+        "crystools_tpu_host_memory_total_bytes", "gauge", "bytes", (),
+        "Memory of the host.",
+    ),
+    MetricSpec(
+        "crystools_tpu_host_disk_used_bytes", "gauge", "bytes", ("mount",),
+        "Space in use on a mounted file system.",
+    ),
+    MetricSpec(
+        "crystools_tpu_host_disk_total_bytes", "gauge", "bytes", ("mount",),
+        "Size of a mounted file system.",
+    ),
+    MetricSpec(
+        "crystools_tpu_source_up", "gauge", None, ("source",),
+        "Whether the source answered its last read. No sample before the first, or where it does not exist.",
+    ),
+    MetricSpec(
+        "crystools_tpu_source_last_success_timestamp_seconds", "gauge", "seconds", ("source",),
+        "Unix time of the source's last good read.",
+    ),
+    MetricSpec(
+        "crystools_tpu_source_errors_total", "counter", None, ("source",),
+        "Reads of the source that failed.",
+    ),
+    MetricSpec(
+        "crystools_tpu_runs_total", "counter", None, ("pipeline", "status"),
+        "Runs that ended.",
+    ),
+    MetricSpec(
+        "crystools_tpu_stage_duration_seconds", "histogram", "seconds", ("pipeline", "stage", "status"),
+        "Duration of stages, compilation included.",
+        _DURATION_BUCKETS,
+    ),
+    MetricSpec(
+        "crystools_tpu_step_duration_seconds", "histogram", "seconds", ("pipeline", "stage"),
+        "Duration of steps on the device, without the steps in which a compile fell.",
+        _DURATION_BUCKETS,
+    ),
+    MetricSpec(
+        "crystools_tpu_compile_duration_seconds", "histogram", "seconds", ("pipeline", "stage", "cache"),
+        "Duration of backend compiles, or of their retrieval from the cache (hit).",
+        _DURATION_BUCKETS,
+    ),
+    MetricSpec(
+        "crystools_tpu_compiles_total", "counter", None, ("pipeline", "stage", "cache"),
+        "Backend compiles, retrievals from the cache (hit) included.",
+    ),
+    MetricSpec(
+        "crystools_tpu_recompiles_total", "counter", None, ("pipeline", "stage"),
+        "Compiles after the first step of their stage.",
+    ),
+    MetricSpec(
+        "crystools_tpu_stage_mfu_ratio", "gauge", "ratio", ("pipeline", "stage"),
+        "Model FLOPs over time, chips and peak FLOP/s: of the latest step, then of the stage once it ended.",
+    ),
+    MetricSpec(
+        "crystools_tpu_stage_mbu_ratio", "gauge", "ratio", ("pipeline", "stage"),
+        "Bytes that had to move over time, chips and peak bandwidth, of the latest stage that ended.",
+    ),
+    MetricSpec(
+        "crystools_tpu_model_flops_total", "counter", "flop", ("pipeline", "stage"),
+        "Model FLOPs done, over all chips, counted as stages end.",
+    ),
+    MetricSpec(
+        "crystools_tpu_stage_hbm_peak_bytes", "gauge", "bytes", ("pipeline", "stage", "device"),
+        "Peak memory of a jax device in the latest stage that ended.",
+    ),
+)  # fmt: skip
+"""In the order of the exposition."""

@@ -1,0 +1,100 @@
+"""Counts what telemetry events say about runs, for any exporter to read."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import defaultdict
+from typing import Final, TypeAlias
+
+from crystools_exporters.catalogue import CATALOGUE
+from crystools_tpu.telemetry import (
+    CompileFinished,
+    Event,
+    Ratio,
+    RunFinished,
+    StageFinished,
+    StepFinished,
+)
+
+Labels: TypeAlias = tuple[str, ...]
+
+_BUCKETS: Final = {spec.name: spec.buckets for spec in CATALOGUE if spec.type == "histogram"}
+
+
+class Histogram:
+    """Observations in buckets; `counts` has one entry a bound and a last one for what exceeds them all."""
+
+    def __init__(self, bounds: tuple[float, ...]) -> None:
+        self.bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
+        self.sum = 0.0
+
+    def observe(self, value: float) -> None:
+        """Counts one observation."""
+        self.counts[bisect_left(self.bounds, value)] += 1
+        self.sum += value
+
+
+class RunMetrics:
+    """The state of the catalogue's run metrics, by metric name and label values. Not thread-safe."""
+
+    def __init__(self) -> None:
+        self.values: defaultdict[str, dict[Labels, float]] = defaultdict(dict)
+        self.histograms: defaultdict[str, dict[Labels, Histogram]] = defaultdict(dict)
+
+    def observe(self, event: Event) -> None:
+        """Counts one event."""
+        match event:
+            case StepFinished():
+                self._step(event)
+            case CompileFinished():
+                self._compile(event)
+            case StageFinished():
+                self._stage(event)
+            case RunFinished(report):
+                self._add("crystools_tpu_runs_total", (report.pipeline, report.status.value), 1)
+
+    def _step(self, event: StepFinished) -> None:
+        labels = (event.pipeline, event.stage_name.value)
+        if not event.record.compiled:
+            self._observe("crystools_tpu_step_duration_seconds", labels, event.record.seconds)
+            self._set_ratio("crystools_tpu_stage_mfu_ratio", labels, event.mfu)
+
+    def _compile(self, event: CompileFinished) -> None:
+        stage = (event.pipeline, event.stage_name.value)
+        labels = (*stage, event.cache.value)
+        self._observe("crystools_tpu_compile_duration_seconds", labels, event.seconds)
+        self._add("crystools_tpu_compiles_total", labels, 1)
+        self._add("crystools_tpu_recompiles_total", stage, int(event.recompile))
+
+    def _stage(self, event: StageFinished) -> None:
+        report = event.report
+        labels = (event.pipeline, report.name.value)
+        if report.seconds is not None:
+            name = "crystools_tpu_stage_duration_seconds"
+            self._observe(name, (*labels, report.status.value), report.seconds)
+        self._set_ratio("crystools_tpu_stage_mfu_ratio", labels, report.mfu)
+        self._set_ratio("crystools_tpu_stage_mbu_ratio", labels, report.mbu)
+        if report.flops is not None:
+            self._add("crystools_tpu_model_flops_total", labels, report.flops)
+        peaks = self.values["crystools_tpu_stage_hbm_peak_bytes"]
+        for old in [known for known in peaks if known[:2] == labels]:
+            del peaks[old]
+        peaks.update({(*labels, usage.device): usage.peak_bytes for usage in report.hbm})
+
+    def _add(self, name: str, labels: Labels, amount: float) -> None:
+        values = self.values[name]
+        values[labels] = values.get(labels, 0) + amount
+
+    def _observe(self, name: str, labels: Labels, value: float) -> None:
+        histograms = self.histograms[name]
+        if labels not in histograms:
+            histograms[labels] = Histogram(_BUCKETS[name])
+        histograms[labels].observe(value)
+
+    def _set_ratio(self, name: str, labels: Labels, ratio: Ratio | None) -> None:
+        """An unknown ratio has no sample, even where an earlier stage had one."""
+        if ratio is None:
+            self.values[name].pop(labels, None)
+        else:
+            self.values[name][labels] = ratio.ratio

@@ -1,0 +1,238 @@
+"""What a scrape says of a fixed machine and a fixed run, to the byte."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import shutil
+import subprocess
+from pathlib import Path
+
+import prometheus_client
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from crystools_exporters.catalogue import CATALOGUE, SIMULATED_LABEL
+from crystools_exporters.prometheus import PrometheusExporter
+from crystools_tpu import telemetry
+from crystools_tpu.monitor import Snapshot
+from crystools_tpu.telemetry import CompileCache, Ratio, RunFinished, Status
+
+from .conftest import RUN, SNAPSHOT, FixedMonitor, compile_, stage_finished, step
+
+GOLDEN = Path(__file__).parent / "golden"
+DENOISE = {"pipeline": "wan2.1-t2v", "stage": "denoise"}
+
+
+def value(exporter: PrometheusExporter, name: str, labels: dict[str, str]) -> float | None:
+    """One sample's value in the rendered text; None where there is no such sample."""
+    for family in text_string_to_metric_families(exporter.render()[0].decode()):
+        for sample in family.samples:
+            if sample.name == f"crystools_tpu_{name}" and sample.labels == labels:
+                return sample.value
+    return None
+
+
+def test_the_exposition_is_the_golden_one_to_the_byte(
+    exporter: PrometheusExporter, bus: telemetry.Bus
+) -> None:
+    for event in RUN:
+        bus.publish(event)
+
+    body, content_type = exporter.render()
+
+    assert body.decode() == (GOLDEN / "real.prom").read_text()
+    assert content_type == "text/plain; version=0.0.4; charset=utf-8"
+
+
+def test_a_simulated_machine_marks_every_sample(bus: telemetry.Bus) -> None:
+    exporter = PrometheusExporter(FixedMonitor(), bus=bus, simulated="v6e-8", version="1.2.3")
+    for event in RUN:
+        bus.publish(event)
+
+    body = exporter.render()[0].decode()
+
+    assert body == (GOLDEN / "simulated.prom").read_text()
+    samples = [sample for family in text_string_to_metric_families(body) for sample in family.samples]
+    assert len(samples) == 88
+    assert {sample.labels[SIMULATED_LABEL] for sample in samples} == {"v6e-8"}
+
+
+@pytest.mark.parametrize("name", ["real.prom", "simulated.prom"])
+def test_promtool_finds_no_fault(name: str) -> None:
+    promtool = shutil.which("promtool")
+    if promtool is None:
+        pytest.skip("promtool is not installed (Debian package `prometheus`): the metrics are NOT linted")
+    checked = subprocess.run(
+        [promtool, "check", "metrics"], input=(GOLDEN / name).read_bytes(), capture_output=True, timeout=30
+    )
+    assert (checked.returncode, checked.stdout, checked.stderr) == (0, b"", b"")
+
+
+def test_catalogue_and_exposition_name_exactly_the_same_metrics(
+    exporter: PrometheusExporter, bus: telemetry.Bus
+) -> None:
+    for event in RUN:
+        bus.publish(event)
+    families = {family.name: family for family in exporter.collect()}
+
+    assert list(families) == [spec.name.removesuffix("_total") for spec in CATALOGUE]
+    for spec in CATALOGUE:
+        family = families[spec.name.removesuffix("_total")]
+        assert family.type == spec.type
+        assert family.samples, f"the fixed run has no sample of {spec.name}"
+        for sample in family.samples:
+            assert set(sample.labels) - {"le"} == set(spec.labels), sample
+
+
+def test_no_label_carries_prompt_seed_or_run_id(exporter: PrometheusExporter, bus: telemetry.Bus) -> None:
+    for event in RUN:
+        bus.publish(event)
+    body = exporter.render()[0].decode()
+    for secret in ("surfboard", "2025", "5f3c0a", "cat.mp4"):
+        assert secret not in body
+
+
+def test_an_unknown_value_has_no_sample(exporter: PrometheusExporter) -> None:
+    assert value(exporter, "chip_duty_cycle_ratio", {"chip": "tpu1"}) == 0.0
+    assert value(exporter, "chip_hbm_used_bytes", {"chip": "tpu1"}) is None
+    assert value(exporter, "chip_temperature_celsius", {"chip": "tpu0"}) is None
+    assert value(exporter, "source_up", {"source": "tpu"}) == 0.0
+    assert value(exporter, "source_up", {"source": "nvml"}) is None
+    assert value(exporter, "stage_mfu_ratio", DENOISE) is None
+
+
+def test_a_machine_without_a_host_reading_has_no_host_samples(
+    exporter: PrometheusExporter, monitor: FixedMonitor
+) -> None:
+    monitor.snapshot = dataclasses.replace(SNAPSHOT, host=None)
+    body = exporter.render()[0].decode()
+    assert "\ncrystools_tpu_host_" not in body
+    assert '\ncrystools_tpu_chip_hbm_total_bytes{chip="tpu1"} 3.4359738368e+10' in body
+
+
+def test_a_snapshot_may_be_one_interval_old(exporter: PrometheusExporter, monitor: FixedMonitor) -> None:
+    monitor.interval_seconds = 2.0
+    exporter.render()
+    assert monitor.asked == [2.0]
+
+
+def test_a_step_in_which_a_compile_fell_is_no_step_time(
+    exporter: PrometheusExporter, bus: telemetry.Bus
+) -> None:
+    bus.publish(step(0, 34.0, compiled=True))
+    bus.publish(step(1, 4.5))
+    assert value(exporter, "step_duration_seconds_count", DENOISE) == 1
+    assert value(exporter, "step_duration_seconds_sum", DENOISE) == 4.5
+
+
+def test_the_bound_of_a_bucket_belongs_to_it(exporter: PrometheusExporter, bus: telemetry.Bus) -> None:
+    bus.publish(step(1, 2.5))
+    assert value(exporter, "step_duration_seconds_bucket", {**DENOISE, "le": "1.0"}) == 0
+    assert value(exporter, "step_duration_seconds_bucket", {**DENOISE, "le": "2.5"}) == 1
+    assert value(exporter, "step_duration_seconds_bucket", {**DENOISE, "le": "+Inf"}) == 1
+
+
+def test_a_first_compile_is_no_recompile(exporter: PrometheusExporter, bus: telemetry.Bus) -> None:
+    bus.publish(compile_(30.0, CompileCache.MISS))
+    assert value(exporter, "recompiles_total", DENOISE) == 0
+    bus.publish(compile_(0.5, CompileCache.HIT, recompile=True))
+    assert value(exporter, "recompiles_total", DENOISE) == 1
+    assert value(exporter, "compiles_total", {**DENOISE, "cache": "miss"}) == 1
+    assert value(exporter, "compiles_total", {**DENOISE, "cache": "hit"}) == 1
+    assert value(exporter, "compile_duration_seconds_sum", {**DENOISE, "cache": "hit"}) == 0.5
+
+
+def test_mfu_is_the_latest_steps_and_then_the_stages(
+    exporter: PrometheusExporter, bus: telemetry.Bus
+) -> None:
+    bus.publish(step(1, 4.5, mfu=Ratio(0.25, 1.0, 4.0, "flop", "architecture")))
+    assert value(exporter, "stage_mfu_ratio", DENOISE) == 0.25
+    bus.publish(stage_finished())
+    assert value(exporter, "stage_mfu_ratio", DENOISE) == 0.375
+
+
+def test_what_the_latest_stage_does_not_know_disappears(
+    exporter: PrometheusExporter, bus: telemetry.Bus
+) -> None:
+    peak = {**DENOISE, "device": "tpu:0"}
+    bus.publish(stage_finished())
+    assert value(exporter, "stage_hbm_peak_bytes", peak) == 20 * 1024**3
+
+    bus.publish(stage_finished(mfu=None, mbu=None, flops=None, hbm=()))
+
+    assert value(exporter, "stage_mfu_ratio", DENOISE) is None
+    assert value(exporter, "stage_mbu_ratio", DENOISE) is None
+    assert value(exporter, "stage_hbm_peak_bytes", peak) is None
+    assert value(exporter, "model_flops_total", DENOISE) == 39e15
+
+
+def test_failed_runs_are_counted_apart(exporter: PrometheusExporter, bus: telemetry.Bus) -> None:
+    finished = RUN[-1]
+    assert isinstance(finished, RunFinished)
+    bus.publish(stage_finished(status=Status.FAILED, seconds=1.5))
+    bus.publish(RunFinished(dataclasses.replace(finished.report, status=Status.FAILED)))
+    runs = {"pipeline": "wan2.1-t2v"}
+    assert value(exporter, "runs_total", {**runs, "status": "failed"}) == 1
+    assert value(exporter, "runs_total", {**runs, "status": "succeeded"}) is None
+    assert value(exporter, "stage_duration_seconds_sum", {**DENOISE, "status": "failed"}) == 1.5
+
+
+def test_a_metric_that_fails_does_not_take_the_others_along(
+    exporter: PrometheusExporter, monitor: FixedMonitor, caplog: pytest.LogCaptureFixture
+) -> None:
+    monitor.snapshot = dataclasses.replace(SNAPSHOT, chips=None)  # type: ignore[arg-type]
+    with caplog.at_level(logging.ERROR):
+        body = exporter.render()[0].decode()
+    assert "crystools_tpu_chip_" not in body
+    assert "\ncrystools_tpu_host_memory_used_bytes 3.221225472e+09" in body
+    assert "crystools_tpu_chip_hbm_used_bytes could not be collected" in caplog.text
+
+
+def test_a_monitor_that_fails_leaves_the_runs(bus: telemetry.Bus, caplog: pytest.LogCaptureFixture) -> None:
+    class BrokenMonitor(FixedMonitor):
+        def sample(self, max_age_seconds: float) -> Snapshot:
+            raise OSError("no sources")
+
+    exporter = PrometheusExporter(BrokenMonitor(), bus=bus, version="1.2.3")
+    for event in RUN:
+        bus.publish(event)
+    with caplog.at_level(logging.ERROR):
+        body = exporter.render()[0].decode()
+    assert "\ncrystools_tpu_host_" not in body
+    assert '\ncrystools_tpu_runs_total{pipeline="wan2.1-t2v",status="succeeded"} 1.0\n' in body
+    assert "no sources" in caplog.text
+
+
+def test_no_event_is_lost_between_scrapes(exporter: PrometheusExporter, bus: telemetry.Bus) -> None:
+    for _ in range(10_000):
+        bus.publish(step(1, 1.0))
+    assert value(exporter, "step_duration_seconds_count", DENOISE) == 10_000
+
+
+def test_a_closed_exporter_counts_no_more(exporter: PrometheusExporter, bus: telemetry.Bus) -> None:
+    exporter.close()
+    bus.publish(step(1, 1.0))
+    assert value(exporter, "step_duration_seconds_count", DENOISE) is None
+
+
+def test_registering_elsewhere_takes_no_sample_and_changes_no_global(
+    exporter: PrometheusExporter, monitor: FixedMonitor
+) -> None:
+    registry = prometheus_client.CollectorRegistry(auto_describe=True)
+    registry.register(exporter)
+    assert monitor.asked == []
+    other = prometheus_client.Counter("other", "Somebody else's.", registry=registry)
+    other.inc()
+    text = prometheus_client.generate_latest(registry).decode()
+    assert "crystools_tpu_source_up" in text
+    assert "other_created" in text
+    assert "crystools_tpu_runs_created" not in text
+
+
+def test_one_metric_has_one_row_in_the_catalogue() -> None:
+    names = [spec.name for spec in CATALOGUE]
+    assert len(names) == len(set(names))
+    assert all(name.startswith("crystools_tpu_") for name in names)
+    assert all(bool(spec.buckets) == (spec.type == "histogram") for spec in CATALOGUE)
+    assert all(spec.name.endswith("_total") == (spec.type == "counter") for spec in CATALOGUE)
