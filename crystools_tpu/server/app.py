@@ -6,22 +6,19 @@ import asyncio
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler
 
 from crystools_tpu import __version__
-from crystools_tpu.monitor.snapshot import Snapshot
+from crystools_tpu.monitor import Monitor, Snapshot
 from crystools_tpu.server import security, wire
 from crystools_tpu.server.settings import FieldError, Settings, parse_object, updated_settings
 from crystools_tpu.server.static import WEB_ROOT, file_handler
 from crystools_tpu.server.websocket import Hub
 from crystools_tpu.telemetry import Bus, History, to_wire
 from crystools_tpu.telemetry.events import plain
-
-if TYPE_CHECKING:
-    from crystools_tpu.monitor import Monitor
 
 PREFIX: Final = "/crystools-tpu"
 HELLO_RUNS: Final = 20

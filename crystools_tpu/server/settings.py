@@ -11,10 +11,8 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from crystools_tpu.monitor.monitor import MAX_INTERVAL_SECONDS, MIN_INTERVAL_SECONDS
 from crystools_tpu.sources.base import ChipReading, HostReading
-
-MIN_INTERVAL_SECONDS: Final = 0.1
-MAX_INTERVAL_SECONDS: Final = 60.0
 
 CHIP_METRICS: Final = frozenset(f.name for f in dataclasses.fields(ChipReading)) - {"chip", "kind"}
 HOST_METRICS: Final = frozenset(f.name for f in dataclasses.fields(HostReading))

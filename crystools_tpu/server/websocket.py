@@ -12,11 +12,11 @@ import contextlib
 import logging
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from aiohttp import WSCloseCode, WSMsgType, web
 
-from crystools_tpu.monitor.snapshot import Snapshot
+from crystools_tpu.monitor import Monitor, Snapshot
 from crystools_tpu.server import wire
 from crystools_tpu.server.security import MAX_BODY_BYTES
 from crystools_tpu.server.settings import (
@@ -28,9 +28,6 @@ from crystools_tpu.server.settings import (
 )
 from crystools_tpu.telemetry.events import to_wire
 from crystools_tpu.telemetry.pubsub import Bus, Subscription
-
-if TYPE_CHECKING:
-    from crystools_tpu.monitor import Monitor
 
 logger = logging.getLogger(__name__)
 
@@ -137,8 +134,7 @@ class Hub:
 
     def _join(self, client: Client) -> None:
         if self._events is None:
-            wake = _waker(self._publish_events)
-            self._events = self._bus.subscribe(wakeup=wake)
+            self._events = self._bus.subscribe(wakeup=_waker(self._publish_events))
         self._publish_events()  # what happened before the hello is in the hello
         client.offer(wire.dumps(self._hello(self._settings)))
         self._clients.add(client)
@@ -169,7 +165,9 @@ class Hub:
     def _update_sampling(self) -> None:
         """The monitor samples as fast as the fastest client wants, and not at all when none does."""
         wanted = [interval for interval in map(self._interval, self._clients) if interval > 0]
-        self._monitor.interval_seconds = min(wanted, default=self._settings.interval_seconds)
+        interval = min(wanted, default=self._settings.interval_seconds)
+        if interval != self._monitor.interval_seconds:
+            self._monitor.interval_seconds = interval
         if wanted and self._unsubscribe is None:
             self._unsubscribe = self._monitor.subscribe(_waker(self._publish_snapshot))
         elif not wanted and self._unsubscribe is not None:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Collection, Iterable
 from typing import Any
 
-from crystools_tpu.monitor.snapshot import Snapshot
+from crystools_tpu.monitor import Snapshot
 from crystools_tpu.server.settings import CHIP_METRICS, HOST_METRICS, Settings
 from crystools_tpu.telemetry.events import WIRE_SCHEMA, RunReport, plain, to_wire
 
