@@ -41,6 +41,9 @@ logger = logging.getLogger(__name__)
 # After an error the device gets this long to finish the steps in flight, so that their times are kept.
 _DRAIN_AFTER_ERROR_SECONDS = 5.0
 
+# The ETA follows the last steps: it notices a change of speed, and costs the same at any length.
+_ETA_STEPS = 16
+
 
 class TelemetryError(Exception):
     """A run or stage was reported in a way that has no meaning, such as a stage within a stage."""
@@ -170,10 +173,10 @@ class Stage:
         )
 
     def _eta_seconds(self) -> float | None:
-        statistic = step_statistics([record for _, record in self._finished])
-        if statistic is None or self._start.steps_total is None:
+        recent = step_statistics([record for _, record in self._finished[-_ETA_STEPS:]])
+        if recent is None or self._start.steps_total is None:
             return None
-        return statistic.median * max(0, self._start.steps_total - len(self._finished))
+        return recent.median * max(0, self._start.steps_total - len(self._finished))
 
     def _utilisation(
         self, steps: Sequence[tuple[DispatchedStep, StepRecord]]

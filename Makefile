@@ -1,0 +1,54 @@
+# `make demo` and `make test` start from a machine with nothing but python3 (3.11 or newer).
+PYTHON ?= python3
+BIN := .venv/bin
+SOURCES := pyproject.toml constraints.txt
+
+.PHONY: demo test lint pytest format screenshots benchmark clean
+
+demo: .venv/.demo
+	$(BIN)/crystools-tpu demo
+
+test: lint pytest
+
+lint: .venv/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+pytest: .venv/.dev node_modules/.installed
+	$(BIN)/pytest
+
+format: .venv/.dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+screenshots: .venv/.dev
+	$(BIN)/python docs/make_screenshots.py
+
+benchmark: .venv/.dev
+	$(BIN)/python -m benchmarks.telemetry
+
+clean:
+	rm -rf .venv node_modules demo-output .mypy_cache .ruff_cache .pytest_cache
+
+.venv/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "python 3.11 or newer is needed; try: make PYTHON=python3.12"; exit 1; }
+	$(PYTHON) -m venv .venv || { echo "python3-venv is missing: apt install python3-venv"; exit 1; }
+
+.venv/.demo: .venv/bin/python $(SOURCES)
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[pipelines]'
+	touch $@
+
+.venv/.dev: .venv/bin/python $(SOURCES)
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[pipelines,dev]'
+	touch $@ .venv/.demo
+
+.system-programs:
+	sh tests/install_system_programs.sh
+	touch $@
+
+node_modules/.installed: package.json .system-programs
+	mkdir -p node_modules
+	! command -v npm >/dev/null || npm install --silent --no-audit --no-fund
+	touch $@
