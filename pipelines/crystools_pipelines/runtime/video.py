@@ -1,0 +1,76 @@
+"""Frames to a file: H.264 in MP4, or a plain numpy array."""
+
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from uuid import uuid4
+
+import imageio_ffmpeg
+import numpy as np
+
+from crystools_pipelines.runtime.errors import RequestError
+
+
+def write_video(frames: np.ndarray, path: Path, fps: int) -> None:
+    """Write `frames`, float32 `[frames, height, width, 3]` in 0..1, at `fps` frames a second.
+
+    The suffix decides: `.mp4` is H.264 (yuv420p, no audio), `.npy` the array itself, without `fps`. The file
+    appears whole or not at all; folders are made as needed. Raises RequestError for another suffix or for
+    frames that H.264 cannot hold, OSError if the file cannot be written.
+    """
+    write = video_writer(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.stem}-{uuid4().hex[:8]}{path.suffix.lower()}")
+    try:
+        write(frames, unfinished, fps)
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def video_writer(path: Path) -> Callable[[np.ndarray, Path, int], None]:
+    """What writes files of this suffix. Raises RequestError if nothing does, so ask before making frames."""
+    try:
+        return _WRITERS[path.suffix.lower()]
+    except KeyError:
+        known = " or ".join(_WRITERS)
+        raise RequestError(
+            "out", f"cannot write {path.suffix or 'no'} files; end the name in {known}"
+        ) from None
+
+
+def _write_mp4(frames: np.ndarray, path: Path, fps: int) -> None:
+    count, height, width, _ = frames.shape
+    if height % 2 or width % 2:
+        raise RequestError(
+            "out", f"frames of {width}x{height} do not fit .mp4, which needs even sizes; use .npy"
+        )
+    writer = imageio_ffmpeg.write_frames(
+        str(path),
+        (width, height),
+        fps=fps,
+        codec="libx264",
+        pix_fmt_out="yuv420p",
+        quality=8,
+        macro_block_size=1,  # else the frames are scaled up to whole blocks
+        ffmpeg_log_level="error",
+    )
+    with closing(writer):
+        writer.send(None)
+        for frame in frames:
+            if not np.isfinite(frame).all():
+                raise RequestError(
+                    "out", "frames with NaN or infinity do not fit .mp4; use .npy to look at them"
+                )
+            writer.send(np.ascontiguousarray(np.rint(np.clip(frame, 0, 1) * 255), dtype=np.uint8))
+    # The writer does not look at ffmpeg's exit status: a full disk would go unnoticed.
+    written = imageio_ffmpeg.count_frames_and_secs(str(path))[0] if path.exists() else 0
+    if written != count:
+        raise OSError(f"ffmpeg wrote {written} of {count} frames to {path.parent}")
+
+
+def _write_npy(frames: np.ndarray, path: Path, fps: int) -> None:
+    np.save(path, frames.astype(np.float32, copy=False))
+
+
+_WRITERS = {".mp4": _write_mp4, ".npy": _write_npy}

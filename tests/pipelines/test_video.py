@@ -1,0 +1,148 @@
+"""Videos on disk, read back by ffprobe and by ffmpeg itself."""
+
+import json
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import imageio_ffmpeg
+import numpy as np
+import pytest
+
+from crystools_pipelines.runtime.errors import RequestError
+from crystools_pipelines.runtime.video import video_writer, write_video
+
+needs_ffprobe = pytest.mark.skipif(
+    shutil.which("ffprobe") is None, reason="ffprobe is not installed (Debian: apt-get install ffmpeg)"
+)
+
+
+def gradient(frames: int, height: int, width: int) -> np.ndarray:
+    """Red grows to the right, green downwards, blue with time."""
+    time, y, x = np.meshgrid(*(np.linspace(0, 1, n) for n in (frames, height, width)), indexing="ij")
+    return np.stack([x, y, time], axis=-1).astype(np.float32)
+
+
+def probe(path: Path) -> Any:
+    command = ["ffprobe", "-v", "error", "-count_frames", "-show_streams", "-of", "json", str(path)]
+    return json.loads(subprocess.run(command, capture_output=True, check=True, timeout=60).stdout)["streams"]
+
+
+def decode(path: Path, height: int, width: int) -> np.ndarray:
+    command = [
+        imageio_ffmpeg.get_ffmpeg_exe(),
+        "-v",
+        "error",
+        "-i",
+        path,
+        "-f",
+        "rawvideo",
+        "-pix_fmt",
+        "rgb24",
+        "-",
+    ]
+    pixels = subprocess.run(command, capture_output=True, check=True, timeout=60).stdout
+    return np.frombuffer(pixels, np.uint8).reshape(-1, height, width, 3)
+
+
+@needs_ffprobe
+@pytest.mark.parametrize(
+    ("frames", "height", "width", "fps"), [(17, 128, 192, 16), (5, 120, 200, 24), (1, 34, 50, 8)]
+)
+def test_mp4_has_the_exact_size_frame_count_and_rate(
+    tmp_path: Path, frames: int, height: int, width: int, fps: int
+) -> None:
+    write_video(gradient(frames, height, width), tmp_path / "video.mp4", fps)
+
+    [stream] = probe(tmp_path / "video.mp4")  # one stream: no audio
+    assert (stream["codec_name"], stream["pix_fmt"]) == ("h264", "yuv420p")
+    assert (stream["width"], stream["height"]) == (width, height)
+    assert int(stream["nb_read_frames"]) == frames
+    assert stream["avg_frame_rate"] == f"{fps}/1"
+
+
+def test_mp4_shows_the_frames_given(tmp_path: Path) -> None:
+    frames = gradient(9, 64, 96)
+    write_video(frames, tmp_path / "video.mp4", fps=16)
+    error = np.abs(decode(tmp_path / "video.mp4", 64, 96) / 255 - frames)
+    assert error.mean() < 0.01
+
+
+def test_values_beyond_0_and_1_are_clipped(tmp_path: Path) -> None:
+    frames = np.full((2, 32, 32, 3), 1.5, np.float32)
+    frames[1] = -0.5
+    write_video(frames, tmp_path / "video.mp4", fps=16)
+    white, black = decode(tmp_path / "video.mp4", 32, 32)
+    assert white.min() >= 254
+    assert black.max() <= 1
+
+
+def test_npy_holds_the_frames_themselves(tmp_path: Path) -> None:
+    frames = gradient(3, 20, 30)
+    write_video(frames, tmp_path / "frames.npy", fps=16)
+    read = np.load(tmp_path / "frames.npy")
+    assert read.dtype == np.float32
+    np.testing.assert_array_equal(read, frames)
+
+
+def test_folders_are_made_and_a_file_that_exists_is_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "folder" / "frames.NPY"
+    write_video(gradient(1, 4, 4), path, fps=16)
+    write_video(gradient(2, 4, 4), path, fps=16)
+    assert len(np.load(path)) == 2
+    assert [file.name for file in path.parent.iterdir()] == ["frames.NPY"]
+
+
+@pytest.mark.parametrize(("name", "named"), [("video.avi", ".avi"), ("video", "no")])
+def test_another_suffix_is_refused_with_what_works(tmp_path: Path, name: str, named: str) -> None:
+    with pytest.raises(
+        RequestError, match=rf"^out: cannot write {named} files; end the name in \.mp4 or \.npy$"
+    ):
+        video_writer(tmp_path / name)
+    with pytest.raises(RequestError, match="cannot write"):
+        write_video(gradient(1, 4, 4), tmp_path / name, fps=16)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_odd_sizes_are_refused_for_mp4(tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match=r"frames of 33x32 do not fit \.mp4"):
+        write_video(gradient(2, 32, 33), tmp_path / "video.mp4", fps=16)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_nan_is_refused_not_painted_black(tmp_path: Path) -> None:
+    frames = gradient(4, 32, 32)
+    frames[2, 0, 0, 0] = np.nan
+    with pytest.raises(RequestError, match="NaN"):
+        write_video(frames, tmp_path / "video.mp4", fps=16)
+    assert list(tmp_path.iterdir()) == []
+
+
+class InterruptedFrames(np.ndarray):
+    """Frames whose reader presses Ctrl-C at the third one."""
+
+    def __iter__(self) -> Iterator[Any]:
+        yield from np.asarray(self)[:2]
+        raise KeyboardInterrupt
+
+
+def test_ctrl_c_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "video.mp4"
+    path.write_bytes(b"the old video")
+    with pytest.raises(KeyboardInterrupt):
+        write_video(gradient(8, 64, 64).view(InterruptedFrames), path, fps=16)
+    assert path.read_bytes() == b"the old video"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_an_ffmpeg_that_writes_nothing_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    swallow = tmp_path / "ffmpeg"
+    swallow.write_text("#!/bin/sh\ncat > /dev/null\nexit 1\n")
+    swallow.chmod(0o755)
+    monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", str(swallow))
+    out = tmp_path / "out"
+    with pytest.raises(OSError, match="ffmpeg wrote 0 of 4 frames"):
+        write_video(gradient(4, 32, 32), out / "video.mp4", fps=16)
+    assert list(out.iterdir()) == []
