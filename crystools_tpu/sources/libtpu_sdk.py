@@ -56,7 +56,7 @@ class LibtpuSdkSource:
         self._monotonic = monotonic
         self._child: Child | None = None
         self._started_at = 0.0
-        self._answered = False
+        self._loaded = False
         self._failures = 0
         self._retry_at = 0.0
 
@@ -81,37 +81,46 @@ class LibtpuSdkSource:
             self._child = None
 
     def _ask(self) -> dict[str, Any]:
-        if self._child is None:
-            self._start()
-        elif self._answered:
-            self._child.send()
-        assert self._child is not None
-        try:
-            line = self._child.receive(self._timeout_seconds)
-        except EOFError:
-            raise self._give_up("ended unexpectedly") from None
-        if line is not None:
-            self._answered = True
-            self._failures = 0
-            answer: dict[str, Any] = json.loads(line)
-            if "absent" in answer:
+        child = self._child or self._start()
+        if not self._loaded:
+            greeting = self._receive(child)
+            if greeting is None:
+                raise self._still_loading()
+            if "absent" in greeting:
                 self.close()
-            return answer
-        if self._answered:
+                return greeting
+            self._loaded = True
+        child.send()
+        answer = self._receive(child)
+        if answer is None:
             raise self._give_up(f"did not answer within {self._timeout_seconds:g} s")
-        if self._monotonic() - self._started_at >= self._start_timeout_seconds:
-            raise self._give_up(f"was not loaded within {self._start_timeout_seconds:g} s")
-        raise SourceUnavailable("libtpu's SDK is being loaded")
+        self._failures = 0
+        return answer
 
-    def _start(self) -> None:
+    def _start(self) -> Child:
         now = self._monotonic()
         if now < self._retry_at:
-            raise SourceError(f"libtpu's SDK failed; it is tried again in {self._retry_at - now:.0f} s")
+            raise SourceError(f"libtpu's SDK failed; it is loaded again in {self._retry_at - now:.1f} s")
         path = os.pathsep.join(filter(None, [*self._path, self._environ.get("PYTHONPATH")]))
         # -P: the script's own folder holds modules with everyday names.
         self._child = Child([sys.executable, "-P", str(_CHILD)], {**self._environ, "PYTHONPATH": path})
         self._started_at = now
-        self._answered = False
+        self._loaded = False
+        return self._child
+
+    def _receive(self, child: Child) -> dict[str, Any] | None:
+        try:
+            line = child.receive(self._timeout_seconds)
+        except EOFError:
+            raise self._give_up("ended unexpectedly") from None
+        return None if line is None else dict(json.loads(line))
+
+    def _still_loading(self) -> SourceError:
+        if self._monotonic() - self._started_at >= self._start_timeout_seconds:
+            return self._give_up(f"was not loaded within {self._start_timeout_seconds:g} s")
+        if self._failures:
+            return SourceError("libtpu's SDK is being loaded again")
+        return SourceUnavailable("libtpu's SDK is being loaded")
 
     def _give_up(self, why: str) -> SourceError:
         self.close()

@@ -1,7 +1,8 @@
 """The process that loads libtpu's SDK: it may stall for minutes or crash, so it is never loaded elsewhere.
 
-Run as a script, with libtpu importable. Says one line of JSON at once and one for every line it is sent:
-`{"metrics": {field: [percent, ...]}}`, `{"absent": why}` or `{"error": why}`. Ends with its standard input.
+Run as a script, with libtpu importable. Says `{"loaded": true}` or `{"absent": why}` when it has tried, then
+for every line it is sent `{"metrics": {field: [percent, ...]}}` or `{"error": why}`. All lines are JSON. The
+first metrics, which may stall for long, are read before it says that it is loaded. Ends with its input.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ def main() -> None:
     if monitoring is None:
         _say(out, {"absent": "this libtpu has no monitoring"})
         return
-    _say(out, answer(monitoring))
+    answer(monitoring)
+    _say(out, {"loaded": True})
     for _ in sys.stdin:
         _say(out, answer(monitoring))
 
@@ -51,7 +53,7 @@ def answer(monitoring: Any) -> dict[str, Any]:
                 metrics[field] = data
                 break
     if errors and not metrics:
-        return {"error": "; ".join(errors)}
+        return {"error": errors[0]}
     return {"metrics": metrics}
 
 

@@ -77,15 +77,12 @@ def chip_readings(
 
 
 def _device_id(value: proto.AttrValue) -> int | None:
-    """The id in any of the shapes that runtimes of different age give it: int, digits, or a list."""
+    """The id, a number or its digits: runtimes of different age have given both for their attributes."""
     match value.WhichOneof("attr"):
         case "int_attr":
             return int(value.int_attr)
         case "string_attr" if value.string_attr.isdecimal():
             return int(value.string_attr)
-        case "kvlist_attr":
-            entries = (e for e in value.kvlist_attr.attributes if e.key in ("device-id", "device_ordinal"))
-            return next((_device_id(entry.value) for entry in entries), None)
     return None
 
 

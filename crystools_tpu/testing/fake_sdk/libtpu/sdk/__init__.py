@@ -1,0 +1,5 @@
+"""The part of libtpu's SDK that monitors read."""
+
+from . import tpumonitoring
+
+__all__ = ["tpumonitoring"]
