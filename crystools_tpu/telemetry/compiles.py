@@ -31,6 +31,7 @@ _EXPLAINING_LOGGERS = (
     "jax._src.compiler",
     "jax._src.compilation_cache",
 )
+_EXPLANATIONS = ("CACHE MISS", "persistent cache entry", "to persistent compilation cache")
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +154,7 @@ def _quietly(context: contextlib.AbstractContextManager[Any]) -> Iterator[None]:
 def _take_explanation(record: logging.LogRecord) -> bool:
     """A logging filter: hands "TRACING CACHE MISS" to the stage; drops the lines only we asked for."""
     message = record.getMessage()
-    if "CACHE MISS" not in message and "persistent cache entry" not in message:
+    if not any(mark in message for mark in _EXPLANATIONS):
         return True
     log = _current.get()
     if log is not None and message.startswith("TRACING CACHE MISS"):

@@ -93,7 +93,9 @@ def test_a_compile_outside_any_stage_belongs_to_nobody(bench: Bench) -> None:
     assert run.report.stages[0].compile_seconds == 0
 
 
-def test_the_persistent_cache_is_seen_to_miss_and_then_to_hit(bench: Bench, tmp_path: Path) -> None:
+def test_the_persistent_cache_is_seen_to_miss_and_then_to_hit(
+    bench: Bench, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     from jax.experimental.compilation_cache import compilation_cache
 
     settings = {
@@ -117,6 +119,7 @@ def test_the_persistent_cache_is_seen_to_miss_and_then_to_hit(bench: Bench, tmp_
             jax.config.update(name, value)
         compilation_cache.reset_cache()
     assert found == ["miss", "hit"]
+    assert caplog.text == ""
 
 
 def test_a_nan_is_reported_at_the_step_where_it_appeared(bench: Bench) -> None:

@@ -1,0 +1,67 @@
+"""`crystools-tpu demo`: a video generated from a tiny random checkpoint and watched on a live page."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from pathlib import Path
+
+from rich.console import Console
+
+from crystools_tpu.cli.errors import needs_pipelines
+from crystools_tpu.cli.generate import generate_watched
+from crystools_tpu.cli.serve import panel
+from crystools_tpu.cli.stages import stage_table
+
+
+def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Adds the command and its options."""
+    parser = commands.add_parser(
+        "demo", help="watch a tiny model generate a video, without downloads and without a TPU"
+    )
+    parser.add_argument(
+        "--once", action="store_true", help="end after the video; else the page stays, on a terminal"
+    )
+    parser.add_argument(
+        "--out", type=Path, default=Path("demo-output"), metavar="DIR", help="(default: %(default)s)"
+    )
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Serves the page, generates `video.mp4` and `report.json`, and prints the table of stages."""
+    with needs_pipelines():
+        from crystools_pipelines.tiny import write_tiny_checkpoint
+        from crystools_pipelines.wan21.request import Wan21Request
+
+    console = Console()
+    out: Path = arguments.out
+    out.mkdir(parents=True, exist_ok=True)
+    request = Wan21Request(
+        prompt="a paper boat drifts down a rainy street",
+        height=160,
+        width=288,
+        num_frames=33,
+        num_inference_steps=20,
+        flow_shift=3.0,
+        seed=42,
+    )
+    with panel() as shown, tempfile.TemporaryDirectory(prefix="crystools-tpu-demo-") as folder:
+        console.print(f"Watch it at {shown.url}", highlight=False)
+        console.print(
+            "The model is tiny and its weights are random: the picture means nothing, the times are real."
+        )
+        checkpoint = write_tiny_checkpoint("wan2.1-t2v", Path(folder) / "checkpoint")
+        report = generate_watched(
+            request,
+            checkpoint=checkpoint,
+            out=out / "video.mp4",
+            report_path=out / "report.json",
+            console=console,
+        )
+        console.print(stage_table(report))
+        console.print(f"{out / 'video.mp4'}\n{out / 'report.json'}", markup=False, highlight=False)
+        if sys.stdin.isatty() and not arguments.once:
+            console.print(f"The page stays at {shown.url}; press Enter to end.", highlight=False)
+            sys.stdin.readline()

@@ -1,0 +1,19 @@
+"""What ends a command with one line instead of a traceback."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+
+class CommandError(Exception):
+    """The command cannot do what was asked; the message names the option and the remedy."""
+
+
+@contextlib.contextmanager
+def needs_pipelines() -> Iterator[None]:
+    """Says what to install where an import within the block finds a package missing."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise CommandError(f"{error.name} is not installed: pip install 'crystools-tpu[pipelines]'") from None

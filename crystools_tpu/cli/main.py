@@ -1,0 +1,42 @@
+"""Parses the command line, runs the command, and turns its end into an exit status.
+
+0: done. 1: the work failed (with a traceback). 2: what was asked cannot be done. 130: Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+
+from crystools_tpu import __version__
+from crystools_tpu.cli import demo, generate, serve, tiny_checkpoint
+from crystools_tpu.cli.errors import CommandError
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of all commands; each sets `run`, which takes the parsed arguments."""
+    parser = argparse.ArgumentParser(
+        prog="crystools-tpu", description="The instrument panel for generative video and images on TPUs."
+    )
+    parser.add_argument("--version", action="version", version=f"crystools-tpu {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for command in (demo, generate, serve, tiny_checkpoint):
+        command.add_parser(commands)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command; the exit status."""
+    arguments = build_parser().parse_args(argv)
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    try:
+        arguments.run(arguments)
+    except CommandError as error:
+        print(f"crystools-tpu: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("crystools-tpu: cancelled", file=sys.stderr)
+        return 130
+    return 0

@@ -1,0 +1,134 @@
+"""`crystools-tpu serve`: the monitor, its page, its API and its metrics, until Ctrl-C."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import secrets
+import signal
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from crystools_tpu import telemetry
+from crystools_tpu.cli.errors import CommandError
+
+if TYPE_CHECKING:
+    from crystools_tpu.sources import Source
+
+DEFAULT_PORT = 8189
+
+
+@dataclass(frozen=True)
+class Panel:
+    """A running monitor and server. `url` is the page."""
+
+    host: str
+    port: int
+    token: str | None
+
+    @property
+    def url(self) -> str:
+        """The page's address, with the token where one is needed."""
+        query = f"?token={self.token}" if self.token else ""
+        return f"http://{self.host}:{self.port}/crystools-tpu/{query}"
+
+    @property
+    def metrics_url(self) -> str:
+        """Where Prometheus scrapes."""
+        return f"http://{self.host}:{self.port}/metrics"
+
+
+def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Adds the command and its options."""
+    parser = commands.add_parser("serve", help="show this machine and its chips on a live page")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
+    parser.add_argument(
+        "--port", type=int, default=DEFAULT_PORT, help="0 takes a free one (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--rate",
+        type=float,
+        default=0.5,
+        metavar="SECONDS",
+        help="between two samples (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--token", help="what clients must show on an address that is not loopback (default: a random one)"
+    )
+    parser.add_argument(
+        "--simulate", metavar="TOPOLOGY", help="show a simulated machine such as v6e-8, marked as simulated"
+    )
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Serves until Ctrl-C or SIGTERM."""
+    with panel(
+        host=arguments.host,
+        port=arguments.port,
+        rate_seconds=arguments.rate,
+        token=arguments.token,
+        simulate=arguments.simulate,
+    ) as shown:
+        print(f"page:    {shown.url}")
+        print(f"metrics: {shown.metrics_url}", flush=True)
+        signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGINT))
+        signal.pause()
+
+
+@contextlib.contextmanager
+def panel(
+    *,
+    host: str = "127.0.0.1",
+    port: int = 0,
+    rate_seconds: float = 0.5,
+    token: str | None = None,
+    simulate: str | None = None,
+) -> Iterator[Panel]:
+    """A monitor and a server in threads of their own, for as long as the block lasts.
+
+    Raises CommandError for a port that is taken, a rate out of range, or an unknown topology.
+    """
+    from crystools_exporters.prometheus import PrometheusExporter
+    from crystools_tpu.monitor import Monitor
+    from crystools_tpu.server import Server, ServerError, create_app
+    from crystools_tpu.server.security import is_loopback
+    from crystools_tpu.sources import default_sources
+
+    if token is None and not is_loopback(host):
+        token = secrets.token_urlsafe(16)
+    with contextlib.ExitStack() as stack:
+        sources = _simulated_sources(simulate, stack) if simulate else default_sources()
+        try:
+            monitor = Monitor(sources, interval_seconds=rate_seconds, simulated=simulate is not None)
+        except ValueError as error:
+            raise CommandError(f"--rate: {error}") from None
+        monitor.start()
+        stack.callback(monitor.stop)
+        exporter = PrometheusExporter(monitor, bus=telemetry.bus)
+        stack.callback(exporter.close)
+        app = create_app(
+            monitor,
+            history=telemetry.history,
+            bus=telemetry.bus,
+            simulated=simulate,
+            token=token,
+            metrics_text=exporter.render,
+        )
+        try:
+            server = Server(app, host=host, port=port)
+            bound_host, bound_port = server.start()
+        except ServerError as error:
+            raise CommandError(f"--host, --port: {error}") from None
+        stack.callback(server.stop)
+        yield Panel(bound_host, bound_port, token)
+
+
+def _simulated_sources(topology: str, stack: contextlib.ExitStack) -> Sequence[Source]:
+    from crystools_tpu.testing.simulate import Simulation
+
+    try:
+        return stack.enter_context(Simulation(topology)).sources()
+    except ValueError as error:
+        raise CommandError(f"--simulate: {error}") from None

@@ -1,0 +1,59 @@
+"""The table of stages that ends a generation."""
+
+from __future__ import annotations
+
+from rich import box
+from rich.table import Table
+
+from crystools_tpu.telemetry import Ratio, RunReport, StageReport
+
+MIB = 1024**2
+GIB = 1024**3
+ABSENT = "n/a"
+
+
+def stage_table(report: RunReport) -> Table:
+    """One row a stage: where each second went, and the peak of HBM on the fullest chip."""
+    total = "" if report.total_seconds is None else f"in {report.total_seconds:.2f} s"
+    title = f"{report.pipeline} {report.status.value} {total}".rstrip()
+    table = Table(title=title, box=box.HORIZONTALS, padding=(0, 1, 0, 0), pad_edge=False)
+    table.add_column("stage", no_wrap=True)
+    for heading in ("seconds", "compile", "steps", "s/step", "MFU", "MBU", "bound", "HBM peak"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for stage in report.stages:
+        table.add_row(*_row(stage))
+    return table
+
+
+def stage_label(stage: StageReport) -> str:
+    """`load vae`, or just the stage's name."""
+    return f"{stage.name.value} {stage.component}" if stage.component else stage.name.value
+
+
+def _row(stage: StageReport) -> tuple[str, ...]:
+    cache = f" {stage.compile_cache.value}" if stage.compile_cache else ""
+    peak = max((use.peak_bytes for use in stage.hbm), default=None)
+    return (
+        stage_label(stage),
+        _seconds(stage.seconds),
+        f"{stage.compile_seconds:.2f}{cache}" if stage.compile_cache else "-",
+        str(len(stage.steps)) if stage.steps else "-",
+        _seconds(stage.step_seconds.median if stage.step_seconds else None) if stage.steps else "-",
+        percent(stage.mfu) if stage.steps else "-",
+        percent(stage.mbu) if stage.steps else "-",
+        (stage.bound.value if stage.bound else ABSENT) if stage.steps else "-",
+        ABSENT if peak is None else _size(peak),
+    )
+
+
+def _seconds(seconds: float | None) -> str:
+    return ABSENT if seconds is None else f"{seconds:.3f}"
+
+
+def _size(size_bytes: int) -> str:
+    return f"{size_bytes / GIB:.2f} GiB" if size_bytes >= GIB else f"{size_bytes / MIB:.1f} MiB"
+
+
+def percent(ratio: Ratio | None) -> str:
+    """`39.1%`, or `n/a`."""
+    return ABSENT if ratio is None else f"{ratio.ratio:.1%}"

@@ -1,0 +1,28 @@
+"""`crystools-tpu tiny-checkpoint`: a tiny random checkpoint in the real format."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from crystools_tpu.cli.errors import CommandError, needs_pipelines
+
+
+def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Adds the command and its options."""
+    parser = commands.add_parser(
+        "tiny-checkpoint", help="write a tiny random checkpoint in the real format, the same every time"
+    )
+    parser.add_argument("model", metavar="MODEL", help="wan2.1-t2v")
+    parser.add_argument("directory", metavar="DIR", type=Path, help="a new or empty folder")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Writes the checkpoint and says where."""
+    with needs_pipelines():
+        from crystools_pipelines.tiny import write_tiny_checkpoint
+    try:
+        print(write_tiny_checkpoint(arguments.model, arguments.directory))
+    except (ValueError, OSError) as error:
+        raise CommandError(str(error)) from None
