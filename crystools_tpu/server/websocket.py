@@ -39,8 +39,9 @@ _CLOSE_SECONDS: Final = 1.0
 class Client:
     """One connection: its settings and the frames it has still to be sent, the oldest lost beyond 256."""
 
-    def __init__(self, socket: web.WebSocketResponse) -> None:
-        self.socket = socket
+    def __init__(self, socket: web.WebSocketResponse, transport: asyncio.BaseTransport | None = None) -> None:
+        self._socket = socket
+        self._transport = transport
         self.settings = ClientSettings()
         self.dropped = 0
         self._frames: deque[str] = deque()
@@ -64,7 +65,15 @@ class Client:
                 await self._ready.wait()
                 self._ready.clear()
                 while self._frames:
-                    await self.socket.send_str(self._frames.popleft())
+                    await self._socket.send_str(self._frames.popleft())
+
+    async def close(self) -> None:
+        """Says goodbye, and cuts the connection where the client does not hear it."""
+        try:
+            await asyncio.wait_for(self._socket.close(code=WSCloseCode.GOING_AWAY), 2 * _CLOSE_SECONDS)
+        except TimeoutError:
+            if isinstance(self._transport, asyncio.WriteTransport):
+                self._transport.abort()
 
     def reschedule(self) -> None:
         """The next snapshot is due at once."""
@@ -115,7 +124,7 @@ class Hub:
             timeout=_CLOSE_SECONDS, heartbeat=_HEARTBEAT_SECONDS, compress=False, max_msg_size=MAX_BODY_BYTES
         )
         await socket.prepare(request)
-        client = Client(socket)
+        client = Client(socket, request.transport)
         self._join(client)
         sender = asyncio.create_task(client.send_frames())
         try:
@@ -129,8 +138,8 @@ class Hub:
         return socket
 
     async def close(self) -> None:
-        """Says goodbye to all clients; one that does not answer is cut off."""
-        await asyncio.gather(*(_close(client.socket) for client in self._clients))
+        """Ends all connections."""
+        await asyncio.gather(*(client.close() for client in self._clients))
 
     def _join(self, client: Client) -> None:
         if self._events is None:
@@ -204,8 +213,3 @@ def _waker(callback: Callable[..., None]) -> Callable[..., None]:
             loop.call_soon_threadsafe(callback, *args)
 
     return wake
-
-
-async def _close(socket: web.WebSocketResponse) -> None:
-    with contextlib.suppress(TimeoutError):
-        await asyncio.wait_for(socket.close(code=WSCloseCode.GOING_AWAY), 2 * _CLOSE_SECONDS)

@@ -1,0 +1,198 @@
+"""The JSON API: each answer against its schema, with absolute values."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestClient, TestServer
+
+from crystools_tpu import __version__
+from crystools_tpu.server import create_app
+from crystools_tpu.sources.base import ChipReading, Reading, SourceError
+
+from .conftest import Bench, FixedSource, Serve, receive
+
+Validate = Callable[[str, Any], None]
+Client = TestClient[Any, Any]
+
+
+async def get(client: Client, path: str) -> Any:
+    response = await client.get(f"/crystools-tpu{path}")
+    assert response.status == 200, await response.text()
+    return json.loads(await response.text(), parse_constant=lambda name: pytest.fail(f"{name} in JSON"))
+
+
+async def test_devices_is_one_snapshot(client: Client, validate: Validate) -> None:
+    snapshot = await get(client, "/api/devices")
+
+    validate("SnapshotMessage", snapshot)
+    assert snapshot["schema"] == 1
+    assert snapshot["type"] == "snapshot"
+    assert snapshot["simulated"] is False
+    assert snapshot["chips"] == [
+        {
+            "chip": "tpu0",
+            "kind": "v6e",
+            "hbm_used_bytes": 5,
+            "hbm_total_bytes": 8,
+            "duty_cycle_ratio": 0.75,
+            "tensorcore_utilization_ratio": None,
+            "hbm_bandwidth_utilization_ratio": None,
+            "temperature_celsius": None,
+        }
+    ]
+    assert snapshot["host"] == {
+        "cpu_utilization_ratio": 0.25,
+        "memory_used_bytes": 3,
+        "memory_total_bytes": 4,
+        "disks": [
+            {"mount": "/", "used_bytes": 10, "total_bytes": 20},
+            {"mount": "/data", "used_bytes": 1, "total_bytes": 2},
+        ],
+    }
+    assert [(source["source"], source["up"]) for source in snapshot["sources"]] == [
+        ("host", True),
+        ("tpu", True),
+    ]
+
+
+async def test_a_reading_that_is_no_number_is_null(bench: Bench, serve: Serve) -> None:
+    reading = Reading(chips=(ChipReading("tpu0", duty_cycle_ratio=float("nan")),))
+    bench.monitor = type(bench.monitor)([FixedSource("tpu", reading)])
+    client = await serve()
+    assert (await get(client, "/api/devices"))["chips"][0]["duty_cycle_ratio"] is None
+    bench.monitor.stop()
+
+
+async def test_health_says_where_and_how_the_server_stands(
+    bench: Bench, serve: Serve, validate: Validate
+) -> None:
+    seconds = iter([100.0, 142.5])
+    client = await serve(simulated="v6e-8", clock=lambda: next(seconds))
+    await get(client, "/api/devices")
+
+    health = await get(client, "/api/health")
+
+    validate("HealthAnswer", health)
+    sources = health.pop("sources")
+    assert health == {
+        "schema": 1,
+        "version": __version__,
+        "host": "127.0.0.1",
+        "port": client.port,
+        "uptime_seconds": 42.5,
+        "simulated": "v6e-8",
+        "subscribers": 0,
+        "samples_total": 1,
+    }
+    assert [source["source"] for source in sources] == ["host", "tpu"]
+
+
+async def test_a_source_that_fails_is_down_and_the_others_go_on(bench: Bench, serve: Serve) -> None:
+    bench.monitor = type(bench.monitor)(
+        [FixedSource("tpu", SourceError("the runtime is gone")), FixedSource("nvml", Reading())]
+    )
+    client = await serve()
+    tpu, nvml = (await get(client, "/api/devices"))["sources"]
+    assert (tpu["up"], tpu["error"], tpu["errors_total"]) == (False, "the runtime is gone", 1)
+    assert nvml["up"] is True
+    bench.monitor.stop()
+
+
+async def test_settings_are_read_and_replaced(bench: Bench, client: Client, validate: Validate) -> None:
+    assert await get(client, "/api/settings") == {"schema": 1, "interval_seconds": 0.1, "disks": None}
+
+    answer = await client.put("/crystools-tpu/api/settings", json={"interval_seconds": 2, "disks": ["/data"]})
+
+    assert answer.status == 200
+    changed = await answer.json()
+    validate("SettingsAnswer", changed)
+    assert changed == {"schema": 1, "interval_seconds": 2.0, "disks": ["/data"]}
+    assert await get(client, "/api/settings") == changed
+    assert bench.monitor.interval_seconds == 2.0
+    disks = (await get(client, "/api/devices"))["host"]["disks"]
+    assert [disk["mount"] for disk in disks] == ["/data"]
+    assert (await client.put("/crystools-tpu/api/settings", json=changed)).status == 200
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        ({"disks": ["/"], "interval_seconds": 0}, "interval_seconds"),
+        ({"interval_seconds": 2, "disks": ["/etc"]}, "disks"),
+        ({"interval_seconds": 2, "disks": ["/"], "width": 60}, "width"),
+        ([2], "body"),
+    ],
+)
+async def test_one_wrong_setting_changes_none(
+    client: Client, validate: Validate, body: object, field: str
+) -> None:
+    before = await get(client, "/api/settings")
+
+    answer = await client.put("/crystools-tpu/api/settings", json=body)
+
+    assert answer.status == 400
+    refused = await answer.json()
+    validate("ErrorAnswer", refused)
+    assert refused["error"]["field"] == field
+    assert await get(client, "/api/settings") == before
+
+
+async def test_runs_are_listed_newest_first(bench: Bench, client: Client, validate: Validate) -> None:
+    with bench.run("first") as first, first.stage("load"):
+        pass
+    with bench.run("second") as second:
+        runs = await get(client, "/api/runs")
+
+    validate("RunsAnswer", runs)
+    assert [run["pipeline"] for run in runs["runs"]] == ["second", "first"]
+    assert [run["status"] for run in runs["runs"]] == ["running", "succeeded"]
+    report = await get(client, f"/api/runs/{first.run_id}")
+    validate("RunReportMessage", report)
+    assert [stage["name"] for stage in report["stages"]] == ["load"]
+    assert (await get(client, f"/api/runs/{second.run_id}"))["status"] == "succeeded"
+
+
+@pytest.mark.parametrize("run_id", ["nobody", "..%2f..%2fetc%2fpasswd"])
+async def test_an_unknown_run_is_not_found(client: Client, validate: Validate, run_id: str) -> None:
+    answer = await client.get(f"/crystools-tpu/api/runs/{run_id}")
+    assert answer.status == 404
+    if answer.content_type == "application/json":
+        validate("ErrorAnswer", await answer.json())
+
+
+async def test_metrics_are_rendered_off_the_event_loop(serve: Serve) -> None:
+    threads: list[threading.Thread] = []
+
+    def render() -> tuple[bytes, str]:
+        threads.append(threading.current_thread())
+        return b"up 1\n", "text/plain; version=0.0.4; charset=utf-8"
+
+    client = await serve(metrics_text=render)
+    for path in ("/metrics", "/crystools-tpu/metrics"):
+        answer = await client.get(path)
+        assert await answer.read() == b"up 1\n"
+        assert answer.headers["Content-Type"] == "text/plain; version=0.0.4; charset=utf-8"
+    assert threading.main_thread() not in threads
+
+
+async def test_without_a_renderer_there_are_no_metrics(client: Client) -> None:
+    assert (await client.get("/crystools-tpu/metrics")).status == 404
+
+
+async def test_it_can_be_mounted_in_another_application(bench: Bench) -> None:
+    outer = web.Application()
+    inner = create_app(bench.monitor, history=bench.history, bus=bench.bus, prefix="")
+    outer.add_subapp("/crystools-tpu", inner)
+    async with TestClient(TestServer(outer)) as client:
+        assert (await get(client, "/api/devices"))["chips"][0]["chip"] == "tpu0"
+        assert (await client.get("/metrics")).status == 404
+        proxied = {"Host": "studio.example", "Origin": "https://studio.example"}
+        assert (await client.get("/crystools-tpu/api/health", headers=proxied)).status == 200
+        async with client.ws_connect("/crystools-tpu/ws") as socket:
+            assert (await receive(socket, "hello"))["version"] == __version__
