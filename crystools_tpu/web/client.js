@@ -1,0 +1,161 @@
+/**
+ * The connection to the server: one websocket that comes back by itself.
+ *
+ * @import { RunReport, ServerMessage } from "./wire.js"
+ */
+
+/** @typedef {"connecting" | "open" | "reconnecting"} ConnectionState */
+
+const FIRST_RETRY_SECONDS = 0.5;
+const LAST_RETRY_SECONDS = 10;
+
+/** A connection on which snapshots are due but nothing arrives for so long is dead (a laptop that slept). */
+const SILENCE_SECONDS = 20;
+
+/** The wire schema this page was written for. */
+const SCHEMA = 1;
+
+/**
+ * The address of one of the server's endpoints beside `base`, so that any prefix or proxy path works. The
+ * page's own `?token=` goes along.
+ *
+ * @param {string} path
+ * @param {string | URL} base
+ */
+export function endpoint(path, base) {
+  const url = new URL(path, base);
+  const token = new URLSearchParams(location.search).get("token");
+  if (token) url.searchParams.set("token", token);
+  return url;
+}
+
+/**
+ * Emits `message` (detail: ServerMessage) and `state` (detail: ConnectionState).
+ *
+ * After a failure it tries again with exponential back-off and jitter, and at once when the browser comes
+ * back online or the tab is shown again.
+ */
+export class Connection extends EventTarget {
+  /** @type {ConnectionState} */
+  state = "connecting";
+  /** @type {URL} */
+  #url;
+  /** @type {WebSocket | null} */
+  #socket = null;
+  /** @type {number | undefined} */
+  #retryTimer;
+  /** @type {number | undefined} */
+  #silenceTimer;
+  #failures = 0;
+  /** @type {number | null} */
+  #intervalSeconds = null;
+  #serverIntervalSeconds = 0;
+
+  /** @param {string | URL} base The folder of the server's endpoints, such as `/crystools-tpu/`. */
+  constructor(base) {
+    super();
+    this.#url = endpoint("ws", base);
+    this.#url.protocol = this.#url.protocol === "https:" ? "wss:" : "ws:";
+  }
+
+  open() {
+    addEventListener("online", this.#retryNow);
+    document.addEventListener("visibilitychange", this.#retryNow);
+    this.#connect();
+  }
+
+  close() {
+    removeEventListener("online", this.#retryNow);
+    document.removeEventListener("visibilitychange", this.#retryNow);
+    clearTimeout(this.#retryTimer);
+    clearTimeout(this.#silenceTimer);
+    const socket = this.#socket;
+    this.#socket = null;
+    socket?.close();
+  }
+
+  /**
+   * Sets how often snapshots come to this page alone; 0 is never. Kept across reconnects.
+   * @param {number} intervalSeconds
+   */
+  configure(intervalSeconds) {
+    this.#intervalSeconds = intervalSeconds;
+    this.#sendConfiguration();
+  }
+
+  #connect() {
+    clearTimeout(this.#retryTimer);
+    const socket = new WebSocket(this.#url);
+    this.#socket = socket;
+    socket.addEventListener("open", () => this.#sendConfiguration());
+    socket.addEventListener("message", (event) => this.#receive(String(event.data)));
+    socket.addEventListener("close", () => {
+      if (this.#socket === socket) this.#lost();
+    });
+  }
+
+  /** @param {string} text */
+  #receive(text) {
+    const message = /** @type {ServerMessage & { schema: number }} */ (JSON.parse(text));
+    if (message.schema !== SCHEMA) return;
+    if (message.type === "hello") {
+      this.#failures = 0;
+      this.#serverIntervalSeconds = message.settings.interval_seconds;
+      this.#setState("open");
+    }
+    this.#watchForSilence();
+    this.dispatchEvent(new CustomEvent("message", { detail: message }));
+  }
+
+  #watchForSilence() {
+    clearTimeout(this.#silenceTimer);
+    const interval = this.#intervalSeconds ?? this.#serverIntervalSeconds;
+    if (interval === 0) return;
+    const wait = Math.max(SILENCE_SECONDS, 3 * interval);
+    this.#silenceTimer = setTimeout(() => {
+      this.#socket?.close();
+      this.#lost();
+    }, wait * 1000);
+  }
+
+  #lost() {
+    clearTimeout(this.#silenceTimer);
+    this.#socket = null;
+    this.#setState("reconnecting");
+    const wait = Math.min(LAST_RETRY_SECONDS, FIRST_RETRY_SECONDS * 2 ** this.#failures);
+    this.#failures += 1;
+    this.#retryTimer = setTimeout(() => this.#connect(), wait * (0.75 + Math.random() / 2) * 1000);
+  }
+
+  #retryNow = () => {
+    if (!this.#socket && !document.hidden) this.#connect();
+  };
+
+  #sendConfiguration() {
+    if (this.#intervalSeconds == null || this.#socket?.readyState !== WebSocket.OPEN) return;
+    const message = { type: "configure", interval_seconds: this.#intervalSeconds, metrics: null };
+    this.#socket.send(JSON.stringify(message));
+    this.#watchForSilence();
+  }
+
+  /** @param {ConnectionState} state */
+  #setState(state) {
+    if (this.state === state) return;
+    this.state = state;
+    this.dispatchEvent(new CustomEvent("state", { detail: state }));
+  }
+}
+
+/**
+ * One run as the server knows it, or null where it no longer does.
+ *
+ * @param {string} runId
+ * @param {string | URL} base
+ * @returns {Promise<RunReport | null>}
+ */
+export async function fetchRun(runId, base) {
+  const response = await fetch(endpoint(`api/runs/${encodeURIComponent(runId)}`, base));
+  if (response.status === 404) return null;
+  if (!response.ok) throw new Error(`The server answered ${response.status} for run ${runId}.`);
+  return response.json();
+}

@@ -1,0 +1,101 @@
+/**
+ * One chip: HBM, duty cycle, TensorCore utilisation and MFU. The last three are three different things.
+ *
+ * @import { ChipReading } from "../wire.js"
+ * @import { Store } from "../store.js"
+ * @import { Meter } from "./meter.js"
+ */
+
+import "./meter.js";
+import { Component, blueprint } from "../component.js";
+import { setText } from "../dom.js";
+import { celsius, gibibytes, percent, ratioDetail, usedOfTotal } from "../format.js";
+
+export class Chip extends Component {
+  static blueprint = blueprint(
+    `<div class="head"><span id="name"></span><span id="kind" class="muted"></span><span id="temperature" class="number muted"></span></div>
+    <div class="meters">
+      <crystools-meter id="hbm"></crystools-meter><crystools-meter id="duty"></crystools-meter>
+      <crystools-meter id="tensorcore"></crystools-meter><crystools-meter id="mfu"></crystools-meter>
+    </div>`,
+    `
+    :host {
+      display: grid; grid-template-columns: 50px minmax(0, 1fr); gap: 10px; padding: 8px 0;
+      border-top: 1px solid var(--crystools-line); content-visibility: auto; contain-intrinsic-size: auto 76px;
+    }
+    .head { display: grid; align-content: start; font-size: 11px; line-height: 1.5; }
+    #name { font: 600 12.5px/18px var(--crystools-mono); }
+    .meters { display: grid; grid-template-columns: repeat(3, minmax(0, 1fr)); gap: 6px 12px; }
+    #hbm { --color: var(--crystools-hbm); grid-column: 1 / -1; }
+    #duty { --color: var(--crystools-duty); }
+    #tensorcore { --color: var(--crystools-tensorcore); }
+    #mfu { --color: var(--crystools-mfu); }
+    `,
+  );
+
+  /** @param {ChipReading} chip @param {Store} store */
+  show(chip, store) {
+    this.dataset.chip = chip.chip;
+    setText(this.byId("name"), chip.chip);
+    setText(this.byId("kind"), chip.kind ?? "");
+    const temperature = this.byId("temperature");
+    temperature.hidden = chip.temperature_celsius == null;
+    setText(temperature, celsius(chip.temperature_celsius));
+    this.#showHbm(chip, store);
+    const { duty_cycle_ratio: duty, tensorcore_utilization_ratio: tensorcore } = chip;
+    this.#showRatio("duty", "Duty cycle", duty, chip, store, "Share of time in which the chip ran anything.");
+    this.#showRatio("tensorcore", "TensorCore", tensorcore, chip, store, "Utilisation of the TensorCores, as the chip counts it.");
+    const mfu = store.chipMfu(chip.chip);
+    const made = mfu ? ratioDetail(mfu) : "No step of a run with known FLOPs is running on this chip.";
+    this.#showRatio("mfu", "MFU", mfu?.ratio ?? null, chip, store, `Model FLOPs of the run's latest step over the peak. ${made}`);
+  }
+
+  /** @param {ChipReading} chip @param {Store} store */
+  #showHbm(chip, store) {
+    const { hbm_used_bytes: used, hbm_total_bytes: total } = chip;
+    const series = store.chipSeries(chip.chip, "hbm");
+    const ratio = hbmRatio(chip);
+    this.#meter("hbm").reading = {
+      label: "HBM",
+      figure: usedOfTotal(used, total),
+      ratio,
+      series,
+      ceiling: total,
+      exhaustible: true,
+      detail: [
+        `HBM of ${chip.chip}: ${percent(ratio)}`,
+        `Used ${gibibytes(used)}`,
+        `Total ${gibibytes(total)}`,
+        `Peak seen ${gibibytes(series.peak)}`,
+        `Bandwidth in use ${percent(chip.hbm_bandwidth_utilization_ratio)}`,
+      ].join("\n"),
+    };
+  }
+
+  /**
+   * @param {"duty" | "tensorcore" | "mfu"} quantity
+   * @param {string} label
+   * @param {number | null} ratio
+   * @param {ChipReading} chip
+   * @param {Store} store
+   * @param {string} meaning
+   */
+  #showRatio(quantity, label, ratio, chip, store, meaning) {
+    const series = store.chipSeries(chip.chip, quantity);
+    const detail = `${label} of ${chip.chip}: ${percent(ratio)}\nPeak seen ${percent(series.peak)}\n${meaning}`;
+    this.#meter(quantity).reading = { label, figure: percent(ratio), ratio, series, ceiling: 1, detail };
+  }
+
+  /** @param {string} id */
+  #meter(id) {
+    return /** @type {Meter} */ (this.byId(id));
+  }
+}
+
+/** The share of a chip's HBM that is used, or null. @param {ChipReading} chip */
+export function hbmRatio(chip) {
+  const { hbm_used_bytes: used, hbm_total_bytes: total } = chip;
+  return used != null && total ? used / total : null;
+}
+
+customElements.define("crystools-chip", Chip);

@@ -1,0 +1,200 @@
+/**
+ * All chips: a card each, or beyond a screenful a heat grid that opens one card, or all.
+ *
+ * @import { Store } from "../store.js"
+ * @import { ChipReading } from "../wire.js"
+ */
+
+import { StoreView, blueprint } from "../component.js";
+import { h, setAttribute, setText, syncChildren } from "../dom.js";
+import { NOT_AVAILABLE, percent } from "../format.js";
+import { Chip, hbmRatio } from "./chip.js";
+import { level } from "./meter.js";
+
+/** More chips than this are shown as a heat grid. */
+const CARDS_AT_MOST = 16;
+
+export class Chips extends StoreView {
+  static tickSeconds = 1;
+  static blueprint = blueprint(
+    `<section class="panel" aria-labelledby="title">
+      <div class="head">
+        <h2 id="title">Chips</h2>
+        <button id="expand" type="button" aria-expanded="false" aria-controls="cards" hidden></button>
+      </div>
+      <p id="none" class="muted">No chip is reported. CPU and RAM are shown below; Sources says what is missing.</p>
+      <div id="overview" class="live" hidden>
+        <dl id="worst"></dl>
+        <div id="grid" role="listbox" aria-label="Chips by share of HBM used" aria-orientation="horizontal"></div>
+        <p class="legend muted">Colour: share of HBM used <span class="scale" aria-hidden="true"></span> 0 to 100%</p>
+      </div>
+      <div id="cards" class="live"></div>
+    </section>`,
+    `
+    .head { display: flex; justify-content: space-between; align-items: center; min-height: 24px; }
+    #none { font-size: 13px; margin-top: 6px; }
+    #expand {
+      border: 1px solid var(--crystools-line); background: none; border-radius: 6px; padding: 2px 8px; font-size: 12px;
+    }
+    #expand:hover { background: var(--crystools-sunken); }
+    #worst { display: grid; grid-template-columns: repeat(auto-fit, minmax(165px, 1fr)); gap: 2px 16px; font-size: 12px; margin: 8px 0; }
+    #worst > div { display: flex; justify-content: space-between; gap: 8px; }
+    dt { color: var(--crystools-muted); white-space: nowrap; }
+    dd { font-weight: 600; }
+    #grid { display: grid; grid-template-columns: repeat(16, minmax(0, 1fr)); gap: 2px; }
+    #grid button {
+      aspect-ratio: 1; border: 0; padding: 0; border-radius: 3px;
+      background: color-mix(in oklab, var(--crystools-hbm) calc(10% + var(--ratio) * 90%), var(--crystools-sunken));
+    }
+    #grid button[data-level="warning"] { background: var(--crystools-warning-fill); }
+    #grid button[data-level="critical"] { background: var(--crystools-critical-fill); }
+    #grid button[data-absent] {
+      background: repeating-linear-gradient(135deg, var(--crystools-line) 0 2px, transparent 2px 5px);
+    }
+    #grid button[aria-selected="true"] { outline: 2px solid var(--crystools-ink); outline-offset: 1px; }
+    #grid button:focus-visible { outline: 2px solid var(--crystools-focus); outline-offset: 1px; }
+    .legend { font-size: 11px; margin: 6px 0 4px; display: flex; align-items: center; gap: 6px; }
+    .scale {
+      width: 72px; height: 8px; border-radius: 2px;
+      background: linear-gradient(to right,
+        color-mix(in oklab, var(--crystools-hbm) 10%, var(--crystools-sunken)), var(--crystools-hbm) 90%,
+        var(--crystools-warning-fill) 90% 97%, var(--crystools-critical-fill) 97%);
+    }
+    #overview[hidden] + #cards > :first-child { border-top: 0; }
+    `,
+  );
+
+  /** @type {string | null} */
+  #selected = null;
+  #expanded = false;
+
+  constructor() {
+    super();
+    this.byId("expand").addEventListener("click", this.#toggle);
+    this.byId("grid").addEventListener("click", this.#select);
+    this.byId("grid").addEventListener("keydown", this.#move);
+  }
+
+  /** @param {Store} store */
+  render(store) {
+    const chips = store.snapshot?.chips ?? [];
+    const many = chips.length > CARDS_AT_MOST;
+    setText(this.byId("title"), chips.length > 1 ? `${chips.length} chips` : "Chip");
+    this.byId("none").hidden = chips.length > 0;
+    this.byId("overview").hidden = this.byId("expand").hidden = !many;
+    for (const part of ["overview", "cards"]) {
+      setAttribute(this.byId(part), "data-stale", store.stale ? "" : null);
+    }
+    if (many) this.#renderOverview(chips, store);
+    const shown = !many || this.#expanded ? chips : chips.filter((chip) => chip.chip === this.#selected);
+    syncChildren(this.byId("cards"), shown, () => new Chip(), (card, chip) => card.show(chip, store));
+  }
+
+  /** @param {readonly ChipReading[]} chips @param {Store} store */
+  #renderOverview(chips, store) {
+    const expand = this.byId("expand");
+    setText(expand, this.#expanded ? "Show the grid only" : `Show all ${chips.length}`);
+    setAttribute(expand, "aria-expanded", String(this.#expanded));
+    this.#selected = chips.some((chip) => chip.chip === this.#selected) ? this.#selected : null;
+    const current = this.#selected ?? fullest(chips)?.chip ?? chips[0]?.chip;
+    syncChildren(this.byId("grid"), chips, createCell, (cell, chip) => {
+      showCell(cell, chip, chip.chip === this.#selected, chip.chip === current);
+    });
+    syncChildren(this.byId("worst"), extremes(chips, store), createExtreme, (row, [name, value]) => {
+      const [term, description] = row.children;
+      if (term) setText(term, name);
+      if (description) setText(description, value);
+    });
+  }
+
+  #toggle = () => {
+    this.#expanded = !this.#expanded;
+    this.refresh();
+  };
+
+  /** @param {Event} event */
+  #select = (event) => {
+    const cell = /** @type {HTMLElement} */ (event.target).closest("button");
+    if (!cell) return;
+    const chip = cell.dataset.chip ?? null;
+    this.#selected = this.#selected === chip ? null : chip;
+    this.refresh();
+  };
+
+  /** @param {KeyboardEvent} event */
+  #move = (event) => {
+    const cells = /** @type {HTMLElement[]} */ ([...this.byId("grid").children]);
+    const columns = cells.filter((cell) => cell.offsetTop === cells[0]?.offsetTop).length;
+    /** @type {Record<string, number>} */
+    const steps = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -columns, ArrowDown: columns };
+    const at = cells.indexOf(/** @type {HTMLElement} */ (event.target));
+    const step = steps[event.key];
+    const next = event.key === "Home" ? cells[0] : event.key === "End" ? cells.at(-1) : step && cells[at + step];
+    if (!next) return;
+    event.preventDefault();
+    for (const cell of cells) cell.tabIndex = cell === next ? 0 : -1;
+    next.focus();
+  };
+}
+
+function createCell() {
+  return h("button", { type: "button", role: "option" });
+}
+
+/** @param {HTMLButtonElement} cell @param {ChipReading} chip @param {boolean} selected @param {boolean} current */
+function showCell(cell, chip, selected, current) {
+  const ratio = hbmRatio(chip);
+  const text = `${chip.chip}: HBM ${percent(ratio)}, duty cycle ${percent(chip.duty_cycle_ratio)}`;
+  cell.dataset.chip = chip.chip;
+  setAttribute(cell, "title", text);
+  setAttribute(cell, "aria-label", text);
+  setAttribute(cell, "aria-selected", String(selected));
+  setAttribute(cell, "data-level", ratio == null ? null : level(ratio));
+  setAttribute(cell, "data-absent", ratio == null ? "" : null);
+  cell.style.setProperty("--ratio", String(ratio ?? 0));
+  if (!cell.parentElement?.querySelector(":focus")) cell.tabIndex = current ? 0 : -1;
+}
+
+function createExtreme() {
+  return h("div", {}, h("dt"), h("dd", { class: "number" }));
+}
+
+/** @param {readonly ChipReading[]} chips */
+function fullest(chips) {
+  return extreme(chips, hbmRatio, Math.max)?.chip ?? null;
+}
+
+/**
+ * The worst chip by each quantity: a name and a value to show.
+ * @param {readonly ChipReading[]} chips
+ * @param {Store} store
+ * @returns {[string, string][]}
+ */
+function extremes(chips, store) {
+  /** @param {{ chip: ChipReading, value: number } | null} found @param {(value: number) => string} format */
+  const say = (found, format) => (found ? `${format(found.value)} · ${found.chip.chip}` : NOT_AVAILABLE);
+  return [
+    ["Fullest HBM", say(extreme(chips, hbmRatio, Math.max), percent)],
+    ["Lowest duty cycle", say(extreme(chips, (chip) => chip.duty_cycle_ratio, Math.min), percent)],
+    ["Lowest TensorCore", say(extreme(chips, (chip) => chip.tensorcore_utilization_ratio, Math.min), percent)],
+    ["Lowest MFU", say(extreme(chips, (chip) => store.chipMfu(chip.chip)?.ratio ?? null, Math.min), percent)],
+  ];
+}
+
+/**
+ * @param {readonly ChipReading[]} chips
+ * @param {(chip: ChipReading) => number | null} quantity
+ * @param {(...values: number[]) => number} choose
+ */
+function extreme(chips, quantity, choose) {
+  /** @type {{ chip: ChipReading, value: number } | null} */
+  let found = null;
+  for (const chip of chips) {
+    const value = quantity(chip);
+    if (value == null || (found && choose(value, found.value) === found.value)) continue;
+    found = { chip, value };
+  }
+  return found;
+}
+
+customElements.define("crystools-chips", Chips);

@@ -1,0 +1,72 @@
+/**
+ * The runs that are running, or else the latest one, or how to start one.
+ *
+ * @import { RunReport } from "../wire.js"
+ * @import { Store } from "../store.js"
+ */
+
+import { StoreView, blueprint } from "../component.js";
+import { h, setText, syncChildren } from "../dom.js";
+import { stageTitle, statusTitle } from "../format.js";
+import { RunView } from "./run.js";
+
+export class Current extends StoreView {
+  static tickSeconds = 0.5;
+  static blueprint = blueprint(
+    `<section aria-labelledby="title">
+      <h2 id="title" class="sr-only">Current run</h2>
+      <p id="announcement" class="sr-only" role="status"></p>
+      <div id="runs"></div>
+      <div id="empty" class="panel" hidden>
+        <h3>No run yet</h3>
+        <p class="muted">Runs of pipelines in this server's process appear here as they happen. Start one:</p>
+        <pre><span class="muted">$</span> crystools-tpu demo</pre>
+        <p class="muted">or let your own pipeline report:</p>
+        <pre>from crystools_tpu import telemetry
+
+with telemetry.run("my-pipeline", devices=jax.devices()) as run:
+    with run.stage("denoise", steps=50) as stage:
+        for i in range(50):
+            latents, done = step(latents, i)
+            stage.step(done)</pre>
+      </div>
+    </section>`,
+    `
+    #runs { display: grid; gap: 16px; }
+    #empty { display: grid; gap: 8px; }
+    h3 { font-size: 18px; font-weight: 650; }
+    pre {
+      font: 12.5px/1.5 var(--crystools-mono); background: var(--crystools-sunken); border-radius: 6px;
+      padding: 9px 12px; overflow-x: auto;
+    }
+    `,
+  );
+
+  /** @param {Store} store */
+  render(store) {
+    const shown = shownRuns(store);
+    this.byId("empty").hidden = shown.length > 0 || !store.hello;
+    setText(this.byId("announcement"), shown.map(announce).join(". "));
+    syncChildren(this.byId("runs"), shown, createPanel, (panel, run) => {
+      /** @type {RunView} */ (panel.firstElementChild).show(run, store);
+    });
+  }
+}
+
+/** The runs that have the stage; all others are in the list of past runs. @param {Store} store */
+export function shownRuns(store) {
+  const running = store.runningRuns;
+  return running.length ? running : store.runs.slice(0, 1);
+}
+
+function createPanel() {
+  return h("div", { class: "panel" }, new RunView());
+}
+
+/** @param {RunReport} run */
+function announce(run) {
+  const stage = run.status === "running" ? run.stages.at(-1) : null;
+  return `${run.pipeline} ${stage ? stageTitle(stage) : statusTitle(run.status)}`;
+}
+
+customElements.define("crystools-current", Current);

@@ -1,0 +1,37 @@
+/** A figure that explains itself: hover or focus shows what it was made of. */
+
+import { Component, blueprint } from "../component.js";
+import { setAttribute, setText } from "../dom.js";
+import { NOT_AVAILABLE } from "../format.js";
+
+export class Figure extends Component {
+  static blueprint = blueprint(
+    `<div id="box" tabindex="0" role="group"><div id="label"></div><div id="value" class="number"></div></div>
+    <div id="tip" role="tooltip"></div>`,
+    `
+    :host { position: relative; min-width: 0; }
+    #box { border-radius: 6px; }
+    #label { font-size: 11px; color: var(--crystools-muted); white-space: nowrap; }
+    #value { font-size: 17px; font-weight: 600; letter-spacing: -.01em; line-height: 1.3; }
+    #value[data-absent] { color: var(--crystools-muted); font-weight: 400; }
+    #tip {
+      position: absolute; z-index: 2; top: calc(100% + 4px); left: 0; width: max-content;
+      max-width: min(280px, 60vw); display: none; padding: 6px 9px; border-radius: 6px; font-size: 12px;
+      background: var(--crystools-ink); color: var(--crystools-panel); pointer-events: none;
+    }
+    :host([data-edge="end"]) #tip { left: auto; right: 0; }
+    #box:hover + #tip, #box:focus-visible + #tip { display: block; }
+    `,
+  );
+
+  /** @param {string} label @param {string} value @param {string} detail */
+  show(label, value, detail) {
+    setText(this.byId("label"), label);
+    setText(this.byId("value"), value);
+    setAttribute(this.byId("value"), "data-absent", value === NOT_AVAILABLE ? "" : null);
+    setText(this.byId("tip"), detail);
+    setAttribute(this.byId("box"), "aria-label", `${label}: ${value}. ${detail}`);
+  }
+}
+
+customElements.define("crystools-figure", Figure);

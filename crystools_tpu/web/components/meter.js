@@ -1,0 +1,114 @@
+/**
+ * One quantity: label, figure, bar with a mark at the peak seen, and the history behind it.
+ *
+ * @import { Series } from "../series.js"
+ */
+
+import { Component, blueprint } from "../component.js";
+import { setAttribute, setText } from "../dom.js";
+import { NOT_AVAILABLE } from "../format.js";
+import { SERIES_LENGTH, linePath } from "../series.js";
+
+/** From these shares on, a quantity that can run out is shown as scarce and as nearly gone. */
+const WARNING_RATIO = 0.9;
+const CRITICAL_RATIO = 0.97;
+
+/**
+ * @typedef {object} MeterReading
+ * @property {string} label
+ * @property {string} figure What is shown, `n/a` included.
+ * @property {number | null} ratio Length of the bar, 0..1; null where it is unknown.
+ * @property {Series} series
+ * @property {number | null} ceiling Value of the series at the top of the sparkline; null where unknown.
+ * @property {string} detail The tooltip: lines of text.
+ * @property {boolean} [exhaustible] Whether a high value is a danger (memory, disk).
+ */
+
+export class Meter extends Component {
+  static blueprint = blueprint(
+    `<div id="meter">
+      <span id="label"></span><span id="figure" class="number"></span>
+      <svg viewBox="0 0 ${SERIES_LENGTH - 1} 1" preserveAspectRatio="none" aria-hidden="true">
+        <path id="area" /><path id="line" />
+      </svg>
+      <div class="bar" aria-hidden="true"><div id="fill"></div><div id="peak"></div></div>
+    </div>`,
+    `
+    :host { --color: var(--crystools-host); min-width: 0; container-type: inline-size; }
+    #meter {
+      display: grid; grid-template: "label figure" auto "history history" 13px "bar bar" 5px / minmax(0, 1fr) auto;
+      gap: 1px 8px; align-items: baseline;
+    }
+    @container (min-width: 200px) {
+      #meter { grid-template: "label history figure" auto "bar bar bar" 5px / auto minmax(0, 1fr) auto; row-gap: 3px; }
+    }
+    @container (max-width: 92px) {
+      #meter { grid-template: "label" auto "figure" auto "history" 13px "bar" 5px / minmax(0, 1fr); }
+    }
+    #meter[data-level="warning"] { --color: var(--crystools-warning-fill); }
+    #meter[data-level="critical"] { --color: var(--crystools-critical-fill); }
+    #label { grid-area: label; font-size: 11px; color: var(--crystools-muted); white-space: nowrap; overflow: hidden;
+      text-overflow: ellipsis; }
+    #figure { grid-area: figure; font-size: 13px; font-weight: 600; }
+    #meter[data-absent] #figure { color: var(--crystools-muted); font-weight: 400; }
+    svg { grid-area: history; width: 100%; height: 13px; align-self: end; overflow: visible; }
+    path { vector-effect: non-scaling-stroke; fill: none; }
+    #line { stroke: var(--color); stroke-width: 1; opacity: .9; }
+    #area { fill: var(--color); opacity: .13; }
+    .bar { grid-area: bar; align-self: stretch; position: relative; height: 5px; border-radius: 3px; background: var(--crystools-sunken); overflow: hidden; }
+    #meter[data-absent] .bar {
+      background: repeating-linear-gradient(135deg, var(--crystools-sunken) 0 3px, transparent 3px 6px);
+    }
+    #fill {
+      height: 100%; background: var(--color); transform-origin: left; transform: scaleX(var(--ratio, 0));
+      transition: transform .25s linear;
+    }
+    #peak { position: absolute; top: 0; bottom: 0; width: 2px; background: var(--crystools-ink); opacity: .55; }
+    `,
+  );
+
+  #meter = this.byId("meter");
+  #label = this.byId("label");
+  #figure = this.byId("figure");
+  #area = this.byId("area");
+  #line = this.byId("line");
+  #fill = this.byId("fill");
+  #peak = this.byId("peak");
+
+  /** @param {MeterReading} reading */
+  set reading({ label, figure, ratio, series, ceiling, detail, exhaustible = false }) {
+    setText(this.#label, label);
+    setText(this.#figure, figure);
+    this.#describe(label, figure, ratio, detail);
+    setAttribute(this.#meter, "data-level", exhaustible && ratio != null ? level(ratio) : null);
+    setAttribute(this.#meter, "data-absent", figure === NOT_AVAILABLE ? "" : null);
+    this.#fill.style.setProperty("--ratio", String(Math.min(1, ratio ?? 0)));
+    const peakRatio = ceiling && series.peak != null ? Math.min(1, series.peak / ceiling) : null;
+    this.#peak.hidden = peakRatio == null || ratio == null;
+    this.#peak.style.left = `calc(${(peakRatio ?? 0) * 100}% - 2px)`;
+    const path = ceiling ? linePath(series.values, ceiling) : "";
+    this.#line.setAttribute("d", path);
+    this.#area.setAttribute("d", path && !series.values.includes(null) ? closed(path, series) : "");
+  }
+
+  /** @param {string} label @param {string} figure @param {number | null} ratio @param {string} detail */
+  #describe(label, figure, ratio, detail) {
+    setAttribute(this.#meter, "title", detail);
+    setAttribute(this.#meter, "role", ratio == null ? "img" : "meter");
+    setAttribute(this.#meter, "aria-label", ratio == null ? `${label} ${figure}` : label);
+    setAttribute(this.#meter, "aria-valuenow", ratio == null ? null : (ratio * 100).toFixed(0));
+    setAttribute(this.#meter, "aria-valuetext", ratio == null ? null : figure);
+  }
+}
+
+/** @param {number} ratio */
+export function level(ratio) {
+  return ratio >= CRITICAL_RATIO ? "critical" : ratio >= WARNING_RATIO ? "warning" : null;
+}
+
+/** @param {string} path @param {Series} series */
+function closed(path, series) {
+  return `${path}V1H${SERIES_LENGTH - series.values.length}Z`;
+}
+
+customElements.define("crystools-meter", Meter);

@@ -1,0 +1,121 @@
+/**
+ * The runs before the one on the stage, newest first; each opens its timeline and stages.
+ *
+ * @import { RunReport } from "../wire.js"
+ * @import { Store } from "../store.js"
+ */
+
+import { StoreView, blueprint } from "../component.js";
+import { h, setAttribute, setText, syncChildren } from "../dom.js";
+import { duration, moment, percent, statusTitle } from "../format.js";
+import { mainStage } from "../run-figures.js";
+import { shownRuns } from "./current.js";
+import { RunView } from "./run.js";
+
+export class Runs extends StoreView {
+  static blueprint = blueprint(
+    `<section class="panel" aria-labelledby="title">
+      <h2 id="title">Past runs</h2>
+      <p id="none" class="muted">None yet.</p>
+      <ol id="list"></ol>
+    </section>`,
+    `
+    #none { font-size: 13px; margin-top: 6px; }
+    ol { margin-top: 6px; }
+    li { border-top: 1px solid var(--crystools-line); }
+    li:first-child { border-top: 0; }
+    button {
+      display: grid; grid-template-columns: 14px minmax(0, 1fr) 84px 92px 76px 132px; gap: 10px; align-items: baseline;
+      width: 100%; padding: 7px 4px; border: 0; background: none; text-align: left; font-size: 13px;
+    }
+    button:hover { background: color-mix(in oklab, var(--crystools-sunken) 50%, transparent); }
+    button > * { overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }
+    .arrow { color: var(--crystools-muted); transition: transform .12s; }
+    [aria-expanded="true"] .arrow { transform: rotate(90deg); }
+    .name b { font-weight: 600; margin-right: 8px; }
+    .status { color: var(--crystools-muted); }
+    .status[data-status="succeeded"] { color: var(--crystools-good); }
+    .status[data-status="failed"] { color: var(--crystools-critical); }
+    .duration, .mfu, .time { text-align: right; }
+    .detail { padding: 6px 4px 16px; }
+    @media (max-width: 900px) {
+      button { grid-template-columns: 14px minmax(0, 1fr) auto auto; grid-template-areas: "a n s s" ". t d m"; gap: 0 10px; }
+      .arrow { grid-area: a; } .name { grid-area: n; } .status { grid-area: s; text-align: right; }
+      .time { grid-area: t; text-align: left; } .duration { grid-area: d; } .mfu { grid-area: m; }
+    }
+    `,
+  );
+
+  /** @type {string | null} */
+  #selected = null;
+
+  constructor() {
+    super();
+    this.byId("list").addEventListener("click", this.#select);
+    this.byId("list").addEventListener("keydown", this.#move);
+  }
+
+  /** @param {Store} store */
+  render(store) {
+    const shown = new Set(shownRuns(store));
+    const past = store.runs.filter((run) => !shown.has(run));
+    this.byId("none").hidden = past.length > 0;
+    syncChildren(this.byId("list"), past, createItem, (item, run) => {
+      const open = run.run_id === this.#selected;
+      showSummary(item, run, open);
+      const detail = /** @type {HTMLElement} */ (item.lastElementChild);
+      detail.hidden = !open;
+      syncChildren(detail, open ? [run] : [], () => new RunView(), (view) => view.show(run, store));
+    });
+  }
+
+  /** @param {Event} event */
+  #select = (event) => {
+    const button = /** @type {HTMLElement} */ (event.target).closest("button");
+    if (!button) return;
+    const runId = button.dataset.run ?? null;
+    this.#selected = this.#selected === runId ? null : runId;
+    this.refresh();
+  };
+
+  /** @param {KeyboardEvent} event */
+  #move = (event) => {
+    const buttons = [...this.byId("list").querySelectorAll("button")];
+    const at = buttons.indexOf(/** @type {HTMLButtonElement} */ (event.target));
+    const next = at < 0 ? null : event.key === "ArrowDown" ? buttons[at + 1] : event.key === "ArrowUp" ? buttons[at - 1] : null;
+    if (!next) return;
+    event.preventDefault();
+    next.focus();
+  };
+}
+
+function createItem() {
+  const cell = (/** @type {string} */ name, /** @type {Node[]} */ ...children) => h("span", { class: name }, ...children);
+  const arrow = h("span", { class: "arrow", "aria-hidden": "true" }, "▸");
+  const name = cell("name", h("b"), cell("muted"));
+  const rest = ["status", "number duration", "number mfu", "number muted time"].map((part) => cell(part));
+  return h("li", {}, h("button", { type: "button" }, arrow, name, ...rest), h("div", { class: "detail" }));
+}
+
+/** @param {Element} item @param {RunReport} run @param {boolean} open */
+function showSummary(item, run, open) {
+  const button = /** @type {HTMLButtonElement} */ (item.firstElementChild);
+  button.dataset.run = run.run_id;
+  setAttribute(button, "aria-expanded", String(open));
+  /** @type {Record<string, string>} */
+  const texts = {
+    ".name b": run.pipeline,
+    ".name .muted": String(run.params.prompt ?? ""),
+    ".status": statusTitle(run.status),
+    ".duration": duration(run.total_seconds),
+    ".mfu": `MFU ${percent(mainStage(run)?.mfu?.ratio)}`,
+    ".time": moment(run.started_unix_seconds),
+  };
+  for (const [selector, text] of Object.entries(texts)) {
+    const cell = button.querySelector(selector);
+    if (cell) setText(cell, text);
+  }
+  setAttribute(/** @type {Element} */ (button.querySelector(".status")), "data-status", run.status);
+}
+
+customElements.define("crystools-runs", Runs);

@@ -1,0 +1,195 @@
+/**
+ * A run drawn to scale: its stages, the compile in them hatched, each step a bar.
+ *
+ * @import { RunReport } from "../wire.js"
+ * @import { StageSpan, StepSpan } from "../run-figures.js"
+ */
+
+import { Component, blueprint } from "../component.js";
+import { h, setAttribute, setText, svg, syncChildren } from "../dom.js";
+import { duration, stageTitle, wholeDuration } from "../format.js";
+import { layOut } from "../run-figures.js";
+import { STAGE_COLOURS } from "../stage-colours.js";
+
+const HEIGHT = 34;
+
+/** Distances between the marks of the time axis, in seconds; the first that gives few enough is taken. */
+const TICK_SECONDS = [0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 1800, 3600];
+const TICKS_AT_MOST = 6;
+
+/** Beyond so many steps the gaps between them would hide the steps. */
+const STEPS_WITH_GAPS = 120;
+
+export class Timeline extends Component {
+  static blueprint = blueprint(
+    `<figure>
+      <div id="names" aria-hidden="true"></div>
+      <svg id="plot" width="100%" height="${HEIGHT}" role="img">
+        <defs>
+          <pattern id="hatch" patternUnits="userSpaceOnUse" width="5" height="5" patternTransform="rotate(45)">
+            <rect class="hatch-ground" width="5" height="5" /><rect class="hatch-line" width="2" height="5" />
+          </pattern>
+        </defs>
+        <g id="stages"></g>
+      </svg>
+      <div id="marks" aria-hidden="true"></div>
+      <div id="axis" class="number" aria-hidden="true"></div>
+      <figcaption>
+        <span class="key step">step</span><span class="key compile">compile</span>
+        <span class="key expected" id="expected-key">expected</span><span class="key nan" id="nan-key">NaN</span>
+      </figcaption>
+    </figure>`,
+    `${STAGE_COLOURS}
+    figure { margin: 0; }
+    #names, #marks, #axis { position: relative; height: 17px; font-size: 11px; }
+    #names > div, #marks > div, #axis > div { position: absolute; white-space: nowrap; }
+    #names > div { container-type: inline-size; height: 17px; overflow: hidden; text-overflow: ellipsis; }
+    @container (max-width: 44px) { #names span { display: none; } }
+    #marks { height: 14px; }
+    #marks > div { color: var(--crystools-critical); font-weight: 600; transform: translateX(-50%); }
+    #marks > div[data-edge="right"] { transform: translateX(-100%); }
+    #marks > div[data-edge="left"] { transform: none; }
+    #marks:empty { display: none; }
+    #axis { color: var(--crystools-muted); border-top: 1px solid var(--crystools-line); }
+    #axis > div { padding-left: 3px; border-left: 1px solid var(--crystools-line); line-height: 15px; }
+    svg { display: block; }
+    .stage { fill: var(--color); opacity: .3; }
+    .step { fill: var(--color); stroke: var(--crystools-panel); stroke-width: 1; }
+    .step.dense { stroke: none; }
+    .step.nan { fill: var(--crystools-critical); }
+    .compile { fill: url(#hatch); stroke: var(--crystools-muted); stroke-width: 1; }
+    .hatch-ground { fill: var(--crystools-panel); }
+    .hatch-line { fill: var(--crystools-muted); }
+    .expected { fill: none; stroke: var(--color); stroke-dasharray: 3 3; }
+    .failed { fill: var(--crystools-critical); opacity: .35; }
+    figcaption { display: flex; flex-wrap: wrap; gap: 2px 14px; font-size: 11px; color: var(--crystools-muted); margin-top: 4px; }
+    .key::before {
+      content: ""; display: inline-block; width: 12px; height: 9px; margin-right: 5px; border-radius: 1px;
+      background: var(--crystools-hbm);
+    }
+    .key.compile::before {
+      background: repeating-linear-gradient(135deg, var(--crystools-muted) 0 1.5px, transparent 1.5px 4px);
+      border: 1px solid var(--crystools-muted);
+    }
+    .key.expected::before { background: none; border: 1px dashed var(--crystools-hbm); }
+    .key.nan::before { background: var(--crystools-critical); }
+    `,
+  );
+
+  /**
+   * @param {RunReport} run
+   * @param {number} nowUnixSeconds
+   * @param {number | null} etaSeconds
+   */
+  show(run, nowUnixSeconds, etaSeconds) {
+    const { seconds, stages } = layOut(run, nowUnixSeconds, etaSeconds);
+    const at = (/** @type {number} */ time) => `${((time / (seconds || 1)) * 100).toFixed(3)}%`;
+    setAttribute(this.byId("plot"), "aria-label", summary(stages, seconds));
+    this.byId("expected-key").hidden = !stages.some((stage) => stage.expectedEnd > stage.end);
+    this.byId("nan-key").hidden = !stages.some((stage) => stage.report.first_nonfinite_step != null);
+    syncChildren(this.byId("names"), stages, createName, (name, stage) => {
+      setText(/** @type {Element} */ (name.firstElementChild), stageTitle(stage.report));
+      setAttribute(name, "title", describeStage(stage));
+      name.style.left = at(stage.start);
+      name.style.width = at(stage.expectedEnd - stage.start);
+    });
+    syncChildren(this.byId("stages"), stages, createStage, (group, stage) => drawStage(group, stage, at));
+    syncChildren(this.byId("marks"), stages.flatMap(nanMarks), createMark, (mark, step) => {
+      const middle = (step.start + step.end) / 2;
+      setText(mark, `▲ NaN at step ${step.index}`);
+      mark.style.left = at(middle);
+      mark.dataset.edge = middle > seconds * 0.85 ? "right" : middle < seconds * 0.15 ? "left" : "";
+    });
+    syncChildren(this.byId("axis"), ticks(seconds), createMark, (tick, time) => {
+      setText(tick, seconds < 60 ? `${Number(time.toFixed(2))} s` : clock(time));
+      tick.style.left = at(time);
+    });
+  }
+}
+
+/** @typedef {(seconds: number) => string} Scale */
+
+function createName() {
+  return h("div", {}, h("span"));
+}
+
+function createMark() {
+  return h("div");
+}
+
+function createStage() {
+  const ground = svg("rect", { class: "stage", y: "0", height: String(HEIGHT) }, svg("title"));
+  const expected = svg("rect", { class: "expected", y: "0.5", height: String(HEIGHT - 1) });
+  return svg("g", {}, ground, expected, svg("g"), svg("g"));
+}
+
+/** @param {SVGGElement} group @param {StageSpan} stage @param {Scale} at */
+function drawStage(group, stage, at) {
+  const [ground, expected, steps, compiles] = /** @type {SVGElement[]} */ ([...group.children]);
+  if (!ground || !expected || !steps || !compiles) return;
+  setAttribute(group, "data-kind", stage.report.name);
+  setAttribute(ground, "class", stage.report.status === "failed" ? "stage failed" : "stage");
+  place(ground, stage.start, stage.end, at);
+  setText(/** @type {Element} */ (ground.firstElementChild), describeStage(stage));
+  place(expected, stage.end, stage.expectedEnd, at);
+  syncChildren(steps, stage.steps, createBar, (bar, step) => {
+    const classes = ["step", stage.steps.length > STEPS_WITH_GAPS ? "dense" : "", step.finite === false ? "nan" : ""];
+    setAttribute(bar, "class", classes.join(" ").trim());
+    setAttribute(bar, "data-step", String(step.index));
+    setAttribute(bar, "data-compiled", step.compiled ? "" : null);
+    place(bar, step.start, step.end, at);
+    setText(/** @type {Element} */ (bar.firstElementChild), describeStep(step));
+  });
+  syncChildren(compiles, stage.compile, createBar, (bar, span) => {
+    setAttribute(bar, "class", "compile");
+    place(bar, span.start, span.end, at);
+    setText(/** @type {Element} */ (bar.firstElementChild), `Compile: ${duration(span.end - span.start)}`);
+  });
+}
+
+function createBar() {
+  return svg("rect", { y: "3", height: String(HEIGHT - 6) }, svg("title"));
+}
+
+/** @param {Element} rect @param {number} start @param {number} end @param {Scale} at */
+function place(rect, start, end, at) {
+  setAttribute(rect, "x", at(start));
+  setAttribute(rect, "width", at(Math.max(0, end - start)));
+}
+
+/** @param {StageSpan} stage */
+function nanMarks(stage) {
+  const first = stage.report.first_nonfinite_step;
+  return stage.steps.filter((step) => step.index === first);
+}
+
+/** @param {StepSpan} step */
+function describeStep(step) {
+  const compiled = step.compiled ? ", a compile fell in it" : "";
+  return `Step ${step.index}: ${duration(step.seconds)}${compiled}${step.finite === false ? ", NaN" : ""}`;
+}
+
+/** @param {StageSpan} stage */
+function describeStage({ report, start, end }) {
+  const compile = report.compile_seconds > 0 ? `, of it compile ${duration(report.compile_seconds)}` : "";
+  return `${stageTitle(report)}: ${duration(report.seconds ?? end - start)}${compile}`;
+}
+
+/** @param {readonly StageSpan[]} stages @param {number} seconds */
+function summary(stages, seconds) {
+  return `Timeline over ${wholeDuration(seconds)}. ${stages.map(describeStage).join("; ")}`;
+}
+
+/** @param {number} seconds */
+function ticks(seconds) {
+  const step = TICK_SECONDS.find((candidate) => seconds / candidate <= TICKS_AT_MOST) ?? seconds;
+  const count = step > 0 ? Math.floor((seconds * 0.94) / step) + 1 : 0;
+  return Array.from({ length: count }, (_, index) => index * step);
+}
+
+/** Minutes and seconds of the axis: 2:30. @param {number} seconds */
+function clock(seconds) {
+  return `${Math.floor(seconds / 60)}:${String(Math.round(seconds % 60)).padStart(2, "0")}`;
+}
+
+customElements.define("crystools-timeline", Timeline);

@@ -1,0 +1,56 @@
+/**
+ * The page: one connection, one store, and the components of index.html bound to it.
+ *
+ * @import { ConnectionState } from "./client.js"
+ * @import { ServerMessage } from "./wire.js"
+ */
+
+import { Connection, fetchRun } from "./client.js";
+import { StoreView } from "./component.js";
+import "./components/chips.js";
+import "./components/current.js";
+import "./components/header.js";
+import "./components/host.js";
+import "./components/runs.js";
+import "./components/sources.js";
+import { Store } from "./store.js";
+
+const INTERVAL_KEY = "crystools-tpu.interval_seconds";
+
+const base = new URL("./", import.meta.url);
+const store = new Store((runId) => fetchRun(runId, base));
+const connection = new Connection(base);
+
+connection.addEventListener("message", (event) => {
+  store.receive(/** @type {CustomEvent<ServerMessage>} */ (event).detail);
+});
+connection.addEventListener("state", (event) => {
+  store.setConnection(/** @type {CustomEvent<ConnectionState>} */ (event).detail);
+});
+
+/** @param {number | null} seconds */
+function setRefresh(seconds) {
+  store.setChosenInterval(seconds);
+  const wanted = seconds ?? store.hello?.settings.interval_seconds;
+  if (wanted != null) connection.configure(wanted);
+}
+
+document.querySelector("crystools-header")?.addEventListener("interval", (event) => {
+  const seconds = /** @type {CustomEvent<number | null>} */ (event).detail;
+  if (seconds == null) localStorage.removeItem(INTERVAL_KEY);
+  else localStorage.setItem(INTERVAL_KEY, String(seconds));
+  setRefresh(seconds);
+});
+
+/** The refresh rate chosen in this browser, or null. */
+function savedInterval() {
+  const saved = localStorage.getItem(INTERVAL_KEY);
+  const seconds = Number(saved);
+  return saved != null && Number.isFinite(seconds) && seconds >= 0 ? seconds : null;
+}
+
+setRefresh(savedInterval());
+for (const element of document.querySelectorAll("body *")) {
+  if (element instanceof StoreView) element.store = store;
+}
+connection.open();

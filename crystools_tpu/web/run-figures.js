@@ -1,0 +1,162 @@
+/**
+ * What the page derives from a run's report: everything here is a pure function of its arguments.
+ *
+ * @import { HbmUsage, RunReport, StageReport, StepRecord } from "./wire.js"
+ */
+
+/**
+ * Where a stage and its parts lie on the run's clock, in seconds since the run's start.
+ *
+ * @typedef {{ start: number, end: number }} Span
+ * @typedef {Span & StepRecord & { index: number }} StepSpan
+ * @typedef {Span & { report: StageReport, expectedEnd: number, compile: Span[], steps: StepSpan[] }} StageSpan
+ */
+
+/**
+ * The stage that tells most about the run: the one that runs, else the one with the most model FLOPs,
+ * else the longest.
+ *
+ * @param {RunReport} run
+ * @returns {StageReport | null}
+ */
+export function mainStage(run) {
+  if (run.status === "running") return run.stages.at(-1) ?? null;
+  const weight = (/** @type {StageReport} */ stage) => [stage.flops ?? 0, stage.seconds ?? 0];
+  return run.stages.reduce((/** @type {StageReport | null} */ best, stage) => {
+    if (!best) return stage;
+    const [bestFlops = 0, bestSeconds = 0] = weight(best);
+    const [flops = 0, seconds = 0] = weight(stage);
+    return flops > bestFlops || (flops === bestFlops && seconds > bestSeconds) ? stage : best;
+  }, null);
+}
+
+/**
+ * Median seconds of the steps in which no compile fell, or null without one.
+ * @param {StageReport} stage
+ */
+export function medianStepSeconds(stage) {
+  if (stage.step_seconds) return stage.step_seconds.median;
+  const seconds = stage.steps.filter((step) => !step.compiled).map((step) => step.seconds);
+  seconds.sort((a, b) => a - b);
+  const middle = seconds.length / 2;
+  const high = seconds[Math.floor(middle)];
+  const low = seconds[Math.ceil(middle) - 1];
+  return high == null || low == null ? null : (low + high) / 2;
+}
+
+/**
+ * What the running stage has still to go by its report alone: the median of its steps times those to
+ * come, less the time since the last one. For a page that came after the latest step.
+ *
+ * @param {RunReport} run
+ * @param {number} nowUnixSeconds
+ */
+export function remainingSeconds(run, nowUnixSeconds) {
+  const stage = run.status === "running" ? run.stages.at(-1) : null;
+  const median = stage ? medianStepSeconds(stage) : null;
+  if (!stage || stage.steps_total == null || median == null) return null;
+  const lastStepAt = stage.steps.reduce((at, step) => at + step.seconds, stage.started_unix_seconds);
+  const toCome = median * (stage.steps_total - stage.steps.length);
+  return Math.max(0, toCome - Math.max(0, nowUnixSeconds - lastStepAt));
+}
+
+/**
+ * The chip nearest to its limit at its peak; by bytes where no limit is known.
+ * @template {HbmUsage} U
+ * @param {readonly U[]} usages
+ * @returns {U | null}
+ */
+export function fullestChip(usages) {
+  const share = (/** @type {HbmUsage} */ usage) => usage.peak_bytes / (usage.limit_bytes ?? 1);
+  return usages.reduce(
+    (/** @type {U | null} */ worst, usage) => (!worst || share(usage) > share(worst) ? usage : worst),
+    null,
+  );
+}
+
+/**
+ * Each chip's HBM over the whole run: before its first stage, at the peak and in which stage, after its
+ * last one so far.
+ *
+ * @param {RunReport} run
+ * @returns {(HbmUsage & { peakStage: StageReport })[]}
+ */
+export function hbmOverRun(run) {
+  /** @type {Map<string, HbmUsage & { peakStage: StageReport }>} */
+  const chips = new Map();
+  for (const stage of run.stages) {
+    for (const usage of stage.hbm) {
+      const { before_bytes, ...peak } = chips.get(usage.device) ?? { ...usage, peakStage: stage };
+      const higher = usage.peak_bytes > peak.peak_bytes ? { ...usage, peakStage: stage } : peak;
+      chips.set(usage.device, { ...higher, before_bytes, after_bytes: usage.after_bytes });
+    }
+  }
+  return [...chips.values()];
+}
+
+/** @param {RunReport} run @param {number} nowUnixSeconds */
+export function elapsedSeconds(run, nowUnixSeconds) {
+  return run.total_seconds ?? Math.max(0, nowUnixSeconds - run.started_unix_seconds);
+}
+
+/**
+ * The stages of a run laid out in time, and the seconds that the whole picture spans.
+ *
+ * @param {RunReport} run
+ * @param {number} nowUnixSeconds
+ * @param {number | null} etaSeconds What the running stage has still to go.
+ * @returns {{ seconds: number, stages: StageSpan[] }}
+ */
+export function layOut(run, nowUnixSeconds, etaSeconds) {
+  const stages = run.stages.map((stage) => {
+    const start = Math.max(0, stage.started_unix_seconds - run.started_unix_seconds);
+    const inner = layOutStage(stage);
+    const soFar = Math.max(start + inner.seconds, nowUnixSeconds - run.started_unix_seconds);
+    const end = stage.seconds == null ? soFar : start + stage.seconds;
+    return {
+      report: stage,
+      start,
+      end,
+      expectedEnd: stage.seconds == null ? end + (etaSeconds ?? 0) : end,
+      compile: inner.compile.map((span) => shifted(span, start)),
+      steps: inner.steps.map((span) => shifted(span, start)),
+    };
+  });
+  const last = Math.max(0, ...stages.map((stage) => stage.expectedEnd));
+  return { seconds: Math.max(last, elapsedSeconds(run, nowUnixSeconds)), stages };
+}
+
+/**
+ * Compile and steps within one stage, from its start. The first step is timed from the stage's start and
+ * the others follow one another; compile time is drawn at the start of the steps in which it fell, and
+ * what fell in no step after them.
+ *
+ * @param {StageReport} stage
+ * @returns {{ seconds: number, compile: Span[], steps: StepSpan[] }}
+ */
+function layOutStage(stage) {
+  const inSteps = stage.steps.reduce((total, step) => total + (step.compiled ? step.seconds : 0), 0);
+  const share = inSteps > 0 ? Math.min(1, stage.compile_seconds / inSteps) : 0;
+  /** @type {Span[]} */
+  const compile = [];
+  let at = 0;
+  const steps = stage.steps.map((step, index) => {
+    const start = at;
+    at += step.seconds;
+    if (step.compiled) compile.push({ start, end: start + step.seconds * share });
+    return { ...step, index, start, end: at };
+  });
+  const rest = Math.min(stage.compile_seconds - inSteps, (stage.seconds ?? Infinity) - at);
+  if (rest > 0) compile.push({ start: at, end: at + rest });
+  return { seconds: at + Math.max(0, rest), compile, steps };
+}
+
+/**
+ * @template {Span} S
+ * @param {S} span
+ * @param {number} seconds
+ * @returns {S}
+ */
+function shifted(span, seconds) {
+  return { ...span, start: span.start + seconds, end: span.end + seconds };
+}

@@ -1,0 +1,283 @@
+/**
+ * The state of the page: the server's messages folded into what the components show.
+ *
+ * @import { ConnectionState } from "./client.js"
+ * @import { ChipReading, Hello, Ratio, RunReport, ServerMessage, Snapshot, StepFinished } from "./wire.js"
+ * @import { CompileFinished, StageReport, TelemetryEvent } from "./wire.js"
+ */
+
+import { remainingSeconds } from "./run-figures.js";
+import { Series } from "./series.js";
+
+const RUNS_KEPT = 50;
+
+/** A snapshot older than this many intervals is shown as stale. */
+const STALE_INTERVALS = 4;
+const STALE_SECONDS_AT_LEAST = 3;
+
+/**
+ * What a running stage said at its latest step and its report does not carry.
+ * @typedef {{ stage: number, etaSeconds: number | null, mfu: Ratio | null, receivedSeconds: number }} Progress
+ */
+
+/** The quantities of a chip that have a history. @typedef {"hbm" | "duty" | "tensorcore" | "mfu"} ChipQuantity */
+
+/** Emits `change` whenever something that it holds has changed. */
+export class Store extends EventTarget {
+  /** @type {ConnectionState} */
+  connection = "connecting";
+  /** @type {Hello | null} */
+  hello = null;
+  /** @type {Snapshot | null} */
+  snapshot = null;
+  /** Newest first. @type {RunReport[]} */
+  runs = [];
+  /** The last complaint of the server about a message of ours. @type {string | null} */
+  problem = null;
+  /** How often snapshots are asked for; 0 is never, null leaves it to the server. @type {number | null} */
+  chosenIntervalSeconds = null;
+
+  /** @type {Map<string, Series>} */
+  #series = new Map();
+  /** @type {Map<string, Progress>} */
+  #progress = new Map();
+  #snapshotReceivedSeconds = 0;
+  #clockOffsetSeconds = 0;
+  /** @type {Set<string>} */
+  #refetching = new Set();
+  /** @type {(runId: string) => Promise<RunReport | null>} */
+  #fetchRun;
+
+  /**
+   * @param {(runId: string) => Promise<RunReport | null>} fetchRun Asks the server for one run: a slow
+   *   page may have lost events, and repairs the run when it notices.
+   */
+  constructor(fetchRun) {
+    super();
+    this.#fetchRun = fetchRun;
+  }
+
+  get simulated() {
+    return this.hello?.simulated || this.snapshot?.simulated || false;
+  }
+
+  get intervalSeconds() {
+    return this.chosenIntervalSeconds ?? this.hello?.settings.interval_seconds ?? null;
+  }
+
+  /** Whether the readings on screen are no longer true: connection lost, or snapshots overdue or off. */
+  get stale() {
+    if (!this.snapshot) return false;
+    if (this.connection !== "open" || !this.intervalSeconds) return true;
+    const age = monotonicSeconds() - this.#snapshotReceivedSeconds;
+    return age > Math.max(STALE_SECONDS_AT_LEAST, STALE_INTERVALS * this.intervalSeconds);
+  }
+
+  /** The server's clock, as well as it is known. */
+  get nowUnixSeconds() {
+    return Date.now() / 1000 + this.#clockOffsetSeconds;
+  }
+
+  get runningRuns() {
+    return this.runs.filter((run) => run.status === "running");
+  }
+
+  /** @param {ConnectionState} state */
+  setConnection(state) {
+    this.connection = state;
+    this.#changed();
+  }
+
+  /** @param {number | null} seconds */
+  setChosenInterval(seconds) {
+    this.chosenIntervalSeconds = seconds;
+    this.#changed();
+  }
+
+  /** @param {ServerMessage} message */
+  receive(message) {
+    switch (message.type) {
+      case "hello":
+        this.hello = message;
+        this.runs = message.runs;
+        this.#progress.clear();
+        this.problem = null;
+        break;
+      case "snapshot":
+        this.#receiveSnapshot(message);
+        break;
+      case "error":
+        this.problem = message.field ? `${message.field}: ${message.message}` : message.message;
+        break;
+      default:
+        this.#receiveEvent(message);
+    }
+    this.#changed();
+  }
+
+  /**
+   * Seconds that the running stage has still to go, or null where nobody knows.
+   * @param {RunReport} run
+   */
+  etaSeconds(run) {
+    const progress = this.#currentProgress(run);
+    if (!progress) return remainingSeconds(run, this.nowUnixSeconds);
+    if (progress.etaSeconds == null) return null;
+    return Math.max(0, progress.etaSeconds - (monotonicSeconds() - progress.receivedSeconds));
+  }
+
+  /**
+   * MFU of the running stage at its latest step.
+   * @param {RunReport} run
+   */
+  latestMfu(run) {
+    return this.#currentProgress(run)?.mfu ?? run.stages.at(-1)?.mfu ?? null;
+  }
+
+  /**
+   * MFU of the run that uses this chip now, at its latest step.
+   * @param {string} chip
+   */
+  chipMfu(chip) {
+    const run = this.runningRuns.find((candidate) => candidate.device?.chip_ids.includes(chip));
+    return run ? this.latestMfu(run) : null;
+  }
+
+  /** @param {string} chip @param {ChipQuantity} quantity */
+  chipSeries(chip, quantity) {
+    return this.#seriesOf(`chip/${chip}/${quantity}`);
+  }
+
+  /** @param {"cpu" | "memory" | `disk/${string}`} quantity */
+  hostSeries(quantity) {
+    return this.#seriesOf(`host/${quantity}`);
+  }
+
+  /** @param {string} key */
+  #seriesOf(key) {
+    let series = this.#series.get(key);
+    if (!series) this.#series.set(key, (series = new Series()));
+    return series;
+  }
+
+  /** @param {RunReport} run */
+  #currentProgress(run) {
+    const progress = this.#progress.get(run.run_id);
+    return progress?.stage === run.stages.length - 1 ? progress : null;
+  }
+
+  /** @param {Snapshot} snapshot */
+  #receiveSnapshot(snapshot) {
+    this.snapshot = snapshot;
+    this.#snapshotReceivedSeconds = monotonicSeconds();
+    this.#clockOffsetSeconds = snapshot.time_unix_seconds - Date.now() / 1000;
+    for (const chip of snapshot.chips) this.#recordChip(chip);
+    const { host } = snapshot;
+    if (!host) return;
+    this.hostSeries("cpu").push(host.cpu_utilization_ratio);
+    this.hostSeries("memory").push(host.memory_used_bytes);
+    for (const disk of host.disks) this.hostSeries(`disk/${disk.mount}`).push(disk.used_bytes);
+  }
+
+  /** @param {ChipReading} chip */
+  #recordChip(chip) {
+    this.chipSeries(chip.chip, "hbm").push(chip.hbm_used_bytes);
+    this.chipSeries(chip.chip, "duty").push(chip.duty_cycle_ratio);
+    this.chipSeries(chip.chip, "tensorcore").push(chip.tensorcore_utilization_ratio);
+    this.chipSeries(chip.chip, "mfu").push(this.chipMfu(chip.chip)?.ratio ?? null);
+  }
+
+  /** @param {TelemetryEvent} event */
+  #receiveEvent(event) {
+    if (event.type === "run_started" || event.type === "run_finished") {
+      this.#replaceRun(event.report);
+      return;
+    }
+    const run = this.runs.find((candidate) => candidate.run_id === event.run_id);
+    if (!run || !foldIntoRun(run, event)) {
+      this.#refetch(event.run_id);
+    } else if (event.type === "step_finished") {
+      this.#progress.set(run.run_id, progressOf(event));
+    }
+  }
+
+  /** @param {RunReport} report */
+  #replaceRun(report) {
+    const index = this.runs.findIndex((run) => run.run_id === report.run_id);
+    if (index >= 0) this.runs[index] = report;
+    else this.runs.unshift(report);
+    this.runs.length = Math.min(this.runs.length, RUNS_KEPT);
+    if (report.status !== "running") this.#progress.delete(report.run_id);
+  }
+
+  /** @param {string} runId */
+  async #refetch(runId) {
+    if (this.#refetching.has(runId)) return;
+    this.#refetching.add(runId);
+    try {
+      const report = await this.#fetchRun(runId);
+      if (report) this.#replaceRun(report);
+    } catch (error) {
+      this.problem = String(error);
+    } finally {
+      this.#refetching.delete(runId);
+    }
+    this.#changed();
+  }
+
+  #changed() {
+    this.dispatchEvent(new Event("change"));
+  }
+}
+
+/** @param {StepFinished} event @returns {Progress} */
+function progressOf(event) {
+  const { stage, eta_seconds: etaSeconds, mfu } = event;
+  return { stage, etaSeconds, mfu, receivedSeconds: monotonicSeconds() };
+}
+
+/**
+ * Brings `run` up to date with an event of one of its stages. False where events before it were lost.
+ *
+ * @param {RunReport} run
+ * @param {Exclude<TelemetryEvent, { report: RunReport }>} event
+ */
+function foldIntoRun(run, event) {
+  if (event.type === "stage_started" || event.type === "stage_finished") {
+    if (event.stage > run.stages.length) return false;
+    run.stages[event.stage] = event.report;
+    return true;
+  }
+  const stage = run.stages[event.stage];
+  if (!stage) return false;
+  return event.type === "step_finished" ? foldStep(stage, event) : foldCompile(stage, event);
+}
+
+/** @param {StageReport} stage @param {StepFinished} event */
+function foldStep(stage, event) {
+  if (event.step > stage.steps.length) return false;
+  stage.steps[event.step] = event.record;
+  stage.steps_total = event.steps_total;
+  if (event.record.finite === false) stage.first_nonfinite_step ??= event.step;
+  return true;
+}
+
+/** How many steps of a stage were done at its latest recompile. @type {WeakMap<StageReport, number>} */
+const recompiledAtStep = new WeakMap();
+
+/** @param {StageReport} stage @param {CompileFinished} event */
+function foldCompile(stage, event) {
+  stage.compile_seconds = event.stage_compile_seconds;
+  stage.compile_cache = event.cache;
+  if (event.recompile) {
+    // One step may compile several functions: the final report counts them as one recompile.
+    if (recompiledAtStep.get(stage) !== stage.steps.length) stage.recompiles += 1;
+    recompiledAtStep.set(stage, stage.steps.length);
+    stage.recompile_reasons.push(event.reason ?? event.function ?? "jax gives no reason");
+  }
+  return true;
+}
+
+function monotonicSeconds() {
+  return performance.now() / 1000;
+}

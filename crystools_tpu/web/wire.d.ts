@@ -1,0 +1,215 @@
+/**
+ * The wire: what the server says over the websocket and the JSON API. The reports and events mirror the
+ * dataclasses of `crystools_tpu/telemetry/events.py`, the snapshot those of `crystools_tpu/monitor`; a test
+ * compares the field names. A value that is unknown is `null`.
+ */
+
+export type StageName =
+  | "load"
+  | "text_encode"
+  | "image_encode"
+  | "denoise"
+  | "vae_encode"
+  | "vae_decode"
+  | "save";
+export type Status = "running" | "succeeded" | "failed" | "cancelled";
+export type CompileCache = "hit" | "miss" | "off";
+export type Bound = "compute" | "bandwidth" | "host";
+
+export interface Ratio {
+  ratio: number;
+  numerator: number;
+  denominator: number;
+  unit: "flop" | "byte";
+  method: string;
+}
+
+export interface HbmUsage {
+  device: string;
+  before_bytes: number;
+  peak_bytes: number;
+  after_bytes: number;
+  limit_bytes: number | null;
+  method: string;
+}
+
+export interface StepRecord {
+  seconds: number;
+  compiled: boolean;
+  finite: boolean | null;
+}
+
+export interface StepSeconds {
+  median: number;
+  p95: number;
+  min: number;
+  max: number;
+}
+
+export interface StageReport {
+  name: StageName;
+  component: string | null;
+  status: Status;
+  error: string | null;
+  started_unix_seconds: number;
+  seconds: number | null;
+  compile_seconds: number;
+  compile_cache: CompileCache | null;
+  recompiles: number;
+  recompile_reasons: string[];
+  steps_total: number | null;
+  steps: StepRecord[];
+  step_seconds: StepSeconds | null;
+  first_nonfinite_step: number | null;
+  flops: number | null;
+  flops_method: string | null;
+  mfu: Ratio | null;
+  mbu: Ratio | null;
+  bound: Bound | null;
+  hbm: HbmUsage[];
+}
+
+export interface Device {
+  platform: string;
+  kind: string;
+  count: number;
+  chips: number;
+  chip_ids: string[];
+  peak_flops_per_chip: number | null;
+  peak_source: string | null;
+  hbm_bytes_per_chip: number | null;
+  hbm_bandwidth_bytes_per_second_per_chip: number | null;
+}
+
+export interface RunReport {
+  run_id: string;
+  pipeline: string;
+  model_id: string | null;
+  params: Record<string, string | number | boolean | null>;
+  status: Status;
+  error: string | null;
+  started_at: string;
+  started_unix_seconds: number;
+  total_seconds: number | null;
+  output: string | null;
+  device: Device | null;
+  stages: StageReport[];
+}
+
+export interface RunStarted {
+  type: "run_started";
+  report: RunReport;
+}
+
+export interface StageStarted {
+  type: "stage_started";
+  run_id: string;
+  stage: number;
+  report: StageReport;
+}
+
+export interface StepFinished {
+  type: "step_finished";
+  run_id: string;
+  pipeline: string;
+  stage: number;
+  stage_name: StageName;
+  step: number;
+  record: StepRecord;
+  steps_total: number | null;
+  eta_seconds: number | null;
+  mfu: Ratio | null;
+}
+
+export interface CompileFinished {
+  type: "compile_finished";
+  run_id: string;
+  pipeline: string;
+  stage: number;
+  stage_name: StageName;
+  function: string | null;
+  seconds: number;
+  cache: CompileCache;
+  stage_compile_seconds: number;
+  recompile: boolean;
+  reason: string | null;
+}
+
+export interface StageFinished {
+  type: "stage_finished";
+  run_id: string;
+  pipeline: string;
+  stage: number;
+  report: StageReport;
+}
+
+export interface RunFinished {
+  type: "run_finished";
+  report: RunReport;
+}
+
+export interface ChipReading {
+  chip: string;
+  kind: string | null;
+  hbm_used_bytes: number | null;
+  hbm_total_bytes: number | null;
+  duty_cycle_ratio: number | null;
+  tensorcore_utilization_ratio: number | null;
+  hbm_bandwidth_utilization_ratio: number | null;
+  temperature_celsius: number | null;
+}
+
+export interface DiskReading {
+  mount: string;
+  used_bytes: number;
+  total_bytes: number;
+}
+
+export interface HostReading {
+  cpu_utilization_ratio: number | null;
+  memory_used_bytes: number;
+  memory_total_bytes: number;
+  disks: DiskReading[];
+}
+
+export interface SourceHealth {
+  source: string;
+  up: boolean | null;
+  last_success_unix_seconds: number | null;
+  errors_total: number;
+  error: string | null;
+}
+
+export interface Snapshot {
+  type: "snapshot";
+  time_unix_seconds: number;
+  simulated: boolean;
+  chips: ChipReading[];
+  host: HostReading | null;
+  sources: SourceHealth[];
+}
+
+export interface Hello {
+  type: "hello";
+  version: string;
+  /** The simulated topology ("v6e-8") or whether there is one. */
+  simulated: string | boolean | null;
+  settings: { interval_seconds: number };
+  runs: RunReport[];
+}
+
+export interface WireError {
+  type: "error";
+  field: string | null;
+  message: string;
+}
+
+export type TelemetryEvent =
+  | RunStarted
+  | StageStarted
+  | StepFinished
+  | CompileFinished
+  | StageFinished
+  | RunFinished;
+
+export type ServerMessage = Hello | Snapshot | WireError | TelemetryEvent;

@@ -1,0 +1,262 @@
+"""A machine and its runs under a clock that only the test moves: the real recorder, monitor and server.
+
+Only what cannot be had is played: the chips (as `jax.Device` shows them), and the time that a step takes.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from crystools_tpu import telemetry
+from crystools_tpu.monitor import Monitor
+from crystools_tpu.server import Server, create_app
+from crystools_tpu.sources.base import ChipReading, DiskReading, HostReading, Reading, SourceError
+from crystools_tpu.telemetry.compiles import _BACKEND, _CACHE_HIT
+
+GIB = 2**30
+EPOCH = 1_790_000_000.0
+
+
+class Clock:
+    """Seconds since the scene's start, moved by hand."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def monotonic(self) -> float:
+        return self.seconds
+
+    def wall(self) -> float:
+        return EPOCH + self.seconds
+
+
+class V6eChip:
+    """One v6e chip as jax shows it."""
+
+    platform = "tpu"
+    device_kind = "TPU v6 lite"
+
+    def __init__(self, number: int) -> None:
+        self.id = number
+        self.used = int(1.5 * GIB)
+        self.peak = self.used
+
+    def hold(self, gibibytes: float) -> None:
+        self.used = int(gibibytes * GIB) + self.id * 3 * 2**20
+        self.peak = max(self.peak, self.used)
+
+    def memory_stats(self) -> dict[str, int]:
+        return {
+            "bytes_in_use": self.used,
+            "peak_bytes_in_use": self.peak,
+            "bytes_limit": int(31.24 * GIB),
+        }
+
+
+class Output:
+    """What a step hands to `stage.step`: it is done `seconds` after the step before it."""
+
+    dtype = bool
+    size = 1
+
+    def __init__(self, clock: Clock, seconds: float, finite: bool = True) -> None:
+        self._clock = clock
+        self._seconds = seconds
+        self._finite = finite
+
+    def block_until_ready(self) -> None:
+        self._clock.seconds += self._seconds
+
+    def __bool__(self) -> bool:
+        return self._finite
+
+
+@dataclass
+class Machine:
+    """A source that says what it is told to; `down` makes it fail with that reason."""
+
+    name: str = "tpu"
+    reading: Reading = field(default_factory=Reading)
+    down: str | None = None
+
+    def read(self) -> Reading:
+        if self.down:
+            raise SourceError(self.down)
+        return self.reading
+
+    def close(self) -> None:
+        pass
+
+
+HOST = HostReading(
+    cpu_utilization_ratio=0.37,
+    memory_used_bytes=412 * GIB,
+    memory_total_bytes=1433 * GIB,
+    disks=(DiskReading("/", 71 * GIB, 97 * GIB), DiskReading("/dev/shm", 133 * GIB, 708 * GIB)),
+)
+
+
+def v6e_readings(count: int, *, used_gib: float = 23.5, duty: float = 0.98) -> tuple[ChipReading, ...]:
+    """Readings of `count` v6e chips, each a little different."""
+    return tuple(
+        ChipReading(
+            chip=f"tpu{number}",
+            kind="v6e",
+            hbm_used_bytes=int((used_gib + 0.35 * ((number * 7) % 11) - 1.5) * GIB),
+            hbm_total_bytes=int(31.25 * GIB),
+            duty_cycle_ratio=max(0.0, duty - 0.004 * ((number * 5) % 9)),
+            tensorcore_utilization_ratio=0.61 - 0.01 * ((number * 3) % 7),
+        )
+        for number in range(count)
+    )
+
+
+class Scene:
+    """A server on a free port, with a machine of its own, a history and a bus."""
+
+    def __init__(self, *, simulated: str | None = None) -> None:
+        self.clock = Clock()
+        self.bus = telemetry.Bus()
+        self.history = telemetry.History()
+        self.host = Machine("host", Reading(host=HOST))
+        self.tpu = Machine("tpu")
+        self._simulated = simulated
+        self._server: Server | None = None
+        self._monitor: Monitor | None = None
+        self._port = 0
+        self._began = time.monotonic()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self._port}/crystools-tpu/"
+
+    def start(self) -> None:
+        """Serves, on the port it had before if it ran before."""
+        self._monitor = Monitor(
+            [self.host, self.tpu],
+            interval_seconds=0.1,
+            simulated=self._simulated is not None,
+            clock=self._machine_time,
+        )
+        self._monitor.start()
+        app = create_app(self._monitor, history=self.history, bus=self.bus, simulated=self._simulated)
+        self._server = Server(app, port=self._port)
+        _, self._port = self._server.start()
+
+    def stop(self) -> None:
+        if self._server and self._monitor:
+            self._server.stop()
+            self._monitor.stop()
+
+    def _machine_time(self) -> float:
+        """The scene's time, which also goes by itself: the server paces snapshots by it."""
+        return self.clock.wall() + time.monotonic() - self._began
+
+    @contextmanager
+    def run(self, pipeline: str = "wan2.1-t2v", **options: Any) -> Iterator[telemetry.Run]:
+        with telemetry.run(
+            pipeline,
+            bus=self.bus,
+            history=self.history,
+            clock=self.clock.monotonic,
+            wall_clock=self.clock.wall,
+            **options,
+        ) as run:
+            yield run
+
+    def output(self, seconds: float, *, finite: bool = True) -> Output:
+        return Output(self.clock, seconds, finite)
+
+    def compile(self, stage: telemetry.Stage, seconds: float, reason: str | None = None) -> None:
+        """A compile of `seconds` falls into the stage, as jax.monitoring would report it."""
+        self.clock.seconds += seconds
+        if reason:
+            stage.compile_log.explain(reason)
+        stage.compile_log.event(_CACHE_HIT)
+        stage.compile_log.duration(_BACKEND, seconds, "jit(denoise)")
+
+
+PARAMS = {
+    "prompt": "A cat in a space suit walks through a neon market in the rain, cinematic, shallow depth of field",
+    "height": 720,
+    "width": 1280,
+    "num_frames": 81,
+    "num_inference_steps": 50,
+    "guidance_scale": 5.0,
+    "flow_shift": 5.0,
+    "seed": 2025,
+}
+
+
+def play_wan(
+    scene: Scene,
+    *,
+    chips: int = 8,
+    steps: int = 50,
+    stop_after: int | None = None,
+    nan_at: int | None = None,
+    recompile_at: int | None = None,
+    fail_at: int | None = None,
+    compile_seconds: float = 38.0,
+) -> Iterator[None]:
+    """One Wan2.1 run at 720p. Yields once in the middle where `stop_after` steps are done."""
+    devices = [V6eChip(number) for number in range(chips)]
+    with scene.run(model_id="Wan-AI/Wan2.1-T2V-14B-Diffusers", params=PARAMS, devices=devices) as run:
+        for component, seconds, gib in (("text_encoder", 9.4, 12.2), ("transformer", 21.8, 5.3)):
+            with run.stage("load", component=component):
+                scene.clock.seconds += seconds
+                _hold(devices, gib)
+        with run.stage("text_encode") as stage:
+            scene.compile(stage, 6.1)
+            scene.clock.seconds += 1.2
+        with run.stage(
+            "denoise",
+            steps=steps,
+            flops_per_step=13.05e15 * chips / 8,
+            flops_method="architecture",
+            bytes_per_step=5.6e11 * chips,
+        ) as stage:
+            for step in range(steps):
+                if step == 0:
+                    scene.compile(stage, compile_seconds)
+                    _hold(devices, 24.1)
+                if step == recompile_at:
+                    scene.compile(stage, 12.0, "at latents, now f32[1,16,21,90,160] and before bf16[1,16,21,90,160]")
+                if step == fail_at:
+                    raise RuntimeError("RESOURCE_EXHAUSTED: attempting to allocate 9.42G, 7.10G available (tpu3)")
+                stage.step(scene.output(4.54 + 0.03 * (step % 4), finite=nan_at is None or step < nan_at))
+                if stop_after == step + 1:
+                    yield
+        with run.stage("vae_decode") as stage:
+            scene.compile(stage, 8.0)
+            _hold(devices, 27.3)
+            scene.clock.seconds += 1.16
+        with run.stage("save"):
+            scene.clock.seconds += 3.1
+        run.output = "out/cat.mp4"
+
+
+def play_to_end(scene: Scene, **options: Any) -> None:
+    """A whole run; a run that is made to fail ends so."""
+    try:
+        for _ in play_wan(scene, **options):
+            pass
+    except RuntimeError:
+        pass
+
+
+def _hold(devices: list[V6eChip], gibibytes: float) -> None:
+    for device in devices:
+        device.hold(gibibytes)
+
+
+def wait_until(true: Any, seconds: float = 10) -> None:
+    end = time.monotonic() + seconds
+    while not true():
+        if time.monotonic() > end:
+            raise TimeoutError("the condition did not come true")
+        time.sleep(0.01)
