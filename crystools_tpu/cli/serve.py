@@ -14,7 +14,7 @@ from crystools_tpu import telemetry
 from crystools_tpu.cli.errors import CommandError
 
 if TYPE_CHECKING:
-    from crystools_tpu.sources import Source
+    from crystools_tpu.sources.base import Source
 
 DEFAULT_PORT = 8189
 
@@ -106,7 +106,7 @@ def panel(
             raise CommandError(f"--rate: {error}") from None
         monitor.start()
         stack.callback(monitor.stop)
-        exporter = PrometheusExporter(monitor, bus=telemetry.bus)
+        exporter = PrometheusExporter(monitor, bus=telemetry.bus, simulated=simulate)
         stack.callback(exporter.close)
         app = create_app(
             monitor,
