@@ -18,7 +18,7 @@ def stage_table(report: RunReport) -> Table:
     title = f"{report.pipeline} {report.status.value} {total}".rstrip()
     table = Table(title=title, box=box.HORIZONTALS, padding=(0, 1, 0, 0), pad_edge=False)
     table.add_column("stage", no_wrap=True)
-    for heading in ("seconds", "compile", "steps", "s/step", "MFU", "MBU", "bound", "HBM peak"):
+    for heading in ("seconds", "compile", "steps", "s/step", "MFU", "bound", "HBM peak"):
         table.add_column(heading, justify="right", no_wrap=True)
     for stage in report.stages:
         table.add_row(*_row(stage))
@@ -40,7 +40,6 @@ def _row(stage: StageReport) -> tuple[str, ...]:
         str(len(stage.steps)) if stage.steps else "-",
         _seconds(stage.step_seconds.median if stage.step_seconds else None) if stage.steps else "-",
         percent(stage.mfu) if stage.steps else "-",
-        percent(stage.mbu) if stage.steps else "-",
         (stage.bound.value if stage.bound else ABSENT) if stage.steps else "-",
         ABSENT if peak is None else _size(peak),
     )
