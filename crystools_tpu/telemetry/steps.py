@@ -9,15 +9,13 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
 from queue import SimpleQueue
-from typing import Any
+from typing import Any, NamedTuple
 
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class DispatchedStep:
+class DispatchedStep(NamedTuple):
     """A step the host has dispatched. `dispatched_at` is on the waiter's clock."""
 
     output: Any
@@ -30,8 +28,8 @@ class DispatchedStep:
 class StepWaiter:
     """Waits for the steps of one stage, in order, in a thread that lives from the first step to `finish`.
 
-    `on_done(step, finished_at, finite)` is called in that thread. The first error of the device (or of
-    `on_done`) ends the recording; `finish` returns it.
+    `on_done(step, finished_at, finite)` is called in that thread. The first error of the device ends the
+    recording; `finish` returns it.
     """
 
     def __init__(
@@ -40,17 +38,23 @@ class StepWaiter:
         self._on_done = on_done
         self._clock = clock
         self._queue: SimpleQueue[DispatchedStep | None] = SimpleQueue()
-        self._room = threading.Semaphore(1)
+        self._newest: Any = None
         self._thread: threading.Thread | None = None
         self._error: Exception | None = None
 
     def add(self, step: DispatchedStep) -> None:
-        """Enqueues the step; returns once no more than this one is unfinished."""
+        """Enqueues the step, then waits for the one before it: no more than this one is unfinished.
+
+        The host waits for the device itself, not for the thread, so nothing that listens can delay it.
+        Raises the device's error of the step before, and TypeError for an output that cannot be waited for.
+        """
+        check_can_wait(step.output)
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="crystools-tpu-steps", daemon=True)
             self._thread.start()
         self._queue.put(step)
-        self._room.acquire()
+        previous, self._newest = self._newest, step.output
+        wait_for(previous)
 
     def finish(self, timeout: float | None = None) -> Exception | None:
         """Waits for the steps still in flight, at most `timeout` seconds, and ends the thread."""
@@ -63,27 +67,35 @@ class StepWaiter:
 
     def _run(self) -> None:
         while (step := self._queue.get()) is not None:
-            if self._error is None:
-                try:
-                    wait_for(step.output)
-                    finished_at = self._clock()
-                    self._on_done(step, finished_at, truth(step.output))
-                except Exception as error:  # noqa: BLE001 - whatever the device raises goes to `finish`
-                    self._error = error
-            self._room.release()
+            try:
+                wait_for(step.output)
+                finished_at = self._clock()
+                finite = truth(step.output)
+            except Exception as error:  # noqa: BLE001 - whatever the device raises, `finish` returns
+                self._error = error
+                return
+            try:
+                self._on_done(step, finished_at, finite)
+            except Exception:
+                logger.exception("a step could not be recorded")  # the run goes on
+
+
+def check_can_wait(output: Any) -> None:
+    """Raises TypeError for what is neither a jax array nor a `torch.cuda.Event` nor None."""
+    if output is None or hasattr(output, "block_until_ready") or hasattr(output, "synchronize"):
+        return
+    raise TypeError(
+        f"a step was reported with a {type(output).__name__}, which cannot be waited for: "
+        "pass a small jax array that the step computed, a torch.cuda.Event, or None"
+    )
 
 
 def wait_for(output: Any) -> None:
-    """Blocks until `output` is computed: a jax array or a `torch.cuda.Event`; None is already done."""
-    if output is None:
-        return
-    wait = getattr(output, "block_until_ready", None) or getattr(output, "synchronize", None)
-    if wait is None:
-        raise TypeError(
-            f"a step was reported with a {type(output).__name__}, which cannot be waited for: "
-            "pass a small jax array that the step computed, a torch.cuda.Event, or None"
-        )
-    wait()
+    """Blocks until `output` is computed; None is already done."""
+    if hasattr(output, "block_until_ready"):
+        output.block_until_ready()
+    elif output is not None:
+        output.synchronize()
 
 
 def truth(output: Any) -> bool | None:

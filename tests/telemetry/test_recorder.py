@@ -129,7 +129,10 @@ def test_ctrl_c_ends_stage_and_run_as_cancelled(bench: Bench) -> None:
     assert [(s.status, len(s.steps)) for s in run.report.stages] == [("cancelled", 1)]
 
 
-def test_an_error_of_the_device_surfaces_at_the_end_of_the_stage(bench: Bench) -> None:
+@pytest.mark.parametrize("steps_after", [0, 1])
+def test_an_error_of_the_device_surfaces_at_the_next_step_or_the_end_of_the_stage(
+    bench: Bench, steps_after: int
+) -> None:
     class Broken:
         def block_until_ready(self) -> None:
             raise RuntimeError("RESOURCE_EXHAUSTED")
@@ -137,7 +140,8 @@ def test_an_error_of_the_device_surfaces_at_the_end_of_the_stage(bench: Bench) -
     with pytest.raises(RuntimeError, match="RESOURCE_EXHAUSTED"), bench.run() as run:
         with run.stage("denoise") as stage:
             stage.step(Broken())
-            stage.step(None)
+            for _ in range(steps_after):
+                stage.step(None)
     assert run.report.stages[0].status == "failed"
     assert run.report.stages[0].steps == ()
 

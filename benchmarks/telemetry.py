@@ -1,0 +1,209 @@
+"""What watching costs: `python -m benchmarks.telemetry [--json FILE]`.
+
+Each figure is a ratio against a peer measured in the same process, the two taking turns, so that a busy
+machine slows both. The median over the rounds is given.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import multiprocessing
+import os
+import platform
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One measured ratio, ours over the peer's, and what was aimed at."""
+
+    name: str
+    ours: float
+    peer: float
+    unit: str
+    target: float
+
+    @property
+    def ratio(self) -> float:
+        """Below 1 is better than the peer."""
+        return self.ours / self.peer
+
+
+def alternate(ours: Callable[[], float], peer: Callable[[], float], rounds: int) -> tuple[float, float]:
+    """The medians of both, measured in turn; the first round only warms up."""
+    pairs = [(ours(), peer()) for _ in range(rounds + 1)][1:]
+    return statistics.median(pair[0] for pair in pairs), statistics.median(pair[1] for pair in pairs)
+
+
+def step_record_against_otel_span(count: int = 2000, rounds: int = 9) -> Figure:
+    """CPU seconds in the host's thread, which is what a step waits for, of one record of a step."""
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import BatchSpanProcessor
+    from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+    from crystools_tpu import telemetry
+
+    provider = TracerProvider()
+    provider.add_span_processor(BatchSpanProcessor(InMemorySpanExporter(), max_queue_size=4 * count))
+    tracer = provider.get_tracer("benchmark")
+
+    def ours() -> float:
+        bus, history = telemetry.Bus(), telemetry.History()
+        with telemetry.run("benchmark", bus=bus, history=history) as run, run.stage("denoise") as stage:
+            start = time.thread_time()
+            for _ in range(count):
+                stage.step(None)
+            return (time.thread_time() - start) / count
+
+    def peer() -> float:
+        start = time.thread_time()
+        for step in range(count):
+            with tracer.start_as_current_span("step") as span:
+                span.set_attribute("step", step)
+        return (time.thread_time() - start) / count
+
+    try:
+        return Figure("step record / OpenTelemetry SDK span", *alternate(ours, peer, rounds), "s CPU", 0.2)
+    finally:
+        provider.shutdown()
+
+
+class _NoStage:
+    def step(self, done: Any, **_: Any) -> None:
+        """Waits as a pipeline without telemetry would have to: not at all."""
+
+
+class _NoRun:
+    output: str | None = None
+    report: Any = None
+
+    @contextlib.contextmanager
+    def stage(self, *_: Any, **__: Any) -> Iterator[_NoStage]:
+        yield _NoStage()
+
+
+@contextlib.contextmanager
+def _no_run(*_: Any, **__: Any) -> Iterator[_NoRun]:
+    yield _NoRun()
+
+
+def pipeline_with_telemetry_against_without(rounds: int = 5) -> Figure:
+    """Wall seconds of the tiny Wan2.1 pipeline, whole, from a warm compile cache."""
+    from crystools_pipelines.tiny import write_tiny_checkpoint
+    from crystools_pipelines.wan21 import pipeline
+
+    request = pipeline.Wan21Request(
+        prompt="a boat", height=128, width=160, num_frames=9, num_inference_steps=12
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        checkpoint = write_tiny_checkpoint("wan2.1-t2v", Path(folder) / "checkpoint")
+
+        def ours() -> float:
+            start = time.perf_counter()
+            pipeline.generate(request, checkpoint=checkpoint, devices=1)
+            return time.perf_counter() - start
+
+        def peer() -> float:
+            with mock.patch.object(pipeline.telemetry, "run", _no_run):
+                return ours()
+
+        with mock.patch.dict(os.environ, JAX_COMPILATION_CACHE_DIR=str(Path(folder) / "cache")):
+            return Figure("pipeline with telemetry / without", *alternate(ours, peer, rounds), "s", 1.01)
+
+
+def _serve_rig(connection: Any) -> None:
+    """In a process of its own, so that the server's CPU is not counted as the client's."""
+    from crystools_tpu.testing.simulate import Simulation
+
+    with Simulation("v6e-8") as simulation:
+        connection.send(simulation.runtime.address)
+        connection.recv()
+
+
+def sample_against_tpu_info(count: int = 100, rounds: int = 9) -> Figure:
+    """CPU seconds of one reading of 8 chips: HBM used and total, and duty cycle."""
+    from tpu_info import device, metrics
+
+    from crystools_tpu.sources.tpu import TpuSource
+    from crystools_tpu.testing.sysfs import write_tree
+    from crystools_tpu.testing.topology import parse_topology
+
+    context = multiprocessing.get_context("spawn")
+    here, there = context.Pipe()
+    rig = context.Process(target=_serve_rig, args=(there,))
+    rig.start()
+    address = here.recv()
+    with tempfile.TemporaryDirectory() as folder:
+        sysfs = write_tree(Path(folder), parse_topology("v6e-8"))
+        source = TpuSource(sysfs=sysfs, addresses=[address])
+
+        def ours() -> float:
+            start = time.process_time()
+            for _ in range(count):
+                assert len(source.read().chips) == 8
+            return (time.process_time() - start) / count
+
+        def peer() -> float:
+            start = time.process_time()
+            for _ in range(count):
+                assert len(metrics.get_chip_usage(device.TpuChip.V6E, addr=address)) == 8
+            return (time.process_time() - start) / count
+
+        try:
+            return Figure("8-chip sample / get_chip_usage", *alternate(ours, peer, rounds), "s CPU", 0.7)
+        finally:
+            source.close()
+            here.send(None)
+            rig.join()
+
+
+def samples_while_nobody_listens(seconds: float = 3.0) -> int:
+    """How many samples a started monitor takes without a subscriber."""
+    from crystools_tpu.monitor import Monitor
+    from crystools_tpu.sources import default_sources
+
+    monitor = Monitor(default_sources(), interval_seconds=0.1)
+    monitor.start()
+    time.sleep(seconds)
+    monitor.stop()
+    return monitor.samples_total
+
+
+def main() -> None:
+    """Measures all, prints them, and writes them where asked."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures there")
+    arguments = parser.parse_args()
+    figures = [
+        step_record_against_otel_span(),
+        sample_against_tpu_info(),
+        pipeline_with_telemetry_against_without(),
+    ]
+    for figure in figures:
+        verdict = "met" if figure.ratio <= figure.target else "MISSED"
+        print(
+            f"{figure.name:<40} {figure.ours:.3g} / {figure.peer:.3g} {figure.unit} = {figure.ratio:.3f}"
+            f"  (target at most {figure.target:g}: {verdict})"
+        )
+    idle = samples_while_nobody_listens()
+    print(f"{'samples while nobody listens':<40} {idle}  (target 0: {'met' if idle == 0 else 'MISSED'})")
+    if arguments.json is not None:
+        measured = [{**asdict(figure), "ratio": figure.ratio} for figure in figures]
+        machine = f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
+        result = {"machine": machine, "figures": measured, "samples_while_nobody_listens": idle}
+        arguments.json.write_text(json.dumps(result, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
