@@ -43,8 +43,10 @@ def create_app(
 
     Mounted, it leaves it to the outer application who may connect (it still checks `Origin`, and `token`
     where one is given). `metrics_text` renders the Prometheus text and its content type; it may block.
-    `simulated` names the simulated machine and goes to every client.
+    `simulated` names the simulated machine and goes to every client. Raises ValueError for an empty token.
     """
+    if token == "":
+        raise ValueError("token is empty: give a secret, or None to serve the loopback interface alone")
     api = Api(monitor, history=history, bus=bus, simulated=simulated, clock=clock)
     page = file_handler(web_root)
     public: set[Handler] = {page}

@@ -60,18 +60,6 @@ class Server:
         self._thread.join()
         self._thread = self._loop = None
 
-    def wait(self) -> None:
-        """Blocks until the server ends; Ctrl-C comes through as KeyboardInterrupt."""
-        if self._thread is not None:
-            self._thread.join()
-
-    def __enter__(self) -> Server:
-        self.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stop()
-
     async def _serve(self, listener: socket.socket, started: Future[None]) -> None:
         self._loop = asyncio.get_running_loop()
         runner = web.AppRunner(self._app, access_log=None, shutdown_timeout=_SHUTDOWN_SECONDS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import tomllib
 from collections.abc import Callable
 from typing import Any
 
@@ -15,7 +16,7 @@ from crystools_tpu import __version__
 from crystools_tpu.server import create_app
 from crystools_tpu.sources.base import ChipReading, Reading, SourceError
 
-from .conftest import Bench, FixedSource, Serve, receive
+from .conftest import PACKAGE, Bench, FixedSource, Serve, receive
 
 Validate = Callable[[str, Any], None]
 Client = TestClient[Any, Any]
@@ -91,6 +92,11 @@ async def test_health_says_where_and_how_the_server_stands(
         "samples_total": 1,
     }
     assert [source["source"] for source in sources] == ["host", "tpu"]
+
+
+def test_the_version_is_the_distributions() -> None:
+    project = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text())["project"]
+    assert project["version"] == __version__
 
 
 async def test_a_source_that_fails_is_down_and_the_others_go_on(bench: Bench, serve: Serve) -> None:

@@ -84,12 +84,3 @@ def test_with_a_token_it_may_listen_everywhere(bench: Bench) -> None:
         assert answer.status == 200
     assert host == "0.0.0.0"
     server.stop()
-
-
-def test_wait_returns_when_it_is_stopped(bench: Bench) -> None:
-    with Server(app_for(bench)) as server:
-        waiter = threading.Thread(target=server.wait)
-        waiter.start()
-        server.stop()
-        waiter.join(20)
-        assert not waiter.is_alive()

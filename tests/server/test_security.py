@@ -9,9 +9,10 @@ import pytest
 from aiohttp import WSServerHandshakeError
 from aiohttp.test_utils import TestClient
 
+from crystools_tpu.server import create_app
 from crystools_tpu.server.security import MAX_BODY_BYTES, is_loopback
 
-from .conftest import Serve
+from .conftest import Bench, Serve
 
 HEALTH = "/crystools-tpu/api/health"
 Client = TestClient[Any, Any]
@@ -86,6 +87,11 @@ async def test_the_token_opens_by_header_and_by_query(serve: Serve) -> None:
     assert (await client.get(HEALTH, headers={"Authorization": "Bearer secret"})).status == 200
     async with client.ws_connect("/crystools-tpu/ws?token=secret") as socket:
         assert (await socket.receive_json())["type"] == "hello"
+
+
+def test_an_empty_token_is_no_token(bench: Bench) -> None:
+    with pytest.raises(ValueError, match="token is empty: give a secret"):
+        create_app(bench.monitor, history=bench.history, bus=bench.bus, token="")
 
 
 async def test_the_pages_own_files_need_no_token(serve: Serve, tmp_path: Path) -> None:
