@@ -12,8 +12,8 @@ from crystools_tpu.telemetry.events import WIRE_SCHEMA, RunReport, plain, to_wir
 
 
 def dumps(message: dict[str, Any]) -> str:
-    """Strict JSON: raises ValueError rather than write NaN."""
-    return json.dumps(message, allow_nan=False, separators=(",", ":"))
+    """Strict JSON: raises ValueError rather than write NaN. What JSON has no form for is its own text."""
+    return json.dumps(message, allow_nan=False, separators=(",", ":"), default=str)
 
 
 def message(**fields: Any) -> dict[str, Any]:

@@ -35,15 +35,14 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+MAX_AGE_SECONDS: Final = 0.5
+"""A scrape takes a snapshot of its own unless there is one so young."""
+
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 
 
 class Sampler(Protocol):
     """What the exporter needs of a monitor."""
-
-    @property
-    def interval_seconds(self) -> float:
-        """How old a snapshot may be."""
 
     def sample(self, max_age_seconds: float) -> Snapshot:
         """A snapshot no older than that."""
@@ -135,7 +134,7 @@ class PrometheusExporter(Collector):
 
     def _snapshot(self) -> Snapshot | None:
         try:
-            return self._monitor.sample(self._monitor.interval_seconds)
+            return self._monitor.sample(MAX_AGE_SECONDS)
         except Exception:
             logger.exception("the monitor could not be sampled")
             return None

@@ -136,7 +136,6 @@ class FixedMonitor:
     """Always the same snapshot."""
 
     snapshot: Snapshot = SNAPSHOT
-    interval_seconds: float = 0.5
     asked: list[float] = field(default_factory=list)
 
     def sample(self, max_age_seconds: float) -> Snapshot:

@@ -68,8 +68,8 @@ class Bench:
     bus: telemetry.Bus = field(default_factory=telemetry.Bus)
     history: telemetry.History = field(default_factory=telemetry.History)
 
-    def run(self, pipeline: str = "wan2.1-t2v") -> AbstractContextManager[telemetry.Run]:
-        return telemetry.run(pipeline, bus=self.bus, history=self.history)
+    def run(self, pipeline: str = "wan2.1-t2v", **options: Any) -> AbstractContextManager[telemetry.Run]:
+        return telemetry.run(pipeline, bus=self.bus, history=self.history, **options)
 
 
 class Serve(Protocol):
