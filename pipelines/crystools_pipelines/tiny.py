@@ -1,17 +1,21 @@
 """Tiny random checkpoints in the real diffusers format, for tests and for the demo.
 
 Same classes, same files and same compression ratios as the published model; only the sizes are small. The
-weights are random but deterministic: writing the same model twice gives byte-identical files.
+weights are random, arranged so that a video shows moving shapes which depend on seed and prompt, and
+deterministic: writing the same model twice gives byte-identical files.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
 
 import sentencepiece
 import torch
 from diffusers import AutoencoderKLWan, UniPCMultistepScheduler, WanPipeline, WanTransformer3DModel
+from torch.nn.init import orthogonal_, zeros_
 from transformers import T5Tokenizer, UMT5Config, UMT5EncoderModel
+from transformers.utils import logging
 
 SEED = 20250225
 TEXT_WIDTH = 64
@@ -37,9 +41,9 @@ def write_tiny_checkpoint(model: str, directory: Path) -> Path:
     if model not in PIPELINES:
         known = ", ".join(sorted(PIPELINES))
         raise ValueError(f"model {model!r} has no tiny checkpoint; choose one of: {known}")
-    if directory.exists() and not (directory.is_dir() and not any(directory.iterdir())):
+    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise FileExistsError(f"{directory} is not an empty directory; name a new or an empty one")
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), torch.no_grad(), _no_progress_bars():
         torch.manual_seed(SEED)
         PIPELINES[model]().save_pretrained(directory, safe_serialization=True)
     return directory
@@ -98,13 +102,66 @@ def _umt5(vocabulary: int) -> UMT5EncoderModel:
 
 
 def _wan_transformer() -> WanTransformer3DModel:
-    return WanTransformer3DModel(
+    """Predicts the noise less its own average over neighbouring patches, so that large shapes remain."""
+    model = WanTransformer3DModel(
         num_attention_heads=8, attention_head_dim=16, text_dim=TEXT_WIDTH, ffn_dim=256, num_layers=4
     ).eval()
+    patches = orthogonal_(model.patch_embedding.weight)  # [width, channels, 1, 2, 2]
+    model.proj_out.weight.copy_(0.6 * patches.permute(2, 3, 4, 1, 0).flatten(0, 3))
+    for block in model.blocks:
+        block.scale_shift_table[:, [2, 5]] += 1  # open the gates of self-attention and feed-forward
+        # A bias shared by queries and keys makes attention, after its rotation, fall off with distance.
+        neighbours = 2 * torch.randn_like(block.attn1.to_q.bias)
+        block.attn1.to_q.bias.copy_(neighbours)
+        block.attn1.to_k.bias.copy_(neighbours)
+        block.attn1.to_out[0].weight.copy_(-orthogonal_(block.attn1.to_v.weight).T)
+        orthogonal_(block.attn2.to_v.weight, gain=2)
+        zeros_(block.attn2.to_v.bias)
+    # The padding of a prompt is zeros and most of its tokens: without biases it says nothing, however long.
+    text = model.condition_embedder.text_embedder
+    zeros_(text.linear_1.bias)
+    orthogonal_(text.linear_2.weight, gain=2)
+    zeros_(text.linear_2.bias)
+    return model
 
 
 def _wan_vae() -> AutoencoderKLWan:
-    return AutoencoderKLWan(base_dim=8, num_res_blocks=1).eval()
+    """Blurs in space and time at every convolution, mixes channels at random and adds no constant colour."""
+    model = AutoencoderKLWan(base_dim=8, num_res_blocks=1).eval()
+    for name, convolution in model.named_modules():
+        if isinstance(convolution, torch.nn.Conv2d | torch.nn.Conv3d):
+            doubles_time = name.startswith("decoder") and name.endswith("time_conv")
+            _blur(convolution, repeat_channels=doubles_time)
+    centre = model.post_quant_conv.weight.flatten(1) @ torch.tensor(model.config.latents_mean)
+    model.post_quant_conv.bias.copy_(-centre)
+    return model
+
+
+def _blur(convolution: torch.nn.Conv2d | torch.nn.Conv3d, repeat_channels: bool) -> None:
+    out_channels, in_channels, *sizes = convolution.weight.shape
+    taps = torch.ones(())
+    for axis, size in enumerate(sizes):
+        causal = axis == len(sizes) - 3
+        blur = torch.tensor([0.0, 0.25, 0.75] if causal else [0.25, 0.5, 0.25])
+        taps = taps.unsqueeze(-1) * (blur if size == 3 else torch.ones(1))
+    if repeat_channels:
+        mixing = torch.eye(in_channels).repeat(out_channels // in_channels, 1)
+    else:
+        mixing = orthogonal_(torch.empty(out_channels, in_channels))
+        mixing -= mixing.mean(dim=1, keepdim=True)
+    convolution.weight.copy_(torch.tensordot(mixing, taps, dims=0))
+    zeros_(convolution.get_parameter("bias"))
+
+
+@contextmanager
+def _no_progress_bars() -> Iterator[None]:
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 PIPELINES: dict[str, Callable[[], WanPipeline]] = {"wan2.1-t2v": _wan21}
