@@ -73,8 +73,9 @@ def run(arguments: argparse.Namespace) -> None:
     ) as shown:
         print(f"page:    {shown.url}")
         print(f"metrics: {shown.metrics_url}", flush=True)
-        signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGINT))
-        signal.pause()
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        with contextlib.suppress(KeyboardInterrupt):  # the way to end it, not a failure
+            signal.pause()
 
 
 @contextlib.contextmanager

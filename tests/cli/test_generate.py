@@ -1,0 +1,138 @@
+"""`generate` and `tiny-checkpoint` as a user types them."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import jsonschema
+import numpy as np
+import pytest
+
+from crystools_tpu import telemetry
+from crystools_tpu.cli import main
+from crystools_tpu.telemetry.wire_schema import wire_schema
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("checkpoint") / "wan"
+    assert main(["tiny-checkpoint", "wan2.1-t2v", str(folder)]) == 0
+    return folder
+
+
+def arguments(checkpoint: Path, *more: str) -> list[str]:
+    small = ["--height", "32", "--width", "48", "--frames", "5", "--steps", "3", "--devices", "1"]
+    return ["generate", "wan2.1-t2v", "--checkpoint", str(checkpoint), "--prompt", "a boat", *small, *more]
+
+
+def environment(cache: Path) -> dict[str, str]:
+    path = os.pathsep.join(str(ROOT / part) for part in (".", "pipelines", "exporters"))
+    return {**os.environ, "PYTHONPATH": path, "JAX_COMPILATION_CACHE_DIR": str(cache)}
+
+
+def command(cache: Path, arguments: list[str]) -> subprocess.Popen[str]:
+    """The command in a process of its own, as from a shell without a terminal."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "crystools_tpu", *arguments],
+        env=environment(cache),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_it_writes_the_frames_and_a_valid_report_and_prints_the_report(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    frames, report = tmp_path / "frames.npy", tmp_path / "report.json"
+    more = ["--out", str(frames), "--report", str(report), "--json"]
+    with command(tmp_path / "cache", arguments(checkpoint, *more)) as process:
+        out, err = process.communicate(timeout=240)
+    assert process.returncode == 0, err
+    assert json.loads(out) == json.loads(report.read_text())
+    jsonschema.validate(json.loads(out), wire_schema())
+    assert np.load(frames).shape == (5, 32, 48, 3)
+    told = [line for line in err.splitlines() if line.endswith("...")]
+    assert told == [
+        "load text_encoder ...",
+        "text_encode ...",
+        "load transformer ...",
+        "denoise ...",
+        "load vae ...",
+        "vae_decode ...",
+        "save ...",
+    ]
+    assert "Warning" not in err
+    report_params = json.loads(out)["params"]
+    assert (report_params["num_frames"], report_params["num_inference_steps"]) == (5, 3)
+
+
+def test_ctrl_c_leaves_a_report_that_says_cancelled_and_nothing_else(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    more = ["--steps", "1000", "--out", str(out / "video.mp4"), "--report", str(out / "report.json")]
+    with command(tmp_path / "cache", arguments(checkpoint, *more)) as process:
+        assert process.stdout is not None
+        while "step 100/1000" not in (line := process.stdout.readline()):
+            assert line, "it ended before its hundredth step"
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert err.strip() == "crystools-tpu: cancelled"
+    assert [path.name for path in out.iterdir()] == ["report.json"]
+    report = json.loads((out / "report.json").read_text())
+    jsonschema.validate(report, wire_schema())
+    assert (report["status"], report["error"]) == ("cancelled", "KeyboardInterrupt")
+    assert report["stages"][-1]["status"] == "cancelled"
+    assert len(report["stages"][-1]["steps"]) >= 99
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--frames", "80"], "--frames: 80 is not of the form 4n+1; 77 or 81 would do"),
+        (["--height", "33"], "--height: 33 is not a positive multiple of 16; 32 would do"),
+        (["--steps", "0"], "--steps: 0 is too few; give 1 or more"),
+        (["--flow-shift", "0"], "--flow-shift: 0.0 is not a positive number"),
+        (["--out", "nowhere/video.mp4"], "nowhere/video.mp4: its folder does not exist; create it first"),
+        (["--devices", "99"], "devices: 99 is out of range; give 1 to 8, or 0 for all"),
+    ],
+)
+def test_what_cannot_be_done_is_one_line_that_names_the_option_and_the_remedy(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], more: list[str], message: str
+) -> None:
+    assert main(arguments(checkpoint, "--out", str(tmp_path / "v.mp4"), *more)) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert len(error.splitlines()) == 1
+
+
+def test_a_checkpoint_that_is_none_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(arguments(tmp_path, "--out", str(tmp_path / "v.mp4"))) == 2
+    assert str(tmp_path) in capsys.readouterr().err
+
+
+def test_a_tiny_checkpoint_never_overwrites(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["tiny-checkpoint", "wan2.1-t2v", str(checkpoint)]) == 2
+    assert "empty" in capsys.readouterr().err
+
+
+def test_an_unknown_tiny_model_is_refused_with_the_known(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["tiny-checkpoint", "sora", str(tmp_path)]) == 2
+    assert "wan2.1-t2v" in capsys.readouterr().err
+
+
+def test_the_history_of_the_process_is_what_the_report_says() -> None:
+    assert all(report.status != telemetry.Status.RUNNING for report in telemetry.history.reports())

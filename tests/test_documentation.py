@@ -1,0 +1,59 @@
+"""Every command, option, setting and metric is documented, and nothing that is not there."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import re
+from pathlib import Path
+
+from crystools_exporters.catalogue import CATALOGUE
+from crystools_tpu.cli.main import build_parser
+from crystools_tpu.server.settings import Settings
+from crystools_tpu.telemetry import StageName
+
+ROOT = Path(__file__).parent.parent
+DOCS = {path.name: path.read_text() for path in (ROOT / "docs").glob("*.md")}
+
+
+def commands() -> dict[str, argparse.ArgumentParser]:
+    (subparsers,) = (a for a in build_parser()._actions if isinstance(a, argparse._SubParsersAction))
+    return dict(subparsers.choices)
+
+
+def section(name: str) -> str:
+    text = DOCS["commands.md"]
+    start = text.index(f"## `crystools-tpu {name}")
+    return text[start : text.find("\n## ", start + 1)]
+
+
+def test_every_command_and_option_is_documented_and_no_other() -> None:
+    documented = set(re.findall(r"^## `crystools-tpu ([\w-]+)", DOCS["commands.md"], re.MULTILINE))
+    assert documented == set(commands())
+    for name, parser in commands().items():
+        options = {option for action in parser._actions for option in action.option_strings}
+        rows = "\n".join(line for line in section(name).splitlines() if line.startswith("| `-"))
+        named = {cell for row in rows.splitlines() for cell in re.findall(r"--[\w-]+", row.split(" | ")[0])}
+        assert named == options - {"-h", "--help"}, name
+
+
+def test_every_metric_is_documented_with_its_labels_and_no_other() -> None:
+    rows = re.findall(r"^\| `(crystools_tpu_\w+)` \| (\w+) \| (.*?) \|", DOCS["metrics.md"], re.MULTILINE)
+    documented = {name: (type_, tuple(re.findall(r"\w+", labels))) for name, type_, labels in rows}
+    assert documented == {metric.name: (metric.type, metric.labels) for metric in CATALOGUE}
+
+
+def test_every_setting_is_documented() -> None:
+    for field in dataclasses.fields(Settings):
+        assert f"| `{field.name}` |" in DOCS["server.md"]
+
+
+def test_every_stage_is_documented() -> None:
+    for stage in StageName:
+        assert f"`{stage}`" in DOCS["telemetry.md"]
+
+
+def test_every_link_between_documents_leads_somewhere() -> None:
+    for path in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]:
+        for target in re.findall(r"\]\((?!http)([^)#]+)\)", path.read_text()):
+            assert (path.parent / target).exists(), f"{path.name} links to {target}"
