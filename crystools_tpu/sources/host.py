@@ -73,14 +73,18 @@ def check_disks(disks: Sequence[str] | None) -> tuple[str, ...] | None:
     known = mounts()
     for disk in disks:
         if disk not in known:
-            raise ValueError(f"disks: {disk!r} is not a mounted file system; mounted are {', '.join(known)}")
+            raise ValueError(f"disks: {disk!r} is not a local file system; those are {', '.join(known)}")
     return tuple(dict.fromkeys(disks))
 
 
 def mounts() -> tuple[str, ...]:
-    """Every mounted file system that has a size, memory-backed ones (`/dev/shm`) included."""
-    found = {part.mountpoint for part in psutil.disk_partitions(all=True)}
-    return tuple(mount for mount in sorted(found) if _read_disk(mount) is not None)
+    """Every local file system that has a size, memory-backed ones (`/dev/shm`) included.
+
+    Those of a network are left out: asking them for their size may hang.
+    """
+    local = {part.mountpoint for part in psutil.disk_partitions(all=False)}
+    in_memory = {part.mountpoint for part in psutil.disk_partitions(all=True) if part.fstype == "tmpfs"}
+    return tuple(mount for mount in sorted({"/", *local, *in_memory}) if _read_disk(mount) is not None)
 
 
 def local_disks() -> tuple[str, ...]:

@@ -155,9 +155,7 @@ def test_the_first_source_that_knows_a_field_wins() -> None:
     monitor = Monitor([first, second], simulated=True, clock=lambda: 1234.5)
     snapshot = monitor.sample(max_age_seconds=0)
     monitor.stop()
-    assert snapshot.chips == (
-        ChipReading("tpu0", kind="TPU v6e", hbm_used_bytes=10, duty_cycle_ratio=0.0),
-    )
+    assert snapshot.chips == (ChipReading("tpu0", kind="TPU v6e", hbm_used_bytes=10, duty_cycle_ratio=0.0),)
     assert (snapshot.time_unix_seconds, snapshot.simulated, snapshot.host) == (1234.5, True, None)
     assert [health.last_success_unix_seconds for health in snapshot.sources] == [1234.5, 1234.5]
 

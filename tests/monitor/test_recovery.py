@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import queue
 import time
 from collections.abc import Iterator
@@ -68,9 +69,7 @@ def test_all_eight_chips_show_with_the_exact_figures_of_the_rig(watch: Watch) ->
         tensorcore_utilization_ratio=0.38,
         hbm_bandwidth_utilization_ratio=0.46,
     )
-    for number, (chip, figures) in enumerate(
-        zip(snapshot.chips, watch.simulation.figures(), strict=True)
-    ):
+    for number, (chip, figures) in enumerate(zip(snapshot.chips, watch.simulation.figures(), strict=True)):
         assert chip.chip == f"tpu{number}"
         assert chip.hbm_used_bytes == figures.hbm_used_bytes
         assert chip.duty_cycle_ratio == pytest.approx(figures.duty_cycle_percent / 100)
@@ -99,7 +98,7 @@ def test_a_hung_runtime_delays_no_sample_of_the_others(watch: Watch) -> None:
     watch.until_complete()
     watch.simulation.runtime.hang()
     seen = [watch.next() for _ in range(5)]
-    spacing = [b.time_unix_seconds - a.time_unix_seconds for a, b in zip(seen, seen[1:], strict=False)]
+    spacing = [b.time_unix_seconds - a.time_unix_seconds for a, b in itertools.pairwise(seen)]
     # An interval and the 50 ms that a snapshot waits for a source that was prompt so far; the runtime's
     # own deadline is 0.8 s, so the smallest spacing would show it if anybody waited for that.
     assert min(spacing) < 0.7
