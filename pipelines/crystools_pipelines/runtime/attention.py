@@ -9,14 +9,13 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-import tokamax
 from jax.sharding import Mesh, PartitionSpec
 from tokamax._src.ops.experimental.tpu.splash_attention import splash_attention_kernel as splash
 from tokamax._src.ops.experimental.tpu.splash_attention import splash_attention_mask as splash_mask
 
 from crystools_pipelines.runtime.mesh import DATA, SEQUENCE, TENSOR
 
-# The splash kernel's tile sizes: the best of those tried, by the TPU compiler's own schedule, for heads of 128.
+# The splash kernel's tile sizes: for heads of 128 the best of those tried, by the TPU compiler's schedule.
 _BLOCK_QUERY = 2048
 _BLOCK_KEY = 2048
 _BLOCK_KEY_COMPUTE = 256
@@ -25,8 +24,8 @@ _BLOCK_KEY_COMPUTE = 256
 def attention(query: jax.Array, key: jax.Array, value: jax.Array, mesh: Mesh) -> jax.Array:
     """Softmax attention without a mask, `[batch, tokens, heads, head_dim]` each; any number of tokens.
 
-    Queries are split over the mesh's `sequence` axis and heads over `tensor`, which must divide them; the batch
-    over `data` where that divides it. Every device sees all the keys of its heads.
+    Queries are split over the mesh's `sequence` axis, heads over `tensor`, which must divide them, and the
+    batch over `data` where that divides it. Every device sees all the keys of its heads.
     """
     data = DATA if query.shape[0] % mesh.shape[DATA] == 0 else None
     query_spec = PartitionSpec(data, SEQUENCE, TENSOR, None)
@@ -42,7 +41,7 @@ def attention(query: jax.Array, key: jax.Array, value: jax.Array, mesh: Mesh) ->
 
 
 def _splash(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
-    """tokamax's TPU kernel, below its public door: that one asks the default device, not the mesh, for the chip."""
+    """tokamax's TPU kernel; its public door asks the default device for the chip, this one the mesh."""
     query_tokens, key_tokens = query.shape[1], key.shape[1]
     config = splash.SplashConfig(
         block_q=min(_BLOCK_QUERY, _round_up(query_tokens, _BLOCK_KEY_COMPUTE)),
@@ -65,11 +64,14 @@ def _splash(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
 
 
 def _cudnn(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
-    return tokamax.dot_product_attention(query, key, value, implementation=("cudnn", "xla"))
+    if query.dtype == jnp.float32:  # which cuDNN does not do
+        return _xla(query, key, value)
+    return jax.nn.dot_product_attention(query, key, value, implementation="cudnn")
 
 
 def _xla(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
-    return tokamax.dot_product_attention(query, key, value, implementation="xla")
+    # Not tokamax's door to the same: on first use it parses the whole process's command line as its own flags.
+    return jax.nn.dot_product_attention(query, key, value, implementation="xla")
 
 
 _KERNELS = {"tpu": _splash, "gpu": _cudnn}

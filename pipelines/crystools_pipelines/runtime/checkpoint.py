@@ -1,4 +1,4 @@
-"""Where a diffusers checkpoint is: a folder, or a repository of the Hugging Face hub of which we fetch parts."""
+"""Where a diffusers checkpoint is: a folder, or a repository of the Hugging Face hub, fetched in parts."""
 
 import json
 import re
@@ -42,8 +42,12 @@ class Checkpoint:
 
     def _fetch(self, component: str, patterns: list[str]) -> Path:
         root = self._root or Path(
-            snapshot_download(self.location, allow_patterns=[f"{component}/{pattern}" for pattern in patterns])
+            snapshot_download(
+                self.location, allow_patterns=[f"{component}/{pattern}" for pattern in patterns]
+            )
         )
         if not (root / component).is_dir():
-            raise CheckpointError(f"{self.location} has no folder {component!r}: it is not in diffusers' format")
+            raise CheckpointError(
+                f"{self.location} has no folder {component!r}: it is not in diffusers' format"
+            )
         return root / component

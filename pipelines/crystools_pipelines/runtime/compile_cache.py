@@ -14,7 +14,7 @@ def default_compile_cache(directory: Path | None = None) -> Iterator[None]:
 
     jax has one where `JAX_COMPILATION_CACHE_DIR` is set or the caller configured it. Restored at the end.
     """
-    if jax.config.jax_compilation_cache_dir is not None:
+    if jax.config.values["jax_compilation_cache_dir"] is not None:
         yield
         return
     directory = directory or Path.home() / ".cache" / "crystools-tpu" / "jax"

@@ -1,9 +1,9 @@
 """What can go wrong before or while a pipeline runs.
 
-    PipelineError
-    ├── RequestError       a field of the request cannot be served
-    └── CheckpointError    the checkpoint lacks something, or has something that we cannot run
-        └── UnmatchedParametersError
+PipelineError
+├── RequestError       a field of the request cannot be served
+└── CheckpointError    the checkpoint lacks something, or has something that we cannot run
+    └── UnmatchedParametersError
 """
 
 from collections.abc import Sequence

@@ -1,9 +1,9 @@
 """A linear multistep scheduler as a table, so that one compiled step serves every step.
 
-Such a scheduler (UniPC, DPM-Solver++) is linear in the tensors that it sees: the sample, the model's output, the
-last corrected sample and the earlier outputs. Its coefficients depend on the step alone. So diffusers' own
-scheduler is run once over unit vectors, one for each of those tensors, and what comes out are the coefficients:
-whatever order, warm-up, corrector and final step its configuration asks for is then data.
+UniPC is linear in the tensors that it sees: the sample, the model's output, the last corrected sample and
+the earlier outputs. Its coefficients depend on the step alone. So diffusers' own scheduler is run once over
+unit vectors, one for each of those tensors, and what comes out are the coefficients: whatever order, warm-up,
+corrector and final step its configuration asks for is then data.
 """
 
 from typing import NamedTuple
@@ -25,8 +25,8 @@ _HISTORY = 3
 class Schedule(NamedTuple):
     """`timesteps` int32 `[steps]`, and for each step the coefficients of the new tensors in the old ones.
 
-    Rows of `coefficients` `[steps, 3, 3 + history]`: converted output, corrected sample, next sample. Columns:
-    sample, model output, last corrected sample, then the earlier converted outputs, newest first.
+    `coefficients` is float32 `[steps, 3, 3 + history]`. Rows: converted output, corrected sample, next
+    sample. Columns: sample, model output, last corrected sample, the earlier converted outputs, newest first.
     """
 
     timesteps: jax.Array
@@ -60,8 +60,8 @@ def tabulate(scheduler: UniPCMultistepScheduler, steps: int) -> Schedule:
         (sample,) = scheduler.step(units[_OUTPUT], timestep, units[_SAMPLE], return_dict=False)
         coefficients.append(torch.cat([scheduler.model_outputs[-1], scheduler.last_sample, sample]))
     return Schedule(
-        timesteps=jnp.asarray(scheduler.timesteps.numpy(), jnp.int32),
-        coefficients=jnp.asarray(torch.stack(coefficients).numpy(), jnp.float32),
+        timesteps=jnp.asarray(scheduler.timesteps.numpy().astype(np.int32)),
+        coefficients=jnp.asarray(torch.stack(coefficients).numpy().astype(np.float32)),
     )
 
 

@@ -36,5 +36,6 @@ class ScannedLayers(torch.nn.Module):
                 hidden = jax.lax.with_sharding_constraint(hidden, self._sharding)
             return call(self.layer, state, hidden, *args, **kwargs), None
 
-        hidden, _ = jax.lax.scan(run_layer, as_jax(hidden), as_jax(stacked))
-        return as_torch(hidden)  # type: ignore[no-any-return]
+        last, _ = jax.lax.scan(run_layer, as_jax(hidden), as_jax(stacked))
+        output: torch.Tensor = as_torch(last)
+        return output

@@ -50,8 +50,8 @@ def load_state(
     Parameters may be on the meta device, buffers may not. A parameter inside a ScannedLayers is stacked.
     Parameters become `dtype`, except those with a component of their name in `float32`.
 
-    Raises UnmatchedParametersError where `rules` lack some, CheckpointError naming every tensor that is missing
-    or has the wrong shape.
+    Raises UnmatchedParametersError where `rules` lack some, CheckpointError naming every tensor that is
+    missing or has the wrong shape.
     """
     parameters = dict(module.named_parameters())
     specs = match(rules, parameters)
@@ -94,7 +94,7 @@ def _resolve_tied(module: torch.nn.Module, tensors: dict[str, Any]) -> None:
 
 def _open_tensors(folder: Path, stack: contextlib.ExitStack) -> dict[str, Any]:
     """Every tensor of the checkpoint as a lazy slice, by name. The files stay open until `stack` closes."""
-    tensors = {}
+    tensors: dict[str, Any] = {}
     for path in _files(folder):
         file = stack.enter_context(safe_open(path, framework="numpy"))
         tensors |= {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
@@ -112,7 +112,10 @@ def _files(folder: Path) -> list[Path]:
 
 
 def _check(
-    folder: Path, parameters: dict[str, torch.nn.Parameter], sources: dict[str, _Source], tensors: dict[str, Any]
+    folder: Path,
+    parameters: dict[str, torch.nn.Parameter],
+    sources: dict[str, _Source],
+    tensors: dict[str, Any],
 ) -> None:
     faults = []
     for parameter, source in sources.items():
@@ -144,4 +147,5 @@ def _load_stacked(tensors: Sequence[Any], sharding: NamedSharding, dtype: jnp.dt
 
 @partial(jax.jit, donate_argnums=0)
 def _set_layer(stack: jax.Array, layer: jax.Array, index: int) -> jax.Array:
-    return jax.lax.dynamic_update_index_in_dim(stack, layer, index, 0)
+    updated: jax.Array = jax.lax.dynamic_update_index_in_dim(stack, layer, index, 0)
+    return updated

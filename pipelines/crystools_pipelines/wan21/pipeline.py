@@ -21,7 +21,7 @@ from crystools_pipelines.runtime.checkpoint import Checkpoint
 from crystools_pipelines.runtime.compile_cache import default_compile_cache
 from crystools_pipelines.runtime.errors import CheckpointError, RequestError
 from crystools_pipelines.runtime.mesh import DATA, make_mesh, replicated
-from crystools_pipelines.runtime.video import write_video
+from crystools_pipelines.runtime.video import video_writer, write_video
 from crystools_pipelines.runtime.weights import load_state
 from crystools_pipelines.wan21 import flops, sharding
 from crystools_pipelines.wan21.request import Wan21Request
@@ -56,14 +56,19 @@ def generate(
     fps: int = 16,
     out: Path | None = None,
 ) -> Generation:
-    """Generates one video and, if `out` is given, writes it there (`.mp4`, or `.npy` for the frames themselves).
+    """Generates one video and, if `out` is given, writes it there: `.mp4`, or `.npy` for the bare frames.
 
-    `checkpoint` is a folder in diffusers' format or a hub id. `devices` is how many jax devices to use, 0 for all.
-    `dtype` is that of the text encoder and the transformer: by default bfloat16, on a CPU float32; what the
-    transformer keeps in float32 stays so, and the VAE is always in float32.
+    `checkpoint` is a folder in diffusers' format or a hub id. `devices` is how many jax devices to use, 0 for
+    all. `dtype` is that of the text encoder and the transformer, by default bfloat16, on a CPU float32; what
+    the transformer keeps in float32 stays so, and the VAE is always in float32.
 
-    Raises RequestError for an argument that cannot be served, CheckpointError for a checkpoint that cannot be run.
+    Raises RequestError for an argument that cannot be served, CheckpointError for a checkpoint that we cannot
+    run.
     """
+    if fps < 1:
+        raise RequestError("fps", f"{fps} is too few; give 1 or more")
+    if out is not None:
+        video_writer(out)
     chosen = _choose_devices(devices)
     job = _Job(
         request,
@@ -84,7 +89,7 @@ def generate(
             with run.stage(StageName.SAVE):
                 write_video(frames, out, fps)
                 run.output = str(out)
-    return Generation(frames, np.asarray(latents), run.report)
+    return Generation(frames, np.array(latents), run.report)
 
 
 class _Job:
@@ -114,11 +119,16 @@ def _encode_prompts(job: _Job, run: telemetry.Run) -> jax.Array:
     with run.stage(
         StageName.TEXT_ENCODE,
         steps=1,
-        flops_per_step=flops.text_encoder_flops(job.checkpoint.config("text_encoder"), job.branches, MAX_TOKENS),
+        flops_per_step=flops.text_encoder_flops(
+            job.checkpoint.config("text_encoder"), job.branches, MAX_TOKENS
+        ),
         flops_method="architecture",
     ) as stage:
         ids, mask = tokenize(prompts, tokenizer)
-        program = jax.jit(partial(encode, encoder), out_shardings=(sharding.branches(job.mesh), job.everywhere))
+        program = jax.jit(
+            partial(encode, encoder), out_shardings=(sharding.branches(job.mesh), job.everywhere)
+        )
+        embeddings: jax.Array
         embeddings, finite = program(weights, ids, mask)
         stage.step(finite)
     return embeddings
@@ -176,12 +186,13 @@ def _decode(job: _Job, run: telemetry.Run, latents: jax.Array) -> NDArray[np.flo
 def _step_cost(job: _Job) -> dict[str, Any]:
     """What one denoising step must compute and move, both branches together, for the stage's report."""
     config = job.checkpoint.config("transformer")
-    _, *sizes = job.request.latent_shape
+    _, channels, frames, height, width = job.request.latent_shape
     groups = job.mesh.shape[DATA]  # each group of devices reads all the weights for its share of the branches
-    share = (job.branches // groups, *sizes)
+    share = (job.branches // groups, channels, frames, height, width)
     moved = flops.transformer_forward_bytes(config, share, MAX_TOKENS, jnp.dtype(job.dtype).itemsize)
+    both = (job.branches, channels, frames, height, width)
     return {
-        "flops_per_step": flops.transformer_forward_flops(config, (job.branches, *sizes), MAX_TOKENS),
+        "flops_per_step": flops.transformer_forward_flops(config, both, MAX_TOKENS),
         "flops_method": "architecture",
         "bytes_per_step": groups * moved,
     }
@@ -191,7 +202,7 @@ def _load_scheduler(job: _Job) -> UniPCMultistepScheduler:
     config = job.checkpoint.config("scheduler", "scheduler_config.json")
     if config["_class_name"] != UniPCMultistepScheduler.__name__:
         raise CheckpointError(
-            f"the checkpoint's scheduler is {config['_class_name']}; only UniPCMultistepScheduler is supported"
+            f"the scheduler is {config['_class_name']}; give a checkpoint with UniPCMultistepScheduler"
         )
     return UniPCMultistepScheduler.from_config(config, flow_shift=job.request.flow_shift)
 

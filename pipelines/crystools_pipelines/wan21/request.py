@@ -16,8 +16,8 @@ LATENT_CHANNELS = 16
 class Wan21Request:
     """One video. Sizes in pixels; the defaults are those of the published 720p model.
 
-    `guidance_scale` at or below 1 runs without the negative branch, as in diffusers. `flow_shift` replaces the
-    checkpoint's own: 5 suits 720p, 3 suits 480p.
+    A `guidance_scale` at or below 1 runs without the negative branch, as in diffusers. `flow_shift` replaces
+    the checkpoint's own: 5 suits 720p, 3 suits 480p.
 
     Raises RequestError naming the field that cannot be served, and what would.
     """
@@ -46,9 +46,13 @@ class Wan21Request:
                 "num_frames", f"{self.num_frames} is not of the form 4n+1; {low} or {low + 4} would do"
             )
         if self.num_inference_steps < 1:
-            raise RequestError("num_inference_steps", f"{self.num_inference_steps} is too few; give 1 or more")
+            raise RequestError(
+                "num_inference_steps", f"{self.num_inference_steps} is too few; give 1 or more"
+            )
         if not (math.isfinite(self.guidance_scale) and self.guidance_scale >= 0):
-            raise RequestError("guidance_scale", f"{self.guidance_scale} is negative or not finite; give 0 or more")
+            raise RequestError(
+                "guidance_scale", f"{self.guidance_scale} is negative or not finite; give 0 or more"
+            )
         if not (math.isfinite(self.flow_shift) and self.flow_shift > 0):
             raise RequestError("flow_shift", f"{self.flow_shift} is not a positive number; 3 to 5 is usual")
         if not 0 <= self.seed < 2**63:

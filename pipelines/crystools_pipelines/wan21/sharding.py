@@ -1,7 +1,7 @@
 """How Wan2.1 lies on the mesh: a pattern for every parameter. Axis names are in `runtime.mesh`.
 
-Weights are `[out, in]`. A projection into heads or into the feed-forward's hidden width is split by its outputs
-over `tensor`, the one out of it by its inputs, so that a block needs one reduction for each such pair.
+Weights are `[out, in]`. A projection into heads or into the feed-forward's hidden width is split by its
+outputs over `tensor`, the one out of it by its inputs: one reduction for each such pair.
 """
 
 from jax.sharding import Mesh, NamedSharding
@@ -52,7 +52,7 @@ def widths(transformer: dict[str, int], text_encoder: dict[str, int]) -> tuple[i
 
 
 def tokens(mesh: Mesh) -> NamedSharding:
-    """Of hidden states `[branch, token, channel]` between blocks: norms and residuals run on every device's share."""
+    """Of hidden states `[branch, token, channel]` between blocks, so that no norm is computed twice."""
     return NamedSharding(mesh, P(DATA, (SEQUENCE, TENSOR), None))
 
 
@@ -62,7 +62,7 @@ def branches(mesh: Mesh) -> NamedSharding:
 
 
 def pixels(mesh: Mesh, height: int, width: int) -> NamedSharding:
-    """Of `[batch, channel, frame, height, width]` in the VAE: columns over all devices, else rows, else whole.
+    """Of `[batch, channel, frame, height, width]` in the VAE: columns over all devices, or rows, or whole.
 
     `height` and `width` are the latents'; convolutions exchange the seams.
     """
@@ -72,8 +72,6 @@ def pixels(mesh: Mesh, height: int, width: int) -> NamedSharding:
     if height % mesh.size == 0:
         return NamedSharding(mesh, P(None, None, None, every, None))
     return NamedSharding(mesh, P())
-
-
 
 
 def frames(pixels: NamedSharding) -> NamedSharding:

@@ -19,7 +19,7 @@ from crystools_pipelines.runtime.weights import State
 MAX_TOKENS = 512
 
 
-def build_text_encoder(folder: Path) -> torch.nn.Module:
+def build_text_encoder(folder: Path) -> UMT5EncoderModel:
     """UMT5's encoder from the configuration in `folder`, layers scanned, on the meta device."""
     # Eager attention: the one that adds UMT5's relative position bias without further conditions.
     config = UMT5Config.from_pretrained(folder, attn_implementation="eager")

@@ -1,4 +1,4 @@
-"""The denoiser: diffusers' WanTransformer3DModel with our attention and scanned blocks, and its jitted step."""
+"""The denoiser: diffusers' WanTransformer3DModel with our attention and scanned blocks, and its step."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -45,7 +45,7 @@ class _Attention:
         value = attn.to_v(source).unflatten(2, (attn.heads, -1))
         if rotary_emb is not None:
             query, key = _rotate(query, *rotary_emb), _rotate(key, *rotary_emb)
-        output: torch.Tensor = as_torch(attention(*as_jax((query, key, value)), self._mesh))
+        output = as_torch(attention(as_jax(query), as_jax(key), as_jax(value), self._mesh))
         return attn.to_out[0](output.flatten(2, 3))  # type: ignore[no-any-return]
 
 
@@ -79,9 +79,9 @@ def build_transformer(folder: Path, mesh: Mesh) -> WanTransformer3DModel:
 def make_step(model: WanTransformer3DModel, mesh: Mesh, dtype: jnp.dtype[Any]) -> Step:
     """One denoising step as a pure function, both guidance branches and the scheduler within.
 
-    Its arguments: weights, schedule, solver state, embeddings `[branches, tokens, width]` (the prompt's first,
-    then, if guided, the negative prompt's), guidance scale. It returns the next solver state and a boolean:
-    whether the new latents are all finite.
+    Its arguments: weights, schedule, solver state, embeddings `[branches, tokens, width]` (the prompt's and,
+    if guided, the negative prompt's), guidance scale. It returns the next solver state and whether the new
+    latents are all finite.
     """
 
     def step(

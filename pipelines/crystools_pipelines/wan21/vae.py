@@ -1,7 +1,7 @@
 """The VAE's decoder, one latent frame at a time: two programs, however many frames there are.
 
 The decoder is causal. Each of its convolutions needs the last two frames of its own input, which diffusers
-carries in a list. The first latent frame makes one video frame and fills that list; every further one makes four.
+carries in a list. The first latent frame makes one video frame and fills that list; each further one four.
 """
 
 from collections.abc import Iterator
@@ -49,7 +49,7 @@ class FrameDecoder(torch.nn.Module):
 
 
 def _two_frames_each(entries: list[torch.Tensor | str | None]) -> list[torch.Tensor]:
-    """The cache with the past that the first frame lacks written out as the zeros that diffusers pads with."""
+    """The cache, with the past that the first frame lacks written out as zeros, which is how it is padded."""
     cache: list[torch.Tensor] = []
     for entry in entries:
         if entry is None:  # a slot of a convolution that is not causal in time
@@ -105,7 +105,12 @@ def decode_frames(
 
 
 def _decode_frame(
-    decoder: FrameDecoder, weights: State, latents: jax.Array, index: jax.Array, *, cache: list[jax.Array] | None
+    decoder: FrameDecoder,
+    weights: State,
+    latents: jax.Array,
+    index: jax.Array,
+    *,
+    cache: list[jax.Array] | None,
 ) -> tuple[jax.Array, list[jax.Array], jax.Array]:
     """The video frames of one latent frame, the cache for the next, and whether the frames are finite."""
     channels = (1, -1, 1, 1, 1)

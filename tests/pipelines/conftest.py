@@ -1,0 +1,64 @@
+"""One tiny checkpoint for all tests, one place for compiles, and diffusers' answer to the same request."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+import torch
+from diffusers import UniPCMultistepScheduler, WanPipeline
+from numpy.typing import NDArray
+
+from crystools_pipelines.tiny import write_tiny_checkpoint
+from crystools_pipelines.wan21.request import Wan21Request
+
+Reference = Callable[[Wan21Request], tuple[NDArray[np.float32], NDArray[np.float32]]]
+
+
+@pytest.fixture(scope="session")
+def tiny_wan21(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the tiny Wan2.1 checkpoint."""
+    return write_tiny_checkpoint("wan2.1-t2v", tmp_path_factory.mktemp("checkpoints") / "wan21")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compile_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Compiles go where the session's other files go, not to the home."""
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("jax-cache")))
+    yield
+    jax.config.update("jax_compilation_cache_dir", None)
+
+
+@pytest.fixture(scope="session")
+def diffusers_wan(tiny_wan21: Path) -> Reference:
+    """Latents `[1, 16, ...]` and frames `[frames, height, width, 3]` from diffusers' WanPipeline in torch."""
+    pipeline = WanPipeline.from_pretrained(tiny_wan21)
+    pipeline.set_progress_bar_config(disable=True)
+    config = pipeline.scheduler.config
+
+    def generate(request: Wan21Request) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        pipeline.scheduler = UniPCMultistepScheduler.from_config(config, flow_shift=request.flow_shift)
+        kept: dict[str, Any] = {}
+
+        def keep(_pipeline: Any, _step: int, _timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+            kept.update(tensors)
+            return tensors
+
+        frames = pipeline(
+            prompt=request.prompt,
+            negative_prompt=request.negative_prompt,
+            height=request.height,
+            width=request.width,
+            num_frames=request.num_frames,
+            num_inference_steps=request.num_inference_steps,
+            guidance_scale=request.guidance_scale,
+            generator=torch.Generator().manual_seed(request.seed),
+            callback_on_step_end=keep,
+        ).frames[0]
+        return kept["latents"].numpy(), frames
+
+    return generate

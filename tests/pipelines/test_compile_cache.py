@@ -1,0 +1,47 @@
+"""The user's choice of a compilation cache stands; without one there is a default, for the time of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+import pytest
+
+from crystools_pipelines.runtime.compile_cache import default_compile_cache
+
+
+def cache_directory() -> str | None:
+    directory: str | None = jax.config.values["jax_compilation_cache_dir"]
+    return directory
+
+
+@pytest.fixture
+def no_cache_chosen() -> Iterator[None]:
+    chosen = cache_directory()
+    jax.config.update("jax_compilation_cache_dir", None)
+    yield
+    jax.config.update("jax_compilation_cache_dir", chosen)
+
+
+def test_the_users_directory_stands(tmp_path: Path) -> None:
+    chosen = cache_directory()
+    assert chosen is not None
+    with default_compile_cache(tmp_path):
+        assert cache_directory() == chosen
+    assert cache_directory() == chosen
+
+
+@pytest.mark.usefixtures("no_cache_chosen")
+def test_without_a_choice_the_default_is_used_and_withdrawn(tmp_path: Path) -> None:
+    with pytest.raises(KeyError), default_compile_cache(tmp_path):
+        assert cache_directory() == str(tmp_path)
+        raise KeyError
+    assert cache_directory() is None
+
+
+@pytest.mark.usefixtures("no_cache_chosen")
+def test_the_default_is_in_the_users_cache_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with default_compile_cache():
+        assert cache_directory() == str(tmp_path / ".cache" / "crystools-tpu" / "jax")

@@ -1,0 +1,135 @@
+"""Weights go to their shards as the table says; whatever does not fit is said, all at once."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from jax.sharding import PartitionSpec as P
+from safetensors.torch import save_file
+
+from crystools_pipelines.runtime.errors import CheckpointError, UnmatchedParametersError
+from crystools_pipelines.runtime.mesh import make_mesh
+from crystools_pipelines.runtime.scan import ScannedLayers
+from crystools_pipelines.runtime.weights import State, load_state
+
+RULES = (
+    (r"blocks\.layer\.weight", P("tensor", None)),
+    (r"blocks\.layer\.bias", P("tensor")),
+    (r"norm\..*", P()),
+)
+DEPTH = 3
+
+
+class Model(torch.nn.Module):
+    """Three linear layers and a norm, with a buffer that no checkpoint has."""
+
+    def __init__(self, *, scanned: bool) -> None:
+        super().__init__()
+        with torch.device("meta" if scanned else "cpu"):
+            layers = torch.nn.ModuleList(torch.nn.Linear(8, 8) for _ in range(DEPTH))
+            self.norm = torch.nn.LayerNorm(8)
+        self.blocks = ScannedLayers(layers) if scanned else layers
+        self.register_buffer("table", torch.arange(4.0), persistent=False)
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Model:
+    model = Model(scanned=False)
+    save_file(model.state_dict(), tmp_path / "model.safetensors")
+    return model
+
+
+def load(folder: Path, **kwargs: Any) -> State:
+    mesh = make_mesh(jax.devices()[:4], branches=1, widths=(8,))
+    return load_state(
+        Model(scanned=True), folder, **{"mesh": mesh, "rules": RULES, "dtype": "float32"} | kwargs
+    )
+
+
+def test_the_layers_are_stacked_and_split(tmp_path: Path, saved: Model) -> None:
+    weight = load(tmp_path)["blocks.layer.weight"]
+    np.testing.assert_array_equal(weight, np.stack([layer.weight.detach() for layer in saved.blocks]))
+    assert weight.sharding.spec == P(None, "tensor", None)
+    assert {shard.data.shape for shard in weight.addressable_shards} == {(DEPTH, 2, 8)}
+
+
+def test_some_parts_stay_in_float32(tmp_path: Path, saved: Model) -> None:
+    state = load(tmp_path, dtype="bfloat16", float32=["norm"])
+    assert {name: array.dtype.name for name, array in state.items()} == {
+        "blocks.layer.weight": "bfloat16",
+        "blocks.layer.bias": "bfloat16",
+        "norm.weight": "float32",
+        "norm.bias": "float32",
+        "table": "float32",
+    }
+    bias = torch.stack([layer.bias for layer in saved.blocks]).bfloat16().float()
+    np.testing.assert_array_equal(state["blocks.layer.bias"].astype(jnp.float32), bias.detach())
+
+
+def test_buffers_come_from_the_module(tmp_path: Path, saved: Model) -> None:
+    np.testing.assert_array_equal(load(tmp_path)["table"], [0, 1, 2, 3])
+
+
+def test_all_parameters_without_a_rule_are_named(tmp_path: Path, saved: Model) -> None:
+    with pytest.raises(UnmatchedParametersError) as error:
+        load(tmp_path, rules=RULES[:1])
+    assert error.value.names == ("norm.weight", "norm.bias", "blocks.layer.bias")
+
+
+def test_all_tensors_that_do_not_fit_are_named(tmp_path: Path, saved: Model) -> None:
+    tensors = saved.state_dict()
+    del tensors["blocks.1.weight"], tensors["norm.bias"]
+    tensors["blocks.2.bias"] = torch.zeros(7)
+    save_file(tensors, tmp_path / "model.safetensors")
+    with pytest.raises(CheckpointError) as error:
+        load(tmp_path)
+    for fault in (
+        "blocks.1.weight is missing",
+        "norm.bias is missing",
+        "blocks.2.bias has shape [7], not [8]",
+    ):
+        assert fault in str(error.value)
+
+
+def test_a_folder_without_weights_says_so(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="holds no safetensors weights"):
+        load(tmp_path)
+
+
+def test_tied_parameters_are_found_under_either_name(tmp_path: Path) -> None:
+    class Tied(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.shared = torch.nn.Embedding(4, 2)
+            self.inner = torch.nn.ModuleDict({"embed": self.shared})
+
+    module = Tied()
+    save_file({"inner.embed.weight": module.shared.weight.detach() + 1}, tmp_path / "model.safetensors")
+    state = load_state(
+        module,
+        tmp_path,
+        mesh=make_mesh(jax.devices()[:1], branches=1, widths=(1,)),
+        rules=[(".*", P())],
+        dtype="float32",
+    )
+    np.testing.assert_array_equal(state["shared.weight"], (module.shared.weight + 1).detach())
+
+
+def test_weights_in_several_files_are_found_by_their_index(tmp_path: Path, saved: Model) -> None:
+    (tmp_path / "model.safetensors").unlink()
+    halves = {"a.safetensors": {}, "b.safetensors": {}}
+    for name, tensor in saved.state_dict().items():
+        halves["a.safetensors" if name.startswith("norm") else "b.safetensors"][name] = tensor
+    for file, tensors in halves.items():
+        save_file(tensors, tmp_path / file)
+    places = {name: file for file, tensors in halves.items() for name in tensors}
+    index = tmp_path / "diffusion_pytorch_model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": places}))
+    np.testing.assert_array_equal(load(tmp_path)["norm.weight"], saved.norm.weight.detach())
