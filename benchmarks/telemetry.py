@@ -102,6 +102,7 @@ def pipeline_with_telemetry_against_without(rounds: int = 5) -> Figure:
     """Wall seconds of the tiny Wan2.1 pipeline, whole, from a warm compile cache."""
     from crystools_pipelines.tiny import write_tiny_checkpoint
     from crystools_pipelines.wan21 import pipeline
+    from crystools_tpu import telemetry
 
     request = pipeline.Wan21Request(
         prompt="a boat", height=128, width=160, num_frames=9, num_inference_steps=12
@@ -115,7 +116,7 @@ def pipeline_with_telemetry_against_without(rounds: int = 5) -> Figure:
             return time.perf_counter() - start
 
         def peer() -> float:
-            with mock.patch.object(pipeline.telemetry, "run", _no_run):
+            with mock.patch.object(telemetry, "run", _no_run):
                 return ours()
 
         with mock.patch.dict(os.environ, JAX_COMPILATION_CACHE_DIR=str(Path(folder) / "cache")):

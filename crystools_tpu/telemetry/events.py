@@ -212,7 +212,8 @@ class CompileFinished:
     """One backend compile (or its retrieval from the cache) that a stage caused.
 
     `stage_compile_seconds` is the stage's total so far: trace, lowering and backend together, overlaps
-    counted once. `recompile` is true after the stage's first step; `reason` is jax's own explanation.
+    counted once. `recompile` is true for the first compile in each step after the stage's first, so that
+    these add up to the stage's `recompiles`; `reason` is jax's own explanation.
     """
 
     run_id: str

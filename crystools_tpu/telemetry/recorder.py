@@ -154,8 +154,8 @@ class Stage:
         )
 
     def _compile_done(self, compiled: compiles.Compile) -> None:
-        recompile = self._dispatched > 0
-        if recompile:
+        recompile = self._dispatched > 0 and self._dispatched not in self._recompiles
+        if self._dispatched > 0:
             self._recompiles.setdefault(self._dispatched, []).append(compiled)
         self._run.bus.publish(
             CompileFinished(

@@ -128,7 +128,7 @@ CATALOGUE: Final = (
     ),
     MetricSpec(
         "crystools_tpu_recompiles_total", "counter", None, ("pipeline", "stage"),
-        "Compiles after the first step of their stage.",
+        "Steps after the first of their stage in which something was compiled.",
     ),
     MetricSpec(
         "crystools_tpu_stage_mfu_ratio", "gauge", "ratio", ("pipeline", "stage"),

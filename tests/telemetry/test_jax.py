@@ -74,6 +74,19 @@ def test_a_shape_change_in_mid_stage_is_one_recompile_with_its_reason(
     assert caplog.text == "", "jax's explanation is for the report, not for the user's log"
 
 
+def test_several_compiles_in_one_step_are_one_recompile(bench: Bench) -> None:
+    with bench.real_time_run() as run, run.stage("denoise") as stage:
+        for size in (16, 16, 8):
+            latents = latents_of(16)[:size, :size]
+            _, done = denoise_step(latents)
+            stage.step(done)
+    (report,) = run.report.stages
+    assert report.recompiles == 1
+    assert "at latents, now f32[8,8] and before f32[16,16]" in report.recompile_reasons[0]
+    recompiles = [e for e in bench.events.drain() if e.type == "compile_finished" and e.recompile]
+    assert len(recompiles) == 1
+
+
 def test_the_users_own_explanations_stay_in_their_log(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
     with (
         jax.explain_cache_misses(True),
