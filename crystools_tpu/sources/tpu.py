@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from crystools_tpu.sources.base import ChipReading, Reading, SourceError, SourceUnavailable
+from crystools_tpu.sources.base import Reading, SourceError, SourceUnavailable
 from crystools_tpu.sources.tpu_discovery import SYSFS, find_chips, kind_name
 from crystools_tpu.sources.tpu_payload import PortMetrics, chip_readings
 
@@ -48,6 +49,8 @@ class TpuSource:
         self._environ = environ
         self._timeout_seconds = timeout_seconds
         self._clients: dict[str, RuntimeClient] = {}
+        self._pool: ThreadPoolExecutor | None = None
+        self._chips: tuple[TpuChip, ...] = ()
         self._chip_ids: tuple[str, ...] = ()
 
     @property
@@ -57,10 +60,19 @@ class TpuSource:
 
     def read(self) -> Reading:
         """All runtimes at once. Raises `SourceError` when none answers."""
-        chips = find_chips(self._sysfs)
-        if not chips and self._addresses is None:
+        if not self._chips:
+            self._chips = find_chips(self._sysfs)
+        if not self._chips and self._addresses is None:
             raise SourceUnavailable("no TPU chip is attached to this machine")
-        readings = self._read_runtimes(chips[0] if chips else None)
+        try:
+            ports = self._read_ports()
+        except SourceError:
+            self._chips = ()  # look again: the chips may be what is gone
+            raise
+        chip = self._chips[0] if self._chips else None
+        readings = chip_readings(
+            ports, kind_name(chip) if chip else None, chip.value.devices_per_chip if chip else None
+        )
         self._chip_ids = tuple(reading.chip for reading in readings)
         return Reading(chips=readings)
 
@@ -69,26 +81,36 @@ class TpuSource:
         for client in self._clients.values():
             client.close()
         self._clients.clear()
+        if self._pool is not None:
+            self._pool.shutdown(wait=False)
+            self._pool = None
 
-    def _read_runtimes(self, chip: TpuChip | None) -> tuple[ChipReading, ...]:
-        from crystools_tpu.sources.tpu_client import RuntimeClient  # imports gRPC
-
+    def _read_ports(self) -> list[PortMetrics]:
+        """What each runtime that answers says. Several are asked at once: one may hang."""
         addresses = self._addresses if self._addresses is not None else runtime_addresses(self._environ)
-        for address in addresses:
-            if address not in self._clients:
-                self._clients[address] = RuntimeClient(address)
-        pending = [self._clients[address].ask(self._timeout_seconds) for address in addresses]
+        if len(addresses) == 1:
+            return [self._read_port(addresses[0])]
+        if self._pool is None:
+            self._pool = ThreadPoolExecutor(len(addresses), thread_name_prefix="crystools-tpu-port")
+        answers = [self._pool.submit(self._read_port, address) for address in addresses]
         ports: list[PortMetrics] = []
         errors: list[str] = []
-        for answer in pending:
+        for answer in answers:
             try:
                 ports.append(answer.result())
             except SourceError as error:
                 errors.append(str(error))
         if not ports:
             raise SourceError("; ".join(errors))
-        kind = kind_name(chip) if chip is not None else None
-        return chip_readings(ports, kind, chip.value.devices_per_chip if chip is not None else None)
+        return ports
+
+    def _read_port(self, address: str) -> PortMetrics:
+        from crystools_tpu.sources.tpu_client import RuntimeClient  # imports gRPC
+
+        client = self._clients.get(address)
+        if client is None:
+            client = self._clients[address] = RuntimeClient(address)
+        return client.read(self._timeout_seconds)
 
 
 def runtime_addresses(environ: Mapping[str, str]) -> tuple[str, ...]:

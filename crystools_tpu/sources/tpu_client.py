@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+import time
+from typing import Final
 
 import grpc
 from tpu_info.proto import tpu_metric_service_pb2 as proto
 from tpu_info.proto.tpu_metric_service_pb2_grpc import RuntimeMetricServiceStub
 
 from crystools_tpu.sources.base import SourceError
-from crystools_tpu.sources.tpu_payload import METRICS, Metric, PortMetrics, gauges
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
+from crystools_tpu.sources.tpu_payload import Gauges, Metric, PortMetrics, gauges
 
 _OPTIONS: Final = (
     # A runtime that comes back must be seen within two intervals, the shortest of which is 0.2 s.
@@ -29,48 +27,47 @@ _METRIC_ABSENT: Final = frozenset(
 
 
 class RuntimeClient:
-    """The runtime at `address` (`host:port`)."""
+    """The runtime at `address` (`host:port`).
+
+    Metrics are asked for one after the other: on a kept channel that costs the least CPU by far (a gRPC
+    future starts a thread). The total memory, which does not change while a runtime lives, is asked for
+    again only when its devices changed or it failed in between.
+    """
 
     def __init__(self, address: str) -> None:
         self._address = address
         self._channel = grpc.secure_channel(address, grpc.local_channel_credentials(), options=_OPTIONS)
         self._stub = RuntimeMetricServiceStub(self._channel)
+        self._totals: Gauges = {}
 
-    def ask(self, timeout_seconds: float) -> PendingMetrics:
-        """Asks for all metrics at once, without waiting for any."""
-        calls = {
-            metric: self._stub.GetRuntimeMetric.future(
-                proto.MetricRequest(metric_name=metric.value), timeout=timeout_seconds
-            )
-            for metric in METRICS
-        }
-        return PendingMetrics(self._address, calls)
+    def read(self, timeout_seconds: float) -> PortMetrics:
+        """Every metric that the runtime has, within `timeout_seconds` altogether. Raises `SourceError`."""
+        ends = time.monotonic() + timeout_seconds
+        try:
+            metrics: PortMetrics = {
+                metric: self._ask(metric, ends) for metric in Metric if metric is not Metric.HBM_TOTAL_BYTES
+            }
+            if self._totals.keys() != metrics[Metric.HBM_USED_BYTES].keys() or not self._totals:
+                self._totals = self._ask(Metric.HBM_TOTAL_BYTES, ends)
+        except grpc.RpcError as error:
+            self._totals = {}
+            raise SourceError(
+                f"the TPU runtime at {self._address} did not answer ({error.code().name}); "
+                "is a process using the TPU?"
+            ) from error
+        return {**metrics, Metric.HBM_TOTAL_BYTES: self._totals}
 
     def close(self) -> None:
         """Closes the channel and cancels what is under way."""
         self._channel.close()
 
-
-class PendingMetrics:
-    """Answers that are on their way from one runtime."""
-
-    def __init__(self, address: str, calls: Mapping[Metric, grpc.Future]) -> None:
-        self._address = address
-        self._calls = calls
-
-    def result(self) -> PortMetrics:
-        """Waits for all answers. Raises `SourceError` if the runtime failed to give one that it has."""
-        answers: PortMetrics = {}
-        for metric, call in self._calls.items():
-            try:
-                answers[metric] = gauges(call.result().metric.metrics)
-            except grpc.FutureCancelledError:
-                raise SourceError(f"the channel to {self._address} was closed") from None
-            except grpc.RpcError as error:
-                code = error.code()
-                if code not in _METRIC_ABSENT:
-                    raise SourceError(
-                        f"the TPU runtime at {self._address} did not answer ({code.name}); "
-                        "is a process using the TPU?"
-                    ) from error
-        return answers
+    def _ask(self, metric: Metric, ends: float) -> Gauges:
+        """The metric by device, empty if the runtime does not have it."""
+        request = proto.MetricRequest(metric_name=metric.value)
+        try:
+            response = self._stub.GetRuntimeMetric(request, timeout=max(ends - time.monotonic(), 0.001))
+        except grpc.RpcError as error:
+            if error.code() in _METRIC_ABSENT:
+                return {}
+            raise
+        return gauges(response.metric.metrics)

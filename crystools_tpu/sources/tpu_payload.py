@@ -23,13 +23,11 @@ class Metric(Enum):
     HBM_BANDWIDTH_PERCENT = "tpu.runtime.hbm.utilization.percent"
 
 
-METRICS = tuple(Metric)
-
 Gauges: TypeAlias = dict[int, float]
 """A value for each device id."""
 
 PortMetrics: TypeAlias = dict[Metric, Gauges]
-"""What one runtime says; a metric that it lacks has no key."""
+"""What one runtime says; a metric that it lacks is empty or has no key."""
 
 
 def gauges(metrics: Iterable[proto.Metric]) -> Gauges:

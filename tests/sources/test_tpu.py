@@ -76,8 +76,8 @@ def test_v6e_8_shows_eight_chips_with_the_runtimes_exact_figures(tmp_path: Path)
             kind="TPU v6e",
             hbm_used_bytes=1024 + n,
             hbm_total_bytes=31 * GIB,
-            duty_cycle_ratio=pytest.approx(0.125 * n),
-            hbm_bandwidth_utilization_ratio=pytest.approx(0.02 * n),
+            duty_cycle_ratio=12.5 * n / 100,
+            hbm_bandwidth_utilization_ratio=2.0 * n / 100,
         )
         for n in range(8)
     )
@@ -199,10 +199,8 @@ def test_two_processes_on_two_ports_are_one_machine(tmp_path: Path) -> None:
         assert [chip.chip for chip in source.read().chips] == [f"tpu{n}" for n in range(4, 8)]
 
         rig.runtimes[1].kill()
-        ports = (
-            r"localhost:\d+ did not answer \(UNAVAILABLE\).*; .*localhost:\d+ did not answer \(UNAVAILABLE\)"
-        )
-        with pytest.raises(SourceError, match=ports):
+        gone = r"localhost:\d+ did not answer \(UNAVAILABLE\)"
+        with pytest.raises(SourceError, match=f"{gone}.*; .*{gone}"):
             source.read()
         source.close()
 
@@ -254,16 +252,29 @@ def test_no_chip_and_no_address_is_no_fault_and_loads_no_grpc() -> None:
     assert json.loads(answer) == ["no TPU chip is attached to this machine", False, False]
 
 
-def test_one_channel_is_kept(tmp_path: Path) -> None:
+def test_one_channel_is_kept_and_the_total_memory_asked_for_once(tmp_path: Path) -> None:
     with run_scenario(Scenario.HEALTHY, "v6e-8", tmp_path) as rig:
         source = rig.tpu_source()
         for _ in range(3):
-            source.read()
-        assert len(rig.runtimes[0].requests) == 3 * len(Metric)
+            assert len(source.read().chips) == 8
+        asked = [payload.HBM_USED, payload.DUTY_CYCLE, payload.HBM_BANDWIDTH]
+        assert rig.runtimes[0].requests == [*asked, payload.HBM_TOTAL, *asked, *asked]
         assert len(source._clients) == 1
         source.close()
         source.close()
         assert len(source.read().chips) == 8  # opened again
+        source.close()
+
+
+def test_the_total_memory_is_asked_for_again_when_the_devices_changed(tmp_path: Path) -> None:
+    with run_scenario(Scenario.HEALTHY, "v6e-4", tmp_path) as rig:
+        (runtime,) = rig.runtimes
+        source = rig.tpu_source()
+        assert source.read().chips[0].hbm_total_bytes == 32 * GIB
+        runtime.device_ids, runtime.figures = (4, 5, 6, 7), figures(4, hbm_gib=16)
+        assert [(c.chip, c.hbm_total_bytes) for c in source.read().chips] == [
+            (f"tpu{n}", 16 * GIB) for n in (4, 5, 6, 7)
+        ]
         source.close()
 
 
@@ -288,9 +299,7 @@ def test_the_environment_names_the_ports(value: str | None, addresses: tuple[str
 def test_bad_ports_are_a_clear_error(tmp_path: Path, value: str) -> None:
     sysfs = write_tree(tmp_path, parse_topology("v6e-4"))
     source = TpuSource(sysfs=sysfs, environ={"TPU_RUNTIME_METRICS_PORTS": value})
-    with pytest.raises(
-        SourceError, match="TPU_RUNTIME_METRICS_PORTS must be port numbers separated by commas"
-    ):
+    with pytest.raises(SourceError, match="PORTS must be port numbers separated by commas"):
         source.read()
 
 

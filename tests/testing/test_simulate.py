@@ -32,7 +32,7 @@ def test_every_topology_shows_its_chips_whole(topology: str) -> None:
 
 @pytest.mark.parametrize("topology", ["v6e-7", "v6e", "v9-8", "", "V6E-8", "v6e-8 "])
 def test_an_unknown_topology_is_refused_with_a_list_of_those_there_are(topology: str) -> None:
-    with pytest.raises(ValueError, match="topology must be one of v2-8, .*, v6e-8, 7x-8, got") as error:
+    with pytest.raises(ValueError, match=r"topology must be one of v2-8, .*, v6e-8, 7x-8, got") as error:
         Simulation(topology)
     assert str(error.value).endswith(repr(topology))
 

@@ -1,8 +1,8 @@
 """Runs tpu-info's own command on a simulated host. Started by `unshare`, in namespaces of its own.
 
-tpu-info looks at `/sys`, `/dev`, `/proc` and `localhost:8431`, all fixed. Here the simulated trees are mounted
-over the first two, and processes, mounts and network are those of this namespace alone, so that the real
-command needs no change and the machine sees nothing of it.
+tpu-info looks at `/sys`, `/dev`, `/proc` and `localhost:8431`, all fixed. Here the simulated trees are
+mounted over the first two, and processes, mounts and network are those of this namespace alone. So the
+real command needs no change, and the machine sees nothing of it.
 
 Usage: tpu_info_in_namespace.py FOLDER TOPOLOGY [ARGUMENT OF tpu-info ...]
 """
