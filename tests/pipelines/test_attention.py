@@ -16,7 +16,9 @@ def formula(
 ) -> NDArray[np.float64]:
     logits = np.einsum("bqhd,bkhd->bhqk", query, key, dtype=np.float64) / np.sqrt(query.shape[-1])
     weights = np.exp(logits - logits.max(-1, keepdims=True))
-    return np.einsum("bhqk,bkhd->bqhd", weights / weights.sum(-1, keepdims=True), value, dtype=np.float64)
+    weighted = np.einsum("bhqk,bkhd->bqhd", weights, value, dtype=np.float64)
+    output: NDArray[np.float64] = weighted / weights.sum(-1).swapaxes(1, 2)[..., None]
+    return output
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import shutil
 import warnings
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -165,7 +166,7 @@ def test_no_array_stays_on_the_device(tiny_wan21: Path) -> None:
     ],
 )
 def test_an_argument_that_cannot_be_served_is_named_before_anything_runs(
-    tiny_wan21: Path, arguments: dict[str, object], field: str, message: str
+    tiny_wan21: Path, arguments: dict[str, Any], field: str, message: str
 ) -> None:
     runs = len(telemetry.history.reports())
     with pytest.raises(RequestError) as error:

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
+from numpy.typing import NDArray
 from safetensors.torch import save_file
 
 from crystools_pipelines.runtime.errors import CheckpointError, UnmatchedParametersError
 from crystools_pipelines.runtime.mesh import make_mesh
 from crystools_pipelines.runtime.scan import ScannedLayers
+from crystools_pipelines.runtime.sharding import Rules
 from crystools_pipelines.runtime.weights import State, load_state
 
 RULES = (
@@ -38,6 +41,10 @@ class Model(torch.nn.Module):
         self.blocks = ScannedLayers(layers) if scanned else layers
         self.register_buffer("table", torch.arange(4.0), persistent=False)
 
+    def stacked(self, name: str) -> NDArray[np.float32]:
+        """One parameter of all layers."""
+        return np.stack([self.state_dict()[f"blocks.{layer}.{name}"].numpy() for layer in range(DEPTH)])
+
 
 @pytest.fixture
 def saved(tmp_path: Path) -> Model:
@@ -46,16 +53,15 @@ def saved(tmp_path: Path) -> Model:
     return model
 
 
-def load(folder: Path, **kwargs: Any) -> State:
+def load(folder: Path, rules: Rules = RULES, dtype: str = "float32", float32: Sequence[str] = ()) -> State:
     mesh = make_mesh(jax.devices()[:4], branches=1, widths=(8,))
-    return load_state(
-        Model(scanned=True), folder, **{"mesh": mesh, "rules": RULES, "dtype": "float32"} | kwargs
-    )
+    return load_state(Model(scanned=True), folder, mesh=mesh, rules=rules, dtype=dtype, float32=float32)
 
 
 def test_the_layers_are_stacked_and_split(tmp_path: Path, saved: Model) -> None:
     weight = load(tmp_path)["blocks.layer.weight"]
-    np.testing.assert_array_equal(weight, np.stack([layer.weight.detach() for layer in saved.blocks]))
+    np.testing.assert_array_equal(weight, saved.stacked("weight"))
+    assert isinstance(weight.sharding, NamedSharding)
     assert weight.sharding.spec == P(None, "tensor", None)
     assert {shard.data.shape for shard in weight.addressable_shards} == {(DEPTH, 2, 8)}
 
@@ -69,8 +75,7 @@ def test_some_parts_stay_in_float32(tmp_path: Path, saved: Model) -> None:
         "norm.bias": "float32",
         "table": "float32",
     }
-    bias = torch.stack([layer.bias for layer in saved.blocks]).bfloat16().float()
-    np.testing.assert_array_equal(state["blocks.layer.bias"].astype(jnp.float32), bias.detach())
+    np.testing.assert_array_equal(state["blocks.layer.bias"], saved.stacked("bias").astype(jnp.bfloat16))
 
 
 def test_buffers_come_from_the_module(tmp_path: Path, saved: Model) -> None:
@@ -124,7 +129,7 @@ def test_tied_parameters_are_found_under_either_name(tmp_path: Path) -> None:
 
 def test_weights_in_several_files_are_found_by_their_index(tmp_path: Path, saved: Model) -> None:
     (tmp_path / "model.safetensors").unlink()
-    halves = {"a.safetensors": {}, "b.safetensors": {}}
+    halves: dict[str, dict[str, torch.Tensor]] = {"a.safetensors": {}, "b.safetensors": {}}
     for name, tensor in saved.state_dict().items():
         halves["a.safetensors" if name.startswith("norm") else "b.safetensors"][name] = tensor
     for file, tensors in halves.items():

@@ -70,7 +70,7 @@ def _cudnn(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
 
 
 def _xla(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
-    # Not tokamax's door to the same: on first use it parses the whole process's command line as its own flags.
+    # Not by way of tokamax: on first use that parses the process's command line as flags of its own.
     return jax.nn.dot_product_attention(query, key, value, implementation="xla")
 
 
