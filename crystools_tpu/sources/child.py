@@ -23,11 +23,6 @@ class Child:
         )
         self._received = b""
 
-    @property
-    def pid(self) -> int:
-        """The process id."""
-        return self._process.pid
-
     def send(self) -> None:
         """Sends an empty line. A child that is gone is found out by `receive`."""
         assert self._process.stdin is not None

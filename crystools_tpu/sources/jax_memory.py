@@ -8,6 +8,7 @@ from types import ModuleType
 from typing import Any, Final
 
 from crystools_tpu.sources.base import ChipReading, Reading, SourceUnavailable
+from crystools_tpu.sources.tpu_discovery import kind_name
 from crystools_tpu.telemetry.chips import chip_spec
 from crystools_tpu.telemetry.memory import DeviceMemory, device_memory
 
@@ -63,9 +64,15 @@ def _chips(devices: Sequence[Any], memory: Mapping[int, DeviceMemory]) -> tuple[
         readings.append(
             ChipReading(
                 chip=chip,
-                kind=group[0].device_kind,
+                kind=_kind(group[0]),
                 hbm_used_bytes=sum(part.used_bytes for part in parts),
                 hbm_total_bytes=sum(limits) if len(limits) == len(parts) else None,
             )
         )
     return tuple(readings)
+
+
+def _kind(device: Any) -> str:
+    """The kind as the other sources write it: jax calls a v6e `TPU v6 lite`."""
+    spec = chip_spec(device.device_kind)
+    return kind_name(spec.name) if spec is not None and device.platform == "tpu" else device.device_kind

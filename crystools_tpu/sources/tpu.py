@@ -52,6 +52,7 @@ class TpuSource:
         self._pool: ThreadPoolExecutor | None = None
         self._chips: tuple[TpuChip, ...] = ()
         self._chip_ids: tuple[str, ...] = ()
+        self._shifts: dict[str, int] = {}
 
     @property
     def chip_ids(self) -> tuple[str, ...]:
@@ -68,11 +69,11 @@ class TpuSource:
             ports = self._read_ports()
         except SourceError:
             self._chips = ()  # look again: the chips may be what is gone
+            self._shifts.clear()
             raise
         chip = self._chips[0] if self._chips else None
-        readings = chip_readings(
-            ports, kind_name(chip) if chip else None, chip.value.devices_per_chip if chip else None
-        )
+        kind = kind_name(chip.value.name) if chip else None
+        readings = chip_readings(ports, kind, chip.value.devices_per_chip if chip else None, self._shifts)
         self._chip_ids = tuple(reading.chip for reading in readings)
         return Reading(chips=readings)
 
@@ -85,19 +86,19 @@ class TpuSource:
             self._pool.shutdown(wait=False)
             self._pool = None
 
-    def _read_ports(self) -> list[PortMetrics]:
-        """What each runtime that answers says. Several are asked at once: one may hang."""
+    def _read_ports(self) -> dict[str, PortMetrics]:
+        """What each runtime that answers says, by address. Several are asked at once: one may hang."""
         addresses = self._addresses if self._addresses is not None else runtime_addresses(self._environ)
         if len(addresses) == 1:
-            return [self._read_port(addresses[0])]
+            return {addresses[0]: self._read_port(addresses[0])}
         if self._pool is None:
             self._pool = ThreadPoolExecutor(len(addresses), thread_name_prefix="crystools-tpu-port")
-        answers = [self._pool.submit(self._read_port, address) for address in addresses]
-        ports: list[PortMetrics] = []
+        answers = {address: self._pool.submit(self._read_port, address) for address in addresses}
+        ports: dict[str, PortMetrics] = {}
         errors: list[str] = []
-        for answer in answers:
+        for address, answer in answers.items():
             try:
-                ports.append(answer.result())
+                ports[address] = answer.result()
             except SourceError as error:
                 errors.append(str(error))
         if not ports:

@@ -28,9 +28,9 @@ def find_chips(sysfs: Path = SYSFS) -> tuple[TpuChip, ...]:
     return tuple(chips.values())
 
 
-def kind_name(chip: TpuChip) -> str:
-    """How a chip's type is written: `TPU v6e`, `TPU7x`."""
-    return str(chip).removesuffix(" chip")
+def kind_name(generation: str) -> str:
+    """How a chip's type is written: `TPU v6e` for `v6e`, `TPU7x` for `7x`."""
+    return f"TPU {generation}" if generation.startswith("v") else f"TPU{generation}"
 
 
 def _read(function: Path, attribute: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping
 from enum import Enum
 from statistics import fmean
 from typing import TYPE_CHECKING, TypeAlias
@@ -45,23 +45,29 @@ def gauges(metrics: Iterable[proto.Metric]) -> Gauges:
 
 
 def chip_readings(
-    ports: Sequence[PortMetrics], kind: str | None, devices_per_chip: int | None
+    ports: Mapping[str, PortMetrics],
+    kind: str | None,
+    devices_per_chip: int | None,
+    shifts: dict[str, int],
 ) -> tuple[ChipReading, ...]:
     """One reading a chip, over all ports, in order of the chips' numbers.
 
     A chip's number is its device id over `devices_per_chip` (None: told from the answers). Memory is per
     device, a core on v2, v3 and 7x, and adds up. A port whose numbers are taken already, because every
-    process counts its own chips from 0, is numbered on from the highest.
+    process counts its own chips from 0, is numbered on from the highest; `shifts` remembers by how much,
+    so that its chips keep their names while another port is down.
     """
     numbered: dict[int, ChipReading] = {}
-    for port in ports:
+    for address, port in ports.items():
         per_chip = devices_per_chip or _devices_per_chip(port)
         used = _sum_by_chip(port.get(Metric.HBM_USED_BYTES, {}), per_chip)
         total = _sum_by_chip(port.get(Metric.HBM_TOTAL_BYTES, {}), per_chip)
         duty = _ratio_by_chip(port, Metric.DUTY_CYCLE_PERCENT, per_chip)
         bandwidth = _ratio_by_chip(port, Metric.HBM_BANDWIDTH_PERCENT, per_chip)
         chips = sorted({*used, *total, *duty, *bandwidth})
-        shift = max(numbered) + 1 if numbered.keys() & set(chips) else 0
+        if address not in shifts and numbered.keys() & set(chips):
+            shifts[address] = max(numbered) + 1
+        shift = shifts.get(address, 0)
         for chip in chips:
             numbered[chip + shift] = ChipReading(
                 chip=f"tpu{chip + shift}",

@@ -80,9 +80,9 @@ def stats(used: int, limit: int = 1000) -> dict[str, int]:
 def test_v6e_devices_are_chips_by_their_global_id() -> None:
     devices = [Device(id_, "TPU v6 lite", stats(10 * id_)) for id_ in (8, 9, 12)]
     assert source(*devices).read().chips == (
-        ChipReading("tpu8", "TPU v6 lite", hbm_used_bytes=80, hbm_total_bytes=1000),
-        ChipReading("tpu9", "TPU v6 lite", hbm_used_bytes=90, hbm_total_bytes=1000),
-        ChipReading("tpu12", "TPU v6 lite", hbm_used_bytes=120, hbm_total_bytes=1000),
+        ChipReading("tpu8", "TPU v6e", hbm_used_bytes=80, hbm_total_bytes=1000),
+        ChipReading("tpu9", "TPU v6e", hbm_used_bytes=90, hbm_total_bytes=1000),
+        ChipReading("tpu12", "TPU v6e", hbm_used_bytes=120, hbm_total_bytes=1000),
     )
 
 

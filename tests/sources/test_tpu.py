@@ -46,7 +46,7 @@ def figures(count: int, hbm_gib: int = 32) -> list[ChipFigures]:
 )
 def test_chips_are_found_in_sysfs(tmp_path: Path, topology: str, count: int, kind: str) -> None:
     chips = find_chips(write_tree(tmp_path, parse_topology(topology)))
-    assert [kind_name(chip) for chip in chips] == [kind] * count
+    assert [kind_name(chip.value.name) for chip in chips] == [kind] * count
 
 
 def test_a_machine_without_tpu_or_without_sysfs_has_no_chips(tmp_path: Path) -> None:
@@ -211,9 +211,12 @@ def test_two_processes_that_both_count_from_zero_are_numbered_on(tmp_path: Path)
     low, high = figures(8)[:4], figures(8)[4:]
     with FakeRuntime(half, figures=low) as first, FakeRuntime(half, figures=high) as second:
         source = TpuSource(sysfs=sysfs, addresses=[first.address, second.address])
-        chips = source.read().chips
+        shown = [(chip.chip, chip.duty_cycle_ratio) for chip in source.read().chips]
+        assert shown == [(f"tpu{n}", 0.25 * n) for n in range(8)]
+        first.kill()
+        kept = [(chip.chip, chip.duty_cycle_ratio) for chip in source.read().chips]
+        assert kept == shown[4:]
         source.close()
-    assert [(c.chip, c.duty_cycle_ratio) for c in chips] == [(f"tpu{n}", 0.25 * n) for n in range(8)]
 
 
 def test_chips_without_a_runtime_are_an_error_that_says_what_to_look_at(tmp_path: Path) -> None:
@@ -333,7 +336,9 @@ def test_entries_without_an_id_or_a_proper_number_are_left_out() -> None:
 
 def test_half_a_chip_is_no_figure() -> None:
     port: PortMetrics = {Metric.HBM_USED_BYTES: {0: 10, 1: 20, 2: 30}}
-    assert chip_readings([port], "TPU v3", 2) == (ChipReading("tpu0", kind="TPU v3", hbm_used_bytes=30),)
+    assert chip_readings({"port": port}, "TPU v3", 2, {}) == (
+        ChipReading("tpu0", kind="TPU v3", hbm_used_bytes=30),
+    )
 
 
 def test_duty_cycles_that_fit_no_chip_are_none() -> None:
@@ -341,7 +346,7 @@ def test_duty_cycles_that_fit_no_chip_are_none() -> None:
         Metric.HBM_USED_BYTES: {0: 10, 1: 10, 2: 10, 3: 10},
         Metric.DUTY_CYCLE_PERCENT: {0: 50.0, 1: 50.0, 2: 50.0},
     }
-    assert [chip.duty_cycle_ratio for chip in chip_readings([port], None, 2)] == [None, None]
+    assert [chip.duty_cycle_ratio for chip in chip_readings({"port": port}, None, 2, {})] == [None, None]
 
 
 def test_a_chip_whose_memory_is_unknown_still_shows_its_duty_cycle() -> None:
@@ -349,7 +354,7 @@ def test_a_chip_whose_memory_is_unknown_still_shows_its_duty_cycle() -> None:
         Metric.HBM_USED_BYTES: {0: 10, 2: 30},
         Metric.DUTY_CYCLE_PERCENT: {0: 50.0, 1: 60.0, 2: 70.0},
     }
-    assert [(c.chip, c.hbm_used_bytes, c.duty_cycle_ratio) for c in chip_readings([port], None, 1)] == [
+    assert [(c.chip, c.hbm_used_bytes, c.duty_cycle_ratio) for c in chip_readings({"port": port}, None, 1, {})] == [
         ("tpu0", 10, 0.5), ("tpu1", None, 0.6), ("tpu2", 30, 0.7),
     ]  # fmt: skip
 
