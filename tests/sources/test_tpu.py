@@ -317,6 +317,10 @@ def test_the_ports_of_the_environment_are_read(tmp_path: Path) -> None:
 # Payloads
 
 
+def of_one_port(port: PortMetrics, kind: str | None, devices_per_chip: int) -> tuple[ChipReading, ...]:
+    return chip_readings({"localhost:8431": port}, kind, devices_per_chip, {})
+
+
 def test_entries_without_an_id_or_a_proper_number_are_left_out() -> None:
     def entry(id_: proto.AttrValue, **value: float) -> proto.Metric:
         return proto.Metric(attribute=proto.Attribute(value=id_), gauge=proto.Gauge(**value))
@@ -336,9 +340,7 @@ def test_entries_without_an_id_or_a_proper_number_are_left_out() -> None:
 
 def test_half_a_chip_is_no_figure() -> None:
     port: PortMetrics = {Metric.HBM_USED_BYTES: {0: 10, 1: 20, 2: 30}}
-    assert chip_readings({"port": port}, "TPU v3", 2, {}) == (
-        ChipReading("tpu0", kind="TPU v3", hbm_used_bytes=30),
-    )
+    assert of_one_port(port, "TPU v3", 2) == (ChipReading("tpu0", kind="TPU v3", hbm_used_bytes=30),)
 
 
 def test_duty_cycles_that_fit_no_chip_are_none() -> None:
@@ -346,7 +348,7 @@ def test_duty_cycles_that_fit_no_chip_are_none() -> None:
         Metric.HBM_USED_BYTES: {0: 10, 1: 10, 2: 10, 3: 10},
         Metric.DUTY_CYCLE_PERCENT: {0: 50.0, 1: 50.0, 2: 50.0},
     }
-    assert [chip.duty_cycle_ratio for chip in chip_readings({"port": port}, None, 2, {})] == [None, None]
+    assert [chip.duty_cycle_ratio for chip in of_one_port(port, None, 2)] == [None, None]
 
 
 def test_a_chip_whose_memory_is_unknown_still_shows_its_duty_cycle() -> None:
@@ -354,7 +356,7 @@ def test_a_chip_whose_memory_is_unknown_still_shows_its_duty_cycle() -> None:
         Metric.HBM_USED_BYTES: {0: 10, 2: 30},
         Metric.DUTY_CYCLE_PERCENT: {0: 50.0, 1: 60.0, 2: 70.0},
     }
-    assert [(c.chip, c.hbm_used_bytes, c.duty_cycle_ratio) for c in chip_readings({"port": port}, None, 1, {})] == [
+    assert [(c.chip, c.hbm_used_bytes, c.duty_cycle_ratio) for c in of_one_port(port, None, 1)] == [
         ("tpu0", 10, 0.5), ("tpu1", None, 0.6), ("tpu2", 30, 0.7),
     ]  # fmt: skip
 
