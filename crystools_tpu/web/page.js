@@ -13,6 +13,7 @@ import "./components/header.js";
 import "./components/host.js";
 import "./components/runs.js";
 import "./components/sources.js";
+import { stageTitle } from "./format.js";
 import { Store } from "./store.js";
 
 const INTERVAL_KEY = "crystools-tpu.interval_seconds";
@@ -26,6 +27,14 @@ connection.addEventListener("message", (event) => {
 });
 connection.addEventListener("state", (event) => {
   store.setConnection(/** @type {CustomEvent<ConnectionState>} */ (event).detail);
+});
+
+store.addEventListener("change", () => {
+  const [run] = store.runningRuns;
+  const stage = run?.stages.at(-1);
+  const progress = stage?.steps_total ? ` ${stage.steps.length}/${stage.steps_total}` : "";
+  const title = `${stage ? `${stageTitle(stage)}${progress} · ` : ""}Crystools TPU`;
+  if (document.title !== title) document.title = title;
 });
 
 /** @param {number | null} seconds */

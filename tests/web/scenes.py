@@ -5,17 +5,17 @@ Only what cannot be had is played: the chips (as `jax.Device` shows them), and t
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 from crystools_tpu import telemetry
 from crystools_tpu.monitor import Monitor
 from crystools_tpu.server import Server, create_app
-from crystools_tpu.sources.base import ChipReading, DiskReading, HostReading, Reading, SourceError
-from crystools_tpu.telemetry.compiles import _BACKEND, _CACHE_HIT
+from crystools_tpu.sources.base import ChipReading, DiskReading, HostReading, Reading, Source, SourceError
 
 GIB = 2**30
 EPOCH = 1_790_000_000.0
@@ -58,20 +58,26 @@ class V6eChip:
 
 
 class Output:
-    """What a step hands to `stage.step`: it is done `seconds` after the step before it."""
+    """What a step hands to `stage.step`: computed `seconds` after the step before it.
 
-    dtype = bool
+    The clock moves when the recorder's thread waits for it; the host's own wait moves nothing.
+    """
+
+    dtype = "bool"
     size = 1
 
-    def __init__(self, clock: Clock, seconds: float, finite: bool = True) -> None:
+    def __init__(self, clock: Clock, seconds: float, finite: bool) -> None:
         self._clock = clock
         self._seconds = seconds
         self._finite = finite
+        self.recorded = threading.Event()
 
     def block_until_ready(self) -> None:
-        self._clock.seconds += self._seconds
+        if not self.recorded.is_set():
+            self._clock.seconds += self._seconds
 
     def __bool__(self) -> bool:
+        self.recorded.set()  # the recorder asks for the value after it has read the clock
         return self._finite
 
 
@@ -116,14 +122,15 @@ def v6e_readings(count: int, *, used_gib: float = 23.5, duty: float = 0.98) -> t
 
 
 class Scene:
-    """A server on a free port, with a machine of its own, a history and a bus."""
+    """A server on a free port, with a history and a bus of its own; `sources` replace its played machine."""
 
-    def __init__(self, *, simulated: str | None = None) -> None:
+    def __init__(self, sources: Sequence[Source] | None = None, *, simulated: str | None = None) -> None:
         self.clock = Clock()
         self.bus = telemetry.Bus()
         self.history = telemetry.History()
         self.host = Machine("host", Reading(host=HOST))
         self.tpu = Machine("tpu")
+        self._sources = [self.host, self.tpu] if sources is None else sources
         self._simulated = simulated
         self._server: Server | None = None
         self._monitor: Monitor | None = None
@@ -137,7 +144,7 @@ class Scene:
     def start(self) -> None:
         """Serves, on the port it had before if it ran before."""
         self._monitor = Monitor(
-            [self.host, self.tpu],
+            self._sources,
             interval_seconds=0.1,
             simulated=self._simulated is not None,
             clock=self._machine_time,
@@ -148,9 +155,11 @@ class Scene:
         _, self._port = self._server.start()
 
     def stop(self) -> None:
+        """Ends the server and its sampling; harmless where there is none."""
         if self._server and self._monitor:
             self._server.stop()
             self._monitor.stop()
+            self._server = self._monitor = None
 
     def _machine_time(self) -> float:
         """The scene's time, which also goes by itself: the server paces snapshots by it."""
@@ -168,20 +177,24 @@ class Scene:
         ) as run:
             yield run
 
-    def output(self, seconds: float, *, finite: bool = True) -> Output:
-        return Output(self.clock, seconds, finite)
+    def step(self, stage: telemetry.Stage, seconds: float, *, finite: bool = True) -> None:
+        """A step of `seconds`, done when this returns, so that the host never touches the clock meanwhile."""
+        output = Output(self.clock, seconds, finite)
+        stage.step(output)
+        if not output.recorded.wait(10):
+            raise TimeoutError("the step was not recorded")
 
     def compile(self, stage: telemetry.Stage, seconds: float, reason: str | None = None) -> None:
         """A compile of `seconds` falls into the stage, as jax.monitoring would report it."""
         self.clock.seconds += seconds
         if reason:
             stage.compile_log.explain(reason)
-        stage.compile_log.event(_CACHE_HIT)
-        stage.compile_log.duration(_BACKEND, seconds, "jit(denoise)")
+        stage.compile_log.event("/jax/compilation_cache/cache_hits")
+        stage.compile_log.duration("/jax/core/compile/backend_compile_duration", seconds, "jit(denoise)")
 
 
 PARAMS = {
-    "prompt": "A cat in a space suit walks through a neon market in the rain, cinematic, shallow depth of field",
+    "prompt": "A cat in a space suit walks through a neon market in the rain, shallow depth of field",
     "height": 720,
     "width": 1280,
     "num_frames": 81,
@@ -201,8 +214,7 @@ def play_wan(
     nan_at: int | None = None,
     recompile_at: int | None = None,
     fail_at: int | None = None,
-    compile_seconds: float = 38.0,
-) -> Iterator[None]:
+) -> Generator[None, None, None]:
     """One Wan2.1 run at 720p. Yields once in the middle where `stop_after` steps are done."""
     devices = [V6eChip(number) for number in range(chips)]
     with scene.run(model_id="Wan-AI/Wan2.1-T2V-14B-Diffusers", params=PARAMS, devices=devices) as run:
@@ -222,13 +234,17 @@ def play_wan(
         ) as stage:
             for step in range(steps):
                 if step == 0:
-                    scene.compile(stage, compile_seconds)
+                    scene.compile(stage, 38.0)
                     _hold(devices, 24.1)
                 if step == recompile_at:
-                    scene.compile(stage, 12.0, "at latents, now f32[1,16,21,90,160] and before bf16[1,16,21,90,160]")
+                    scene.compile(
+                        stage, 12.0, "at latents, now f32[1,16,21,90,160] and before bf16[1,16,21,90,160]"
+                    )
                 if step == fail_at:
-                    raise RuntimeError("RESOURCE_EXHAUSTED: attempting to allocate 9.42G, 7.10G available (tpu3)")
-                stage.step(scene.output(4.54 + 0.03 * (step % 4), finite=nan_at is None or step < nan_at))
+                    raise RuntimeError(
+                        "RESOURCE_EXHAUSTED: attempting to allocate 9.42G, 7.10G available (tpu3)"
+                    )
+                scene.step(stage, 4.6, finite=nan_at is None or step < nan_at)
                 if stop_after == step + 1:
                     yield
         with run.stage("vae_decode") as stage:
@@ -240,23 +256,24 @@ def play_wan(
         run.output = "out/cat.mp4"
 
 
-def play_to_end(scene: Scene, **options: Any) -> None:
-    """A whole run; a run that is made to fail ends so."""
+@contextmanager
+def played_until(scene: Scene, step: int, **options: Any) -> Iterator[Iterator[None]]:
+    """A run whose device has done `step` steps; iterating goes on to its end, leaving cancels it."""
+    playing = play_wan(scene, stop_after=step, **options)
+    next(playing)
     try:
+        yield playing
+    finally:
+        playing.close()
+
+
+def play_to_end(scene: Scene, **options: Any) -> None:
+    """A whole run, or to the error that `fail_at` makes."""
+    with suppress(RuntimeError):
         for _ in play_wan(scene, **options):
             pass
-    except RuntimeError:
-        pass
 
 
 def _hold(devices: list[V6eChip], gibibytes: float) -> None:
     for device in devices:
         device.hold(gibibytes)
-
-
-def wait_until(true: Any, seconds: float = 10) -> None:
-    end = time.monotonic() + seconds
-    while not true():
-        if time.monotonic() > end:
-            raise TimeoutError("the condition did not come true")
-        time.sleep(0.01)

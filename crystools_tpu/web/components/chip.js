@@ -21,7 +21,7 @@ export class Chip extends Component {
     `
     :host {
       display: grid; grid-template-columns: 50px minmax(0, 1fr); gap: 10px; padding: 8px 0;
-      border-top: 1px solid var(--crystools-line); content-visibility: auto; contain-intrinsic-size: auto 76px;
+      border-top: 1px solid var(--crystools-line);
     }
     .head { display: grid; align-content: start; font-size: 11px; line-height: 1.5; }
     #name { font: 600 12.5px/18px var(--crystools-mono); }

@@ -60,6 +60,7 @@ export class Chips extends StoreView {
         color-mix(in oklab, var(--crystools-hbm) 10%, var(--crystools-sunken)), var(--crystools-hbm) 90%,
         var(--crystools-warning-fill) 90% 97%, var(--crystools-critical-fill) 97%);
     }
+    #overview:not([hidden]) + #cards > * { content-visibility: auto; contain-intrinsic-size: auto 90px; }
     #overview[hidden] + #cards > :first-child { border-top: 0; }
     `,
   );
@@ -79,7 +80,7 @@ export class Chips extends StoreView {
   render(store) {
     const chips = store.snapshot?.chips ?? [];
     const many = chips.length > CARDS_AT_MOST;
-    setText(this.byId("title"), chips.length > 1 ? `${chips.length} chips` : "Chip");
+    setText(this.byId("title"), chips.length > 1 ? `${chips.length} chips` : "Chips");
     this.byId("none").hidden = chips.length > 0;
     this.byId("overview").hidden = this.byId("expand").hidden = !many;
     for (const part of ["overview", "cards"]) {

@@ -32,7 +32,7 @@ with telemetry.run("my-pipeline", devices=jax.devices()) as run:
       </div>
     </section>`,
     `
-    #runs { display: grid; gap: 16px; }
+    #runs { display: grid; grid-template-columns: minmax(0, 1fr); gap: 16px; }
     #empty { display: grid; gap: 8px; }
     h3 { font-size: 18px; font-weight: 650; }
     pre {

@@ -60,7 +60,7 @@ export class RunView extends Component {
       <p id="method" class="muted"></p>
     </details>`,
     `
-    :host { display: grid; gap: 10px; min-width: 0; }
+    :host { display: grid; grid-template-columns: minmax(0, 1fr); gap: 10px; }
     .title { display: flex; flex-wrap: wrap; align-items: baseline; gap: 4px 10px; }
     h3 { font-size: 15px; font-weight: 600; flex: 1; overflow-wrap: anywhere; }
     #status { font-size: 11px; font-weight: 600; padding: 1px 8px; border-radius: 99px; border: 1px solid currentColor; color: var(--crystools-muted); }
@@ -94,7 +94,7 @@ export class RunView extends Component {
       display: flex; flex-wrap: wrap; gap: 8px 20px; padding: 8px 0;
       border-block: 1px solid var(--crystools-line);
     }
-    #figures > * { flex: 1 1 88px; }
+    #figures > * { flex: 1 1 88px; min-width: max-content; }
     details { font-size: 12.5px; }
     summary { cursor: pointer; color: var(--crystools-muted); }
     .scroll { max-height: 260px; overflow: auto; }
@@ -144,7 +144,7 @@ export class RunView extends Component {
     const running = run.status === "running";
     const total = running ? (stage?.steps_total ?? null) : null;
     const done = stage?.steps.length ?? 0;
-    setText(this.byId("doing"), running ? doing(stage) : statusTitle(run.status));
+    setText(this.byId("doing"), running ? doing(stage) : outcome(run));
     setText(this.byId("steps"), running ? stepsText(stage) : (run.output ?? ""));
     setText(this.byId("left"), running ? leftText(eta) : duration(run.total_seconds));
     setText(this.byId("elapsed"), running ? `${wholeDuration(elapsedSeconds(run, now))} elapsed` : "in all");
@@ -226,6 +226,12 @@ function paramsOf({ params }) {
   const size = width != null && height != null ? [["size", `${width} × ${height}`]] : [];
   const rest = Object.entries(params).filter(([name, value]) => !PLACED_PARAMS.has(name) && value != null && value !== "");
   return [...size, ...rest.map(([name, value]) => /** @type {[string, string]} */ ([name.replaceAll("_", " "), String(value)]))];
+}
+
+/** @param {RunReport} run */
+function outcome(run) {
+  const last = run.status === "succeeded" ? null : run.stages.at(-1);
+  return last ? `${statusTitle(run.status)} in ${stageTitle(last)}` : statusTitle(run.status);
 }
 
 /** @param {StageReport | null} stage */

@@ -1,0 +1,82 @@
+"""Numbers as the page writes them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, Page
+
+from tests.web.scenes import GIB, Scene
+
+
+@pytest.fixture(scope="module")
+def module_scene() -> Any:
+    scene = Scene()
+    scene.start()
+    yield scene
+    scene.stop()
+
+
+@pytest.fixture(scope="module")
+def page(browser: Browser, module_scene: Scene) -> Any:
+    page = browser.new_page()
+    page.goto(module_scene.url)
+    yield page
+    page.close()
+
+
+RATIO = {
+    "ratio": 0.39,
+    "numerator": 13.05e15,
+    "denominator": 33.34e15,
+    "unit": "flop",
+    "method": "architecture",
+}
+
+
+@pytest.mark.parametrize(
+    ("function", "arguments", "text"),
+    [
+        ("percent", [None], "n/a"),
+        ("percent", [0], "0%"),
+        ("percent", [0.0042], "0.4%"),
+        ("percent", [0.0994], "9.9%"),
+        ("percent", [0.0996], "10%"),
+        ("percent", [0.987], "99%"),
+        ("percent", [1], "100%"),
+        ("gibibytes", [None], "n/a"),
+        ("gibibytes", [0], "0 GiB"),
+        ("gibibytes", [5 * 2**20], "5.00 MiB"),
+        ("gibibytes", [0.25 * GIB], "0.250 GiB"),
+        ("gibibytes", [31.24 * GIB], "31.2 GiB"),
+        ("gibibytes", [1433 * GIB], "1,433 GiB"),
+        ("usedOfTotal", [None, None], "n/a"),
+        ("usedOfTotal", [23.1 * GIB, 31.25 * GIB], "23.1 / 31.3 GiB"),
+        ("usedOfTotal", [23.1 * GIB, None], "23.1 GiB / n/a"),
+        ("usedOfTotal", [5 * 2**20, 31.25 * GIB], "5.00 MiB / 31.3 GiB"),
+        ("duration", [None], "n/a"),
+        ("duration", [0.0521], "0.052 s"),
+        ("duration", [4.54], "4.54 s"),
+        ("duration", [42.12], "42.1 s"),
+        ("duration", [59.96], "1 min 00 s"),
+        ("duration", [227], "3 min 47 s"),
+        ("duration", [3725], "1 h 02 min"),
+        ("wholeDuration", [None], "n/a"),
+        ("wholeDuration", [6.6], "7 s"),
+        ("teraflop", [None], "n/a"),
+        ("teraflop", [13.05e15], "13,050 TFLOP"),
+        ("teraflop", [5e9], "5.00 GFLOP"),
+        ("celsius", [None], "n/a"),
+        ("celsius", [61.4], "61 °C"),
+        ("ratioDetail", [None], "n/a"),
+        ("ratioDetail", [RATIO], "39%: 13,050 TFLOP of 33,340 TFLOP possible. Method: architecture."),
+        ("verdict", [None], "n/a"),
+        ("verdict", ["bandwidth"], "bandwidth-bound"),
+        ("stageTitle", [{"name": "vae_decode", "component": None}], "VAE decode"),
+        ("stageTitle", [{"name": "load", "component": "transformer"}], "Load transformer"),
+    ],
+)
+def test_a_value_reads(page: Page, function: str, arguments: list[Any], text: str) -> None:
+    call = "async ([name, values]) => (await import('./format.js'))[name](...values)"
+    assert page.evaluate(call, [function, arguments]) == text

@@ -1,0 +1,209 @@
+"""Runs on the page, reported by the real recorder while the page watches."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from playwright.sync_api import Locator, Page, expect
+
+from crystools_tpu.telemetry import StageName, StepFinished, StepRecord
+from tests.web.conftest import OpenPage
+from tests.web.scenes import Scene, play_to_end, played_until
+
+
+@pytest.fixture
+def page(scene: Scene, open_page: OpenPage) -> Page:
+    """The page of a server on which nothing has run."""
+    scene.start()
+    opened = open_page(scene)
+    expect(opened.get_by_role("heading", name="No run yet")).to_be_visible()
+    return opened
+
+
+def current(page: Page) -> Locator:
+    return page.locator("crystools-current crystools-run")
+
+
+def test_the_empty_page_tells_how_to_start_a_run(page: Page) -> None:
+    expect(page.get_by_text("crystools-tpu demo")).to_be_visible()
+    expect(page.get_by_text("telemetry.run(")).to_be_visible()
+
+
+def test_a_run_is_followed_from_step_to_step(page: Page, scene: Scene) -> None:
+    with played_until(scene, 23) as playing:
+        run = current(page)
+        expect(run.locator("#status")).to_have_text("Running")
+        expect(run.locator("#pipeline")).to_have_text("wan2.1-t2v")
+        expect(run.locator("#device")).to_have_text("TPU v6 lite, 8 chips")
+        expect(run.get_by_text("A cat in a space suit")).to_be_visible()
+        expect(run.locator("#params")).to_contain_text(re.compile(r"size\s*1280 . 720"))
+        expect(run.locator("#doing")).to_have_text("Denoise")
+        expect(run.locator("#steps")).to_have_text("step 23 of 50")
+        progress = run.get_by_role("progressbar", name="Steps of Denoise")
+        expect(progress).to_have_attribute("aria-valuenow", "23")
+        expect(progress).to_have_attribute("aria-valuemax", "50")
+        # 27 steps of 4.60 s are 2 min 04 s.
+        expect(run.locator("#left")).to_have_text(re.compile(r"^(2 min 0\d|1 min [345]\d) s left$"))
+        expect(run.locator("#elapsed")).to_have_text(re.compile(r"min \d\d s elapsed$"))
+        expect(run.get_by_role("group", name="Step time: 4.60 s")).to_be_visible()
+        expect(
+            run.get_by_role("group", name=re.compile(r"^MFU: 39%.*TFLOP of .* TFLOP possible"))
+        ).to_be_visible()
+        expect(page).to_have_title("Denoise 23/50 · Crystools TPU")
+
+        for _ in playing:
+            pass
+        expect(run.locator("#status")).to_have_text("Succeeded")
+        expect(run.locator("#doing")).to_have_text("Succeeded")
+        expect(run.locator("#left")).to_have_text("5 min 19 s")
+        expect(run.get_by_text("out/cat.mp4")).to_be_visible()
+        expect(page).to_have_title("Crystools TPU")
+
+
+def test_elapsed_time_counts_while_the_run_runs(page: Page, scene: Scene) -> None:
+    with played_until(scene, 2):
+        elapsed = current(page).locator("#elapsed")
+        expect(elapsed).to_have_text(re.compile("elapsed"))
+        expect(elapsed).not_to_have_text(elapsed.inner_text())
+
+
+def test_the_timeline_is_to_scale_with_the_compile_hatched(page: Page, scene: Scene) -> None:
+    play_to_end(scene, steps=20)
+    timeline = current(page).locator("crystools-timeline")
+    denoise = timeline.locator("g[data-kind=denoise]")
+    steps = denoise.locator("rect.step")
+    expect(steps).to_have_count(20)
+    expect(
+        timeline.get_by_role("img", name=re.compile(r"Denoise: 2 min 10 s, of it compile 38.0 s"))
+    ).to_be_visible()
+    expect(steps.first).to_have_attribute("data-compiled", "")
+    compiled = denoise.locator("rect.compile")
+    expect(compiled).to_have_count(1)
+    # A step of 4.6 s and a compile of 38 s.
+    assert width(compiled) / width(steps.nth(1)) == pytest.approx(38.0 / 4.6, rel=0.01)
+    hatch = compiled.evaluate("rect => getComputedStyle(rect).fill")
+    assert "#hatch" in hatch
+    expect(timeline.locator("g[data-kind=load]")).to_have_count(2)
+
+
+def width(rect: Locator) -> float:
+    return float((rect.get_attribute("width") or "").removesuffix("%"))
+
+
+def test_a_nan_is_marked_at_its_step(page: Page, scene: Scene) -> None:
+    play_to_end(scene, steps=8, nan_at=3)
+    run = current(page)
+    expect(run.locator("rect.step.nan").first).to_have_attribute("data-step", "3")
+    expect(run.locator("#marks")).to_contain_text("NaN at step 3")
+    expect(run.get_by_text("NaN in Denoise from step 3 on")).to_be_visible()
+
+
+def test_a_recompile_is_reported_with_its_reason(page: Page, scene: Scene) -> None:
+    with played_until(scene, 7, recompile_at=5):
+        warning = current(page).locator("#warnings li")
+        expect(warning).to_contain_text("Denoise recompiled once after its first step: at latents, now f32[")
+        expect(current(page).locator("g[data-kind=denoise] rect.compile")).to_have_count(2)
+
+
+def test_a_failed_run_shows_where_and_why(page: Page, scene: Scene) -> None:
+    play_to_end(scene, fail_at=9)
+    run = current(page)
+    expect(run.locator("#doing")).to_have_text("Failed in Denoise")
+    expect(run.locator("#error")).to_contain_text("RuntimeError: RESOURCE_EXHAUSTED")
+    expect(run.get_by_role("row", name=re.compile("^Denoise.*9 of 50"))).to_be_visible()
+
+
+def test_the_table_has_each_stage_with_what_is_known(page: Page, scene: Scene) -> None:
+    play_to_end(scene)
+    rows = current(page).locator("crystools-stages tbody tr")
+    expect(rows).to_have_count(6)
+    expect(rows.nth(0).locator("th, td")).to_have_text(
+        ["Load text_encoder", "9.40 s", "none", "n/a", "n/a", "n/a", "n/a", "n/a", "12.2 GiB"]
+    )
+    expect(rows.nth(3).locator("th, td")).to_have_text(
+        ["Denoise", "4 min 28 s", "38.0 s", "50", "4.60 s", "39%", "7.4%", "compute", "24.1 GiB"]
+    )
+    expect(rows.nth(3).locator("td").nth(4)).to_have_attribute(
+        "title", re.compile(r"TFLOP of .* TFLOP possible\. Method: architecture")
+    )
+
+
+def test_memory_of_each_chip_before_at_the_peak_and_after(page: Page, scene: Scene) -> None:
+    play_to_end(scene, chips=4)
+    run = current(page)
+    run.get_by_text("HBM per chip").click()
+    rows = run.locator("#memory tbody tr")
+    expect(rows).to_have_count(4)
+    expect(rows.nth(0).locator("th, td")).to_have_text(
+        ["tpu:0", "1.50 GiB", "27.3 GiB", "27.3 GiB", "31.2 GiB", "VAE decode"]
+    )
+
+
+def test_without_flops_and_devices_the_figures_read_not_available(page: Page, scene: Scene) -> None:
+    with scene.run("my-pipeline") as run, run.stage("denoise", steps=2) as stage:
+        scene.step(stage, 1.5)
+    for name in ("MFU: n/a", "MBU: n/a", "Verdict: n/a", "HBM peak: n/a"):
+        expect(current(page).get_by_role("group", name=name)).to_be_visible()
+
+
+def test_past_runs_open_by_keyboard_newest_first(page: Page, scene: Scene) -> None:
+    play_to_end(scene, steps=4)
+    play_to_end(scene, steps=6, fail_at=2)
+    play_to_end(scene, steps=8)
+    runs = page.locator("crystools-runs")
+    buttons = runs.get_by_role("button")
+    expect(buttons).to_have_count(2)
+    expect(buttons.nth(0)).to_contain_text("Failed")
+    expect(buttons.nth(1)).to_contain_text("Succeeded")
+    buttons.nth(0).focus()
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("Enter")
+    expect(buttons.nth(1)).to_have_attribute("aria-expanded", "true")
+    expect(runs.locator("crystools-stages tbody tr")).to_have_count(6)
+    expect(runs.locator("rect.step")).to_have_count(4)
+    page.keyboard.press("Enter")
+    expect(runs.locator("crystools-run")).to_have_count(0)
+
+
+def test_two_runs_at_once_are_both_shown(page: Page, scene: Scene) -> None:
+    with scene.run("first") as first, scene.run("second") as second:
+        with first.stage("load"), second.stage("save"):
+            expect(current(page)).to_have_count(2)
+            expect(current(page).nth(0).locator("#doing")).to_have_text("Save")
+            expect(current(page).nth(1).locator("#doing")).to_have_text("Load")
+
+
+def test_events_that_were_lost_are_made_good_from_the_server(page: Page, scene: Scene) -> None:
+    quiet = Scene()
+    quiet.history, quiet.clock = scene.history, scene.clock
+    with played_until(quiet, 9):
+        report = scene.history.reports()[0]
+        scene.bus.publish(
+            StepFinished(
+                run_id=report.run_id,
+                pipeline=report.pipeline,
+                stage=3,
+                stage_name=StageName.DENOISE,
+                step=9,
+                record=StepRecord(4.6, compiled=False, finite=True),
+                steps_total=50,
+                eta_seconds=184.0,
+                mfu=None,
+            )
+        )
+        expect(current(page).locator("#steps")).to_have_text("step 9 of 50")
+
+
+def test_a_page_that_comes_late_knows_how_long_the_run_still_takes(scene: Scene, open_page: OpenPage) -> None:
+    with played_until(scene, 23):
+        scene.start()
+        page = open_page(scene)
+        expect(current(page).locator("#left")).to_have_text(re.compile(r"^(2 min 0\d|1 min [345]\d) s left$"))
+
+
+def test_text_from_a_run_is_never_markup(page: Page, scene: Scene) -> None:
+    with scene.run("<b>bold</b>", params={"prompt": "<img src=x onerror=alert(1)>"}):
+        pass
+    expect(current(page).locator("#pipeline")).to_have_text("<b>bold</b>")
+    expect(current(page).locator("#prompt")).to_have_text("<img src=x onerror=alert(1)>")
