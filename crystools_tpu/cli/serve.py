@@ -130,6 +130,6 @@ def _simulated_sources(topology: str, stack: contextlib.ExitStack) -> Sequence[S
     from crystools_tpu.testing.simulate import Simulation
 
     try:
-        return stack.enter_context(Simulation(topology)).sources()
+        return stack.enter_context(Simulation(topology, moving=True)).sources()
     except ValueError as error:
         raise CommandError(f"--simulate: {error}") from None
