@@ -49,9 +49,7 @@ def run(arguments: argparse.Namespace) -> None:
     )
     with panel() as shown, tempfile.TemporaryDirectory(prefix="crystools-tpu-demo-") as folder:
         console.print(f"Watch it at {shown.url}", highlight=False)
-        console.print(
-            "The model is tiny and its weights are random: the picture means nothing, the times are real."
-        )
+        console.print("The model is tiny and its weights are random: the times are real.", highlight=False)
         checkpoint = write_tiny_checkpoint("wan2.1-t2v", Path(folder) / "checkpoint")
         report = generate_watched(
             request,

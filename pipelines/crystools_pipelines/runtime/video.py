@@ -1,7 +1,8 @@
 """Frames to a file: H.264 in MP4, or a plain numpy array."""
 
-from collections.abc import Callable
-from contextlib import closing
+import os
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from uuid import uuid4
 
@@ -56,7 +57,8 @@ def _write_mp4(frames: np.ndarray, path: Path, fps: int) -> None:
         ffmpeg_log_level="error",
     )
     with closing(writer):
-        writer.send(None)
+        with _spawned_without_fork():
+            writer.send(None)
         for frame in frames:
             if not np.isfinite(frame).all():
                 raise RequestError(
@@ -67,6 +69,21 @@ def _write_mp4(frames: np.ndarray, path: Path, fps: int) -> None:
     written = imageio_ffmpeg.count_frames_and_secs(str(path))[0] if path.exists() else 0
     if written != count:
         raise OSError(f"ffmpeg wrote {written} of {count} frames to {path.parent}")
+
+
+@contextmanager
+def _spawned_without_fork() -> Iterator[None]:
+    """Within the block ffmpeg is started by vfork: a fork beside jax's threads can deadlock."""
+    name = "IMAGEIO_FFMPEG_NO_PREVENT_SIGINT"  # it forks only to keep Ctrl-C from ffmpeg
+    before = os.environ.get(name)
+    os.environ[name] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
 
 
 def _write_npy(frames: np.ndarray, path: Path, fps: int) -> None:
