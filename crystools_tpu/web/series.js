@@ -17,22 +17,27 @@ export class Series {
 }
 
 /**
- * SVG path data of a line through `values`, in a box SERIES_LENGTH - 1 wide and 1 high whose bottom is 0
- * and top is `ceiling`. The newest value is at the right edge; a null breaks the line.
+ * SVG path data of a line through `values` and of the area under it, in a box SERIES_LENGTH - 1 wide and 1
+ * high whose bottom is 0 and top is `ceiling`. The newest value is at the right edge; a null is a gap.
  *
  * @param {readonly (number | null)[]} values
  * @param {number} ceiling
  */
-export function linePath(values, ceiling) {
+export function sparkline(values, ceiling) {
   const first = SERIES_LENGTH - values.length;
-  let path = "";
-  let drawing = false;
+  let [line, area] = ["", ""];
+  /** @type {string[]} */
+  let points = [];
+  const endStretch = (/** @type {number} */ end) => {
+    if (!points.length) return;
+    line += `M${points.join("L")}`;
+    area += `M${points.join("L")}V1H${end - points.length}Z`;
+    points = [];
+  };
   values.forEach((value, index) => {
-    if (value != null) {
-      const y = 1 - Math.min(1, Math.max(0, value / ceiling));
-      path += `${drawing ? "L" : "M"}${first + index} ${y.toFixed(3)}`;
-    }
-    drawing = value != null;
+    if (value == null) endStretch(first + index);
+    else points.push(`${first + index} ${(1 - Math.min(1, Math.max(0, value / ceiling))).toFixed(3)}`);
   });
-  return path;
+  endStretch(SERIES_LENGTH);
+  return { line, area };
 }

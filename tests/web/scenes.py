@@ -124,7 +124,14 @@ def v6e_readings(count: int, *, used_gib: float = 23.5, duty: float = 0.98) -> t
 class Scene:
     """A server on a free port, with a history and a bus of its own; `sources` replace its played machine."""
 
-    def __init__(self, sources: Sequence[Source] | None = None, *, simulated: str | None = None) -> None:
+    def __init__(
+        self,
+        sources: Sequence[Source] | None = None,
+        *,
+        simulated: str | None = None,
+        prefix: str = "/crystools-tpu",
+        token: str | None = None,
+    ) -> None:
         self.clock = Clock()
         self.bus = telemetry.Bus()
         self.history = telemetry.History()
@@ -132,6 +139,8 @@ class Scene:
         self.tpu = Machine("tpu")
         self._sources = [self.host, self.tpu] if sources is None else sources
         self._simulated = simulated
+        self._prefix = prefix
+        self._token = token
         self._server: Server | None = None
         self._monitor: Monitor | None = None
         self._port = 0
@@ -139,7 +148,8 @@ class Scene:
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self._port}/crystools-tpu/"
+        query = f"?token={self._token}" if self._token else ""
+        return f"http://127.0.0.1:{self._port}{self._prefix}/{query}"
 
     def start(self) -> None:
         """Serves, on the port it had before if it ran before."""
@@ -150,7 +160,14 @@ class Scene:
             clock=self._machine_time,
         )
         self._monitor.start()
-        app = create_app(self._monitor, history=self.history, bus=self.bus, simulated=self._simulated)
+        app = create_app(
+            self._monitor,
+            history=self.history,
+            bus=self.bus,
+            simulated=self._simulated,
+            prefix=self._prefix,
+            token=self._token,
+        )
         self._server = Server(app, port=self._port)
         _, self._port = self._server.start()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from playwright.sync_api import expect
 
 from crystools_tpu.sources.base import Reading
@@ -52,6 +53,23 @@ def test_runs_are_shown_with_readings_off(scene: Scene, open_page: OpenPage) -> 
     expect(page.locator("crystools-header #state")).to_have_text("Readings off")
     play_to_end(scene, steps=3)
     expect(page.locator("crystools-current #status")).to_have_text("Succeeded")
+
+
+@pytest.mark.parametrize(
+    "options", [{"prefix": "/behind/a/proxy"}, {"token": "s3cret"}], ids=["prefix", "token"]
+)
+def test_the_page_finds_its_server_under_any_path_and_carries_its_token(
+    open_page: OpenPage, options: dict[str, str]
+) -> None:
+    scene = Scene(**options)  # type: ignore[arg-type]
+    scene.start()
+    try:
+        page = open_page(scene)
+        expect(page.locator("crystools-header #state")).to_have_text("Live")
+        play_to_end(scene, steps=2)
+        expect(page.locator("crystools-current #status")).to_have_text("Succeeded")
+    finally:
+        scene.stop()
 
 
 def test_one_browsers_rate_is_not_anothers(scene: Scene, open_page: OpenPage) -> None:

@@ -7,7 +7,7 @@
 import { Component, blueprint } from "../component.js";
 import { setAttribute, setText } from "../dom.js";
 import { NOT_AVAILABLE } from "../format.js";
-import { SERIES_LENGTH, linePath } from "../series.js";
+import { SERIES_LENGTH, sparkline } from "../series.js";
 
 /** From these shares on, a quantity that can run out is shown as scarce and as nearly gone. */
 const WARNING_RATIO = 0.9;
@@ -19,7 +19,7 @@ const CRITICAL_RATIO = 0.97;
  * @property {string} figure What is shown, `n/a` included.
  * @property {number | null} ratio Length of the bar, 0..1; null where it is unknown.
  * @property {Series} series
- * @property {number | null} ceiling Value of the series at the top of the sparkline; null where unknown.
+ * @property {number | null} ceiling Value of the series at the top of the sparkline; null for its peak.
  * @property {string} detail The tooltip: lines of text.
  * @property {boolean} [exhaustible] Whether a high value is a danger (memory, disk).
  */
@@ -56,7 +56,7 @@ export class Meter extends Component {
     #line { stroke: var(--color); stroke-width: 1; opacity: .9; }
     #area { fill: var(--color); opacity: .13; }
     .bar { grid-area: bar; align-self: stretch; position: relative; height: 5px; border-radius: 3px; background: var(--crystools-sunken); overflow: hidden; }
-    #meter[data-absent] .bar {
+    #meter[role="img"] .bar {
       background: repeating-linear-gradient(135deg, var(--crystools-sunken) 0 3px, transparent 3px 6px);
     }
     #fill {
@@ -86,9 +86,10 @@ export class Meter extends Component {
     const peakRatio = ceiling && series.peak != null ? Math.min(1, series.peak / ceiling) : null;
     this.#peak.hidden = peakRatio == null || ratio == null;
     this.#peak.style.left = `calc(${(peakRatio ?? 0) * 100}% - 2px)`;
-    const path = ceiling ? linePath(series.values, ceiling) : "";
-    this.#line.setAttribute("d", path);
-    this.#area.setAttribute("d", path && !series.values.includes(null) ? closed(path, series) : "");
+    const top = ceiling ?? series.peak;
+    const { line, area } = top ? sparkline(series.values, top) : { line: "", area: "" };
+    this.#line.setAttribute("d", line);
+    this.#area.setAttribute("d", area);
   }
 
   /** @param {string} label @param {string} figure @param {number | null} ratio @param {string} detail */
@@ -104,11 +105,6 @@ export class Meter extends Component {
 /** @param {number} ratio */
 export function level(ratio) {
   return ratio >= CRITICAL_RATIO ? "critical" : ratio >= WARNING_RATIO ? "warning" : null;
-}
-
-/** @param {string} path @param {Series} series */
-function closed(path, series) {
-  return `${path}V1H${SERIES_LENGTH - series.values.length}Z`;
 }
 
 customElements.define("crystools-meter", Meter);

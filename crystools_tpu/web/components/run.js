@@ -119,7 +119,7 @@ export class RunView extends Component {
     this.#showProblems(run);
     this.#showFigures(run, stage, store);
     /** @type {Timeline} */ (this.byId("timeline")).show(run, now, eta);
-    /** @type {Stages} */ (this.byId("stages")).show(run);
+    /** @type {Stages} */ (this.byId("stages")).show(run, store.latestMfu(run));
     this.byId("timeline").hidden = this.byId("stages").hidden = run.stages.length === 0;
     this.#showMemory(run);
   }
@@ -179,7 +179,7 @@ export class RunView extends Component {
       ["MFU", percent(mfu?.ratio), mfu ? `Model FLOPs over the chips' peak. ${ratioDetail(mfu)}` : "No FLOPs or no peak known for this stage."],
       ["MBU", percent(stage.mbu?.ratio), stage.mbu ? `Model bytes over HBM bandwidth. ${ratioDetail(stage.mbu)}` : later],
       ["Verdict", verdict(stage.bound), stage.bound ? (VERDICTS[stage.bound] ?? "") : later],
-      ["HBM peak", usedOfTotal(peak?.peak_bytes, peak?.limit_bytes), peak ? peakText(peak) : later],
+      ["HBM peak", usedOfTotal(peak?.peak_bytes, peak?.limit_bytes), peak ? peakText(run, peak) : later],
       ["Compile", compile > 0 ? duration(compile) : "none so far", "All stages together; not part of the step time."],
     ];
     syncChildren(this.byId("figures"), figures, () => new Figure(), (element, [label, value, detail], index) => {
@@ -252,10 +252,11 @@ function leftText(eta) {
   return eta == null ? "" : `${wholeDuration(eta)} left`;
 }
 
-/** @param {ReturnType<typeof hbmOverRun>[number]} peak */
-function peakText({ device, peakStage, method, peak_bytes, limit_bytes }) {
+/** @param {RunReport} run @param {ReturnType<typeof hbmOverRun>[number]} peak */
+function peakText(run, { device, peakStage, method, peak_bytes, limit_bytes }) {
+  const soFar = run.status === "running" ? "Of the stages that have ended: " : "";
   const share = limit_bytes ? `${percent(peak_bytes / limit_bytes)} of its limit` : "limit n/a";
-  return `${device} in ${stageTitle(peakStage)}, ${share}. Method: ${method}.`;
+  return `${soFar}${device} in ${stageTitle(peakStage)}, ${share}. Method: ${method}.`;
 }
 
 /** @param {RunReport} run @returns {["warning" | "critical", string][]} */

@@ -1,7 +1,7 @@
 /**
  * The table of a run's stages; on a narrow screen each stage becomes a card.
  *
- * @import { RunReport, StageReport } from "../wire.js"
+ * @import { Ratio, RunReport, StageReport } from "../wire.js"
  */
 
 import { Component, blueprint } from "../component.js";
@@ -68,9 +68,10 @@ export class Stages extends Component {
     `,
   );
 
-  /** @param {RunReport} run */
-  show(run) {
-    syncChildren(this.byId("rows"), run.stages, createRow, (row, stage) => {
+  /** @param {RunReport} run @param {Ratio | null} latestMfu That of the running stage's latest step. */
+  show(run, latestMfu) {
+    const stages = run.stages.map((stage) => (stage.status === "running" ? { ...stage, mfu: latestMfu } : stage));
+    syncChildren(this.byId("rows"), stages, createRow, (row, stage) => {
       setAttribute(row, "data-kind", stage.name);
       setAttribute(row, "data-status", stage.status);
       setAttribute(row, "data-stepless", stage.steps_total == null && stage.steps.length === 0 ? "" : null);

@@ -1,0 +1,111 @@
+"""Makes the README's pictures: the page with a real run of the demo's tiny model and a simulated v6e-8.
+
+    python docs/make_screenshots.py
+
+Needs Chromium and the extras `pipelines` and `dev`; takes about two minutes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+from crystools_pipelines.tiny import write_tiny_checkpoint
+from crystools_pipelines.wan21 import pipeline
+from crystools_pipelines.wan21.request import Wan21Request
+from crystools_tpu import telemetry
+from crystools_tpu.monitor import Monitor
+from crystools_tpu.server import Server, create_app
+from crystools_tpu.testing.simulate import Simulation
+
+IMAGES: Final = Path(__file__).parent / "images"
+OUT: Final = Path("demo-output")
+CHROMIUM: Final = "/usr/bin/chromium"
+TOPOLOGY: Final = "v6e-8"
+DESKTOP: Final = (1280, 900)
+PHONE: Final = (360, 780)
+MIDDLE: Final = re.compile("step 1[1-7] of 20")
+
+REQUEST: Final = Wan21Request(
+    prompt="a paper boat drifts down a rainy street",
+    height=160,
+    width=288,
+    num_frames=33,
+    num_inference_steps=20,
+    flow_shift=3.0,
+    seed=42,
+)
+
+
+def main() -> None:
+    """Takes the pictures while a run runs, and one when it is done."""
+    IMAGES.mkdir(exist_ok=True)
+    OUT.mkdir(exist_ok=True)
+    expect.set_options(timeout=180_000)
+    with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright, page_of_server() as url:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+        pages = {
+            f"{size}-{scheme}": open_page(browser, url, DESKTOP if size == "page" else PHONE, scheme)
+            for size in ("page", "phone")
+            for scheme in ("light", "dark")
+        }
+        checkpoint = write_tiny_checkpoint("wan2.1-t2v", Path(folder) / "checkpoint")
+        generate(dataclasses.replace(REQUEST, num_inference_steps=4), checkpoint)
+        generation = threading.Thread(target=generate, args=(REQUEST, checkpoint))
+        generation.start()
+        for name, page in pages.items():
+            expect(page.locator("crystools-current #steps")).to_have_text(MIDDLE)
+            picture(page, name.replace("-", "-running-"))
+        generation.join()
+        for name in ("page-light", "page-dark"):
+            expect(pages[name].locator("crystools-current #status")).to_have_text("Succeeded")
+            picture(pages[name], name.replace("-", "-finished-"))
+        browser.close()
+
+
+@contextmanager
+def page_of_server() -> Iterator[str]:
+    """Serves this process's runs beside the simulated machine; yields the page's address."""
+    with Simulation(TOPOLOGY, moving=True) as simulation:
+        monitor = Monitor(simulation.sources(disks=["/"]), simulated=True)
+        monitor.start()
+        app = create_app(
+            monitor, history=telemetry.history, bus=telemetry.bus, simulated=simulation.topology.name
+        )
+        server = Server(app)
+        host, port = server.start()
+        yield f"http://{host}:{port}/crystools-tpu/"
+        server.stop()
+        monitor.stop()
+
+
+def open_page(browser: Browser, url: str, size: tuple[int, int], scheme: str) -> Page:
+    """The page in a window of its own."""
+    width, height = size
+    page = browser.new_page(
+        viewport={"width": width, "height": height}, color_scheme="dark" if scheme == "dark" else "light"
+    )
+    page.goto(url)
+    return page
+
+
+def generate(request: Wan21Request, checkpoint: Path) -> None:
+    """One run of the pipeline, which reports to this process's telemetry."""
+    pipeline.generate(request, checkpoint=checkpoint, devices=0, fps=16, out=OUT / "video.mp4")
+
+
+def picture(page: Page, name: str) -> None:
+    """What the window shows, under `name`."""
+    page.screenshot(path=IMAGES / f"{name}.png")
+
+
+if __name__ == "__main__":
+    main()
