@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from crystools_pipelines.runtime.attention import attention
+from crystools_pipelines.runtime.attention import attention, splash_attention
 from crystools_pipelines.runtime.mesh import make_mesh
 
 
@@ -41,4 +42,13 @@ def test_attention_is_its_formula(
     query = random.standard_normal((branches, queries, 4, 16), np.float32)
     key, value = random.standard_normal((2, branches, keys, 4, 16), np.float32)
     output = jax.jit(attention, static_argnums=3)(query, key, value, mesh)
+    np.testing.assert_allclose(output, formula(query, key, value), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(("queries", "keys", "head_dim"), [(45, 13, 128), (256, 512, 128), (300, 2100, 64)])
+def test_the_tpu_kernel_leaves_padding_out_of_the_softmax(queries: int, keys: int, head_dim: int) -> None:
+    random = np.random.default_rng(0)
+    query = random.standard_normal((2, queries, 2, head_dim), np.float32)
+    key, value = random.standard_normal((2, 2, keys, 2, head_dim), np.float32)
+    output = splash_attention(*map(jnp.asarray, (query, key, value)), interpret=True)
     np.testing.assert_allclose(output, formula(query, key, value), rtol=0, atol=1e-5)

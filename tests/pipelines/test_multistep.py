@@ -43,7 +43,7 @@ def test_the_table_follows_diffusers(config: dict[str, Any], steps: int) -> None
     for timestep in scheduler.timesteps:
         expected = scheduler.step(model(expected, timestep), timestep, expected, return_dict=False)[0]
 
-    schedule = multistep.tabulate(UniPCMultistepScheduler(**config), steps)
+    schedule = multistep.tabulate(UniPCMultistepScheduler(**config), steps, HERE)
     state = multistep.start(schedule, noise, HERE)
     for _ in range(steps):
         output = model(state.sample, schedule.timesteps[state.step])
@@ -52,7 +52,7 @@ def test_the_table_follows_diffusers(config: dict[str, Any], steps: int) -> None
 
 
 def test_every_step_is_the_same_program() -> None:
-    schedule = multistep.tabulate(UniPCMultistepScheduler(**FLOW), 6)
+    schedule = multistep.tabulate(UniPCMultistepScheduler(**FLOW), 6, HERE)
     traced = []
 
     def advance(*arguments: Any) -> multistep.SolverState:
@@ -68,4 +68,4 @@ def test_every_step_is_the_same_program() -> None:
 
 def test_a_scheduler_that_is_not_linear_is_refused() -> None:
     with pytest.raises(CheckpointError, match="thresholding"):
-        multistep.tabulate(UniPCMultistepScheduler(thresholding=True), 4)
+        multistep.tabulate(UniPCMultistepScheduler(thresholding=True), 4, HERE)

@@ -40,13 +40,19 @@ def attention(query: jax.Array, key: jax.Array, value: jax.Array, mesh: Mesh) ->
     return sharded(_pad_tokens(query, mesh.shape[SEQUENCE]), key, value)[:, : query.shape[1]]
 
 
-def _splash(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
-    """tokamax's TPU kernel; its public door asks the default device for the chip, this one the mesh."""
+def splash_attention(
+    query: jax.Array, key: jax.Array, value: jax.Array, *, interpret: bool = False
+) -> jax.Array:
+    """tokamax's TPU kernel on one device; `interpret` runs it without a TPU, slowly.
+
+    Not through tokamax's own door, which asks the default device for the chip where this asks the mesh.
+    """
     query_tokens, key_tokens = query.shape[1], key.shape[1]
     config = splash.SplashConfig(
         block_q=min(_BLOCK_QUERY, _round_up(query_tokens, _BLOCK_KEY_COMPUTE)),
         block_kv=min(_BLOCK_KEY, _round_up(key_tokens, _BLOCK_KEY_COMPUTE)),
         block_kv_compute=_BLOCK_KEY_COMPUTE,
+        interpret=interpret,
     )
     query = _pad_tokens(query / math.sqrt(query.shape[-1]), config.block_q)
     key, value = _pad_tokens(key, config.block_kv), _pad_tokens(value, config.block_kv)
@@ -74,7 +80,7 @@ def _xla(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
     return jax.nn.dot_product_attention(query, key, value, implementation="xla")
 
 
-_KERNELS = {"tpu": _splash, "gpu": _cudnn}
+_KERNELS = {"tpu": splash_attention, "gpu": _cudnn}
 
 
 def _pad_tokens(tensor: jax.Array, multiple: int) -> jax.Array:

@@ -42,8 +42,8 @@ class SolverState(NamedTuple):
     history: tuple[jax.Array, ...]
 
 
-def tabulate(scheduler: UniPCMultistepScheduler, steps: int) -> Schedule:
-    """The schedule of `scheduler` for `steps` steps; the scheduler is left at its end.
+def tabulate(scheduler: UniPCMultistepScheduler, steps: int, sharding: NamedSharding) -> Schedule:
+    """The schedule of `scheduler` for `steps` steps; the scheduler itself is used up.
 
     Raises CheckpointError for a configuration that is not linear.
     """
@@ -60,16 +60,18 @@ def tabulate(scheduler: UniPCMultistepScheduler, steps: int) -> Schedule:
         (sample,) = scheduler.step(units[_OUTPUT], timestep, units[_SAMPLE], return_dict=False)
         coefficients.append(torch.cat([scheduler.model_outputs[-1], scheduler.last_sample, sample]))
     return Schedule(
-        timesteps=jnp.asarray(scheduler.timesteps.numpy().astype(np.int32)),
-        coefficients=jnp.asarray(torch.stack(coefficients).numpy().astype(np.float32)),
+        jax.device_put(scheduler.timesteps.numpy().astype(np.int32), sharding),
+        jax.device_put(torch.stack(coefficients).numpy().astype(np.float32), sharding),
     )
 
 
 def start(schedule: Schedule, noise: NDArray[np.float32], sharding: NamedSharding) -> SolverState:
     """The state before the first step."""
     order = schedule.coefficients.shape[-1] - _HISTORY
-    blanks = [np.zeros_like(noise) for _ in range(1 + order)]
-    return jax.device_put(SolverState(np.int32(0), noise, blanks[0], tuple(blanks[1:])), sharding)  # type: ignore[no-any-return, arg-type]
+    last, *history = (jax.device_put(np.zeros_like(noise), sharding) for _ in range(1 + order))
+    return SolverState(
+        jax.device_put(np.int32(0), sharding), jax.device_put(noise, sharding), last, tuple(history)
+    )
 
 
 def advance(schedule: Schedule, state: SolverState, output: jax.Array) -> SolverState:

@@ -150,7 +150,7 @@ def _denoise(job: _Job, run: telemetry.Run, embeddings: jax.Array) -> jax.Array:
         )
         scheduler = _load_scheduler(job)
     with run.stage(StageName.DENOISE, steps=request.num_inference_steps, **_step_cost(job)) as stage:
-        schedule = jax.device_put(multistep.tabulate(scheduler, request.num_inference_steps), job.everywhere)
+        schedule = multistep.tabulate(scheduler, request.num_inference_steps, job.everywhere)
         solver = multistep.start(schedule, _initial_noise(request), job.everywhere)
         guidance = jax.device_put(np.float32(request.guidance_scale), job.everywhere)
         step = jax.jit(
