@@ -136,7 +136,7 @@ class Stage:
         self._host_wait_seconds += max(0.0, min(step.dispatched_at, finished_at) - self._last_done_at)
         record = StepRecord(finished_at - self._last_done_at, step.compiled, finite)
         self._last_done_at = finished_at
-        self._finished.append((step, record))
+        self._finished.append((step._replace(output=None), record))  # the history must hold no array
         self._hbm.sample()
         used, _ = self._utilisation([(step, record)])
         self._run.bus.publish(

@@ -58,6 +58,7 @@ class StepWaiter:
 
     def finish(self, timeout: float | None = None) -> Exception | None:
         """Waits for the steps still in flight, at most `timeout` seconds, and ends the thread."""
+        self._newest = None
         if self._thread is not None:
             self._queue.put(None)
             self._thread.join(timeout)

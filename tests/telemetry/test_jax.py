@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import time
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -220,3 +222,15 @@ def test_on_a_cpu_the_peak_is_measured_and_labelled_so(bench: Bench) -> None:
     assert mfu.ratio == pytest.approx(1e9 / mfu.denominator)
     assert mfu.method == "architecture; peak: measured by a float32 matrix product"
     assert run.report.stages[0].bound is None, "no bandwidth is known for a CPU"
+
+
+def test_the_history_keeps_no_array_alive(bench: Bench) -> None:
+    with bench.real_time_run() as run, run.stage("denoise") as stage:
+        for _ in range(3):
+            _, done = denoise_step(latents_of(16))
+            stage.step(done)
+    kept = weakref.ref(done)
+    del done, _
+    gc.collect()
+    assert kept() is None
+    assert len(run.report.stages[0].steps) == 3
