@@ -121,7 +121,12 @@ export function stageTitle(stage) {
 }
 
 /** @type {Record<Status, string>} */
-const STATUS_TITLES = { running: "Running", succeeded: "Succeeded", failed: "Failed", cancelled: "Cancelled" };
+const STATUS_TITLES = {
+  running: "Running",
+  succeeded: "Succeeded",
+  failed: "Failed",
+  cancelled: "Cancelled",
+};
 
 /** @param {Status} status */
 export function statusTitle(status) {

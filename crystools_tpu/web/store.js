@@ -20,7 +20,7 @@ const STALE_SECONDS_AT_LEAST = 3;
  * @typedef {{ stage: number, etaSeconds: number | null, mfu: Ratio | null, receivedSeconds: number }} Progress
  */
 
-/** The quantities of a chip that have a history. @typedef {"hbm" | "duty" | "tensorcore" | "mfu"} ChipQuantity */
+/** @typedef {"hbm" | "duty" | "tensorcore" | "mfu"} ChipQuantity The quantities that have a history. */
 
 /** Emits `change` whenever something that it holds has changed. */
 export class Store extends EventTarget {

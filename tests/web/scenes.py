@@ -171,6 +171,11 @@ class Scene:
         self._server = Server(app, port=self._port)
         _, self._port = self._server.start()
 
+    def stop_sampling(self) -> None:
+        """The server goes on, but no reading comes any more."""
+        assert self._monitor is not None
+        self._monitor.stop()
+
     def stop(self) -> None:
         """Ends the server and its sampling; harmless where there is none."""
         if self._server and self._monitor:

@@ -14,11 +14,12 @@ def test_the_page_survives_a_restart_of_the_server(scene: Scene, open_page: Open
     scene.tpu.reading = Reading(chips=v6e_readings(2))
     scene.start()
     page = open_page(scene)
-    expect(page.locator("crystools-header #state")).to_have_text("Live")
+    expect(page.locator("crystools-chip")).to_have_count(2)
     scene.stop()
     expect(page.locator("crystools-header #state")).to_have_text("Reconnecting…")
     expect(page.locator("crystools-chips #cards")).to_have_attribute("data-stale", "")
     expect(page.locator("crystools-host #meters")).to_have_attribute("data-stale", "")
+    expect(page.locator("crystools-current #runs")).to_have_attribute("data-stale", "")
     expect(page.locator("crystools-chip")).to_have_count(2)
 
     play_to_end(scene, steps=3)  # nobody is told; the hello after the restart is enough
@@ -53,6 +54,24 @@ def test_runs_are_shown_with_readings_off(scene: Scene, open_page: OpenPage) -> 
     expect(page.locator("crystools-header #state")).to_have_text("Readings off")
     play_to_end(scene, steps=3)
     expect(page.locator("crystools-current #status")).to_have_text("Succeeded")
+
+
+def test_overdue_readings_are_greyed_and_a_silent_connection_is_replaced(
+    scene: Scene, open_page: OpenPage
+) -> None:
+    scene.tpu.reading = Reading(chips=v6e_readings(2))
+    scene.start()
+    page = open_page(scene)
+    page.clock.install()
+    page.reload()
+    page.clock.run_for(1_000)
+    expect(page.locator("crystools-chip")).to_have_count(2)
+    scene.stop_sampling()
+    page.clock.run_for(5_000)
+    expect(page.locator("crystools-header #state")).to_have_text("Readings late")
+    expect(page.locator("crystools-chips #cards")).to_have_attribute("data-stale", "")
+    with page.expect_websocket():
+        page.clock.run_for(20_000)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,10 @@ import { celsius, gibibytes, percent, ratioDetail, usedOfTotal } from "../format
 
 export class Chip extends Component {
   static blueprint = blueprint(
-    `<div class="head"><span id="name"></span><span id="kind" class="muted"></span><span id="temperature" class="number muted"></span></div>
+    `<div class="head">
+      <span id="name"></span><span id="kind" class="muted"></span>
+      <span id="temperature" class="number muted"></span>
+    </div>
     <div class="meters">
       <crystools-meter id="hbm"></crystools-meter><crystools-meter id="duty"></crystools-meter>
       <crystools-meter id="tensorcore"></crystools-meter><crystools-meter id="mfu"></crystools-meter>
@@ -44,10 +47,24 @@ export class Chip extends Component {
     this.#showHbm(chip, store);
     const { duty_cycle_ratio: duty, tensorcore_utilization_ratio: tensorcore } = chip;
     this.#showRatio("duty", "Duty cycle", duty, chip, store, "Share of time in which the chip ran anything.");
-    this.#showRatio("tensorcore", "TensorCore", tensorcore, chip, store, "Utilisation of the TensorCores, as the chip counts it.");
+    this.#showRatio(
+      "tensorcore",
+      "TensorCore",
+      tensorcore,
+      chip,
+      store,
+      "Utilisation of the TensorCores, as the chip counts it.",
+    );
     const mfu = store.chipMfu(chip.chip);
     const made = mfu ? ratioDetail(mfu) : "No step of a run with known FLOPs is running on this chip.";
-    this.#showRatio("mfu", "MFU", mfu?.ratio ?? null, chip, store, `Model FLOPs of the run's latest step over the peak. ${made}`);
+    this.#showRatio(
+      "mfu",
+      "MFU",
+      mfu?.ratio ?? null,
+      chip,
+      store,
+      `Model FLOPs of the run's latest step over the peak. ${made}`,
+    );
   }
 
   /** @param {ChipReading} chip @param {Store} store */

@@ -22,11 +22,13 @@ export class Chips extends StoreView {
         <h2 id="title">Chips</h2>
         <button id="expand" type="button" aria-expanded="false" aria-controls="cards" hidden></button>
       </div>
-      <p id="none" class="muted">No chip is reported. CPU and RAM are shown below; Sources says what is missing.</p>
+      <p id="none" class="muted">No chip is reported; Sources says why.</p>
       <div id="overview" class="live" hidden>
         <dl id="worst"></dl>
-        <div id="grid" role="listbox" aria-label="Chips by share of HBM used" aria-orientation="horizontal"></div>
-        <p class="legend muted">Colour: share of HBM used <span class="scale" aria-hidden="true"></span> 0 to 100%</p>
+        <div id="grid" role="listbox" aria-label="Chips by share of HBM used"></div>
+        <p class="legend muted">
+          Colour: share of HBM used <span class="scale" aria-hidden="true"></span> 0 to 100%
+        </p>
       </div>
       <div id="cards" class="live"></div>
     </section>`,
@@ -34,10 +36,14 @@ export class Chips extends StoreView {
     .head { display: flex; justify-content: space-between; align-items: center; min-height: 24px; }
     #none { font-size: 13px; margin-top: 6px; }
     #expand {
-      border: 1px solid var(--crystools-line); background: none; border-radius: 6px; padding: 2px 8px; font-size: 12px;
+      border: 1px solid var(--crystools-line); background: none; border-radius: 6px; padding: 2px 8px;
+      font-size: 12px;
     }
     #expand:hover { background: var(--crystools-sunken); }
-    #worst { display: grid; grid-template-columns: repeat(auto-fit, minmax(165px, 1fr)); gap: 2px 16px; font-size: 12px; margin: 8px 0; }
+    #worst {
+      display: grid; grid-template-columns: repeat(auto-fit, minmax(165px, 1fr)); gap: 2px 16px;
+      font-size: 12px; margin: 8px 0;
+    }
     #worst > div { display: flex; justify-content: space-between; gap: 8px; }
     dt { color: var(--crystools-muted); white-space: nowrap; }
     dd { font-weight: 600; }
@@ -88,7 +94,12 @@ export class Chips extends StoreView {
     }
     if (many) this.#renderOverview(chips, store);
     const shown = !many || this.#expanded ? chips : chips.filter((chip) => chip.chip === this.#selected);
-    syncChildren(this.byId("cards"), shown, () => new Chip(), (card, chip) => card.show(chip, store));
+    syncChildren(
+      this.byId("cards"),
+      shown,
+      () => new Chip(),
+      (card, chip) => card.show(chip, store),
+    );
   }
 
   /** @param {readonly ChipReading[]} chips @param {Store} store */
@@ -130,7 +141,8 @@ export class Chips extends StoreView {
     const steps = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -columns, ArrowDown: columns };
     const at = cells.indexOf(/** @type {HTMLElement} */ (event.target));
     const step = steps[event.key];
-    const next = event.key === "Home" ? cells[0] : event.key === "End" ? cells.at(-1) : step && cells[at + step];
+    const next =
+      event.key === "Home" ? cells[0] : event.key === "End" ? cells.at(-1) : step && cells[at + step];
     if (!next) return;
     event.preventDefault();
     for (const cell of cells) cell.tabIndex = cell === next ? 0 : -1;
@@ -142,7 +154,12 @@ function createCell() {
   return h("button", { type: "button", role: "option" });
 }
 
-/** @param {HTMLButtonElement} cell @param {ChipReading} chip @param {boolean} selected @param {boolean} current */
+/**
+ * @param {HTMLButtonElement} cell
+ * @param {ChipReading} chip
+ * @param {boolean} selected
+ * @param {boolean} current Whether Tab comes to this cell.
+ */
 function showCell(cell, chip, selected, current) {
   const ratio = hbmRatio(chip);
   const text = `${chip.chip}: HBM ${percent(ratio)}, duty cycle ${percent(chip.duty_cycle_ratio)}`;
@@ -176,9 +193,27 @@ function extremes(chips, store) {
   const say = (found, format) => (found ? `${format(found.value)} · ${found.chip.chip}` : NOT_AVAILABLE);
   return [
     ["Fullest HBM", say(extreme(chips, hbmRatio, Math.max), percent)],
-    ["Lowest duty cycle", say(extreme(chips, (chip) => chip.duty_cycle_ratio, Math.min), percent)],
-    ["Lowest TensorCore", say(extreme(chips, (chip) => chip.tensorcore_utilization_ratio, Math.min), percent)],
-    ["Lowest MFU", say(extreme(chips, (chip) => store.chipMfu(chip.chip)?.ratio ?? null, Math.min), percent)],
+    [
+      "Lowest duty cycle",
+      say(
+        extreme(chips, (chip) => chip.duty_cycle_ratio, Math.min),
+        percent,
+      ),
+    ],
+    [
+      "Lowest TensorCore",
+      say(
+        extreme(chips, (chip) => chip.tensorcore_utilization_ratio, Math.min),
+        percent,
+      ),
+    ],
+    [
+      "Lowest MFU",
+      say(
+        extreme(chips, (chip) => store.chipMfu(chip.chip)?.ratio ?? null, Math.min),
+        percent,
+      ),
+    ],
   ];
 }
 

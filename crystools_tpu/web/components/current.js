@@ -6,7 +6,7 @@
  */
 
 import { StoreView, blueprint } from "../component.js";
-import { h, setText, syncChildren } from "../dom.js";
+import { h, setAttribute, setText, syncChildren } from "../dom.js";
 import { stageTitle, statusTitle } from "../format.js";
 import { RunView } from "./run.js";
 
@@ -16,7 +16,7 @@ export class Current extends StoreView {
     `<section aria-labelledby="title">
       <h2 id="title" class="sr-only">Current run</h2>
       <p id="announcement" class="sr-only" role="status"></p>
-      <div id="runs"></div>
+      <div id="runs" class="live"></div>
       <div id="empty" class="panel" hidden>
         <h3>No run yet</h3>
         <p class="muted">Runs of pipelines in this server's process appear here as they happen. Start one:</p>
@@ -46,6 +46,7 @@ with telemetry.run("my-pipeline", devices=jax.devices()) as run:
   render(store) {
     const shown = shownRuns(store);
     this.byId("empty").hidden = shown.length > 0 || !store.hello;
+    setAttribute(this.byId("runs"), "data-stale", store.connection === "reconnecting" ? "" : null);
     setText(this.byId("announcement"), shown.map(announce).join(". "));
     syncChildren(this.byId("runs"), shown, createPanel, (panel, run) => {
       /** @type {RunView} */ (panel.firstElementChild).show(run, store);

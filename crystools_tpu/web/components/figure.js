@@ -1,4 +1,7 @@
-/** A figure that explains itself: hover or focus shows what it was made of. */
+/**
+ * A figure that explains itself: hover or focus shows what it was made of, in a strip below the nearest
+ * positioned ancestor.
+ */
 
 import { Component, blueprint } from "../component.js";
 import { setAttribute, setText } from "../dom.js";
@@ -9,17 +12,16 @@ export class Figure extends Component {
     `<div id="box" tabindex="0" role="group"><div id="label"></div><div id="value" class="number"></div></div>
     <div id="tip" role="tooltip"></div>`,
     `
-    :host { position: relative; min-width: 0; }
+    :host { min-width: 0; }
     #box { border-radius: 6px; }
     #label { font-size: 11px; color: var(--crystools-muted); white-space: nowrap; }
     #value { font-size: 17px; font-weight: 600; letter-spacing: -.01em; line-height: 1.3; }
     #value[data-absent] { color: var(--crystools-muted); font-weight: 400; }
     #tip {
-      position: absolute; z-index: 2; top: calc(100% + 4px); left: 0; width: max-content;
-      max-width: min(280px, 60vw); display: none; padding: 6px 9px; border-radius: 6px; font-size: 12px;
+      position: absolute; z-index: 2; top: 100%; left: 0; right: 0; display: none; padding: 7px 10px;
+      border-radius: 0 0 6px 6px; font-size: 12px; overflow-wrap: anywhere;
       background: var(--crystools-ink); color: var(--crystools-panel); pointer-events: none;
     }
-    :host([data-edge="end"]) #tip { left: auto; right: 0; }
     #box:hover + #tip, #box:focus-visible + #tip { display: block; }
     `,
   );

@@ -14,7 +14,9 @@ export class Header extends StoreView {
   static tickSeconds = 1;
   static blueprint = blueprint(
     `<header>
-      <p class="brand"><strong>Crystools <span>TPU</span></strong> <small id="version" class="muted number"></small></p>
+      <p class="brand">
+        <strong>Crystools <span>TPU</span></strong> <small id="version" class="muted number"></small>
+      </p>
       <p id="simulated" class="badge" hidden></p>
       <p id="connection" role="status"><span class="dot"></span><span id="state"></span></p>
       <label>Refresh
@@ -51,14 +53,15 @@ export class Header extends StoreView {
     #connection[data-state="paused"] .dot { background: var(--crystools-muted); }
     label { display: flex; align-items: center; gap: 6px; font-size: 12px; color: var(--crystools-muted); }
     select {
-      color: var(--crystools-ink); background: var(--crystools-sunken); border: 1px solid var(--crystools-line);
+      color: var(--crystools-ink); background: var(--crystools-sunken);
+      border: 1px solid var(--crystools-line);
       border-radius: 6px; padding: 3px 6px; font-size: 12px;
     }
     #problem {
       max-width: 1680px; margin: 0 auto; padding: 6px 16px; font-size: 13px; color: var(--crystools-critical);
       background: var(--crystools-critical-panel);
     }
-    @media (max-width: 480px) { header { padding: 8px 12px; } #version { display: none; } .brand { flex: 1 1 auto; } }
+    @media (max-width: 480px) { header { padding: 8px 12px; } #version { display: none; } }
     `,
   );
 
@@ -111,6 +114,7 @@ function describe(store) {
   if (store.connection === "connecting") return ["connecting", "Connecting…"];
   if (store.connection === "reconnecting") return ["reconnecting", "Reconnecting…"];
   if (store.intervalSeconds === 0) return ["paused", "Readings off"];
+  if (!store.snapshot) return ["waiting", "Waiting for readings"];
   return store.stale ? ["late", "Readings late"] : ["live", "Live"];
 }
 

@@ -18,7 +18,12 @@ export class Host extends StoreView {
       <h2 id="title">Host</h2>
       <div id="meters" class="live"></div>
     </section>`,
-    `#meters { display: grid; grid-template-columns: repeat(auto-fill, minmax(128px, 1fr)); gap: 10px 16px; margin-top: 8px; }`,
+    `
+    #meters {
+      display: grid; grid-template-columns: repeat(auto-fill, minmax(128px, 1fr)); gap: 10px 16px;
+      margin-top: 8px;
+    }
+    `,
   );
 
   /** @param {Store} store */
@@ -26,7 +31,12 @@ export class Host extends StoreView {
     const meters = this.byId("meters");
     setAttribute(meters, "data-stale", store.stale ? "" : null);
     const readings = readingsOf(store, store.snapshot?.host ?? null);
-    syncChildren(meters, readings, () => new Meter(), (meter, reading) => (meter.reading = reading));
+    syncChildren(
+      meters,
+      readings,
+      () => new Meter(),
+      (meter, reading) => (meter.reading = reading),
+    );
   }
 }
 

@@ -36,11 +36,15 @@ export class Meter extends Component {
     `
     :host { --color: var(--crystools-host); min-width: 0; container-type: inline-size; }
     #meter {
-      display: grid; grid-template: "label figure" auto "history history" 13px "bar bar" 5px / minmax(0, 1fr) auto;
+      display: grid;
+      grid-template: "label figure" auto "history history" 13px "bar bar" 5px / minmax(0, 1fr) auto;
       gap: 1px 8px; align-items: baseline;
     }
     @container (min-width: 200px) {
-      #meter { grid-template: "label history figure" auto "bar bar bar" 5px / auto minmax(0, 1fr) auto; row-gap: 3px; }
+      #meter {
+        grid-template: "label history figure" auto "bar bar bar" 5px / auto minmax(0, 1fr) auto;
+        row-gap: 3px;
+      }
     }
     @container (max-width: 92px) {
       #meter { grid-template: "label" auto "figure" auto "history" 13px "bar" 5px / minmax(0, 1fr); }
@@ -55,7 +59,10 @@ export class Meter extends Component {
     path { vector-effect: non-scaling-stroke; fill: none; }
     #line { stroke: var(--color); stroke-width: 1; opacity: .9; }
     #area { fill: var(--color); opacity: .13; }
-    .bar { grid-area: bar; align-self: stretch; position: relative; height: 5px; border-radius: 3px; background: var(--crystools-sunken); overflow: hidden; }
+    .bar {
+      grid-area: bar; align-self: stretch; position: relative; height: 5px; border-radius: 3px;
+      background: var(--crystools-sunken); overflow: hidden;
+    }
     #meter[role="img"] .bar {
       background: repeating-linear-gradient(135deg, var(--crystools-sunken) 0 3px, transparent 3px 6px);
     }
@@ -63,7 +70,9 @@ export class Meter extends Component {
       height: 100%; background: var(--color); transform-origin: left; transform: scaleX(var(--ratio, 0));
       transition: transform .25s linear;
     }
-    #peak { position: absolute; top: 0; bottom: 0; width: 2px; background: var(--crystools-ink); opacity: .55; }
+    #peak {
+      position: absolute; top: 0; bottom: 0; width: 2px; background: var(--crystools-ink); opacity: .55;
+    }
     `,
   );
 

@@ -7,32 +7,22 @@
 
 import { Component, blueprint } from "../component.js";
 import { h, setAttribute, setText, syncChildren } from "../dom.js";
+import { duration, stageTitle, statusTitle, wholeDuration } from "../format.js";
+import { elapsedSeconds, mainStage } from "../run-figures.js";
 import {
-  NOT_AVAILABLE,
-  duration,
-  gibibytes,
-  percent,
-  ratioDetail,
-  stageTitle,
-  statusTitle,
-  usedOfTotal,
-  verdict,
-  wholeDuration,
-} from "../format.js";
-import { elapsedSeconds, fullestChip, hbmOverRun, mainStage, medianStepSeconds } from "../run-figures.js";
+  deviceText,
+  doing,
+  figuresOf,
+  leftText,
+  outcome,
+  paramsOf,
+  stepsText,
+  warningsOf,
+} from "../run-text.js";
 import { Figure } from "./figure.js";
+import { Memory } from "./memory.js";
 import { Stages } from "./stages.js";
 import { Timeline } from "./timeline.js";
-
-/** @type {Record<string, string>} */
-const VERDICTS = {
-  compute: "The matrix units set the pace: fewer FLOPs or better use of the peak would help.",
-  bandwidth: "HBM bandwidth sets the pace: moving fewer bytes would help.",
-  host: "The chips waited for the host.",
-};
-
-/** Parameters with a place of their own. */
-const PLACED_PARAMS = new Set(["prompt", "width", "height"]);
 
 export class RunView extends Component {
   static blueprint = blueprint(
@@ -51,19 +41,15 @@ export class RunView extends Component {
     <div id="figures"></div>
     <crystools-timeline id="timeline"></crystools-timeline>
     <crystools-stages id="stages"></crystools-stages>
-    <details id="memory">
-      <summary>HBM per chip</summary>
-      <div class="scroll" tabindex="0" role="region" aria-label="HBM per chip"><table>
-        <thead><tr><th scope="col">Chip</th><th scope="col">Before</th><th scope="col">Peak</th><th scope="col">After</th><th scope="col">Limit</th><th scope="col">Peak in</th></tr></thead>
-        <tbody id="chips"></tbody>
-      </table></div>
-      <p id="method" class="muted"></p>
-    </details>`,
+    <crystools-memory id="memory"></crystools-memory>`,
     `
     :host { display: grid; grid-template-columns: minmax(0, 1fr); gap: 10px; }
     .title { display: flex; flex-wrap: wrap; align-items: baseline; gap: 4px 10px; }
     h3 { font-size: 15px; font-weight: 600; flex: 1; overflow-wrap: anywhere; }
-    #status { font-size: 11px; font-weight: 600; padding: 1px 8px; border-radius: 99px; border: 1px solid currentColor; color: var(--crystools-muted); }
+    #status {
+      font-size: 11px; font-weight: 600; padding: 1px 8px; border-radius: 99px;
+      border: 1px solid currentColor; color: var(--crystools-muted);
+    }
     #status[data-status="running"] { color: var(--crystools-hbm); }
     #status[data-status="succeeded"] { color: var(--crystools-good); }
     #status[data-status="failed"] { color: var(--crystools-critical); }
@@ -82,28 +68,28 @@ export class RunView extends Component {
     .right { text-align: right; }
     #progress { height: 8px; border-radius: 4px; background: var(--crystools-sunken); overflow: hidden; }
     #bar {
-      height: 100%; background: var(--crystools-hbm); transform-origin: left; transform: scaleX(var(--ratio, 0));
+      height: 100%; background: var(--crystools-hbm); transform-origin: left;
+      transform: scaleX(var(--ratio, 0));
       transition: transform .3s linear;
     }
-    #error, #warnings li { font-size: 13px; padding: 7px 10px; border-radius: 6px; overflow-wrap: anywhere; white-space: pre-wrap; }
-    #error { color: var(--crystools-critical); background: var(--crystools-critical-panel); max-height: 12em; overflow: auto; }
+    #error, #warnings li {
+      font-size: 13px; padding: 7px 10px; border-radius: 6px; overflow-wrap: anywhere;
+      white-space: pre-wrap;
+    }
+    #error {
+      color: var(--crystools-critical); background: var(--crystools-critical-panel); max-height: 12em;
+      overflow: auto;
+    }
     #warnings { display: grid; gap: 6px; }
     #warnings li { color: var(--crystools-warning); background: var(--crystools-warning-panel); }
-    #warnings li[data-level="critical"] { color: var(--crystools-critical); background: var(--crystools-critical-panel); }
+    #warnings li[data-level="critical"] {
+      color: var(--crystools-critical); background: var(--crystools-critical-panel);
+    }
     #figures {
-      display: flex; flex-wrap: wrap; gap: 8px 20px; padding: 8px 0;
+      position: relative; display: flex; flex-wrap: wrap; gap: 8px 20px; padding: 8px 0;
       border-block: 1px solid var(--crystools-line);
     }
     #figures > * { flex: 1 1 88px; min-width: max-content; }
-    details { font-size: 12.5px; }
-    summary { cursor: pointer; color: var(--crystools-muted); }
-    .scroll { max-height: 260px; overflow: auto; }
-    table { width: 100%; border-collapse: collapse; font-variant-numeric: tabular-nums; }
-    th, td { text-align: right; padding: 3px 0 3px 12px; white-space: nowrap; }
-    th:first-child { text-align: left; padding-left: 0; font-weight: 500; }
-    thead th { font-weight: 500; font-size: 11px; color: var(--crystools-muted); }
-    tbody th { font-family: var(--crystools-mono); }
-    #method { font-size: 11px; margin-top: 4px; }
     @media (max-width: 480px) { .big { font-size: 19px; } }
     `,
   );
@@ -121,7 +107,7 @@ export class RunView extends Component {
     /** @type {Timeline} */ (this.byId("timeline")).show(run, now, eta);
     /** @type {Stages} */ (this.byId("stages")).show(run, store.latestMfu(run));
     this.byId("timeline").hidden = this.byId("stages").hidden = run.stages.length === 0;
-    this.#showMemory(run);
+    /** @type {Memory} */ (this.byId("memory")).show(run);
   }
 
   /** @param {RunReport} run */
@@ -147,6 +133,7 @@ export class RunView extends Component {
     setText(this.byId("doing"), running ? doing(stage) : outcome(run));
     setText(this.byId("steps"), running ? stepsText(stage) : (run.output ?? ""));
     setText(this.byId("left"), running ? leftText(eta) : duration(run.total_seconds));
+    setAttribute(this.byId("left"), "title", running ? "Until this stage ends" : null);
     setText(this.byId("elapsed"), running ? `${wholeDuration(elapsedSeconds(run, now))} elapsed` : "in all");
     const progress = this.byId("progress");
     progress.hidden = total == null;
@@ -159,10 +146,15 @@ export class RunView extends Component {
   /** @param {RunReport} run */
   #showProblems(run) {
     setText(this.byId("error"), run.error ?? "");
-    syncChildren(this.byId("warnings"), warningsOf(run), () => h("li"), (item, [level, text]) => {
-      setText(item, text);
-      item.dataset.level = level;
-    });
+    syncChildren(
+      this.byId("warnings"),
+      warningsOf(run),
+      () => h("li"),
+      (item, [level, text]) => {
+        setText(item, text);
+        item.dataset.level = level;
+      },
+    );
   }
 
   /** @param {RunReport} run @param {StageReport | null} stage @param {Store} store */
@@ -170,108 +162,20 @@ export class RunView extends Component {
     this.byId("figures").hidden = !stage;
     if (!stage) return;
     const mfu = run.status === "running" ? store.latestMfu(run) : stage.mfu;
-    const compile = run.stages.reduce((total, each) => total + each.compile_seconds, 0);
-    const peak = fullestChip(hbmOverRun(run));
-    const later = run.status === "running" ? "Known when the stage ends." : "Not reported.";
-    /** @type {[string, string, string][]} */
-    const figures = [
-      ["Step time", duration(medianStepSeconds(stage)), `Median of the steps of ${stageTitle(stage)} without a compile.`],
-      ["MFU", percent(mfu?.ratio), mfu ? `Model FLOPs over the chips' peak. ${ratioDetail(mfu)}` : "No FLOPs or no peak known for this stage."],
-      ["MBU", percent(stage.mbu?.ratio), stage.mbu ? `Model bytes over HBM bandwidth. ${ratioDetail(stage.mbu)}` : later],
-      ["Verdict", verdict(stage.bound), stage.bound ? (VERDICTS[stage.bound] ?? "") : later],
-      ["HBM peak", usedOfTotal(peak?.peak_bytes, peak?.limit_bytes), peak ? peakText(run, peak) : later],
-      ["Compile", compile > 0 ? duration(compile) : "none so far", "All stages together; not part of the step time."],
-    ];
-    syncChildren(this.byId("figures"), figures, () => new Figure(), (element, [label, value, detail], index) => {
-      element.show(label, value, detail);
-      element.dataset.edge = index % 2 ? "end" : "";
-    });
-  }
-
-  /** @param {RunReport} run */
-  #showMemory(run) {
-    const usages = hbmOverRun(run);
-    this.byId("memory").hidden = usages.length === 0;
-    syncChildren(this.byId("chips"), usages, createMemoryRow, (row, usage) => {
-      const { device, before_bytes, peak_bytes, after_bytes, limit_bytes, peakStage } = usage;
-      const bytes = [before_bytes, peak_bytes, after_bytes, limit_bytes].map((value) => gibibytes(value));
-      [device, ...bytes, stageTitle(peakStage)].forEach((text, index) => {
-        setText(/** @type {Element} */ (row.cells[index]), text);
-      });
-    });
-    const methods = [...new Set(usages.map((usage) => usage.method))].join(", ");
-    setText(this.byId("method"), `Method: ${methods}.`);
+    const create = () => new Figure();
+    syncChildren(
+      this.byId("figures"),
+      figuresOf(run, stage, mfu),
+      create,
+      (element, [label, value, detail]) => {
+        element.show(label, value, detail);
+      },
+    );
   }
 }
 
 function createPair() {
   return h("div", {}, h("dt"), h("dd"));
-}
-
-function createMemoryRow() {
-  return h("tr", {}, h("th", { scope: "row" }), h("td"), h("td"), h("td"), h("td"), h("td"));
-}
-
-/** @param {RunReport} run */
-function deviceText({ device }) {
-  if (!device) return "";
-  const chips = Number.isInteger(device.chips) ? device.chips : device.chips.toFixed(1);
-  return device.platform === "cpu" ? `${device.count} × ${device.kind}` : `${device.kind}, ${chips} chip${device.chips === 1 ? "" : "s"}`;
-}
-
-/** @param {RunReport} run @returns {[string, string][]} */
-function paramsOf({ params }) {
-  const { width, height } = params;
-  /** @type {[string, string][]} */
-  const size = width != null && height != null ? [["size", `${width} × ${height}`]] : [];
-  const rest = Object.entries(params).filter(([name, value]) => !PLACED_PARAMS.has(name) && value != null && value !== "");
-  return [...size, ...rest.map(([name, value]) => /** @type {[string, string]} */ ([name.replaceAll("_", " "), String(value)]))];
-}
-
-/** @param {RunReport} run */
-function outcome(run) {
-  const last = run.status === "succeeded" ? null : run.stages.at(-1);
-  return last ? `${statusTitle(run.status)} in ${stageTitle(last)}` : statusTitle(run.status);
-}
-
-/** @param {StageReport | null} stage */
-function doing(stage) {
-  if (!stage) return "Starting";
-  const compiling = stage.steps_total != null && stage.steps.length === 0 && stage.compile_seconds > 0;
-  return compiling ? `${stageTitle(stage)}, compiling` : stageTitle(stage);
-}
-
-/** @param {StageReport | null} stage */
-function stepsText(stage) {
-  if (stage?.steps_total == null) return "";
-  return `step ${stage.steps.length} of ${stage.steps_total}`;
-}
-
-/** @param {number | null} eta */
-function leftText(eta) {
-  return eta == null ? "" : `${wholeDuration(eta)} left`;
-}
-
-/** @param {RunReport} run @param {ReturnType<typeof hbmOverRun>[number]} peak */
-function peakText(run, { device, peakStage, method, peak_bytes, limit_bytes }) {
-  const soFar = run.status === "running" ? "Of the stages that have ended: " : "";
-  const share = limit_bytes ? `${percent(peak_bytes / limit_bytes)} of its limit` : "limit n/a";
-  return `${soFar}${device} in ${stageTitle(peakStage)}, ${share}. Method: ${method}.`;
-}
-
-/** @param {RunReport} run @returns {["warning" | "critical", string][]} */
-function warningsOf(run) {
-  return run.stages.flatMap((stage) => {
-    /** @type {["warning" | "critical", string][]} */
-    const warnings = [];
-    const { first_nonfinite_step: nan, recompiles, recompile_reasons: reasons } = stage;
-    if (nan != null) warnings.push(["critical", `NaN in ${stageTitle(stage)} from step ${nan} on: the output is not usable.`]);
-    if (recompiles > 0) {
-      const times = recompiles === 1 ? "once" : `${recompiles} times`;
-      warnings.push(["warning", `${stageTitle(stage)} recompiled ${times} after its first step: ${reasons.join("; ") || NOT_AVAILABLE}`]);
-    }
-    return warnings;
-  });
 }
 
 customElements.define("crystools-run", RunView);

@@ -25,7 +25,8 @@ export class Runs extends StoreView {
     li { border-top: 1px solid var(--crystools-line); }
     li:first-child { border-top: 0; }
     button {
-      display: grid; grid-template-columns: 14px minmax(0, 1fr) 84px 92px 76px 132px; gap: 10px; align-items: baseline;
+      display: grid; grid-template-columns: 14px minmax(0, 1fr) 84px 92px 76px 132px; gap: 10px;
+      align-items: baseline;
       width: 100%; padding: 7px 4px; border: 0; background: none; text-align: left; font-size: 13px;
     }
     button:hover { background: color-mix(in oklab, var(--crystools-sunken) 50%, transparent); }
@@ -39,7 +40,10 @@ export class Runs extends StoreView {
     .duration, .mfu, .time { text-align: right; }
     .detail { padding: 6px 4px 16px; }
     @media (max-width: 900px) {
-      button { grid-template-columns: 14px minmax(0, 1fr) auto auto; grid-template-areas: "a n s s" ". t d m"; gap: 0 10px; }
+      button {
+        grid-template-columns: 14px minmax(0, 1fr) auto auto; grid-template-areas: "a n s s" ". t d m";
+        gap: 0 10px;
+      }
       .arrow { grid-area: a; } .name { grid-area: n; } .status { grid-area: s; text-align: right; }
       .time { grid-area: t; text-align: left; } .duration { grid-area: d; } .mfu { grid-area: m; }
     }
@@ -65,7 +69,12 @@ export class Runs extends StoreView {
       showSummary(item, run, open);
       const detail = /** @type {HTMLElement} */ (item.lastElementChild);
       detail.hidden = !open;
-      syncChildren(detail, open ? [run] : [], () => new RunView(), (view) => view.show(run, store));
+      syncChildren(
+        detail,
+        open ? [run] : [],
+        () => new RunView(),
+        (view) => view.show(run, store),
+      );
     });
   }
 
@@ -82,7 +91,14 @@ export class Runs extends StoreView {
   #move = (event) => {
     const buttons = [...this.byId("list").querySelectorAll("button")];
     const at = buttons.indexOf(/** @type {HTMLButtonElement} */ (event.target));
-    const next = at < 0 ? null : event.key === "ArrowDown" ? buttons[at + 1] : event.key === "ArrowUp" ? buttons[at - 1] : null;
+    const next =
+      at < 0
+        ? null
+        : event.key === "ArrowDown"
+          ? buttons[at + 1]
+          : event.key === "ArrowUp"
+            ? buttons[at - 1]
+            : null;
     if (!next) return;
     event.preventDefault();
     next.focus();
@@ -90,7 +106,8 @@ export class Runs extends StoreView {
 }
 
 function createItem() {
-  const cell = (/** @type {string} */ name, /** @type {Node[]} */ ...children) => h("span", { class: name }, ...children);
+  const cell = (/** @type {string} */ name, /** @type {Node[]} */ ...children) =>
+    h("span", { class: name }, ...children);
   const arrow = h("span", { class: "arrow", "aria-hidden": "true" }, "▸");
   const name = cell("name", h("b"), cell("muted"));
   const rest = ["status", "number duration", "number mfu", "number muted time"].map((part) => cell(part));

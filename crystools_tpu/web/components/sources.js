@@ -41,7 +41,13 @@ export class Sources extends StoreView {
 }
 
 function createRow() {
-  return h("li", {}, h("span", { class: "dot" }), h("span", { class: "name" }), h("span", { class: "state" }));
+  return h(
+    "li",
+    {},
+    h("span", { class: "dot" }),
+    h("span", { class: "name" }),
+    h("span", { class: "state" }),
+  );
 }
 
 /** @param {SourceHealth} source @param {number} now */

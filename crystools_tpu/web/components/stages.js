@@ -20,17 +20,25 @@ import {
 import { fullestChip, medianStepSeconds } from "../run-figures.js";
 import { STAGE_COLOURS } from "../stage-colours.js";
 
-/** @typedef {{ title: string, text: (stage: StageReport) => string, detail?: (stage: StageReport) => string }} Column */
+/** @typedef {(stage: StageReport) => string} Telling */
+/** @typedef {{ title: string, text: Telling, detail?: Telling }} Column */
 
 /** @type {Column[]} */
 const COLUMNS = [
-  { title: "Time", text: (stage) => (stage.seconds == null ? statusTitle(stage.status) : duration(stage.seconds)) },
+  {
+    title: "Time",
+    text: (stage) => (stage.seconds == null ? statusTitle(stage.status) : duration(stage.seconds)),
+  },
   { title: "Compile", text: compileText, detail: compileDetail },
   { title: "Steps", text: stepsText, detail: stepsDetail },
   { title: "s/step", text: (stage) => duration(medianStepSeconds(stage)), detail: stepSecondsDetail },
   { title: "MFU", text: (stage) => percent(stage.mfu?.ratio), detail: mfuDetail },
   { title: "MBU", text: (stage) => percent(stage.mbu?.ratio), detail: (stage) => ratioDetail(stage.mbu) },
-  { title: "Bound by", text: (stage) => stage.bound ?? NOT_AVAILABLE, detail: (stage) => verdict(stage.bound) },
+  {
+    title: "Bound by",
+    text: (stage) => stage.bound ?? NOT_AVAILABLE,
+    detail: (stage) => verdict(stage.bound),
+  },
   { title: "HBM peak", text: hbmText, detail: hbmDetail },
 ];
 
@@ -38,13 +46,18 @@ export class Stages extends Component {
   static blueprint = blueprint(
     `<table>
       <caption class="sr-only">Stages of the run</caption>
-      <thead><tr><th scope="col">Stage</th>${COLUMNS.map(({ title }) => `<th scope="col">${title}</th>`).join("")}</tr></thead>
+      <thead><tr>
+        <th scope="col">Stage</th>${COLUMNS.map(({ title }) => `<th scope="col">${title}</th>`).join("")}
+      </tr></thead>
       <tbody id="rows"></tbody>
     </table>`,
     `${STAGE_COLOURS}
     :host { container-type: inline-size; }
     table { width: 100%; border-collapse: collapse; font-size: 12.5px; font-variant-numeric: tabular-nums; }
-    th, td { text-align: right; padding: 4px 0 4px 12px; white-space: nowrap; border-top: 1px solid var(--crystools-line); }
+    th, td {
+      text-align: right; padding: 4px 0 4px 12px; white-space: nowrap;
+      border-top: 1px solid var(--crystools-line);
+    }
     thead th { font-weight: 500; font-size: 11px; color: var(--crystools-muted); border: 0; }
     tbody th, thead th:first-child { text-align: left; padding-left: 0; font-weight: 500; }
     tbody th::before {
@@ -57,20 +70,25 @@ export class Stages extends Component {
       thead { display: none; }
       table, tbody { display: block; }
       tr {
-        display: grid; grid-template-columns: repeat(auto-fill, minmax(84px, 1fr)); gap: 4px 10px; padding: 8px 0;
+        display: grid; grid-template-columns: repeat(auto-fill, minmax(84px, 1fr)); gap: 4px 10px;
+        padding: 8px 0;
         border-top: 1px solid var(--crystools-line);
       }
       th, td { border: 0; padding: 0; text-align: left; white-space: normal; }
       tbody th { grid-column: 1 / -1; }
       tr[data-stepless] td[data-absent] { display: none; }
-      td::before { content: attr(data-title); display: block; font-size: 11px; color: var(--crystools-muted); }
+      td::before {
+        content: attr(data-title); display: block; font-size: 11px; color: var(--crystools-muted);
+      }
     }
     `,
   );
 
   /** @param {RunReport} run @param {Ratio | null} latestMfu That of the running stage's latest step. */
   show(run, latestMfu) {
-    const stages = run.stages.map((stage) => (stage.status === "running" ? { ...stage, mfu: latestMfu } : stage));
+    const stages = run.stages.map((stage) =>
+      stage.status === "running" ? { ...stage, mfu: latestMfu } : stage,
+    );
     syncChildren(this.byId("rows"), stages, createRow, (row, stage) => {
       setAttribute(row, "data-kind", stage.name);
       setAttribute(row, "data-status", stage.status);
@@ -99,7 +117,11 @@ function compileText(stage) {
 
 /** @param {StageReport} stage */
 function compileDetail({ compile_cache: cache, recompiles }) {
-  const caches = { hit: "from the compilation cache", miss: "not in the compilation cache", off: "compilation cache off" };
+  const caches = {
+    hit: "from the compilation cache",
+    miss: "not in the compilation cache",
+    off: "compilation cache off",
+  };
   return `${cache ? caches[cache] : "no compile"}; ${recompiles} recompiles after the first step`;
 }
 
@@ -119,13 +141,16 @@ function stepsDetail({ steps, first_nonfinite_step: nan }) {
 function stepSecondsDetail({ step_seconds: seconds }) {
   if (!seconds) return "Median of the steps in which no compile fell.";
   const { median, p95, min, max } = seconds;
-  return `Median ${duration(median)}, p95 ${duration(p95)}, min ${duration(min)}, max ${duration(max)}; compiled steps left out.`;
+  const spread = `p95 ${duration(p95)}, min ${duration(min)}, max ${duration(max)}`;
+  return `Median ${duration(median)}, ${spread}; compiled steps left out.`;
 }
 
 /** @param {StageReport} stage */
 function mfuDetail(stage) {
   if (stage.mfu) return ratioDetail(stage.mfu);
-  return stage.flops == null ? "The model FLOPs are not known." : `${teraflop(stage.flops)} (${stage.flops_method}); the peak is not known.`;
+  return stage.flops == null
+    ? "The model FLOPs are not known."
+    : `${teraflop(stage.flops)} (${stage.flops_method}); the peak is not known.`;
 }
 
 /** @param {StageReport} stage */
@@ -138,8 +163,8 @@ function hbmDetail(stage) {
   const usage = fullestChip(stage.hbm);
   if (!usage) return NOT_AVAILABLE;
   const { device, before_bytes, after_bytes, limit_bytes, method } = usage;
-  const before = `before ${gibibytes(before_bytes)}, after ${gibibytes(after_bytes)}, limit ${gibibytes(limit_bytes)}`;
-  return `${device}: ${before}. Method: ${method}.`;
+  const around = `before ${gibibytes(before_bytes)}, after ${gibibytes(after_bytes)}`;
+  return `${device}: ${around}, limit ${gibibytes(limit_bytes)}. Method: ${method}.`;
 }
 
 customElements.define("crystools-stages", Stages);

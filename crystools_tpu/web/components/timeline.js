@@ -36,7 +36,8 @@ export class Timeline extends Component {
       <div id="axis" class="number" aria-hidden="true"></div>
       <figcaption>
         <span class="key step">step</span><span class="key compile">compile</span>
-        <span class="key expected" id="expected-key">expected</span><span class="key nan" id="nan-key">NaN</span>
+        <span class="key expected" id="expected-key">expected</span>
+        <span class="key nan" id="nan-key">NaN</span>
       </figcaption>
     </figure>`,
     `${STAGE_COLOURS}
@@ -62,7 +63,10 @@ export class Timeline extends Component {
     .hatch-line { fill: var(--crystools-muted); }
     .expected { fill: none; stroke: var(--color); stroke-dasharray: 3 3; }
     .failed { fill: var(--crystools-critical); opacity: .35; }
-    figcaption { display: flex; flex-wrap: wrap; gap: 2px 14px; font-size: 11px; color: var(--crystools-muted); margin-top: 4px; }
+    figcaption {
+      display: flex; flex-wrap: wrap; gap: 2px 14px; font-size: 11px; color: var(--crystools-muted);
+      margin-top: 4px;
+    }
     .key::before {
       content: ""; display: inline-block; width: 12px; height: 9px; margin-right: 5px; border-radius: 1px;
       background: var(--crystools-hbm);
@@ -133,7 +137,11 @@ function drawStage(group, stage, at) {
   setText(/** @type {Element} */ (ground.firstElementChild), describeStage(stage));
   place(expected, stage.end, stage.expectedEnd, at);
   syncChildren(steps, stage.steps, createBar, (bar, step) => {
-    const classes = ["step", stage.steps.length > STEPS_WITH_GAPS ? "dense" : "", step.finite === false ? "nan" : ""];
+    const classes = [
+      "step",
+      stage.steps.length > STEPS_WITH_GAPS ? "dense" : "",
+      step.finite === false ? "nan" : "",
+    ];
     setAttribute(bar, "class", classes.join(" ").trim());
     setAttribute(bar, "data-step", String(step.index));
     setAttribute(bar, "data-compiled", step.compiled ? "" : null);
