@@ -193,7 +193,10 @@ class StageStarted:
 
 @dataclass(frozen=True, slots=True)
 class StepFinished:
-    """The device finished step `step` (from 0). `eta_seconds` is what the stage has still to go."""
+    """The device finished step `step` (from 0). `eta_seconds` is what the stage has still to go.
+
+    `mfu`, `mbu` and `bound` are of this step alone, None where a compile fell in it.
+    """
 
     run_id: str
     pipeline: str
@@ -204,6 +207,8 @@ class StepFinished:
     steps_total: int | None
     eta_seconds: float | None
     mfu: Ratio | None
+    mbu: Ratio | None
+    bound: Bound | None
     type: Literal["step_finished"] = field(default="step_finished", init=False)
 
 

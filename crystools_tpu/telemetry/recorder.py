@@ -11,7 +11,7 @@ import time
 import uuid
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from crystools_tpu.telemetry import compiles, roofline
 from crystools_tpu.telemetry.device import describe_devices
@@ -68,6 +68,15 @@ class History:
         return next((report for report in self.reports() if report.run_id == run_id), None)
 
 
+class _FinishedStep(NamedTuple):
+    """A step as it was, without its output: the history must hold no array."""
+
+    record: StepRecord
+    flops: float | None
+    moved_bytes: float | None
+    host_wait_seconds: float
+
+
 class Stage:
     """A stage of a run, between `with run.stage(...)` and its end. Made by `Run.stage` only."""
 
@@ -79,8 +88,7 @@ class Stage:
         self._flops_per_step = flops_per_step
         self._bytes_per_step = bytes_per_step
         self._started_at = self._last_done_at = run.clock()
-        self._finished: list[tuple[DispatchedStep, StepRecord]] = []
-        self._host_wait_seconds = 0.0
+        self._finished: list[_FinishedStep] = []
         self._dispatched = 0
         self._compiles_seen = 0
         self._recompiles: dict[int, list[compiles.Compile]] = {}
@@ -133,12 +141,13 @@ class Stage:
     def _step_done(self, step: DispatchedStep, finished_at: float, finite: bool | None) -> None:
         if self._final is not None:  # it outlived the wait after an error: the report is out
             return
-        self._host_wait_seconds += max(0.0, min(step.dispatched_at, finished_at) - self._last_done_at)
+        host_wait_seconds = max(0.0, min(step.dispatched_at, finished_at) - self._last_done_at)
         record = StepRecord(finished_at - self._last_done_at, step.compiled, finite)
         self._last_done_at = finished_at
-        self._finished.append((step._replace(output=None), record))  # the history must hold no array
+        finished = _FinishedStep(record, step.flops, step.moved_bytes, host_wait_seconds)
+        self._finished.append(finished)
         self._hbm.sample()
-        used, _ = self._utilisation([(step, record)])
+        used, moved, bound = self._utilisation([finished])
         self._run.bus.publish(
             StepFinished(
                 run_id=self._run.run_id,
@@ -149,7 +158,9 @@ class Stage:
                 record=record,
                 steps_total=self._start.steps_total,
                 eta_seconds=self._eta_seconds(),
-                mfu=None if step.compiled else used,
+                mfu=used,
+                mbu=moved,
+                bound=bound,
             )
         )
 
@@ -173,30 +184,27 @@ class Stage:
         )
 
     def _eta_seconds(self) -> float | None:
-        recent = step_statistics([record for _, record in self._finished[-_ETA_STEPS:]])
+        recent = step_statistics([step.record for step in self._finished[-_ETA_STEPS:]])
         if recent is None or self._start.steps_total is None:
             return None
         return recent.median * max(0, self._start.steps_total - len(self._finished))
 
-    def _utilisation(
-        self, steps: Sequence[tuple[DispatchedStep, StepRecord]]
-    ) -> tuple[Ratio | None, Ratio | None]:
-        seconds = sum(record.seconds for _, record in steps)
-        device = self._run.device
-        used = roofline.mfu(
-            _sum_known([step.flops for step, _ in steps]), seconds, device, self._start.flops_method or ""
-        )
-        moved = roofline.mbu(_sum_known([step.moved_bytes for step, _ in steps]), seconds, device)
-        return used, moved
-
-    def _bound(self, used: Ratio | None, moved: Ratio | None) -> Bound | None:
-        total = sum(record.seconds for _, record in self._finished)
-        return roofline.bound(used, moved, self._host_wait_seconds / total) if total > 0 else None
+    def _utilisation(self, steps: Sequence[_FinishedStep]) -> tuple[Ratio | None, Ratio | None, Bound | None]:
+        """MFU, MBU and what bounds these steps; those in which a compile fell are left out."""
+        steps = [step for step in steps if not step.record.compiled]
+        seconds = sum(step.record.seconds for step in steps)
+        if seconds <= 0:
+            return None, None, None
+        device, method = self._run.device, self._start.flops_method or ""
+        used = roofline.mfu(_sum_known([step.flops for step in steps]), seconds, device, method)
+        moved = roofline.mbu(_sum_known([step.moved_bytes for step in steps]), seconds, device)
+        host_wait_ratio = sum(step.host_wait_seconds for step in steps) / seconds
+        return used, moved, roofline.bound(used, moved, host_wait_ratio)
 
     def _summary(self, status: Status, error: BaseException | None, seconds: float | None) -> StageReport:
         finished = tuple(self._finished)
-        records = tuple(record for _, record in finished)
-        used, moved = self._utilisation([item for item in finished if not item[1].compiled])
+        records = tuple(step.record for step in finished)
+        used, moved, bound = self._utilisation(finished)
         return dataclasses.replace(
             self._start,
             status=status,
@@ -209,10 +217,10 @@ class Stage:
             steps=records,
             step_seconds=step_statistics(records),
             first_nonfinite_step=next((i for i, r in enumerate(records) if r.finite is False), None),
-            flops=_sum_known([step.flops for step, _ in finished]),
+            flops=_sum_known([step.flops for step in finished]),
             mfu=used,
             mbu=moved,
-            bound=self._bound(used, moved),
+            bound=bound,
             hbm=self._hbm.usage(),
         )
 

@@ -11,7 +11,7 @@ def mfu(flops: float | None, seconds: float, device: Device | None, method: str)
     Defined as in PaLM (arXiv:2204.02311, appendix B): the model's FLOPs, not what the hardware executed.
     None where the FLOPs or the peak are unknown.
     """
-    if flops is None or device is None or device.peak_flops_per_chip is None or seconds <= 0:
+    if flops is None or device is None or device.peak_flops_per_chip is None:
         return None
     possible = seconds * device.chips * device.peak_flops_per_chip
     return Ratio(flops / possible, flops, possible, "flop", f"{method}; peak: {device.peak_source}")
@@ -20,7 +20,7 @@ def mfu(flops: float | None, seconds: float, device: Device | None, method: str)
 def mbu(moved_bytes: float | None, seconds: float, device: Device | None) -> Ratio | None:
     """Memory bandwidth utilisation: bytes that must move / (seconds x chips x bytes/s of a chip's HBM)."""
     bandwidth = device.hbm_bandwidth_bytes_per_second_per_chip if device else None
-    if moved_bytes is None or device is None or bandwidth is None or seconds <= 0:
+    if moved_bytes is None or device is None or bandwidth is None:
         return None
     possible = seconds * device.chips * bandwidth
     return Ratio(moved_bytes / possible, moved_bytes, possible, "byte", "bytes that must move")

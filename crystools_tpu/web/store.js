@@ -258,21 +258,18 @@ function foldStep(stage, event) {
   if (event.step > stage.steps.length) return false;
   stage.steps[event.step] = event.record;
   stage.steps_total = event.steps_total;
+  stage.mbu = event.mbu ?? stage.mbu;
+  stage.bound = event.bound ?? stage.bound;
   if (event.record.finite === false) stage.first_nonfinite_step ??= event.step;
   return true;
 }
-
-/** How many steps of a stage were done at its latest recompile. @type {WeakMap<StageReport, number>} */
-const recompiledAtStep = new WeakMap();
 
 /** @param {StageReport} stage @param {CompileFinished} event */
 function foldCompile(stage, event) {
   stage.compile_seconds = event.stage_compile_seconds;
   stage.compile_cache = event.cache;
   if (event.recompile) {
-    // One step may compile several functions: the final report counts them as one recompile.
-    if (recompiledAtStep.get(stage) !== stage.steps.length) stage.recompiles += 1;
-    recompiledAtStep.set(stage, stage.steps.length);
+    stage.recompiles += 1;
     stage.recompile_reasons.push(event.reason ?? event.function ?? "jax gives no reason");
   }
   return true;

@@ -119,6 +119,8 @@ export interface StepFinished {
   steps_total: number | null;
   eta_seconds: number | null;
   mfu: Ratio | null;
+  mbu: Ratio | null;
+  bound: Bound | null;
 }
 
 export interface CompileFinished {

@@ -104,7 +104,9 @@ REPORT = RunReport(
 def step(number: int, seconds: float, *, compiled: bool = False, mfu: Ratio | None = None) -> StepFinished:
     """One denoising step."""
     record = StepRecord(seconds, compiled, True)
-    return StepFinished(REPORT.run_id, PIPELINE, 0, StageName.DENOISE, number, record, 3, None, mfu)
+    return StepFinished(
+        REPORT.run_id, PIPELINE, 0, StageName.DENOISE, number, record, 3, None, mfu, None, None
+    )
 
 
 def compile_(seconds: float, cache: CompileCache, *, recompile: bool = False) -> CompileFinished:

@@ -122,6 +122,22 @@ def test_a_device_that_waits_for_its_host_is_host_bound(bench: Bench) -> None:
     assert run.report.stages[0].bound == "host"
 
 
+def test_a_compile_is_not_time_that_the_device_waited_for_its_host(bench: Bench) -> None:
+    steps = [DeviceStep(), DeviceStep()]
+    with bench.run(devices=fake_devices("TPU v6 lite", 1, bytes_in_use=1)) as run:
+        with run.stage("denoise", flops_per_step=9.18e14, bytes_per_step=1e9) as stage:
+            bench.clock.advance(38)
+            stage.compile_log.duration("/jax/core/compile/backend_compile_duration", 38, "jit(step)")
+            for step in steps:
+                stage.step(step)
+                assert step.waited_for.wait(30)
+                bench.clock.advance(2)
+                step.finish()
+                event = bench.next("step_finished")
+    assert [step.compiled for step in run.report.stages[0].steps] == [True, False]
+    assert event.bound == run.report.stages[0].bound == "compute"
+
+
 def test_memory_stats_are_preferred_and_minus_one_is_unknown() -> None:
     devices = fake_devices("TPU v6 lite", 1, bytes_in_use=5, peak_bytes_in_use=7, bytes_limit=-1)
     (memory,) = device_memory(devices)

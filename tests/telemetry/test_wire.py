@@ -57,6 +57,8 @@ def test_what_is_not_a_number_is_null() -> None:
         steps_total=None,
         eta_seconds=None,
         mfu=ratio,
+        mbu=None,
+        bound=None,
     )
     wire = telemetry.to_wire(event)
     assert (wire["mfu"]["ratio"], wire["mfu"]["denominator"], wire["eta_seconds"]) == (None, None, None)

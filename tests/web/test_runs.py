@@ -190,6 +190,8 @@ def test_events_that_were_lost_are_made_good_from_the_server(page: Page, scene: 
                 steps_total=50,
                 eta_seconds=184.0,
                 mfu=None,
+                mbu=None,
+                bound=None,
             )
         )
         expect(current(page).locator("#steps")).to_have_text("step 9 of 50")
