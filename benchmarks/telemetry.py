@@ -129,7 +129,7 @@ class _UnrecordedRun:
         stage.finish()
 
 
-def pipeline_with_telemetry_against_without(rounds: int = 9) -> tuple[Figure, Figure]:
+def pipeline_with_telemetry_against_without(rounds: int = 15) -> tuple[Figure, Figure]:
     """Wall seconds of the tiny Wan2.1 pipeline, whole, from a warm compile cache.
 
     The first figure is what recording costs. The second adds what the pace costs: against a host that

@@ -172,8 +172,10 @@ def _reason_of(message: str) -> str:
 def _cache_without_hit() -> CompileCache:
     import jax
 
-    flags = jax.config.values
-    enabled = flags["jax_enable_compilation_cache"] and flags["jax_compilation_cache_dir"]
+    enabled = (
+        jax.config.jax_enable_compilation_cache  # type: ignore[attr-defined]
+        and jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]
+    )
     return CompileCache.MISS if enabled else CompileCache.OFF
 
 
