@@ -1,7 +1,7 @@
 """What watching costs: `python -m benchmarks.telemetry [--json FILE]`.
 
 Each figure is a ratio against a peer measured in the same process, the two taking turns, so that a busy
-machine slows both. The median over the rounds is given.
+machine slows both. Of several rounds the least is taken: what else runs on the machine only ever adds.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import json
 import multiprocessing
 import os
 import platform
-import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -48,9 +47,9 @@ class Figure:
 
 
 def alternate(contenders: Sequence[Callable[[], float]], rounds: int) -> list[float]:
-    """The median of each, measured in turn; the first round only warms up."""
+    """The least of each, measured in turn; the first round only warms up."""
     measured = [[contender() for contender in contenders] for _ in range(rounds + 1)][1:]
-    return [statistics.median(values) for values in zip(*measured, strict=True)]
+    return [min(values) for values in zip(*measured, strict=True)]
 
 
 def step_record_against_otel_span(count: int = 2000, rounds: int = 9) -> Figure:
