@@ -1,0 +1,73 @@
+"""Wan: a transformer and a VAE whose random weights leave shapes that move."""
+
+import torch
+from diffusers import AutoencoderKLWan, UniPCMultistepScheduler, WanPipeline, WanTransformer3DModel
+from torch.nn.init import orthogonal_, zeros_
+
+from crystools_pipelines.tiny.text import TEXT_WIDTH, t5_tokenizer, umt5_encoder
+
+
+def wan21() -> WanPipeline:
+    """Wan2.1 text-to-video."""
+    tokenizer = t5_tokenizer()
+    return WanPipeline(
+        tokenizer=tokenizer,
+        text_encoder=umt5_encoder(vocabulary=len(tokenizer)),
+        transformer=wan_transformer(),
+        vae=wan_vae(),
+        scheduler=UniPCMultistepScheduler(
+            prediction_type="flow_prediction", use_flow_sigmas=True, num_train_timesteps=1000, flow_shift=3.0
+        ),
+    )
+
+
+def wan_transformer() -> WanTransformer3DModel:
+    """Predicts the noise less its own average over neighbouring patches, so that large shapes remain."""
+    model = WanTransformer3DModel(
+        num_attention_heads=8, attention_head_dim=16, text_dim=TEXT_WIDTH, ffn_dim=256, num_layers=4
+    ).eval()
+    patches = orthogonal_(model.patch_embedding.weight)  # [width, channels, 1, 2, 2]
+    model.proj_out.weight.copy_(0.6 * patches.permute(2, 3, 4, 1, 0).flatten(0, 3))
+    for block in model.blocks:
+        block.scale_shift_table[:, [2, 5]] += 1  # open the gates of self-attention and feed-forward
+        # A bias shared by queries and keys makes attention, after its rotation, fall off with distance.
+        neighbours = 2 * torch.randn_like(block.attn1.to_q.bias)
+        block.attn1.to_q.bias.copy_(neighbours)
+        block.attn1.to_k.bias.copy_(neighbours)
+        block.attn1.to_out[0].weight.copy_(-orthogonal_(block.attn1.to_v.weight).T)
+        orthogonal_(block.attn2.to_v.weight, gain=2)
+        zeros_(block.attn2.to_v.bias)
+    # The padding of a prompt is zeros and most of its tokens: without biases it says nothing, however long.
+    text = model.condition_embedder.text_embedder
+    zeros_(text.linear_1.bias)
+    orthogonal_(text.linear_2.weight, gain=2)
+    zeros_(text.linear_2.bias)
+    return model
+
+
+def wan_vae() -> AutoencoderKLWan:
+    """Blurs in space and time at every convolution, mixes channels at random and adds no constant colour."""
+    model = AutoencoderKLWan(base_dim=8, num_res_blocks=1).eval()
+    for name, convolution in model.named_modules():
+        if isinstance(convolution, torch.nn.Conv2d | torch.nn.Conv3d):
+            doubles_time = name.startswith("decoder") and name.endswith("time_conv")
+            _blur(convolution, repeat_channels=doubles_time)
+    centre = model.post_quant_conv.weight.flatten(1) @ torch.tensor(model.config.latents_mean)
+    model.post_quant_conv.bias.copy_(-centre)
+    return model
+
+
+def _blur(convolution: torch.nn.Conv2d | torch.nn.Conv3d, repeat_channels: bool) -> None:
+    out_channels, in_channels, *sizes = convolution.weight.shape
+    taps = torch.ones(())
+    for axis, size in enumerate(sizes):
+        causal = axis == len(sizes) - 3
+        blur = torch.tensor([0.0, 0.25, 0.75] if causal else [0.25, 0.5, 0.25])
+        taps = taps.unsqueeze(-1) * (blur if size == 3 else torch.ones(1))
+    if repeat_channels:
+        mixing = torch.eye(in_channels).repeat(out_channels // in_channels, 1)
+    else:
+        mixing = orthogonal_(torch.empty(out_channels, in_channels))
+        mixing -= mixing.mean(dim=1, keepdim=True)
+    convolution.weight.copy_(torch.tensordot(mixing, taps, dims=0))
+    zeros_(convolution.get_parameter("bias"))
