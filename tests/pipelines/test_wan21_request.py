@@ -35,6 +35,6 @@ def test_the_defaults_are_720p_in_81_frames() -> None:
     assert Wan21Request("a cat").latent_shape == (1, 16, 21, 90, 160)
 
 
-@pytest.mark.parametrize(("guidance_scale", "guided"), [(5.0, True), (1.0, False), (0.0, False)])
-def test_the_negative_branch_runs_above_a_scale_of_one(guidance_scale: float, guided: bool) -> None:
-    assert Wan21Request("a cat", guidance_scale=guidance_scale).guided is guided
+@pytest.mark.parametrize(("guidance_scale", "branches"), [(5.0, 2), (1.0, 1), (0.0, 1)])
+def test_the_negative_branch_runs_above_a_scale_of_one(guidance_scale: float, branches: int) -> None:
+    assert Wan21Request("a cat", guidance_scale=guidance_scale).branches == branches

@@ -59,9 +59,9 @@ class Wan21Request:
             raise RequestError("seed", f"{self.seed} is out of range; give 0 to 2**63 - 1")
 
     @property
-    def guided(self) -> bool:
-        """Whether the negative branch runs."""
-        return self.guidance_scale > 1
+    def branches(self) -> int:
+        """How many guidance branches run: the prompt's, and the negative prompt's where it is guided."""
+        return 2 if self.guidance_scale > 1 else 1
 
     @property
     def latent_shape(self) -> tuple[int, int, int, int, int]:

@@ -1,0 +1,118 @@
+"""What every pipeline does around its own stages: where it runs, what it loads, what it hands back."""
+
+import dataclasses
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import jax
+import numpy as np
+import torch
+from diffusers.utils.torch_utils import randn_tensor
+from jax.sharding import Mesh, NamedSharding
+from numpy.typing import NDArray
+
+from crystools_pipelines.runtime.checkpoint import Checkpoint
+from crystools_pipelines.runtime.compile_cache import default_compile_cache
+from crystools_pipelines.runtime.errors import RequestError
+from crystools_pipelines.runtime.mesh import replicated
+from crystools_pipelines.runtime.sharding import Rules
+from crystools_pipelines.runtime.weights import State, load_state
+from crystools_tpu import telemetry
+from crystools_tpu.telemetry import RunReport, StageName
+
+DTYPES = ("bfloat16", "float32")
+
+Module = TypeVar("Module", bound=torch.nn.Module)
+
+
+@dataclass(frozen=True)
+class Generation:
+    """A finished video or image: `frames` float32 `[frames, height, width, 3]` in 0..1 (an image is one
+    frame); `latents` float32 as the last denoising step left them; the run's report."""
+
+    frames: NDArray[np.float32]
+    latents: NDArray[np.float32]
+    report: RunReport
+
+
+@dataclass(frozen=True)
+class Job:
+    """Where a run's stages run: the checkpoint, the mesh its weights go to, and in which dtype."""
+
+    checkpoint: Checkpoint
+    mesh: Mesh
+    dtype: str
+    run: telemetry.Run
+
+    @property
+    def everywhere(self) -> NamedSharding:
+        """The sharding of what every device holds whole."""
+        return replicated(self.mesh)
+
+    def load(
+        self,
+        component: str,
+        build: Callable[[Path], Module],
+        rules: Rules,
+        *,
+        dtype: str | None = None,
+        float32: Collection[str] | None = None,
+    ) -> tuple[Module, State]:
+        """The component's module and its weights on the mesh, in a `load` stage of its own.
+
+        `build` makes the module from the component's folder, without weights. `dtype` is the job's own unless
+        given; parameters with a component of their name in `float32` stay in float32, by default those that
+        the module itself names.
+        """
+        with self.run.stage(StageName.LOAD, component=component):
+            folder = self.checkpoint.weights(component)
+            module = build(folder)
+            kept = getattr(module, "_keep_in_fp32_modules", None) if float32 is None else float32
+            weights = load_state(
+                module, folder, mesh=self.mesh, rules=rules, dtype=dtype or self.dtype, float32=kept or ()
+            )
+        return module, weights
+
+
+@contextmanager
+def started_run(
+    pipeline: str, request: Any, checkpoint: Checkpoint, devices: list[jax.Device]
+) -> Iterator[telemetry.Run]:
+    """A run of `pipeline` with the fields of the dataclass `request` as its parameters."""
+    params = {name: value for name, value in dataclasses.asdict(request).items() if _is_plain(value)}
+    with (
+        default_compile_cache(),
+        telemetry.run(pipeline, model_id=checkpoint.location, params=params, devices=devices) as run,
+    ):
+        yield run
+
+
+def _is_plain(value: Any) -> bool:
+    return value is None or isinstance(value, str | int | float | bool)
+
+
+def choose_devices(count: int) -> list[jax.Device]:
+    """The first `count` devices, all for 0. Raises RequestError for more than there are."""
+    available = jax.devices()
+    if not 0 <= count <= len(available):
+        raise RequestError("devices", f"{count} is out of range; give 1 to {len(available)}, or 0 for all")
+    return available[: count or None]
+
+
+def choose_dtype(dtype: str | None, platform: str) -> str:
+    """`dtype`, by default bfloat16, on a CPU float32. Raises RequestError for any other."""
+    if dtype is None:
+        return "float32" if platform == "cpu" else "bfloat16"
+    if dtype not in DTYPES:
+        raise RequestError("dtype", f"{dtype!r} is not supported; give one of {', '.join(DTYPES)}")
+    return dtype
+
+
+def initial_noise(shape: tuple[int, ...], seed: int) -> NDArray[np.float32]:
+    """What diffusers' pipelines draw in float32 for `torch.Generator().manual_seed(seed)`."""
+    generator = torch.Generator().manual_seed(seed)
+    noise = randn_tensor(shape, generator=generator, dtype=torch.float32)
+    return noise.numpy()  # type: ignore[no-any-return]
