@@ -32,7 +32,8 @@ from crystools_tpu.telemetry.events import (
     to_wire,
 )
 from crystools_tpu.telemetry.pubsub import Bus, Subscription
-from crystools_tpu.telemetry.recorder import History, Run, Stage, TelemetryError, bus, history, run
+from crystools_tpu.telemetry.recorder import History, Run, TelemetryError, bus, history, run
+from crystools_tpu.telemetry.stage import Stage
 
 subscribe = bus.subscribe
 

@@ -1,0 +1,221 @@
+"""One stage of a run: its steps as the device ran them, its compiles, its memory, its report."""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from crystools_tpu.telemetry import compiles, roofline
+from crystools_tpu.telemetry.events import (
+    Bound,
+    CompileFinished,
+    Ratio,
+    StageFinished,
+    StageReport,
+    Status,
+    StepFinished,
+    StepRecord,
+    StepSeconds,
+)
+from crystools_tpu.telemetry.hbm import HbmRecorder
+from crystools_tpu.telemetry.steps import DispatchedStep, StepWaiter
+
+if TYPE_CHECKING:
+    from crystools_tpu.telemetry.recorder import Run
+
+# After an error the device gets this long to finish the steps in flight, so that their times are kept.
+_DRAIN_AFTER_ERROR_SECONDS = 5.0
+
+# The ETA follows the last steps: it notices a change of speed, and costs the same at any length.
+_ETA_STEPS = 16
+
+
+class _FinishedStep(NamedTuple):
+    """A step as it was, without its output: the history must hold no array."""
+
+    record: StepRecord
+    flops: float | None
+    moved_bytes: float | None
+    host_wait_seconds: float
+
+
+class Stage:
+    """A stage of a run, between `with run.stage(...)` and its end. Made by `Run.stage` only."""
+
+    def __init__(self, run: Run, index: int, report: StageReport, flops_per_step: float | None,
+                 bytes_per_step: float | None) -> None:  # fmt: skip
+        self._run = run
+        self._index = index
+        self._start = report
+        self._flops_per_step = flops_per_step
+        self._bytes_per_step = bytes_per_step
+        self._started_at = self._last_done_at = run.clock()
+        self._finished: list[_FinishedStep] = []
+        self._dispatched = 0
+        self._compiles_seen = 0
+        self._recompiles: dict[int, list[compiles.Compile]] = {}
+        self._final: StageReport | None = None
+        self._hbm = HbmRecorder(run.devices, run.clock)
+        self._waiter = StepWaiter(self._step_done, run.clock)
+        self.compile_log = compiles.CompileLog(self._compile_done, run.clock)
+
+    def step(self, done: Any, *, flops: float | None = None, moved_bytes: float | None = None) -> None:
+        """Reports a step that was just dispatched, timed when the device finishes `done`.
+
+        `done` is a small array that the step itself computed (`isfinite(latents).all()`: a NaN is then
+        reported at its step), or a `torch.cuda.Event`, or None for work that is already finished.
+        `flops` and `moved_bytes` replace the stage's `flops_per_step` and `bytes_per_step` for this one.
+        Returns at once unless the step before it is still running.
+        """
+        compiled = self.compile_log.count > self._compiles_seen
+        self._compiles_seen = self.compile_log.count
+        self._dispatched += 1
+        self._waiter.add(
+            DispatchedStep(
+                output=done,
+                dispatched_at=self._run.clock(),
+                compiled=compiled,
+                flops=self._flops_per_step if flops is None else flops,
+                moved_bytes=self._bytes_per_step if moved_bytes is None else moved_bytes,
+            )
+        )
+
+    @property
+    def report(self) -> StageReport:
+        """The stage as known so far; final once it has ended."""
+        return self._final or self._summary(Status.RUNNING, None, None)
+
+    def finish(self, error: BaseException | None) -> BaseException | None:
+        """Ends the stage: waits for its steps, publishes its report, returns the error that ended it.
+
+        Does nothing the second time, which comes where the first was interrupted by Ctrl-C.
+        """
+        if self._final is not None:
+            return error
+        device_error = self._waiter.finish(None if error is None else _DRAIN_AFTER_ERROR_SECONDS)
+        error = error or device_error
+        self._hbm.sample(now=True)
+        seconds = self._run.clock() - self._started_at
+        self._final = self._summary(status_of(error), error, seconds)
+        self._run.bus.publish(StageFinished(self._run.run_id, self._run.pipeline, self._index, self._final))
+        return error
+
+    def _step_done(self, step: DispatchedStep, finished_at: float, finite: bool | None) -> None:
+        if self._final is not None:  # it outlived the wait after an error: the report is out
+            return
+        host_wait_seconds = max(0.0, min(step.dispatched_at, finished_at) - self._last_done_at)
+        record = StepRecord(finished_at - self._last_done_at, step.compiled, finite)
+        self._last_done_at = finished_at
+        finished = _FinishedStep(record, step.flops, step.moved_bytes, host_wait_seconds)
+        self._finished.append(finished)
+        self._hbm.sample()
+        used, moved, bound = self._utilisation([finished])
+        self._run.bus.publish(
+            StepFinished(
+                run_id=self._run.run_id,
+                pipeline=self._run.pipeline,
+                stage=self._index,
+                stage_name=self._start.name,
+                step=len(self._finished) - 1,
+                record=record,
+                steps_total=self._start.steps_total,
+                eta_seconds=self._eta_seconds(),
+                mfu=used,
+                mbu=moved,
+                bound=bound,
+            )
+        )
+
+    def _compile_done(self, compiled: compiles.Compile) -> None:
+        recompile = self._dispatched > 0 and self._dispatched not in self._recompiles
+        if self._dispatched > 0:
+            self._recompiles.setdefault(self._dispatched, []).append(compiled)
+        self._run.bus.publish(
+            CompileFinished(
+                run_id=self._run.run_id,
+                pipeline=self._run.pipeline,
+                stage=self._index,
+                stage_name=self._start.name,
+                function=compiled.function,
+                seconds=compiled.seconds,
+                cache=compiled.cache,
+                stage_compile_seconds=self.compile_log.seconds,
+                recompile=recompile,
+                reason=compiled.reason,
+            )
+        )
+
+    def _eta_seconds(self) -> float | None:
+        recent = step_statistics([step.record for step in self._finished[-_ETA_STEPS:]])
+        if recent is None or self._start.steps_total is None:
+            return None
+        return recent.median * max(0, self._start.steps_total - len(self._finished))
+
+    def _utilisation(self, steps: Sequence[_FinishedStep]) -> tuple[Ratio | None, Ratio | None, Bound | None]:
+        """MFU, MBU and what bounds these steps; those in which a compile fell are left out."""
+        steps = [step for step in steps if not step.record.compiled]
+        seconds = sum(step.record.seconds for step in steps)
+        if seconds <= 0:
+            return None, None, None
+        device, method = self._run.device, self._start.flops_method or ""
+        used = roofline.mfu(_sum_known([step.flops for step in steps]), seconds, device, method)
+        moved = roofline.mbu(_sum_known([step.moved_bytes for step in steps]), seconds, device)
+        host_wait_ratio = sum(step.host_wait_seconds for step in steps) / seconds
+        return used, moved, roofline.bound(used, moved, host_wait_ratio)
+
+    def _summary(self, status: Status, error: BaseException | None, seconds: float | None) -> StageReport:
+        finished = tuple(self._finished)
+        records = tuple(step.record for step in finished)
+        used, moved, bound = self._utilisation(finished)
+        return dataclasses.replace(
+            self._start,
+            status=status,
+            error=describe_error(error),
+            seconds=seconds,
+            compile_seconds=self.compile_log.seconds,
+            compile_cache=self.compile_log.cache,
+            recompiles=len(self._recompiles),
+            recompile_reasons=tuple(_recompile_reason(step) for step in tuple(self._recompiles.values())),
+            steps=records,
+            step_seconds=step_statistics(records),
+            first_nonfinite_step=next((i for i, r in enumerate(records) if r.finite is False), None),
+            flops=_sum_known([step.flops for step in finished]),
+            mfu=used,
+            mbu=moved,
+            bound=bound,
+            hbm=self._hbm.usage(),
+        )
+
+
+def status_of(error: BaseException | None) -> Status:
+    """`cancelled` for Ctrl-C and what else is no `Exception` (exit, a cancelled task); else `failed`."""
+    if error is None:
+        return Status.SUCCEEDED
+    return Status.FAILED if isinstance(error, Exception) else Status.CANCELLED
+
+
+def describe_error(error: BaseException | None) -> str | None:
+    """`ValueError: what it says`, for the report."""
+    return None if error is None else f"{type(error).__name__}: {error}".rstrip(": ")
+
+
+def step_statistics(records: Sequence[StepRecord]) -> StepSeconds | None:
+    """Over the steps in which no compile fell; None where there is none. p95 is the nearest rank."""
+    seconds = sorted(record.seconds for record in records if not record.compiled)
+    if not seconds:
+        return None
+    p95 = seconds[-(-95 * len(seconds) // 100) - 1]
+    return StepSeconds(statistics.median(seconds), p95, seconds[0], seconds[-1])
+
+
+def _recompile_reason(step: Sequence[compiles.Compile]) -> str:
+    """What jax said about the compiles of one step, or else what was compiled."""
+    reasons = [compiled.reason for compiled in step if compiled.reason]
+    return "; ".join(reasons) or ", ".join(str(compiled.function) for compiled in step)
+
+
+def _sum_known(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) if known and len(known) == len(values) else None
