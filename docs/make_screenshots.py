@@ -11,8 +11,6 @@ import dataclasses
 import re
 import tempfile
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -21,10 +19,8 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 from crystools_pipelines.tiny import write_tiny_checkpoint
 from crystools_pipelines.wan21 import pipeline
 from crystools_pipelines.wan21.request import Wan21Request
-from crystools_tpu import telemetry
-from crystools_tpu.monitor import Monitor
-from crystools_tpu.server import Server, create_app
-from crystools_tpu.testing.simulate import Simulation
+from crystools_tpu.cli.demo import demo_request
+from crystools_tpu.cli.serve import panel
 
 IMAGES: Final = Path(__file__).parent / "images"
 OUT: Final = Path("demo-output")
@@ -34,32 +30,27 @@ DESKTOP: Final = (1280, 900)
 PHONE: Final = (360, 780)
 MIDDLE: Final = re.compile("step 1[1-7] of 20")
 
-REQUEST: Final = Wan21Request(
-    prompt="a paper boat drifts down a rainy street",
-    height=160,
-    width=288,
-    num_frames=33,
-    num_inference_steps=20,
-    flow_shift=3.0,
-    seed=42,
-)
-
 
 def main() -> None:
     """Takes the pictures while a run runs, and one when it is done."""
     IMAGES.mkdir(exist_ok=True)
     OUT.mkdir(exist_ok=True)
     expect.set_options(timeout=180_000)
-    with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright, page_of_server() as url:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        sync_playwright() as playwright,
+        panel(simulate=TOPOLOGY) as shown,
+    ):
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
         pages = {
-            f"{size}-{scheme}": open_page(browser, url, DESKTOP if size == "page" else PHONE, scheme)
+            f"{size}-{scheme}": open_page(browser, shown.url, DESKTOP if size == "page" else PHONE, scheme)
             for size in ("page", "phone")
             for scheme in ("light", "dark")
         }
         checkpoint = write_tiny_checkpoint("wan2.1-t2v", Path(folder) / "checkpoint")
-        generate(dataclasses.replace(REQUEST, num_inference_steps=4), checkpoint)
-        generation = threading.Thread(target=generate, args=(REQUEST, checkpoint))
+        request = demo_request()
+        generate(dataclasses.replace(request, num_inference_steps=4), checkpoint)
+        generation = threading.Thread(target=generate, args=(request, checkpoint))
         generation.start()
         for name, page in pages.items():
             expect(page.locator("crystools-current #steps")).to_have_text(MIDDLE)
@@ -69,22 +60,6 @@ def main() -> None:
             expect(pages[name].locator("crystools-current #status")).to_have_text("Succeeded")
             picture(pages[name], name.replace("-", "-finished-"))
         browser.close()
-
-
-@contextmanager
-def page_of_server() -> Iterator[str]:
-    """Serves this process's runs beside the simulated machine; yields the page's address."""
-    with Simulation(TOPOLOGY, moving=True) as simulation:
-        monitor = Monitor(simulation.sources(disks=["/"]), simulated=True)
-        monitor.start()
-        app = create_app(
-            monitor, history=telemetry.history, bus=telemetry.bus, simulated=simulation.topology.name
-        )
-        server = Server(app)
-        host, port = server.start()
-        yield f"http://{host}:{port}/crystools-tpu/"
-        server.stop()
-        monitor.stop()
 
 
 def open_page(browser: Browser, url: str, size: tuple[int, int], scheme: str) -> Page:

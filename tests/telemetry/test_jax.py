@@ -6,6 +6,8 @@ import gc
 import logging
 import time
 import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 
 from tests.telemetry.conftest import Bench
 
@@ -28,9 +31,31 @@ def latents_of(size: int) -> jax.Array:
     return latents
 
 
+@contextmanager
+def compilation_cache_at(folder: Path | None) -> Iterator[None]:
+    """The persistent cache there, for the shortest compile too; None for no cache."""
+    settings = {
+        "jax_compilation_cache_dir": None if folder is None else str(folder),
+        "jax_persistent_cache_min_compile_time_secs": 0.0,
+        "jax_persistent_cache_min_entry_size_bytes": -1,
+    }
+    before = {name: jax.config.values[name] for name in settings}
+    try:
+        for name, value in settings.items():
+            jax.config.update(name, value)
+        compilation_cache.reset_cache()
+        yield
+    finally:
+        for name, value in before.items():
+            jax.config.update(name, value)
+        compilation_cache.reset_cache()
+
+
 @pytest.fixture(autouse=True)
-def _fresh_compiles() -> None:
+def _fresh_compiles() -> Iterator[None]:
     jax.clear_caches()
+    with compilation_cache_at(None):
+        yield
 
 
 def test_the_step_in_which_the_compile_fell_is_marked_and_left_out(bench: Bench) -> None:
@@ -111,28 +136,13 @@ def test_a_compile_outside_any_stage_belongs_to_nobody(bench: Bench) -> None:
 def test_the_persistent_cache_is_seen_to_miss_and_then_to_hit(
     bench: Bench, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from jax.experimental.compilation_cache import compilation_cache
-
-    settings = {
-        "jax_compilation_cache_dir": str(tmp_path),
-        "jax_persistent_cache_min_compile_time_secs": 0.0,
-        "jax_persistent_cache_min_entry_size_bytes": -1,
-    }
-    before = {name: jax.config.values[name] for name in settings}
-    try:
-        for name, value in settings.items():
-            jax.config.update(name, value)
-        compilation_cache.reset_cache()
-        found = []
+    found = []
+    with compilation_cache_at(tmp_path):
         for _ in range(2):
             jax.clear_caches()
             with bench.real_time_run() as run, run.stage("denoise"):
                 denoise_step(latents_of(16))[1].block_until_ready()
             found.append(run.report.stages[0].compile_cache)
-    finally:
-        for name, value in before.items():
-            jax.config.update(name, value)
-        compilation_cache.reset_cache()
     assert found == ["miss", "hit"]
     assert caplog.text == ""
 
