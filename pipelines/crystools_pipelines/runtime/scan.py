@@ -14,28 +14,53 @@ class ScannedLayers(torch.nn.Module):
     """Stands in for a ModuleList of `depth` identical layers of the form `hidden = layer(hidden, ...)`.
 
     Its parameters are those of one layer, named `layer.<name>`; the arrays bound to them when it is called
-    are stacked, `[depth, ...]`. Iterating yields itself once, so the owner's `for layer in layers` runs
-    the whole stack. `sharding`, if given, is asked of the hidden states between layers.
+    are stacked, `[depth, ...]`, except those in `shared`: what all layers have in common. Iterating yields
+    itself once, so the owner's `for layer in layers` runs the whole stack. `sharding`, if given, is asked of
+    the hidden states between layers.
+
+    Layers that take and return several hidden states, by keyword, name them in `carries`, in the order in
+    which they return them. What a layer returns beyond its hidden states is dropped.
     """
 
-    def __init__(self, layers: torch.nn.ModuleList, sharding: NamedSharding | None = None) -> None:
+    def __init__(
+        self,
+        layers: torch.nn.ModuleList,
+        sharding: NamedSharding | None = None,
+        carries: tuple[str, ...] = (),
+    ) -> None:
         super().__init__()
         self.layer = layers[0]
         self.depth = len(layers)
+        own = set(map(id, layers[-1].parameters())) if self.depth > 1 else set()
+        self.shared = {name for name, tensor in self.layer.named_parameters() if id(tensor) in own}
         self._sharding = sharding
+        self._carries = carries
 
     def __iter__(self) -> Iterator["ScannedLayers"]:
         yield self
 
-    def forward(self, hidden: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
-        stacked = dict(self.layer.named_parameters(remove_duplicate=False))
-        args, kwargs = as_jax((args, kwargs))
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """The hidden states after the last layer: one tensor, or a tuple in the order of `carries`."""
+        hidden: tuple[Any, ...] = tuple(kwargs.pop(name) for name in self._carries)
+        if not self._carries:
+            hidden, args = args[:1], args[1:]
+        hidden, args, kwargs = as_jax((hidden, args, kwargs))
+        state = as_jax(dict(self.layer.named_parameters(remove_duplicate=False)))
+        shared = {name: state.pop(name) for name in self.shared}
 
-        def run_layer(hidden: jax.Array, state: dict[str, jax.Array]) -> tuple[jax.Array, None]:
+        def run_layer(
+            hidden: tuple[jax.Array, ...], state: dict[str, jax.Array]
+        ) -> tuple[tuple[jax.Array, ...], None]:
             if self._sharding is not None:
                 hidden = jax.lax.with_sharding_constraint(hidden, self._sharding)
-            return call(self.layer, state, hidden, *args, **kwargs), None
+            if self._carries:
+                named = dict(zip(self._carries, hidden, strict=True))
+                output = call(self.layer, state | shared, *args, **named, **kwargs)
+            else:
+                output = call(self.layer, state | shared, *hidden, *args, **kwargs)
+            outputs = output if isinstance(output, tuple) else (output,)
+            return outputs[: len(hidden)], None
 
-        last, _ = jax.lax.scan(run_layer, as_jax(hidden), as_jax(stacked))
-        output: torch.Tensor = as_torch(last)
-        return output
+        last, _ = jax.lax.scan(run_layer, hidden, state)
+        outputs = as_torch(last)
+        return outputs if self._carries else outputs[0]

@@ -47,8 +47,9 @@ def load_state(
 ) -> State:
     """The arrays for `module`'s parameters, read from `folder`, and for its buffers, which it holds itself.
 
-    Parameters may be on the meta device, buffers may not. A parameter inside a ScannedLayers is stacked.
-    Parameters become `dtype`, except those with a component of their name in `float32`.
+    Parameters may be on the meta device, buffers may not. A parameter inside a ScannedLayers is stacked,
+    unless its layers share it. Parameters become `dtype`, except those with a component of their name in
+    `float32`.
 
     Raises UnmatchedParametersError where `rules` lack some, CheckpointError naming every tensor that is
     missing or has the wrong shape.
@@ -78,8 +79,9 @@ def _sources(module: torch.nn.Module) -> dict[str, _Source]:
     for prefix, layers in module.named_modules():
         if isinstance(layers, ScannedLayers):
             for name, _ in layers.layer.named_parameters():
-                names = tuple(f"{prefix}.{layer}.{name}" for layer in range(layers.depth))
-                sources[f"{prefix}.layer.{name}"] = _Source(names, stacked=True)
+                shared = name in layers.shared
+                names = tuple(f"{prefix}.{layer}.{name}" for layer in range(1 if shared else layers.depth))
+                sources[f"{prefix}.layer.{name}"] = _Source(names, stacked=not shared)
     return sources
 
 
