@@ -253,7 +253,26 @@ class RunFinished:
     type: Literal["run_finished"] = field(default="run_finished", init=False)
 
 
-Event: TypeAlias = RunStarted | StageStarted | StepFinished | CompileFinished | StageFinished | RunFinished
+@dataclass(frozen=True, slots=True)
+class ModelFreed:
+    """A component of a model left the devices' memory; `freed_bytes` is what it held on all of them together.
+
+    `reason`: `evicted` for another that needed the room (or because its files have changed), `freed` because
+    somebody asked for it, `out_of_memory` so that a step which had failed could be tried again. `run_id` is
+    the run that caused it, if one did.
+    """
+
+    run_id: str | None
+    model: str
+    component: str
+    freed_bytes: int
+    reason: Literal["evicted", "freed", "out_of_memory"]
+    type: Literal["model_freed"] = field(default="model_freed", init=False)
+
+
+Event: TypeAlias = (
+    RunStarted | StageStarted | StepFinished | CompileFinished | StageFinished | RunFinished | ModelFreed
+)
 
 
 def to_wire(value: Event | RunReport) -> dict[str, Any]:

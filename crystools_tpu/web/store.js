@@ -3,7 +3,7 @@
  *
  * @import { ConnectionState } from "./client.js"
  * @import { ChipReading, Hello, Ratio, RunReport, ServerMessage, Snapshot, StepFinished } from "./wire.js"
- * @import { CompileFinished, StageReport, TelemetryEvent } from "./wire.js"
+ * @import { CompileFinished, ModelFreed, StageReport, TelemetryEvent } from "./wire.js"
  */
 
 import { remainingSeconds } from "./run-figures.js";
@@ -189,6 +189,7 @@ export class Store extends EventTarget {
 
   /** @param {TelemetryEvent} event */
   #receiveEvent(event) {
+    if (event.type === "model_freed") return; // the chips' memory shows what it did
     if (event.type === "run_started" || event.type === "run_finished") {
       this.#replaceRun(event.report);
       return;
@@ -240,7 +241,7 @@ function progressOf(event) {
  * Brings `run` up to date with an event of one of its stages. False where events before it were lost.
  *
  * @param {RunReport} run
- * @param {Exclude<TelemetryEvent, { report: RunReport }>} event
+ * @param {Exclude<TelemetryEvent, { report: RunReport } | ModelFreed>} event
  */
 function foldIntoRun(run, event) {
   if (event.type === "stage_started" || event.type === "stage_finished") {

@@ -150,6 +150,15 @@ export interface RunFinished {
   report: RunReport;
 }
 
+export interface ModelFreed {
+  type: "model_freed";
+  run_id: string | null;
+  model: string;
+  component: string;
+  freed_bytes: number;
+  reason: "evicted" | "freed" | "out_of_memory";
+}
+
 export interface ChipReading {
   chip: string;
   kind: string | null;
@@ -212,6 +221,7 @@ export type TelemetryEvent =
   | StepFinished
   | CompileFinished
   | StageFinished
-  | RunFinished;
+  | RunFinished
+  | ModelFreed;
 
 export type ServerMessage = Hello | Snapshot | WireError | TelemetryEvent;

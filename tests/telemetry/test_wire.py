@@ -29,6 +29,7 @@ def test_every_event_and_the_report_of_a_real_run_are_valid(bench: Bench) -> Non
             stage.step(jax.jit(lambda: jax.numpy.isfinite(1.0).all())())
     with pytest.raises(RuntimeError), bench.real_time_run() as failed:
         raise RuntimeError("no")
+    bench.bus.publish(telemetry.ModelFreed(None, "model", "vae", 2**40, "freed"))
     messages = [telemetry.to_wire(event) for event in bench.events.drain()]
     messages += [telemetry.to_wire(run.report), telemetry.to_wire(failed.report)]
     validator = jsonschema.Draft202012Validator(json.loads(COMMITTED.read_text()))
@@ -41,6 +42,7 @@ def test_every_event_and_the_report_of_a_real_run_are_valid(bench: Bench) -> Non
         "step_finished",
         "stage_finished",
         "run_finished",
+        "model_freed",
         "report",
     }
 

@@ -30,6 +30,7 @@ DATACLASSES = [
     events.CompileFinished,
     events.StageFinished,
     events.RunFinished,
+    events.ModelFreed,
     ChipReading,
     DiskReading,
     HostReading,
