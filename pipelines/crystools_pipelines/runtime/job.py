@@ -1,7 +1,7 @@
 """What every pipeline does around its own stages: where it runs, what it loads, what it hands back."""
 
 import dataclasses
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import jax
 import numpy as np
 import torch
+from diffusers import ModelMixin
 from diffusers.utils.torch_utils import randn_tensor
 from jax.sharding import Mesh, NamedSharding
 from numpy.typing import NDArray
@@ -19,7 +20,7 @@ from crystools_pipelines.runtime.compile_cache import default_compile_cache
 from crystools_pipelines.runtime.errors import RequestError
 from crystools_pipelines.runtime.mesh import replicated
 from crystools_pipelines.runtime.sharding import Rules
-from crystools_pipelines.runtime.weights import State, load_state
+from crystools_pipelines.runtime.weights import State, plan_state
 from crystools_tpu import telemetry
 from crystools_tpu.telemetry import RunReport, StageName
 
@@ -59,21 +60,20 @@ class Job:
         rules: Rules,
         *,
         dtype: str | None = None,
-        float32: Collection[str] | None = None,
     ) -> tuple[Module, State]:
         """The component's module and its weights on the mesh, in a `load` stage of its own.
 
         `build` makes the module from the component's folder, without weights. `dtype` is the job's own unless
-        given; parameters with a component of their name in `float32` stay in float32, by default those that
-        the module itself names.
+        given; what a diffusers module names as its float32 parameters stays so.
         """
         with self.run.stage(StageName.LOAD, component=component):
             folder = self.checkpoint.weights(component)
             module = build(folder)
             kept = getattr(module, "_keep_in_fp32_modules", None) if float32 is None else float32
-            weights = load_state(
+            plan = plan_state(
                 module, folder, mesh=self.mesh, rules=rules, dtype=dtype or self.dtype, float32=kept or ()
             )
+            weights = plan.load()
         return module, weights
 
 
