@@ -15,7 +15,7 @@ from safetensors.torch import save_model
 from crystools_pipelines.runtime.functional import call
 from crystools_pipelines.runtime.mesh import make_mesh
 from crystools_pipelines.runtime.scan import ScannedLayers
-from crystools_pipelines.runtime.weights import load_state
+from crystools_pipelines.runtime.weights import plan_state
 
 DEPTH = 3
 
@@ -57,7 +57,7 @@ def test_layers_may_carry_several_hidden_states_and_share_parameters(tmp_path: P
 
     stack.layers = ScannedLayers(stack.layers, carries=("b", "a"))
     mesh = make_mesh(jax.devices()[:1], branches=1, widths=(1,))
-    state = load_state(stack, tmp_path, mesh=mesh, rules=[(".*", P())], dtype="float32")
+    state = plan_state(stack, tmp_path, mesh=mesh, rules=[(".*", P())], dtype="float32").load()
     depth = () if share else (DEPTH,)
     assert state["layers.layer.own.weight"].shape == (DEPTH, 4, 4)
     assert state["layers.layer.common.weight"].shape == (*depth, 4, 4)

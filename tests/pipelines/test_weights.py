@@ -20,7 +20,7 @@ from crystools_pipelines.runtime.errors import CheckpointError, UnmatchedParamet
 from crystools_pipelines.runtime.mesh import make_mesh
 from crystools_pipelines.runtime.scan import ScannedLayers
 from crystools_pipelines.runtime.sharding import Rules
-from crystools_pipelines.runtime.weights import State, load_state
+from crystools_pipelines.runtime.weights import State, plan_state
 
 RULES = (
     (r"blocks\.layer\.weight", P("tensor", None)),
@@ -55,7 +55,8 @@ def saved(tmp_path: Path) -> Model:
 
 def load(folder: Path, rules: Rules = RULES, dtype: str = "float32", float32: Sequence[str] = ()) -> State:
     mesh = make_mesh(jax.devices()[:4], branches=1, widths=(8,))
-    return load_state(Model(scanned=True), folder, mesh=mesh, rules=rules, dtype=dtype, float32=float32)
+    plan = plan_state(Model(scanned=True), folder, mesh=mesh, rules=rules, dtype=dtype, float32=float32)
+    return plan.load()
 
 
 def test_the_layers_are_stacked_and_split(tmp_path: Path, saved: Model) -> None:
@@ -117,13 +118,8 @@ def test_tied_parameters_are_found_under_either_name(tmp_path: Path) -> None:
 
     module = Tied()
     save_file({"inner.embed.weight": module.shared.weight.detach() + 1}, tmp_path / "model.safetensors")
-    state = load_state(
-        module,
-        tmp_path,
-        mesh=make_mesh(jax.devices()[:1], branches=1, widths=(1,)),
-        rules=[(".*", P())],
-        dtype="float32",
-    )
+    mesh = make_mesh(jax.devices()[:1], branches=1, widths=(1,))
+    state = plan_state(module, tmp_path, mesh=mesh, rules=[(".*", P())], dtype="float32").load()
     np.testing.assert_array_equal(state["shared.weight"], (module.shared.weight + 1).detach())
 
 

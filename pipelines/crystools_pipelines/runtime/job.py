@@ -69,9 +69,10 @@ class Job:
         with self.run.stage(StageName.LOAD, component=component):
             folder = self.checkpoint.weights(component)
             module = build(folder)
-            kept = getattr(module, "_keep_in_fp32_modules", None) if float32 is None else float32
+            # transformers has the same attribute, but for float16 alone.
+            float32 = (module._keep_in_fp32_modules or ()) if isinstance(module, ModelMixin) else ()
             plan = plan_state(
-                module, folder, mesh=self.mesh, rules=rules, dtype=dtype or self.dtype, float32=kept or ()
+                module, folder, mesh=self.mesh, rules=rules, dtype=dtype or self.dtype, float32=float32
             )
             weights = plan.load()
         return module, weights

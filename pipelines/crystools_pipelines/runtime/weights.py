@@ -1,10 +1,10 @@
 """A checkpoint's safetensors, straight to the shards that need them.
 
-One checkpoint tensor at a time passes through host memory, and of it only what this process's devices hold.
+One checkpoint tensor at a time passes through host memory, and each is read once.
 """
 
-import contextlib
 import json
+import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -15,12 +15,13 @@ import jax
 import jax.numpy as jnp
 import torch
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from safetensors import safe_open
+from numpy.typing import NDArray
 
 from crystools_pipelines.runtime.errors import CheckpointError
 from crystools_pipelines.runtime.mesh import replicated
 from crystools_pipelines.runtime.scan import ScannedLayers
 from crystools_pipelines.runtime.sharding import Rules, match
+from crystools_pipelines.runtime.tensor_files import StoredTensor, read_header
 
 # The names that diffusers and transformers save under.
 _STEMS = ("diffusion_pytorch_model", "model")
@@ -36,7 +37,51 @@ class _Source:
     stacked: bool
 
 
-def load_state(
+@dataclass(frozen=True)
+class _Parameter:
+    """Where a parameter comes from and where it goes; `sharding` is that of one of its tensors."""
+
+    tensors: tuple[StoredTensor, ...]
+    stacked: bool
+    sharding: NamedSharding
+    dtype: jnp.dtype[Any]
+
+    @property
+    def device_bytes(self) -> int:
+        """What it takes on each device."""
+        shard = self.sharding.shard_shape(self.tensors[0].shape)
+        return len(self.tensors) * math.prod(shard) * self.dtype.itemsize
+
+    def load(self) -> jax.Array:
+        """The array, read now."""
+        if self.stacked:
+            return _load_stacked(self.tensors, self.sharding, self.dtype)
+        return _load_single(self.tensors[0], self.sharding, self.dtype)
+
+
+@dataclass(frozen=True)
+class StatePlan:
+    """A module's parameters and buffers before they are loaded: how large, from where, to where."""
+
+    parameters: dict[str, _Parameter]
+    buffers: dict[str, NDArray[Any]]
+    mesh: Mesh
+
+    @property
+    def device_bytes(self) -> int:
+        """What all of them take on each device of the mesh."""
+        return sum(parameter.device_bytes for parameter in self.parameters.values()) + sum(
+            buffer.nbytes for buffer in self.buffers.values()
+        )
+
+    def load(self) -> State:
+        """The arrays. Each tensor of the checkpoint is read once."""
+        parameters = {name: parameter.load() for name, parameter in self.parameters.items()}
+        everywhere = replicated(self.mesh)
+        return parameters | {name: jax.device_put(b, everywhere) for name, b in self.buffers.items()}
+
+
+def plan_state(
     module: torch.nn.Module,
     folder: Path,
     *,
@@ -44,12 +89,12 @@ def load_state(
     rules: Rules,
     dtype: str,
     float32: Collection[str] = (),
-) -> State:
-    """The arrays for `module`'s parameters, read from `folder`, and for its buffers, which it holds itself.
+) -> StatePlan:
+    """The arrays for `module`'s parameters, to be read from `folder`, and for its buffers, which it holds.
 
     Parameters may be on the meta device, buffers may not. A parameter inside a ScannedLayers is stacked,
     unless its layers share it. Parameters become `dtype`, except those with a component of their name in
-    `float32`.
+    `float32`. Of the files only the headers are read.
 
     Raises UnmatchedParametersError where `rules` lack some, CheckpointError naming every tensor that is
     missing or has the wrong shape.
@@ -57,21 +102,21 @@ def load_state(
     parameters = dict(module.named_parameters())
     specs = match(rules, parameters)
     sources = _sources(module)
-    with contextlib.ExitStack() as stack:
-        tensors = _open_tensors(folder, stack)
-        _resolve_tied(module, tensors)
-        _check(folder, parameters, sources, tensors)
-        state = {}
-        for name, source in sources.items():
-            kept = not set(name.split(".")).isdisjoint(float32)
-            load = _load_stacked if source.stacked else _load_single
-            state[name] = load(
-                [tensors[tensor] for tensor in source.names],
-                NamedSharding(mesh, specs[name]),
-                jnp.dtype("float32" if kept else dtype),
-            )
-    buffers = {name: jax.device_put(b.numpy(), replicated(mesh)) for name, b in module.named_buffers()}
-    return state | buffers
+    tensors: dict[str, StoredTensor] = {}
+    for path in weight_files(folder):
+        tensors |= read_header(path)
+    _resolve_tied(module, tensors)
+    _check(folder, parameters, sources, tensors)
+    planned = {}
+    for name, source in sources.items():
+        kept = not set(name.split(".")).isdisjoint(float32)
+        planned[name] = _Parameter(
+            tuple(tensors[tensor] for tensor in source.names),
+            source.stacked,
+            NamedSharding(mesh, specs[name]),
+            jnp.dtype("float32" if kept else dtype),
+        )
+    return StatePlan(planned, {name: buffer.numpy() for name, buffer in module.named_buffers()}, mesh)
 
 
 def _sources(module: torch.nn.Module) -> dict[str, _Source]:
@@ -85,7 +130,7 @@ def _sources(module: torch.nn.Module) -> dict[str, _Source]:
     return sources
 
 
-def _resolve_tied(module: torch.nn.Module, tensors: dict[str, Any]) -> None:
+def _resolve_tied(module: torch.nn.Module, tensors: dict[str, StoredTensor]) -> None:
     """Of tied parameters the checkpoint holds one, under any of their names: give it the first name too."""
     first: dict[int, str] = {}
     for name, parameter in module.named_parameters(remove_duplicate=False):
@@ -94,16 +139,8 @@ def _resolve_tied(module: torch.nn.Module, tensors: dict[str, Any]) -> None:
             tensors.setdefault(first[id(parameter)], tensors[name])
 
 
-def _open_tensors(folder: Path, stack: contextlib.ExitStack) -> dict[str, Any]:
-    """Every tensor of the checkpoint as a lazy slice, by name. The files stay open until `stack` closes."""
-    tensors: dict[str, Any] = {}
-    for path in _files(folder):
-        file = stack.enter_context(safe_open(path, framework="numpy"))
-        tensors |= {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
-    return tensors
-
-
-def _files(folder: Path) -> list[Path]:
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors files that hold a component's weights. Raises CheckpointError where there are none."""
     for stem in _STEMS:
         index = folder / f"{stem}.safetensors.index.json"
         if index.is_file():
@@ -117,32 +154,33 @@ def _check(
     folder: Path,
     parameters: dict[str, torch.nn.Parameter],
     sources: dict[str, _Source],
-    tensors: dict[str, Any],
+    tensors: dict[str, StoredTensor],
 ) -> None:
     faults = []
     for parameter, source in sources.items():
-        wanted = list(parameters[parameter].shape)
+        wanted = tuple(parameters[parameter].shape)
         for name in source.names:
             if name not in tensors:
                 faults.append(f"{name} is missing")
-            elif (found := list(tensors[name].get_shape())) != wanted:
-                faults.append(f"{name} has shape {found}, not {wanted}")
+            elif (found := tensors[name].shape) != wanted:
+                faults.append(f"{name} has shape {list(found)}, not {list(wanted)}")
     if faults:
         raise CheckpointError(f"{folder} does not fit its own config.json: {'; '.join(faults)}")
 
 
-def _load_single(tensors: Sequence[Any], sharding: NamedSharding, dtype: jnp.dtype[Any]) -> jax.Array:
-    (tensor,) = tensors
-    shape = tuple(tensor.get_shape())
-    return jax.make_array_from_callback(shape, sharding, lambda index: tensor[index].astype(dtype))
+def _load_single(source: StoredTensor, sharding: NamedSharding, dtype: jnp.dtype[Any]) -> jax.Array:
+    tensor = source.read()
+    return jax.make_array_from_callback(source.shape, sharding, lambda index: tensor[index].astype(dtype))
 
 
-def _load_stacked(tensors: Sequence[Any], sharding: NamedSharding, dtype: jnp.dtype[Any]) -> jax.Array:
-    shape = (len(tensors), *tensors[0].get_shape())
+def _load_stacked(
+    sources: Sequence[StoredTensor], sharding: NamedSharding, dtype: jnp.dtype[Any]
+) -> jax.Array:
+    shape = (len(sources), *sources[0].shape)
     stacked = NamedSharding(sharding.mesh, PartitionSpec(None, *sharding.spec))
     array = jnp.zeros(shape, dtype, device=stacked)
-    for layer, tensor in enumerate(tensors):
-        array = _set_layer(array, _load_single([tensor], sharding, dtype), layer)
+    for layer, source in enumerate(sources):
+        array = _set_layer(array, _load_single(source, sharding, dtype), layer)
         array.block_until_ready()  # so that the host holds one tensor, not a queue of them
     return array
 
