@@ -41,7 +41,7 @@ def test_each_model_is_loaded_just_before_its_use(generation: Generation) -> Non
         ("load", "text_encoder"),
         ("text_encode", None),
         ("load", "transformer"),
-        ("denoise", None),
+        ("denoise", "transformer"),
         ("load", "vae"),
         ("vae_decode", None),
         ("save", None),

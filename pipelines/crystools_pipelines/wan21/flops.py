@@ -90,26 +90,24 @@ def vae_decode_flops(config: Config, latent_shape: LatentShape) -> float:
     channels = level_channels[0]
 
     pixels = height * width
-    flops = _conv(frames * pixels, latent_channels, latent_channels, 1)  # post_quant_conv
-    flops += _conv(frames * pixels, latent_channels, channels, 27)
-    flops += 2 * _residual_block(frames * pixels, channels, channels)
-    flops += _conv(frames * pixels, channels, 4 * channels, 1)  # the middle attention's projections
-    flops += frames * _attention(pixels, pixels, channels)
+    flops = conv(frames * pixels, latent_channels, latent_channels, 1)  # post_quant_conv
+    flops += conv(frames * pixels, latent_channels, channels, 27)
+    flops += middle_block(frames, pixels, channels)
 
     doublings_of_time = [*reversed(config["temperal_downsample"]), None]
     for level, (out_channels, doubles_time) in enumerate(zip(level_channels, doublings_of_time, strict=True)):
         in_channels = channels if level == 0 else channels // 2  # upsampling halves the channels
         channels = out_channels
-        flops += _residual_block(frames * pixels, in_channels, channels)
-        flops += config["num_res_blocks"] * _residual_block(frames * pixels, channels, channels)
+        flops += residual_block(frames * pixels, in_channels, channels)
+        flops += config["num_res_blocks"] * residual_block(frames * pixels, channels, channels)
         if doubles_time is None:
             break
         if doubles_time:  # the first frame stays single
-            flops += _conv((frames - 1) * pixels, channels, 2 * channels, 3)
+            flops += conv((frames - 1) * pixels, channels, 2 * channels, 3)
             frames = 2 * frames - 1
         pixels *= 4
-        flops += _conv(frames * pixels, channels, channels // 2, 9)
-    flops += _conv(frames * pixels, channels, config["out_channels"], 27)
+        flops += conv(frames * pixels, channels, channels // 2, 9)
+    flops += conv(frames * pixels, channels, config["out_channels"], 27)
     return float(batch * flops)
 
 
@@ -130,15 +128,24 @@ def _attention(queries: int, keys: int, width: int) -> int:
     return 2 * _matmul(queries, width, keys)
 
 
-def _conv(positions: int, in_channels: int, out_channels: int, kernel_size: int) -> int:
+def conv(positions: int, in_channels: int, out_channels: int, kernel_size: int) -> int:
+    """FLOPs of a convolution with `kernel_size` taps at `positions` of its output."""
     return _matmul(positions, in_channels * kernel_size, out_channels)
 
 
-def _residual_block(positions: int, in_channels: int, out_channels: int) -> int:
-    shortcut = _conv(positions, in_channels, out_channels, 1) if in_channels != out_channels else 0
+def middle_block(frames: int, pixels: int, channels: int) -> int:
+    """FLOPs of the VAE's innermost block: two residual blocks around attention within each frame."""
+    projections = conv(frames * pixels, channels, 4 * channels, 1)
+    attention = frames * _attention(pixels, pixels, channels)
+    return 2 * residual_block(frames * pixels, channels, channels) + projections + attention
+
+
+def residual_block(positions: int, in_channels: int, out_channels: int) -> int:
+    """FLOPs of one of the VAE's residual blocks."""
+    shortcut = conv(positions, in_channels, out_channels, 1) if in_channels != out_channels else 0
     return (
-        _conv(positions, in_channels, out_channels, 27)
-        + _conv(positions, out_channels, out_channels, 27)
+        conv(positions, in_channels, out_channels, 27)
+        + conv(positions, out_channels, out_channels, 27)
         + shortcut
     )
 

@@ -1,4 +1,4 @@
-"""What one asks of Wan2.1 text-to-video, and what is wrong with it, said before anything is loaded."""
+"""What one asks of Wan, and what is wrong with it, said before anything is loaded."""
 
 import math
 from dataclasses import dataclass
@@ -13,11 +13,10 @@ LATENT_CHANNELS = 16
 
 
 @dataclass(frozen=True)
-class Wan21Request:
-    """One video. Sizes in pixels; the defaults are those of the published 720p model.
+class WanRequest:
+    """What every Wan model is asked. Sizes in pixels; the defaults are those of the published 720p models.
 
-    A `guidance_scale` at or below 1 runs without the negative branch, as in diffusers. `flow_shift` replaces
-    the checkpoint's own: 5 suits 720p, 3 suits 480p.
+    A `guidance_scale` at or below 1 runs without the negative branch, as in diffusers.
 
     Raises RequestError naming the field that cannot be served, and what would.
     """
@@ -29,8 +28,7 @@ class Wan21Request:
     num_frames: int = 81
     num_inference_steps: int = 50
     guidance_scale: float = 5.0
-    flow_shift: float = 5.0
-    seed: int = 2025
+    seed: int = 0
 
     def __post_init__(self) -> None:
         for field in ("height", "width"):
@@ -49,12 +47,7 @@ class Wan21Request:
             raise RequestError(
                 "num_inference_steps", f"{self.num_inference_steps} is too few; give 1 or more"
             )
-        if not (math.isfinite(self.guidance_scale) and self.guidance_scale >= 0):
-            raise RequestError(
-                "guidance_scale", f"{self.guidance_scale} is negative or not finite; give 0 or more"
-            )
-        if not (math.isfinite(self.flow_shift) and self.flow_shift > 0):
-            raise RequestError("flow_shift", f"{self.flow_shift} is not a positive number; 3 to 5 is usual")
+        check_guidance("guidance_scale", self.guidance_scale)
         if not 0 <= self.seed < 2**63:
             raise RequestError("seed", f"{self.seed} is out of range; give 0 to 2**63 - 1")
 
@@ -68,3 +61,27 @@ class Wan21Request:
         """Batch, channels, frames, height, width of the latents."""
         frames = (self.num_frames - 1) // VAE_TEMPORAL_RATIO + 1
         return 1, LATENT_CHANNELS, frames, self.height // VAE_SPATIAL_RATIO, self.width // VAE_SPATIAL_RATIO
+
+
+@dataclass(frozen=True)
+class Wan21Request(WanRequest):
+    """One video from text. `flow_shift` replaces the checkpoint's own: 5 suits 720p, 3 suits 480p."""
+
+    flow_shift: float = 5.0
+    seed: int = 2025
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_shift("flow_shift", self.flow_shift)
+
+
+def check_guidance(field: str, scale: float) -> None:
+    """Raises RequestError for a guidance scale that is none."""
+    if not (math.isfinite(scale) and scale >= 0):
+        raise RequestError(field, f"{scale} is negative or not finite; give 0 or more")
+
+
+def check_shift(field: str, shift: float) -> None:
+    """Raises RequestError for a shift of the flow schedule that is none."""
+    if not (math.isfinite(shift) and shift > 0):
+        raise RequestError(field, f"{shift} is not a positive number; 3 to 5 is usual")

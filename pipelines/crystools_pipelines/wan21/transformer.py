@@ -1,6 +1,6 @@
 """The denoiser: diffusers' WanTransformer3DModel with our attention and scanned blocks, and its step."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from crystools_pipelines.runtime.weights import State
 from crystools_pipelines.wan21 import sharding
 
 Step = Callable[
-    [State, Schedule, SolverState, jax.Array, jax.Array],
+    [State, Schedule, SolverState, jax.Array, jax.Array, jax.Array | None],
     tuple[SolverState, jax.Array],
 ]
 
@@ -57,14 +57,21 @@ def _rotate(tensor: torch.Tensor, cosines: torch.Tensor, sines: torch.Tensor) ->
     return pairs.flatten(-2).to(tensor.dtype)
 
 
-def build_transformer(folder: Path, mesh: Mesh) -> WanTransformer3DModel:
-    """The transformer from the configuration in `folder`; parameters on the meta device, rotary tables real.
+def check_transformer(config: Mapping[str, Any], condition_channels: int) -> None:
+    """Raises CheckpointError for a transformer that does not take `condition_channels` beside the latents."""
+    wanted = config["out_channels"] + condition_channels
+    if config.get("image_dim") is not None:
+        raise CheckpointError("the transformer needs an image encoder; give a checkpoint without one")
+    if config["in_channels"] != wanted:
+        raise CheckpointError(
+            f"the transformer has {config['in_channels']} input channels; give a checkpoint with {wanted}: "
+            "text-to-video has no more than its latents, image-to-video 20 more"
+        )
 
-    Raises CheckpointError for a checkpoint that is not of a text-to-video model.
-    """
+
+def build_transformer(folder: Path, mesh: Mesh) -> WanTransformer3DModel:
+    """The transformer that `folder` configures; parameters on the meta device, rotary tables real."""
     config = WanTransformer3DModel.load_config(folder)
-    if config.get("image_dim") is not None or config["in_channels"] != config["out_channels"]:
-        raise CheckpointError(f"{folder} takes an image as well as text; give a text-to-video checkpoint")
     with torch.device("meta"):
         model = WanTransformer3DModel.from_config(config).eval()
     model.rope = WanRotaryPosEmbed(
@@ -80,15 +87,24 @@ def make_step(model: WanTransformer3DModel, mesh: Mesh, dtype: jnp.dtype[Any]) -
     """One denoising step as a pure function, both guidance branches and the scheduler within.
 
     Its arguments: weights, schedule, solver state, embeddings `[branches, tokens, width]` (the prompt's and,
-    if guided, the negative prompt's), guidance scale. It returns the next solver state and whether the new
-    latents are all finite.
+    if guided, the negative prompt's), guidance scale, and a condition `[1, channels, frames, height, width]`
+    that follows the latents' channels, or none. It returns the next solver state and whether the new latents
+    are all finite.
     """
 
     def step(
-        weights: State, schedule: Schedule, solver: SolverState, embeddings: jax.Array, guidance: jax.Array
+        weights: State,
+        schedule: Schedule,
+        solver: SolverState,
+        embeddings: jax.Array,
+        guidance: jax.Array,
+        condition: jax.Array | None,
     ) -> tuple[SolverState, jax.Array]:
         branches = embeddings.shape[0]
-        sample = jnp.broadcast_to(solver.sample.astype(dtype), (branches, *solver.sample.shape[1:]))
+        sample = solver.sample
+        if condition is not None:
+            sample = jnp.concatenate([sample, condition], axis=1)
+        sample = jnp.broadcast_to(sample.astype(dtype), (branches, *sample.shape[1:]))
         sample = jax.lax.with_sharding_constraint(sample, sharding.branches(mesh))
         timestep = jnp.broadcast_to(schedule.timesteps[solver.step], (branches,))
         (output,) = call(model, weights, sample, timestep, embeddings, return_dict=False)

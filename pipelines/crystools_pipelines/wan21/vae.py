@@ -1,12 +1,13 @@
-"""The VAE's decoder, one latent frame at a time: two programs, however many frames there are.
+"""The VAE, one latent frame at a time: two programs, however many frames there are.
 
-The decoder is causal. Each of its convolutions needs the last two frames of its own input, which diffusers
-carries in a list. The first latent frame makes one video frame and fills that list; each further one four.
+It is causal. Each of its convolutions needs the last two frames of its own input, which diffusers carries in
+a list. The first latent frame stands for one video frame and fills that list; each further one for four.
 """
 
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +15,7 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKLWan
 from diffusers.models.autoencoders.autoencoder_kl_wan import CACHE_T, WanCausalConv3d
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 
 from crystools_pipelines.runtime.errors import CheckpointError
 from crystools_pipelines.runtime.functional import call
@@ -40,17 +41,21 @@ class FrameDecoder(torch.nn.Module):
 
         Without a cache it is the first frame. A cache entry is always two frames long.
         """
-        slots = sum(isinstance(module, WanCausalConv3d) for module in self.decoder.modules())
-        entries: list[torch.Tensor | str | None] = [None] * slots if cache is None else list(cache)
-        frames = self.decoder(
-            self.post_quant_conv(latent), feat_cache=entries, feat_idx=[0], first_chunk=cache is None
-        )
-        return frames, _two_frames_each(entries)
+        latent = self.post_quant_conv(latent)
+        return run_causal(self.decoder, latent, cache, first_chunk=cache is None)
 
 
-def _two_frames_each(entries: list[torch.Tensor | str | None]) -> list[torch.Tensor]:
-    """The cache, with the past that the first frame lacks written out as zeros, which is how it is padded."""
-    cache: list[torch.Tensor] = []
+def run_causal(
+    module: torch.nn.Module, chunk: torch.Tensor, cache: list[torch.Tensor] | None, **kwargs: bool
+) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    """diffusers' encoder or decoder on the next `chunk` of frames, and the cache for the one after.
+
+    Without a cache it is the first. The past that the first lacks becomes zeros, which is how it is padded.
+    """
+    slots = sum(isinstance(part, WanCausalConv3d) for part in module.modules())
+    entries: list[torch.Tensor | str | None] = [None] * slots if cache is None else list(cache)
+    output = module(chunk, feat_cache=entries, feat_idx=[0], **kwargs)
+    cache = []
     for entry in entries:
         if entry is None:  # a slot of a convolution that is not causal in time
             continue
@@ -60,11 +65,11 @@ def _two_frames_each(entries: list[torch.Tensor | str | None]) -> list[torch.Ten
         elif entry.shape[2] < CACHE_T:
             entry = torch.cat([torch.zeros_like(entry), entry], dim=2)
         cache.append(entry)
-    return cache
+    return output, cache
 
 
-def build_decoder(folder: Path) -> FrameDecoder:
-    """The decoder from the configuration in `folder`, on the meta device.
+def build_vae(folder: Path) -> AutoencoderKLWan:
+    """The whole VAE from the configuration in `folder`, on the meta device.
 
     Raises CheckpointError for the VAE of another generation.
     """
@@ -72,8 +77,12 @@ def build_decoder(folder: Path) -> FrameDecoder:
     if config.get("patch_size") is not None:
         raise CheckpointError(f"{folder} is the VAE of Wan2.2 5B; give a Wan2.1 checkpoint")
     with torch.device("meta"):
-        vae = AutoencoderKLWan.from_config(config).eval()
-    return FrameDecoder(vae)
+        return AutoencoderKLWan.from_config(config).eval()
+
+
+def build_decoder(folder: Path) -> FrameDecoder:
+    """The decoder from the configuration in `folder`, on the meta device."""
+    return FrameDecoder(build_vae(folder))
 
 
 def decode_frames(
@@ -91,17 +100,28 @@ def decode_frames(
         donate_argnames="cache",
         out_shardings=(sharding.frames(pixels), pixels, replicated(mesh)),
     )
-    lowered = program.lower(weights, latents, np.int32(0), cache=None)
+    yield from frame_by_frame(program, weights, latents, count, pixels)
+
+
+def frame_by_frame(
+    program: Any, weights: State, source: jax.Array, count: int, pixels: NamedSharding
+) -> Iterator[tuple[jax.Array, jax.Array]]:
+    """What the jitted `program(weights, source, index, cache=...)` makes of each of `count` latent frames.
+
+    `program` returns its output, the next cache and whether the output is finite; `pixels` is the cache's
+    sharding. Everything is compiled before the first.
+    """
+    lowered = program.lower(weights, source, np.int32(0), cache=None)
     first = lowered.compile()
     _, cache_info, _ = lowered.out_info
     if count > 1:
         cache_like = [jax.ShapeDtypeStruct(entry.shape, entry.dtype, sharding=pixels) for entry in cache_info]
-        further = program.lower(weights, latents, np.int32(0), cache=cache_like).compile()
-    frames, cache, finite = first(weights, latents, np.int32(0), cache=None)
-    yield frames, finite
+        further = program.lower(weights, source, np.int32(0), cache=cache_like).compile()
+    output, cache, finite = first(weights, source, np.int32(0), cache=None)
+    yield output, finite
     for index in range(1, count):
-        frames, cache, finite = further(weights, latents, np.int32(index), cache=cache)
-        yield frames, finite
+        output, cache, finite = further(weights, source, np.int32(index), cache=cache)
+        yield output, finite
 
 
 def _decode_frame(
