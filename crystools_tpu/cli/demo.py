@@ -46,6 +46,7 @@ def run(arguments: argparse.Namespace) -> None:
         console.print("The model is tiny and its weights are random: the times are real.", highlight=False)
         checkpoint = write_tiny_checkpoint("wan2.1-t2v", Path(folder) / "checkpoint")
         report = generate_watched(
+            "wan2.1-t2v",
             demo_request(),
             checkpoint=checkpoint,
             out=out / "video.mp4",

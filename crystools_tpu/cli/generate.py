@@ -3,39 +3,52 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from rich.console import Console
 
+from crystools_pipelines.models import MODELS
 from crystools_tpu import telemetry
 from crystools_tpu.cli.errors import CommandError, needs_pipelines
 from crystools_tpu.cli.live import watch
 from crystools_tpu.cli.stages import stage_table
 
-if TYPE_CHECKING:
-    from crystools_pipelines.wan21.request import Wan21Request
-
-MODELS = ("wan2.1-t2v",)
-_OPTION_OF_FIELD = {"num_frames": "frames", "num_inference_steps": "steps"}
+# The options that are fields of a model's request; where the names differ, the field's.
+_REQUEST_OPTIONS = {
+    "prompt": "prompt",
+    "negative_prompt": "negative_prompt",
+    "height": "height",
+    "width": "width",
+    "frames": "num_frames",
+    "steps": "num_inference_steps",
+    "guidance_scale": "guidance_scale",
+    "flow_shift": "flow_shift",
+    "seed": "seed",
+}
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Adds the command and its options."""
-    parser = commands.add_parser("generate", help="generate a video, with the time of every stage and step")
+    parser = commands.add_parser(
+        "generate",
+        help="generate a video, with the time of every stage and step",
+        epilog="What is not given is as the model's authors published it.",
+    )
     parser.add_argument("model", choices=MODELS, metavar="MODEL", help=", ".join(MODELS))
     add = parser.add_argument
     add("--checkpoint", required=True, metavar="DIR|ID", help="a folder in diffusers' format, or a hub id")
     add("--prompt", required=True)
-    add("--negative-prompt", default="")
-    add("--height", type=int, default=720, metavar="PIXELS", help="a multiple of 16 (default: %(default)s)")
-    add("--width", type=int, default=1280, metavar="PIXELS", help="a multiple of 16 (default: %(default)s)")
-    add("--frames", type=int, default=81, metavar="N", help="of the form 4n+1 (default: %(default)s)")
-    add("--steps", type=int, default=50, metavar="N", help="denoising steps (default: %(default)s)")
-    add("--guidance-scale", type=float, default=5.0, help="1 and below: unguided (default: %(default)s)")
-    add("--flow-shift", type=float, default=5.0, help="5 suits 720p, 3 suits 480p (default: %(default)s)")
-    add("--seed", type=int, default=2025, help="(default: %(default)s)")
+    add("--negative-prompt")
+    add("--height", type=int, metavar="PIXELS")
+    add("--width", type=int, metavar="PIXELS")
+    add("--frames", type=int, metavar="N", help="of the form 4n+1")
+    add("--steps", type=int, metavar="N", help="denoising steps")
+    add("--guidance-scale", type=float, help="1 and below: unguided")
+    add("--flow-shift", type=float, help="5 suits 720p, 3 suits 480p")
+    add("--seed", type=int)
     add("--devices", type=int, default=0, metavar="N", help="0 means all (default: %(default)s)")
     add("--fps", type=int, default=16, help="frames a second of the video (default: %(default)s)")
     add("--out", type=Path, required=True, metavar="FILE", help="a video (.mp4) or the frames (.npy)")
@@ -46,26 +59,9 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def run(arguments: argparse.Namespace) -> None:
     """Generates as asked; the report is written however the run ends."""
-    with needs_pipelines():
-        from crystools_pipelines.runtime.errors import RequestError
-        from crystools_pipelines.wan21.request import Wan21Request
-    try:
-        request = Wan21Request(
-            prompt=arguments.prompt,
-            negative_prompt=arguments.negative_prompt,
-            height=arguments.height,
-            width=arguments.width,
-            num_frames=arguments.frames,
-            num_inference_steps=arguments.steps,
-            guidance_scale=arguments.guidance_scale,
-            flow_shift=arguments.flow_shift,
-            seed=arguments.seed,
-        )
-    except RequestError as error:
-        option = _OPTION_OF_FIELD.get(error.field, error.field).replace("_", "-")
-        raise CommandError(f"--{option}: {error.message}") from None
     report = generate_watched(
-        request,
+        arguments.model,
+        request_of(arguments),
         checkpoint=arguments.checkpoint,
         devices=arguments.devices,
         fps=arguments.fps,
@@ -80,8 +76,34 @@ def run(arguments: argparse.Namespace) -> None:
         print(f"{arguments.out}")
 
 
+def request_of(arguments: argparse.Namespace) -> Any:
+    """The model's request with what was given; the rest is the model's default.
+
+    Raises CommandError for an option that the model does not have or cannot serve.
+    """
+    with needs_pipelines():
+        from crystools_pipelines.runtime.errors import RequestError
+    request_class = MODELS[arguments.model].request_class()
+    known = {field.name for field in dataclasses.fields(request_class)}
+    given = {option: getattr(arguments, option) for option in _REQUEST_OPTIONS}
+    fields = {_REQUEST_OPTIONS[option]: value for option, value in given.items() if value is not None}
+    for option, field in _REQUEST_OPTIONS.items():
+        if field in fields and field not in known:
+            raise CommandError(f"{_flag(option)}: {arguments.model} has no such setting; leave it out")
+    try:
+        return request_class(**fields)
+    except RequestError as error:
+        option = next((o for o, field in _REQUEST_OPTIONS.items() if field == error.field), error.field)
+        raise CommandError(f"{_flag(option)}: {error.message}") from None
+
+
+def _flag(option: str) -> str:
+    return "--" + option.replace("_", "-")
+
+
 def generate_watched(
-    request: Wan21Request,
+    model: str,
+    request: Any,
     *,
     checkpoint: str | Path,
     out: Path,
@@ -92,20 +114,25 @@ def generate_watched(
 ) -> telemetry.RunReport:
     """Generates with a progress display; writes the report however the run ends, and returns it."""
     from crystools_pipelines.runtime.errors import PipelineError
-    from crystools_pipelines.wan21.pipeline import generate
 
     for path in (out, report_path):
         if path is not None and not path.absolute().parent.is_dir():
             raise CommandError(f"{path}: its folder does not exist; create it first")
     try:
         with watch(telemetry.bus, console):
-            return generate(request, checkpoint=checkpoint, devices=devices, fps=fps, out=out).report
+            generation = (
+                MODELS[model]
+                .pipeline()
+                .generate(request, checkpoint=checkpoint, devices=devices, fps=fps, out=out)
+            )
     except PipelineError as error:
         raise CommandError(str(error)) from None
     finally:
         reports = telemetry.history.reports()
         if report_path is not None and reports:
             write_report(reports[0], report_path)
+    report: telemetry.RunReport = generation.report
+    return report
 
 
 def write_report(report: telemetry.RunReport, path: Path) -> None:
