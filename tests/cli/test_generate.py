@@ -65,7 +65,7 @@ def test_it_writes_the_frames_and_a_valid_report_and_prints_the_report(
         "load text_encoder ...",
         "text_encode ...",
         "load transformer ...",
-        "denoise ...",
+        "denoise transformer ...",
         "load vae ...",
         "vae_decode ...",
         "save ...",
