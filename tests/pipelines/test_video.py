@@ -10,6 +10,7 @@ from typing import Any
 import imageio_ffmpeg
 import numpy as np
 import pytest
+from PIL import Image
 
 from crystools_pipelines.runtime.errors import RequestError
 from crystools_pipelines.runtime.video import video_writer, write_video
@@ -98,7 +99,7 @@ def test_folders_are_made_and_a_file_that_exists_is_replaced(tmp_path: Path) -> 
 @pytest.mark.parametrize(("name", "named"), [("video.avi", ".avi"), ("video", "no")])
 def test_another_suffix_is_refused_with_what_works(tmp_path: Path, name: str, named: str) -> None:
     with pytest.raises(
-        RequestError, match=rf"^out: cannot write {named} files; end the name in \.mp4 or \.npy$"
+        RequestError, match=rf"^out: cannot write {named} files; end the name in \.mp4 or \.npy or \.png$"
     ):
         video_writer(tmp_path / name)
     with pytest.raises(RequestError, match="cannot write"):
@@ -117,6 +118,22 @@ def test_nan_is_refused_not_painted_black(tmp_path: Path) -> None:
     frames[2, 0, 0, 0] = np.nan
     with pytest.raises(RequestError, match="NaN"):
         write_video(frames, tmp_path / "video.mp4", fps=16)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_png_is_the_frame_to_the_byte(tmp_path: Path) -> None:
+    frames = gradient(1, 33, 17)
+    write_video(frames, tmp_path / "image.png", fps=1)
+    with Image.open(tmp_path / "image.png") as image:
+        assert (image.format, image.mode, image.size) == ("PNG", "RGB", (17, 33))
+        np.testing.assert_array_equal(np.asarray(image), np.rint(frames[0] * 255))
+
+
+def test_a_png_holds_one_frame_and_no_nan(tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match=r"^out: 2 frames do not fit \.png, which holds one; use \.mp4"):
+        write_video(gradient(2, 4, 4), tmp_path / "image.png", fps=1)
+    with pytest.raises(RequestError, match=r"NaN or infinity do not fit \.png"):
+        write_video(gradient(1, 4, 4) * np.nan, tmp_path / "image.png", fps=1)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -157,7 +157,7 @@ def test_no_array_stays_on_the_device(tiny_wan21: Path) -> None:
         ({"devices": 9}, "devices", "9 is out of range; give 1 to 8, or 0 for all"),
         ({"dtype": "int8"}, "dtype", "'int8' is not supported; give one of bfloat16, float32"),
         ({"fps": 0}, "fps", "0 is too few; give 1 or more"),
-        ({"out": Path("cat.gif")}, "out", "cannot write .gif files; end the name in .mp4 or .npy"),
+        ({"out": Path("cat.gif")}, "out", "cannot write .gif files; end the name in .mp4 or .npy or .png"),
         (
             {"checkpoint": "no such folder"},
             "checkpoint",

@@ -18,8 +18,9 @@ class ScannedLayers(torch.nn.Module):
     itself once, so the owner's `for layer in layers` runs the whole stack. `sharding`, if given, is asked of
     the hidden states between layers.
 
-    Layers that take and return several hidden states, by keyword, name them in `carries`, in the order in
-    which they return them. What a layer returns beyond its hidden states is dropped.
+    Layers that take their hidden states by keyword name them in `carries`, in the order in which they return
+    them. What a layer returns beyond its hidden states is dropped. With `every` the hidden states after each
+    layer are returned, stacked `[depth, ...]`, instead of those after the last.
     """
 
     def __init__(
@@ -27,6 +28,7 @@ class ScannedLayers(torch.nn.Module):
         layers: torch.nn.ModuleList,
         sharding: NamedSharding | None = None,
         carries: tuple[str, ...] = (),
+        every: bool = False,
     ) -> None:
         super().__init__()
         self.layer = layers[0]
@@ -35,12 +37,13 @@ class ScannedLayers(torch.nn.Module):
         self.shared = {name for name, tensor in self.layer.named_parameters() if id(tensor) in own}
         self._sharding = sharding
         self._carries = carries
+        self._every = every
 
     def __iter__(self) -> Iterator["ScannedLayers"]:
         yield self
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """The hidden states after the last layer: one tensor, or a tuple in the order of `carries`."""
+        """The hidden states after the last layer: one tensor, or a tuple where `carries` names several."""
         hidden: tuple[Any, ...] = tuple(kwargs.pop(name) for name in self._carries)
         if not self._carries:
             hidden, args = args[:1], args[1:]
@@ -50,7 +53,7 @@ class ScannedLayers(torch.nn.Module):
 
         def run_layer(
             hidden: tuple[jax.Array, ...], state: dict[str, jax.Array]
-        ) -> tuple[tuple[jax.Array, ...], None]:
+        ) -> tuple[tuple[jax.Array, ...], tuple[jax.Array, ...] | None]:
             if self._sharding is not None:
                 hidden = jax.lax.with_sharding_constraint(hidden, self._sharding)
             if self._carries:
@@ -59,8 +62,9 @@ class ScannedLayers(torch.nn.Module):
             else:
                 output = call(self.layer, state | shared, *hidden, *args, **kwargs)
             outputs = output if isinstance(output, tuple) else (output,)
-            return outputs[: len(hidden)], None
+            hidden = outputs[: len(hidden)]
+            return hidden, hidden if self._every else None
 
-        last, _ = jax.lax.scan(run_layer, hidden, state)
-        outputs = as_torch(last)
-        return outputs if self._carries else outputs[0]
+        last, every = jax.lax.scan(run_layer, hidden, state)
+        outputs = as_torch(every if self._every else last)
+        return outputs if len(outputs) > 1 else outputs[0]

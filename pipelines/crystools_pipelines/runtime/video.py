@@ -1,4 +1,4 @@
-"""Frames to a file: H.264 in MP4, or a plain numpy array."""
+"""Frames to a file: H.264 in MP4, PNG for a single one, or a plain numpy array."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -8,6 +8,7 @@ from uuid import uuid4
 
 import imageio_ffmpeg
 import numpy as np
+from PIL import Image
 
 from crystools_pipelines.runtime.errors import RequestError
 
@@ -15,9 +16,9 @@ from crystools_pipelines.runtime.errors import RequestError
 def write_video(frames: np.ndarray, path: Path, fps: int) -> None:
     """Write `frames`, float32 `[frames, height, width, 3]` in 0..1, at `fps` frames a second.
 
-    The suffix decides: `.mp4` is H.264 (yuv420p, no audio), `.npy` the array itself, without `fps`. The file
-    appears whole or not at all; folders are made as needed. Raises RequestError for another suffix or for
-    frames that H.264 cannot hold, OSError if the file cannot be written.
+    The suffix decides: `.mp4` is H.264 (yuv420p, no audio), `.npy` the array itself and `.png` one frame,
+    both without `fps`. The file appears whole or not at all; folders are made as needed. Raises RequestError
+    for another suffix or for frames that the format cannot hold, OSError if the file cannot be written.
     """
     write = video_writer(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -60,15 +61,19 @@ def _write_mp4(frames: np.ndarray, path: Path, fps: int) -> None:
         with _spawned_without_fork():
             writer.send(None)
         for frame in frames:
-            if not np.isfinite(frame).all():
-                raise RequestError(
-                    "out", "frames with NaN or infinity do not fit .mp4; use .npy to look at them"
-                )
-            writer.send(np.ascontiguousarray(np.rint(np.clip(frame, 0, 1) * 255), dtype=np.uint8))
+            writer.send(_bytes(frame, path.suffix))
     # The writer does not look at ffmpeg's exit status: a full disk would go unnoticed.
     written = imageio_ffmpeg.count_frames_and_secs(str(path))[0] if path.exists() else 0
     if written != count:
         raise OSError(f"ffmpeg wrote {written} of {count} frames to {path.parent}")
+
+
+def _bytes(frame: np.ndarray, suffix: str) -> np.ndarray:
+    if not np.isfinite(frame).all():
+        raise RequestError(
+            "out", f"frames with NaN or infinity do not fit {suffix}; use .npy to look at them"
+        )
+    return np.ascontiguousarray(np.rint(np.clip(frame, 0, 1) * 255), dtype=np.uint8)
 
 
 @contextmanager
@@ -90,4 +95,10 @@ def _write_npy(frames: np.ndarray, path: Path, fps: int) -> None:
     np.save(path, frames.astype(np.float32, copy=False))
 
 
-_WRITERS = {".mp4": _write_mp4, ".npy": _write_npy}
+def _write_png(frames: np.ndarray, path: Path, fps: int) -> None:
+    if len(frames) != 1:
+        raise RequestError("out", f"{len(frames)} frames do not fit .png, which holds one; use .mp4 or .npy")
+    Image.fromarray(_bytes(frames[0], path.suffix)).save(path)
+
+
+_WRITERS = {".mp4": _write_mp4, ".npy": _write_npy, ".png": _write_png}

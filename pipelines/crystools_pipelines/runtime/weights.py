@@ -6,7 +6,7 @@ One checkpoint tensor at a time passes through host memory, and each is read onc
 import json
 import math
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -18,6 +18,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from numpy.typing import NDArray
 
 from crystools_pipelines.runtime.errors import CheckpointError
+from crystools_pipelines.runtime.folded import stored_shape
 from crystools_pipelines.runtime.mesh import replicated
 from crystools_pipelines.runtime.scan import ScannedLayers
 from crystools_pipelines.runtime.sharding import Rules, match
@@ -110,8 +111,9 @@ def plan_state(
     planned = {}
     for name, source in sources.items():
         kept = not set(name.split(".")).isdisjoint(float32)
+        shape = tuple(parameters[name].shape)
         planned[name] = _Parameter(
-            tuple(tensors[tensor] for tensor in source.names),
+            tuple(replace(tensors[tensor], shape=shape) for tensor in source.names),
             source.stacked,
             NamedSharding(mesh, specs[name]),
             jnp.dtype("float32" if kept else dtype),
@@ -158,7 +160,7 @@ def _check(
 ) -> None:
     faults = []
     for parameter, source in sources.items():
-        wanted = tuple(parameters[parameter].shape)
+        wanted = stored_shape(parameters[parameter])
         for name in source.names:
             if name not in tensors:
                 faults.append(f"{name} is missing")
