@@ -2,8 +2,9 @@
 
 PipelineError
 ├── RequestError       a field of the request cannot be served
-└── CheckpointError    the checkpoint lacks something, or has something that we cannot run
-    └── UnmatchedParametersError
+├── CheckpointError    the checkpoint lacks something, or has something that we cannot run
+│   └── UnmatchedParametersError
+└── OutOfMemoryError   the devices' memory does not suffice
 """
 
 from collections.abc import Sequence
@@ -32,3 +33,30 @@ class UnmatchedParametersError(CheckpointError):
     def __init__(self, names: Sequence[str]) -> None:
         super().__init__(f"no sharding rule matches {len(names)} parameter(s): {', '.join(names)}")
         self.names = tuple(names)
+
+
+class OutOfMemoryError(PipelineError):
+    """A stage needs more memory than the devices have, with all idle models out of it.
+
+    `wanted_bytes` and `available_bytes` are of one device, None where XLA does not say.
+    """
+
+    def __init__(
+        self, stage: str, wanted_bytes: int | None, available_bytes: int | None, remedies: Sequence[str]
+    ) -> None:
+        amounts = f"{_amount(wanted_bytes)} wanted, {_amount(available_bytes)} available"
+        super().__init__(
+            f"{stage}: out of device memory ({amounts} on one device); try {' or '.join(remedies)}"
+        )
+        self.stage = stage
+        self.wanted_bytes = wanted_bytes
+        self.available_bytes = available_bytes
+        self.remedies = tuple(remedies)
+
+
+def _amount(count: int | None) -> str:
+    if count is None:
+        return "an unknown number of bytes"
+    exponent = max(0, count.bit_length() - 1) // 10
+    unit = ("bytes", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")[exponent]
+    return f"{count / 2 ** (10 * exponent):.2f} {unit}" if exponent else f"{count} bytes"

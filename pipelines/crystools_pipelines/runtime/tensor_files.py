@@ -47,7 +47,7 @@ class StoredTensor:
         tensor: NDArray[Any] = np.empty(self.shape, _DTYPES[self.dtype])
         with self.path.open("rb", buffering=0) as file:
             file.seek(self.offset_bytes)
-            missing = memoryview(tensor.reshape(-1).view(np.uint8))
+            missing = tensor.reshape(-1).view(np.uint8).data
             while missing:
                 if not (count := file.readinto(missing)):
                     raise CheckpointError(f"{self.path} ends before its last tensor: fetch it again")

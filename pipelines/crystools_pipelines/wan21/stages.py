@@ -18,6 +18,7 @@ from crystools_pipelines.runtime.errors import CheckpointError
 from crystools_pipelines.runtime.job import Job, initial_noise
 from crystools_pipelines.runtime.mesh import DATA
 from crystools_pipelines.runtime.multistep import Schedule, SolverState
+from crystools_pipelines.runtime.out_of_memory import with_room
 from crystools_pipelines.wan21 import flops, sharding
 from crystools_pipelines.wan21.request import WanRequest
 from crystools_pipelines.wan21.text import MAX_TOKENS, build_text_encoder, encode, tokenize
@@ -42,7 +43,7 @@ def encode_prompts(job: Job, prompts: list[str]) -> jax.Array:
             partial(encode, encoder), out_shardings=(sharding.branches(job.mesh), job.everywhere)
         )
         embeddings: jax.Array
-        embeddings, finite = program(weights, ids, mask)
+        embeddings, finite = with_room(program, weights, ids, mask)
         stage.step(finite)
     return embeddings
 
@@ -64,7 +65,7 @@ def denoise(
     embeddings: jax.Array,
     condition: jax.Array | None = None,
 ) -> jax.Array:
-    """The final latents, replicated. Each phase's transformer leaves the devices before the next comes."""
+    """The final latents, replicated. A phase's transformer need not be there any more when the next comes."""
     schedule = multistep.tabulate(scheduler, request.num_inference_steps, job.everywhere)
     noise = initial_noise(request.latent_shape, request.seed)
     solver = multistep.start(schedule, noise, job.everywhere)
@@ -90,9 +91,10 @@ def _run_phase(
         step = jax.jit(
             make_step(model, job.mesh, jnp.dtype(job.dtype)), donate_argnums=2, out_shardings=job.everywhere
         )
-        compiled = step.lower(weights, schedule, solver, embeddings, guidance, condition).compile()
+        lowered = step.lower(weights, schedule, solver, embeddings, guidance, condition)
+        compiled = with_room(lowered.compile)
         for _ in range(phase.steps):
-            solver, finite = compiled(weights, schedule, solver, embeddings, guidance, condition)
+            solver, finite = with_room(compiled, weights, schedule, solver, embeddings, guidance, condition)
             stage.step(finite)
     return solver
 

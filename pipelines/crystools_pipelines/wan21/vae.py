@@ -20,6 +20,7 @@ from jax.sharding import Mesh, NamedSharding
 from crystools_pipelines.runtime.errors import CheckpointError
 from crystools_pipelines.runtime.functional import call
 from crystools_pipelines.runtime.mesh import replicated
+from crystools_pipelines.runtime.out_of_memory import with_room
 from crystools_pipelines.runtime.weights import State
 from crystools_pipelines.wan21 import sharding
 
@@ -112,15 +113,15 @@ def frame_by_frame(
     sharding. Everything is compiled before the first.
     """
     lowered = program.lower(weights, source, np.int32(0), cache=None)
-    first = lowered.compile()
+    first = with_room(lowered.compile)
     _, cache_info, _ = lowered.out_info
     if count > 1:
         cache_like = [jax.ShapeDtypeStruct(entry.shape, entry.dtype, sharding=pixels) for entry in cache_info]
-        further = program.lower(weights, source, np.int32(0), cache=cache_like).compile()
-    output, cache, finite = first(weights, source, np.int32(0), cache=None)
+        further = with_room(program.lower(weights, source, np.int32(0), cache=cache_like).compile)
+    output, cache, finite = with_room(first, weights, source, np.int32(0), cache=None)
     yield output, finite
     for index in range(1, count):
-        output, cache, finite = further(weights, source, np.int32(index), cache=cache)
+        output, cache, finite = with_room(further, weights, source, np.int32(index), cache=cache)
         yield output, finite
 
 

@@ -1,0 +1,245 @@
+"""What of which model is in the devices' memory, and who leaves when the next one needs the room.
+
+What a run has loaded stays, for the next run of the same model. When something else does not fit beside it,
+the least recently used leaves; `free_all` lets everything go.
+"""
+
+import logging
+import threading
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, TypeAlias, TypeVar
+
+import jax
+from jax.sharding import Mesh
+
+from crystools_pipelines.runtime.errors import OutOfMemoryError
+from crystools_pipelines.runtime.weights import State, StatePlan, weight_files
+from crystools_tpu import telemetry
+from crystools_tpu.telemetry import ModelFreed, StageName
+
+logger = logging.getLogger(__name__)
+
+Reason: TypeAlias = Literal["evicted", "freed", "out_of_memory"]
+Module = TypeVar("Module")
+InUse: TypeAlias = Callable[[], bool]
+Stamp: TypeAlias = tuple[tuple[str, int, int], ...]
+
+_run_id: ContextVar[str | None] = ContextVar("run_id", default=None)
+
+
+@contextmanager
+def on_behalf_of(run_id: str) -> Iterator[None]:
+    """What is freed within was freed because of this run."""
+    token = _run_id.set(run_id)
+    try:
+        yield
+    finally:
+        _run_id.reset(token)
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What makes two components the same; `model` is the checkpoint's location, `build` from `identify`."""
+
+    model: str
+    component: str
+    build: Hashable
+    mesh: Mesh
+    dtype: str
+
+
+def identify(build: Callable[..., Any]) -> Hashable:
+    """A function is itself; a `partial` is its function with its arguments."""
+    if isinstance(build, partial):
+        return build.func, build.args, tuple(sorted(build.keywords.items()))
+    return build
+
+
+@dataclass(frozen=True)
+class Resident:
+    """A component in the devices' memory; `device_bytes` by device, as `tpu:0`."""
+
+    model: str
+    component: str
+    device_bytes: dict[str, int]
+
+
+@dataclass(frozen=True)
+class Freed:
+    """A component that left; `bytes` is what it held on all devices together."""
+
+    model: str
+    component: str
+    bytes: int
+
+
+@dataclass(eq=False)
+class _Entry:
+    identity: Identity
+    stamp: Stamp
+    module: Any
+    weights: State
+    device_bytes: int
+    users: list[InUse] = field(default_factory=list)
+    leaving: bool = False
+
+    def in_use(self) -> bool:
+        """Whether anybody still uses it; who does not is forgotten."""
+        self.users = [user for user in self.users if user()]
+        return bool(self.users)
+
+
+class Residency:
+    """Keeps the books. Thread-safe; one component is loaded at a time."""
+
+    def __init__(self, bus: telemetry.Bus = telemetry.bus) -> None:
+        self._bus = bus
+        self._entries: list[_Entry] = []  # the least recently used first
+        self._budget_bytes: int | None = None
+        self._books = threading.RLock()
+        self._loading = threading.Lock()
+
+    @contextmanager
+    def limited_to(self, device_bytes: int) -> Iterator[None]:
+        """Within, residents get this much of each device, instead of all that the backend says it has."""
+        before, self._budget_bytes = self._budget_bytes, device_bytes
+        try:
+            yield
+        finally:
+            self._budget_bytes = before
+
+    def residents(self) -> tuple[Resident, ...]:
+        """What is in the devices' memory, the least recently used first."""
+        with self._books:
+            return tuple(
+                Resident(
+                    entry.identity.model,
+                    entry.identity.component,
+                    {_name(device): entry.device_bytes for device in entry.identity.mesh.devices.flat},
+                )
+                for entry in self._entries
+            )
+
+    def load(
+        self,
+        identity: Identity,
+        folder: Path,
+        plan: Callable[[], tuple[Module, StatePlan]],
+        in_use: InUse,
+    ) -> tuple[Module, State]:
+        """The component with this identity, from memory or else as `plan` says, after making room for it.
+
+        It is neither evicted nor freed for as long as `in_use()` is true. Files in `folder` that have changed
+        since are loaded anew. Raises OutOfMemoryError where there is no room even so.
+        """
+        with self._loading:
+            stamp = _stamp(folder)
+            if (entry := self._take(identity, stamp, in_use)) is None:
+                module, state = plan()
+                self._make_room(identity.mesh, state.device_bytes)
+                entry = _Entry(identity, stamp, module, state.load(), state.device_bytes, [in_use])
+                with self._books:
+                    self._entries.append(entry)
+            return entry.module, entry.weights
+
+    def free_all(self) -> tuple[Freed, ...]:
+        """Frees everything and says what, by name and bytes.
+
+        What a running stage uses is kept until that stage has ended, and is freed at the next occasion: when
+        its run ends or loads something.
+        """
+        with self._books:
+            for entry in self._entries:
+                entry.leaving = True
+            return self.free_leaving("freed")
+
+    def free_idle(self, reason: Reason) -> tuple[Freed, ...]:
+        """Frees everything that no running stage uses."""
+        with self._books:
+            return tuple(self._free(entry, reason) for entry in self._entries[:] if not entry.in_use())
+
+    def free_leaving(self, reason: Reason = "freed") -> tuple[Freed, ...]:
+        """Frees what had to stay for its stage when somebody asked to free it."""
+        with self._books:
+            leaving = [entry for entry in self._entries if entry.leaving and not entry.in_use()]
+            return tuple(self._free(entry, reason) for entry in leaving)
+
+    def _take(self, identity: Identity, stamp: Stamp, in_use: InUse) -> _Entry | None:
+        with self._books:
+            self.free_leaving()
+            for entry in self._entries[:]:
+                if entry.identity != identity or entry.leaving:
+                    continue
+                if entry.stamp == stamp:
+                    entry.users.append(in_use)
+                    self._entries.remove(entry)
+                    self._entries.append(entry)
+                    return entry
+                entry.leaving = True
+                self.free_leaving("evicted")
+            return None
+
+    def _make_room(self, mesh: Mesh, needed_bytes: int) -> None:
+        with self._books:
+            crowded = self._crowded(mesh, needed_bytes)
+            for entry in self._entries[:]:
+                if not crowded.isdisjoint(entry.identity.mesh.devices.flat) and not entry.in_use():
+                    self._free(entry, "evicted")
+                    crowded = self._crowded(mesh, needed_bytes)
+            if crowded:
+                available = min(self._room(device) or 0 for device in crowded)
+                raise OutOfMemoryError(
+                    StageName.LOAD, needed_bytes, available, [f"more devices (now {mesh.size})"]
+                )
+
+    def _crowded(self, mesh: Mesh, needed_bytes: int) -> set[jax.Device]:
+        """The devices of the mesh without room for so many bytes more."""
+        return {
+            device
+            for device in mesh.devices.flat
+            if (room := self._room(device)) is not None and room < needed_bytes
+        }
+
+    def _room(self, device: jax.Device) -> int | None:
+        """Bytes of the device that no resident holds; None where nothing says how many it has."""
+        limit = self._budget_bytes
+        if limit is None:
+            limit = (device.memory_stats() or {}).get("bytes_limit", -1)
+            if limit < 0:
+                return None
+        return limit - sum(
+            entry.device_bytes for entry in self._entries if device in entry.identity.mesh.devices.flat
+        )
+
+    def _free(self, entry: _Entry, reason: Reason) -> Freed:
+        self._entries.remove(entry)
+        for array in entry.weights.values():
+            array.delete()  # at once, even where a traceback or a cache still holds the array
+        identity = entry.identity
+        freed = Freed(identity.model, identity.component, entry.device_bytes * identity.mesh.size)
+        logger.info("%s: %s of %s, %d bytes", reason, freed.component, freed.model, freed.bytes)
+        self._bus.publish(ModelFreed(_run_id.get(), freed.model, freed.component, freed.bytes, reason))
+        return freed
+
+
+residency = Residency()
+
+
+def free_all() -> tuple[Freed, ...]:
+    """Frees every component of every model in this process's devices: `Residency.free_all`."""
+    return residency.free_all()
+
+
+def _stamp(folder: Path) -> Stamp:
+    """Changes when a file of the component does."""
+    files: Sequence[Path] = [folder / "config.json", *weight_files(folder)]
+    return tuple((str(file), stat.st_size, stat.st_mtime_ns) for file in files if (stat := file.stat()))
+
+
+def _name(device: jax.Device) -> str:
+    return f"{device.platform}:{device.id}"
