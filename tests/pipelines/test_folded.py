@@ -50,8 +50,8 @@ class Stack(torch.nn.Module):
 
 def fold(stack: Stack, *, every: bool = False) -> Stack:
     for layer in stack.layers:
-        layer.up, layer.down = FoldedOutputs(layer.up, 3), FoldedInputs(layer.down, 3)  # type: ignore[assignment,arg-type]
-    stack.layers = ScannedLayers(stack.layers, carries=("hidden",), every=every)
+        layer.up, layer.down = FoldedOutputs(layer.up, 3), FoldedInputs(layer.down, 3)  # type: ignore[arg-type]
+    stack.layers = ScannedLayers(stack.layers, carries=("hidden",), every=every)  # type: ignore[assignment]
     return stack
 
 

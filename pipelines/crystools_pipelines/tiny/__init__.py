@@ -13,6 +13,7 @@ import torch
 from diffusers import DiffusionPipeline
 from transformers.utils import logging
 
+from crystools_pipelines.tiny.flux import flux2
 from crystools_pipelines.tiny.wan import wan21
 
 SEED = 20250225
@@ -45,4 +46,4 @@ def _no_progress_bars() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-PIPELINES: dict[str, Callable[[], DiffusionPipeline]] = {"wan2.1-t2v": wan21}
+PIPELINES: dict[str, Callable[[], DiffusionPipeline]] = {"flux.2": flux2, "wan2.1-t2v": wan21}

@@ -1,0 +1,48 @@
+"""FLUX.2's schedule, shifted by the size of the image, as tables: one compiled step serves every step."""
+
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from diffusers import FlowMatchEulerDiscreteScheduler
+from diffusers.pipelines.flux2.pipeline_flux2 import compute_empirical_mu
+from jax.sharding import NamedSharding
+
+from crystools_pipelines.runtime.errors import CheckpointError
+
+
+class Schedule(NamedTuple):
+    """For each step, float32 `[steps]`: the timestep of 0 to 1000, and how far along the output it goes."""
+
+    timesteps: jax.Array
+    strides: jax.Array
+
+
+class SolverState(NamedTuple):
+    """What goes from step to step: the step's number, int32, and the latents, float32 `[1, tokens, 128]`."""
+
+    step: jax.Array
+    latents: jax.Array
+
+
+def tabulate(
+    scheduler: FlowMatchEulerDiscreteScheduler, steps: int, image_tokens: int, sharding: NamedSharding
+) -> Schedule:
+    """The schedule of `scheduler` for `steps` steps on an image of so many tokens.
+
+    Raises CheckpointError for a configuration that draws noise in every step.
+    """
+    if scheduler.config.stochastic_sampling:
+        raise CheckpointError("scheduler_config.json asks for stochastic_sampling: set it to false")
+    scheduler.set_timesteps(
+        sigmas=np.linspace(1.0, 1 / steps, steps), mu=compute_empirical_mu(image_tokens, steps)
+    )
+    sigmas = scheduler.sigmas.numpy()
+    return Schedule(
+        jax.device_put(scheduler.timesteps.numpy(), sharding), jax.device_put(np.diff(sigmas), sharding)
+    )
+
+
+def advance(schedule: Schedule, state: SolverState, output: jax.Array) -> SolverState:
+    """The state after a step in which the model answered `output` for `state.latents`."""
+    return SolverState(state.step + 1, state.latents + schedule.strides[state.step] * output)

@@ -1,0 +1,188 @@
+"""The denoiser: diffusers' Flux2Transformer2DModel with our attention and scanned blocks, and its step."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import torch
+from diffusers import Flux2Transformer2DModel
+from diffusers.models.embeddings import apply_rotary_emb
+from diffusers.models.transformers.transformer_flux2 import (
+    Flux2Attention,
+    Flux2ParallelSelfAttention,
+    Flux2PosEmbed,
+)
+from jax.sharding import Mesh
+from numpy.typing import NDArray
+
+from crystools_pipelines.flux2 import sharding
+from crystools_pipelines.flux2.schedule import Schedule, SolverState, advance
+from crystools_pipelines.runtime.attention import attention
+from crystools_pipelines.runtime.errors import CheckpointError
+from crystools_pipelines.runtime.folded import FoldedInputs, FoldedOutputs
+from crystools_pipelines.runtime.functional import as_jax, as_torch, call
+from crystools_pipelines.runtime.scan import ScannedLayers
+from crystools_pipelines.runtime.weights import State
+
+Rotary = tuple[torch.Tensor, torch.Tensor]
+Step = Callable[
+    [State, Schedule, SolverState, jax.Array, tuple[jax.Array, jax.Array], jax.Array],
+    tuple[SolverState, jax.Array],
+]
+
+
+class _DoubleAttention:
+    """Takes the place of Flux2AttnProcessor: text and image attend to both, each with its own weights."""
+
+    def __init__(self, mesh: Mesh) -> None:
+        self._mesh = mesh
+
+    def __call__(
+        self,
+        attn: Flux2Attention,
+        hidden_states: torch.Tensor,
+        encoder_hidden_states: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        image_rotary_emb: Rotary | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        def heads(projection: torch.nn.Module, states: torch.Tensor) -> torch.Tensor:
+            return projection(states).unflatten(-1, (-1, attn.head_dim))  # type: ignore[no-any-return]
+
+        text, image = encoder_hidden_states, hidden_states
+        queries = (attn.norm_added_q(heads(attn.add_q_proj, text)), attn.norm_q(heads(attn.to_q, image)))
+        keys = (attn.norm_added_k(heads(attn.add_k_proj, text)), attn.norm_k(heads(attn.to_k, image)))
+        values = (heads(attn.add_v_proj, text), heads(attn.to_v, image))
+        query, key, value = (torch.cat(pair, dim=1) for pair in (queries, keys, values))
+        output = _attend(query, key, value, image_rotary_emb, self._mesh)
+        count = text.shape[1]
+        return attn.to_out[0](output[:, count:]), attn.to_add_out(output[:, :count])
+
+
+class _SingleAttention:
+    """Takes the place of Flux2ParallelSelfAttnProcessor: attention and feed-forward side by side."""
+
+    def __init__(self, mesh: Mesh) -> None:
+        self._mesh = mesh
+
+    def __call__(
+        self,
+        attn: Flux2ParallelSelfAttention,
+        hidden_states: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        image_rotary_emb: Rotary | None = None,
+    ) -> torch.Tensor:
+        projected = attn.to_qkv_mlp_proj(hidden_states)
+        heads = projected[..., :3, :].unflatten(-1, (-1, attn.head_dim))
+        query, key, value = heads.unbind(2)
+        output = _attend(attn.norm_q(query), attn.norm_k(key), value, image_rotary_emb, self._mesh)
+        inner = attn.mlp_act_fn(projected[..., 3:, :])
+        return attn.to_out(torch.cat([output.unsqueeze(2), inner], dim=2))  # type: ignore[no-any-return]
+
+
+def _attend(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, rotary: Rotary | None, mesh: Mesh
+) -> torch.Tensor:
+    query, key = (apply_rotary_emb(tensor, rotary, sequence_dim=1) for tensor in (query, key))
+    output = as_torch(attention(as_jax(query), as_jax(key), as_jax(value), mesh))
+    return output.flatten(2, 3)  # type: ignore[no-any-return]
+
+
+class _SwiGLU(torch.nn.Module):
+    """Takes the place of Flux2SwiGLU: the halves are those of the blocks, `[..., blocks, width]`."""
+
+    def forward(self, blocks: torch.Tensor) -> torch.Tensor:
+        gate, up = blocks.chunk(2, dim=-2)
+        return torch.nn.functional.silu(gate) * up
+
+
+class _Tables(torch.nn.Module):
+    """Takes the place of Flux2PosEmbed, which counts in float64: positions come as its tables already."""
+
+    def forward(self, tables: torch.Tensor) -> Rotary:
+        cosines, sines = tables.chunk(2, dim=-1)
+        return cosines, sines
+
+
+def build_transformer(folder: Path, mesh: Mesh) -> Flux2Transformer2DModel:
+    """The transformer from the configuration in `folder`, on the meta device.
+
+    Raises CheckpointError where the feed-forward is not a whole number of times as wide as the model.
+    """
+    config = Flux2Transformer2DModel.load_config(folder)
+    ratio = int(config["mlp_ratio"])
+    if ratio != config["mlp_ratio"]:
+        raise CheckpointError(f"{folder} has an mlp_ratio of {config['mlp_ratio']}; only whole ones are run")
+    with torch.device("meta"):
+        model = Flux2Transformer2DModel.from_config(config).eval()
+    model.pos_embed = _Tables()
+    for block in model.transformer_blocks:
+        block.attn.processor = _DoubleAttention(mesh)
+        for feed_forward in (block.ff, block.ff_context):
+            feed_forward.linear_in = FoldedOutputs(feed_forward.linear_in, 2)
+            feed_forward.act_fn = _SwiGLU()
+            feed_forward.linear_out = FoldedInputs(feed_forward.linear_out, 1)
+    for block in model.single_transformer_blocks:
+        attn = block.attn
+        attn.processor, attn.mlp_act_fn = _SingleAttention(mesh), _SwiGLU()
+        attn.to_qkv_mlp_proj = FoldedOutputs(attn.to_qkv_mlp_proj, 3 + 2 * ratio)
+        attn.to_out = FoldedInputs(attn.to_out, 1 + ratio)
+    tokens = sharding.tokens(mesh)
+    model.transformer_blocks = ScannedLayers(
+        model.transformer_blocks, tokens, carries=("encoder_hidden_states", "hidden_states")
+    )
+    model.single_transformer_blocks = ScannedLayers(
+        model.single_transformer_blocks, tokens, carries=("hidden_states",)
+    )
+    return model
+
+
+def rotary_tables(
+    config: dict[str, Any], grid: tuple[int, int], text_tokens: int
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Cosines and sines side by side, `[tokens, 2 * head_dim]`, of the image's tokens and of the text's.
+
+    The four axes are time, row, column and place in the text.
+    """
+    embed = Flux2PosEmbed(theta=config["rope_theta"], axes_dim=config["axes_dims_rope"])
+    one = torch.arange(1)
+    rows, columns = map(torch.arange, grid)
+    image = torch.cartesian_prod(one, rows, columns, one)
+    text = torch.cartesian_prod(one, one, one, torch.arange(text_tokens))
+    image_tables, text_tables = (torch.cat(embed(positions), dim=-1).numpy() for positions in (image, text))
+    return image_tables, text_tables
+
+
+def make_step(model: Flux2Transformer2DModel, dtype: jnp.dtype[Any]) -> Step:
+    """One denoising step as a pure function, the scheduler within.
+
+    Its arguments: weights, schedule, solver state, embeddings `[1, tokens, width]`, rotary tables of image
+    and text, guidance scale. It returns the next solver state and whether the new latents are all finite.
+    """
+
+    def step(
+        weights: State,
+        schedule: Schedule,
+        solver: SolverState,
+        embeddings: jax.Array,
+        tables: tuple[jax.Array, jax.Array],
+        guidance: jax.Array,
+    ) -> tuple[SolverState, jax.Array]:
+        image_tables, text_tables = tables
+        (output,) = call(
+            model,
+            weights,
+            hidden_states=solver.latents.astype(dtype),
+            encoder_hidden_states=embeddings,
+            timestep=schedule.timesteps[solver.step][None] / 1000,
+            guidance=guidance[None],
+            img_ids=image_tables,
+            txt_ids=text_tables,
+            return_dict=False,
+        )
+        solver = advance(schedule, solver, output.astype(jnp.float32))
+        return solver, jnp.isfinite(solver.latents).all()
+
+    return step
