@@ -172,7 +172,9 @@ def _check(
 
 def _load_single(source: StoredTensor, sharding: NamedSharding, dtype: jnp.dtype[Any]) -> jax.Array:
     tensor = source.read()
-    return jax.make_array_from_callback(source.shape, sharding, lambda index: tensor[index].astype(dtype))
+    return jax.make_array_from_callback(
+        source.shape, sharding, lambda index: tensor[index].astype(dtype, copy=False)
+    )
 
 
 def _load_stacked(
