@@ -25,5 +25,6 @@ class Model:
 
 
 MODELS = {
+    "cogvideox-t2v": Model("cogvideox", "CogVideoXRequest"),
     "wan2.1-t2v": Model("wan21", "Wan21Request"),
 }

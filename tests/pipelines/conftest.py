@@ -10,9 +10,10 @@ import jax
 import numpy as np
 import pytest
 import torch
-from diffusers import UniPCMultistepScheduler, WanPipeline
+from diffusers import CogVideoXPipeline, UniPCMultistepScheduler, WanPipeline
 from numpy.typing import NDArray
 
+from crystools_pipelines.cogvideox.request import CogVideoXRequest
 from crystools_pipelines.tiny import write_tiny_checkpoint
 from crystools_pipelines.wan21.request import Wan21Request
 
@@ -62,5 +63,42 @@ def diffusers_wan(tiny_wan21: Path) -> Reference:
             callback_on_step_end=keep,
         ).frames[0]
         return kept["latents"].numpy(), frames
+
+    return generate
+
+
+@pytest.fixture(scope="session")
+def tiny_cogvideox(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the tiny CogVideoX checkpoint."""
+    return write_tiny_checkpoint("cogvideox-t2v", tmp_path_factory.mktemp("checkpoints") / "cogvideox")
+
+
+@pytest.fixture(scope="session")
+def diffusers_cogvideox(tiny_cogvideox: Path) -> Callable[[CogVideoXRequest], Any]:
+    """Latents `[1, frames, 16, ...]` that become video, and frames, from diffusers' CogVideoXPipeline."""
+    pipeline = CogVideoXPipeline.from_pretrained(tiny_cogvideox)
+    pipeline.set_progress_bar_config(disable=True)
+
+    def generate(request: CogVideoXRequest) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        kept: dict[str, Any] = {}
+
+        def keep(_pipeline: Any, _step: int, _timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+            kept.update(tensors)
+            return tensors
+
+        frames = pipeline(
+            prompt=request.prompt,
+            negative_prompt=request.negative_prompt,
+            height=request.height,
+            width=request.width,
+            num_frames=request.num_frames,
+            num_inference_steps=request.num_inference_steps,
+            guidance_scale=request.guidance_scale,
+            use_dynamic_cfg=request.use_dynamic_cfg,
+            generator=torch.Generator().manual_seed(request.seed),
+            output_type="np",
+            callback_on_step_end=keep,
+        ).frames[0]
+        return kept["latents"].numpy()[:, request.padding_frames :], frames
 
     return generate

@@ -13,6 +13,7 @@ import torch
 from diffusers import DiffusionPipeline
 from transformers.utils import logging
 
+from crystools_pipelines.tiny.cogvideox import cogvideox
 from crystools_pipelines.tiny.flux import flux2
 from crystools_pipelines.tiny.wan import wan21
 
@@ -46,4 +47,8 @@ def _no_progress_bars() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-PIPELINES: dict[str, Callable[[], DiffusionPipeline]] = {"flux.2": flux2, "wan2.1-t2v": wan21}
+PIPELINES: dict[str, Callable[[], DiffusionPipeline]] = {
+    "cogvideox-t2v": cogvideox,
+    "flux.2": flux2,
+    "wan2.1-t2v": wan21,
+}

@@ -3,7 +3,7 @@
 from io import BytesIO
 
 import sentencepiece
-from transformers import T5Tokenizer, UMT5Config, UMT5EncoderModel
+from transformers import T5Config, T5EncoderModel, T5Tokenizer, UMT5Config, UMT5EncoderModel
 
 TEXT_WIDTH = 64
 CORPUS = (
@@ -58,3 +58,18 @@ def umt5_encoder(vocabulary: int) -> UMT5EncoderModel:
         dropout_rate=0.0,
     )
     return UMT5EncoderModel(config).eval()
+
+
+def t5_encoder(vocabulary: int) -> T5EncoderModel:
+    """The text encoder of CogVideoX, over `vocabulary` tokens."""
+    config = T5Config(
+        vocab_size=vocabulary,
+        d_model=TEXT_WIDTH,
+        d_kv=16,
+        d_ff=128,
+        num_layers=2,
+        num_heads=8,
+        dropout_rate=0.0,
+        feed_forward_proj="gated-gelu",
+    )
+    return T5EncoderModel(config).eval()

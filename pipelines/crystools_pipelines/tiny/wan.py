@@ -4,6 +4,7 @@ import torch
 from diffusers import AutoencoderKLWan, UniPCMultistepScheduler, WanPipeline, WanTransformer3DModel
 from torch.nn.init import orthogonal_, zeros_
 
+from crystools_pipelines.tiny.blur import blur
 from crystools_pipelines.tiny.text import TEXT_WIDTH, t5_tokenizer, umt5_encoder
 
 
@@ -51,23 +52,7 @@ def wan_vae() -> AutoencoderKLWan:
     for name, convolution in model.named_modules():
         if isinstance(convolution, torch.nn.Conv2d | torch.nn.Conv3d):
             doubles_time = name.startswith("decoder") and name.endswith("time_conv")
-            _blur(convolution, repeat_channels=doubles_time)
+            blur(convolution, repeat_channels=doubles_time)
     centre = model.post_quant_conv.weight.flatten(1) @ torch.tensor(model.config.latents_mean)
     model.post_quant_conv.bias.copy_(-centre)
     return model
-
-
-def _blur(convolution: torch.nn.Conv2d | torch.nn.Conv3d, repeat_channels: bool) -> None:
-    out_channels, in_channels, *sizes = convolution.weight.shape
-    taps = torch.ones(())
-    for axis, size in enumerate(sizes):
-        causal = axis == len(sizes) - 3
-        blur = torch.tensor([0.0, 0.25, 0.75] if causal else [0.25, 0.5, 0.25])
-        taps = taps.unsqueeze(-1) * (blur if size == 3 else torch.ones(1))
-    if repeat_channels:
-        mixing = torch.eye(in_channels).repeat(out_channels // in_channels, 1)
-    else:
-        mixing = orthogonal_(torch.empty(out_channels, in_channels))
-        mixing -= mixing.mean(dim=1, keepdim=True)
-    convolution.weight.copy_(torch.tensordot(mixing, taps, dims=0))
-    zeros_(convolution.get_parameter("bias"))

@@ -1,0 +1,132 @@
+"""CogVideoX's two schedulers as a table, so that one compiled step serves every step.
+
+Both are linear in the sample, the model's output and the last prediction of the clean sample; DPM adds noise.
+So diffusers' own scheduler is run once over unit vectors, one for each of those tensors, and what comes out
+are the coefficients. The noise it is asked for as well, with the generator that drew the initial noise.
+"""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import torch
+from diffusers import CogVideoXDDIMScheduler, CogVideoXDPMScheduler
+from jax.sharding import NamedSharding
+from numpy.typing import NDArray
+
+from crystools_pipelines.cogvideox.request import CogVideoXRequest
+from crystools_pipelines.runtime.errors import CheckpointError
+
+Scheduler: TypeAlias = CogVideoXDDIMScheduler | CogVideoXDPMScheduler
+_SCHEDULERS = {scheduler.__name__: scheduler for scheduler in (CogVideoXDDIMScheduler, CogVideoXDPMScheduler)}
+
+
+class Schedule(NamedTuple):
+    """`timesteps` int32 `[steps]`, `guidance` float32 `[steps]`, and how new tensors come from old ones.
+
+    `coefficients` is float32 `[steps, 2, 3]`. Rows: next sample, predicted clean sample. Columns: sample,
+    model output, last predicted clean sample.
+    """
+
+    timesteps: jax.Array
+    guidance: jax.Array
+    coefficients: jax.Array
+
+
+class SolverState(NamedTuple):
+    """What goes from step to step. `step` is an int32 scalar, the rest float32 of the latents' shape."""
+
+    step: jax.Array
+    sample: jax.Array
+    predicted: jax.Array
+
+
+def build_scheduler(config: dict[str, Any], steps: int) -> Scheduler:
+    """The checkpoint's scheduler, set to `steps` steps. Raises CheckpointError where it is another."""
+    if config["_class_name"] not in _SCHEDULERS:
+        known = " or ".join(_SCHEDULERS)
+        raise CheckpointError(f"the scheduler is {config['_class_name']}; give a checkpoint with {known}")
+    scheduler = _SCHEDULERS[config["_class_name"]].from_config(config)
+    scheduler.set_timesteps(steps)
+    return scheduler
+
+
+def tabulate(scheduler: Scheduler, request: CogVideoXRequest, sharding: NamedSharding) -> Schedule:
+    """The schedule of `scheduler` for its steps, with the guidance of `request`."""
+    units, zeros = torch.eye(3, dtype=torch.float64), torch.zeros(3, dtype=torch.float64)
+    coefficients = []
+    for index in range(len(scheduler.timesteps)):
+        with_noise, noise = (
+            torch.stack(_advance(scheduler, index, tensors, torch.Generator().manual_seed(0)))
+            for tensors in (units, (zeros, zeros, zeros))
+        )
+        coefficients.append(with_noise - noise)
+    guidance = [_guidance(request, int(timestep)) for timestep in scheduler.timesteps]
+    return Schedule(
+        jax.device_put(scheduler.timesteps.numpy().astype(np.int32), sharding),
+        jax.device_put(np.array(guidance, np.float32), sharding),
+        jax.device_put(torch.stack(coefficients).numpy().astype(np.float32), sharding),
+    )
+
+
+def noises(
+    scheduler: Scheduler, shape: tuple[int, ...], generator: torch.Generator
+) -> Iterator[NDArray[np.float32]]:
+    """What each step adds to the sample: float32 of the latents' shape, or a scalar 0 where it adds nothing.
+
+    Drawn as diffusers draws it: more often than it is used.
+    """
+    zeros = torch.zeros(shape)
+    for index in range(len(scheduler.timesteps)):
+        if isinstance(scheduler, CogVideoXDDIMScheduler):
+            yield np.zeros((), np.float32)
+        else:
+            yield _advance(scheduler, index, (zeros, zeros, zeros), generator)[0].numpy()
+
+
+def start(noise: NDArray[np.float32], sharding: NamedSharding) -> SolverState:
+    """The state before the first step."""
+    return SolverState(
+        jax.device_put(np.int32(0), sharding),
+        jax.device_put(noise, sharding),
+        jax.device_put(np.zeros_like(noise), sharding),
+    )
+
+
+def advance(schedule: Schedule, state: SolverState, output: jax.Array, noise: jax.Array) -> SolverState:
+    """The state after a step in which the model answered `output` for `state.sample`."""
+    columns = (state.sample, output, state.predicted)
+    rows = schedule.coefficients[state.step]
+    sample, predicted = (
+        sum((rows[row, column] * tensor for column, tensor in enumerate(columns)), start=jnp.float32(0))
+        for row in range(2)
+    )
+    return SolverState(state.step + 1, sample + noise, predicted)
+
+
+def _advance(scheduler: Scheduler, index: int, tensors: Any, generator: torch.Generator) -> Any:
+    """The next sample and the predicted clean one, as the scheduler makes them in step number `index`."""
+    sample, output, predicted = tensors
+    timestep = scheduler.timesteps[index]
+    if isinstance(scheduler, CogVideoXDDIMScheduler):
+        return scheduler.step(output, timestep, sample, return_dict=False)
+    first = index == 0
+    return scheduler.step(
+        output,
+        None if first else predicted,
+        timestep,
+        None if first else scheduler.timesteps[index - 1],
+        sample,
+        generator=generator,
+        return_dict=False,
+    )
+
+
+def _guidance(request: CogVideoXRequest, timestep: int) -> float:
+    """The guidance scale at `timestep`; the formula, timesteps taken for steps, is the pipeline's own."""
+    if not request.use_dynamic_cfg:
+        return request.guidance_scale
+    progress = (request.num_inference_steps - timestep) / request.num_inference_steps
+    return float(1 + request.guidance_scale * (1 - np.cos(np.pi * progress**5.0)) / 2)

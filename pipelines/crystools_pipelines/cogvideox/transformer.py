@@ -1,0 +1,138 @@
+"""The denoiser: diffusers' transformer with our attention and scanned blocks, and one step of it."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import torch
+from diffusers import CogVideoXTransformer3DModel
+from diffusers.models.attention_processor import Attention
+from diffusers.models.embeddings import apply_rotary_emb, get_3d_rotary_pos_embed
+from jax.sharding import Mesh
+from numpy.typing import NDArray
+
+from crystools_pipelines.cogvideox import sharding
+from crystools_pipelines.cogvideox.request import PATCH_SIZE
+from crystools_pipelines.cogvideox.scheduler import Schedule, SolverState, advance
+from crystools_pipelines.runtime.attention import attention
+from crystools_pipelines.runtime.errors import CheckpointError, RequestError
+from crystools_pipelines.runtime.functional import as_jax, as_torch, call
+from crystools_pipelines.runtime.scan import ScannedLayers
+from crystools_pipelines.runtime.weights import State
+
+Rotary = tuple[jax.Array, jax.Array]
+Step = Callable[
+    [State, Schedule, SolverState, jax.Array, Rotary, jax.Array],
+    tuple[SolverState, jax.Array],
+]
+
+
+class MeshAttention:
+    """Takes the place of diffusers' CogVideoXAttnProcessor2_0: attention over the mesh, no write in place."""
+
+    def __init__(self, mesh: Mesh) -> None:
+        self._mesh = mesh
+
+    def __call__(
+        self,
+        attn: Attention,
+        hidden_states: torch.Tensor,
+        encoder_hidden_states: torch.Tensor,
+        attention_mask: None,
+        image_rotary_emb: tuple[torch.Tensor, torch.Tensor],
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        text_tokens = encoder_hidden_states.shape[1]
+        tokens = torch.cat([encoder_hidden_states, hidden_states], dim=1)
+        query = attn.norm_q(attn.to_q(tokens).unflatten(2, (attn.heads, -1)))
+        key = attn.norm_k(attn.to_k(tokens).unflatten(2, (attn.heads, -1)))
+        value = attn.to_v(tokens).unflatten(2, (attn.heads, -1))
+        query, key = (apply_rotary_emb(tensor, image_rotary_emb, sequence_dim=1) for tensor in (query, key))
+        output = as_torch(attention(as_jax(query), as_jax(key), as_jax(value), self._mesh))
+        output = attn.to_out[0](output.flatten(2, 3))
+        return output[:, text_tokens:], output[:, :text_tokens]
+
+
+def check_transformer(config: dict[str, Any]) -> None:
+    """Raises CheckpointError for a configuration that is not of CogVideoX1.5 text-to-video."""
+    if config.get("ofs_embed_dim") is not None or config["in_channels"] != config["out_channels"]:
+        raise CheckpointError("the transformer takes an image as well; give a text-to-video checkpoint")
+    patches = (config.get("patch_size_t"), config["patch_size"])
+    if patches != (PATCH_SIZE, PATCH_SIZE) or not config["use_rotary_positional_embeddings"]:
+        raise CheckpointError("the transformer is of the first CogVideoX; give a checkpoint of CogVideoX1.5")
+
+
+def build_transformer(folder: Path, mesh: Mesh) -> CogVideoXTransformer3DModel:
+    """The transformer from the configuration in `folder`, its parameters on the meta device."""
+    config = CogVideoXTransformer3DModel.load_config(folder)
+    with torch.device("meta"):
+        model = CogVideoXTransformer3DModel.from_config(config).eval()
+    model.set_attn_processor(MeshAttention(mesh))
+    carries = ("hidden_states", "encoder_hidden_states")
+    model.transformer_blocks = ScannedLayers(model.transformer_blocks, sharding.tokens(mesh), carries)
+    return model
+
+
+def rotary_embedding(
+    config: dict[str, Any], latent_shape: tuple[int, ...], text_tokens: int
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Cosines and sines of every token's place, float32 `[text + video tokens, head_dim]` each.
+
+    The text comes first and is not rotated. Raises RequestError for a picture larger than the model knows.
+    """
+    _, frames, _, *picture = latent_shape
+    for field, latents in zip(("height", "width"), picture, strict=True):
+        if latents > (largest := config[f"sample_{field}"]):
+            raise RequestError(
+                field, f"{8 * latents} is more than this checkpoint knows; {8 * largest} would do"
+            )
+    cosines, sines = get_3d_rotary_pos_embed(
+        embed_dim=config["attention_head_dim"],
+        crops_coords=None,
+        grid_size=tuple(size // PATCH_SIZE for size in picture),
+        temporal_size=frames // PATCH_SIZE,
+        grid_type="slice",
+        max_size=(config["sample_height"] // PATCH_SIZE, config["sample_width"] // PATCH_SIZE),
+    )
+    text = ((text_tokens, 0), (0, 0))
+    return np.pad(cosines.numpy(), text, constant_values=1), np.pad(sines.numpy(), text)
+
+
+def make_step(model: CogVideoXTransformer3DModel, mesh: Mesh, dtype: jnp.dtype[Any]) -> Step:
+    """One denoising step as a pure function, both guidance branches and the scheduler within.
+
+    Its arguments: weights, schedule, solver state, embeddings `[branches, tokens, width]` (the prompt's and,
+    if guided, the negative prompt's), rotary embedding, the scheduler's noise. It returns the next solver
+    state and whether the new latents are all finite.
+    """
+
+    def step(
+        weights: State,
+        schedule: Schedule,
+        solver: SolverState,
+        embeddings: jax.Array,
+        rotary: Rotary,
+        noise: jax.Array,
+    ) -> tuple[SolverState, jax.Array]:
+        branches = embeddings.shape[0]
+        sample = jnp.broadcast_to(solver.sample.astype(dtype), (branches, *solver.sample.shape[1:]))
+        sample = jax.lax.with_sharding_constraint(sample, sharding.branches(mesh))
+        timestep = jnp.broadcast_to(schedule.timesteps[solver.step], (branches,))
+        (output,) = call(
+            model,
+            weights,
+            hidden_states=sample,
+            encoder_hidden_states=embeddings.astype(dtype),
+            timestep=timestep,
+            image_rotary_emb=rotary,
+            return_dict=False,
+        )
+        output = output.astype(jnp.float32)
+        if branches == 2:
+            output = output[1:] + schedule.guidance[solver.step] * (output[:1] - output[1:])
+        solver = advance(schedule, solver, output, noise)
+        return solver, jnp.isfinite(solver.sample).all()
+
+    return step
