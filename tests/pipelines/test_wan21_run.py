@@ -161,6 +161,7 @@ def test_no_array_stays_on_the_device_but_the_weights(tiny_wan21: Path) -> None:
         ({"dtype": "int8"}, "dtype", "'int8' is not supported; give one of bfloat16, float32"),
         ({"fps": 0}, "fps", "0 is too few; give 1 or more"),
         ({"out": Path("cat.gif")}, "out", "cannot write .gif files; end the name in .mp4 or .npy or .png"),
+        ({"out": Path("cat.png")}, "out", "9 frames do not fit .png, which holds one; use .mp4 or .npy"),
         (
             {"checkpoint": "no such folder"},
             "checkpoint",

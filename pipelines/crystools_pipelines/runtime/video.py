@@ -20,7 +20,7 @@ def write_video(frames: np.ndarray, path: Path, fps: int) -> None:
     both without `fps`. The file appears whole or not at all; folders are made as needed. Raises RequestError
     for another suffix or for frames that the format cannot hold, OSError if the file cannot be written.
     """
-    write = video_writer(path)
+    write = video_writer(path, len(frames))
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".{path.stem}-{uuid4().hex[:8]}{path.suffix.lower()}")
     try:
@@ -30,10 +30,16 @@ def write_video(frames: np.ndarray, path: Path, fps: int) -> None:
         unfinished.unlink(missing_ok=True)
 
 
-def video_writer(path: Path) -> Callable[[np.ndarray, Path, int], None]:
-    """What writes files of this suffix. Raises RequestError if nothing does, so ask before making frames."""
+def video_writer(path: Path, count: int = 1) -> Callable[[np.ndarray, Path, int], None]:
+    """What writes `count` frames to a file of this suffix.
+
+    Raises RequestError if nothing does, so ask before making frames.
+    """
+    suffix = path.suffix.lower()
+    if suffix == ".png" and count != 1:
+        raise RequestError("out", f"{count} frames do not fit .png, which holds one; use .mp4 or .npy")
     try:
-        return _WRITERS[path.suffix.lower()]
+        return _WRITERS[suffix]
     except KeyError:
         known = " or ".join(_WRITERS)
         raise RequestError(
@@ -96,8 +102,6 @@ def _write_npy(frames: np.ndarray, path: Path, fps: int) -> None:
 
 
 def _write_png(frames: np.ndarray, path: Path, fps: int) -> None:
-    if len(frames) != 1:
-        raise RequestError("out", f"{len(frames)} frames do not fit .png, which holds one; use .mp4 or .npy")
     Image.fromarray(_bytes(frames[0], path.suffix)).save(path)
 
 
