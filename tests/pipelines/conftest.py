@@ -11,19 +11,29 @@ import numpy as np
 import pytest
 import torch
 from diffusers import CogVideoXPipeline, UniPCMultistepScheduler, WanPipeline
+from diffusers.utils import load_image
 from numpy.typing import NDArray
 
 from crystools_pipelines.cogvideox.request import CogVideoXRequest
 from crystools_pipelines.tiny import write_tiny_checkpoint
-from crystools_pipelines.wan21.request import Wan21Request
+from crystools_pipelines.wan21.request import Wan21Request, WanRequest
+from crystools_pipelines.wan22_i2v.request import Wan22I2VRequest
 
-Reference = Callable[[Wan21Request], tuple[NDArray[np.float32], NDArray[np.float32]]]
+Answer = tuple[NDArray[np.float32], NDArray[np.float32]]
+Reference = Callable[[Wan21Request], Answer]
+ImageReference = Callable[[Wan22I2VRequest], Answer]
 
 
 @pytest.fixture(scope="session")
 def tiny_wan21(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of the tiny Wan2.1 checkpoint."""
     return write_tiny_checkpoint("wan2.1-t2v", tmp_path_factory.mktemp("checkpoints") / "wan21")
+
+
+@pytest.fixture(scope="session")
+def tiny_wan22_i2v(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the tiny Wan2.2 image-to-video checkpoint."""
+    return write_tiny_checkpoint("wan2.2-i2v", tmp_path_factory.mktemp("checkpoints") / "wan22")
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -43,28 +53,56 @@ def diffusers_wan(tiny_wan21: Path) -> Reference:
     pipeline.set_progress_bar_config(disable=True)
     config = pipeline.scheduler.config
 
-    def generate(request: Wan21Request) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    def generate(request: Wan21Request) -> Answer:
         pipeline.scheduler = UniPCMultistepScheduler.from_config(config, flow_shift=request.flow_shift)
-        kept: dict[str, Any] = {}
-
-        def keep(_pipeline: Any, _step: int, _timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
-            kept.update(tensors)
-            return tensors
-
-        frames = pipeline(
-            prompt=request.prompt,
-            negative_prompt=request.negative_prompt,
-            height=request.height,
-            width=request.width,
-            num_frames=request.num_frames,
-            num_inference_steps=request.num_inference_steps,
-            guidance_scale=request.guidance_scale,
-            generator=torch.Generator().manual_seed(request.seed),
-            callback_on_step_end=keep,
-        ).frames[0]
-        return kept["latents"].numpy(), frames
+        return answer(pipeline, request)
 
     return generate
+
+
+@pytest.fixture(scope="session")
+def diffusers_wan22_i2v(tiny_wan22_i2v: Path) -> ImageReference:
+    """The same from diffusers' WanImageToVideoPipeline, with both of its transformers."""
+    from diffusers import WanImageToVideoPipeline
+
+    pipeline = WanImageToVideoPipeline.from_pretrained(tiny_wan22_i2v)
+    pipeline.set_progress_bar_config(disable=True)
+    config, published_ratio = pipeline.scheduler.config, pipeline.config.boundary_ratio
+
+    def generate(request: Wan22I2VRequest) -> Answer:
+        pipeline.scheduler = UniPCMultistepScheduler.from_config(config, flow_shift=request.shift)
+        ratio = published_ratio if request.boundary_ratio is None else request.boundary_ratio
+        pipeline.register_to_config(boundary_ratio=ratio)
+        if isinstance(request.image, np.ndarray):
+            image = torch.from_numpy(request.image).permute(2, 0, 1).unsqueeze(0)
+        else:
+            image = load_image(str(request.image))
+        return answer(pipeline, request, image=image, guidance_scale_2=request.guidance_scale_2)
+
+    return generate
+
+
+def answer(pipeline: Any, request: WanRequest, **others: Any) -> Answer:
+    """What one of Wan's pipelines makes of what all of them are asked, and of `others`."""
+    kept: dict[str, Any] = {}
+
+    def keep(_pipeline: Any, _step: int, _timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+        kept.update(tensors)
+        return tensors
+
+    frames = pipeline(
+        prompt=request.prompt,
+        negative_prompt=request.negative_prompt,
+        height=request.height,
+        width=request.width,
+        num_frames=request.num_frames,
+        num_inference_steps=request.num_inference_steps,
+        guidance_scale=request.guidance_scale,
+        generator=torch.Generator().manual_seed(request.seed),
+        callback_on_step_end=keep,
+        **others,
+    ).frames[0]
+    return kept["latents"].numpy(), frames
 
 
 @pytest.fixture(scope="session")

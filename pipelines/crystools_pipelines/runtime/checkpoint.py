@@ -27,6 +27,14 @@ class Checkpoint:
                 "checkpoint", f"{self.location!r} is no folder; give one, or a hub id of the form org/name"
             )
 
+    def index(self) -> dict[str, Any]:
+        """The whole pipeline's configuration, `model_index.json`."""
+        file = self._download(["model_index.json"]) / "model_index.json"
+        if not file.is_file():
+            raise CheckpointError(f"{self.location} has no {file.name}: it is not in diffusers' format")
+        index: dict[str, Any] = json.loads(file.read_text())
+        return index
+
     def config(self, component: str, file: str = "config.json") -> dict[str, Any]:
         """The component's configuration, as it stands in its file."""
         config: dict[str, Any] = json.loads((self._fetch(component, [file]) / file).read_text())
@@ -41,13 +49,13 @@ class Checkpoint:
         return self._fetch(component, ["*"])
 
     def _fetch(self, component: str, patterns: list[str]) -> Path:
-        root = self._root or Path(
-            snapshot_download(
-                self.location, allow_patterns=[f"{component}/{pattern}" for pattern in patterns]
-            )
-        )
+        root = self._download([f"{component}/{pattern}" for pattern in patterns])
         if not (root / component).is_dir():
             raise CheckpointError(
                 f"{self.location} has no folder {component!r}: it is not in diffusers' format"
             )
         return root / component
+
+    def _download(self, patterns: list[str]) -> Path:
+        """The folder that holds, or would, what matches `patterns`."""
+        return self._root or Path(snapshot_download(self.location, allow_patterns=patterns))

@@ -15,7 +15,7 @@ from transformers.utils import logging
 
 from crystools_pipelines.tiny.cogvideox import cogvideox
 from crystools_pipelines.tiny.flux import flux2
-from crystools_pipelines.tiny.wan import wan21
+from crystools_pipelines.tiny.wan import wan21, wan22_i2v
 
 SEED = 20250225
 
@@ -51,4 +51,5 @@ PIPELINES: dict[str, Callable[[], DiffusionPipeline]] = {
     "cogvideox-t2v": cogvideox,
     "flux.2": flux2,
     "wan2.1-t2v": wan21,
+    "wan2.2-i2v": wan22_i2v,
 }

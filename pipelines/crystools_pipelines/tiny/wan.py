@@ -1,7 +1,13 @@
 """Wan: a transformer and a VAE whose random weights leave shapes that move."""
 
 import torch
-from diffusers import AutoencoderKLWan, UniPCMultistepScheduler, WanPipeline, WanTransformer3DModel
+from diffusers import (
+    AutoencoderKLWan,
+    DiffusionPipeline,
+    UniPCMultistepScheduler,
+    WanPipeline,
+    WanTransformer3DModel,
+)
 from torch.nn.init import orthogonal_, zeros_
 
 from crystools_pipelines.tiny.blur import blur
@@ -16,18 +22,45 @@ def wan21() -> WanPipeline:
         text_encoder=umt5_encoder(vocabulary=len(tokenizer)),
         transformer=wan_transformer(),
         vae=wan_vae(),
-        scheduler=UniPCMultistepScheduler(
-            prediction_type="flow_prediction", use_flow_sigmas=True, num_train_timesteps=1000, flow_shift=3.0
-        ),
+        scheduler=flow_scheduler(),
     )
 
 
-def wan_transformer() -> WanTransformer3DModel:
+def wan22_i2v() -> DiffusionPipeline:
+    """Wan2.2 image-to-video: two transformers, and an image that the VAE alone encodes."""
+    from diffusers import WanImageToVideoPipeline  # which complains of a missing torchvision when imported
+
+    tokenizer = t5_tokenizer()
+    return WanImageToVideoPipeline(
+        tokenizer=tokenizer,
+        text_encoder=umt5_encoder(vocabulary=len(tokenizer)),
+        transformer=wan_transformer(condition_channels=20),
+        transformer_2=wan_transformer(condition_channels=20),
+        vae=wan_vae(),
+        scheduler=flow_scheduler(),
+        boundary_ratio=0.9,
+    )
+
+
+def flow_scheduler() -> UniPCMultistepScheduler:
+    """The scheduler that Wan is published with."""
+    return UniPCMultistepScheduler(
+        prediction_type="flow_prediction", use_flow_sigmas=True, num_train_timesteps=1000, flow_shift=3.0
+    )
+
+
+def wan_transformer(condition_channels: int = 0) -> WanTransformer3DModel:
     """Predicts the noise less its own average over neighbouring patches, so that large shapes remain."""
     model = WanTransformer3DModel(
-        num_attention_heads=8, attention_head_dim=16, text_dim=TEXT_WIDTH, ffn_dim=256, num_layers=4
+        num_attention_heads=8,
+        attention_head_dim=16,
+        in_channels=16 + condition_channels,
+        out_channels=16,
+        text_dim=TEXT_WIDTH,
+        ffn_dim=256,
+        num_layers=4,
     ).eval()
-    patches = orthogonal_(model.patch_embedding.weight)  # [width, channels, 1, 2, 2]
+    patches = orthogonal_(model.patch_embedding.weight)[:, :16]  # [width, channels, 1, 2, 2]
     model.proj_out.weight.copy_(0.6 * patches.permute(2, 3, 4, 1, 0).flatten(0, 3))
     for block in model.blocks:
         block.scale_shift_table[:, [2, 5]] += 1  # open the gates of self-attention and feed-forward
