@@ -22,6 +22,8 @@ TEXT_ENCODER: Rules = (
 
 TRANSFORMER: Rules = (
     (r"patch_embedding\.(weight|bias)", P()),
+    (r"condition_embedder\.time_proj\.weight", P(TENSOR, None)),
+    (r"condition_embedder\.time_proj\.bias", P(TENSOR)),
     (r"condition_embedder\..*", P()),
     (r"blocks\.layer\.attn[12]\.to_[qkv]\.weight", P(TENSOR, None)),
     (r"blocks\.layer\.attn[12]\.to_[qkv]\.bias", P(TENSOR)),
