@@ -1,6 +1,6 @@
 """The stages that Wan's models share: prompts to embeddings, noise to latents, latents to frames."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -104,16 +104,37 @@ def decode_latents(job: Job, latents: jax.Array) -> NDArray[np.float32]:
     decoder, weights = job.load("vae", build_decoder, sharding.VAE, dtype="float32")
     config = job.checkpoint.config("vae")
     batch, channels, count, height, width = latents.shape
-    first, two = (flops.vae_decode_flops(config, (batch, channels, n, height, width)) for n in (1, 2))
+
+    def cost(frames: int) -> float:
+        return flops.vae_decode_flops(config, (batch, channels, frames, height, width))
+
+    return vae_stage(
+        job, StageName.VAE_DECODE, count, cost, decode_frames(decoder, weights, latents, job.mesh)
+    )
+
+
+def vae_stage(
+    job: Job,
+    name: StageName,
+    count: int,
+    cost: Callable[[int], float],
+    outputs: Iterator[tuple[jax.Array, jax.Array]],
+    axis: int = 0,
+) -> NDArray[np.float32]:
+    """A stage with a step for each of `count` latent frames; `cost(n)` is the FLOPs of the first n.
+
+    `outputs` yields what becomes of each and whether it is finite. On the host, joined along `axis`.
+    """
+    first = cost(1)
     with job.run.stage(
-        StageName.VAE_DECODE, steps=count, flops_per_step=two - first, flops_method="architecture"
+        name, steps=count, flops_per_step=cost(2) - first, flops_method="architecture"
     ) as stage:
         chunks = []
-        for index, (frames, finite) in enumerate(decode_frames(decoder, weights, latents, job.mesh)):
-            frames.copy_to_host_async()
-            chunks.append(frames)
+        for index, (output, finite) in enumerate(outputs):
+            output.copy_to_host_async()
+            chunks.append(output)
             stage.step(finite, flops=first if index == 0 else None)
-        return np.concatenate([np.asarray(frames) for frames in chunks])
+        return np.concatenate([np.asarray(chunk) for chunk in chunks], axis=axis)
 
 
 def _step_cost(job: Job, component: str, branches: int, latent_shape: Sequence[int]) -> dict[str, Any]:

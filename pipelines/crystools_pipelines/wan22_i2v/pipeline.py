@@ -14,7 +14,14 @@ from crystools_pipelines.runtime.mesh import make_mesh
 from crystools_pipelines.runtime.video import video_writer, write_video
 from crystools_pipelines.wan21 import sharding as wan_sharding
 from crystools_pipelines.wan21.request import LATENT_CHANNELS, VAE_TEMPORAL_RATIO
-from crystools_pipelines.wan21.stages import Phase, decode_latents, denoise, encode_prompts, load_scheduler
+from crystools_pipelines.wan21.stages import (
+    Phase,
+    decode_latents,
+    denoise,
+    encode_prompts,
+    load_scheduler,
+    vae_stage,
+)
 from crystools_pipelines.wan21.transformer import check_transformer
 from crystools_pipelines.wan22_i2v import flops, sharding
 from crystools_pipelines.wan22_i2v.image import read_image
@@ -107,17 +114,13 @@ def encode_image(job: Job, request: Wan22I2VRequest, image: NDArray[np.float32])
     encoder, weights = job.load("vae", build_encoder, sharding.VAE_ENCODER, dtype="float32")
     config = job.checkpoint.config("vae")
     batch, channels, count, height, width = request.latent_shape
-    first, two = (flops.vae_encode_flops(config, (batch, channels, n, height, width)) for n in (1, 2))
-    with job.run.stage(
-        StageName.VAE_ENCODE, steps=count, flops_per_step=two - first, flops_method="architecture"
-    ) as stage:
-        chunks = []
-        for index, (latent, finite) in enumerate(encode_frames(encoder, weights, image, count, job.mesh)):
-            latent.copy_to_host_async()
-            chunks.append(latent)
-            stage.step(finite, flops=first if index == 0 else None)
-        mask = np.zeros((batch, VAE_TEMPORAL_RATIO, count, height, width), np.float32)
-        mask[:, :, 0] = 1
-        latents = np.concatenate([np.asarray(latent) for latent in chunks], axis=2)
-        condition: jax.Array = jax.device_put(np.concatenate([mask, latents], axis=1), job.everywhere)
+
+    def cost(frames: int) -> float:
+        return flops.vae_encode_flops(config, (batch, channels, frames, height, width))
+
+    outputs = encode_frames(encoder, weights, image, count, job.mesh)
+    latents = vae_stage(job, StageName.VAE_ENCODE, count, cost, outputs, axis=2)
+    mask = np.zeros((batch, VAE_TEMPORAL_RATIO, count, height, width), np.float32)
+    mask[:, :, 0] = 1
+    condition: jax.Array = jax.device_put(np.concatenate([mask, latents], axis=1), job.everywhere)
     return condition
