@@ -19,13 +19,17 @@ from crystools_tpu.cli.stages import stage_table
 # The options that are fields of a model's request; where the names differ, the field's.
 _REQUEST_OPTIONS = {
     "prompt": "prompt",
+    "image": "image",
     "negative_prompt": "negative_prompt",
     "height": "height",
     "width": "width",
     "frames": "num_frames",
     "steps": "num_inference_steps",
     "guidance_scale": "guidance_scale",
+    "guidance_scale_2": "guidance_scale_2",
     "flow_shift": "flow_shift",
+    "shift": "shift",
+    "boundary_ratio": "boundary_ratio",
     "seed": "seed",
 }
 
@@ -34,24 +38,28 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     """Adds the command and its options."""
     parser = commands.add_parser(
         "generate",
-        help="generate a video, with the time of every stage and step",
+        help="generate a video or an image, with the time of every stage and step",
         epilog="What is not given is as the model's authors published it.",
     )
     parser.add_argument("model", choices=MODELS, metavar="MODEL", help=", ".join(MODELS))
     add = parser.add_argument
     add("--checkpoint", required=True, metavar="DIR|ID", help="a folder in diffusers' format, or a hub id")
     add("--prompt", required=True)
+    add("--image", type=Path, metavar="FILE", help="what the video starts with (wan2.2-i2v)")
     add("--negative-prompt")
     add("--height", type=int, metavar="PIXELS")
     add("--width", type=int, metavar="PIXELS")
-    add("--frames", type=int, metavar="N", help="of the form 4n+1")
+    add("--frames", type=int, metavar="N", help="of the form 4n+1 (cogvideox-t2v: 8n+1)")
     add("--steps", type=int, metavar="N", help="denoising steps")
-    add("--guidance-scale", type=float, help="1 and below: unguided")
-    add("--flow-shift", type=float, help="5 suits 720p, 3 suits 480p")
+    add("--guidance-scale", type=float, help="1 and below: unguided (flux.2 is always guided)")
+    add("--guidance-scale-2", type=float, help="of the second transformer (wan2.2-i2v)")
+    add("--flow-shift", type=float, help="5 suits 720p, 3 suits 480p (wan2.1-t2v)")
+    add("--shift", type=float, help="the same of wan2.2-i2v")
+    add("--boundary-ratio", type=float, help="where the second transformer takes over (wan2.2-i2v)")
     add("--seed", type=int)
     add("--devices", type=int, default=0, metavar="N", help="0 means all (default: %(default)s)")
-    add("--fps", type=int, default=16, help="frames a second of the video (default: %(default)s)")
-    add("--out", type=Path, required=True, metavar="FILE", help="a video (.mp4) or the frames (.npy)")
+    add("--fps", type=int, help="frames a second of the video (16)")
+    add("--out", type=Path, required=True, metavar="FILE", help=".mp4, flux.2: .png; or .npy")
     add("--report", type=Path, metavar="FILE", help="where to write the report (JSON)")
     add("--json", action="store_true", help="print the report (JSON) instead of the table of stages")
     parser.set_defaults(run=run)
@@ -110,21 +118,21 @@ def generate_watched(
     report_path: Path | None,
     console: Console,
     devices: int = 0,
-    fps: int = 16,
+    fps: int | None = None,
 ) -> telemetry.RunReport:
     """Generates with a progress display; writes the report however the run ends, and returns it."""
     from crystools_pipelines.runtime.errors import PipelineError
 
+    if fps is not None and MODELS[model].makes == "image":
+        raise CommandError(f"--fps: {model} makes an image; leave it out")
+    rate = {} if fps is None else {"fps": fps}
     for path in (out, report_path):
         if path is not None and not path.absolute().parent.is_dir():
             raise CommandError(f"{path}: its folder does not exist; create it first")
     try:
         with watch(telemetry.bus, console):
-            generation = (
-                MODELS[model]
-                .pipeline()
-                .generate(request, checkpoint=checkpoint, devices=devices, fps=fps, out=out)
-            )
+            generate = MODELS[model].pipeline().generate
+            generation = generate(request, checkpoint=checkpoint, devices=devices, out=out, **rate)
     except PipelineError as error:
         raise CommandError(str(error)) from None
     finally:

@@ -3,15 +3,17 @@
 import importlib
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any
+from typing import Any, Literal
 
 
 @dataclass(frozen=True)
 class Model:
-    """Where a model is: its package, and the name of its request class in `request.py`."""
+    """Where a model is: its package, and the name of its request class in `request.py`. `makes` says whether
+    its `generate` takes `fps`."""
 
     package: str
     request_name: str
+    makes: Literal["image", "video"] = "video"
 
     def request_class(self) -> type[Any]:
         """The dataclass of what one may ask; quick to import."""
@@ -26,5 +28,8 @@ class Model:
 
 MODELS = {
     "cogvideox-t2v": Model("cogvideox", "CogVideoXRequest"),
+    "cogvideox-t2v": Model("cogvideox", "CogVideoXRequest"),
     "wan2.1-t2v": Model("wan21", "Wan21Request"),
+    "wan2.2-i2v": Model("wan22_i2v", "Wan22I2VRequest"),
+    "flux.2": Model("flux2", "Flux2Request", makes="image"),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
@@ -11,8 +12,10 @@ from pathlib import Path
 
 import jsonschema
 import numpy as np
+import PIL.Image
 import pytest
 
+from crystools_pipelines.models import MODELS
 from crystools_tpu import telemetry
 from crystools_tpu.cli import main
 from crystools_tpu.telemetry.wire_schema import wire_schema
@@ -115,6 +118,44 @@ def test_what_cannot_be_done_is_one_line_that_names_the_option_and_the_remedy(
     error = capsys.readouterr().err
     assert message in error
     assert len(error.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("model", "more", "message"),
+    [
+        ("flux.2", ["--frames", "5"], "--frames: flux.2 has no such setting; leave it out"),
+        ("flux.2", ["--fps", "8"], "--fps: flux.2 makes an image; leave it out"),
+        ("wan2.1-t2v", ["--shift", "3"], "--shift: wan2.1-t2v has no such setting; leave it out"),
+    ],
+)
+def test_an_option_that_the_model_does_not_have_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], model: str, more: list[str], message: str
+) -> None:
+    out = ["--out", str(tmp_path / "x.npy")]
+    assert main(["generate", model, "--checkpoint", str(tmp_path), "--prompt", "a boat", *out, *more]) == 2
+    assert capsys.readouterr().err.strip() == f"crystools-tpu: {message}"
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_every_model_makes_a_tiny_one_of_itself(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], model: str
+) -> None:
+    """From `tiny-checkpoint` to the finished file, with nothing but what the model needs."""
+    folder, out = tmp_path / "checkpoint", tmp_path / "out.npy"
+    assert main(["tiny-checkpoint", model, str(folder)]) == 0
+    wanted = {field.name for field in dataclasses.fields(MODELS[model].request_class())}
+    more = ["--height", "32", "--width", "48", "--steps", "2", "--devices", "1", "--out", str(out), "--json"]
+    more += ["--frames", "9"] if "num_frames" in wanted else []
+    if "image" in wanted:
+        PIL.Image.new("RGB", (48, 32), "teal").save(tmp_path / "start.png")
+        more += ["--image", str(tmp_path / "start.png")]
+    capsys.readouterr()
+    command = ["generate", model, "--checkpoint", str(folder), "--prompt", "a boat", *more]
+    assert main(command) == 0
+    report = json.loads(capsys.readouterr().out)
+    jsonschema.validate(report, wire_schema())
+    assert (report["pipeline"], report["status"]) == (model, "succeeded")
+    assert np.load(out).shape == (9 if "num_frames" in wanted else 1, 32, 48, 3)
 
 
 def test_a_checkpoint_that_is_none_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
