@@ -45,7 +45,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     add = parser.add_argument
     add("--checkpoint", required=True, metavar="DIR|ID", help="a folder in diffusers' format, or a hub id")
     add("--prompt", required=True)
-    add("--image", type=Path, metavar="FILE", help="what the video starts with (wan2.2-i2v)")
+    add("--image", metavar="FILE", help="what the video starts with (wan2.2-i2v)")
     add("--negative-prompt")
     add("--height", type=int, metavar="PIXELS")
     add("--width", type=int, metavar="PIXELS")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from crystools_pipelines.models import MODELS
 from crystools_tpu.cli.errors import CommandError, needs_pipelines
 
 
@@ -13,7 +14,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser = commands.add_parser(
         "tiny-checkpoint", help="write a tiny random checkpoint in the real format, the same every time"
     )
-    parser.add_argument("model", metavar="MODEL", help="wan2.1-t2v")
+    parser.add_argument("model", metavar="MODEL", help=", ".join(MODELS))
     parser.add_argument("directory", metavar="DIR", type=Path, help="a new or empty folder")
     parser.set_defaults(run=run)
 

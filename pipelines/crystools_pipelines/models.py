@@ -28,7 +28,6 @@ class Model:
 
 MODELS = {
     "cogvideox-t2v": Model("cogvideox", "CogVideoXRequest"),
-    "cogvideox-t2v": Model("cogvideox", "CogVideoXRequest"),
     "wan2.1-t2v": Model("wan21", "Wan21Request"),
     "wan2.2-i2v": Model("wan22_i2v", "Wan22I2VRequest"),
     "flux.2": Model("flux2", "Flux2Request", makes="image"),

@@ -8,9 +8,10 @@ from diffusers import (
     Flux2Transformer2DModel,
 )
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from torch.nn.init import orthogonal_, zeros_
+from torch.nn.init import orthogonal_
 from transformers import Mistral3Config, Mistral3ForConditionalGeneration, PreTrainedTokenizerFast
 
+from crystools_pipelines.tiny.blur import blur
 from crystools_pipelines.tiny.text import CORPUS, TEXT_WIDTH
 
 _SPECIAL_TOKENS = (
@@ -120,15 +121,7 @@ def flux2_vae() -> AutoencoderKLFlux2:
     ).eval()
     for convolution in model.modules():
         if isinstance(convolution, torch.nn.Conv2d):
-            _blur(convolution)
+            blur(convolution)
     model.bn.running_mean.normal_(std=0.1)
     model.bn.running_var.uniform_(0.8, 1.2)
     return model
-
-
-def _blur(convolution: torch.nn.Conv2d) -> None:
-    out_channels, in_channels, height, _ = convolution.weight.shape
-    row = torch.tensor([0.25, 0.5, 0.25]) if height == 3 else torch.ones(1)
-    mixing = orthogonal_(torch.empty(out_channels, in_channels))
-    convolution.weight.copy_(torch.tensordot(mixing, torch.outer(row, row), dims=0))
-    zeros_(convolution.get_parameter("bias"))
