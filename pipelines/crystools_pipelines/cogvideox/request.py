@@ -1,8 +1,8 @@
 """What one asks of CogVideoX text-to-video, and what is wrong with it, said before anything is loaded."""
 
-import math
 from dataclasses import dataclass
 
+from crystools_pipelines.runtime.checks import check_guidance, check_seed, check_size
 from crystools_pipelines.runtime.errors import RequestError
 
 # The VAE halves height and width three times and time twice; the transformer's patches are 2x2x2 latents.
@@ -36,13 +36,7 @@ class CogVideoXRequest:
     seed: int = 42
 
     def __post_init__(self) -> None:
-        for field in ("height", "width"):
-            size = getattr(self, field)
-            if size < SIZE_MULTIPLE or size % SIZE_MULTIPLE:
-                low = max(SIZE_MULTIPLE, size // SIZE_MULTIPLE * SIZE_MULTIPLE)
-                raise RequestError(
-                    field, f"{size} is not a positive multiple of {SIZE_MULTIPLE}; {low} would do"
-                )
+        check_size(self.height, self.width, SIZE_MULTIPLE)
         if self.num_frames < 1 or self.num_frames % FRAMES_MULTIPLE > 1:
             low = max(0, self.num_frames) // FRAMES_MULTIPLE * FRAMES_MULTIPLE + 1
             raise RequestError(
@@ -53,12 +47,8 @@ class CogVideoXRequest:
             raise RequestError(
                 "num_inference_steps", f"{self.num_inference_steps} is out of range; give 1 to {MAX_STEPS}"
             )
-        if not (math.isfinite(self.guidance_scale) and self.guidance_scale >= 0):
-            raise RequestError(
-                "guidance_scale", f"{self.guidance_scale} is negative or not finite; give 0 or more"
-            )
-        if not 0 <= self.seed < 2**63:
-            raise RequestError("seed", f"{self.seed} is out of range; give 0 to 2**63 - 1")
+        check_guidance("guidance_scale", self.guidance_scale)
+        check_seed(self.seed)
 
     @property
     def branches(self) -> int:

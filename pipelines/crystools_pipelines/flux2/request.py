@@ -1,9 +1,8 @@
 """What one asks of FLUX.2 text-to-image, and what is wrong with it, said before anything is loaded."""
 
-import math
 from dataclasses import dataclass
 
-from crystools_pipelines.runtime.errors import RequestError
+from crystools_pipelines.runtime.checks import check_guidance, check_seed, check_size, check_steps
 
 # The VAE halves height and width three times; 2x2 of its latents are one token of the transformer.
 VAE_RATIO = 8
@@ -29,23 +28,10 @@ class Flux2Request:
     seed: int = 42
 
     def __post_init__(self) -> None:
-        for field in ("height", "width"):
-            size = getattr(self, field)
-            if size < SIZE_MULTIPLE or size % SIZE_MULTIPLE:
-                low = max(SIZE_MULTIPLE, size // SIZE_MULTIPLE * SIZE_MULTIPLE)
-                raise RequestError(
-                    field, f"{size} is not a positive multiple of {SIZE_MULTIPLE}; {low} would do"
-                )
-        if self.num_inference_steps < 1:
-            raise RequestError(
-                "num_inference_steps", f"{self.num_inference_steps} is too few; give 1 or more"
-            )
-        if not (math.isfinite(self.guidance_scale) and self.guidance_scale >= 0):
-            raise RequestError(
-                "guidance_scale", f"{self.guidance_scale} is negative or not finite; give 0 or more"
-            )
-        if not 0 <= self.seed < 2**63:
-            raise RequestError("seed", f"{self.seed} is out of range; give 0 to 2**63 - 1")
+        check_size(self.height, self.width, SIZE_MULTIPLE)
+        check_steps(self.num_inference_steps)
+        check_guidance("guidance_scale", self.guidance_scale)
+        check_seed(self.seed)
 
     @property
     def grid(self) -> tuple[int, int]:

@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass
 
+from crystools_pipelines.runtime.checks import check_guidance, check_seed, check_size, check_steps
 from crystools_pipelines.runtime.errors import RequestError
 
 # The VAE halves height and width three times and time twice; the transformer's patches are 1x2x2 latents.
@@ -31,25 +32,15 @@ class WanRequest:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for field in ("height", "width"):
-            size = getattr(self, field)
-            if size < SIZE_MULTIPLE or size % SIZE_MULTIPLE:
-                low = max(SIZE_MULTIPLE, size // SIZE_MULTIPLE * SIZE_MULTIPLE)
-                raise RequestError(
-                    field, f"{size} is not a positive multiple of {SIZE_MULTIPLE}; {low} would do"
-                )
+        check_size(self.height, self.width, SIZE_MULTIPLE)
         if self.num_frames < 1 or self.num_frames % VAE_TEMPORAL_RATIO != 1:
             low = max(0, self.num_frames - 1) // VAE_TEMPORAL_RATIO * VAE_TEMPORAL_RATIO + 1
             raise RequestError(
                 "num_frames", f"{self.num_frames} is not of the form 4n+1; {low} or {low + 4} would do"
             )
-        if self.num_inference_steps < 1:
-            raise RequestError(
-                "num_inference_steps", f"{self.num_inference_steps} is too few; give 1 or more"
-            )
+        check_steps(self.num_inference_steps)
         check_guidance("guidance_scale", self.guidance_scale)
-        if not 0 <= self.seed < 2**63:
-            raise RequestError("seed", f"{self.seed} is out of range; give 0 to 2**63 - 1")
+        check_seed(self.seed)
 
     @property
     def branches(self) -> int:
@@ -73,12 +64,6 @@ class Wan21Request(WanRequest):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_shift("flow_shift", self.flow_shift)
-
-
-def check_guidance(field: str, scale: float) -> None:
-    """Raises RequestError for a guidance scale that is none."""
-    if not (math.isfinite(scale) and scale >= 0):
-        raise RequestError(field, f"{scale} is negative or not finite; give 0 or more")
 
 
 def check_shift(field: str, shift: float) -> None:

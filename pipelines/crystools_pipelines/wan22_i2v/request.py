@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from crystools_pipelines.runtime.checks import check_guidance
 from crystools_pipelines.runtime.errors import RequestError
-from crystools_pipelines.wan21.request import WanRequest, check_guidance, check_shift
+from crystools_pipelines.wan21.request import WanRequest, check_shift
 
 if TYPE_CHECKING:
     import numpy as np
