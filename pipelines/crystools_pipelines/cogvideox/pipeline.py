@@ -56,7 +56,7 @@ def generate(
     if fps < 1:
         raise RequestError("fps", f"{fps} is too few; give 1 or more")
     if out is not None:
-        video_writer(out)
+        video_writer(out, request.num_frames)
     chosen = choose_devices(devices)
     dtype = choose_dtype(dtype, chosen[0].platform)
     source = Checkpoint(checkpoint)

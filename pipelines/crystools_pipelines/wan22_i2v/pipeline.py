@@ -58,7 +58,7 @@ def generate(
     if fps < 1:
         raise RequestError("fps", f"{fps} is too few; give 1 or more")
     if out is not None:
-        video_writer(out)
+        video_writer(out, request.num_frames)
     image = read_image(request.image, request.height, request.width)
     chosen = choose_devices(devices)
     dtype = choose_dtype(dtype, chosen[0].platform)
