@@ -1,9 +1,15 @@
 """The models there are, by the id that commands and telemetry use. Importing this imports none of them."""
 
 import importlib
+import importlib.resources
+import json
 from dataclasses import dataclass
+from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
+
+# Where a checkpoint in diffusers' format does not keep them under `config.json`.
+_CONFIG_FILES = {"model_index": "model_index.json", "scheduler": "scheduler/scheduler_config.json"}
 
 
 @dataclass(frozen=True)
@@ -24,6 +30,18 @@ class Model:
     def pipeline(self) -> ModuleType:
         """The module with `generate`; imports jax, torch and diffusers."""
         return importlib.import_module(f"crystools_pipelines.{self.package}.pipeline")
+
+    def write_published(self, folder: Path) -> Path:
+        """The published checkpoint without weights and tokenizer: its configurations, in `folder`.
+
+        Of each configuration there is what matters to the architecture.
+        """
+        resource = importlib.resources.files(f"crystools_pipelines.{self.package}") / "published.json"
+        for component, config in json.loads(resource.read_text()).items():
+            path = folder / _CONFIG_FILES.get(component, f"{component}/config.json")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps(config))
+        return folder
 
 
 MODELS = {

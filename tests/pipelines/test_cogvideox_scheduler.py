@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -14,7 +13,6 @@ from diffusers import CogVideoXDDIMScheduler, CogVideoXDPMScheduler
 from crystools_pipelines.cogvideox import scheduler
 from crystools_pipelines.cogvideox.request import CogVideoXRequest
 from crystools_pipelines.runtime.errors import CheckpointError
-from crystools_pipelines.runtime.mesh import make_mesh, replicated
 
 # scheduler/scheduler_config.json of the published checkpoints.
 PUBLISHED = {
@@ -28,7 +26,6 @@ PUBLISHED = {
     "timestep_spacing": "trailing",
 }
 SHAPE = (1, 2, 3)
-HERE = replicated(make_mesh(jax.devices()[:1], branches=1, widths=(1,)))
 
 
 def model(sample: Any, timestep: Any) -> Any:
@@ -60,9 +57,9 @@ def by_diffusers(config: dict[str, Any], steps: int) -> Any:
 def test_the_table_follows_diffusers(kind: type[Any], changes: dict[str, Any], steps: int) -> None:
     config = PUBLISHED | changes | {"_class_name": kind.__name__}
     own = scheduler.build_scheduler(config, steps)
-    schedule = scheduler.tabulate(own, CogVideoXRequest("a cat"), HERE)
+    schedule = scheduler.tabulate(own, CogVideoXRequest("a cat"))
     generator = torch.Generator().manual_seed(7)
-    state = scheduler.start(torch.randn(SHAPE, generator=generator).numpy(), HERE)
+    state = scheduler.start(torch.randn(SHAPE, generator=generator).numpy())
     for noise in scheduler.noises(own, SHAPE, generator):
         output = model(state.sample, schedule.timesteps[state.step])
         state = scheduler.advance(schedule, state, output, jnp.asarray(noise))
@@ -71,10 +68,10 @@ def test_the_table_follows_diffusers(kind: type[Any], changes: dict[str, Any], s
 
 def test_guidance_is_constant_unless_it_is_dynamic() -> None:
     own = scheduler.build_scheduler(PUBLISHED | {"_class_name": "CogVideoXDDIMScheduler"}, 50)
-    constant = scheduler.tabulate(own, CogVideoXRequest("a cat", guidance_scale=6.0), HERE).guidance
+    constant = scheduler.tabulate(own, CogVideoXRequest("a cat", guidance_scale=6.0)).guidance
     np.testing.assert_array_equal(constant, [6.0] * 50)
     request = CogVideoXRequest("a cat", guidance_scale=6.0, use_dynamic_cfg=True)
-    dynamic = np.asarray(scheduler.tabulate(own, request, HERE).guidance)
+    dynamic = np.asarray(scheduler.tabulate(own, request).guidance)
     assert dynamic.min() >= 1
     assert dynamic.max() <= 7
     assert dynamic[-1] == pytest.approx(1 + 6 * (1 - np.cos(np.pi * (31 / 50) ** 5)) / 2)

@@ -13,10 +13,8 @@ from diffusers import UniPCMultistepScheduler
 
 from crystools_pipelines.runtime import multistep
 from crystools_pipelines.runtime.errors import CheckpointError
-from crystools_pipelines.runtime.mesh import make_mesh, replicated
 
 FLOW = {"prediction_type": "flow_prediction", "use_flow_sigmas": True}
-HERE = replicated(make_mesh(jax.devices()[:1], branches=1, widths=(1,)))
 
 
 def model(sample: Any, timestep: Any) -> Any:
@@ -43,8 +41,8 @@ def test_the_table_follows_diffusers(config: dict[str, Any], steps: int) -> None
     for timestep in scheduler.timesteps:
         expected = scheduler.step(model(expected, timestep), timestep, expected, return_dict=False)[0]
 
-    schedule = multistep.tabulate(UniPCMultistepScheduler(**config), steps, HERE)
-    state = multistep.start(schedule, noise, HERE)
+    schedule = multistep.tabulate(UniPCMultistepScheduler(**config), steps)
+    state = multistep.start(schedule, noise)
     for _ in range(steps):
         output = model(state.sample, schedule.timesteps[state.step])
         state = multistep.advance(schedule, state, output)
@@ -52,7 +50,7 @@ def test_the_table_follows_diffusers(config: dict[str, Any], steps: int) -> None
 
 
 def test_every_step_is_the_same_program() -> None:
-    schedule = multistep.tabulate(UniPCMultistepScheduler(**FLOW), 6, HERE)
+    schedule = multistep.tabulate(UniPCMultistepScheduler(**FLOW), 6)
     traced = []
 
     def advance(*arguments: Any) -> multistep.SolverState:
@@ -60,7 +58,7 @@ def test_every_step_is_the_same_program() -> None:
         return multistep.advance(*arguments)
 
     step = jax.jit(advance)
-    state = multistep.start(schedule, np.ones((1, 2), np.float32), HERE)
+    state = multistep.start(schedule, np.ones((1, 2), np.float32))
     for _ in range(6):
         state = step(schedule, state, jnp.zeros((1, 2)))
     assert len(traced) == 1
@@ -68,4 +66,4 @@ def test_every_step_is_the_same_program() -> None:
 
 def test_a_scheduler_that_is_not_linear_is_refused() -> None:
     with pytest.raises(CheckpointError, match="thresholding"):
-        multistep.tabulate(UniPCMultistepScheduler(thresholding=True), 4, HERE)
+        multistep.tabulate(UniPCMultistepScheduler(thresholding=True), 4)

@@ -31,7 +31,8 @@ def generation(tiny_wan21: Path, tmp_path_factory: pytest.TempPathFactory) -> Ge
 
 
 def compiles(request: Wan21Request, checkpoint: Path) -> Counter[StageName]:
-    """How many compiles each stage caused."""
+    """How many compiles each stage causes where nothing is resident."""
+    free_all()
     with telemetry.subscribe(maxlen=10_000) as events:
         generate(request, checkpoint=checkpoint, devices=1)
         return Counter(event.stage_name for event in events.drain() if isinstance(event, CompileFinished))

@@ -13,7 +13,6 @@ import jax.numpy as jnp
 import numpy as np
 import torch
 from diffusers import CogVideoXDDIMScheduler, CogVideoXDPMScheduler
-from jax.sharding import NamedSharding
 from numpy.typing import NDArray
 
 from crystools_pipelines.cogvideox.request import CogVideoXRequest
@@ -30,17 +29,17 @@ class Schedule(NamedTuple):
     model output, last predicted clean sample.
     """
 
-    timesteps: jax.Array
-    guidance: jax.Array
-    coefficients: jax.Array
+    timesteps: jax.Array | NDArray[np.int32]
+    guidance: jax.Array | NDArray[np.float32]
+    coefficients: jax.Array | NDArray[np.float32]
 
 
 class SolverState(NamedTuple):
     """What goes from step to step. `step` is an int32 scalar, the rest float32 of the latents' shape."""
 
-    step: jax.Array
-    sample: jax.Array
-    predicted: jax.Array
+    step: jax.Array | np.int32
+    sample: jax.Array | NDArray[np.float32]
+    predicted: jax.Array | NDArray[np.float32]
 
 
 def build_scheduler(config: dict[str, Any], steps: int) -> Scheduler:
@@ -53,8 +52,8 @@ def build_scheduler(config: dict[str, Any], steps: int) -> Scheduler:
     return scheduler
 
 
-def tabulate(scheduler: Scheduler, request: CogVideoXRequest, sharding: NamedSharding) -> Schedule:
-    """The schedule of `scheduler` for its steps, with the guidance of `request`."""
+def tabulate(scheduler: Scheduler, request: CogVideoXRequest) -> Schedule:
+    """The schedule of `scheduler` for its steps, with the guidance of `request`, on the host."""
     units, zeros = torch.eye(3, dtype=torch.float64), torch.zeros(3, dtype=torch.float64)
     coefficients = []
     for index in range(len(scheduler.timesteps)):
@@ -65,9 +64,9 @@ def tabulate(scheduler: Scheduler, request: CogVideoXRequest, sharding: NamedSha
         coefficients.append(with_noise - noise)
     guidance = [_guidance(request, int(timestep)) for timestep in scheduler.timesteps]
     return Schedule(
-        jax.device_put(scheduler.timesteps.numpy().astype(np.int32), sharding),
-        jax.device_put(np.array(guidance, np.float32), sharding),
-        jax.device_put(torch.stack(coefficients).numpy().astype(np.float32), sharding),
+        scheduler.timesteps.numpy().astype(np.int32),
+        np.array(guidance, np.float32),
+        torch.stack(coefficients).numpy().astype(np.float32),
     )
 
 
@@ -86,13 +85,9 @@ def noises(
             yield _advance(scheduler, index, (zeros, zeros, zeros), generator)[0].numpy()
 
 
-def start(noise: NDArray[np.float32], sharding: NamedSharding) -> SolverState:
-    """The state before the first step."""
-    return SolverState(
-        jax.device_put(np.int32(0), sharding),
-        jax.device_put(noise, sharding),
-        jax.device_put(np.zeros_like(noise), sharding),
-    )
+def start(noise: NDArray[np.float32]) -> SolverState:
+    """The state before the first step, on the host."""
+    return SolverState(np.int32(0), noise, np.zeros_like(noise))
 
 
 def advance(schedule: Schedule, state: SolverState, output: jax.Array, noise: jax.Array) -> SolverState:

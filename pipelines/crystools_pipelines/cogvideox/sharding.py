@@ -11,9 +11,6 @@ from jax.sharding import PartitionSpec as P
 
 from crystools_pipelines.runtime.mesh import TENSOR
 from crystools_pipelines.runtime.sharding import Rules
-from crystools_pipelines.wan21.sharding import TEXT_ENCODER, branches, frames, pixels, tokens
-
-__all__ = ["TEXT_ENCODER", "TRANSFORMER", "VAE", "branches", "frames", "pixels", "tokens", "widths"]
 
 _BLOCK = r"transformer_blocks\.layer\."
 
@@ -33,12 +30,15 @@ TRANSFORMER: Rules = (
     (r"(norm_final|norm_out|proj_out)\..*", P()),
 )
 
-# Half a gigabyte: every device holds it whole, and the pixels are split instead (`pixels`).
-VAE: Rules = ((r"decoder\..*", P()),)
+# Half a gigabyte, of which each device keeps a share. At work it holds all of it: then the pixels are split.
+VAE: Rules = (
+    (r"decoder\..*\.conv[12]\.conv\.weight", P(TENSOR)),
+    (r"decoder\..*", P()),
+)
 
 
-def widths(transformer: dict[str, Any], text_encoder: dict[str, Any]) -> tuple[int, ...]:
-    """The sizes, from the two configurations, that the rules above split over `tensor`.
+def widths(transformer: dict[str, Any], text_encoder: dict[str, Any], vae: dict[str, Any]) -> tuple[int, ...]:
+    """The sizes, from the configurations, that the rules above split over `tensor`.
 
     The feed-forward's is a multiple of the heads.
     """
@@ -48,4 +48,5 @@ def widths(transformer: dict[str, Any], text_encoder: dict[str, Any]) -> tuple[i
         text_encoder["num_heads"],
         text_encoder["d_ff"],
         text_encoder["d_model"],
+        *vae["block_out_channels"],
     )

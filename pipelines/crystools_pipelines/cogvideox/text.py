@@ -1,5 +1,6 @@
 """Prompts to embeddings: T5 with its own tokenizer, as diffusers' CogVideoXPipeline uses them."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax
@@ -49,12 +50,14 @@ def build_text_encoder(folder: Path) -> TextEncoder:
         return TextEncoder(T5EncoderModel(config).eval())
 
 
-def tokenize(prompts: list[str], tokenizer: PreTrainedTokenizerBase) -> NDArray[np.int32]:
-    """Token ids, int32 `[prompts, 226]`; longer prompts are cut."""
+def tokenize(
+    prompts: Sequence[str], tokenizer: PreTrainedTokenizerBase
+) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """Token ids and mask, int32 `[prompts, 226]`; longer prompts are cut."""
     tokens = tokenizer(
-        prompts, padding="max_length", max_length=MAX_TOKENS, truncation=True, return_tensors="np"
+        list(prompts), padding="max_length", max_length=MAX_TOKENS, truncation=True, return_tensors="np"
     )
-    return tokens["input_ids"].astype(np.int32)  # type: ignore[no-any-return]
+    return tokens["input_ids"].astype(np.int32), tokens["attention_mask"].astype(np.int32)
 
 
 def encode(encoder: TextEncoder, weights: State, ids: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -1,6 +1,5 @@
 """The denoiser: diffusers' transformer with our attention and scanned blocks, and one step of it."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +13,9 @@ from diffusers.models.embeddings import apply_rotary_emb, get_3d_rotary_pos_embe
 from jax.sharding import Mesh
 from numpy.typing import NDArray
 
-from crystools_pipelines.cogvideox import sharding
 from crystools_pipelines.cogvideox.request import PATCH_SIZE
 from crystools_pipelines.cogvideox.scheduler import Schedule, SolverState, advance
+from crystools_pipelines.runtime import layout
 from crystools_pipelines.runtime.attention import attention
 from crystools_pipelines.runtime.errors import CheckpointError, RequestError
 from crystools_pipelines.runtime.functional import as_jax, as_torch, call
@@ -24,10 +23,6 @@ from crystools_pipelines.runtime.scan import ScannedLayers
 from crystools_pipelines.runtime.weights import State
 
 Rotary = tuple[jax.Array, jax.Array]
-Step = Callable[
-    [State, Schedule, SolverState, jax.Array, Rotary, jax.Array],
-    tuple[SolverState, jax.Array],
-]
 
 
 class MeshAttention:
@@ -71,7 +66,7 @@ def build_transformer(folder: Path, mesh: Mesh) -> CogVideoXTransformer3DModel:
         model = CogVideoXTransformer3DModel.from_config(config).eval()
     model.set_attn_processor(MeshAttention(mesh))
     carries = ("hidden_states", "encoder_hidden_states")
-    model.transformer_blocks = ScannedLayers(model.transformer_blocks, sharding.tokens(mesh), carries)
+    model.transformer_blocks = ScannedLayers(model.transformer_blocks, layout.tokens(mesh), carries)
     return model
 
 
@@ -100,39 +95,37 @@ def rotary_embedding(
     return np.pad(cosines.numpy(), text, constant_values=1), np.pad(sines.numpy(), text)
 
 
-def make_step(model: CogVideoXTransformer3DModel, mesh: Mesh, dtype: jnp.dtype[Any]) -> Step:
-    """One denoising step as a pure function, both guidance branches and the scheduler within.
+def denoising_step(
+    model: CogVideoXTransformer3DModel,
+    mesh: Mesh,
+    dtype: str,
+    weights: State,
+    solver: SolverState,
+    noise: jax.Array,
+    schedule: Schedule,
+    embeddings: jax.Array,
+    rotary: Rotary,
+) -> tuple[SolverState, jax.Array]:
+    """The next solver state, and whether its latents are all finite.
 
-    Its arguments: weights, schedule, solver state, embeddings `[branches, tokens, width]` (the prompt's and,
-    if guided, the negative prompt's), rotary embedding, the scheduler's noise. It returns the next solver
-    state and whether the new latents are all finite.
+    `noise` is the scheduler's for this step; `embeddings` are `[branches, tokens, width]`, the prompt's and,
+    if guided, the negative prompt's.
     """
-
-    def step(
-        weights: State,
-        schedule: Schedule,
-        solver: SolverState,
-        embeddings: jax.Array,
-        rotary: Rotary,
-        noise: jax.Array,
-    ) -> tuple[SolverState, jax.Array]:
-        branches = embeddings.shape[0]
-        sample = jnp.broadcast_to(solver.sample.astype(dtype), (branches, *solver.sample.shape[1:]))
-        sample = jax.lax.with_sharding_constraint(sample, sharding.branches(mesh))
-        timestep = jnp.broadcast_to(schedule.timesteps[solver.step], (branches,))
-        (output,) = call(
-            model,
-            weights,
-            hidden_states=sample,
-            encoder_hidden_states=embeddings.astype(dtype),
-            timestep=timestep,
-            image_rotary_emb=rotary,
-            return_dict=False,
-        )
-        output = output.astype(jnp.float32)
-        if branches == 2:
-            output = output[1:] + schedule.guidance[solver.step] * (output[:1] - output[1:])
-        solver = advance(schedule, solver, output, noise)
-        return solver, jnp.isfinite(solver.sample).all()
-
-    return step
+    branches = embeddings.shape[0]
+    sample = jnp.broadcast_to(solver.sample.astype(dtype), (branches, *solver.sample.shape[1:]))
+    sample = jax.lax.with_sharding_constraint(sample, layout.branches(mesh))
+    timestep = jnp.broadcast_to(schedule.timesteps[solver.step], (branches,))
+    (output,) = call(
+        model,
+        weights,
+        hidden_states=sample,
+        encoder_hidden_states=embeddings.astype(dtype),
+        timestep=timestep,
+        image_rotary_emb=rotary,
+        return_dict=False,
+    )
+    output = output.astype(jnp.float32)
+    if branches == 2:
+        output = output[1:] + schedule.guidance[solver.step] * (output[:1] - output[1:])
+    solver = advance(schedule, solver, output, noise)
+    return solver, jnp.isfinite(solver.sample).all()

@@ -4,23 +4,20 @@ The decoder is causal: each of its convolutions needs the last two frames of its
 two latent frames a turn, in the first turn the odd one as well, and norms see one turn: so must we.
 """
 
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import torch
 from diffusers import AutoencoderKLCogVideoX
-from jax.sharding import Mesh
+from jax.sharding import NamedSharding
 
-from crystools_pipelines.cogvideox import sharding
+from crystools_pipelines.cogvideox import flops
 from crystools_pipelines.runtime.errors import CheckpointError
 from crystools_pipelines.runtime.functional import call
-from crystools_pipelines.runtime.mesh import replicated
-from crystools_pipelines.runtime.out_of_memory import with_room
+from crystools_pipelines.runtime.stages import StepCost, Turn
 from crystools_pipelines.runtime.weights import State
 
 # One for each convolution, under the decoder's own nested names.
@@ -71,50 +68,39 @@ def turns(latent_frames: int) -> list[int]:
     return [TURN + latent_frames % TURN] + [TURN] * (latent_frames // TURN - 1)
 
 
-def decode_turns(
-    decoder: TurnDecoder, weights: State, latents: jax.Array, padding_frames: int, mesh: Mesh
-) -> Iterator[tuple[jax.Array, jax.Array]]:
-    """Decodes `latents` `[1, frames, channels, height, width]`, less the padding in front, turn by turn.
+def decoding_turns(
+    decoder: TurnDecoder,
+    config: flops.Config,
+    latent_shape: tuple[int, ...],
+    padding_frames: int,
+    everywhere: NamedSharding,
+) -> list[Turn]:
+    """The turns over latents `[1, frames, channels, height, width]`, less the padding in front.
 
-    Yields video frames, float32 `[1 to 9, 8 height, 8 width, 3]` in 0..1, and whether all of them are finite.
-    Everything is compiled before the first.
+    `everywhere` is the sharding of what every device holds whole: in a turn, the weights.
+
+    Each gives video frames, float32 `[1 to 9, 8 height, 8 width, 3]` in 0..1.
     """
-    count, _, height, width = latents.shape[1:]
-    first, *further = turns(count - padding_frames)
-    start = np.int32(padding_frames)
-    pixels = sharding.pixels(mesh, height, width)
-    program = jax.jit(
-        partial(_decode_turn, decoder),
-        static_argnames="count",
-        donate_argnames="cache",
-        out_shardings=(sharding.frames(pixels), pixels, replicated(mesh)),
-    )
-    lowered = program.lower(weights, latents, start, cache=None, count=first)
-    decode_first = with_room(lowered.compile)
-    _, cache_info, _ = lowered.out_info
-    if further:
-        cache_like = jax.tree.map(
-            lambda entry: jax.ShapeDtypeStruct(entry.shape, entry.dtype, sharding=pixels), cache_info
-        )
-        lowered = program.lower(weights, latents, start, cache=cache_like, count=TURN)
-        decode_further = with_room(lowered.compile)
-    frames, cache, finite = with_room(decode_first, weights, latents, start, cache=None)
-    yield frames, finite
-    for index in range(padding_frames + first, count, TURN):
-        frames, cache, finite = with_room(decode_further, weights, latents, np.int32(index), cache=cache)
-        yield frames, finite
+    _, count, _, height, width = latent_shape
+    start, decoding = padding_frames, []
+    for frames in turns(count - padding_frames):
+        cost = StepCost(flops.vae_turn_flops(config, frames, height, width))
+        decoding.append(Turn(partial(_decode_turn, decoder, everywhere, frames), start, cost))
+        start += frames
+    return decoding
 
 
 def _decode_turn(
     decoder: TurnDecoder,
+    everywhere: NamedSharding,
+    count: int,
     weights: State,
     latents: jax.Array,
     start: jax.Array,
-    *,
     cache: Cache | None,
-    count: int,
 ) -> tuple[jax.Array, Cache, jax.Array]:
     """The video frames of `count` latent ones, the cache for the next, and whether the frames are finite."""
+    weights = jax.lax.with_sharding_constraint(weights, everywhere)
     turn = jax.lax.dynamic_slice_in_dim(latents, start, count, axis=1)
     video, cache = call(decoder, weights, jnp.swapaxes(turn, 1, 2), cache)
     frames = jnp.clip(video[0] / 2 + 0.5, 0, 1)

@@ -1,5 +1,6 @@
 """FLUX.2 text-to-image: a prompt and a diffusers checkpoint to an image, every stage and step reported."""
 
+from collections.abc import Sequence
 from functools import partial
 from math import prod
 from pathlib import Path
@@ -9,8 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from diffusers import FlowMatchEulerDiscreteScheduler
+from jax.sharding import Mesh
 from numpy.typing import NDArray
-from transformers import AutoTokenizer
 
 from crystools_pipelines.flux2 import flops, sharding
 from crystools_pipelines.flux2.request import TOKEN_CHANNELS, Flux2Request
@@ -23,21 +24,23 @@ from crystools_pipelines.flux2.text import (
     encode,
     tokenize,
 )
-from crystools_pipelines.flux2.transformer import build_transformer, make_step, rotary_tables
+from crystools_pipelines.flux2.transformer import build_transformer, denoising_step, rotary_tables
 from crystools_pipelines.flux2.vae import build_decoder, decode
+from crystools_pipelines.runtime import layout
 from crystools_pipelines.runtime.checkpoint import Checkpoint
+from crystools_pipelines.runtime.component import QUICK_COMPILE
 from crystools_pipelines.runtime.errors import CheckpointError
 from crystools_pipelines.runtime.job import (
     Generation,
     Job,
+    check_output,
     choose_devices,
-    choose_dtype,
     initial_noise,
-    started_run,
+    params_of,
+    started_job,
 )
-from crystools_pipelines.runtime.mesh import make_mesh
-from crystools_pipelines.runtime.out_of_memory import with_room
-from crystools_pipelines.runtime.video import video_writer, write_video
+from crystools_pipelines.runtime.mesh import make_mesh as mesh_of
+from crystools_pipelines.runtime.stages import StepCost, run_denoising, run_once
 from crystools_tpu.telemetry import StageName
 
 __all__ = ["PIPELINE", "Flux2Request", "Generation", "generate"]
@@ -62,94 +65,113 @@ def generate(
     Raises RequestError for an argument that cannot be served, CheckpointError for a checkpoint that we cannot
     run.
     """
-    if out is not None:
-        video_writer(out)
-    chosen = choose_devices(devices)
-    dtype = choose_dtype(dtype, chosen[0].platform)
+    check_output(out, frames=1, fps=1)
     source = Checkpoint(checkpoint)
-    text_config = check_text_encoder(source.config("text_encoder"))
-    scheduler = load_scheduler(source)
-    mesh = make_mesh(chosen, branches=1, widths=sharding.widths(source.config("transformer"), text_config))
-    with started_run(PIPELINE, request, source, chosen) as run:
-        job = Job(source, mesh, dtype, run)
-        embeddings = encode_prompt(job, request.prompt)
-        latents = denoise(job, request, scheduler, embeddings)
-        image = decode_latents(job, request.grid, latents)
-        if out is not None:
-            with run.stage(StageName.SAVE):
-                write_video(image, out, fps=1)
-                run.output = str(out)
-    return Generation(image, np.array(latents), run.report)
+    scheduler = prepare(request, source)
+    mesh = make_mesh(request, source, choose_devices(devices))
+    with started_job(PIPELINE, params_of(request), source, mesh, dtype) as job:
+        latents, image = run_stages(job, request, scheduler)
+        job.save(image, out, fps=1)
+    return Generation(image, np.array(latents), job.run.report)
+
+
+def make_mesh(request: Flux2Request, checkpoint: Checkpoint, devices: Sequence[jax.Device]) -> Mesh:
+    """The devices as any request's stages use them."""
+    return mesh_over(devices, checkpoint)
+
+
+def mesh_over(devices: Sequence[jax.Device], checkpoint: Checkpoint) -> Mesh:
+    """The devices as the stages of a checkpoint use them."""
+    text_config = check_text_encoder(checkpoint.config("text_encoder"))
+    return mesh_of(devices, branches=1, widths=sharding.widths(checkpoint.config("transformer"), text_config))
+
+
+def prepare(request: Flux2Request, checkpoint: Checkpoint) -> FlowMatchEulerDiscreteScheduler:
+    """The scheduler. Raises CheckpointError for a checkpoint that we cannot run."""
+    check_text_encoder(checkpoint.config("text_encoder"))
+    return load_scheduler(checkpoint)
+
+
+def run_stages(
+    job: Job, request: Flux2Request, scheduler: FlowMatchEulerDiscreteScheduler
+) -> tuple[jax.Array, NDArray[np.float32]]:
+    """The final latents, and the image `[1, height, width, 3]` in 0..1."""
+    embeddings = encode_prompt(job, request.prompt)
+    latents = denoise(job, request, scheduler, embeddings)
+    return latents, decode_latents(job, request.grid, latents)
 
 
 def encode_prompt(job: Job, prompt: str) -> jax.Array:
     """Embeddings `[1, 512, 3 * width]`, on every device."""
-    encoder, weights = job.load("text_encoder", build_prompt_encoder, sharding.TEXT_ENCODER)
-    tokenizer = AutoTokenizer.from_pretrained(job.checkpoint.folder("tokenizer"))
+    encoder = job.load("text_encoder", build_prompt_encoder, sharding.TEXT_ENCODER)
     config = job.checkpoint.config("text_encoder")["text_config"]
-    with job.run.stage(
+    return run_once(
+        job,
         StageName.TEXT_ENCODE,
-        steps=1,
-        flops_per_step=flops.text_encoder_flops(config, MAX_TOKENS, LAYERS[-1]),
-        flops_method="architecture",
-    ) as stage:
-        ids, mask = tokenize(prompt, tokenizer)
-        program = jax.jit(partial(encode, encoder), out_shardings=job.everywhere)
-        embeddings: jax.Array
-        embeddings, finite = with_room(program, weights, ids, mask)
-        stage.step(finite)
-    return embeddings
+        encoder,
+        partial(encode, encoder.module),
+        *job.put(job.tokens(tokenize, [prompt], MAX_TOKENS), job.everywhere),
+        sharding=job.everywhere,
+        cost=StepCost(flops.text_encoder_flops(config, MAX_TOKENS, LAYERS[-1])),
+    )
 
 
 def denoise(
     job: Job, request: Flux2Request, scheduler: FlowMatchEulerDiscreteScheduler, embeddings: jax.Array
 ) -> jax.Array:
     """The final latents, float32 `[1, tokens, 128]`, on every device."""
-    model, weights = job.load("transformer", partial(build_transformer, mesh=job.mesh), sharding.TRANSFORMER)
+    transformer = job.load("transformer", partial(build_transformer, mesh=job.mesh), sharding.TRANSFORMER)
     config = job.checkpoint.config("transformer")
-    steps = request.num_inference_steps
-    with job.run.stage(StageName.DENOISE, steps=steps, **_step_cost(job, config, request)) as stage:
-        schedule = tabulate(scheduler, steps, prod(request.grid), job.everywhere)
-        noise = initial_noise((1, TOKEN_CHANNELS, *request.grid), request.seed)
-        packed = noise.reshape(1, TOKEN_CHANNELS, -1).swapaxes(1, 2)
-        solver = SolverState(*jax.device_put((np.int32(0), packed), job.everywhere))
-        tables = jax.device_put(rotary_tables(config, request.grid, MAX_TOKENS), job.everywhere)
-        guidance = jax.device_put(np.float32(request.guidance_scale), job.everywhere)
-        step = jax.jit(make_step(model, jnp.dtype(job.dtype)), donate_argnums=2, out_shardings=job.everywhere)
-        lowered = step.lower(weights, schedule, solver, embeddings, tables, guidance)
-        compiled = with_room(lowered.compile)
-        for _ in range(steps):
-            solver, finite = with_room(compiled, weights, schedule, solver, embeddings, tables, guidance)
-            stage.step(finite)
-    return solver.latents
+    noise = initial_noise((1, TOKEN_CHANNELS, *request.grid), request.seed)
+    packed = noise.reshape(1, TOKEN_CHANNELS, -1).swapaxes(1, 2)
+    solver, *constants = job.put(
+        (
+            SolverState(np.int32(0), packed),
+            tabulate(scheduler, request.num_inference_steps, prod(request.grid)),
+            embeddings,
+            rotary_tables(config, request.grid, MAX_TOKENS),
+            np.float32(request.guidance_scale),
+        ),
+        job.everywhere,
+    )
+    solver = run_denoising(
+        job,
+        "transformer",
+        transformer,
+        partial(denoising_step, transformer.module, job.dtype),
+        solver,
+        tuple(constants),
+        steps=request.num_inference_steps,
+        cost=_step_cost(job, config, request),
+    )
+    final: jax.Array = solver.latents
+    return final
 
 
 def decode_latents(job: Job, grid: tuple[int, int], latents: jax.Array) -> NDArray[np.float32]:
-    """The image `[1, height, width, 3]` in 0..1, on the host."""
-    decoder, weights = job.load("vae", partial(build_decoder, mesh=job.mesh), sharding.VAE, dtype="float32")
+    """The image `[1, height, width, 3]` in 0..1, on the host; `grid` is rows and columns of tokens."""
+    decoder = job.load("vae", partial(build_decoder, mesh=job.mesh), sharding.VAE, dtype="float32")
     rows, columns = (2 * size for size in grid)
-    with job.run.stage(
+    image = run_once(
+        job,
         StageName.VAE_DECODE,
-        steps=1,
-        flops_per_step=flops.vae_decode_flops(job.checkpoint.config("vae"), rows, columns),
-        flops_method="architecture",
-    ) as stage:
-        split = sharding.image(sharding.pixels(job.mesh, *grid))
-        program = jax.jit(partial(decode, decoder, job.mesh, grid), out_shardings=(split, job.everywhere))
-        image, finite = with_room(program, weights, latents)
-        stage.step(finite)
-        return np.asarray(image)
+        decoder,
+        partial(decode, decoder.module, job.mesh, grid),
+        job.put(latents, job.everywhere),
+        sharding=layout.frames(layout.pixels(job.mesh, (1, TOKEN_CHANNELS, *grid))),
+        cost=StepCost(flops.vae_decode_flops(job.checkpoint.config("vae"), rows, columns)),
+        effort=QUICK_COMPILE,
+    )
+    return job.to_host([image])
 
 
-def _step_cost(job: Job, config: dict[str, Any], request: Flux2Request) -> dict[str, Any]:
-    """What one denoising step must compute and move, for the stage's report."""
+def _step_cost(job: Job, config: dict[str, Any], request: Flux2Request) -> StepCost:
     tokens = prod(request.grid)
     itemsize = jnp.dtype(job.dtype).itemsize
-    return {
-        "flops_per_step": flops.transformer_forward_flops(config, tokens, MAX_TOKENS),
-        "flops_method": "architecture",
-        "bytes_per_step": flops.transformer_forward_bytes(config, tokens, MAX_TOKENS, itemsize),
-    }
+    return StepCost(
+        flops.transformer_forward_flops(config, tokens, MAX_TOKENS),
+        flops.transformer_forward_bytes(config, tokens, MAX_TOKENS, itemsize),
+    )
 
 
 def load_scheduler(checkpoint: Checkpoint) -> FlowMatchEulerDiscreteScheduler:

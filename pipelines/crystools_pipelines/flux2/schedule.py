@@ -6,7 +6,7 @@ import jax
 import numpy as np
 from diffusers import FlowMatchEulerDiscreteScheduler
 from diffusers.pipelines.flux2.pipeline_flux2 import compute_empirical_mu
-from jax.sharding import NamedSharding
+from numpy.typing import NDArray
 
 from crystools_pipelines.runtime.errors import CheckpointError
 
@@ -14,21 +14,19 @@ from crystools_pipelines.runtime.errors import CheckpointError
 class Schedule(NamedTuple):
     """For each step, float32 `[steps]`: the timestep of 0 to 1000, and how far along the output it goes."""
 
-    timesteps: jax.Array
-    strides: jax.Array
+    timesteps: jax.Array | NDArray[np.float32]
+    strides: jax.Array | NDArray[np.float32]
 
 
 class SolverState(NamedTuple):
     """What goes from step to step: the step's number, int32, and the latents, float32 `[1, tokens, 128]`."""
 
-    step: jax.Array
-    latents: jax.Array
+    step: jax.Array | np.int32
+    latents: jax.Array | NDArray[np.float32]
 
 
-def tabulate(
-    scheduler: FlowMatchEulerDiscreteScheduler, steps: int, image_tokens: int, sharding: NamedSharding
-) -> Schedule:
-    """The schedule of `scheduler` for `steps` steps on an image of so many tokens.
+def tabulate(scheduler: FlowMatchEulerDiscreteScheduler, steps: int, image_tokens: int) -> Schedule:
+    """The schedule of `scheduler` for `steps` steps on an image of so many tokens, on the host.
 
     Raises CheckpointError for a configuration that draws noise in every step.
     """
@@ -38,9 +36,7 @@ def tabulate(
         sigmas=np.linspace(1.0, 1 / steps, steps), mu=compute_empirical_mu(image_tokens, steps)
     )
     sigmas = scheduler.sigmas.numpy()
-    return Schedule(
-        jax.device_put(scheduler.timesteps.numpy(), sharding), jax.device_put(np.diff(sigmas), sharding)
-    )
+    return Schedule(scheduler.timesteps.numpy(), np.diff(sigmas))
 
 
 def advance(schedule: Schedule, state: SolverState, output: jax.Array) -> SolverState:

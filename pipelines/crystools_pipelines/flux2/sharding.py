@@ -8,10 +8,10 @@ each such pair. The projections of embeddings and modulations are split so that 
 from collections.abc import Mapping
 from typing import Any
 
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-from crystools_pipelines.runtime.mesh import DATA, SEQUENCE, TENSOR
+from crystools_pipelines.runtime.mesh import TENSOR
 from crystools_pipelines.runtime.sharding import Rules
 
 TEXT_ENCODER: Rules = (
@@ -54,30 +54,6 @@ def widths(transformer: Mapping[str, Any], text: Mapping[str, Any]) -> tuple[int
         text["intermediate_size"],
         text["hidden_size"],
     )
-
-
-def tokens(mesh: Mesh) -> NamedSharding:
-    """Of hidden states `[batch, token, channel]` between blocks, so that no norm is computed twice."""
-    return NamedSharding(mesh, P(None, (SEQUENCE, TENSOR), None))
-
-
-def pixels(mesh: Mesh, height: int, width: int) -> NamedSharding:
-    """Of `[batch, channel, height, width]` in the VAE: columns over all devices, or rows, or whole.
-
-    `height` and `width` are the latents'; convolutions exchange the seams.
-    """
-    every = (DATA, SEQUENCE, TENSOR)
-    if width % mesh.size == 0:
-        return NamedSharding(mesh, P(None, None, None, every))
-    if height % mesh.size == 0:
-        return NamedSharding(mesh, P(None, None, every, None))
-    return NamedSharding(mesh, P())
-
-
-def image(pixels: NamedSharding) -> NamedSharding:
-    """Of an image `[frame, height, width, channel]`, split as `pixels` splits it."""
-    rows, columns = pixels.spec[2:] or (None, None)
-    return NamedSharding(pixels.mesh, P(None, rows, columns, None))
 
 
 def one_head(mesh: Mesh) -> Mesh:

@@ -1,5 +1,6 @@
 """A prompt to embeddings: the language model of Mistral 3 as diffusers' Flux2Pipeline uses it."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -110,10 +111,12 @@ def build_prompt_encoder(folder: Path) -> PromptEncoder:
     return PromptEncoder(model, MistralRotaryEmbedding(config))
 
 
-def tokenize(prompt: str, tokenizer: PreTrainedTokenizerBase) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    """Token ids and mask, int32 `[1, 512]`, of the prompt in its conversation; a longer one is cut."""
+def tokenize(
+    prompts: Sequence[str], tokenizer: PreTrainedTokenizerBase
+) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """Token ids and mask, int32 `[prompts, 512]`, each in its conversation; longer prompts are cut."""
     tokens = tokenizer.apply_chat_template(
-        format_input([prompt], SYSTEM_MESSAGE),
+        format_input(list(prompts), SYSTEM_MESSAGE),
         add_generation_prompt=False,
         tokenize=True,
         return_dict=True,

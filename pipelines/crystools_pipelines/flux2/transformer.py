@@ -1,6 +1,5 @@
 """The denoiser: diffusers' Flux2Transformer2DModel with our attention and scanned blocks, and its step."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +17,8 @@ from diffusers.models.transformers.transformer_flux2 import (
 from jax.sharding import Mesh
 from numpy.typing import NDArray
 
-from crystools_pipelines.flux2 import sharding
 from crystools_pipelines.flux2.schedule import Schedule, SolverState, advance
+from crystools_pipelines.runtime import layout
 from crystools_pipelines.runtime.attention import attention
 from crystools_pipelines.runtime.errors import CheckpointError
 from crystools_pipelines.runtime.folded import FoldedInputs, FoldedOutputs
@@ -28,10 +27,6 @@ from crystools_pipelines.runtime.scan import ScannedLayers
 from crystools_pipelines.runtime.weights import State
 
 Rotary = tuple[torch.Tensor, torch.Tensor]
-Step = Callable[
-    [State, Schedule, SolverState, jax.Array, tuple[jax.Array, jax.Array], jax.Array],
-    tuple[SolverState, jax.Array],
-]
 
 
 class _DoubleAttention:
@@ -129,7 +124,7 @@ def build_transformer(folder: Path, mesh: Mesh) -> Flux2Transformer2DModel:
         attn.processor, attn.mlp_act_fn = _SingleAttention(mesh), _SwiGLU()
         attn.to_qkv_mlp_proj = FoldedOutputs(attn.to_qkv_mlp_proj, 3 + 2 * ratio)
         attn.to_out = FoldedInputs(attn.to_out, 1 + ratio)
-    tokens = sharding.tokens(mesh)
+    tokens = layout.tokens(mesh)
     model.transformer_blocks = ScannedLayers(
         model.transformer_blocks, tokens, carries=("encoder_hidden_states", "hidden_states")
     )
@@ -155,34 +150,32 @@ def rotary_tables(
     return image_tables, text_tables
 
 
-def make_step(model: Flux2Transformer2DModel, dtype: jnp.dtype[Any]) -> Step:
-    """One denoising step as a pure function, the scheduler within.
+def denoising_step(
+    model: Flux2Transformer2DModel,
+    dtype: str,
+    weights: State,
+    solver: SolverState,
+    _input: None,
+    schedule: Schedule,
+    embeddings: jax.Array,
+    tables: tuple[jax.Array, jax.Array],
+    guidance: jax.Array,
+) -> tuple[SolverState, jax.Array]:
+    """The next solver state, and whether its latents are all finite.
 
-    Its arguments: weights, schedule, solver state, embeddings `[1, tokens, width]`, rotary tables of image
-    and text, guidance scale. It returns the next solver state and whether the new latents are all finite.
+    `embeddings` are `[1, tokens, width]`, `tables` the rotary tables of image and text.
     """
-
-    def step(
-        weights: State,
-        schedule: Schedule,
-        solver: SolverState,
-        embeddings: jax.Array,
-        tables: tuple[jax.Array, jax.Array],
-        guidance: jax.Array,
-    ) -> tuple[SolverState, jax.Array]:
-        image_tables, text_tables = tables
-        (output,) = call(
-            model,
-            weights,
-            hidden_states=solver.latents.astype(dtype),
-            encoder_hidden_states=embeddings,
-            timestep=schedule.timesteps[solver.step][None] / 1000,
-            guidance=guidance[None],
-            img_ids=image_tables,
-            txt_ids=text_tables,
-            return_dict=False,
-        )
-        solver = advance(schedule, solver, output.astype(jnp.float32))
-        return solver, jnp.isfinite(solver.latents).all()
-
-    return step
+    image_tables, text_tables = tables
+    (output,) = call(
+        model,
+        weights,
+        hidden_states=solver.latents.astype(dtype),
+        encoder_hidden_states=embeddings,
+        timestep=schedule.timesteps[solver.step][None] / 1000,
+        guidance=guidance[None],
+        img_ids=image_tables,
+        txt_ids=text_tables,
+        return_dict=False,
+    )
+    solver = advance(schedule, solver, output.astype(jnp.float32))
+    return solver, jnp.isfinite(solver.latents).all()

@@ -10,6 +10,7 @@ from diffusers.models.attention_processor import Attention
 from jax.sharding import Mesh
 
 from crystools_pipelines.flux2 import sharding
+from crystools_pipelines.runtime import layout
 from crystools_pipelines.runtime.attention import attention
 from crystools_pipelines.runtime.functional import as_jax, as_torch, call
 from crystools_pipelines.runtime.weights import State
@@ -90,7 +91,7 @@ def decode(
     """
     rows, columns = grid
     latents = jnp.swapaxes(latents, 1, 2).reshape(1, -1, rows, columns)
-    latents = jax.lax.with_sharding_constraint(latents, sharding.pixels(mesh, rows, columns))
+    latents = jax.lax.with_sharding_constraint(latents, layout.pixels(mesh, latents.shape))
     pixels = call(decoder, weights, latents)
     image = jnp.transpose(jnp.clip(pixels / 2 + 0.5, 0, 1), (0, 2, 3, 1))
     return image, jnp.isfinite(pixels).all()

@@ -5,23 +5,24 @@ that happens in a child process. Weights are shapes with shardings: only configu
 """
 
 import os
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Hashable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from hashlib import sha256
 from multiprocessing import get_context
+from pathlib import Path
 from types import TracebackType
-from typing import Any, TypeAlias
+from typing import Any
 
 import jax
-import jax.numpy as jnp
-import torch
-from diffusers import ModelMixin
 from jax.experimental import topologies
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from crystools_pipelines.runtime.mesh import replicated
-from crystools_pipelines.runtime.scan import ScannedLayers
-from crystools_pipelines.runtime.sharding import Rules, match
+from crystools_pipelines.models import MODELS
+from crystools_pipelines.runtime.checkpoint import Checkpoint
+from crystools_pipelines.runtime.component import compile_with
+from crystools_pipelines.runtime.rehearsal import RehearsedStage, rehearse
+from crystools_tpu.telemetry import StageName
 
 # libtpu's names for one host of each accelerator type: chips by their place in the torus.
 TOPOLOGIES = {
@@ -34,8 +35,6 @@ _LIBTPU_ENVIRONMENT = {
     "TPU_SKIP_MDS_QUERY": "1",  # off Google Cloud, asking its metadata server takes minutes
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # no chip is opened, so nobody else's is taken
 }
-
-Programs: TypeAlias = Sequence[jax.stages.Lowered]
 
 
 @dataclass(frozen=True)
@@ -56,6 +55,18 @@ class ProgramMemory:
         return self.argument_bytes + written + self.temporary_bytes + self.code_bytes
 
 
+@dataclass(frozen=True)
+class CompiledStage:
+    """A stage as it would run, compiled: its model FLOPs over all devices, and how long its compiles took."""
+
+    name: StageName
+    component: str | None
+    steps: int
+    flops: float
+    programs: tuple[ProgramMemory, ...]
+    compile_seconds: float
+
+
 class TpuCompiler:
     """A child process that compiles, one stage after the other, until the context ends."""
 
@@ -73,13 +84,17 @@ class TpuCompiler:
     ) -> None:
         self._pool.shutdown()
 
-    def compile(self, topology: str, lower: Callable[..., Programs], *args: Any) -> tuple[ProgramMemory, ...]:
-        """Compiles what `lower(devices, *args)` returns for the devices of `topology`, a key of TOPOLOGIES.
+    def compile(
+        self, topology: str, model: str, request: Any, configurations: Path, effort: float | None = None
+    ) -> tuple[CompiledStage, ...]:
+        """Compiles the stages of `request` to `model`, an id of MODELS, for a key of TOPOLOGIES.
 
-        `lower` is found by its name in the child, and `args` are pickled. Raises what the compiler raises
-        where a program does not fit into a device's HBM.
+        `configurations` is a checkpoint's folder; weights need not be in it. `effort` takes the place of the
+        run's own, which is what its memory and speed depend on. A program that was compiled before is not
+        compiled again. Raises what the compiler raises where a program does not fit into a device's HBM.
         """
-        return self._pool.submit(_compile, TOPOLOGIES[topology], lower, args).result()
+        arguments = (TOPOLOGIES[topology], model, request, configurations, effort)
+        return self._pool.submit(_compile, *arguments).result()
 
 
 def _prepare() -> None:
@@ -87,10 +102,32 @@ def _prepare() -> None:
 
 
 def _compile(
-    topology_name: str, lower: Callable[..., Programs], args: tuple[Any, ...]
-) -> tuple[ProgramMemory, ...]:
+    topology_name: str, model: str, request: Any, configurations: Path, effort: float | None
+) -> tuple[CompiledStage, ...]:
     topology = topologies.get_topology_desc(platform="tpu", topology_name=topology_name)
-    return tuple(_memory(program.compile()) for program in lower(list(topology.devices), *args))
+    checkpoint, devices = Checkpoint(configurations), list(topology.devices)
+    rehearsal = rehearse(MODELS[model].pipeline(), request, checkpoint, devices)
+    return tuple(_compile_stage(topology_name, stage, effort) for stage in rehearsal.stages)
+
+
+def _compile_stage(topology_name: str, stage: RehearsedStage, effort: float | None) -> CompiledStage:
+    started_at = time.perf_counter()
+    programs = tuple(
+        _compile_program(topology_name, program.traced.lower(), program.effort if effort is None else effort)
+        for program in stage.programs
+    )
+    seconds = time.perf_counter() - started_at
+    return CompiledStage(stage.name, stage.component, stage.steps, stage.flops, programs, seconds)
+
+
+_compiled: dict[Hashable, ProgramMemory] = {}
+
+
+def _compile_program(topology_name: str, lowered: jax.stages.Lowered, effort: float) -> ProgramMemory:
+    key = (topology_name, sha256(lowered.as_text().encode()).digest(), effort)
+    if key not in _compiled:
+        _compiled[key] = _memory(compile_with(lowered, effort))
+    return _compiled[key]
 
 
 def _memory(compiled: jax.stages.Compiled) -> ProgramMemory:
@@ -102,42 +139,3 @@ def _memory(compiled: jax.stages.Compiled) -> ProgramMemory:
         temporary_bytes=analysis.temp_size_in_bytes,
         code_bytes=analysis.generated_code_size_in_bytes,
     )
-
-
-def abstract_state(
-    module: torch.nn.Module, mesh: Mesh, rules: Rules, dtype: str
-) -> dict[str, jax.ShapeDtypeStruct]:
-    """What `Job.load` would load for `module`, as shapes: the same names, dtypes and shardings."""
-    float32 = (module._keep_in_fp32_modules or ()) if isinstance(module, ModelMixin) else ()
-    parameters = dict(module.named_parameters())
-    depths = _stack_depths(module)
-    state = {}
-    for name, spec in match(rules, parameters).items():
-        shape = tuple(parameters[name].shape)
-        if name in depths:
-            shape, spec = (depths[name], *shape), PartitionSpec(None, *spec)
-        kept = not set(name.split(".")).isdisjoint(float32)
-        state[name] = jax.ShapeDtypeStruct(
-            shape, jnp.dtype("float32" if kept else dtype), sharding=NamedSharding(mesh, spec)
-        )
-    buffers = {
-        name: jax.ShapeDtypeStruct(tuple(buffer.shape), buffer.numpy().dtype, sharding=replicated(mesh))
-        for name, buffer in module.named_buffers()
-    }
-    return state | buffers
-
-
-def abstract(tree: Any, sharding: NamedSharding) -> Any:
-    """The arrays of `tree` as shapes with this sharding."""
-    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), tree)
-
-
-def _stack_depths(module: torch.nn.Module) -> dict[str, int]:
-    """For each parameter that stands for one in every layer of a stack, how many layers there are."""
-    return {
-        f"{prefix}.layer.{name}": layers.depth
-        for prefix, layers in module.named_modules()
-        if isinstance(layers, ScannedLayers)
-        for name, _ in layers.layer.named_parameters()
-        if name not in layers.shared
-    }

@@ -15,10 +15,11 @@ from tokamax._src.ops.experimental.tpu.splash_attention import splash_attention_
 
 from crystools_pipelines.runtime.mesh import DATA, SEQUENCE, TENSOR
 
-# The splash kernel's tile sizes: for heads of 128 the best of those tried, by the TPU compiler's schedule.
-_BLOCK_QUERY = 2048
-_BLOCK_KEY = 2048
-_BLOCK_KEY_COMPUTE = 256
+# The splash kernel's tile sizes: for heads of 128 in bfloat16 the best of those tried, by the TPU compiler's
+# schedule. A tile of more bytes than theirs does not fit into the chip's vector memory.
+_BLOCK = 2048
+_BLOCK_BYTES = 2048 * 128 * 2
+_BLOCK_COMPUTE = 256
 
 
 def attention(query: jax.Array, key: jax.Array, value: jax.Array, mesh: Mesh) -> jax.Array:
@@ -49,9 +50,9 @@ def splash_attention(
     """
     query_tokens, key_tokens = query.shape[1], key.shape[1]
     config = splash.SplashConfig(
-        block_q=min(_BLOCK_QUERY, _round_up(query_tokens, _BLOCK_KEY_COMPUTE)),
-        block_kv=min(_BLOCK_KEY, _round_up(key_tokens, _BLOCK_KEY_COMPUTE)),
-        block_kv_compute=_BLOCK_KEY_COMPUTE,
+        block_q=_block(query),
+        block_kv=_block(key),
+        block_kv_compute=_BLOCK_COMPUTE,
         interpret=interpret,
     )
     query = _pad_tokens(query / math.sqrt(query.shape[-1]), config.block_q)
@@ -67,6 +68,13 @@ def splash_attention(
     heads_first = (jnp.swapaxes(tensor, 1, 2) for tensor in (query, key, value))
     output = jax.vmap(partial(kernel, segment_ids=segments))(*heads_first)
     return jnp.swapaxes(output, 1, 2)[:, :query_tokens]
+
+
+def _block(tensor: jax.Array) -> int:
+    """How many tokens of `[batch, tokens, heads, head_dim]` a tile has: a multiple of `_BLOCK_COMPUTE`."""
+    _, tokens, _, head_dim = tensor.shape
+    fitting = _BLOCK_BYTES // (head_dim * tensor.dtype.itemsize) // _BLOCK_COMPUTE * _BLOCK_COMPUTE
+    return min(_BLOCK, max(_BLOCK_COMPUTE, fitting), _round_up(tokens, _BLOCK_COMPUTE))
 
 
 def _cudnn(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:

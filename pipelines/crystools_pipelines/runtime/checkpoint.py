@@ -1,10 +1,12 @@
 """Where a diffusers checkpoint is: a folder, or a repository of the Hugging Face hub, fetched in parts."""
 
+import inspect
 import json
 import re
 from pathlib import Path
 from typing import Any
 
+import diffusers
 from huggingface_hub import snapshot_download
 
 from crystools_pipelines.runtime.errors import CheckpointError, RequestError
@@ -36,9 +38,9 @@ class Checkpoint:
         return index
 
     def config(self, component: str, file: str = "config.json") -> dict[str, Any]:
-        """The component's configuration, as it stands in its file."""
+        """The component's configuration: what stands in its file, and its diffusers class's defaults."""
         config: dict[str, Any] = json.loads((self._fetch(component, [file]) / file).read_text())
-        return config
+        return _defaults(config.get("_class_name", "")) | config
 
     def weights(self, component: str) -> Path:
         """The folder with the component's safetensors and configuration."""
@@ -59,3 +61,15 @@ class Checkpoint:
     def _download(self, patterns: list[str]) -> Path:
         """The folder that holds, or would, what matches `patterns`."""
         return self._root or Path(snapshot_download(self.location, allow_patterns=patterns))
+
+
+def _defaults(class_name: str) -> dict[str, Any]:
+    """What a class of diffusers takes for what a file leaves out: older checkpoints lack newer settings."""
+    if not hasattr(diffusers, class_name):
+        return {}
+    parameters = inspect.signature(getattr(diffusers, class_name).__init__).parameters
+    return {
+        name: parameter.default
+        for name, parameter in parameters.items()
+        if parameter.default is not inspect.Parameter.empty
+    }

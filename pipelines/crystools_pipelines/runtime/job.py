@@ -1,12 +1,11 @@
 """What every pipeline does around its own stages: where it runs, what it loads, what it hands back."""
 
-import dataclasses
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import jax
 import numpy as np
@@ -15,21 +14,27 @@ from diffusers import ModelMixin
 from diffusers.utils.torch_utils import randn_tensor
 from jax.sharding import Mesh, NamedSharding
 from numpy.typing import NDArray
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from crystools_pipelines.runtime.checkpoint import Checkpoint
 from crystools_pipelines.runtime.compile_cache import default_compile_cache
+from crystools_pipelines.runtime.component import Component, identify
 from crystools_pipelines.runtime.errors import RequestError
 from crystools_pipelines.runtime.mesh import replicated
-from crystools_pipelines.runtime.out_of_memory import in_words, with_room
-from crystools_pipelines.runtime.residency import Identity, identify, on_behalf_of, residency
+from crystools_pipelines.runtime.out_of_memory import in_words
+from crystools_pipelines.runtime.residency import Identity, on_behalf_of, residency
 from crystools_pipelines.runtime.sharding import Rules
-from crystools_pipelines.runtime.weights import State, StatePlan, plan_state
+from crystools_pipelines.runtime.video import video_writer, write_video
+from crystools_pipelines.runtime.weights import StatePlan, plan_state
 from crystools_tpu import telemetry
 from crystools_tpu.telemetry import RunReport, StageName, Status
+from crystools_tpu.telemetry.events import Params
 
 DTYPES = ("bfloat16", "float32")
 
 Module = TypeVar("Module", bound=torch.nn.Module)
+Tokens: TypeAlias = tuple[NDArray[np.int32], NDArray[np.int32]]
+Tokenize: TypeAlias = Callable[[Sequence[str], PreTrainedTokenizerBase], Tokens]
 
 
 @dataclass(frozen=True)
@@ -44,12 +49,17 @@ class Generation:
 
 @dataclass(frozen=True)
 class Job:
-    """Where a run's stages run: the checkpoint, the mesh its weights go to, and in which dtype."""
+    """Where a run's stages run: the checkpoint, the mesh its weights go to, and in which dtype.
+
+    Stages reach the devices through it alone, so that a rehearsal can stand in for it (`runtime.rehearsal`).
+    `on_step` is called after each step of any stage; what it raises ends the run.
+    """
 
     checkpoint: Checkpoint
     mesh: Mesh
     dtype: str
     run: telemetry.Run
+    on_step: Callable[[], None] = lambda: None
 
     @property
     def everywhere(self) -> NamedSharding:
@@ -63,7 +73,7 @@ class Job:
         rules: Rules,
         *,
         dtype: str | None = None,
-    ) -> tuple[Module, State]:
+    ) -> Component[Module]:
         """The component's module and its weights on the mesh, in a `load` stage of its own.
 
         They stay in the devices' memory for the next run. In this one they are safe from being evicted until
@@ -80,15 +90,48 @@ class Job:
 
             def plan() -> tuple[Module, StatePlan]:
                 module = build(folder)
-                # transformers has the same attribute, but for float16 alone.
-                float32 = (module._keep_in_fp32_modules or ()) if isinstance(module, ModelMixin) else ()
                 return module, plan_state(
-                    module, folder, mesh=self.mesh, rules=rules, dtype=chosen, float32=float32
+                    module, folder, mesh=self.mesh, rules=rules, dtype=chosen, float32=kept_float32(module)
                 )
 
             identity = Identity(self.checkpoint.location, component, identify(build), self.mesh, chosen)
             in_use = partial(_needs, self.run, len(self.run.report.stages))
-            return with_room(residency.load, identity, folder, plan, in_use)
+            loaded: Component[Module] = residency.with_room(residency.load, identity, folder, plan, in_use)
+            return loaded
+
+    def stage(self, name: StageName, **about: Any) -> AbstractContextManager[telemetry.Stage]:
+        """A stage of the run, as `telemetry.Run.stage` takes it."""
+        return self.run.stage(name, **about)
+
+    def put(self, tree: Any, sharding: NamedSharding) -> Any:
+        """The arrays of `tree` on the devices."""
+        return jax.device_put(tree, sharding)
+
+    def tokens(self, tokenize: Tokenize, prompts: Sequence[str], length: int) -> Tokens:
+        """Token ids and mask, int32 `[prompts, length]`, of the checkpoint's own tokenizer."""
+        return tokenize(prompts, AutoTokenizer.from_pretrained(self.checkpoint.folder("tokenizer")))
+
+    def fetch(self, array: jax.Array) -> jax.Array:
+        """The array, with its copy to the host under way."""
+        array.copy_to_host_async()
+        return array
+
+    def to_host(self, chunks: Sequence[jax.Array], axis: int = 0) -> NDArray[Any]:
+        """The chunks, joined along `axis`."""
+        return np.concatenate([np.asarray(chunk) for chunk in chunks], axis=axis)
+
+    def save(self, frames: NDArray[np.float32], out: Path | None, fps: int) -> None:
+        """Writes the frames in a `save` stage, if `out` is given."""
+        if out is not None:
+            with self.run.stage(StageName.SAVE):
+                write_video(frames, out, fps)
+                self.run.output = str(out)
+
+
+def kept_float32(module: torch.nn.Module) -> Sequence[str]:
+    """The components of parameters' names that stay float32 in any dtype, as diffusers names them."""
+    # transformers has the same attribute, but for float16 alone.
+    return (module._keep_in_fp32_modules or ()) if isinstance(module, ModelMixin) else ()
 
 
 def _needs(run: telemetry.Run, loaded: int) -> bool:
@@ -99,14 +142,21 @@ def _needs(run: telemetry.Run, loaded: int) -> bool:
 
 
 @contextmanager
-def started_run(
-    pipeline: str, request: Any, checkpoint: Checkpoint, devices: list[jax.Device]
-) -> Iterator[telemetry.Run]:
-    """A run of `pipeline` with the fields of the dataclass `request` as its parameters.
+def started_job(
+    pipeline: str,
+    params: Params,
+    checkpoint: Checkpoint,
+    mesh: Mesh,
+    dtype: str | None = None,
+    on_step: Callable[[], None] = lambda: None,
+) -> Iterator[Job]:
+    """A run of `pipeline` with these parameters, and where its stages run.
 
-    Raises OutOfMemoryError where a stage exhausts the devices' memory.
+    `dtype` is by default bfloat16, on a CPU float32. Raises RequestError for any other, and OutOfMemoryError
+    where a stage exhausts the devices' memory.
     """
-    params = {name: value for name, value in dataclasses.asdict(request).items() if _is_plain(value)}
+    devices = list(mesh.devices.flat)
+    dtype = choose_dtype(dtype, devices[0].platform)
     try:
         with (
             default_compile_cache(),
@@ -114,13 +164,27 @@ def started_run(
             on_behalf_of(run.run_id),
             in_words(run),
         ):
-            yield run
+            yield Job(checkpoint, mesh, dtype, run, on_step)
     finally:
         residency.free_leaving()
 
 
+def params_of(request: Any) -> Mapping[str, str | int | float | bool | None]:
+    """The fields of the dataclass `request` that a report can hold."""
+    named = {field.name: getattr(request, field.name) for field in fields(request)}
+    return {name: value for name, value in named.items() if _is_plain(value)}
+
+
 def _is_plain(value: Any) -> bool:
     return value is None or isinstance(value, str | int | float | bool)
+
+
+def check_output(out: Path | None, frames: int, fps: int) -> None:
+    """Raises RequestError for a file that so many frames cannot become, before any is made."""
+    if fps < 1:
+        raise RequestError("fps", f"{fps} is too few; give 1 or more")
+    if out is not None:
+        video_writer(out, frames)
 
 
 def choose_devices(count: int) -> list[jax.Device]:

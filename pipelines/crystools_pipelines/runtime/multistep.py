@@ -13,7 +13,6 @@ import jax.numpy as jnp
 import numpy as np
 import torch
 from diffusers import UniPCMultistepScheduler
-from jax.sharding import NamedSharding
 from numpy.typing import NDArray
 
 from crystools_pipelines.runtime.errors import CheckpointError
@@ -29,21 +28,21 @@ class Schedule(NamedTuple):
     sample. Columns: sample, model output, last corrected sample, the earlier converted outputs, newest first.
     """
 
-    timesteps: jax.Array
-    coefficients: jax.Array
+    timesteps: jax.Array | NDArray[np.int32]
+    coefficients: jax.Array | NDArray[np.float32]
 
 
 class SolverState(NamedTuple):
     """What goes from step to step. `step` is an int32 scalar, the rest float32, `history` newest first."""
 
-    step: jax.Array
-    sample: jax.Array
-    last: jax.Array
-    history: tuple[jax.Array, ...]
+    step: jax.Array | np.int32
+    sample: jax.Array | NDArray[np.float32]
+    last: jax.Array | NDArray[np.float32]
+    history: tuple[jax.Array | NDArray[np.float32], ...]
 
 
-def tabulate(scheduler: UniPCMultistepScheduler, steps: int, sharding: NamedSharding) -> Schedule:
-    """The schedule of `scheduler` for `steps` steps; the scheduler itself is used up.
+def tabulate(scheduler: UniPCMultistepScheduler, steps: int) -> Schedule:
+    """The schedule of `scheduler` for `steps` steps, on the host; the scheduler itself is used up.
 
     Raises CheckpointError for a configuration that is not linear.
     """
@@ -60,18 +59,15 @@ def tabulate(scheduler: UniPCMultistepScheduler, steps: int, sharding: NamedShar
         (sample,) = scheduler.step(units[_OUTPUT], timestep, units[_SAMPLE], return_dict=False)
         coefficients.append(torch.cat([scheduler.model_outputs[-1], scheduler.last_sample, sample]))
     return Schedule(
-        jax.device_put(scheduler.timesteps.numpy().astype(np.int32), sharding),
-        jax.device_put(torch.stack(coefficients).numpy().astype(np.float32), sharding),
+        scheduler.timesteps.numpy().astype(np.int32), torch.stack(coefficients).numpy().astype(np.float32)
     )
 
 
-def start(schedule: Schedule, noise: NDArray[np.float32], sharding: NamedSharding) -> SolverState:
-    """The state before the first step."""
+def start(schedule: Schedule, noise: NDArray[np.float32]) -> SolverState:
+    """The state before the first step, on the host."""
     order = schedule.coefficients.shape[-1] - _HISTORY
-    last, *history = (jax.device_put(np.zeros_like(noise), sharding) for _ in range(1 + order))
-    return SolverState(
-        jax.device_put(np.int32(0), sharding), jax.device_put(noise, sharding), last, tuple(history)
-    )
+    last, *history = (np.zeros_like(noise) for _ in range(1 + order))
+    return SolverState(np.int32(0), noise, last, tuple(history))
 
 
 def advance(schedule: Schedule, state: SolverState, output: jax.Array) -> SolverState:

@@ -1,24 +1,17 @@
-"""XLA's out-of-memory errors: recognised, met by freeing what is idle, and said in words that help."""
+"""XLA's out-of-memory errors: recognised, and said in words that help."""
 
-import logging
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, ParamSpec, TypeVar
+from typing import Any
 
 import jax
 
 from crystools_pipelines.runtime.errors import OutOfMemoryError
-from crystools_pipelines.runtime.residency import residency
 from crystools_tpu import telemetry
 from crystools_tpu.telemetry import StageName
 from crystools_tpu.telemetry.events import Params
-
-logger = logging.getLogger(__name__)
-
-Parameters = ParamSpec("Parameters")
-Result = TypeVar("Result")
 
 _AMOUNT = r"([\d.]+) ?([KMGTPE]?)"
 _TEXTS = (  # the bytes wanted and, where they are said, those available
@@ -55,31 +48,6 @@ def shortage(error: BaseException) -> Shortage | None:
 
 def _bytes(amount: str | None, unit: str | None) -> int | None:
     return None if amount is None else round(float(amount.rstrip(".")) * 2 ** _EXPONENTS[unit or ""])
-
-
-def with_room(
-    function: Callable[Parameters, Result], *args: Parameters.args, **kwargs: Parameters.kwargs
-) -> Result:
-    """`function(*args, **kwargs)`; if that exhausts the devices' memory, once more with idle models out.
-
-    For a compile, and for a step. A step is tried again only while all its inputs exist: those that it was
-    given for good (donated) may be gone. An error that shows only when the output is waited for is too late
-    for a second try; it leaves the run as `OutOfMemoryError` all the same (`in_words`).
-    """
-    try:
-        return function(*args, **kwargs)
-    except jax.errors.JaxRuntimeError as error:
-        if shortage(error) is None or _any_deleted((args, kwargs)):
-            raise
-        logger.warning("out of device memory, freeing what is idle to try again: %s", error)
-    residency.free_idle("out_of_memory")
-    return function(*args, **kwargs)
-
-
-def _any_deleted(arguments: Any) -> bool:
-    return any(
-        isinstance(leaf, jax.Array) and leaf.is_deleted() for leaf in jax.tree_util.tree_leaves(arguments)
-    )
 
 
 @contextmanager

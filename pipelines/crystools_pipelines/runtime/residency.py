@@ -10,15 +10,16 @@ from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, TypeVar
+from typing import Any, Literal, ParamSpec, TypeAlias, TypeVar
 
 import jax
 from jax.sharding import Mesh
 
+from crystools_pipelines.runtime.component import Component
 from crystools_pipelines.runtime.errors import OutOfMemoryError
-from crystools_pipelines.runtime.weights import State, StatePlan, weight_files
+from crystools_pipelines.runtime.out_of_memory import shortage
+from crystools_pipelines.runtime.weights import StatePlan, weight_files
 from crystools_tpu import telemetry
 from crystools_tpu.telemetry import ModelFreed, StageName
 
@@ -26,6 +27,8 @@ logger = logging.getLogger(__name__)
 
 Reason: TypeAlias = Literal["evicted", "freed", "out_of_memory"]
 Module = TypeVar("Module")
+Parameters = ParamSpec("Parameters")
+Result = TypeVar("Result")
 InUse: TypeAlias = Callable[[], bool]
 Stamp: TypeAlias = tuple[tuple[str, int, int], ...]
 
@@ -44,20 +47,16 @@ def on_behalf_of(run_id: str) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Identity:
-    """What makes two components the same; `model` is the checkpoint's location, `build` from `identify`."""
+    """What makes two components the same.
+
+    `model` is the checkpoint's location, `build` what `identify` makes of the function that builds it.
+    """
 
     model: str
     component: str
     build: Hashable
     mesh: Mesh
     dtype: str
-
-
-def identify(build: Callable[..., Any]) -> Hashable:
-    """A function is itself; a `partial` is its function with its arguments."""
-    if isinstance(build, partial):
-        return build.func, build.args, tuple(sorted(build.keywords.items()))
-    return build
 
 
 @dataclass(frozen=True)
@@ -82,8 +81,7 @@ class Freed:
 class _Entry:
     identity: Identity
     stamp: Stamp
-    module: Any
-    weights: State
+    component: Component[Any]
     device_bytes: int
     users: list[InUse] = field(default_factory=list)
     leaving: bool = False
@@ -131,7 +129,7 @@ class Residency:
         folder: Path,
         plan: Callable[[], tuple[Module, StatePlan]],
         in_use: InUse,
-    ) -> tuple[Module, State]:
+    ) -> Component[Module]:
         """The component with this identity, from memory or else as `plan` says, after making room for it.
 
         It is neither evicted nor freed for as long as `in_use()` is true. Files in `folder` that have changed
@@ -142,10 +140,11 @@ class Residency:
             if (entry := self._take(identity, stamp, in_use)) is None:
                 module, state = plan()
                 self._make_room(identity.mesh, state.device_bytes)
-                entry = _Entry(identity, stamp, module, state.load(), state.device_bytes, [in_use])
+                component = Component(module, state.load(), self.with_room)
+                entry = _Entry(identity, stamp, component, state.device_bytes, [in_use])
                 with self._books:
                     self._entries.append(entry)
-            return entry.module, entry.weights
+            return entry.component
 
     def free_all(self) -> tuple[Freed, ...]:
         """Frees everything and says what, by name and bytes.
@@ -168,6 +167,24 @@ class Residency:
         with self._books:
             leaving = [entry for entry in self._entries if entry.leaving and not entry.in_use()]
             return tuple(self._free(entry, reason) for entry in leaving)
+
+    def with_room(
+        self, function: Callable[Parameters, Result], *args: Parameters.args, **kwargs: Parameters.kwargs
+    ) -> Result:
+        """`function(*args, **kwargs)`; if that exhausts the devices' memory, once more with idle models out.
+
+        For a load, a compile and a step. A step is tried again only while all its inputs exist: those that
+        it was given for good (donated) may be gone. An error that shows only when the output is waited for is
+        too late for a second try; it leaves the run as `OutOfMemoryError` all the same (`in_words`).
+        """
+        try:
+            return function(*args, **kwargs)
+        except jax.errors.JaxRuntimeError as error:
+            if shortage(error) is None or _any_deleted((args, kwargs)):
+                raise
+            logger.warning("out of device memory, freeing what is idle to try again: %s", error)
+        self.free_idle("out_of_memory")
+        return function(*args, **kwargs)
 
     def _take(self, identity: Identity, stamp: Stamp, in_use: InUse) -> _Entry | None:
         with self._books:
@@ -218,8 +235,7 @@ class Residency:
 
     def _free(self, entry: _Entry, reason: Reason) -> Freed:
         self._entries.remove(entry)
-        for array in entry.weights.values():
-            array.delete()  # at once, even where a traceback or a cache still holds the array
+        entry.component.free()
         identity = entry.identity
         freed = Freed(identity.model, identity.component, entry.device_bytes * identity.mesh.size)
         logger.info("%s: %s of %s, %d bytes", reason, freed.component, freed.model, freed.bytes)
@@ -233,6 +249,12 @@ residency = Residency()
 def free_all() -> tuple[Freed, ...]:
     """Frees every component of every model in this process's devices: `Residency.free_all`."""
     return residency.free_all()
+
+
+def _any_deleted(arguments: Any) -> bool:
+    return any(
+        isinstance(leaf, jax.Array) and leaf.is_deleted() for leaf in jax.tree_util.tree_leaves(arguments)
+    )
 
 
 def _stamp(folder: Path) -> Stamp:

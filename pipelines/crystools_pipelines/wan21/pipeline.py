@@ -1,19 +1,33 @@
 """Wan2.1 text-to-video: a prompt and a diffusers checkpoint to frames, every stage and step reported."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
+import jax
 import numpy as np
+from diffusers import UniPCMultistepScheduler
+from jax.sharding import Mesh
+from numpy.typing import NDArray
 
 from crystools_pipelines.runtime.checkpoint import Checkpoint
-from crystools_pipelines.runtime.errors import RequestError
-from crystools_pipelines.runtime.job import Generation, Job, choose_devices, choose_dtype, started_run
-from crystools_pipelines.runtime.mesh import make_mesh
-from crystools_pipelines.runtime.video import video_writer, write_video
-from crystools_pipelines.wan21 import sharding
+from crystools_pipelines.runtime.job import (
+    Generation,
+    Job,
+    check_output,
+    choose_devices,
+    params_of,
+    started_job,
+)
 from crystools_pipelines.wan21.request import Wan21Request
-from crystools_pipelines.wan21.stages import Phase, decode_latents, denoise, encode_prompts, load_scheduler
+from crystools_pipelines.wan21.stages import (
+    Phase,
+    decode_latents,
+    denoise,
+    encode_prompts,
+    load_scheduler,
+    mesh_over,
+)
 from crystools_pipelines.wan21.transformer import check_transformer
-from crystools_tpu.telemetry import StageName
 
 __all__ = ["PIPELINE", "Generation", "Wan21Request", "generate"]
 
@@ -38,25 +52,32 @@ def generate(
     Raises RequestError for an argument that cannot be served, CheckpointError for a checkpoint that we cannot
     run.
     """
-    if fps < 1:
-        raise RequestError("fps", f"{fps} is too few; give 1 or more")
-    if out is not None:
-        video_writer(out, request.num_frames)
-    chosen = choose_devices(devices)
-    dtype = choose_dtype(dtype, chosen[0].platform)
+    check_output(out, request.num_frames, fps)
     source = Checkpoint(checkpoint)
-    check_transformer(source.config("transformer"), condition_channels=0)
-    scheduler = load_scheduler(source, request.flow_shift)
-    widths = sharding.widths(source.config("transformer"), source.config("text_encoder"))
-    mesh = make_mesh(chosen, branches=request.branches, widths=widths)
-    with started_run(PIPELINE, request, source, chosen) as run:
-        job = Job(source, mesh, dtype, run)
-        embeddings = encode_prompts(job, [request.prompt, request.negative_prompt][: request.branches])
-        phase = Phase("transformer", request.num_inference_steps, request.guidance_scale)
-        latents = denoise(job, request, scheduler, [phase], embeddings)
-        frames = decode_latents(job, latents)
-        if out is not None:
-            with run.stage(StageName.SAVE):
-                write_video(frames, out, fps)
-                run.output = str(out)
-    return Generation(frames, np.array(latents), run.report)
+    mesh = make_mesh(request, source, choose_devices(devices))
+    scheduler = prepare(request, source)
+    with started_job(PIPELINE, params_of(request), source, mesh, dtype) as job:
+        latents, frames = run_stages(job, request, scheduler)
+        job.save(frames, out, fps)
+    return Generation(frames, np.array(latents), job.run.report)
+
+
+def make_mesh(request: Wan21Request, checkpoint: Checkpoint, devices: Sequence[jax.Device]) -> Mesh:
+    """The devices as this request's stages use them."""
+    return mesh_over(devices, checkpoint, request.branches)
+
+
+def prepare(request: Wan21Request, checkpoint: Checkpoint) -> UniPCMultistepScheduler:
+    """The scheduler for this request. Raises CheckpointError for a checkpoint that we cannot run."""
+    check_transformer(checkpoint.config("transformer"), condition_channels=0)
+    return load_scheduler(checkpoint, request.flow_shift)
+
+
+def run_stages(
+    job: Job, request: Wan21Request, scheduler: UniPCMultistepScheduler
+) -> tuple[jax.Array, NDArray[np.float32]]:
+    """The final latents, and the video's frames `[frames, height, width, 3]` in 0..1."""
+    embeddings = encode_prompts(job, [request.prompt, request.negative_prompt][: request.branches])
+    phase = Phase("transformer", request.num_inference_steps, request.guidance_scale)
+    latents = denoise(job, request, scheduler, [phase], embeddings)
+    return latents, decode_latents(job, latents)

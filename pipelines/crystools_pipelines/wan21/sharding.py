@@ -4,21 +4,10 @@ Weights are `[out, in]`. A projection into heads or into the feed-forward's hidd
 outputs over `tensor`, the one out of it by its inputs: one reduction for each such pair.
 """
 
-from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from crystools_pipelines.runtime.mesh import DATA, SEQUENCE, TENSOR
+from crystools_pipelines.runtime.mesh import TENSOR
 from crystools_pipelines.runtime.sharding import Rules
-
-TEXT_ENCODER: Rules = (
-    (r"shared\.weight", P(None, TENSOR)),
-    (r".*\.SelfAttention\.[qkv]\.weight", P(TENSOR, None)),
-    (r".*\.SelfAttention\.o\.weight", P(None, TENSOR)),
-    (r".*\.relative_attention_bias\.weight", P(None, TENSOR)),
-    (r".*\.DenseReluDense\.wi(_[01])?\.weight", P(TENSOR, None)),
-    (r".*\.DenseReluDense\.wo\.weight", P(None, TENSOR)),
-    (r".*layer_norm\.weight", P()),
-)
 
 TRANSFORMER: Rules = (
     (r"patch_embedding\.(weight|bias)", P()),
@@ -51,32 +40,3 @@ def widths(transformer: dict[str, int], text_encoder: dict[str, int]) -> tuple[i
         text_encoder["d_ff"],
         text_encoder["d_model"],
     )
-
-
-def tokens(mesh: Mesh) -> NamedSharding:
-    """Of hidden states `[branch, token, channel]` between blocks, so that no norm is computed twice."""
-    return NamedSharding(mesh, P(DATA, (SEQUENCE, TENSOR), None))
-
-
-def branches(mesh: Mesh) -> NamedSharding:
-    """Of what has the guidance branches first."""
-    return NamedSharding(mesh, P(DATA))
-
-
-def pixels(mesh: Mesh, height: int, width: int) -> NamedSharding:
-    """Of `[batch, channel, frame, height, width]` in the VAE: columns over all devices, or rows, or whole.
-
-    `height` and `width` are the latents'; convolutions exchange the seams.
-    """
-    every = (DATA, SEQUENCE, TENSOR)
-    if width % mesh.size == 0:
-        return NamedSharding(mesh, P(None, None, None, None, every))
-    if height % mesh.size == 0:
-        return NamedSharding(mesh, P(None, None, None, every, None))
-    return NamedSharding(mesh, P())
-
-
-def frames(pixels: NamedSharding) -> NamedSharding:
-    """Of video frames `[frame, height, width, channel]`, split as `pixels` splits them."""
-    rows, columns = pixels.spec[3:] or (None, None)
-    return NamedSharding(pixels.mesh, P(None, rows, columns, None))

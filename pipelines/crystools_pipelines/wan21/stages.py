@@ -1,51 +1,49 @@
 """The stages that Wan's models share: prompts to embeddings, noise to latents, latents to frames."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from diffusers import UniPCMultistepScheduler
+from jax.sharding import Mesh
 from numpy.typing import NDArray
-from transformers import AutoTokenizer
 
-from crystools_pipelines.runtime import multistep
+from crystools_pipelines.runtime import layout, multistep, t5
 from crystools_pipelines.runtime.checkpoint import Checkpoint
 from crystools_pipelines.runtime.errors import CheckpointError
 from crystools_pipelines.runtime.job import Job, initial_noise
-from crystools_pipelines.runtime.mesh import DATA
+from crystools_pipelines.runtime.mesh import DATA, make_mesh
 from crystools_pipelines.runtime.multistep import Schedule, SolverState
-from crystools_pipelines.runtime.out_of_memory import with_room
+from crystools_pipelines.runtime.stages import StepCost, run_denoising, run_once, run_turns
 from crystools_pipelines.wan21 import flops, sharding
 from crystools_pipelines.wan21.request import WanRequest
 from crystools_pipelines.wan21.text import MAX_TOKENS, build_text_encoder, encode, tokenize
-from crystools_pipelines.wan21.transformer import build_transformer, make_step
-from crystools_pipelines.wan21.vae import build_decoder, decode_frames
+from crystools_pipelines.wan21.transformer import build_transformer, denoising_step
+from crystools_pipelines.wan21.vae import build_decoder, decoding_turns
 from crystools_tpu.telemetry import StageName
+
+
+def mesh_over(devices: Sequence[jax.Device], checkpoint: Checkpoint, branches: int) -> Mesh:
+    """The devices as the stages of a checkpoint use them, for so many guidance branches."""
+    widths = sharding.widths(checkpoint.config("transformer"), checkpoint.config("text_encoder"))
+    return make_mesh(devices, branches=branches, widths=widths)
 
 
 def encode_prompts(job: Job, prompts: list[str]) -> jax.Array:
     """Embeddings `[prompts, 512, width]`, split over the guidance branches."""
-    encoder, weights = job.load("text_encoder", build_text_encoder, sharding.TEXT_ENCODER)
-    tokenizer = AutoTokenizer.from_pretrained(job.checkpoint.folder("tokenizer"))
-    config = job.checkpoint.config("text_encoder")
-    with job.run.stage(
+    encoder = job.load("text_encoder", build_text_encoder, t5.ENCODER)
+    return run_once(
+        job,
         StageName.TEXT_ENCODE,
-        steps=1,
-        flops_per_step=flops.text_encoder_flops(config, len(prompts), MAX_TOKENS),
-        flops_method="architecture",
-    ) as stage:
-        ids, mask = tokenize(prompts, tokenizer)
-        program = jax.jit(
-            partial(encode, encoder), out_shardings=(sharding.branches(job.mesh), job.everywhere)
-        )
-        embeddings: jax.Array
-        embeddings, finite = with_room(program, weights, ids, mask)
-        stage.step(finite)
-    return embeddings
+        encoder,
+        partial(encode, encoder.module),
+        *job.put(job.tokens(tokenize, prompts, MAX_TOKENS), job.everywhere),
+        sharding=layout.branches(job.mesh),
+        cost=_text_cost(job, len(prompts)),
+    )
 
 
 @dataclass(frozen=True)
@@ -63,15 +61,20 @@ def denoise(
     scheduler: UniPCMultistepScheduler,
     phases: Sequence[Phase],
     embeddings: jax.Array,
-    condition: jax.Array | None = None,
+    condition: NDArray[np.float32] | None = None,
 ) -> jax.Array:
-    """The final latents, replicated. A phase's transformer need not be there any more when the next comes."""
-    schedule = multistep.tabulate(scheduler, request.num_inference_steps, job.everywhere)
-    noise = initial_noise(request.latent_shape, request.seed)
-    solver = multistep.start(schedule, noise, job.everywhere)
+    """The final latents, replicated. A phase's transformer need not be there any more when the next comes.
+
+    `embeddings` are those of the guidance branches, the prompt's first.
+    """
+    schedule = multistep.tabulate(scheduler, request.num_inference_steps)
+    solver = multistep.start(schedule, initial_noise(request.latent_shape, request.seed))
+    schedule, solver, conditioned = job.put((schedule, solver, condition), job.everywhere)
+    embeddings = job.put(embeddings, layout.branches(job.mesh))
     for phase in phases:
-        solver = _run_phase(job, phase, schedule, solver, embeddings, condition)
-    return solver.sample
+        solver = _run_phase(job, phase, schedule, solver, embeddings, conditioned)
+    final: jax.Array = solver.sample  # type: ignore[assignment]
+    return final
 
 
 def _run_phase(
@@ -82,74 +85,49 @@ def _run_phase(
     embeddings: jax.Array,
     condition: jax.Array | None,
 ) -> SolverState:
-    model, weights = job.load(
-        phase.component, partial(build_transformer, mesh=job.mesh), sharding.TRANSFORMER
+    transformer = job.load(phase.component, partial(build_transformer, mesh=job.mesh), sharding.TRANSFORMER)
+    guidance = job.put(np.float32(phase.guidance_scale), job.everywhere)
+    return run_denoising(
+        job,
+        phase.component,
+        transformer,
+        partial(denoising_step, transformer.module, job.mesh, job.dtype),
+        solver,
+        (schedule, embeddings, guidance, condition),
+        steps=phase.steps,
+        cost=_step_cost(job, phase.component, embeddings.shape[0], solver.sample.shape),
     )
-    cost = _step_cost(job, phase.component, embeddings.shape[0], solver.sample.shape)
-    with job.run.stage(StageName.DENOISE, component=phase.component, steps=phase.steps, **cost) as stage:
-        guidance = jax.device_put(np.float32(phase.guidance_scale), job.everywhere)
-        step = jax.jit(
-            make_step(model, job.mesh, jnp.dtype(job.dtype)), donate_argnums=2, out_shardings=job.everywhere
-        )
-        lowered = step.lower(weights, schedule, solver, embeddings, guidance, condition)
-        compiled = with_room(lowered.compile)
-        for _ in range(phase.steps):
-            solver, finite = with_room(compiled, weights, schedule, solver, embeddings, guidance, condition)
-            stage.step(finite)
-    return solver
 
 
 def decode_latents(job: Job, latents: jax.Array) -> NDArray[np.float32]:
     """The video frames `[frames, height, width, 3]` in 0..1, on the host."""
-    decoder, weights = job.load("vae", build_decoder, sharding.VAE, dtype="float32")
-    config = job.checkpoint.config("vae")
-    batch, channels, count, height, width = latents.shape
-
-    def cost(frames: int) -> float:
-        return flops.vae_decode_flops(config, (batch, channels, frames, height, width))
-
-    return vae_stage(
-        job, StageName.VAE_DECODE, count, cost, decode_frames(decoder, weights, latents, job.mesh)
+    decoder = job.load("vae", build_decoder, sharding.VAE, dtype="float32")
+    split = layout.pixels(job.mesh, latents.shape)
+    return run_turns(
+        job,
+        StageName.VAE_DECODE,
+        decoder,
+        job.put(latents, job.everywhere),
+        decoding_turns(decoder.module, job.checkpoint.config("vae"), latents.shape),
+        sharding=layout.frames(split),
+        cache_sharding=split,
     )
 
 
-def vae_stage(
-    job: Job,
-    name: StageName,
-    count: int,
-    cost: Callable[[int], float],
-    outputs: Iterator[tuple[jax.Array, jax.Array]],
-    axis: int = 0,
-) -> NDArray[np.float32]:
-    """A stage with a step for each of `count` latent frames; `cost(n)` is the FLOPs of the first n.
-
-    `outputs` yields what becomes of each and whether it is finite. On the host, joined along `axis`.
-    """
-    first = cost(1)
-    with job.run.stage(
-        name, steps=count, flops_per_step=cost(2) - first, flops_method="architecture"
-    ) as stage:
-        chunks = []
-        for index, (output, finite) in enumerate(outputs):
-            output.copy_to_host_async()
-            chunks.append(output)
-            stage.step(finite, flops=first if index == 0 else None)
-        return np.concatenate([np.asarray(chunk) for chunk in chunks], axis=axis)
+def _text_cost(job: Job, prompts: int) -> StepCost:
+    config = job.checkpoint.config("text_encoder")
+    return StepCost(flops.text_encoder_flops(config, prompts, MAX_TOKENS))
 
 
-def _step_cost(job: Job, component: str, branches: int, latent_shape: Sequence[int]) -> dict[str, Any]:
-    """What one denoising step must compute and move, all branches together, for the stage's report."""
+def _step_cost(job: Job, component: str, branches: int, latent_shape: Sequence[int]) -> StepCost:
+    """Of one denoising step, all branches together."""
     config = job.checkpoint.config(component)
     _, channels, frames, height, width = latent_shape
     groups = job.mesh.shape[DATA]  # each group of devices reads all the weights for its share of the branches
     share = (branches // groups, channels, frames, height, width)
     moved = flops.transformer_forward_bytes(config, share, MAX_TOKENS, jnp.dtype(job.dtype).itemsize)
     every = (branches, channels, frames, height, width)
-    return {
-        "flops_per_step": flops.transformer_forward_flops(config, every, MAX_TOKENS),
-        "flops_method": "architecture",
-        "bytes_per_step": groups * moved,
-    }
+    return StepCost(flops.transformer_forward_flops(config, every, MAX_TOKENS), groups * moved)
 
 
 def load_scheduler(checkpoint: Checkpoint, shift: float) -> UniPCMultistepScheduler:

@@ -2,6 +2,7 @@
 
 import html
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import ftfy
@@ -36,7 +37,7 @@ def clean_prompt(prompt: str) -> str:
 
 
 def tokenize(
-    prompts: list[str], tokenizer: PreTrainedTokenizerBase
+    prompts: Sequence[str], tokenizer: PreTrainedTokenizerBase
 ) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
     """Token ids and mask, int32 `[prompts, 512]`; longer prompts are cut."""
     tokens = tokenizer(

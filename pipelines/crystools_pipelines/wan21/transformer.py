@@ -1,6 +1,6 @@
-"""The denoiser: diffusers' WanTransformer3DModel with our attention and scanned blocks, and its step."""
+"""The denoiser: diffusers' WanTransformer3DModel with our attention and scanned blocks, one step of it."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,18 +11,13 @@ from diffusers import WanTransformer3DModel
 from diffusers.models.transformers.transformer_wan import WanAttention, WanRotaryPosEmbed
 from jax.sharding import Mesh
 
+from crystools_pipelines.runtime import layout
 from crystools_pipelines.runtime.attention import attention
 from crystools_pipelines.runtime.errors import CheckpointError
 from crystools_pipelines.runtime.functional import as_jax, as_torch, call
 from crystools_pipelines.runtime.multistep import Schedule, SolverState, advance
 from crystools_pipelines.runtime.scan import ScannedLayers
 from crystools_pipelines.runtime.weights import State
-from crystools_pipelines.wan21 import sharding
-
-Step = Callable[
-    [State, Schedule, SolverState, jax.Array, jax.Array, jax.Array | None],
-    tuple[SolverState, jax.Array],
-]
 
 
 class _Attention:
@@ -79,39 +74,37 @@ def build_transformer(folder: Path, mesh: Mesh) -> WanTransformer3DModel:
     )
     for block in model.blocks:
         block.attn1.processor = block.attn2.processor = _Attention(mesh)
-    model.blocks = ScannedLayers(model.blocks, sharding.tokens(mesh))
+    model.blocks = ScannedLayers(model.blocks, layout.tokens(mesh))
     return model
 
 
-def make_step(model: WanTransformer3DModel, mesh: Mesh, dtype: jnp.dtype[Any]) -> Step:
-    """One denoising step as a pure function, both guidance branches and the scheduler within.
+def denoising_step(
+    model: WanTransformer3DModel,
+    mesh: Mesh,
+    dtype: str,
+    weights: State,
+    solver: SolverState,
+    _input: None,
+    schedule: Schedule,
+    embeddings: jax.Array,
+    guidance: jax.Array,
+    condition: jax.Array | None,
+) -> tuple[SolverState, jax.Array]:
+    """The next solver state, and whether its latents are all finite.
 
-    Its arguments: weights, schedule, solver state, embeddings `[branches, tokens, width]` (the prompt's and,
-    if guided, the negative prompt's), guidance scale, and a condition `[1, channels, frames, height, width]`
-    that follows the latents' channels, or none. It returns the next solver state and whether the new latents
-    are all finite.
+    `embeddings` are `[branches, tokens, width]`, the prompt's and, if guided, the negative prompt's; a
+    `condition` `[1, channels, frames, height, width]` follows the latents' channels.
     """
-
-    def step(
-        weights: State,
-        schedule: Schedule,
-        solver: SolverState,
-        embeddings: jax.Array,
-        guidance: jax.Array,
-        condition: jax.Array | None,
-    ) -> tuple[SolverState, jax.Array]:
-        branches = embeddings.shape[0]
-        sample = solver.sample
-        if condition is not None:
-            sample = jnp.concatenate([sample, condition], axis=1)
-        sample = jnp.broadcast_to(sample.astype(dtype), (branches, *sample.shape[1:]))
-        sample = jax.lax.with_sharding_constraint(sample, sharding.branches(mesh))
-        timestep = jnp.broadcast_to(schedule.timesteps[solver.step], (branches,))
-        (output,) = call(model, weights, sample, timestep, embeddings, return_dict=False)
-        output = output.astype(jnp.float32)
-        if branches == 2:
-            output = output[1:] + guidance * (output[:1] - output[1:])
-        solver = advance(schedule, solver, output)
-        return solver, jnp.isfinite(solver.sample).all()
-
-    return step
+    branches = embeddings.shape[0]
+    sample = solver.sample
+    if condition is not None:
+        sample = jnp.concatenate([sample, condition], axis=1)
+    sample = jnp.broadcast_to(sample.astype(dtype), (branches, *sample.shape[1:]))
+    sample = jax.lax.with_sharding_constraint(sample, layout.branches(mesh))
+    timestep = jnp.broadcast_to(schedule.timesteps[solver.step], (branches,))
+    (output,) = call(model, weights, sample, timestep, embeddings, return_dict=False)
+    output = output.astype(jnp.float32)
+    if branches == 2:
+        output = output[1:] + guidance * (output[:1] - output[1:])
+    solver = advance(schedule, solver, output)
+    return solver, jnp.isfinite(solver.sample).all()

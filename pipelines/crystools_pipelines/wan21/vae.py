@@ -1,28 +1,25 @@
-"""The VAE, one latent frame at a time: two programs, however many frames there are.
+"""The VAE, one latent frame at a time: two programs each way, however many frames there are.
 
 It is causal. Each of its convolutions needs the last two frames of its own input, which diffusers carries in
 a list. The first latent frame stands for one video frame and fills that list; each further one for four.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import torch
 from diffusers import AutoencoderKLWan
 from diffusers.models.autoencoders.autoencoder_kl_wan import CACHE_T, WanCausalConv3d
-from jax.sharding import Mesh, NamedSharding
 
 from crystools_pipelines.runtime.errors import CheckpointError
 from crystools_pipelines.runtime.functional import call
-from crystools_pipelines.runtime.mesh import replicated
-from crystools_pipelines.runtime.out_of_memory import with_room
+from crystools_pipelines.runtime.stages import StepCost, Turn
 from crystools_pipelines.runtime.weights import State
-from crystools_pipelines.wan21 import sharding
+from crystools_pipelines.wan21 import flops
 
 
 class FrameDecoder(torch.nn.Module):
@@ -32,8 +29,7 @@ class FrameDecoder(torch.nn.Module):
         super().__init__()
         self.post_quant_conv = vae.post_quant_conv
         self.decoder = vae.decoder
-        self.latents_mean = list(vae.config.latents_mean)
-        self.latents_std = list(vae.config.latents_std)
+        self.scale = LatentScale(vae)
 
     def forward(
         self, latent: torch.Tensor, cache: list[torch.Tensor] | None
@@ -44,6 +40,26 @@ class FrameDecoder(torch.nn.Module):
         """
         latent = self.post_quant_conv(latent)
         return run_causal(self.decoder, latent, cache, first_chunk=cache is None)
+
+
+class LatentScale:
+    """Between the VAE's latents and the denoiser's, `[1, channels, ...]`, which are normalised by channel."""
+
+    def __init__(self, vae: AutoencoderKLWan) -> None:
+        self._mean = list(vae.config.latents_mean)
+        self._deviation = list(vae.config.latents_std)
+
+    def to_vae(self, latents: jax.Array) -> jax.Array:
+        """What the VAE decodes."""
+        return latents * _by_channel(self._deviation) + _by_channel(self._mean)
+
+    def from_vae(self, latents: jax.Array) -> jax.Array:
+        """What the VAE encoded, as the denoiser has it."""
+        return (latents - _by_channel(self._mean)) / _by_channel(self._deviation)
+
+
+def _by_channel(values: list[float]) -> jax.Array:
+    return jnp.asarray(values).reshape(1, -1, 1, 1, 1)
 
 
 def run_causal(
@@ -86,43 +102,28 @@ def build_decoder(folder: Path) -> FrameDecoder:
     return FrameDecoder(build_vae(folder))
 
 
-def decode_frames(
-    decoder: FrameDecoder, weights: State, latents: jax.Array, mesh: Mesh
-) -> Iterator[tuple[jax.Array, jax.Array]]:
-    """Decodes `latents` `[1, channels, frames, height, width]`, as the denoiser left them, frame by frame.
+def decoding_turns(decoder: FrameDecoder, config: flops.Config, latent_shape: Sequence[int]) -> list[Turn]:
+    """A turn for each latent frame of `[1, channels, frames, height, width]`, as the denoiser left them.
 
-    Yields video frames, float32 `[1 or 4, 8 height, 8 width, 3]` in 0..1, and whether all of them are finite.
-    Everything is compiled before the first.
+    It gives the video frames, float32 `[1 or 4, 8 height, 8 width, 3]` in 0..1.
     """
-    count, height, width = latents.shape[2:]
-    pixels = sharding.pixels(mesh, height, width)
-    program = jax.jit(
-        partial(_decode_frame, decoder),
-        donate_argnames="cache",
-        out_shardings=(sharding.frames(pixels), pixels, replicated(mesh)),
-    )
-    yield from frame_by_frame(program, weights, latents, count, pixels)
+    return frame_turns(partial(_decode_frame, decoder), partial(_decoding_cost, config), latent_shape)
 
 
-def frame_by_frame(
-    program: Any, weights: State, source: jax.Array, count: int, pixels: NamedSharding
-) -> Iterator[tuple[jax.Array, jax.Array]]:
-    """What the jitted `program(weights, source, index, cache=...)` makes of each of `count` latent frames.
+def frame_turns(
+    function: Callable[..., Any],
+    cost: Callable[[flops.LatentShape], StepCost],
+    latent_shape: Sequence[int],
+) -> list[Turn]:
+    """A turn of `function` for each latent frame; `cost` is that of latents of a shape, frame by frame."""
+    batch, channels, count, height, width = latent_shape
+    first, both = (cost((batch, channels, frames, height, width)) for frames in (1, 2))
+    further = StepCost(both.flops - first.flops)
+    return [Turn(function, frame, further if frame else first) for frame in range(count)]
 
-    `program` returns its output, the next cache and whether the output is finite; `pixels` is the cache's
-    sharding. Everything is compiled before the first.
-    """
-    lowered = program.lower(weights, source, np.int32(0), cache=None)
-    first = with_room(lowered.compile)
-    _, cache_info, _ = lowered.out_info
-    if count > 1:
-        cache_like = [jax.ShapeDtypeStruct(entry.shape, entry.dtype, sharding=pixels) for entry in cache_info]
-        further = with_room(program.lower(weights, source, np.int32(0), cache=cache_like).compile)
-    output, cache, finite = with_room(first, weights, source, np.int32(0), cache=None)
-    yield output, finite
-    for index in range(1, count):
-        output, cache, finite = with_room(further, weights, source, np.int32(index), cache=cache)
-        yield output, finite
+
+def _decoding_cost(config: flops.Config, latent_shape: flops.LatentShape) -> StepCost:
+    return StepCost(flops.vae_decode_flops(config, latent_shape))
 
 
 def _decode_frame(
@@ -130,14 +131,10 @@ def _decode_frame(
     weights: State,
     latents: jax.Array,
     index: jax.Array,
-    *,
     cache: list[jax.Array] | None,
 ) -> tuple[jax.Array, list[jax.Array], jax.Array]:
     """The video frames of one latent frame, the cache for the next, and whether the frames are finite."""
-    channels = (1, -1, 1, 1, 1)
-    mean = jnp.asarray(decoder.latents_mean).reshape(channels)
-    deviation = jnp.asarray(decoder.latents_std).reshape(channels)
-    latent = jax.lax.dynamic_slice_in_dim(latents, index, 1, axis=2) * deviation + mean
+    latent = decoder.scale.to_vae(jax.lax.dynamic_slice_in_dim(latents, index, 1, axis=2))
     video, cache = call(decoder, weights, latent, cache)
     frames = jnp.clip(video[0] / 2 + 0.5, 0, 1)
     return jnp.transpose(frames, (1, 2, 3, 0)), cache, jnp.isfinite(video).all()

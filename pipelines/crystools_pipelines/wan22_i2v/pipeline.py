@@ -1,18 +1,27 @@
 """Wan2.2 image-to-video: an image, a prompt and a diffusers checkpoint to frames, every stage reported."""
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import numpy as np
 from diffusers import UniPCMultistepScheduler
+from jax.sharding import Mesh
 from numpy.typing import NDArray
 
+from crystools_pipelines.runtime import layout
 from crystools_pipelines.runtime.checkpoint import Checkpoint
 from crystools_pipelines.runtime.errors import CheckpointError, RequestError
-from crystools_pipelines.runtime.job import Generation, Job, choose_devices, choose_dtype, started_run
-from crystools_pipelines.runtime.mesh import make_mesh
-from crystools_pipelines.runtime.video import video_writer, write_video
-from crystools_pipelines.wan21 import sharding as wan_sharding
+from crystools_pipelines.runtime.job import (
+    Generation,
+    Job,
+    check_output,
+    choose_devices,
+    params_of,
+    started_job,
+)
+from crystools_pipelines.runtime.stages import run_turns
 from crystools_pipelines.wan21.request import LATENT_CHANNELS, VAE_TEMPORAL_RATIO
 from crystools_pipelines.wan21.stages import (
     Phase,
@@ -20,13 +29,13 @@ from crystools_pipelines.wan21.stages import (
     denoise,
     encode_prompts,
     load_scheduler,
-    vae_stage,
+    mesh_over,
 )
 from crystools_pipelines.wan21.transformer import check_transformer
-from crystools_pipelines.wan22_i2v import flops, sharding
+from crystools_pipelines.wan22_i2v import sharding
 from crystools_pipelines.wan22_i2v.image import read_image
 from crystools_pipelines.wan22_i2v.request import Wan22I2VRequest
-from crystools_pipelines.wan22_i2v.vae import build_encoder, encode_frames
+from crystools_pipelines.wan22_i2v.vae import build_encoder, encoding_turns
 from crystools_tpu.telemetry import StageName
 
 __all__ = ["PIPELINE", "Generation", "Wan22I2VRequest", "generate"]
@@ -55,30 +64,47 @@ def generate(
     Raises RequestError for an argument that cannot be served, CheckpointError for a checkpoint that we cannot
     run.
     """
-    if fps < 1:
-        raise RequestError("fps", f"{fps} is too few; give 1 or more")
-    if out is not None:
-        video_writer(out, request.num_frames)
-    image = read_image(request.image, request.height, request.width)
-    chosen = choose_devices(devices)
-    dtype = choose_dtype(dtype, chosen[0].platform)
+    check_output(out, request.num_frames, fps)
     source = Checkpoint(checkpoint)
-    scheduler = load_scheduler(source, request.shift)
-    phases = plan_phases(request, source, scheduler)
-    config = source.config(phases[0].component)
-    widths = wan_sharding.widths(config, source.config("text_encoder"))
-    mesh = make_mesh(chosen, branches=request.branches, widths=widths)
-    with started_run(PIPELINE, request, source, chosen) as run:
-        job = Job(source, mesh, dtype, run)
-        embeddings = encode_prompts(job, [request.prompt, request.negative_prompt][: request.branches])
-        condition = encode_image(job, request, image)
-        latents = denoise(job, request, scheduler, phases, embeddings, condition)
-        frames = decode_latents(job, latents)
-        if out is not None:
-            with run.stage(StageName.SAVE):
-                write_video(frames, out, fps)
-                run.output = str(out)
-    return Generation(frames, np.array(latents), run.report)
+    prepared = prepare(request, source)
+    mesh = make_mesh(request, source, choose_devices(devices))
+    with started_job(PIPELINE, params_of(request), source, mesh, dtype) as job:
+        latents, frames = run_stages(job, request, prepared)
+        job.save(frames, out, fps)
+    return Generation(frames, np.array(latents), job.run.report)
+
+
+class Prepared(NamedTuple):
+    """What a request needs beside the checkpoint's weights."""
+
+    image: NDArray[np.float32]
+    scheduler: UniPCMultistepScheduler
+    phases: list[Phase]
+
+
+def make_mesh(request: Wan22I2VRequest, checkpoint: Checkpoint, devices: Sequence[jax.Device]) -> Mesh:
+    """The devices as this request's stages use them."""
+    return mesh_over(devices, checkpoint, request.branches)
+
+
+def prepare(request: Wan22I2VRequest, checkpoint: Checkpoint) -> Prepared:
+    """The image read, the scheduler, and the transformers' shares of the steps.
+
+    Raises RequestError for an image that is none, CheckpointError for a checkpoint that we cannot run.
+    """
+    image = read_image(request.image, request.height, request.width)
+    scheduler = load_scheduler(checkpoint, request.shift)
+    return Prepared(image, scheduler, plan_phases(request, checkpoint, scheduler))
+
+
+def run_stages(
+    job: Job, request: Wan22I2VRequest, prepared: Prepared
+) -> tuple[jax.Array, NDArray[np.float32]]:
+    """The final latents, and the video's frames `[frames, height, width, 3]` in 0..1."""
+    embeddings = encode_prompts(job, [request.prompt, request.negative_prompt][: request.branches])
+    condition = encode_image(job, request.latent_shape, prepared.image)
+    latents = denoise(job, request, prepared.scheduler, prepared.phases, embeddings, condition)
+    return latents, decode_latents(job, latents)
 
 
 def plan_phases(
@@ -106,21 +132,26 @@ def plan_phases(
     return phases
 
 
-def encode_image(job: Job, request: Wan22I2VRequest, image: NDArray[np.float32]) -> jax.Array:
-    """The image as the transformers see it beside the latents: `[1, 20, frames, height, width]`, replicated.
+def encode_image(
+    job: Job, latent_shape: tuple[int, int, int, int, int], image: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """The image as the transformers see it beside the latents: `[1, 20, frames, height, width]`, on the host.
 
     The mask, 1 where a frame is given, then the latents of the image and of the blank frames after it.
     """
-    encoder, weights = job.load("vae", build_encoder, sharding.VAE_ENCODER, dtype="float32")
-    config = job.checkpoint.config("vae")
-    batch, channels, count, height, width = request.latent_shape
-
-    def cost(frames: int) -> float:
-        return flops.vae_encode_flops(config, (batch, channels, frames, height, width))
-
-    outputs = encode_frames(encoder, weights, image, count, job.mesh)
-    latents = vae_stage(job, StageName.VAE_ENCODE, count, cost, outputs, axis=2)
+    encoder = job.load("vae", build_encoder, sharding.VAE_ENCODER, dtype="float32")
+    batch, _, count, height, width = latent_shape
+    split = layout.pixels(job.mesh, latent_shape)
+    latents = run_turns(
+        job,
+        StageName.VAE_ENCODE,
+        encoder,
+        job.put(image, split),
+        encoding_turns(encoder.module, job.checkpoint.config("vae"), latent_shape),
+        sharding=job.everywhere,
+        cache_sharding=split,
+        axis=2,
+    )
     mask = np.zeros((batch, VAE_TEMPORAL_RATIO, count, height, width), np.float32)
     mask[:, :, 0] = 1
-    condition: jax.Array = jax.device_put(np.concatenate([mask, latents], axis=1), job.everywhere)
-    return condition
+    return np.concatenate([mask, latents], axis=1)

@@ -1,23 +1,21 @@
 """The VAE's encoder on the condition's video, which is the image and then blank frames."""
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import torch
 from diffusers import AutoencoderKLWan
-from jax.sharding import Mesh
-from numpy.typing import NDArray
 
 from crystools_pipelines.runtime.functional import call
-from crystools_pipelines.runtime.mesh import replicated
+from crystools_pipelines.runtime.stages import StepCost, Turn
 from crystools_pipelines.runtime.weights import State
-from crystools_pipelines.wan21.request import VAE_SPATIAL_RATIO, VAE_TEMPORAL_RATIO
-from crystools_pipelines.wan21.sharding import pixels
-from crystools_pipelines.wan21.vae import build_vae, frame_by_frame, run_causal
+from crystools_pipelines.wan21.flops import Config, LatentShape
+from crystools_pipelines.wan21.request import VAE_TEMPORAL_RATIO
+from crystools_pipelines.wan21.vae import LatentScale, build_vae, frame_turns, run_causal
+from crystools_pipelines.wan22_i2v import flops
 
 
 class FrameEncoder(torch.nn.Module):
@@ -27,8 +25,7 @@ class FrameEncoder(torch.nn.Module):
         super().__init__()
         self.encoder = vae.encoder
         self.quant_conv = vae.quant_conv
-        self.latents_mean = list(vae.config.latents_mean)
-        self.latents_std = list(vae.config.latents_std)
+        self.scale = LatentScale(vae)
 
     def forward(
         self, frames: torch.Tensor, cache: list[torch.Tensor] | None
@@ -44,22 +41,17 @@ def build_encoder(folder: Path) -> FrameEncoder:
     return FrameEncoder(build_vae(folder))
 
 
-def encode_frames(
-    encoder: FrameEncoder, weights: State, image: NDArray[np.float32], count: int, mesh: Mesh
-) -> Iterator[tuple[jax.Array, jax.Array]]:
-    """Encodes `image` `[1, 3, 1, height, width]` in -1..1 and the blank frames after it.
+def encoding_turns(encoder: FrameEncoder, config: Config, latent_shape: Sequence[int]) -> list[Turn]:
+    """A turn for each latent frame of `[1, channels, frames, height, width]`.
 
-    Yields each of `count` latent frames, float32 `[1, channels, 1, height / 8, width / 8]` in the scale of
-    the denoiser, and whether all of it is finite. Everything is compiled before the first.
+    The source is the image, `[1, 3, 1, 8 height, 8 width]` in -1..1; blank frames follow it. Each turn gives
+    a latent frame, float32 `[1, channels, 1, height, width]` in the scale of the denoiser.
     """
-    height, width = (size // VAE_SPATIAL_RATIO for size in image.shape[3:])
-    split = pixels(mesh, height, width)
-    program = jax.jit(
-        partial(_encode_frame, encoder),
-        donate_argnames="cache",
-        out_shardings=(replicated(mesh), split, replicated(mesh)),
-    )
-    yield from frame_by_frame(program, weights, jax.device_put(image, split), count, split)
+    return frame_turns(partial(_encode_frame, encoder), partial(_cost, config), latent_shape)
+
+
+def _cost(config: Config, latent_shape: LatentShape) -> StepCost:
+    return StepCost(flops.vae_encode_flops(config, latent_shape))
 
 
 def _encode_frame(
@@ -67,13 +59,9 @@ def _encode_frame(
     weights: State,
     image: jax.Array,
     _index: jax.Array,
-    *,
     cache: list[jax.Array] | None,
 ) -> tuple[jax.Array, list[jax.Array], jax.Array]:
     """The image's latent frame or, with a cache, that of the next blank frames."""
-    channels = (1, -1, 1, 1, 1)
-    mean = jnp.asarray(encoder.latents_mean).reshape(channels)
-    deviation = jnp.asarray(encoder.latents_std).reshape(channels)
     frames = image if cache is None else jnp.repeat(jnp.zeros_like(image), VAE_TEMPORAL_RATIO, axis=2)
     latent, cache = call(encoder, weights, frames, cache)
-    return (latent - mean) / deviation, cache, jnp.isfinite(latent).all()
+    return encoder.scale.from_vae(latent), cache, jnp.isfinite(latent).all()

@@ -1,0 +1,222 @@
+"""A run on shapes: every stage as it would run, nothing executed, every program traced and kept.
+
+The same code as in a real run takes the same path; only the `Job` differs. So what is known here of a program
+is known of the one that runs. The devices may be those of a TPU that this machine does not have.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import Any, TypeVar, cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import torch
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from numpy.typing import NDArray
+
+from crystools_pipelines.runtime.checkpoint import Checkpoint
+from crystools_pipelines.runtime.component import Component, Program, trace
+from crystools_pipelines.runtime.job import Job, Tokenize, Tokens, kept_float32
+from crystools_pipelines.runtime.mesh import replicated
+from crystools_pipelines.runtime.scan import ScannedLayers
+from crystools_pipelines.runtime.sharding import Rules, match
+from crystools_pipelines.runtime.weights import State
+from crystools_tpu import telemetry
+from crystools_tpu.telemetry import StageName
+
+Module = TypeVar("Module", bound=torch.nn.Module)
+
+
+@dataclass(frozen=True)
+class RehearsedProgram:
+    """A program of a stage, traced, and how hard a run has XLA work on it (`component.compile_with`)."""
+
+    traced: jax.stages.Traced
+    effort: float
+
+
+@dataclass(frozen=True)
+class RehearsedLoad:
+    """A component that is loaded, and its weights."""
+
+    component: str
+    weights: dict[str, jax.ShapeDtypeStruct]
+
+
+@dataclass
+class RehearsedStage:
+    """A stage as telemetry would be told of it, and its programs in the order of their first use."""
+
+    name: StageName
+    component: str | None
+    steps: int
+    flops: float = 0.0
+    """Model FLOPs of all steps, over all devices."""
+    moved_bytes: float | None = 0.0
+    """Bytes that must move through HBM in all steps, over all devices; None where that is not known."""
+    programs: list[RehearsedProgram] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Rehearsal:
+    """What happens in a run, in the order in which it happens."""
+
+    loads: list[RehearsedLoad] = field(default_factory=list)
+    stages: list[RehearsedStage] = field(default_factory=list)
+
+
+def rehearse(
+    pipeline: ModuleType,
+    request: Any,
+    checkpoint: Checkpoint,
+    devices: Sequence[jax.Device],
+    dtype: str = "bfloat16",
+) -> Rehearsal:
+    """What happens in a run of `request` on these devices; of the checkpoint only configurations are read.
+
+    `pipeline` is a model's module `pipeline`. Raises what a run would raise before its first stage.
+    """
+    prepared = pipeline.prepare(request, checkpoint)
+    rehearsal = Rehearsal()
+    mesh = pipeline.make_mesh(request, checkpoint, devices)
+    run = cast(telemetry.Run, _Run(rehearsal.stages))
+    pipeline.run_stages(_Job(checkpoint, mesh, dtype, run, rehearsal=rehearsal), request, prepared)
+    return rehearsal
+
+
+class _Run:
+    """Stands in for telemetry's run."""
+
+    def __init__(self, stages: list[RehearsedStage]) -> None:
+        self.stages = stages
+
+    @contextmanager
+    def stage(
+        self,
+        name: StageName,
+        *,
+        steps: int,
+        flops_per_step: float,
+        bytes_per_step: float | None,
+        flops_method: str,
+        component: str | None = None,
+    ) -> Iterator["_Stage"]:
+        self.stages.append(RehearsedStage(name, component, steps))
+        yield _Stage(self.stages[-1], flops_per_step, bytes_per_step)
+
+
+class _Stage:
+    """Stands in for telemetry's stage."""
+
+    def __init__(self, stage: RehearsedStage, flops_per_step: float, bytes_per_step: float | None) -> None:
+        self._stage = stage
+        self._flops_per_step = flops_per_step
+        self._bytes_per_step = bytes_per_step
+
+    def step(self, done: Any, *, flops: float | None = None, moved_bytes: float | None = None) -> None:
+        self._stage.flops += self._flops_per_step if flops is None else flops
+        moved = self._bytes_per_step if moved_bytes is None else moved_bytes
+        before = self._stage.moved_bytes
+        self._stage.moved_bytes = None if moved is None or before is None else before + moved
+
+
+@dataclass(frozen=True)
+class _Job(Job):
+    """Stands in for a run's job: arrays are `jax.ShapeDtypeStruct`s with shardings."""
+
+    rehearsal: Rehearsal = field(kw_only=True)
+
+    def load(
+        self, component: str, build: Callable[[Path], Module], rules: Rules, *, dtype: str | None = None
+    ) -> Component[Module]:
+        module = build(self.checkpoint.weights(component))
+        weights = abstract_state(module, self.mesh, rules, dtype or self.dtype)
+        self.rehearsal.loads.append(RehearsedLoad(component, weights))
+        return _Component(module, cast(State, weights), _at_once, stages=self.rehearsal.stages)
+
+    def put(self, tree: Any, sharding: NamedSharding) -> Any:
+        return _abstract(tree, sharding)
+
+    def tokens(self, tokenize: Tokenize, prompts: Sequence[str], length: int) -> Tokens:
+        nothing = np.zeros((len(prompts), length), np.int32)
+        return nothing, nothing
+
+    def fetch(self, array: jax.Array) -> jax.Array:
+        return array
+
+    def to_host(self, chunks: Sequence[jax.Array], axis: int = 0) -> NDArray[Any]:
+        return np.concatenate([np.broadcast_to(np.zeros((), c.dtype), c.shape) for c in chunks], axis=axis)
+
+
+def _at_once(function: Callable[..., Any], *args: Any) -> Any:
+    return function(*args)
+
+
+@dataclass(frozen=True, eq=False)
+class _Component(Component[Module]):
+    """Stands in for a component: its weights are shapes, its programs go to the stage that runs."""
+
+    stages: list[RehearsedStage] = field(kw_only=True)
+
+    def compile(
+        self,
+        function: Callable[..., Any],
+        *args: Any,
+        out_shardings: Any,
+        donate: tuple[int, ...] = (),
+        effort: float = 0.0,
+    ) -> Program:
+        traced = trace(function, self.weights, args, out_shardings, donate)
+        self.stages[-1].programs.append(RehearsedProgram(traced, effort))
+        outputs = jax.tree.map(_abstract_with, out_shardings, traced.out_info, is_leaf=_is_sharding)
+        return Program(outputs, cast(jax.stages.Compiled, lambda *_: outputs), self.weights, _at_once)
+
+
+def _is_sharding(value: Any) -> bool:
+    return isinstance(value, NamedSharding)
+
+
+def _abstract_with(sharding: NamedSharding, tree: Any) -> Any:
+    return _abstract(tree, sharding)
+
+
+def _abstract(tree: Any, sharding: NamedSharding) -> Any:
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), tree)
+
+
+def abstract_state(
+    module: torch.nn.Module, mesh: Mesh, rules: Rules, dtype: str
+) -> dict[str, jax.ShapeDtypeStruct]:
+    """What `Job.load` would load for `module`, as shapes: the same names, dtypes and shardings."""
+    float32 = kept_float32(module)
+    parameters = dict(module.named_parameters())
+    depths = _stack_depths(module)
+    state = {}
+    for name, spec in match(rules, parameters).items():
+        shape = tuple(parameters[name].shape)
+        if name in depths:
+            shape, spec = (depths[name], *shape), PartitionSpec(None, *spec)
+        kept = not set(name.split(".")).isdisjoint(float32)
+        state[name] = jax.ShapeDtypeStruct(
+            shape, jnp.dtype("float32" if kept else dtype), sharding=NamedSharding(mesh, spec)
+        )
+    buffers = {
+        name: jax.ShapeDtypeStruct(tuple(buffer.shape), buffer.numpy().dtype, sharding=replicated(mesh))
+        for name, buffer in module.named_buffers()
+    }
+    return state | buffers
+
+
+def _stack_depths(module: torch.nn.Module) -> dict[str, int]:
+    """For each parameter that stands for one in every layer of a stack, how many layers there are."""
+    return {
+        f"{prefix}.layer.{name}": layers.depth
+        for prefix, layers in module.named_modules()
+        if isinstance(layers, ScannedLayers)
+        for name, _ in layers.layer.named_parameters()
+        if name not in layers.shared
+    }

@@ -1,0 +1,16 @@
+"""The encoders of T5's family, which two models have: how their weights lie on the mesh."""
+
+from jax.sharding import PartitionSpec as P
+
+from crystools_pipelines.runtime.mesh import TENSOR
+from crystools_pipelines.runtime.sharding import Rules
+
+ENCODER: Rules = (
+    (r"shared\.weight", P(None, TENSOR)),
+    (r".*\.SelfAttention\.[qkv]\.weight", P(TENSOR, None)),
+    (r".*\.SelfAttention\.o\.weight", P(None, TENSOR)),
+    (r".*\.relative_attention_bias\.weight", P(None, TENSOR)),
+    (r".*\.DenseReluDense\.wi(_[01])?\.weight", P(TENSOR, None)),
+    (r".*\.DenseReluDense\.wo\.weight", P(None, TENSOR)),
+    (r".*layer_norm\.weight", P()),
+)
