@@ -1,26 +1,20 @@
-"""Model FLOPs and bytes of CogVideoX, from the architecture alone.
+"""Model FLOPs and bytes of CogVideoX, from the architecture alone, counted as `runtime.costs` says.
 
-A product of [m, k] and [k, n] is 2*m*k*n FLOPs, a convolution likewise; attention is its two products.
-Element-wise work is left out, as in torch.utils.flop_counter. A `config` is the mapping in the component's
-`config.json`.
+A `config` is the mapping in the component's `config.json`.
 """
 
 from collections.abc import Mapping
+from functools import partial
 from math import prod
 from typing import Any
 
-from crystools_pipelines.wan21.flops import text_encoder_flops
-
-__all__ = [
-    "text_encoder_flops",
-    "transformer_forward_bytes",
-    "transformer_forward_flops",
-    "transformer_parameters",
-    "vae_turn_flops",
-]
+from crystools_pipelines.runtime import t5_costs
+from crystools_pipelines.runtime.costs import Cost, attention, convolution, linear, matmul, residual_block
 
 Config = Mapping[str, Any]
 LatentShape = tuple[int, int, int, int, int]  # batch, frames, channels, height, width
+
+PAST_FRAMES = 2  # that the VAE's convolutions need before those that they make
 
 
 def transformer_forward_flops(config: Config, latent_shape: LatentShape, text_tokens: int) -> float:
@@ -28,18 +22,18 @@ def transformer_forward_flops(config: Config, latent_shape: LatentShape, text_to
     batch, video_tokens, width = latent_shape[0], _video_tokens(config, latent_shape), _width(config)
     tokens, time_width, patch = text_tokens + video_tokens, config["time_embed_dim"], _patch(config)
     layer = (
-        4 * _matmul(tokens, width, width)
-        + 2 * _matmul(tokens, width, tokens)
-        + 2 * _matmul(tokens, width, 4 * width)
-        + 2 * _matmul(1, time_width, 6 * width)
+        4 * matmul(tokens, width, width)
+        + attention(tokens, tokens, width)
+        + 2 * matmul(tokens, width, 4 * width)
+        + 2 * matmul(1, time_width, 6 * width)
     )
     embeddings = (
-        _matmul(video_tokens, config["in_channels"] * patch, width)
-        + _matmul(text_tokens, config["text_embed_dim"], width)
-        + _matmul(1, width, time_width)
-        + _matmul(1, time_width, time_width)
+        matmul(video_tokens, config["in_channels"] * patch, width)
+        + matmul(text_tokens, config["text_embed_dim"], width)
+        + matmul(1, width, time_width)
+        + matmul(1, time_width, time_width)
     )
-    output = _matmul(1, time_width, 2 * width) + _matmul(video_tokens, width, config["out_channels"] * patch)
+    output = matmul(1, time_width, 2 * width) + matmul(video_tokens, width, config["out_channels"] * patch)
     return float(batch * (config["num_layers"] * layer + embeddings + output))
 
 
@@ -62,51 +56,78 @@ def transformer_forward_bytes(
 def transformer_parameters(config: Config) -> int:
     """The number of parameters of CogVideoXTransformer3DModel in version 1.5."""
     width, time_width, patch = _width(config), config["time_embed_dim"], _patch(config)
-    modulated_norm = _linear(time_width, 6 * width) + 2 * width
-    attention = 4 * _linear(width, width) + 2 * 2 * config["attention_head_dim"]
-    feed_forward = _linear(width, 4 * width) + _linear(4 * width, width)
-    layer = 2 * modulated_norm + attention + feed_forward
+    modulated_norm = linear(time_width, 6 * width) + 2 * width
+    projections = 4 * linear(width, width) + 2 * 2 * config["attention_head_dim"]
+    feed_forward = linear(width, 4 * width) + linear(4 * width, width)
+    layer = 2 * modulated_norm + projections + feed_forward
     embeddings = (
-        _linear(config["in_channels"] * patch, width)
-        + _linear(config["text_embed_dim"], width)
-        + _linear(width, time_width)
-        + _linear(time_width, time_width)
+        linear(config["in_channels"] * patch, width)
+        + linear(config["text_embed_dim"], width)
+        + linear(width, time_width)
+        + linear(time_width, time_width)
     )
-    norms = 2 * width + _linear(time_width, 2 * width) + 2 * width
-    output = _linear(width, config["out_channels"] * patch)
+    norms = 2 * width + linear(time_width, 2 * width) + 2 * width
+    output = linear(width, config["out_channels"] * patch)
     return int(config["num_layers"] * layer + embeddings + norms + output)
+
+
+def text_encoder_flops(config: Config, batch: int, tokens: int) -> float:
+    """FLOPs of T5EncoderModel on `[batch, tokens]`, padding included."""
+    return t5_costs.encoder_flops(config, batch, tokens)
+
+
+def text_encoder_bytes(config: Config, batch: int, tokens: int, bytes_per_parameter: int) -> float:
+    """Bytes that T5EncoderModel must move for `[batch, tokens]`."""
+    # All layers share the first one's table of relative positions.
+    return t5_costs.encoder_bytes(config, batch, tokens, bytes_per_parameter, position_tables=1)
 
 
 def vae_turn_flops(config: Config, frames: int, height: int, width: int) -> float:
     """FLOPs of AutoencoderKLCogVideoX's decoder on the `frames` latent frames that it decodes in one turn."""
-    latent_channels = config["latent_channels"]
+    return float(_turn(config, frames, height * width, past=0).flops)
+
+
+def vae_turn_bytes(
+    config: Config, frames: int, height: int, width: int, bytes_per_parameter: int, *, first: bool
+) -> float:
+    """Bytes that the same must move: the weights once. Every turn but the `first` reads the past as well."""
+    past = 0 if first else PAST_FRAMES
+    return _turn(config, frames, height * width, past).moved_bytes(bytes_per_parameter)
+
+
+def _turn(config: Config, frames: int, pixels: int, past: int) -> Cost:
+    """`frames` latent frames of `pixels` to their video frames, after `past` frames."""
+    latent_channels, latents = config["latent_channels"], frames * pixels
     level_channels = list(reversed(config["block_out_channels"]))
     doublings_of_time = config["temporal_compression_ratio"].bit_length() - 1
-    channels, pixels = level_channels[0], height * width
+    channels = level_channels[0]
 
-    def norm(positions: int, channels: int) -> int:
-        return 2 * _conv(positions, latent_channels, channels, 1)
-
-    def residual_block(positions: int, inputs: int, outputs: int) -> int:
-        convolutions = _conv(positions, inputs, outputs, 27) + _conv(positions, outputs, outputs, 27)
-        shortcut = _conv(positions, inputs, outputs, 1) if inputs != outputs else 0
-        return norm(positions, inputs) + norm(positions, outputs) + convolutions + shortcut
-
-    flops = _conv(frames * pixels, latent_channels, channels, 27)
-    flops += 2 * residual_block(frames * pixels, channels, channels)
+    cost = convolution((past + frames) * pixels, latents, latent_channels, channels, 27)
+    norm = partial(_norm, latents, latent_channels, latents)
+    cost += 2 * residual_block((past + frames) * pixels, latents, channels, channels, 27, norm)
     for level, outputs in enumerate(level_channels):
-        flops += residual_block(frames * pixels, channels, outputs)
-        flops += config["layers_per_block"] * residual_block(frames * pixels, outputs, outputs)
+        read, written = (past + frames) * pixels, frames * pixels
+        norm = partial(_norm, latents, latent_channels, written)
+        cost += residual_block(read, written, channels, outputs, 27, norm)
+        cost += config["layers_per_block"] * residual_block(read, written, outputs, outputs, 27, norm)
         channels = outputs
         if level == len(level_channels) - 1:
             break
         if level < doublings_of_time:
             frames = 2 * frames - frames % 2  # an odd turn's first frame stays single
         pixels *= 4
-        flops += _conv(frames * pixels, channels, channels, 9)
-    flops += norm(frames * pixels, channels)
-    flops += _conv(frames * pixels, channels, config["out_channels"], 27)
-    return float(flops)
+        cost += convolution(written, frames * pixels, channels, channels, 9)
+    cost += norm(channels)
+    return cost + convolution((past + frames) * pixels, frames * pixels, channels, config["out_channels"], 27)
+
+
+def _norm(latents: int, latent_channels: int, positions: int, channels: int) -> Cost:
+    """The VAE's norm at so many `positions`: its scale and bias are projections of the latents."""
+    return Cost(
+        flops=2 * matmul(positions, latent_channels, channels),
+        parameters=2 * channels + 2 * linear(latent_channels, channels),
+        activations=latents * latent_channels,
+    )
 
 
 def _width(config: Config) -> int:
@@ -120,15 +141,3 @@ def _patch(config: Config) -> int:
 def _video_tokens(config: Config, latent_shape: LatentShape) -> int:
     _, frames, _, height, width = latent_shape
     return prod((frames, height, width)) // _patch(config)
-
-
-def _matmul(m: int, k: int, n: int) -> int:
-    return 2 * m * k * n
-
-
-def _conv(positions: int, in_channels: int, out_channels: int, kernel_size: int) -> int:
-    return _matmul(positions, in_channels * kernel_size, out_channels)
-
-
-def _linear(inputs: int, outputs: int) -> int:
-    return inputs * outputs + outputs

@@ -1,12 +1,19 @@
-"""Model FLOPs and bytes of FLUX.2, from the architecture alone.
+"""Model FLOPs and bytes of FLUX.2, from the architecture alone, counted as `runtime.costs` says.
 
-A product of [m, k] and [k, n] is 2*m*k*n FLOPs, a convolution likewise; attention is its two products, causal
-or not. Element-wise work is left out, as in torch.utils.flop_counter. A `config` is the mapping in the
-component's `config.json`, for the text encoder its `text_config`.
+A `config` is the mapping in the component's `config.json`, for the text encoder its `text_config`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+from crystools_pipelines.runtime.costs import (
+    Cost,
+    attention,
+    convolution,
+    image_attention,
+    matmul,
+    residual_block,
+)
 
 Config = Mapping[str, Any]
 
@@ -15,16 +22,16 @@ def transformer_forward_flops(config: Config, image_tokens: int, text_tokens: in
     """FLOPs of one forward of Flux2Transformer2DModel on one image."""
     width, inner = _width(config), _inner(config)
     tokens = image_tokens + text_tokens
-    attention = 4 * _matmul(tokens, width, width) + _attention(tokens, tokens, width)
-    feed_forward = _matmul(tokens, width, 2 * inner) + _matmul(tokens, inner, width)
+    attends = 4 * matmul(tokens, width, width) + attention(tokens, tokens, width)
+    feed_forward = matmul(tokens, width, 2 * inner) + matmul(tokens, inner, width)
     layers = config["num_layers"] + config["num_single_layers"]
     vectors = _parameters_of_vectors(config)  # each weight multiplies one vector
     projections = (
-        _matmul(image_tokens, config["in_channels"], width)
-        + _matmul(text_tokens, config["joint_attention_dim"], width)
-        + _matmul(image_tokens, width, _out_channels(config))
+        matmul(image_tokens, config["in_channels"], width)
+        + matmul(text_tokens, config["joint_attention_dim"], width)
+        + matmul(image_tokens, width, _out_channels(config))
     )
-    return float(layers * (attention + feed_forward) + projections + 2 * vectors)
+    return float(layers * (attends + feed_forward) + projections + 2 * vectors)
 
 
 def transformer_forward_bytes(
@@ -62,31 +69,68 @@ def transformer_parameters(config: Config) -> int:
 
 def text_encoder_flops(config: Config, tokens: int, layers: int) -> float:
     """FLOPs of the first `layers` layers of Mistral on one prompt of `tokens`, padding included."""
-    model, head = config["hidden_size"], config["head_dim"]
-    queries, keys = config["num_attention_heads"] * head, config["num_key_value_heads"] * head
-    attention = 2 * _matmul(tokens, model, queries + keys) + _attention(tokens, tokens, queries)
-    feed_forward = 3 * _matmul(tokens, model, config["intermediate_size"])
-    return float(layers * (attention + feed_forward))
+    model, queries, keys = config["hidden_size"], *_text_widths(config)
+    attends = 2 * matmul(tokens, model, queries + keys) + attention(tokens, tokens, queries)
+    feed_forward = 3 * matmul(tokens, model, config["intermediate_size"])
+    return float(layers * (attends + feed_forward))
+
+
+def text_encoder_bytes(
+    config: Config, tokens: int, taken_layers: Sequence[int], bytes_per_parameter: int
+) -> float:
+    """Bytes that the same must move, where the embeddings are the hidden states after `taken_layers`.
+
+    Of the vocabulary only the tokens' own rows; then the weights of the layers up to the last that is taken,
+    the hidden states of two sublayers a layer with their keys and values, and the embeddings out.
+    """
+    model, queries, keys = config["hidden_size"], *_text_widths(config)
+    weights = 2 * model * (queries + keys) + 3 * model * config["intermediate_size"] + 2 * model
+    activations = tokens * (2 * 2 * model + 2 * 2 * keys)
+    ends = (1 + len(taken_layers)) * tokens * model
+    return float((max(taken_layers) * (weights + activations) + ends) * bytes_per_parameter)
 
 
 def vae_decode_flops(config: Config, rows: int, columns: int) -> float:
     """FLOPs of AutoencoderKLFlux2.decode on latents of `rows` and `columns`."""
-    latent_channels, pixels = config["latent_channels"], rows * columns
+    return float(_decode(config, rows * columns).flops)
+
+
+def vae_decode_bytes(config: Config, rows: int, columns: int, bytes_per_parameter: int) -> float:
+    """Bytes that the same must move."""
+    return _decode(config, rows * columns).moved_bytes(bytes_per_parameter)
+
+
+def _decode(config: Config, pixels: int) -> Cost:
+    latent_channels = config["latent_channels"]
     levels = list(reversed(config.get("decoder_block_out_channels") or config["block_out_channels"]))
     channels = levels[0]
-    flops = _conv(pixels, latent_channels, channels, 9) + 2 * _residual_block(pixels, channels, channels)
+
+    def block(in_channels: int, out_channels: int) -> Cost:
+        return residual_block(pixels, pixels, in_channels, out_channels, 9, _norm)
+
+    cost = Cost(parameters=2 * 4 * latent_channels)  # mean and variance of a token's channels
     if config["use_post_quant_conv"]:
-        flops += _conv(pixels, latent_channels, latent_channels, 1)
+        cost += convolution(pixels, pixels, latent_channels, latent_channels, 1)
+    cost += convolution(pixels, pixels, latent_channels, channels, 9) + 2 * block(channels, channels)
     if config["mid_block_add_attention"]:
-        flops += 4 * _matmul(pixels, channels, channels) + _attention(pixels, pixels, channels)
+        cost += image_attention(1, pixels, channels, _norm)
     for level, out_channels in enumerate(levels):
-        flops += _residual_block(pixels, channels, out_channels)
-        flops += config["layers_per_block"] * _residual_block(pixels, out_channels, out_channels)
+        cost += block(channels, out_channels) + config["layers_per_block"] * block(out_channels, out_channels)
         channels = out_channels
         if level < len(levels) - 1:
+            cost += convolution(pixels, 4 * pixels, channels, channels, 9)
             pixels *= 4
-            flops += _conv(pixels, channels, channels, 9)
-    return float(flops + _conv(pixels, channels, config["out_channels"], 9))
+    return cost + _norm(channels) + convolution(pixels, pixels, channels, config["out_channels"], 9)
+
+
+def _norm(channels: int) -> Cost:
+    return Cost(parameters=2 * channels)
+
+
+def _text_widths(config: Config) -> tuple[int, int]:
+    """Of all queries, and of all keys."""
+    head = config["head_dim"]
+    return config["num_attention_heads"] * head, config["num_key_value_heads"] * head
 
 
 def _parameters_of_vectors(config: Config) -> int:
@@ -108,25 +152,3 @@ def _inner(config: Config) -> int:
 
 def _out_channels(config: Config) -> int:
     return int(config["out_channels"] or config["in_channels"])
-
-
-def _matmul(m: int, k: int, n: int) -> int:
-    return 2 * m * k * n
-
-
-def _attention(queries: int, keys: int, width: int) -> int:
-    """Scores, then their product with the values; `width` is heads times head dimension."""
-    return 2 * _matmul(queries, width, keys)
-
-
-def _conv(positions: int, in_channels: int, out_channels: int, kernel_size: int) -> int:
-    return _matmul(positions, in_channels * kernel_size, out_channels)
-
-
-def _residual_block(positions: int, in_channels: int, out_channels: int) -> int:
-    shortcut = _conv(positions, in_channels, out_channels, 1) if in_channels != out_channels else 0
-    return (
-        _conv(positions, in_channels, out_channels, 9)
-        + _conv(positions, out_channels, out_channels, 9)
-        + shortcut
-    )
