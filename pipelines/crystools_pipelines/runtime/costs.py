@@ -34,6 +34,10 @@ class Cost:
 
     __rmul__ = __mul__
 
+    def batched(self, samples: int) -> "Cost":
+        """The same for so many samples at once, which share the weights."""
+        return Cost(samples * self.flops, self.parameters, samples * self.activations)
+
     def moved_bytes(self, bytes_per_parameter: int) -> float:
         """Bytes that must move."""
         return float((self.parameters + self.activations) * bytes_per_parameter)

@@ -106,8 +106,8 @@ def vae_decode_bytes(config: Config, latent_shape: LatentShape, bytes_per_parame
 
 
 def frame_by_frame(first: Cost, further: Cost, latent_shape: LatentShape) -> Cost:
-    """Of all latent frames of all samples."""
-    return latent_shape[0] * (first + (latent_shape[2] - 1) * further)
+    """Of all latent frames, one after another, all samples together."""
+    return (first + (latent_shape[2] - 1) * further).batched(latent_shape[0])
 
 
 def norm(channels: int) -> Cost:
