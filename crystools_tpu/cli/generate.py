@@ -26,6 +26,7 @@ _REQUEST_OPTIONS = {
     "frames": "num_frames",
     "steps": "num_inference_steps",
     "guidance_scale": "guidance_scale",
+    "dynamic_cfg": "use_dynamic_cfg",
     "guidance_scale_2": "guidance_scale_2",
     "flow_shift": "flow_shift",
     "shift": "shift",
@@ -52,6 +53,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     add("--frames", type=int, metavar="N", help="of the form 4n+1 (cogvideox-t2v: 8n+1)")
     add("--steps", type=int, metavar="N", help="denoising steps")
     add("--guidance-scale", type=float, help="1 and below: unguided (flux.2 is always guided)")
+    add("--dynamic-cfg", action="store_true", default=None, help="guidance by the step (cogvideox-t2v)")
     add("--guidance-scale-2", type=float, help="of the second transformer (wan2.2-i2v)")
     add("--flow-shift", type=float, help="5 suits 720p, 3 suits 480p (wan2.1-t2v)")
     add("--shift", type=float, help="the same of wan2.2-i2v")

@@ -18,6 +18,8 @@ import pytest
 from crystools_pipelines.models import MODELS
 from crystools_tpu import telemetry
 from crystools_tpu.cli import main
+from crystools_tpu.cli.generate import request_of
+from crystools_tpu.cli.main import build_parser
 from crystools_tpu.telemetry.wire_schema import wire_schema
 
 ROOT = Path(__file__).parents[2]
@@ -124,6 +126,7 @@ def test_what_cannot_be_done_is_one_line_that_names_the_option_and_the_remedy(
     ("model", "more", "message"),
     [
         ("flux.2", ["--frames", "5"], "--frames: flux.2 has no such setting; leave it out"),
+        ("wan2.1-t2v", ["--dynamic-cfg"], "--dynamic-cfg: wan2.1-t2v has no such setting; leave it out"),
         ("flux.2", ["--fps", "8"], "--fps: flux.2 makes an image; leave it out"),
         ("wan2.1-t2v", ["--shift", "3"], "--shift: wan2.1-t2v has no such setting; leave it out"),
     ],
@@ -134,6 +137,13 @@ def test_an_option_that_the_model_does_not_have_is_refused(
     out = ["--out", str(tmp_path / "x.npy")]
     assert main(["generate", model, "--checkpoint", str(tmp_path), "--prompt", "a boat", *out, *more]) == 2
     assert capsys.readouterr().err.strip() == f"crystools-tpu: {message}"
+
+
+@pytest.mark.parametrize(("more", "dynamic"), [([], False), (["--dynamic-cfg"], True)])
+def test_cogvideox_is_asked_for_dynamic_guidance(more: list[str], dynamic: bool) -> None:
+    small = ["--checkpoint", "folder", "--prompt", "a boat", "--out", "video.mp4"]
+    request = request_of(build_parser().parse_args(["generate", "cogvideox-t2v", *small, *more]))
+    assert request.use_dynamic_cfg is dynamic
 
 
 @pytest.mark.parametrize("model", MODELS)
