@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import logging
 import os
 import shutil
 import threading
@@ -106,39 +105,6 @@ def test_files_that_have_changed_are_loaded_anew(tmp_path: Path, tiny_wan21: Pat
         freed = [event for event in events.drain() if isinstance(event, ModelFreed)]
     assert [(event.component, event.reason) for event in freed] == [("transformer", "evicted")]
     assert sorted(resident.component for resident in residency.residents()) == sorted(COMPONENTS)
-
-
-def test_twenty_switches_in_a_small_memory(
-    two_models: tuple[Path, Path], device_bytes: dict[str, int], caplog: pytest.LogCaptureFixture
-) -> None:
-    caplog.set_level(logging.INFO, logger="crystools_pipelines.runtime.residency")
-    first, second = two_models
-    frames = run(first).frames
-    free_all()
-    caplog.clear()
-    budget = sum(device_bytes.values())  # one model, whole
-    live, threads = [], []
-    expected = []
-    with residency.limited_to(budget), telemetry.subscribe() as events:
-        for turn in range(20):
-            generation = run((first, second)[turn % 2])
-            np.testing.assert_array_equal(generation.frames, frames)
-            if turn:
-                other = str((second, first)[turn % 2])
-                run_id = generation.report.run_id
-                expected += [
-                    ModelFreed(run_id, other, component, size, "evicted")
-                    for component, size in device_bytes.items()
-                ]
-            live.append(live_bytes())
-            threads.append(threading.active_count())
-        freed = [event for event in events.drain() if isinstance(event, ModelFreed)]
-    assert freed == expected
-    assert [record.getMessage() for record in caplog.records] == [
-        f"evicted: {event.component} of {event.model}, {event.freed_bytes} bytes" for event in freed
-    ]
-    assert len(set(live[1:])) == 1
-    assert len(set(threads)) == 1
 
 
 def test_only_as_much_leaves_as_is_needed(

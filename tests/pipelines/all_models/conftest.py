@@ -1,0 +1,52 @@
+"""Every tiny model in its folder, and the smallest thing that one can ask of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from crystools_pipelines.models import MODELS
+from crystools_pipelines.runtime.job import Generation
+from crystools_pipelines.tiny import write_tiny_checkpoint
+
+# Runs a model's smallest request, but for these fields, on that many devices.
+Run = Callable[..., Generation]
+
+SMALLEST: dict[str, dict[str, Any]] = {
+    "cogvideox-t2v": {"num_frames": 1, "guidance_scale": 1.0},
+    "wan2.1-t2v": {"num_frames": 1, "guidance_scale": 1.0},
+    "wan2.2-i2v": {
+        "num_frames": 1,
+        "guidance_scale": 1.0,
+        "num_inference_steps": 2,  # one for each transformer
+        "image": np.full((16, 16, 3), 0.5, np.float32),
+    },
+    "flux.2": {},
+}
+
+
+@pytest.fixture(scope="session")
+def checkpoints(
+    tiny_cogvideox: Path, tiny_wan21: Path, tiny_wan22_i2v: Path, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Path]:
+    """The folder of each model's tiny checkpoint."""
+    flux2 = write_tiny_checkpoint("flux.2", tmp_path_factory.mktemp("checkpoints") / "flux2")
+    folders = tiny_cogvideox, tiny_wan21, tiny_wan22_i2v, flux2
+    return dict(zip(SMALLEST, folders, strict=True))
+
+
+@pytest.fixture(scope="session")
+def run(checkpoints: dict[str, Path]) -> Run:
+    def run_model(model: str, devices: int = 1, **fields: Any) -> Generation:
+        small = {"height": 32, "width": 32, "num_inference_steps": 1} | SMALLEST[model]
+        request = MODELS[model].request_class()("a cat", **small | fields)
+        generation: Generation = (
+            MODELS[model].pipeline().generate(request, checkpoint=checkpoints[model], devices=devices)
+        )
+        return generation
+
+    return run_model
