@@ -65,7 +65,7 @@ KERNELS: dict[str, Kernel] = {
 }
 
 
-@pytest.fixture(params=KERNELS.values(), ids=KERNELS)
+@pytest.fixture(params=list(KERNELS.values()), ids=list(KERNELS))
 def kernel(request: pytest.FixtureRequest) -> Kernel:
     chosen: Kernel = request.param
     return chosen
