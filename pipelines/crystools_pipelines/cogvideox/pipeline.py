@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import torch
 from diffusers.utils.torch_utils import randn_tensor
@@ -125,7 +124,10 @@ def encode_prompts(job: Job, prompts: list[str]) -> jax.Array:
         partial(encode, encoder.module),
         job.put(ids, job.everywhere),
         sharding=layout.branches(job.mesh),
-        cost=StepCost(flops.text_encoder_flops(config, len(prompts), MAX_TOKENS)),
+        cost=StepCost(
+            flops.text_encoder_flops(config, len(prompts), MAX_TOKENS),
+            flops.text_encoder_bytes(config, len(prompts), MAX_TOKENS, job.itemsize),
+        ),
     )
 
 
@@ -178,6 +180,6 @@ def _step_cost(job: Job, request: CogVideoXRequest) -> StepCost:
     _, frames, channels, height, width = request.latent_shape
     groups = job.mesh.shape[DATA]  # each group of devices reads all the weights for its share of the branches
     share = (request.branches // groups, frames, channels, height, width)
-    moved = flops.transformer_forward_bytes(config, share, MAX_TOKENS, jnp.dtype(job.dtype).itemsize)
+    moved = flops.transformer_forward_bytes(config, share, MAX_TOKENS, job.itemsize)
     both = (request.branches, frames, channels, height, width)
     return StepCost(flops.transformer_forward_flops(config, both, MAX_TOKENS), groups * moved)

@@ -17,7 +17,7 @@ from jax.sharding import NamedSharding
 from crystools_pipelines.cogvideox import flops
 from crystools_pipelines.runtime.errors import CheckpointError
 from crystools_pipelines.runtime.functional import call
-from crystools_pipelines.runtime.stages import StepCost, Turn
+from crystools_pipelines.runtime.stages import FLOAT32_BYTES, StepCost, Turn
 from crystools_pipelines.runtime.weights import State
 
 # One for each convolution, under the decoder's own nested names.
@@ -84,7 +84,11 @@ def decoding_turns(
     _, count, _, height, width = latent_shape
     start, decoding = padding_frames, []
     for frames in turns(count - padding_frames):
-        cost = StepCost(flops.vae_turn_flops(config, frames, height, width))
+        first = start == padding_frames
+        cost = StepCost(
+            flops.vae_turn_flops(config, frames, height, width),
+            flops.vae_turn_bytes(config, frames, height, width, FLOAT32_BYTES, first=first),
+        )
         decoding.append(Turn(partial(_decode_turn, decoder, everywhere, frames), start, cost))
         start += frames
     return decoding

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from diffusers import FlowMatchEulerDiscreteScheduler
 from jax.sharding import Mesh
@@ -40,7 +39,7 @@ from crystools_pipelines.runtime.job import (
     started_job,
 )
 from crystools_pipelines.runtime.mesh import make_mesh as mesh_of
-from crystools_pipelines.runtime.stages import StepCost, run_denoising, run_once
+from crystools_pipelines.runtime.stages import FLOAT32_BYTES, StepCost, run_denoising, run_once
 from crystools_tpu.telemetry import StageName
 
 __all__ = ["PIPELINE", "Flux2Request", "Generation", "generate"]
@@ -112,7 +111,10 @@ def encode_prompt(job: Job, prompt: str) -> jax.Array:
         partial(encode, encoder.module),
         *job.put(job.tokens(tokenize, [prompt], MAX_TOKENS), job.everywhere),
         sharding=job.everywhere,
-        cost=StepCost(flops.text_encoder_flops(config, MAX_TOKENS, LAYERS[-1])),
+        cost=StepCost(
+            flops.text_encoder_flops(config, MAX_TOKENS, LAYERS[-1]),
+            flops.text_encoder_bytes(config, MAX_TOKENS, LAYERS, job.itemsize),
+        ),
     )
 
 
@@ -152,6 +154,7 @@ def decode_latents(job: Job, grid: tuple[int, int], latents: jax.Array) -> NDArr
     """The image `[1, height, width, 3]` in 0..1, on the host; `grid` is rows and columns of tokens."""
     decoder = job.load("vae", partial(build_decoder, mesh=job.mesh), sharding.VAE, dtype="float32")
     rows, columns = (2 * size for size in grid)
+    config = job.checkpoint.config("vae")
     image = run_once(
         job,
         StageName.VAE_DECODE,
@@ -159,7 +162,10 @@ def decode_latents(job: Job, grid: tuple[int, int], latents: jax.Array) -> NDArr
         partial(decode, decoder.module, job.mesh, grid),
         job.put(latents, job.everywhere),
         sharding=layout.frames(layout.pixels(job.mesh, (1, TOKEN_CHANNELS, *grid))),
-        cost=StepCost(flops.vae_decode_flops(job.checkpoint.config("vae"), rows, columns)),
+        cost=StepCost(
+            flops.vae_decode_flops(config, rows, columns),
+            flops.vae_decode_bytes(config, rows, columns, FLOAT32_BYTES),
+        ),
         effort=QUICK_COMPILE,
     )
     return job.to_host([image])
@@ -167,10 +173,9 @@ def decode_latents(job: Job, grid: tuple[int, int], latents: jax.Array) -> NDArr
 
 def _step_cost(job: Job, config: dict[str, Any], request: Flux2Request) -> StepCost:
     tokens = prod(request.grid)
-    itemsize = jnp.dtype(job.dtype).itemsize
     return StepCost(
         flops.transformer_forward_flops(config, tokens, MAX_TOKENS),
-        flops.transformer_forward_bytes(config, tokens, MAX_TOKENS, itemsize),
+        flops.transformer_forward_bytes(config, tokens, MAX_TOKENS, job.itemsize),
     )
 
 

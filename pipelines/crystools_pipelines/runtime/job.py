@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import torch
 from diffusers import ModelMixin
@@ -60,6 +61,11 @@ class Job:
     dtype: str
     run: telemetry.Run
     on_step: Callable[[], None] = lambda: None
+
+    @property
+    def itemsize(self) -> int:
+        """Bytes of an element of the job's dtype."""
+        return int(jnp.dtype(self.dtype).itemsize)
 
     @property
     def everywhere(self) -> NamedSharding:

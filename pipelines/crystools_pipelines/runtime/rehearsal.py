@@ -56,8 +56,8 @@ class RehearsedStage:
     steps: int
     flops: float = 0.0
     """Model FLOPs of all steps, over all devices."""
-    moved_bytes: float | None = 0.0
-    """Bytes that must move through HBM in all steps, over all devices; None where that is not known."""
+    moved_bytes: float = 0.0
+    """Bytes that must move through HBM in all steps, over all devices."""
     programs: list[RehearsedProgram] = field(default_factory=list)
 
 
@@ -101,7 +101,7 @@ class _Run:
         *,
         steps: int,
         flops_per_step: float,
-        bytes_per_step: float | None,
+        bytes_per_step: float,
         flops_method: str,
         component: str | None = None,
     ) -> Iterator["_Stage"]:
@@ -112,16 +112,14 @@ class _Run:
 class _Stage:
     """Stands in for telemetry's stage."""
 
-    def __init__(self, stage: RehearsedStage, flops_per_step: float, bytes_per_step: float | None) -> None:
+    def __init__(self, stage: RehearsedStage, flops_per_step: float, bytes_per_step: float) -> None:
         self._stage = stage
         self._flops_per_step = flops_per_step
         self._bytes_per_step = bytes_per_step
 
     def step(self, done: Any, *, flops: float | None = None, moved_bytes: float | None = None) -> None:
         self._stage.flops += self._flops_per_step if flops is None else flops
-        moved = self._bytes_per_step if moved_bytes is None else moved_bytes
-        before = self._stage.moved_bytes
-        self._stage.moved_bytes = None if moved is None or before is None else before + moved
+        self._stage.moved_bytes += self._bytes_per_step if moved_bytes is None else moved_bytes
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,8 @@ from crystools_pipelines.runtime.component import QUICK_COMPILE, Component, Prog
 from crystools_pipelines.runtime.job import Job
 from crystools_tpu.telemetry import StageName
 
+FLOAT32_BYTES = 4  # of an element in a VAE, whatever the job's dtype
+
 Solver = TypeVar("Solver")
 
 
@@ -22,7 +24,7 @@ class StepCost:
     """What a step must compute and move through HBM, over all devices, by the model's architecture."""
 
     flops: float
-    moved_bytes: float | None = None
+    moved_bytes: float
 
     @property
     def of_step(self) -> dict[str, Any]:

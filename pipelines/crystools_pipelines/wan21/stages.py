@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from functools import partial
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from diffusers import UniPCMultistepScheduler
 from jax.sharding import Mesh
@@ -116,7 +115,10 @@ def decode_latents(job: Job, latents: jax.Array) -> NDArray[np.float32]:
 
 def _text_cost(job: Job, prompts: int) -> StepCost:
     config = job.checkpoint.config("text_encoder")
-    return StepCost(flops.text_encoder_flops(config, prompts, MAX_TOKENS))
+    return StepCost(
+        flops.text_encoder_flops(config, prompts, MAX_TOKENS),
+        flops.text_encoder_bytes(config, prompts, MAX_TOKENS, job.itemsize),
+    )
 
 
 def _step_cost(job: Job, component: str, branches: int, latent_shape: Sequence[int]) -> StepCost:
@@ -125,7 +127,7 @@ def _step_cost(job: Job, component: str, branches: int, latent_shape: Sequence[i
     _, channels, frames, height, width = latent_shape
     groups = job.mesh.shape[DATA]  # each group of devices reads all the weights for its share of the branches
     share = (branches // groups, channels, frames, height, width)
-    moved = flops.transformer_forward_bytes(config, share, MAX_TOKENS, jnp.dtype(job.dtype).itemsize)
+    moved = flops.transformer_forward_bytes(config, share, MAX_TOKENS, job.itemsize)
     every = (branches, channels, frames, height, width)
     return StepCost(flops.transformer_forward_flops(config, every, MAX_TOKENS), groups * moved)
 

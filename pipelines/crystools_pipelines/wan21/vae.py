@@ -17,7 +17,7 @@ from diffusers.models.autoencoders.autoencoder_kl_wan import CACHE_T, WanCausalC
 
 from crystools_pipelines.runtime.errors import CheckpointError
 from crystools_pipelines.runtime.functional import call
-from crystools_pipelines.runtime.stages import StepCost, Turn
+from crystools_pipelines.runtime.stages import FLOAT32_BYTES, StepCost, Turn
 from crystools_pipelines.runtime.weights import State
 from crystools_pipelines.wan21 import flops
 
@@ -118,12 +118,15 @@ def frame_turns(
     """A turn of `function` for each latent frame; `cost` is that of latents of a shape, frame by frame."""
     batch, channels, count, height, width = latent_shape
     first, both = (cost((batch, channels, frames, height, width)) for frames in (1, 2))
-    further = StepCost(both.flops - first.flops)
+    further = StepCost(both.flops - first.flops, both.moved_bytes - first.moved_bytes)
     return [Turn(function, frame, further if frame else first) for frame in range(count)]
 
 
 def _decoding_cost(config: flops.Config, latent_shape: flops.LatentShape) -> StepCost:
-    return StepCost(flops.vae_decode_flops(config, latent_shape))
+    return StepCost(
+        flops.vae_decode_flops(config, latent_shape),
+        flops.vae_decode_bytes(config, latent_shape, FLOAT32_BYTES),
+    )
 
 
 def _decode_frame(

@@ -10,7 +10,7 @@ import torch
 from diffusers import AutoencoderKLWan
 
 from crystools_pipelines.runtime.functional import call
-from crystools_pipelines.runtime.stages import StepCost, Turn
+from crystools_pipelines.runtime.stages import FLOAT32_BYTES, StepCost, Turn
 from crystools_pipelines.runtime.weights import State
 from crystools_pipelines.wan21.flops import Config, LatentShape
 from crystools_pipelines.wan21.request import VAE_TEMPORAL_RATIO
@@ -51,7 +51,10 @@ def encoding_turns(encoder: FrameEncoder, config: Config, latent_shape: Sequence
 
 
 def _cost(config: Config, latent_shape: LatentShape) -> StepCost:
-    return StepCost(flops.vae_encode_flops(config, latent_shape))
+    return StepCost(
+        flops.vae_encode_flops(config, latent_shape),
+        flops.vae_encode_bytes(config, latent_shape, FLOAT32_BYTES),
+    )
 
 
 def _encode_frame(
