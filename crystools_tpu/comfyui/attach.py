@@ -38,9 +38,7 @@ def attach(folder: Path, modules: Mapping[str, ModuleType] = sys.modules) -> str
         return WEB_DIRECTORY
     first = prompt_server.app.get(_ATTACHED_FROM)
     if first is not None:
-        logger.warning(
-            "crystools-tpu is here twice, in %s and in %s: remove one of the folders", first, folder
-        )
+        logger.warning("crystools-tpu is here twice: remove one of %s and %s", first, folder)
         return None
     _mount_panel(prompt_server.app, allowed_origin=_allowed_origin(modules))
     prompt_server.app[_ATTACHED_FROM] = folder
@@ -55,6 +53,13 @@ def _mount_panel(app: web.Application, *, allowed_origin: str | None) -> None:
     """ComfyUI answers under /api too. Nothing is sampled, and no thread runs, until a browser listens."""
     monitor = Monitor(default_sources())
     monitor.start()
+    exporter = PrometheusExporter(monitor)
+
+    async def stop(app: web.Application) -> None:
+        exporter.close()
+        monitor.stop()
+
+    app.on_cleanup.append(stop)
     mount(
         app,
         (PREFIX, f"/api{PREFIX}"),
@@ -62,7 +67,7 @@ def _mount_panel(app: web.Application, *, allowed_origin: str | None) -> None:
         history=telemetry.history,
         bus=telemetry.bus,
         allowed_origin=allowed_origin,
-        metrics_text=PrometheusExporter(monitor).render,
+        metrics_text=exporter.render,
     )
 
 
