@@ -43,8 +43,9 @@ def naming_what_is_missing(node: Node) -> Node:
         try:
             return function(self, *args, **inputs)
         except ModuleNotFoundError as error:
+            package = (error.name or "").partition(".")[0]
             raise MissingPackageError(
-                f"{error.name} is not installed. Run this and restart ComfyUI: {install_command()}"
+                f"{package} is not installed. Run this and restart ComfyUI: {install_command()}"
             ) from error
 
     return type(node.__name__, (node,), {node.FUNCTION: execute, "__doc__": node.__doc__})
