@@ -29,19 +29,26 @@ def collect(modules: Iterable[str]) -> tuple[dict[str, Node], dict[str, str]]:
     classes: dict[str, Node] = {}
     names: dict[str, str] = {}
     for module in map(importlib.import_module, modules):
-        classes |= {id_: naming_what_is_missing(node) for id_, node in module.NODE_CLASS_MAPPINGS.items()}
+        classes |= {id_: adapted(node) for id_, node in module.NODE_CLASS_MAPPINGS.items()}
         names |= module.NODE_DISPLAY_NAME_MAPPINGS
     return classes, names
 
 
-def naming_what_is_missing(node: Node) -> Node:
-    """The node, with MissingPackageError for a package that its function cannot import."""
+def adapted(node: Node) -> Node:
+    """The node as ComfyUI may run it.
+
+    ComfyUI runs nodes in torch's inference mode, in which torchax meets operators whole (dropout) that it has
+    no lowering for: the function runs outside of it. A package that it lacks is a MissingPackageError.
+    """
     function = getattr(node, node.FUNCTION)
 
     @functools.wraps(function)
     def execute(self: Any, *args: Any, **inputs: Any) -> Any:
         try:
-            return function(self, *args, **inputs)
+            import torch
+
+            with torch.inference_mode(False):
+                return function(self, *args, **inputs)
         except ModuleNotFoundError as error:
             package = (error.name or "").partition(".")[0]
             raise MissingPackageError(
@@ -62,7 +69,7 @@ _model_classes, _model_names = collect(MODEL_NODES)
 NODE_CLASS_MAPPINGS: Final[dict[str, Node]] = {
     **_model_classes,
     "TPUTimingReport": TPUTimingReport,
-    "TPUTimingPlot": naming_what_is_missing(TPUTimingPlot),
+    "TPUTimingPlot": adapted(TPUTimingPlot),
 }
 NODE_DISPLAY_NAME_MAPPINGS: Final[dict[str, str]] = {
     **_model_names,

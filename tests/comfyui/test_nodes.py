@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -22,15 +23,18 @@ class Sampler:
     """A model's node, as the pipelines will have them: what is heavy is imported in its function."""
 
     FUNCTION = "sample"
-    RETURN_TYPES: ClassVar = ("STRING",)
+    RETURN_TYPES: ClassVar = ("STRING", "BOOLEAN")
     CATEGORY = "test"
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
         return {"required": {"package": ("STRING", {})}}
 
-    def sample(self, package: str) -> tuple[str]:
-        return (__import__(package).__name__,)
+    def sample(self, package: str) -> tuple[str, bool]:
+        name = importlib.import_module(package).__name__
+        import torch
+
+        return name, torch.is_inference_mode_enabled()
 
 
 @pytest.fixture
@@ -48,7 +52,7 @@ def sampler(monkeypatch: pytest.MonkeyPatch) -> type[Any]:
 def test_a_models_node_is_what_its_module_says(sampler: type[Any]) -> None:
     assert sampler.INPUT_TYPES() == Sampler.INPUT_TYPES()
     assert (sampler.__name__, sampler.__doc__, sampler.FUNCTION) == ("Sampler", Sampler.__doc__, "sample")
-    assert sampler().sample(package="json") == ("json",)
+    assert sampler().sample(package="json") == ("json", False)
 
 
 def test_a_missing_package_is_an_error_of_the_node_with_the_command_that_installs_it(
@@ -60,8 +64,17 @@ def test_a_missing_package_is_an_error_of_the_node_with_the_command_that_install
     assert str(raised.value) == f"torchax is not installed. Run this and restart ComfyUI: {install_command()}"
 
 
+def test_a_node_runs_outside_of_the_inference_mode_that_comfyui_runs_nodes_in(sampler: type[Any]) -> None:
+    """In it, torchax does not decompose operators."""
+    import torch
+
+    with torch.inference_mode():
+        assert sampler().sample(package="torch") == ("torch", False)
+        assert torch.is_inference_mode_enabled()
+
+
 def test_any_other_error_of_a_node_is_its_own(sampler: type[Any]) -> None:
-    with pytest.raises(TypeError):
+    with pytest.raises(AttributeError):
         sampler().sample(package=None)
 
 
