@@ -45,7 +45,7 @@ def summary_of(reports: list[RunReport]) -> str:
     """A table of stages for each run, in lines of 96 characters at most, and the total of several."""
     from rich.console import Console
 
-    from crystools_tpu.cli.stages import stage_table
+    from crystools_tpu.stage_table import stage_table
 
     console = Console(file=io.StringIO(), width=_TEXT_COLUMNS, color_system=None, force_terminal=False)
     with console.capture() as captured:

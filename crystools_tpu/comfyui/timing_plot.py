@@ -16,7 +16,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from crystools_tpu.cli.stages import stage_label
+from crystools_tpu.stage_table import stage_label
 from crystools_tpu.telemetry import HbmUsage, RunReport, StageName, StageReport
 
 if TYPE_CHECKING:
