@@ -139,8 +139,8 @@ def _draw_hbm(axes: Axes, reports: Sequence[RunReport]) -> None:
     fullest = max(chips.values(), key=lambda use: use.peak_bytes, default=None)
     detail = ""
     if fullest is not None:
-        limit = "n/a" if fullest.limit_bytes is None else f"{fullest.limit_bytes / unit:.4g}"
-        detail = f": {fullest.device} has {fullest.peak_bytes / unit:.3g} of {limit} {name}"
+        limit = "" if fullest.limit_bytes is None else f" of {fullest.limit_bytes / unit:.4g}"
+        detail = f": {fullest.device} has {fullest.peak_bytes / unit:.3g}{limit} {name}"
     axes.set_ylabel(name)
     _style(axes, f"HBM peak of each chip{detail}", grid="y")
     if not chips:
@@ -186,6 +186,7 @@ def _duration(seconds: float | None) -> str:
 
 
 def _say_nothing_known(axes: Axes) -> None:
+    axes.set(xticks=[], yticks=[], xlabel="", ylabel="")
     axes.text(0.5, 0.5, "n/a", transform=axes.transAxes, ha="center", va="center", color=_MUTED)
 
 
