@@ -41,7 +41,7 @@ clean:
 	touch $@
 
 .venv/.dev: .venv/bin/python $(SOURCES)
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[pipelines,dev]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[comfyui,dev]'
 	touch $@ .venv/.demo
 
 .system-programs:

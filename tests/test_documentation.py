@@ -9,6 +9,7 @@ from pathlib import Path
 
 from crystools_exporters.catalogue import CATALOGUE
 from crystools_tpu.cli.main import build_parser
+from crystools_tpu.comfyui.nodes import NODE_CLASS_MAPPINGS
 from crystools_tpu.server.settings import Settings
 from crystools_tpu.telemetry import StageName
 
@@ -46,6 +47,11 @@ def test_every_metric_is_documented_with_its_labels_and_no_other() -> None:
 def test_every_setting_is_documented() -> None:
     for field in dataclasses.fields(Settings):
         assert f"| `{field.name}` |" in DOCS["server.md"]
+
+
+def test_every_node_is_documented() -> None:
+    for name in NODE_CLASS_MAPPINGS:
+        assert f"| `{name}` |" in DOCS["comfyui.md"]
 
 
 def test_every_stage_is_documented() -> None:

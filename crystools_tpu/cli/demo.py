@@ -13,7 +13,7 @@ from rich.console import Console
 from crystools_tpu.cli.errors import needs_pipelines
 from crystools_tpu.cli.generate import generate_watched
 from crystools_tpu.cli.serve import panel
-from crystools_tpu.cli.stages import stage_table
+from crystools_tpu.stage_table import stage_table
 
 if TYPE_CHECKING:
     from crystools_pipelines.wan21.request import Wan21Request

@@ -14,7 +14,7 @@ from crystools_pipelines.models import MODELS
 from crystools_tpu import telemetry
 from crystools_tpu.cli.errors import CommandError, needs_pipelines
 from crystools_tpu.cli.live import watch
-from crystools_tpu.cli.stages import stage_table
+from crystools_tpu.stage_table import stage_table
 
 # The options that are fields of a model's request; where the names differ, the field's.
 _REQUEST_OPTIONS = {

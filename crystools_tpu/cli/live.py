@@ -18,7 +18,7 @@ from rich.progress import (
     TimeElapsedColumn,
 )
 
-from crystools_tpu.cli.stages import percent, stage_label
+from crystools_tpu.stage_table import percent, stage_label
 from crystools_tpu.telemetry import (
     Bus,
     CompileFinished,

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 from aiohttp import hdrs, web
-from aiohttp.typedefs import Handler
+from aiohttp.typedefs import Handler, Middleware
 
 from crystools_tpu import __version__
 from crystools_tpu.monitor import Monitor, Snapshot
@@ -39,17 +39,49 @@ def create_app(
     web_root: Path = WEB_ROOT,
     clock: Callable[[], float] = time.monotonic,
 ) -> web.Application:
-    """The application, for `Server` or, with `prefix=""`, for `outer.add_subapp("/crystools-tpu", app)`.
+    """The application for `Server`, with everything under `prefix`.
 
-    Mounted, it leaves it to the outer application who may connect (it still checks `Origin`, and `token`
-    where one is given). `metrics_text` renders the Prometheus text and its content type; it may block.
-    `simulated` names the simulated machine and goes to every client. Raises ValueError for an empty token.
+    `metrics_text` renders the Prometheus text and its content type; it may block. `simulated` names the
+    simulated machine and goes to every client. Raises ValueError for an empty token.
     """
     if token == "":
         raise ValueError("token is empty: give a secret, or None to serve the loopback interface alone")
     api = Api(monitor, history=history, bus=bus, simulated=simulated, clock=clock)
     page = file_handler(web_root)
-    public: set[Handler] = {page}
+    to_page = _redirect_handler(f"{prefix}/")
+    routes = [web.get("/", to_page), web.get(prefix, to_page), *_routes(api, page, metrics_text, prefix)]
+    if metrics_text is not None:
+        routes.append(web.get("/metrics", _metrics_handler(metrics_text)))
+    guard = security.guard(token, loopback_only=token is None, public={page, to_page})
+    app = _application(api, routes, guard)
+    app[TOKEN] = token
+    return app
+
+
+def mount(
+    outer: web.Application,
+    prefixes: Iterable[str],
+    monitor: Monitor,
+    *,
+    history: History,
+    bus: Bus,
+    allowed_origin: str | None = None,
+    metrics_text: MetricsText | None = None,
+) -> None:
+    """Answers in another application too, at each of the prefixes, with the same clients and settings.
+
+    `outer` decides who may connect. A browser whose `Origin` is neither the host it talks to nor
+    `allowed_origin` (`*` for any) is refused all the same.
+    """
+    api = Api(monitor, history=history, bus=bus, simulated=None, clock=time.monotonic)
+    page = file_handler(WEB_ROOT)
+    guard = security.guard(None, loopback_only=False, allowed_origin=allowed_origin)
+    for prefix in prefixes:
+        routes = [web.get("", _redirect_to_folder), *_routes(api, page, metrics_text, "")]
+        outer.add_subapp(prefix, _application(api, routes, guard))
+
+
+def _routes(api: Api, page: Handler, metrics_text: MetricsText | None, prefix: str) -> list[web.RouteDef]:
     routes = [
         web.get(f"{prefix}/api/health", api.health),
         web.get(f"{prefix}/api/devices", api.devices),
@@ -60,18 +92,12 @@ def create_app(
         web.get(f"{prefix}/ws", api.hub.handle),
     ]
     if metrics_text is not None:
-        metrics = _metrics_handler(metrics_text)
-        routes.append(web.get(f"{prefix}/metrics", metrics))
-        routes += [web.get("/metrics", metrics)] if prefix else []
-    if prefix:
-        to_page = _redirect_handler(f"{prefix}/")
-        public.add(to_page)
-        routes += [web.get("/", to_page), web.get(prefix, to_page)]
-    routes += [web.get(f"{prefix}/", page), web.get(f"{prefix}/{{name:.+}}", page)]
+        routes.append(web.get(f"{prefix}/metrics", _metrics_handler(metrics_text)))
+    return [*routes, web.get(f"{prefix}/", page), web.get(f"{prefix}/{{name:.+}}", page)]
 
-    guard = security.guard(token, loopback_only=bool(prefix) and token is None, public=public)
+
+def _application(api: Api, routes: Iterable[web.RouteDef], guard: Middleware) -> web.Application:
     app = web.Application(middlewares=[guard, _answer_field_errors])
-    app[TOKEN] = token
     app.add_routes(routes)
     app.on_response_prepare.append(security.add_security_headers)
     app.on_shutdown.append(api.close)
@@ -170,6 +196,12 @@ def _redirect_handler(path: str) -> Handler:
         raise web.HTTPFound(request.rel_url.with_path(path, keep_query=True))
 
     return redirect
+
+
+async def _redirect_to_folder(request: web.Request) -> web.StreamResponse:
+    """Relative, so that it is right behind a proxy that serves the outer application under a path."""
+    folder = request.path.rpartition("/")[2]
+    raise web.HTTPFound(f"{folder}/")
 
 
 @web.middleware

@@ -4,6 +4,9 @@ Without a token the server answers on the loopback interface alone, and only to 
 elsewhere that had its own name resolved to 127.0.0.1 is refused. With a token every request that reads or
 changes anything must carry it; the page's own files, which hold no data, need none. A browser's `Origin`
 must be the host it talks to.
+
+Mounted in another application, whoever that one lets in is let in, for there is nothing here that it does not
+give away itself; the rule on `Origin` stays.
 """
 
 from __future__ import annotations
@@ -39,10 +42,17 @@ def is_loopback(host: str) -> bool:
         return host.lower() == "localhost"
 
 
-def guard(token: str | None, *, loopback_only: bool, public: Collection[Handler]) -> Middleware:
+def guard(
+    token: str | None,
+    *,
+    loopback_only: bool,
+    public: Collection[Handler] = (),
+    allowed_origin: str | None = None,
+) -> Middleware:
     """The middleware that refuses with 401 or 403 whoever may not talk to the handler.
 
-    `public` are the handlers that need no token.
+    `public` are the handlers that need no token; `allowed_origin` is let in beside the request's own host,
+    `*` lets in any.
     """
 
     @web.middleware
@@ -53,7 +63,7 @@ def guard(token: str | None, *, loopback_only: bool, public: Collection[Handler]
                 "Host",
                 "Host must be localhost or a loopback address; start the server with a token to use another",
             )
-        if not _same_origin(request):
+        if allowed_origin not in ("*", request.headers.get(hdrs.ORIGIN)) and not _same_origin(request):
             raise refusal(web.HTTPForbidden, "Origin", "Origin must be the host that the request goes to")
         if token is not None and request.match_info.handler not in public and not _has_token(request, token):
             raise refusal(

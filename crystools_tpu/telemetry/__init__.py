@@ -11,6 +11,7 @@ Standard library only; jax is looked at where the caller has loaded it.
 
 from crystools_tpu.telemetry.chips import CHIPS, ChipSpec, chip_spec
 from crystools_tpu.telemetry.events import (
+    WIRE_SCHEMA,
     Bound,
     CompileCache,
     CompileFinished,
@@ -33,6 +34,7 @@ from crystools_tpu.telemetry.events import (
     to_wire,
 )
 from crystools_tpu.telemetry.pubsub import Bus, Subscription
+from crystools_tpu.telemetry.read_wire import report_from_wire
 from crystools_tpu.telemetry.recorder import History, Run, TelemetryError, bus, history, run
 from crystools_tpu.telemetry.stage import Stage
 
@@ -40,6 +42,7 @@ subscribe = bus.subscribe
 
 __all__ = [
     "CHIPS",
+    "WIRE_SCHEMA",
     "Bound",
     "Bus",
     "ChipSpec",
@@ -69,6 +72,7 @@ __all__ = [
     "bus",
     "chip_spec",
     "history",
+    "report_from_wire",
     "run",
     "subscribe",
     "to_wire",

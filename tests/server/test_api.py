@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
 from crystools_tpu import __version__
-from crystools_tpu.server import create_app
+from crystools_tpu.server import mount
 from crystools_tpu.sources.base import ChipReading, Reading, SourceError
 
 from .conftest import Bench, FixedSource, Serve, receive
@@ -192,14 +192,51 @@ async def test_without_a_renderer_there_are_no_metrics(client: Client) -> None:
     assert (await client.get("/crystools-tpu/metrics")).status == 404
 
 
-async def test_it_can_be_mounted_in_another_application(bench: Bench) -> None:
+PREFIXES = ("/crystools-tpu", "/api/crystools-tpu")
+
+
+@pytest.fixture
+async def mounted(bench: Bench) -> AsyncIterator[Client]:
+    """A client of another application, in which the panel answers at two prefixes."""
     outer = web.Application()
-    inner = create_app(bench.monitor, history=bench.history, bus=bench.bus, prefix="")
-    outer.add_subapp("/crystools-tpu", inner)
+    mount(outer, PREFIXES, bench.monitor, history=bench.history, bus=bench.bus)
     async with TestClient(TestServer(outer)) as client:
-        assert (await get(client, "/api/devices"))["chips"][0]["chip"] == "tpu0"
-        assert (await client.get("/metrics")).status == 404
-        proxied = {"Host": "studio.example", "Origin": "https://studio.example"}
-        assert (await client.get("/crystools-tpu/api/health", headers=proxied)).status == 200
-        async with client.ws_connect("/crystools-tpu/ws") as socket:
-            assert (await receive(socket, "hello"))["version"] == __version__
+        yield client
+
+
+async def test_it_can_be_mounted_in_another_application(mounted: Client) -> None:
+    assert (await get(mounted, "/api/devices"))["chips"][0]["chip"] == "tpu0"
+    assert (await mounted.get("/metrics")).status == 404
+    proxied = {"Host": "studio.example", "Origin": "https://studio.example"}
+    assert (await mounted.get("/crystools-tpu/api/health", headers=proxied)).status == 200
+    async with mounted.ws_connect("/crystools-tpu/ws") as socket:
+        assert (await receive(socket, "hello"))["version"] == __version__
+
+
+async def test_mounted_it_has_one_set_of_settings_and_clients_at_all_its_prefixes(mounted: Client) -> None:
+    await mounted.put("/crystools-tpu/api/settings", json={"interval_seconds": 0.25})
+    async with mounted.ws_connect("/api/crystools-tpu/ws") as socket:
+        assert (await receive(socket, "hello"))["settings"]["interval_seconds"] == 0.25
+        assert (await get(mounted, "/api/health"))["subscribers"] == 1
+
+
+@pytest.mark.parametrize("prefix", PREFIXES)
+async def test_mounted_the_folder_is_found_without_its_slash_behind_any_proxy(
+    mounted: Client, prefix: str
+) -> None:
+    answer = await mounted.get(prefix, allow_redirects=False)
+    assert (answer.status, answer.headers["Location"]) == (302, "crystools-tpu/")
+
+
+@pytest.mark.parametrize(
+    ("allowed", "status"),
+    [(None, 403), ("https://other.example", 403), ("https://app.example", 200), ("*", 200)],
+)
+async def test_mounted_another_origin_is_refused_unless_the_user_allowed_it(
+    bench: Bench, allowed: str | None, status: int
+) -> None:
+    outer = web.Application()
+    mount(outer, PREFIXES, bench.monitor, history=bench.history, bus=bench.bus, allowed_origin=allowed)
+    async with TestClient(TestServer(outer)) as client:
+        answer = await client.get("/crystools-tpu/api/health", headers={"Origin": "https://app.example"})
+        assert answer.status == status

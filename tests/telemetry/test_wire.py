@@ -47,6 +47,31 @@ def test_every_event_and_the_report_of_a_real_run_are_valid(bench: Bench) -> Non
     }
 
 
+def test_a_report_is_read_back_from_its_wire_form(bench: Bench) -> None:
+    with bench.real_time_run(devices=jax.devices()[:2], params={"seed": 1, "guidance": 5.0}) as run:
+        with run.stage("denoise", steps=2, flops_per_step=1e9, flops_method="architecture") as stage:
+            stage.step(jax.jit(lambda: jax.numpy.isfinite(1.0).all())())
+    wire = json.loads(json.dumps(telemetry.to_wire(run.report)))
+    assert telemetry.report_from_wire(wire) == run.report
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"schema": 2}, "this is no run report: a JSON object with schema 1 was expected"),
+        ({"status": "asleep"}, "report.status is none of running, succeeded, failed, cancelled"),
+        ({"stages": "none"}, "report.stages is no list"),
+        ({"stages": [1]}, r"report.stages\[0\] is no object"),
+        ({"device": {"platform": "tpu"}}, "report.device lacks kind, count, chips"),
+    ],
+)
+def test_what_is_no_report_is_refused_by_field(bench: Bench, change: dict[str, object], message: str) -> None:
+    with bench.real_time_run() as run:
+        pass
+    with pytest.raises(ValueError, match=message):
+        telemetry.report_from_wire({**telemetry.to_wire(run.report), **change})
+
+
 def test_what_is_not_a_number_is_null() -> None:
     ratio = telemetry.Ratio(float("nan"), 1.0, float("inf"), "flop", "none")
     event = telemetry.StepFinished(

@@ -1,4 +1,4 @@
-"""The table of stages that ends a generation."""
+"""The table of stages, as the command and the nodes print it."""
 
 from __future__ import annotations
 

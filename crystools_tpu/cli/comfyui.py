@@ -1,0 +1,31 @@
+"""`crystools-tpu comfyui`: makes the installed package a node pack of a ComfyUI, or takes it out again."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from crystools_tpu.cli.errors import CommandError
+
+
+def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Adds the command and its options."""
+    parser = commands.add_parser("comfyui", help="add this package to a ComfyUI, or remove it from there")
+    parser.add_argument("action", choices=("install", "remove"))
+    parser.add_argument("dir", type=Path, metavar="DIR", help="ComfyUI's folder: the one with custom_nodes")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Writes or removes the node pack's folder, and says which."""
+    from crystools_tpu.comfyui import node_folder
+
+    try:
+        if arguments.action == "install":
+            folder = node_folder.install(arguments.dir)
+            print(f"installed {folder}; restart ComfyUI")
+        else:
+            folder = node_folder.remove(arguments.dir)
+            print(f"removed {folder}; restart ComfyUI")
+    except (node_folder.NodeFolderError, OSError) as error:
+        raise CommandError(str(error)) from None

@@ -1,0 +1,86 @@
+"""Attaches the panel to the ComfyUI that runs in this process, once, whoever asks."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Final
+
+from aiohttp import web
+
+from crystools_exporters.prometheus import PrometheusExporter
+from crystools_tpu import telemetry
+from crystools_tpu.comfyui.unload import free_hbm_on_unload
+from crystools_tpu.monitor import Monitor
+from crystools_tpu.server import PREFIX, mount
+from crystools_tpu.sources import default_sources
+
+logger = logging.getLogger(__name__)
+
+WEB_DIRECTORY: Final = str(Path(__file__).with_name("extension"))
+"""ComfyUI imports every .js below it into its page: there is exactly one, which loads the rest."""
+
+_ATTACHED_FROM: Final[web.AppKey[Path]] = web.AppKey("crystools_tpu_attached_from")
+
+
+def attach(folder: Path, modules: Mapping[str, ModuleType] = sys.modules) -> str | None:
+    """Puts the panel on ComfyUI's server and hooks Unload Models; what to export as `WEB_DIRECTORY`.
+
+    `folder` is the node pack's, in `custom_nodes/`. ComfyUI's own modules are looked up in `modules`, never
+    imported: where there is no running ComfyUI nothing happens. A second folder (a clone beside what
+    `crystools-tpu comfyui install` wrote) changes nothing and gets None, for the page must load us once.
+    """
+    prompt_server = getattr(getattr(modules.get("server"), "PromptServer", None), "instance", None)
+    if prompt_server is None:
+        return WEB_DIRECTORY
+    first = prompt_server.app.get(_ATTACHED_FROM)
+    if first is not None:
+        logger.warning("crystools-tpu is here twice: remove one of %s and %s", first, folder)
+        return None
+    _mount_panel(prompt_server.app, allowed_origin=_allowed_origin(modules))
+    prompt_server.app[_ATTACHED_FROM] = folder
+    if (model_management := modules.get("comfy.model_management")) is not None:
+        free_hbm_on_unload(model_management)
+    for name in _other_monitors(folder):
+        logger.info("crystools-tpu: %s is here too, and both work; remove it to have one monitor", name)
+    return WEB_DIRECTORY
+
+
+def _mount_panel(app: web.Application, *, allowed_origin: str | None) -> None:
+    """ComfyUI answers under /api too. Nothing is sampled, and no thread runs, until a browser listens."""
+    monitor = Monitor(default_sources())
+    monitor.start()
+    exporter = PrometheusExporter(monitor)
+
+    async def stop(app: web.Application) -> None:
+        exporter.close()
+        monitor.stop()
+
+    app.on_cleanup.append(stop)
+    mount(
+        app,
+        (PREFIX, f"/api{PREFIX}"),
+        monitor,
+        history=telemetry.history,
+        bus=telemetry.bus,
+        allowed_origin=allowed_origin,
+        metrics_text=exporter.render,
+    )
+
+
+def _allowed_origin(modules: Mapping[str, ModuleType]) -> str | None:
+    """What `--enable-cors-header` was given, if it was."""
+    arguments: Any = getattr(modules.get("comfy.cli_args"), "args", None)
+    return getattr(arguments, "enable_cors_header", None)
+
+
+def _other_monitors(folder: Path) -> list[str]:
+    """Clones of ComfyUI-Crystools beside us."""
+    return [
+        path.name
+        for path in sorted(folder.parent.iterdir())
+        if path.name.lower() == "comfyui-crystools" and not path.samefile(folder)
+    ]

@@ -1,0 +1,67 @@
+"""The node pack of who installed with pip: a folder in `custom_nodes/` that imports the installed package."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Final
+
+NAME: Final = "crystools-tpu"
+
+_MARK: Final = "Written by `crystools-tpu comfyui install`"
+
+_INIT: Final = f'''"""{_MARK}, taken away by `crystools-tpu comfyui remove`."""
+
+import sys
+from pathlib import Path
+
+try:
+    import crystools_tpu
+except ModuleNotFoundError as error:
+    raise ImportError(
+        f"crystools-tpu is not installed where ComfyUI runs: {{sys.executable}} -m pip install "
+        f"'crystools-tpu[comfyui]', or remove {{Path(__file__).parent}}"
+    ) from error
+
+from crystools_tpu import comfyui
+
+NODE_CLASS_MAPPINGS = comfyui.NODE_CLASS_MAPPINGS
+NODE_DISPLAY_NAME_MAPPINGS = comfyui.NODE_DISPLAY_NAME_MAPPINGS
+WEB_DIRECTORY = comfyui.attach(Path(__file__).parent)
+'''
+
+
+class NodeFolderError(Exception):
+    """The folder can be neither written nor removed. The message says why and what would help."""
+
+
+def install(comfyui: Path) -> Path:
+    """Writes the folder into this ComfyUI, anew where it is there already; its path."""
+    folder = _folder_of_ours(comfyui)
+    folder.mkdir(exist_ok=True)
+    (folder / "__init__.py").write_text(_INIT)
+    return folder
+
+
+def remove(comfyui: Path) -> Path:
+    """Removes what `install` wrote; its path."""
+    folder = _folder_of_ours(comfyui)
+    if not folder.exists():
+        raise NodeFolderError(f"{folder} does not exist: nothing is installed there")
+    shutil.rmtree(folder)
+    return folder
+
+
+def _folder_of_ours(comfyui: Path) -> Path:
+    """Where the folder is or would be. Raises NodeFolderError for what is no ComfyUI or no folder of ours."""
+    custom_nodes = comfyui / "custom_nodes"
+    if not custom_nodes.is_dir():
+        raise NodeFolderError(f"{comfyui} has no folder custom_nodes: give the folder of ComfyUI")
+    folder = custom_nodes / NAME
+    if folder.is_symlink() or (folder.exists() and _MARK not in _text(folder / "__init__.py")):
+        raise NodeFolderError(f"{folder} was not written by `install` (a clone needs none): it is left alone")
+    return folder
+
+
+def _text(path: Path) -> str:
+    return path.read_text() if path.is_file() else ""

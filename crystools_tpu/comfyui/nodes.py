@@ -1,0 +1,78 @@
+"""All nodes of the pack, by the ids that workflows use."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Final, TypeAlias
+
+from crystools_tpu.comfyui.timing_nodes import TPUTimingPlot, TPUTimingReport
+
+Node: TypeAlias = type[Any]
+
+MODEL_NODES: Final[tuple[str, ...]] = ()
+"""The modules with the models' nodes, as `crystools_pipelines.wan21.nodes`. Each has `NODE_CLASS_MAPPINGS`
+and `NODE_DISPLAY_NAME_MAPPINGS`, and imports jax, torch and diffusers in the nodes' functions alone."""
+
+_REQUIREMENTS: Final = Path(__file__).parents[2] / "requirements.txt"
+
+
+class MissingPackageError(Exception):
+    """A node needs a package that is not installed. The message has the command that installs it."""
+
+
+def collect(modules: Iterable[str]) -> tuple[dict[str, Node], dict[str, str]]:
+    """The node classes and display names of these modules together."""
+    classes: dict[str, Node] = {}
+    names: dict[str, str] = {}
+    for module in map(importlib.import_module, modules):
+        classes |= {id_: adapted(node) for id_, node in module.NODE_CLASS_MAPPINGS.items()}
+        names |= module.NODE_DISPLAY_NAME_MAPPINGS
+    return classes, names
+
+
+def adapted(node: Node) -> Node:
+    """The node as ComfyUI may run it.
+
+    ComfyUI runs nodes in torch's inference mode, in which torchax meets operators whole (dropout) that it has
+    no lowering for: the function runs outside of it. A package that it lacks is a MissingPackageError.
+    """
+    function = getattr(node, node.FUNCTION)
+
+    @functools.wraps(function)
+    def execute(self: Any, *args: Any, **inputs: Any) -> Any:
+        try:
+            import torch
+
+            with torch.inference_mode(False):
+                return function(self, *args, **inputs)
+        except ModuleNotFoundError as error:
+            package = (error.name or "").partition(".")[0]
+            raise MissingPackageError(
+                f"{package} is not installed. Run this and restart ComfyUI: {install_command()}"
+            ) from error
+
+    return type(node.__name__, (node,), {node.FUNCTION: execute, "__doc__": node.__doc__})
+
+
+def install_command(requirements: Path = _REQUIREMENTS) -> str:
+    """What installs all that the nodes need into the Python that runs here."""
+    what = f"-r {requirements}" if requirements.exists() else "'crystools-tpu[comfyui]'"
+    return f"{sys.executable} -m pip install {what}"
+
+
+_model_classes, _model_names = collect(MODEL_NODES)
+
+NODE_CLASS_MAPPINGS: Final[dict[str, Node]] = {
+    **_model_classes,
+    "TPUTimingReport": TPUTimingReport,
+    "TPUTimingPlot": adapted(TPUTimingPlot),
+}
+NODE_DISPLAY_NAME_MAPPINGS: Final[dict[str, str]] = {
+    **_model_names,
+    "TPUTimingReport": "TPU Timing Report",
+    "TPUTimingPlot": "TPU Timing Plot",
+}

@@ -1,0 +1,113 @@
+"""The nodes that show where the time went.
+
+A `TPU_TIMING` socket carries a run's report as its JSON object, `telemetry.to_wire(report)`: every node of a
+model has one as its last output.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from typing import Any, ClassVar, Final
+
+from crystools_tpu import telemetry
+from crystools_tpu.telemetry import RunReport
+
+TIMING: Final = "TPU_TIMING"
+MAX_TIMINGS: Final = 8
+
+_CATEGORY: Final = "crystools-tpu/timing"
+_TEXT_COLUMNS: Final = 96
+
+
+def _timing_inputs() -> dict[str, tuple[str, dict[str, str]]]:
+    tooltip = {"tooltip": "the timing output of any TPU node"}
+    return {f"timing_{number}": (TIMING, tooltip) for number in range(1, MAX_TIMINGS + 1)}
+
+
+def reports_of(timings: dict[str, Any]) -> list[RunReport]:
+    """The reports of the connected inputs in order, each run once. Raises ValueError that names the input."""
+    reports: dict[str, RunReport] = {}
+    for name in _timing_inputs():
+        if (timing := timings.get(name)) is None:
+            continue
+        try:
+            report = telemetry.report_from_wire(timing)
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}; connect the timing output of a TPU node") from None
+        reports[report.run_id] = report
+    if not reports:
+        raise ValueError("timing_1: nothing is connected; connect the timing output of a TPU node")
+    return list(reports.values())
+
+
+def summary_of(reports: list[RunReport]) -> str:
+    """A table of stages for each run, in lines of 96 characters at most, and the total of several."""
+    from rich.console import Console
+
+    from crystools_tpu.stage_table import stage_table
+
+    console = Console(file=io.StringIO(), width=_TEXT_COLUMNS, color_system=None, force_terminal=False)
+    with console.capture() as captured:
+        for report in reports:
+            console.print(stage_table(report))
+    lines = [line.rstrip() for line in captured.get().splitlines()]
+    seconds = [report.total_seconds for report in reports if report.total_seconds is not None]
+    if len(reports) > 1 and len(seconds) == len(reports):
+        lines += ["", f"{sum(seconds):.2f} s in {len(reports)} runs together"]
+    return "\n".join(lines).strip("\n")
+
+
+class TPUTimingReport:
+    """Where the time of up to eight runs went: as text, as JSON, and on the node itself."""
+
+    CATEGORY = _CATEGORY
+    DESCRIPTION = "Where each second and each byte went, as a table and as JSON."
+    FUNCTION = "report"
+    RETURN_TYPES = ("STRING", "STRING")
+    RETURN_NAMES = ("summary", "report_json")
+    OUTPUT_NODE = True
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        """Eight sockets, of which any number is connected."""
+        return {"required": {}, "optional": _timing_inputs()}
+
+    def report(self, **timings: Any) -> dict[str, Any]:
+        """`report_json` is `{schema, runs}`, as the panel's API answers at `api/runs`."""
+        reports = reports_of(timings)
+        summary = summary_of(reports)
+        body = {"schema": telemetry.WIRE_SCHEMA, "runs": [telemetry.to_wire(report) for report in reports]}
+        return {"ui": {"text": [summary]}, "result": (summary, json.dumps(body, indent=2))}
+
+
+class TPUTimingPlot:
+    """The same as a picture: stages on a time line, step times, and HBM of each chip."""
+
+    CATEGORY = _CATEGORY
+    DESCRIPTION = "The stages on a time line, the time of each step, and the HBM of each chip."
+    FUNCTION = "plot"
+    RETURN_TYPES = ("IMAGE",)
+    RETURN_NAMES = ("plot",)
+
+    _SIDE: ClassVar = {"min": 320, "max": 4096, "step": 16}
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        """The picture's size in pixels, and eight sockets, of which any number is connected."""
+        return {
+            "required": {
+                "width": ("INT", {"default": 1280, **cls._SIDE}),
+                "height": ("INT", {"default": 720, **cls._SIDE}),
+            },
+            "optional": _timing_inputs(),
+        }
+
+    def plot(self, width: int, height: int, **timings: Any) -> tuple[Any]:
+        """One image, float32 `[1, height, width, 3]` in 0..1."""
+        import torch
+
+        from crystools_tpu.comfyui.timing_plot import draw
+
+        pixels = draw(reports_of(timings), width, height)
+        return (torch.from_numpy(pixels)[None],)

@@ -1,0 +1,201 @@
+"""Draws run reports with matplotlib: stages on a time line, step times, HBM of each chip.
+
+The canvas is used directly: pyplot would keep figures and a backend for the whole process.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from crystools_tpu.stage_table import stage_label
+from crystools_tpu.telemetry import HbmUsage, RunReport, StageName, StageReport
+
+if TYPE_CHECKING:
+    Pixels: TypeAlias = np.ndarray[tuple[int, int, int], np.dtype[np.float32]]
+
+_INK: Final = "#131820"
+_MUTED: Final = "#566170"
+_LINE: Final = "#dbe1e8"
+_SUNKEN: Final = "#e9edf2"
+_CRITICAL: Final = "#c3262f"
+_LOAD, _ENCODE, _DENOISE, _VAE = "#5b6b80", "#0e8a7d", "#2f6fdb", "#7d4fd6"
+_COLOURS: Final = {
+    StageName.LOAD: _LOAD,
+    StageName.SAVE: _LOAD,
+    StageName.TEXT_ENCODE: _ENCODE,
+    StageName.IMAGE_ENCODE: _ENCODE,
+    StageName.DENOISE: _DENOISE,
+    StageName.VAE_ENCODE: _VAE,
+    StageName.VAE_DECODE: _VAE,
+}
+"""As on the page, in its light theme."""
+
+_DESIGN_WIDTH, _DESIGN_HEIGHT = 1280, 720
+_DPI: Final = 100
+_MAX_ROWS: Final = 40
+
+
+@dataclass(frozen=True)
+class _Row:
+    """A stage on the time line, which has the runs one after the other; seconds."""
+
+    stage: StageReport
+    start: float
+
+
+def draw(reports: Sequence[RunReport], width: int, height: int) -> Pixels:
+    """The picture, float32 `[height, width, 3]` in 0..1. Texts grow with it."""
+    dpi = _DPI * min(width / _DESIGN_WIDTH, height / _DESIGN_HEIGHT)
+    figure = Figure(figsize=(width / dpi, height / dpi), dpi=dpi, facecolor="white")
+    figure.set_layout_engine("constrained", w_pad=0.1, h_pad=0.1)
+    canvas = FigureCanvasAgg(figure)
+    time_line, lower = figure.subfigures(2, 1, squeeze=False, height_ratios=(1.25, 1))[:, 0]
+    steps, hbm = lower.subplots(1, 2, width_ratios=(1.4, 1))
+    _draw_time_line(time_line.subplots(), reports)
+    _draw_steps(steps, reports)
+    _draw_hbm(hbm, reports)
+    canvas.draw()
+    rgba = np.asarray(canvas.buffer_rgba())
+    pixels: Pixels = np.ascontiguousarray(rgba[:height, :width, :3]).astype(np.float32) / np.float32(255)
+    return pixels
+
+
+def _draw_time_line(axes: Axes, reports: Sequence[RunReport]) -> None:
+    rows = _rows(reports)[:_MAX_ROWS]
+    end = max((row.start + (row.stage.seconds or 0.0) for row in rows), default=0.0) or 1.0
+    for position, row in enumerate(rows):
+        seconds = row.stage.seconds or 0.0
+        axes.barh(position, seconds, left=row.start, height=0.72, color=_COLOURS[row.stage.name])
+        label = f" {_duration(row.stage.seconds)}"
+        if row.stage.compile_cache is not None:
+            label += f"  (compile {_duration(row.stage.compile_seconds)})"
+        axes.text(row.start + seconds, position, label, va="center", fontsize=8, color=_INK, clip_on=False)
+    for first, _ in itertools.pairwise(_run_starts(reports)[1:]):
+        axes.axvline(first, color=_MUTED, linewidth=0.8, linestyle=":")
+    axes.set_yticks(range(len(rows)), [stage_label(row.stage) for row in rows])
+    axes.set_ylim(len(rows) - 0.4, -0.6)
+    axes.set_xlim(0, end * 1.2)
+    axes.set_xlabel("seconds")
+    title = "   ".join(map(_title, reports)) if len(reports) <= 3 else f"{len(reports)} runs"
+    _style(axes, title, grid="x")
+
+
+def _draw_steps(axes: Axes, reports: Sequence[RunReport]) -> None:
+    stages = [stage for report in reports for stage in report.stages if len(stage.steps) > 1]
+    steady = [step.seconds for stage in stages for step in stage.steps if not step.compiled]
+    top = 1.25 * max(steady, default=0.0) or None
+    for stage in stages:
+        colour = _COLOURS[stage.name]
+        points = [(number, step) for number, step in enumerate(stage.steps, start=1)]
+        seconds = [step.seconds if not step.compiled else np.nan for _, step in points]
+        median = stage.step_seconds.median if stage.step_seconds else None
+        label = f"{stage_label(stage)}, median {_duration(median)}"
+        axes.plot([n for n, _ in points], seconds, color=colour, marker="o", markersize=3, label=label)
+        for number, step in points:
+            if step.finite is False:
+                axes.plot(number, min(step.seconds, top or step.seconds), "x", color=_CRITICAL, markersize=8)
+            if step.compiled:
+                _mark_compile(axes, number, step.seconds, top, colour)
+    axes.set_ylim(0, top)
+    axes.set_xlabel("step")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    _style(axes, "Seconds a step", grid="y")
+    if stages:
+        axes.legend(fontsize=8, frameon=False, loc="lower right")
+    else:
+        _say_nothing_known(axes)
+
+
+def _mark_compile(axes: Axes, number: int, seconds: float, top: float | None, colour: str) -> None:
+    """A hollow triangle, at the upper edge with the seconds beside it where the step is off the scale."""
+    off_scale = top is not None and seconds > top
+    at = 0.94 * top if top is not None and off_scale else seconds
+    axes.plot(number, at, marker="^", color=colour, markerfacecolor="white", markersize=6)
+    if off_scale:
+        note = f"{_duration(seconds)} with compile"
+        where: dict[str, Any] = {"xytext": (7, 0), "textcoords": "offset points", "va": "center"}
+        axes.annotate(note, (number, at), **where, fontsize=8, color=_MUTED)
+
+
+def _draw_hbm(axes: Axes, reports: Sequence[RunReport]) -> None:
+    chips = _fullest(reports)
+    largest = max((use.limit_bytes or use.peak_bytes for use in chips.values()), default=0)
+    unit, name = (2**30, "GiB") if largest >= 2**30 else (2**20, "MiB")
+    positions = range(len(chips))
+    width = 0.8 if len(chips) <= 64 else 1.0
+    axes.bar(positions, [(use.limit_bytes or 0) / unit for use in chips.values()], color=_SUNKEN, width=width)
+    axes.bar(positions, [use.peak_bytes / unit for use in chips.values()], color=_DENOISE, width=width)
+    every = max(1, -(-len(chips) // 8))
+    axes.set_xticks(positions[::every], list(chips)[::every])
+    fullest = max(chips.values(), key=lambda use: use.peak_bytes, default=None)
+    detail = ""
+    if fullest is not None:
+        limit = "" if fullest.limit_bytes is None else f" of {fullest.limit_bytes / unit:.4g}"
+        detail = f": {fullest.device} has {fullest.peak_bytes / unit:.3g}{limit} {name}"
+    axes.set_ylabel(name)
+    _style(axes, f"HBM peak of each chip{detail}", grid="y")
+    if not chips:
+        _say_nothing_known(axes)
+
+
+def _rows(reports: Sequence[RunReport]) -> list[_Row]:
+    return [
+        _Row(stage, begins + stage.started_unix_seconds - report.started_unix_seconds)
+        for report, begins in zip(reports, _run_starts(reports), strict=False)
+        for stage in report.stages
+    ]
+
+
+def _run_starts(reports: Sequence[RunReport]) -> list[float]:
+    """Where each run begins, and where the last one ends: a cached node's run may be from hours ago."""
+    lengths = (_length(report) for report in reports)
+    return list(itertools.accumulate(lengths, initial=0.0))
+
+
+def _length(report: RunReport) -> float:
+    ends = (s.started_unix_seconds - report.started_unix_seconds + (s.seconds or 0.0) for s in report.stages)
+    return max([report.total_seconds or 0.0, *ends])
+
+
+def _fullest(reports: Sequence[RunReport]) -> dict[str, HbmUsage]:
+    """For each chip the reading of the stage with the highest peak."""
+    chips: dict[str, HbmUsage] = {}
+    for use in (use for report in reports for stage in report.stages for use in stage.hbm):
+        if use.device not in chips or use.peak_bytes > chips[use.device].peak_bytes:
+            chips[use.device] = use
+    return chips
+
+
+def _title(report: RunReport) -> str:
+    return f"{report.pipeline} {report.status.value}, {_duration(report.total_seconds)}"
+
+
+def _duration(seconds: float | None) -> str:
+    if seconds is None:
+        return "n/a"
+    return f"{seconds:.1f} s" if seconds >= 10 else f"{seconds:.3g} s"
+
+
+def _say_nothing_known(axes: Axes) -> None:
+    axes.set(xticks=[], yticks=[], xlabel="", ylabel="")
+    axes.text(0.5, 0.5, "n/a", transform=axes.transAxes, ha="center", va="center", color=_MUTED)
+
+
+def _style(axes: Axes, title: str, *, grid: str) -> None:
+    axes.set_title(title, loc="left", fontsize=10, fontweight="bold", color=_INK)
+    axes.tick_params(colors=_MUTED, labelsize=8, length=0)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.label.set(color=_MUTED, fontsize=8)
+    axes.grid(axis="x" if grid == "x" else "y", color=_LINE, linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.spines["bottom"].set_color(_LINE)

@@ -1,0 +1,71 @@
+"""A ComfyUI of the test's own: stand-ins for its modules, or the real one from the checkout in `COMFYUI_DIR`.
+
+ComfyUI is in no package registry. Without a checkout the tests of the real one are deselected, and the last
+lines of the run say so; skipped they would fail on CI, where there is none.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+
+import pytest
+from aiohttp import web
+
+COMFYUI_DIR = os.environ.get("COMFYUI_DIR")
+
+_left_out: list[pytest.Item] = []
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Deselects what needs a checkout where there is none."""
+    if COMFYUI_DIR is None:
+        _left_out[:] = [item for item in items if item.get_closest_marker("real_comfyui")]
+        items[:] = [item for item in items if item not in _left_out]
+        config.hook.pytest_deselected(items=_left_out)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """What did not run must not go unnoticed."""
+    if _left_out:
+        terminalreporter.section("ComfyUI", yellow=True)
+        terminalreporter.line(
+            f"{len(_left_out)} tests of the real ComfyUI DID NOT RUN: set COMFYUI_DIR to a checkout, "
+            "and COMFYUI_PYTHON to a Python with its requirements and ours"
+        )
+
+
+@dataclass
+class StandIn:
+    """Stands in for the modules of a running ComfyUI. The application is a real one, as ComfyUI's is."""
+
+    custom_nodes: Path
+    app: web.Application = field(default_factory=web.Application)
+    unloads: int = 0
+
+    def modules(self, enable_cors_header: str | None = None) -> dict[str, ModuleType]:
+        """As they are in `sys.modules`."""
+        server = ModuleType("server")
+        server.PromptServer = SimpleNamespace(instance=SimpleNamespace(app=self.app))  # type: ignore[attr-defined]
+        cli_args = ModuleType("comfy.cli_args")
+        cli_args.args = SimpleNamespace(enable_cors_header=enable_cors_header)  # type: ignore[attr-defined]
+        management = ModuleType("comfy.model_management")
+        management.unload_all_models = self._unload  # type: ignore[attr-defined]
+        return {module.__name__: module for module in (server, cli_args, management)}
+
+    def folder(self, name: str) -> Path:
+        """A node pack's folder of that name."""
+        path = self.custom_nodes / name
+        path.mkdir(parents=True)
+        return path
+
+    def _unload(self) -> None:
+        self.unloads += 1
+
+
+@pytest.fixture
+def stand_in(tmp_path: Path) -> StandIn:
+    """A ComfyUI with no node packs yet."""
+    return StandIn(tmp_path / "custom_nodes")

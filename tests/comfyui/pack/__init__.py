@@ -1,0 +1,94 @@
+"""A node pack for the tests of the real ComfyUI: a node that generates, routes that look into the process."""
+
+from __future__ import annotations
+
+import gc
+import sys
+import threading
+from pathlib import Path
+from typing import Any, ClassVar
+
+from aiohttp import web
+
+routes: web.RouteTableDef = sys.modules["server"].PromptServer.instance.routes
+resume = threading.Event()
+
+
+class Generation:
+    """What a model's node does, with a tiny Wan2.1 and one frame."""
+
+    FUNCTION = "generate"
+
+    def generate(self, checkpoint: str, seed: int, steps: int) -> tuple[dict[str, Any]]:
+        from crystools_pipelines.wan21.pipeline import generate
+        from crystools_pipelines.wan21.request import Wan21Request
+        from crystools_tpu import telemetry
+
+        request = Wan21Request(
+            prompt="a cat",
+            height=32,
+            width=32,
+            num_frames=1,
+            num_inference_steps=steps,
+            guidance_scale=1.0,
+            seed=seed,
+        )
+        return (telemetry.to_wire(generate(request, checkpoint=Path(checkpoint), devices=1).report),)
+
+
+class TinyGeneration:
+    """The node. Ours may be loaded after this pack, so what it needs of it waits for the first execution."""
+
+    CATEGORY = "test"
+    FUNCTION = "generate"
+    RETURN_TYPES: ClassVar = ("TPU_TIMING",)
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {"required": {"checkpoint": ("STRING", {}), "seed": ("INT", {}), "steps": ("INT", {})}}
+
+    def generate(self, **inputs: Any) -> Any:
+        from crystools_tpu.comfyui.nodes import adapted
+
+        return adapted(Generation)().generate(**inputs)
+
+
+@routes.get("/test/hbm")
+async def hbm(request: web.Request) -> web.Response:
+    """What is in the devices' memory, by the pipelines' books and by jax's own."""
+    import jax
+
+    residency = sys.modules["crystools_pipelines.runtime.residency"].residency
+    gc.collect()
+    return web.json_response(
+        {
+            "residents": [resident.component for resident in residency.residents()],
+            "resident_bytes": sum(sum(r.device_bytes.values()) for r in residency.residents()),
+            "live_bytes": sum(array.nbytes for array in jax.live_arrays()),
+        }
+    )
+
+
+@routes.post("/test/hang")
+async def hang(request: web.Request) -> web.Response:
+    """From now on the host's source answers no more, until /test/resume."""
+    from crystools_tpu.sources.host import HostSource
+
+    read = HostSource.read
+
+    def hanging(self: HostSource) -> Any:
+        resume.wait()
+        return read(self)
+
+    HostSource.read = hanging  # type: ignore[method-assign]
+    return web.Response()
+
+
+@routes.post("/test/resume")
+async def go_on(request: web.Request) -> web.Response:
+    """Ends the hanging."""
+    resume.set()
+    return web.Response()
+
+
+NODE_CLASS_MAPPINGS = {"TinyGeneration": TinyGeneration}

@@ -1,0 +1,227 @@
+"""The real ComfyUI, started from the checkout in `COMFYUI_DIR`, with this repository as a clone in it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import aiohttp
+import pytest
+
+from crystools_tpu.comfyui.nodes import NODE_CLASS_MAPPINGS
+
+from .conftest import COMFYUI_DIR
+from .test_door import ROOT
+
+pytestmark = pytest.mark.real_comfyui
+
+CLONE: Final = "my-renamed.clone"
+PATIENCE_SECONDS: Final = 180.0
+COMFYUIS_OWN: Final = {
+    "status",
+    "execution_start",
+    "execution_cached",
+    "executing",
+    "progress_state",
+    "executed",
+    "execution_success",
+}
+
+
+@dataclass
+class ComfyUI:
+    """A running ComfyUI and its log."""
+
+    url: str
+    log_file: Path
+    checkpoint: Path
+    seeds: Iterator[int] = field(default_factory=lambda: iter(range(1000)))
+
+    @property
+    def log(self) -> str:
+        return self.log_file.read_text()
+
+    def get(self, path: str) -> Any:
+        with urllib.request.urlopen(self.url + path, timeout=PATIENCE_SECONDS) as answer:
+            return json.loads(answer.read())
+
+    def post(self, path: str, body: dict[str, Any] | None = None) -> Any:
+        request = urllib.request.Request(self.url + path, data=json.dumps(body or {}).encode())
+        with urllib.request.urlopen(request, timeout=PATIENCE_SECONDS) as answer:
+            return json.loads(answer.read() or "{}")
+
+    def workflow(self, steps: int = 1) -> dict[str, Any]:
+        """A generation whose timing goes to both timing nodes."""
+        generation = {"checkpoint": str(self.checkpoint), "seed": next(self.seeds), "steps": steps}
+        return {
+            "1": {"class_type": "TinyGeneration", "inputs": generation},
+            "2": {"class_type": "TPUTimingReport", "inputs": {"timing_1": ["1", 0]}},
+            "3": {
+                "class_type": "TPUTimingPlot",
+                "inputs": {"timing_1": ["1", 0], "width": 640, "height": 368},
+            },
+            "4": {"class_type": "PreviewImage", "inputs": {"images": ["3", 0]}},
+        }
+
+    def run(self, workflow: dict[str, Any]) -> dict[str, Any]:
+        """The outputs of a prompt, by node."""
+        prompt_id = self.post("/prompt", {"prompt": workflow})["prompt_id"]
+        wait_for(lambda: prompt_id in self.get(f"/history/{prompt_id}"), "the prompt")
+        entry = self.get(f"/history/{prompt_id}")[prompt_id]
+        assert entry["status"]["status_str"] == "success", entry["status"]
+        outputs: dict[str, Any] = entry["outputs"]
+        return outputs
+
+
+def wait_for(condition: Any, what: str) -> None:
+    ends = time.monotonic() + PATIENCE_SECONDS
+    while not condition():
+        assert time.monotonic() < ends, f"{what} took longer than {PATIENCE_SECONDS} s"
+        time.sleep(0.1)
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port: int = listener.getsockname()[1]
+        return port
+
+
+@pytest.fixture(scope="module")
+def comfyui(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComfyUI]:
+    """Its own models, outputs and node packs; nothing of ours is on its path."""
+    from crystools_pipelines.tiny import write_tiny_checkpoint
+
+    base = tmp_path_factory.mktemp("comfyui")
+    packs = base / "custom_nodes"
+    packs.mkdir()
+    (packs / CLONE).symlink_to(ROOT)
+    (packs / "test-pack").symlink_to(Path(__file__).with_name("pack"))
+    port = free_port()
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    environment |= {"JAX_PLATFORMS": "cpu", "JAX_COMPILATION_CACHE_DIR": str(base / "jax")}
+    python = os.environ.get("COMFYUI_PYTHON", sys.executable)
+    command = [python, "main.py", "--cpu", "--port", str(port), "--base-directory", str(base)]
+    running = ComfyUI(
+        f"http://127.0.0.1:{port}", base / "log", write_tiny_checkpoint("wan2.1-t2v", base / "tiny")
+    )
+    with running.log_file.open("w") as log:
+        process = subprocess.Popen(command, cwd=COMFYUI_DIR, env=environment, stdout=log, stderr=log)
+    try:
+        wait_for(lambda: "To see the GUI go to" in running.log or process.poll() is not None, "the start")
+        assert process.poll() is None, running.log
+        yield running
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_it_starts_with_no_error_or_warning_of_ours_and_samples_nothing(comfyui: ComfyUI) -> None:
+    ours = [line for line in comfyui.log.splitlines() if "crystools" in line.lower() or CLONE in line]
+    assert len(ours) == 1, ours
+    assert ours[0].endswith(f"seconds: {comfyui.log_file.parent / 'custom_nodes' / CLONE}")
+    assert comfyui.get("/api/crystools-tpu/api/health")["samples_total"] == 0
+
+
+def test_object_info_has_every_node_with_its_inputs(comfyui: ComfyUI) -> None:
+    info = comfyui.get("/object_info")
+    for name, node in NODE_CLASS_MAPPINGS.items():
+        assert info[name]["input"] == json.loads(json.dumps(node.INPUT_TYPES()))
+        assert info[name]["output"] == list(node.RETURN_TYPES)
+        assert info[name]["output_name"] == list(node.RETURN_NAMES)
+
+
+def test_the_page_of_a_renamed_clone_loads_one_file_and_finds_its_styles(comfyui: ComfyUI) -> None:
+    (ours,) = [path for path in comfyui.get("/extensions") if path.endswith("crystools-tpu.js")]
+    assert ours == f"/extensions/{CLONE}/crystools-tpu.js"
+    for path in (ours, "/crystools-tpu/style.css", "/api/crystools-tpu/style.css"):
+        with urllib.request.urlopen(comfyui.url + path) as answer:
+            assert answer.status == 200
+
+
+def test_timing_nodes_show_a_generation_as_text_and_as_a_picture(comfyui: ComfyUI) -> None:
+    outputs = comfyui.run(comfyui.workflow())
+    (summary,) = outputs["2"]["text"]
+    assert "denoise transformer" in summary
+    (image,) = outputs["4"]["images"]
+    view = f"{comfyui.url}/view?filename={image['filename']}&type={image['type']}&subfolder="
+    with urllib.request.urlopen(view) as answer:
+        assert answer.read(8) == b"\x89PNG\r\n\x1a\n"
+    (newest, *_) = comfyui.get("/crystools-tpu/api/runs")["runs"]
+    assert (newest["pipeline"], newest["status"]) == ("wan2.1-t2v", "succeeded")
+
+
+async def test_an_api_client_on_comfyuis_socket_hears_not_one_message_of_ours(comfyui: ComfyUI) -> None:
+    heard: list[dict[str, Any]] = []
+    socket_url = comfyui.url.replace("http", "ws")
+    async with (
+        aiohttp.ClientSession() as session,
+        session.ws_connect(f"{socket_url}/ws?clientId=api") as theirs,
+        session.ws_connect(f"{socket_url}/crystools-tpu/ws") as ours,
+    ):
+        body = {"prompt": comfyui.workflow(), "client_id": "api"}
+        async with session.post(f"{comfyui.url}/prompt", json=body) as answer:
+            assert answer.status == 200
+        while not heard or heard[-1]["type"] != "execution_success":
+            message = await theirs.receive(timeout=PATIENCE_SECONDS)
+            assert message.type is aiohttp.WSMsgType.TEXT, message
+            heard.append(json.loads(message.data))
+            assert heard[-1]["type"] != "execution_error", heard[-1]
+        told = set()
+        while "run_finished" not in told:
+            told.add((await ours.receive_json(timeout=PATIENCE_SECONDS))["type"])
+    assert {message["type"] for message in heard} <= COMFYUIS_OWN
+    assert {"snapshot", "run_started", "step_finished"} <= told
+
+
+def test_free_frees_our_hbm_once_and_the_model_loads_again(comfyui: ComfyUI) -> None:
+    for _ in range(2):
+        comfyui.run(comfyui.workflow())
+        before = comfyui.get("/test/hbm")
+        assert before["residents"] == ["text_encoder", "transformer", "vae"]
+        logged = len(comfyui.log)
+        comfyui.post("/free", {"unload_models": True})
+        wait_for(lambda: not comfyui.get("/test/hbm")["residents"], "the unloading")
+        after = comfyui.get("/test/hbm")
+        assert before["live_bytes"] - after["live_bytes"] >= before["resident_bytes"] > 0
+        freed = [line for line in comfyui.log[logged:].splitlines() if line.startswith("freed: ")]
+        assert [line.split()[1] for line in freed] == ["text_encoder", "transformer", "vae"]
+        assert sum(int(line.split()[-2]) for line in freed) == before["resident_bytes"]
+
+
+async def test_system_stats_answers_at_once_while_a_generation_runs_and_a_source_hangs(
+    comfyui: ComfyUI,
+) -> None:
+    """As ComfyUI's own page polls it, with our panel open.
+
+    Not in the first generation of a process: importing jax and diffusers holds the interpreter for up to a
+    second at a time, whoever does it.
+    """
+    comfyui.run(comfyui.workflow())
+    comfyui.post("/test/hang")
+    seconds: list[float] = []
+    async with (
+        aiohttp.ClientSession() as session,
+        session.ws_connect(comfyui.url.replace("http", "ws") + "/crystools-tpu/ws"),
+    ):
+        generation = asyncio.create_task(asyncio.to_thread(comfyui.run, comfyui.workflow(steps=100)))
+        while not generation.done() or len(seconds) < 300:
+            begins = time.perf_counter()
+            async with session.get(f"{comfyui.url}/system_stats") as answer:
+                assert answer.status == 200
+                await answer.read()
+            seconds.append(time.perf_counter() - begins)
+            await asyncio.sleep(0.01)
+        await generation
+    comfyui.post("/test/resume")
+    seconds.sort()
+    assert seconds[int(0.99 * len(seconds))] < 0.1, f"of {len(seconds)}: {seconds[-10:]}"
