@@ -31,7 +31,7 @@ def layer() -> Attention:
 @pytest.fixture(scope="module")
 def inputs() -> dict[str, Any]:
     """Two latent patches of 3x2 and the text before them; the rotation is that of the video alone."""
-    cosines, sines = rotary_embedding(CONFIG, (1, 4, 16, 6, 4), text_tokens=0)
+    cosines, sines = rotary_embedding(CONFIG, (1, 4, 16, 6, 4))
     random = np.random.default_rng(0)
     return {
         "hidden_states": random.standard_normal((1, len(cosines), 32), np.float32),
@@ -67,7 +67,7 @@ def test_diffusers_processor_is_wrong_under_torchax(
 def test_ours_is_right_under_torchax(
     layer: Attention, inputs: dict[str, Any], expected: NDArray[np.float32]
 ) -> None:
-    layer.set_processor(MeshAttention(make_mesh(jax.devices()[:2], branches=1, widths=(2,))))
-    rotary = rotary_embedding(CONFIG, (1, 4, 16, 6, 4), TEXT_TOKENS)
-    actual = under_torchax(layer, inputs | {"image_rotary_emb": rotary})
+    layer.set_processor(MeshAttention(make_mesh(jax.devices()[:2], branches=1, widths=(2,)), TEXT_TOKENS))
+    padded = np.pad(inputs["encoder_hidden_states"], ((0, 0), (0, 3), (0, 0)), constant_values=9)
+    actual = under_torchax(layer, inputs | {"encoder_hidden_states": padded})
     np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-5)

@@ -99,7 +99,7 @@ def prepare(request: CogVideoXRequest, checkpoint: Checkpoint) -> Prepared:
     settings = checkpoint.config("scheduler", "scheduler_config.json")
     return Prepared(
         scheduler.build_scheduler(settings, request.num_inference_steps),
-        rotary_embedding(config, request.latent_shape, MAX_TOKENS),
+        rotary_embedding(config, request.latent_shape),
     )
 
 

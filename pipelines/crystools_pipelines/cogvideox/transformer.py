@@ -1,5 +1,6 @@
 """The denoiser: diffusers' transformer with our attention and scanned blocks, and one step of it."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 
 from crystools_pipelines.cogvideox.request import PATCH_SIZE
 from crystools_pipelines.cogvideox.scheduler import Schedule, SolverState, advance
+from crystools_pipelines.cogvideox.text import MAX_TOKENS
 from crystools_pipelines.runtime import layout
 from crystools_pipelines.runtime.attention import attention
 from crystools_pipelines.runtime.errors import CheckpointError, RequestError
@@ -25,11 +27,20 @@ from crystools_pipelines.runtime.weights import State
 Rotary = tuple[jax.Array, jax.Array]
 
 
-class MeshAttention:
-    """Takes the place of diffusers' CogVideoXAttnProcessor2_0: attention over the mesh, no write in place."""
+# XLA's compiler (libtpu 0.0.42) fails on sums over two devices of an odd number of tokens in bfloat16, as
+# those of 226 text tokens: "Bitcast cannot have different shape sizes". So the text is padded.
+_TOKENS_MULTIPLE = 32
 
-    def __init__(self, mesh: Mesh) -> None:
+
+class MeshAttention:
+    """Takes the place of diffusers' CogVideoXAttnProcessor2_0: attention over the mesh, no write in place.
+
+    Of the text only the first `text_tokens` are seen, the rest is padding. The rotation is that of the video.
+    """
+
+    def __init__(self, mesh: Mesh, text_tokens: int) -> None:
         self._mesh = mesh
+        self._text_tokens = text_tokens
 
     def __call__(
         self,
@@ -39,15 +50,21 @@ class MeshAttention:
         attention_mask: None,
         image_rotary_emb: tuple[torch.Tensor, torch.Tensor],
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        text_tokens = encoder_hidden_states.shape[1]
+        padded = encoder_hidden_states.shape[1]
         tokens = torch.cat([encoder_hidden_states, hidden_states], dim=1)
-        query = attn.norm_q(attn.to_q(tokens).unflatten(2, (attn.heads, -1)))
-        key = attn.norm_k(attn.to_k(tokens).unflatten(2, (attn.heads, -1)))
-        value = attn.to_v(tokens).unflatten(2, (attn.heads, -1))
-        query, key = (apply_rotary_emb(tensor, image_rotary_emb, sequence_dim=1) for tensor in (query, key))
-        output = as_torch(attention(as_jax(query), as_jax(key), as_jax(value), self._mesh))
+
+        def rotated(heads: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            return heads[:, :padded], apply_rotary_emb(heads[:, padded:], image_rotary_emb, sequence_dim=1)
+
+        query = rotated(attn.norm_q(attn.to_q(tokens).unflatten(2, (attn.heads, -1))))
+        key = rotated(attn.norm_k(attn.to_k(tokens).unflatten(2, (attn.heads, -1))))
+        value = (
+            attn.to_v(tokens).unflatten(2, (attn.heads, -1)).split([padded, hidden_states.shape[1]], dim=1)
+        )
+        seen = (torch.cat([text[:, : self._text_tokens], video], dim=1) for text, video in (key, value))
+        output = as_torch(attention(as_jax(torch.cat(query, dim=1)), *map(as_jax, seen), self._mesh))
         output = attn.to_out[0](output.flatten(2, 3))
-        return output[:, text_tokens:], output[:, :text_tokens]
+        return output[:, padded:], output[:, :padded]
 
 
 def check_transformer(config: dict[str, Any]) -> None:
@@ -64,18 +81,18 @@ def build_transformer(folder: Path, mesh: Mesh) -> CogVideoXTransformer3DModel:
     config = CogVideoXTransformer3DModel.load_config(folder)
     with torch.device("meta"):
         model = CogVideoXTransformer3DModel.from_config(config).eval()
-    model.set_attn_processor(MeshAttention(mesh))
+    model.set_attn_processor(MeshAttention(mesh, MAX_TOKENS))
     carries = ("hidden_states", "encoder_hidden_states")
-    model.transformer_blocks = ScannedLayers(model.transformer_blocks, layout.tokens(mesh), carries)
+    model.transformer_blocks = ScannedLayers(model.transformer_blocks, partial(layout.tokens, mesh), carries)
     return model
 
 
 def rotary_embedding(
-    config: dict[str, Any], latent_shape: tuple[int, ...], text_tokens: int
+    config: dict[str, Any], latent_shape: tuple[int, ...]
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Cosines and sines of every token's place, float32 `[text + video tokens, head_dim]` each.
+    """Cosines and sines of the place of every token of the video, float32 `[tokens, head_dim]` each.
 
-    The text comes first and is not rotated. Raises RequestError for a picture larger than the model knows.
+    Raises RequestError for a picture larger than the model knows.
     """
     _, frames, _, *picture = latent_shape
     for field, latents in zip(("height", "width"), picture, strict=True):
@@ -91,8 +108,7 @@ def rotary_embedding(
         grid_type="slice",
         max_size=(config["sample_height"] // PATCH_SIZE, config["sample_width"] // PATCH_SIZE),
     )
-    text = ((text_tokens, 0), (0, 0))
-    return np.pad(cosines.numpy(), text, constant_values=1), np.pad(sines.numpy(), text)
+    return cosines.numpy(), sines.numpy()
 
 
 def denoising_step(
@@ -112,6 +128,8 @@ def denoising_step(
     if guided, the negative prompt's.
     """
     branches = embeddings.shape[0]
+    padding = -(embeddings.shape[1] + rotary[0].shape[0]) % _TOKENS_MULTIPLE
+    embeddings = jnp.pad(embeddings.astype(dtype), ((0, 0), (0, padding), (0, 0)))
     sample = jnp.broadcast_to(solver.sample.astype(dtype), (branches, *solver.sample.shape[1:]))
     sample = jax.lax.with_sharding_constraint(sample, layout.branches(mesh))
     timestep = jnp.broadcast_to(schedule.timesteps[solver.step], (branches,))
@@ -119,7 +137,7 @@ def denoising_step(
         model,
         weights,
         hidden_states=sample,
-        encoder_hidden_states=embeddings.astype(dtype),
+        encoder_hidden_states=embeddings,
         timestep=timestep,
         image_rotary_emb=rotary,
         return_dict=False,

@@ -1,5 +1,6 @@
 """The denoiser: diffusers' Flux2Transformer2DModel with our attention and scanned blocks, and its step."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -124,7 +125,7 @@ def build_transformer(folder: Path, mesh: Mesh) -> Flux2Transformer2DModel:
         attn.processor, attn.mlp_act_fn = _SingleAttention(mesh), _SwiGLU()
         attn.to_qkv_mlp_proj = FoldedOutputs(attn.to_qkv_mlp_proj, 3 + 2 * ratio)
         attn.to_out = FoldedInputs(attn.to_out, 1 + ratio)
-    tokens = layout.tokens(mesh)
+    tokens = partial(layout.tokens, mesh)
     model.transformer_blocks = ScannedLayers(
         model.transformer_blocks, tokens, carries=("encoder_hidden_states", "hidden_states")
     )

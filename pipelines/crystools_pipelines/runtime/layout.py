@@ -12,9 +12,15 @@ def branches(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(DATA))
 
 
-def tokens(mesh: Mesh) -> NamedSharding:
-    """Of hidden states `[branch, token, channel]` between blocks, so that no norm is computed twice."""
-    return NamedSharding(mesh, PartitionSpec(DATA, (SEQUENCE, TENSOR), None))
+def tokens(mesh: Mesh, count: int) -> NamedSharding:
+    """Of hidden states `[branch, token, channel]` between blocks, so that no norm is computed twice.
+
+    Whole where a device's share of `count` tokens would not be a whole even number: XLA's compiler for v5p
+    fails on odd shares in bfloat16 ("Bitcast cannot have different shape sizes", libtpu 0.0.42).
+    """
+    shares = mesh.shape[SEQUENCE] * mesh.shape[TENSOR]
+    split = (SEQUENCE, TENSOR) if count % (2 * shares) == 0 else None
+    return NamedSharding(mesh, PartitionSpec(DATA, split, None))
 
 
 def pixels(mesh: Mesh, latent_shape: Sequence[int]) -> NamedSharding:

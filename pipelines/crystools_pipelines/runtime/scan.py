@@ -1,6 +1,6 @@
 """A stack of identical layers as one `jax.lax.scan`, so that the compile does not grow with depth."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -15,8 +15,8 @@ class ScannedLayers(torch.nn.Module):
 
     Its parameters are those of one layer, named `layer.<name>`; the arrays bound to them when it is called
     are stacked, `[depth, ...]`, except those in `shared`: what all layers have in common. Iterating yields
-    itself once, so the owner's `for layer in layers` runs the whole stack. `sharding`, if given, is asked of
-    the hidden states between layers.
+    itself once, so the owner's `for layer in layers` runs the whole stack. `sharding`, if given, makes of
+    a number of tokens what is asked of hidden states `[branch, token, channel]` between layers.
 
     Layers that take their hidden states by keyword name them in `carries`, in the order in which they return
     them. What a layer returns beyond its hidden states is dropped. With `every` the hidden states after each
@@ -26,7 +26,7 @@ class ScannedLayers(torch.nn.Module):
     def __init__(
         self,
         layers: torch.nn.ModuleList,
-        sharding: NamedSharding | None = None,
+        sharding: Callable[[int], NamedSharding] | None = None,
         carries: tuple[str, ...] = (),
         every: bool = False,
     ) -> None:
@@ -55,7 +55,8 @@ class ScannedLayers(torch.nn.Module):
             hidden: tuple[jax.Array, ...], state: dict[str, jax.Array]
         ) -> tuple[tuple[jax.Array, ...], tuple[jax.Array, ...] | None]:
             if self._sharding is not None:
-                hidden = jax.lax.with_sharding_constraint(hidden, self._sharding)
+                shardings = tuple(self._sharding(states.shape[1]) for states in hidden)
+                hidden = jax.lax.with_sharding_constraint(hidden, shardings)
             if self._carries:
                 named = dict(zip(self._carries, hidden, strict=True))
                 output = call(self.layer, state | shared, *args, **named, **kwargs)

@@ -1,6 +1,7 @@
 """The denoiser: diffusers' WanTransformer3DModel with our attention and scanned blocks, one step of it."""
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +75,7 @@ def build_transformer(folder: Path, mesh: Mesh) -> WanTransformer3DModel:
     )
     for block in model.blocks:
         block.attn1.processor = block.attn2.processor = _Attention(mesh)
-    model.blocks = ScannedLayers(model.blocks, layout.tokens(mesh))
+    model.blocks = ScannedLayers(model.blocks, partial(layout.tokens, mesh))
     return model
 
 
