@@ -58,11 +58,12 @@ class MeshAttention:
 
         query = rotated(attn.norm_q(attn.to_q(tokens).unflatten(2, (attn.heads, -1))))
         key = rotated(attn.norm_k(attn.to_k(tokens).unflatten(2, (attn.heads, -1))))
-        value = (
-            attn.to_v(tokens).unflatten(2, (attn.heads, -1)).split([padded, hidden_states.shape[1]], dim=1)
+        heads = attn.to_v(tokens).unflatten(2, (attn.heads, -1))
+        value = heads[:, :padded], heads[:, padded:]
+        keys, values = (
+            as_jax(torch.cat([text[:, : self._text_tokens], video], dim=1)) for text, video in (key, value)
         )
-        seen = (torch.cat([text[:, : self._text_tokens], video], dim=1) for text, video in (key, value))
-        output = as_torch(attention(as_jax(torch.cat(query, dim=1)), *map(as_jax, seen), self._mesh))
+        output = as_torch(attention(as_jax(torch.cat(query, dim=1)), keys, values, self._mesh))
         output = attn.to_out[0](output.flatten(2, 3))
         return output[:, padded:], output[:, :padded]
 
