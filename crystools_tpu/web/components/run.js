@@ -43,7 +43,7 @@ export class RunView extends Component {
     <crystools-stages id="stages"></crystools-stages>
     <crystools-memory id="memory"></crystools-memory>`,
     `
-    :host { display: grid; grid-template-columns: minmax(0, 1fr); gap: 10px; }
+    :host { display: grid; grid-template-columns: minmax(0, 1fr); gap: 10px; container-type: inline-size; }
     .title { display: flex; flex-wrap: wrap; align-items: baseline; gap: 4px 10px; }
     h3 { font-size: 15px; font-weight: 600; flex: 1; overflow-wrap: anywhere; }
     #status {
@@ -90,7 +90,7 @@ export class RunView extends Component {
       border-block: 1px solid var(--crystools-line);
     }
     #figures > * { flex: 1 1 88px; min-width: max-content; }
-    @media (max-width: 480px) { .big { font-size: 19px; } }
+    @container (max-width: 400px) { .big { font-size: 19px; } }
     `,
   );
 
