@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import quote
 
 from aiohttp import web
 
@@ -64,7 +65,9 @@ def frontend(version: str) -> Path:
 class ComfyScene(Scene):
     """A scene in ComfyUI: `folder` is the clone's name in custom_nodes, `path` where a proxy puts it all."""
 
-    def __init__(self, version: str, *, folder: str = "crystools-tpu", path: str = "", **options: Any) -> None:
+    def __init__(
+        self, version: str, *, folder: str = "crystools-tpu", path: str = "", **options: Any
+    ) -> None:
         super().__init__(prefix="", **options)
         self._static = frontend(version)
         self._folder = folder
@@ -88,7 +91,7 @@ class ComfyScene(Scene):
                 web.get("/api/userdata", _no_files),
                 web.get("/api/{name:.+}", _answer),
                 web.get("/user.css", _no_css),
-                web.static(f"/extensions/{self._folder}", EXTENSION),
+                web.get("/extensions/{folder}/{name}", self._extension),
                 web.get("/", self._index),
                 web.static("/", self._static),
             ]
@@ -103,7 +106,13 @@ class ComfyScene(Scene):
         return web.FileResponse(self._static / "index.html")
 
     async def _extensions(self, request: web.Request) -> web.Response:
-        return web.json_response([f"/extensions/{self._folder}/{path.name}" for path in EXTENSION.glob("*.js")])
+        files = [path.relative_to(EXTENSION).as_posix() for path in EXTENSION.rglob("*.js")]
+        return web.json_response([f"/extensions/{quote(self._folder)}/{name}" for name in files])
+
+    async def _extension(self, request: web.Request) -> web.StreamResponse:
+        if request.match_info["folder"] != self._folder:
+            raise web.HTTPNotFound
+        return web.FileResponse(EXTENSION / request.match_info["name"])
 
     async def _get_settings(self, request: web.Request) -> web.Response:
         return web.json_response(self.settings)

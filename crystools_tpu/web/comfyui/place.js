@@ -11,8 +11,11 @@ import { h, setAttribute } from "../dom.js";
 const LOOK_EVERY_MILLISECONDS = 500;
 
 /** What ComfyUI's own buttons need beside the bar, in pixels. */
-const ROOM_FOR_OTHERS = 600;
+const ROOM_FOR_OTHERS = 540;
 const ROOM_AT_LEAST = 120;
+
+/** In less room the bar keeps figures and pictures, and leaves out words. */
+const ROOM_FOR_WORDS = 280;
 
 /** @param {Bar} bar @param {App} app */
 export function keepInPlace(bar, app) {
@@ -24,6 +27,7 @@ export function keepInPlace(bar, app) {
     const room = Math.max(ROOM_AT_LEAST, row.clientWidth - ROOM_FOR_OTHERS);
     const listed = bar.dataset.place === "list";
     bar.style.setProperty("--crystools-room", listed ? "100%" : `${room}px`);
+    setAttribute(bar, "data-narrow", room < ROOM_FOR_WORDS ? "" : null);
   };
   look();
   setInterval(look, LOOK_EVERY_MILLISECONDS);

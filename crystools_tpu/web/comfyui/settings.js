@@ -11,9 +11,11 @@ import { h } from "../dom.js";
 import { METRIC_TITLES, RANGES } from "./preferences.js";
 
 const STYLE = {
-  row: "display: flex; align-items: center; gap: 10px;",
+  row: "display: flex; align-items: center; gap: 10px; font-size: 14px;",
   number: "min-width: 5em; text-align: right; font-variant-numeric: tabular-nums;",
-  list: "display: flex; flex-direction: column; gap: 6px; max-height: 240px; overflow: auto;",
+  list:
+    "display: grid; grid-template-columns: repeat(2, max-content); gap: 6px 18px; font-size: 14px; " +
+    "max-height: 240px; overflow: auto;",
   label: "display: flex; align-items: center; gap: 8px; cursor: pointer;",
   select:
     "padding: 4px 8px; border-radius: 6px; color: inherit; background: var(--comfy-input-bg, Field); " +

@@ -31,7 +31,7 @@ export class Sidebar extends StoreView {
     `
     :host {
       display: grid; grid-template-columns: minmax(0, 1fr); align-content: start; gap: 12px; height: 100%;
-      overflow: auto; padding: 10px 12px; background: var(--crystools-page); user-select: text;
+      overflow: auto; padding: 10px 12px; user-select: text;
     }
     header { display: flex; flex-wrap: wrap; align-items: baseline; gap: 4px 10px; font-size: 12px; }
     header h2 { flex: 1; white-space: nowrap; }

@@ -13,7 +13,7 @@ export class BarMeter extends Meter {
     }
     #meter {
       position: relative; display: grid; grid-template: "label" auto "figure" auto / minmax(0, 1fr);
-      align-content: center; height: 100%; padding: 0 6px 3px; border-radius: 6px; overflow: hidden;
+      align-content: center; height: 100%; padding: 0 5px 3px; border-radius: 6px; overflow: hidden;
       background: var(--crystools-sunken); line-height: 1.15; cursor: default;
     }
     #label, #figure { position: relative; overflow: hidden; white-space: nowrap; }
@@ -34,6 +34,7 @@ export class BarMeter extends Meter {
       transition: transform .25s linear;
     }
     #peak { position: absolute; top: 0; bottom: 0; width: 1.5px; background: var(--crystools-ink); opacity: .7; }
+    @container (max-width: 68px) { #label { font-size: 8px; } }
     @container (max-height: 25px) {
       #meter { grid-template: "label figure" auto / minmax(0, 1fr) auto; column-gap: 4px; align-items: baseline;
         padding-inline: 5px; }

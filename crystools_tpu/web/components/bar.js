@@ -30,6 +30,7 @@ const GRID_ROWS = 8;
 
 /** How far the opened chips stay from the bar and from the window's edge. */
 const GAP_PIXELS = 8;
+const POPOVER_PIXELS = 440;
 
 /** Emits `opened` when the popover of all chips opens or closes (detail: boolean), and `run`. */
 export class Bar extends StoreView {
@@ -52,7 +53,7 @@ export class Bar extends StoreView {
     `
     :host {
       display: block; min-width: 0; max-width: var(--crystools-room, 100%); flex: 0 1 auto;
-      pointer-events: auto; line-height: 1.2; user-select: none;
+      pointer-events: auto; line-height: 1.2; text-align: start; user-select: none;
     }
     #bar {
       display: flex; flex-wrap: wrap; justify-content: flex-end; gap: 4px; overflow: hidden;
@@ -88,6 +89,7 @@ export class Bar extends StoreView {
     .tag[data-level="warning"] { border-color: var(--crystools-warning-fill); }
     .tag[data-level="critical"] { border-color: var(--crystools-critical-fill); background: var(--crystools-critical-panel); }
     .tag svg { height: calc(var(--crystools-meter-height) - 8px); width: auto; display: block; }
+    .tag svg:not(.many) { display: none; }
     .cell { fill: color-mix(in oklab, var(--crystools-hbm) calc(22% + var(--ratio) * 78%), transparent); }
     .cell[data-level="warning"] { fill: var(--crystools-warning-fill); }
     .cell[data-level="critical"] { fill: var(--crystools-critical-fill); }
@@ -97,9 +99,10 @@ export class Bar extends StoreView {
     [data-kind="duty"] { --color: var(--crystools-duty); }
     [data-kind="tensorcore"] { --color: var(--crystools-tensorcore); }
     [data-kind="temperature"] { --color: var(--crystools-mfu); }
+    :host([data-narrow]:not([data-place="list"])) :is(#rest, .tag > span:has(+ .many)) { display: none; }
     #bar[data-low] :is(#run, .tag > span) { grid-auto-flow: column; gap: 5px; align-items: baseline; }
     #popover {
-      position: fixed; inset: auto; margin: 0; width: min(440px, calc(100vw - 16px)); overflow: auto;
+      position: fixed; inset: auto; margin: 0; width: min(${POPOVER_PIXELS}px, calc(100vw - ${2 * GAP_PIXELS}px)); overflow: auto;
       padding: 8px; border: 1px solid var(--crystools-line); border-radius: 12px; color: var(--crystools-ink);
       background: var(--crystools-page); box-shadow: 0 8px 30px rgb(0 0 0 / .35); user-select: text;
     }
@@ -118,6 +121,8 @@ export class Bar extends StoreView {
     this.byId("run").addEventListener("click", () => this.dispatchEvent(new Event("run")));
     this.#popover.addEventListener("toggle", (event) => {
       const open = /** @type {ToggleEvent} */ (event).newState === "open";
+      if (open) addEventListener("keydown", this.#closeOnEscape, { capture: true });
+      else removeEventListener("keydown", this.#closeOnEscape, { capture: true });
       this.dispatchEvent(new CustomEvent("opened", { detail: open }));
     });
   }
@@ -187,14 +192,19 @@ export class Bar extends StoreView {
     });
   }
 
+  /** The browser would do so, but for hosts that keep the key to themselves. @param {KeyboardEvent} event */
+  #closeOnEscape = (event) => {
+    if (event.key === "Escape") this.#popover.hidePopover();
+  };
+
   /** @param {Event} event */
   #open = (event) => {
     const tag = /** @type {HTMLElement} */ (event.target).closest(".tag");
     if (!tag) return;
-    const { bottom, top, right } = tag.getBoundingClientRect();
+    const { bottom, top, left } = tag.getBoundingClientRect();
     const below = innerHeight - bottom > top;
-    const style = this.#popover.style;
-    style.right = `${Math.max(GAP_PIXELS, innerWidth - Math.max(right, 440 + GAP_PIXELS))}px`;
+    const { style } = this.#popover;
+    style.left = `${Math.max(GAP_PIXELS, Math.min(left, innerWidth - POPOVER_PIXELS - GAP_PIXELS))}px`;
     style.top = below ? `${bottom + GAP_PIXELS}px` : "";
     style.bottom = below ? "" : `${innerHeight - top + GAP_PIXELS}px`;
     style.maxHeight = `${(below ? innerHeight - bottom : top) - 2 * GAP_PIXELS}px`;
@@ -240,7 +250,6 @@ function drawChips(picture, chips) {
   const columns = Math.ceil(chips.length / rows);
   setAttribute(picture, "viewBox", `0 0 ${columns * size - 1} ${height}`);
   setAttribute(picture, "class", chips.length > 1 ? "many" : null);
-  /** @type {(SVGElement & { hidden?: boolean }) } */ (picture).style.display = chips.length > 1 ? "" : "none";
   const cells = chips.length > 1 ? chips : [];
   const create = () => svg("g", {}, svg("rect", { class: "ground", rx: ".5" }), svg("rect", { class: "cell", rx: ".5" }));
   syncChildren(picture, cells, create, (group, chip, index) => {

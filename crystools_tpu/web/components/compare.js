@@ -10,7 +10,7 @@ import { h, setAttribute, setText, syncChildren } from "../dom.js";
 import { NOT_AVAILABLE, duration, gibibytes, moment, percent, stageTitle } from "../format.js";
 import { fullestChip, medianStepSeconds } from "../run-figures.js";
 
-/** @typedef {{ stage: boolean, name: string, texts: [string, string], change: string }} Row */
+/** A row that has a name alone is the title of a stage. @typedef {{ name: string, texts: string[] }} Row */
 
 export class Compare extends StoreView {
   static blueprint = blueprint(
@@ -19,14 +19,15 @@ export class Compare extends StoreView {
       <label>A <select id="a"></select></label>
       <label>B <select id="b"></select></label>
       <p id="differs" class="muted"></p>
-      <table>
+      <div class="scroll" tabindex="0" role="region" aria-label="Run A beside run B"><table>
         <thead><tr><th></th><th scope="col">A</th><th scope="col">B</th><th scope="col">B to A</th></tr></thead>
         <tbody id="rows"></tbody>
-      </table>
+      </table></div>
       <p class="muted note">One run each: a small difference may be chance. Steps: median without compiles.</p>
     </section>`,
     `
-    section { display: grid; gap: 6px; }
+    section { display: grid; grid-template-columns: minmax(0, 1fr); gap: 6px; }
+    .scroll { overflow-x: auto; }
     label { display: flex; gap: 8px; align-items: baseline; font-size: 12px; font-weight: 600; }
     select {
       flex: 1; min-width: 0; padding: 3px 6px; font-size: 12px; font-weight: 400; border-radius: 6px;
@@ -36,12 +37,12 @@ export class Compare extends StoreView {
     #differs:empty { display: none; }
     .note { font-size: 11px; }
     table { width: 100%; border-collapse: collapse; font-size: 12px; font-variant-numeric: tabular-nums; }
-    th, td { text-align: right; padding: 3px 0 3px 8px; font-weight: 400; white-space: nowrap; }
+    th, td { text-align: right; padding: 2px 0 2px 8px; font-weight: 400; white-space: nowrap; }
     th:first-child { text-align: left; padding-left: 0; }
-    thead th { font-size: 11px; color: var(--crystools-muted); }
-    tbody th { color: var(--crystools-muted); padding-left: 10px !important; }
-    tr[data-stage] > * { border-top: 1px solid var(--crystools-line); }
-    tr[data-stage] th { color: var(--crystools-ink); font-weight: 600; padding-left: 0 !important; white-space: normal; }
+    th { color: var(--crystools-muted); }
+    thead th { font-size: 11px; }
+    tr[data-title] > * { border-top: 1px solid var(--crystools-line); padding-top: 5px; }
+    tr[data-title] th { color: var(--crystools-ink); font-weight: 600; }
     `,
   );
 
@@ -60,9 +61,11 @@ export class Compare extends StoreView {
     const [a, b] = this.#selects.map((select, index) => chosen(select, runs, 1 - index));
     if (!a || !b) return;
     setText(this.byId("differs"), differences(a, b));
-    syncChildren(this.byId("rows"), rowsOf(a, b), createRow, (row, { stage, name, texts, change }) => {
-      setAttribute(row, "data-stage", stage ? "" : null);
-      [name, ...texts, change].forEach((text, index) => setText(/** @type {Element} */ (row.cells[index]), text));
+    syncChildren(this.byId("rows"), rowsOf(a, b), createRow, (row, { name, texts }) => {
+      setAttribute(row, "data-title", texts.length ? null : "");
+      [...row.cells].forEach((cell, index) => setText(cell, [name, ...texts][index] ?? ""));
+      const [title] = row.cells;
+      if (title) title.colSpan = texts.length ? 1 : 4;
     });
   }
 }
@@ -112,7 +115,7 @@ function rowsOf(a, b) {
   const find = (/** @type {RunReport} */ run, /** @type {string} */ title) =>
     run.stages.find((stage) => stageTitle(stage) === title);
   return [
-    row(true, "Whole run", duration, a.total_seconds, b.total_seconds),
+    row("Whole run", duration, a.total_seconds, b.total_seconds),
     ...titles.flatMap((title) => stageRows(title, find(a, title), find(b, title))),
   ];
 }
@@ -122,30 +125,30 @@ function stageRows(title, a, b) {
   const both = (/** @type {(stage: StageReport) => number | null | undefined} */ value) =>
     /** @type {const} */ ([a && value(a), b && value(b)]);
   const rows = [
-    row(false, "step", duration, ...both(medianStepSeconds)),
-    row(false, "compile", duration, ...both((stage) => stage.compile_seconds || null)),
-    row(false, "MFU", percent, ...both((stage) => stage.mfu?.ratio)),
-    row(false, "HBM peak", gibibytes, ...both((stage) => fullestChip(stage.hbm)?.peak_bytes)),
+    row("time", duration, ...both((stage) => stage.seconds)),
+    row("step", duration, ...both(medianStepSeconds)),
+    row("compile", duration, ...both((stage) => stage.compile_seconds || null)),
+    row("MFU", percent, ...both((stage) => stage.mfu?.ratio)),
+    row("HBM peak", gibibytes, ...both((stage) => fullestChip(stage.hbm)?.peak_bytes)),
   ];
   const told = rows.filter(({ texts }) => texts.some((text) => text !== NOT_AVAILABLE));
-  return [row(true, title, duration, ...both((stage) => stage.seconds)), ...told];
+  return [{ name: title, texts: [] }, ...told];
 }
 
 /**
- * @param {boolean} stage
  * @param {string} name
  * @param {(value: number | null | undefined) => string} format
  * @param {number | null | undefined} a
  * @param {number | null | undefined} b
  * @returns {Row}
  */
-function row(stage, name, format, a, b) {
-  const change = a && b != null ? signed(b / a - 1) : NOT_AVAILABLE;
-  return { stage, name, texts: [format(a), format(b)], change };
+function row(name, format, a, b) {
+  return { name, texts: [format(a), format(b), a && b != null ? signed(b / a - 1) : NOT_AVAILABLE] };
 }
 
-/** @param {number} ratio */
+/** A change in per cent with its sign: +12%, −3.4%, 0%. @param {number} ratio */
 function signed(ratio) {
+  if (Math.abs(ratio) < 0.0005) return percent(0);
   return `${ratio < 0 ? "−" : "+"}${percent(Math.abs(ratio))}`;
 }
 

@@ -48,6 +48,11 @@ export class Runs extends StoreView {
       .arrow { grid-area: a; } .name { grid-area: n; } .status { grid-area: s; text-align: right; }
       .time { grid-area: t; text-align: left; } .duration { grid-area: d; } .mfu { grid-area: m; }
     }
+    @container (max-width: 340px) {
+      .duration, .mfu { min-width: max-content; }
+      button { grid-template-areas: "a n n n" ". t t t" ". s d m"; }
+      .status { text-align: left; }
+    }
     `,
   );
 
