@@ -17,8 +17,8 @@ from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler
 
 _IMPORT: Final = re.compile(
-    r"""^import\ (?:(?P<names>\{[^}]*\}|\w+)\ from\ )?"(?P<path>\.[^"]+)"(?P<css>\ with\ \{\ type:\ "css"\ \})?;\n""",
-    re.MULTILINE | re.VERBOSE,
+    r'^import (?:(?P<names>\{[^}]*\}|\w+) from )?"(?P<path>\.[^"]+)"(?: with \{ type: "css" \})?;\n',
+    re.MULTILINE,
 )
 _EXPORT: Final = re.compile(r"^export (?=(?:async )?(?:class|const|function) (\w+))", re.MULTILINE)
 _LEFT_OVER: Final = re.compile(r"^(?:import|export)\b.*", re.MULTILINE)
@@ -80,7 +80,7 @@ class _Bundler:
 
 
 def bundle_handler(entry: Path) -> Handler:
-    """Answers with the bundle of `entry`, or 304 where the browser has it; 404 where there is no such file."""
+    """Answers with the bundle of `entry`: 304 where the browser has it, 404 where there is no such file."""
     cached: dict[str, int] = {}
     text = etag = ""
 

@@ -12,8 +12,12 @@ import { capacityReading, cpuReading, diskReading, extreme, hbmRatio, ramReading
 /** @typedef {"run" | "cpu" | "ram" | "disk" | "memory" | "duty" | "tensorcore" | "temperature"} BarMetric */
 
 /**
- * What is to be seen. `disk` is the mount to show; null for the root, or else the first.
- * @typedef {{ metrics: readonly BarMetric[], hiddenDevices: readonly string[], disk: string | null }} BarChoice
+ * What is to be seen.
+ *
+ * @typedef {object} BarChoice
+ * @property {readonly BarMetric[]} metrics
+ * @property {readonly string[]} hiddenDevices
+ * @property {string | null} disk The mount to show; null for the root, or else the first.
  */
 
 /** @typedef {MeterReading & { kind: "host" | "hbm" | "duty" | "tensorcore" | "temperature" }} BarReading */
@@ -70,7 +74,8 @@ export function chipReadings(store, choice, chips) {
     chips.some((chip) => store.chipSeries(chip.chip, quantity).peak != null);
   return choice.metrics.flatMap((metric) => {
     if (metric === "memory") return [memoryReading(store, chips, gpu ? "VRAM" : "HBM")];
-    if (metric === "duty") return [lowestReading(store, chips, metric, gpu ? "GPU utilisation" : "Duty cycle")];
+    if (metric === "duty")
+      return [lowestReading(store, chips, metric, gpu ? "GPU utilisation" : "Duty cycle")];
     if (metric === "tensorcore" && told(metric)) return [lowestReading(store, chips, metric, "TensorCore")];
     return metric === "temperature" && told(metric) ? [temperatureReading(store, chips)] : [];
   });
@@ -119,7 +124,10 @@ function temperatureReading(store, chips) {
   return { ...amongMany(reading, chips, "highest", "▴"), kind: "temperature" };
 }
 
-/** A small meter has room for the share alone; without a total it shows the bytes. @param {MeterReading} reading */
+/**
+ * A small meter has room for the share alone; without a total it shows the bytes.
+ * @param {MeterReading} reading
+ */
 function inPercent(reading) {
   const { ratio, series } = reading;
   const used = ratio == null ? series.values.at(-1) : null;
@@ -135,5 +143,9 @@ function inPercent(reading) {
 function amongMany(reading, chips, which, mark) {
   if (chips.length === 1) return reading;
   const { label, detail } = reading;
-  return { ...reading, label: `${label} ${mark}`, detail: `${detail}\nThe ${which} of ${chips.length} chips` };
+  return {
+    ...reading,
+    label: `${label} ${mark}`,
+    detail: `${detail}\nThe ${which} of ${chips.length} chips`,
+  };
 }

@@ -48,7 +48,12 @@ export function capacityReading(label, used, total, series, name = label) {
 /** @param {Store} store */
 export function ramReading(store) {
   const host = store.snapshot?.host;
-  return capacityReading("RAM", host?.memory_used_bytes, host?.memory_total_bytes, store.hostSeries("memory"));
+  return capacityReading(
+    "RAM",
+    host?.memory_used_bytes,
+    host?.memory_total_bytes,
+    store.hostSeries("memory"),
+  );
 }
 
 /** @param {Store} store @param {string} mount @param {string} [label] */

@@ -273,7 +273,8 @@ def test_it_survives_focus_mode(tab: Tab) -> None:
 
 def test_a_frontend_that_has_no_menu_for_it_gets_an_overlay(tab: Tab) -> None:
     tab.page.evaluate(
-        "() => { const { app } = comfyAPI.app; window.kept = app.menu.settingsGroup; app.menu.settingsGroup = null; }"
+        "() => { const { menu } = comfyAPI.app.app;"
+        " window.kept = menu.settingsGroup; menu.settingsGroup = null; }"
     )
     expect(tab.bar).to_have_attribute("data-place", "menu")
     tab.page.evaluate("() => document.querySelector('crystools-bar').remove()")

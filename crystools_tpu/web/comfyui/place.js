@@ -26,7 +26,7 @@ export function keepInPlace(bar, app) {
     const row = document.getElementById("main-panel") ?? document.body;
     const room = Math.max(ROOM_AT_LEAST, row.clientWidth - ROOM_FOR_OTHERS);
     const listed = bar.dataset.place === "list";
-    bar.style.setProperty("--crystools-room", listed ? "100%" : `${room}px`);
+    bar.style.setProperty("--room", listed ? "100%" : `${room}px`);
     setAttribute(bar, "data-narrow", room < ROOM_FOR_WORDS ? "" : null);
   };
   look();

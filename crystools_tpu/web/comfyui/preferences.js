@@ -46,7 +46,10 @@ export class Preferences extends EventTarget {
   #key;
   #storage;
 
-  /** @param {Storage | null} storage Null where the browser has none: then nothing is remembered. @param {string} key */
+  /**
+   * @param {Storage | null} storage Null where the browser forbids it: then nothing is remembered.
+   * @param {string} key
+   */
   constructor(storage, key) {
     super();
     this.#storage = storage;
@@ -77,7 +80,12 @@ function parsed(text) {
   }
 }
 
-/** Each value as it may be, and the initial one for what is missing or of another kind. @param {Record<string, unknown>} given @returns {Values} */
+/**
+ * Each value as it may be, and the initial one for what is missing or of another kind.
+ *
+ * @param {Record<string, unknown>} given
+ * @returns {Values}
+ */
 function valid(given) {
   const names = (/** @type {unknown} */ value) =>
     Array.isArray(value) ? value.filter((name) => typeof name === "string") : [];

@@ -28,7 +28,12 @@ export function settingDefinitions(preferences, store) {
     slider(preferences, name, format);
   const pixels = (/** @type {number} */ value) => `${value} px`;
   return [
-    setting("Readings", "Refresh rate", range("interval_seconds", rateText), "Between two readings; 0 is off."),
+    setting(
+      "Readings",
+      "Refresh rate",
+      range("interval_seconds", rateText),
+      "Between two readings; 0 is off.",
+    ),
     setting("Readings", "Disk", () => diskChoice(preferences, store), "The disk in the bar."),
     setting("Bar", "Width of a meter", range("meter_width_pixels", pixels)),
     setting("Bar", "Height of a meter", range("meter_height_pixels", pixels)),
@@ -37,11 +42,24 @@ export function settingDefinitions(preferences, store) {
   ];
 }
 
-/** @param {string} group @param {string} name @param {() => HTMLElement} type @param {string} [tooltip] @returns {SettingDefinition} */
+/**
+ * @param {string} group
+ * @param {string} name
+ * @param {() => HTMLElement} type Makes the control.
+ * @param {string} [tooltip]
+ * @returns {SettingDefinition}
+ */
 function setting(group, name, type, tooltip = "") {
   const id = `CrystoolsTPU.${name.replaceAll(" ", "")}`;
   const ownBrowser = `${tooltip} Of this browser alone.`.trim();
-  return { id, name, category: ["Crystools TPU", group, name], tooltip: ownBrowser, defaultValue: null, type };
+  return {
+    id,
+    name,
+    category: ["Crystools TPU", group, name],
+    tooltip: ownBrowser,
+    defaultValue: null,
+    type,
+  };
 }
 
 /** @param {number} seconds */

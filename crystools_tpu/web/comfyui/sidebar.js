@@ -24,7 +24,9 @@ export class Sidebar extends StoreView {
     </header>
     <crystools-current>
       <h3>No run yet</h3>
-      <p class="muted">Run a workflow with a Crystools TPU node: its stages, steps, MFU and memory appear here.</p>
+      <p class="muted">
+        Run a workflow with a Crystools TPU node: its stages, steps, MFU and memory appear here.
+      </p>
     </crystools-current>
     <crystools-runs></crystools-runs>
     <crystools-compare></crystools-compare>`,

@@ -62,7 +62,12 @@ function noticeOf(message) {
       const { run_id: run, pipeline, stage, stage_name: name, reason } = message;
       const title = stageTitle({ name, component: null });
       const detail = `${pipeline}, ${title}: ${reason ?? "jax gives no reason"}`;
-      return { key: `recompile ${run} ${stage}`, summary: "Recompiled in the middle of a run", detail, error: false };
+      return {
+        key: `recompile ${run} ${stage}`,
+        summary: "Recompiled in the middle of a run",
+        detail,
+        error: false,
+      };
     }
     case "step_finished": {
       if (message.record.finite !== false) return null;

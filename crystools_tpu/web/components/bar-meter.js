@@ -9,7 +9,7 @@ export class BarMeter extends Meter {
     `
     :host {
       --color: var(--crystools-host); flex: none; container-type: size;
-      width: var(--crystools-meter-width); height: var(--crystools-meter-height);
+      width: var(--meter-width); height: var(--meter-height);
     }
     #meter {
       position: relative; display: grid; grid-template: "label" auto "figure" auto / minmax(0, 1fr);
@@ -33,11 +33,14 @@ export class BarMeter extends Meter {
       height: 100%; background: var(--color); transform-origin: left; transform: scaleX(var(--ratio, 0));
       transition: transform .25s linear;
     }
-    #peak { position: absolute; top: 0; bottom: 0; width: 1.5px; background: var(--crystools-ink); opacity: .7; }
+    #peak {
+      position: absolute; top: 0; bottom: 0; width: 1.5px; background: var(--crystools-ink); opacity: .7;
+    }
     @container (max-width: 68px) { #label { font-size: 8px; } }
     @container (max-height: 25px) {
-      #meter { grid-template: "label figure" auto / minmax(0, 1fr) auto; column-gap: 4px; align-items: baseline;
-        padding-inline: 5px; }
+      #meter {
+        grid-template: "label figure" auto / minmax(0, 1fr) auto; column-gap: 4px; align-items: baseline;
+      }
       #figure { font-size: 11px; }
     }
     @container (min-height: 40px) {

@@ -16,6 +16,7 @@ import { h, setAttribute, setText, svg, syncChildren } from "../dom.js";
 import { percent, stageTitle, wholeDuration } from "../format.js";
 import { extreme, hbmRatio } from "../readings.js";
 import { doing } from "../run-text.js";
+import { CHIPS_PICTURE, drawChips } from "../chips-picture.js";
 import { BarMeter } from "./bar-meter.js";
 import "./chips.js";
 import { level } from "./meter.js";
@@ -23,10 +24,6 @@ import "./sources.js";
 
 /** More chips than this fold into one element. */
 const CHIPS_APART = 2;
-
-/** Up to so many chips the folded element draws a column each, beyond that a grid of squares. */
-const COLUMNS_AT_MOST = 16;
-const GRID_ROWS = 8;
 
 /** How far the opened chips stay from the bar and from the window's edge. */
 const GAP_PIXELS = 8;
@@ -38,7 +35,7 @@ export class Bar extends StoreView {
   static blueprint = blueprint(
     `<div id="bar" role="group" aria-label="Crystools TPU">
       <span id="state" role="status" hidden></span>
-      <span id="simulated" hidden title="These readings come from a simulated machine, not from hardware.">SIM</span>
+      <span id="simulated" hidden title="These readings are of a simulated machine, not of hardware.">SIM</span>
       <button id="run" type="button" hidden>
         <span id="doing"></span><span id="rest" class="number"></span>
         <span id="track"><span id="done"></span></span>
@@ -52,23 +49,25 @@ export class Bar extends StoreView {
     </div>`,
     `
     :host {
-      display: block; min-width: 0; max-width: var(--crystools-room, 100%); flex: 0 1 auto;
+      display: block; min-width: 0; max-width: var(--room, 100%); flex: 0 1 auto;
       pointer-events: auto; line-height: 1.2; text-align: start; user-select: none;
     }
     #bar {
       display: flex; flex-wrap: wrap; justify-content: flex-end; gap: 4px; overflow: hidden;
-      height: var(--crystools-meter-height);
+      height: var(--meter-height);
     }
     :host([data-place="list"]) #bar { height: auto; justify-content: center; padding-block: 4px; }
     .apart, .device { display: contents; }
     #bar[data-stale] :is(crystools-bar-meter, button) { opacity: .45; filter: grayscale(1); }
     button {
       border: 1px solid transparent; padding: 0; color: inherit; text-align: left; border-radius: 6px;
-      background: var(--crystools-sunken); height: var(--crystools-meter-height); flex: none;
+      background: var(--crystools-sunken); height: var(--meter-height); flex: none;
     }
     button:hover { border-color: var(--crystools-muted); }
     :focus-visible { outline-offset: -2px; }
-    #state, #simulated { align-self: center; font-size: 10px; font-weight: 600; padding: 1px 6px; border-radius: 5px; }
+    #state, #simulated {
+      align-self: center; padding: 1px 6px; border-radius: 5px; font-size: 10px; font-weight: 600;
+    }
     #state { color: var(--crystools-muted); background: var(--crystools-sunken); }
     #simulated { color: var(--crystools-warning); background: var(--crystools-warning-panel); }
     #run {
@@ -87,22 +86,23 @@ export class Bar extends StoreView {
     .tag > span { display: grid; font-size: 9px; color: var(--crystools-muted); line-height: 1.15; }
     .tag b { font: 600 11px/1.15 var(--crystools-mono); color: var(--crystools-ink); }
     .tag[data-level="warning"] { border-color: var(--crystools-warning-fill); }
-    .tag[data-level="critical"] { border-color: var(--crystools-critical-fill); background: var(--crystools-critical-panel); }
-    .tag svg { height: calc(var(--crystools-meter-height) - 8px); width: auto; display: block; }
-    .tag svg:not(.many) { display: none; }
-    .cell { fill: color-mix(in oklab, var(--crystools-hbm) calc(22% + var(--ratio) * 78%), transparent); }
-    .cell[data-level="warning"] { fill: var(--crystools-warning-fill); }
-    .cell[data-level="critical"] { fill: var(--crystools-critical-fill); }
-    .cell[data-absent] { fill: var(--crystools-line); }
-    .ground { fill: var(--crystools-line); }
+    .tag[data-level="critical"] {
+      border-color: var(--crystools-critical-fill); background: var(--crystools-critical-panel);
+    }
+    .tag svg { height: calc(var(--meter-height) - 8px); width: auto; display: block; }
+    .tag svg:empty { display: none; }
+    ${CHIPS_PICTURE}
     [data-kind="hbm"] { --color: var(--crystools-hbm); }
     [data-kind="duty"] { --color: var(--crystools-duty); }
     [data-kind="tensorcore"] { --color: var(--crystools-tensorcore); }
     [data-kind="temperature"] { --color: var(--crystools-mfu); }
-    :host([data-narrow]:not([data-place="list"])) :is(#rest, .tag > span:has(+ .many)) { display: none; }
+    :host([data-narrow]:not([data-place="list"])) :is(#rest, .tag > span:not(:has(+ svg:empty))) {
+      display: none;
+    }
     #bar[data-low] :is(#run, .tag > span) { grid-auto-flow: column; gap: 5px; align-items: baseline; }
     #popover {
-      position: fixed; inset: auto; margin: 0; width: min(${POPOVER_PIXELS}px, calc(100vw - ${2 * GAP_PIXELS}px)); overflow: auto;
+      position: fixed; inset: auto; margin: 0; overflow: auto;
+      width: min(${POPOVER_PIXELS}px, calc(100vw - ${2 * GAP_PIXELS}px));
       padding: 8px; border: 1px solid var(--crystools-line); border-radius: 12px; color: var(--crystools-ink);
       background: var(--crystools-page); box-shadow: 0 8px 30px rgb(0 0 0 / .35); user-select: text;
     }
@@ -147,8 +147,8 @@ export class Bar extends StoreView {
    * @param {number} height
    */
   resize(width, height) {
-    this.style.setProperty("--crystools-meter-width", `${width}px`);
-    this.style.setProperty("--crystools-meter-height", `${height}px`);
+    this.style.setProperty("--meter-width", `${width}px`);
+    this.style.setProperty("--meter-height", `${height}px`);
     setAttribute(this.#bar, "data-low", height < 26 ? "" : null);
   }
 
@@ -229,46 +229,12 @@ function showTag(tag, chips) {
   const fullest = worst ? `, fullest memory ${percent(worst.value)} on ${worst.chip.chip}` : "";
   setAttribute(tag, "title", `${title}, ${kindsOf(chips)}${fullest}. Click for all chips.`);
   setAttribute(tag, "data-level", worst ? level(worst.value) : null);
-  if (picture) drawChips(/** @type {SVGElement} */ (picture), chips);
+  if (picture) drawChips(picture, chips.length > 1 ? chips : []);
 }
 
 /** @param {readonly ChipReading[]} chips */
 function kindsOf(chips) {
   return [...new Set(chips.map((chip) => chip.kind ?? "unknown kind"))].join(", ");
-}
-
-/**
- * Each chip's share of memory in use: a column each, or a square in a grid by its colour.
- * @param {SVGElement} picture
- * @param {readonly ChipReading[]} chips
- */
-function drawChips(picture, chips) {
-  const grid = chips.length > COLUMNS_AT_MOST;
-  const rows = grid ? GRID_ROWS : 1;
-  const size = grid ? 3 : 5;
-  const height = grid ? rows * size - 1 : 24;
-  const columns = Math.ceil(chips.length / rows);
-  setAttribute(picture, "viewBox", `0 0 ${columns * size - 1} ${height}`);
-  setAttribute(picture, "class", chips.length > 1 ? "many" : null);
-  const cells = chips.length > 1 ? chips : [];
-  const create = () => svg("g", {}, svg("rect", { class: "ground", rx: ".5" }), svg("rect", { class: "cell", rx: ".5" }));
-  syncChildren(picture, cells, create, (group, chip, index) => {
-    const ratio = hbmRatio(chip);
-    const [ground, cell] = /** @type {SVGElement[]} */ ([...group.children]);
-    const full = { x: Math.floor(index / rows) * size, y: (index % rows) * size, width: size - 1, height: grid ? size - 1 : height };
-    const part = grid || ratio == null ? full.height : Math.max(1, full.height * Math.min(1, ratio));
-    if (ground) place(ground, full);
-    if (!cell) return;
-    place(cell, { ...full, y: full.y + full.height - part, height: part });
-    cell.style.setProperty("--ratio", String(grid ? (ratio ?? 0) : 1));
-    setAttribute(cell, "data-level", ratio == null ? null : level(ratio));
-    setAttribute(cell, "data-absent", ratio == null ? "" : null);
-  });
-}
-
-/** @param {SVGElement} rect @param {Record<string, number>} box */
-function place(rect, box) {
-  for (const [name, value] of Object.entries(box)) setAttribute(rect, name, value.toFixed(2));
 }
 
 /** @param {Element} parent @param {readonly BarReading[]} readings */
@@ -280,7 +246,7 @@ function showMeters(parent, readings) {
   });
 }
 
-/** What follows the stage and its steps: "2 min 04 s left · MFU 39%". @param {RunReport} run @param {Store} store */
+/** After the stage and its steps: "2 min 04 s left · MFU 39%". @param {RunReport} run @param {Store} store */
 function restText(run, store) {
   const eta = store.etaSeconds(run);
   const mfu = store.latestMfu(run);

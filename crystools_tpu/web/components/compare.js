@@ -103,7 +103,9 @@ function differences(a, b) {
   const differing = Object.keys(all).filter((name) => a.params[name] !== b.params[name]);
   const said = differing.map((name) => {
     const title = name.replaceAll("_", " ");
-    return name === "prompt" ? title : `${title} ${a.params[name] ?? NOT_AVAILABLE} → ${b.params[name] ?? NOT_AVAILABLE}`;
+    return name === "prompt"
+      ? title
+      : `${title} ${a.params[name] ?? NOT_AVAILABLE} → ${b.params[name] ?? NOT_AVAILABLE}`;
   });
   if (a.pipeline !== b.pipeline) said.unshift("pipeline");
   return said.length ? `Differs: ${said.join(", ")}.` : "";
