@@ -11,7 +11,7 @@ import { hbmRatio } from "./readings.js";
 
 /** More chips than this make a grid, filled column by column. */
 const COLUMNS_AT_MOST = 16;
-const GRID_ROWS = 8;
+const GRID_ROWS = 10;
 
 /** Sizes in the picture's own units: from one column or square to the next, and the height of a column. */
 const COLUMN_PITCH = 5;

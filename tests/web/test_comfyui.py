@@ -178,7 +178,7 @@ def test_the_bar_has_what_the_monitor_before_it_had_with_used_total_share_and_pe
 
 def test_a_gpu_has_utilisation_vram_and_temperature(tab: Tab) -> None:
     tab.show(ChipReading("gpu0", "NVIDIA H100", 60 * GIB, 80 * GIB, 0.93, temperature_celsius=71.0))
-    expect(tab.meters).to_contain_text(["VRAM", "GPU utilisation", "Temperature", "CPU", "RAM", "Disk"])
+    expect(tab.meters).to_contain_text(["VRAM", "GPU util.", "Temperature", "CPU", "RAM", "Disk"])
     expect(tab.meter("temperature", "71 °C")).to_have_attribute(
         "title", "Temperature of gpu0: 71 °C\nPeak seen 71 °C"
     )
@@ -324,7 +324,7 @@ def test_the_settings_take_effect_at_once_and_stay_in_their_range(tab: Tab) -> N
     ):
         slider = tab.page.locator(f"[data-preference={name}]")
         assert [slider.get_attribute(bound) for bound in ("min", "max", "step")] == [low, high, step]
-    tab.prefer(meter_width_pixels=72, meter_height_pixels=30, interval_seconds=0.5)
+    tab.prefer(meter_width_pixels=66, meter_height_pixels=30, interval_seconds=0.5)
     tab.close_settings()
 
 
@@ -455,7 +455,7 @@ def test_fault_a_negative_rate_killed_it_for_good(tab: Tab) -> None:
     tab.open_settings()
     expect(tab.page.locator("[data-preference=meter_width_pixels]")).to_have_value("100")
     expect(tab.page.locator("[data-preference=meter_height_pixels]")).to_have_value("30")
-    tab.prefer(interval_seconds=TEST_INTERVAL_SECONDS, meter_width_pixels=72)
+    tab.prefer(interval_seconds=TEST_INTERVAL_SECONDS, meter_width_pixels=66)
     expect(tab.meters).to_have_count(6)
     tab.close_settings()
 
@@ -470,7 +470,7 @@ def test_fault_a_renamed_clone_had_no_styles(shared: Tab, browser: Browser) -> N
     try:
         tab = open_tab(context, scene)
         expect(tab.bar.locator(".tag")).to_have_text(["8 chipsv6e"])
-        expect(tab.meters.first).to_have_css("width", "72px")
+        expect(tab.meters.first).to_have_css("width", "66px")
         root = scene.url
         assert tab.requests == [
             f"{root}extensions/My%20Renamed%20Clone/crystools-tpu.js",

@@ -12,10 +12,7 @@ const LOOK_EVERY_MILLISECONDS = 500;
 
 /** What ComfyUI's own buttons need beside the bar, in pixels. */
 const ROOM_FOR_OTHERS = 540;
-const ROOM_AT_LEAST = 120;
-
-/** In less room the bar keeps figures and pictures, and leaves out words. */
-const ROOM_FOR_WORDS = 280;
+const ROOM_AT_LEAST = 100;
 
 /** @param {Bar} bar @param {App} app */
 export function keepInPlace(bar, app) {
@@ -25,9 +22,7 @@ export function keepInPlace(bar, app) {
     place(bar, app);
     const row = document.getElementById("main-panel") ?? document.body;
     const room = Math.max(ROOM_AT_LEAST, row.clientWidth - ROOM_FOR_OTHERS);
-    const listed = bar.dataset.place === "list";
-    bar.style.setProperty("--room", listed ? "100%" : `${room}px`);
-    setAttribute(bar, "data-narrow", room < ROOM_FOR_WORDS ? "" : null);
+    bar.room = bar.dataset.place === "list" ? null : room;
   };
   look();
   setInterval(look, LOOK_EVERY_MILLISECONDS);

@@ -21,7 +21,7 @@
 /** @type {Record<RangeName, Range>} */
 export const RANGES = {
   interval_seconds: { min: 0, max: 2, step: 0.25, initial: 0.5 },
-  meter_width_pixels: { min: 60, max: 100, step: 1, initial: 72 },
+  meter_width_pixels: { min: 60, max: 100, step: 1, initial: 66 },
   meter_height_pixels: { min: 16, max: 50, step: 1, initial: 30 },
 };
 

@@ -36,11 +36,12 @@ export class BarMeter extends Meter {
     #peak {
       position: absolute; top: 0; bottom: 0; width: 1.5px; background: var(--crystools-ink); opacity: .7;
     }
-    @container (max-width: 68px) { #label { font-size: 8px; } }
+    @container (max-width: 69px) { #label { font-size: 8.5px; } }
     @container (max-height: 25px) {
       #meter {
         grid-template: "label figure" auto / minmax(0, 1fr) auto; column-gap: 4px; align-items: baseline;
       }
+      #label { text-overflow: clip; }
       #figure { font-size: 11px; }
     }
     @container (min-height: 40px) {

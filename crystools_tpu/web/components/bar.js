@@ -9,7 +9,7 @@
  * @import { Sources } from "./sources.js"
  */
 
-import { chipReadings, hostReadings, shownChips } from "../bar-readings.js";
+import { chipReadings, hostReadings, isGpu, shownChips } from "../bar-readings.js";
 import { StoreView, blueprint } from "../component.js";
 import { connectionText } from "../connection-text.js";
 import { h, setAttribute, setText, svg, syncChildren } from "../dom.js";
@@ -22,8 +22,12 @@ import "./chips.js";
 import { level } from "./meter.js";
 import "./sources.js";
 
-/** More chips than this fold into one element. */
+/** More chips than this fold into one element, and two where there is less room than this. */
 const CHIPS_APART = 2;
+const ROOM_FOR_TWO_PIXELS = 800;
+
+/** In less room the bar keeps figures and pictures, and leaves out words. */
+const ROOM_FOR_WORDS_PIXELS = 280;
 
 /** How far the opened chips stay from the bar and from the window's edge. */
 const GAP_PIXELS = 8;
@@ -56,7 +60,7 @@ export class Bar extends StoreView {
       display: flex; flex-wrap: wrap; justify-content: flex-end; gap: 4px; overflow: hidden;
       height: var(--meter-height);
     }
-    :host([data-place="list"]) #bar { height: auto; justify-content: center; padding-block: 4px; }
+    #bar[data-lines] { height: auto; justify-content: center; padding-block: 4px; }
     .apart, .device { display: contents; }
     #bar[data-stale] :is(crystools-bar-meter, button) { opacity: .45; filter: grayscale(1); }
     button {
@@ -72,7 +76,7 @@ export class Bar extends StoreView {
     #simulated { color: var(--crystools-warning); background: var(--crystools-warning-panel); }
     #run {
       position: relative; overflow: hidden; padding: 0 8px 3px; display: grid; align-content: center;
-      max-width: 220px; font-variant-numeric: tabular-nums; white-space: nowrap;
+      max-width: 260px; font-variant-numeric: tabular-nums; white-space: nowrap;
     }
     #run > span { overflow: hidden; text-overflow: ellipsis; }
     #doing { font-size: 11px; font-weight: 600; }
@@ -84,6 +88,7 @@ export class Bar extends StoreView {
     }
     .tag { display: flex; align-items: center; gap: 7px; padding: 0 7px; white-space: nowrap; }
     .tag > span { display: grid; font-size: 9px; color: var(--crystools-muted); line-height: 1.15; }
+    .tag > span > span { max-width: 90px; overflow: hidden; text-overflow: ellipsis; }
     .tag b { font: 600 11px/1.15 var(--crystools-mono); color: var(--crystools-ink); }
     .tag[data-level="warning"] { border-color: var(--crystools-warning-fill); }
     .tag[data-level="critical"] {
@@ -96,7 +101,7 @@ export class Bar extends StoreView {
     [data-kind="duty"] { --color: var(--crystools-duty); }
     [data-kind="tensorcore"] { --color: var(--crystools-tensorcore); }
     [data-kind="temperature"] { --color: var(--crystools-mfu); }
-    :host([data-narrow]:not([data-place="list"])) :is(#rest, .tag > span:not(:has(+ svg:empty))) {
+    #bar[data-narrow] :is(#rest, .tag > span:not(:has(+ svg:empty))) {
       display: none;
     }
     #bar[data-low] :is(#run, .tag > span) { grid-auto-flow: column; gap: 5px; align-items: baseline; }
@@ -112,6 +117,8 @@ export class Bar extends StoreView {
 
   /** @type {BarChoice} */
   #choice = { metrics: [], hiddenDevices: [], disk: null };
+  /** @type {number | null} */
+  #room = null;
   #bar = this.byId("bar");
   #popover = this.byId("popover");
 
@@ -138,6 +145,20 @@ export class Bar extends StoreView {
   /** @param {BarChoice} choice */
   set choice(choice) {
     this.#choice = choice;
+    this.refresh();
+  }
+
+  /**
+   * How wide the bar may become, in pixels; what has no place is left out from the end. Null for a bar that
+   * may have as many lines as it needs.
+   * @param {number | null} pixels
+   */
+  set room(pixels) {
+    if (pixels === this.#room) return;
+    this.#room = pixels;
+    this.style.setProperty("--room", pixels == null ? "100%" : `${pixels}px`);
+    setAttribute(this.#bar, "data-lines", pixels == null ? "" : null);
+    setAttribute(this.#bar, "data-narrow", (pixels ?? Infinity) < ROOM_FOR_WORDS_PIXELS ? "" : null);
     this.refresh();
   }
 
@@ -183,7 +204,8 @@ export class Bar extends StoreView {
   /** @param {Store} store */
   #renderChips(store) {
     const chips = shownChips(store, this.#choice);
-    const groups = chips.length > CHIPS_APART ? [chips] : chips.map((chip) => [chip]);
+    const apart = (this.#room ?? Infinity) < ROOM_FOR_TWO_PIXELS ? 1 : CHIPS_APART;
+    const groups = chips.length > apart ? [chips] : chips.map((chip) => [chip]);
     syncChildren(this.byId("chips"), groups, createDevice, (device, group) => {
       const [tag, meters] = device.children;
       if (!tag || !meters) return;
@@ -223,7 +245,8 @@ function showTag(tag, chips) {
   const [words, picture] = tag.children;
   const [name, kind] = words?.children ?? [];
   const worst = extreme(chips, hbmRatio, Math.max);
-  const title = chips.length > 1 ? `${chips.length} chips` : (chips[0]?.chip ?? "");
+  const devices = chips.every(isGpu) ? "GPUs" : "chips";
+  const title = chips.length > 1 ? `${chips.length} ${devices}` : (chips[0]?.chip ?? "");
   if (name) setText(name, title);
   if (kind) setText(kind, kindsOf(chips));
   const fullest = worst ? `, fullest memory ${percent(worst.value)} on ${worst.chip.chip}` : "";
