@@ -13,13 +13,14 @@ from urllib.parse import quote
 
 from aiohttp import web
 
-import crystools_tpu
+from crystools_tpu.comfyui import WEB_DIRECTORY
 from crystools_tpu.monitor import Monitor
+from crystools_tpu.server import PREFIX, mount
 from tests.web.scenes import Scene
 
 VERSIONS: Final = (Path(__file__).parent / "comfyui_frontends.txt").read_text().split()
 FRONTENDS: Final = Path(sys.prefix) / "frontends"
-EXTENSION: Final = Path(crystools_tpu.__file__).parent / "comfyui" / "extension"
+EXTENSION: Final = Path(WEB_DIRECTORY)
 
 SYSTEM: Final = {
     "os": "posix",
@@ -80,7 +81,7 @@ class ComfyScene(Scene):
 
     def application(self, monitor: Monitor) -> web.Application:
         comfy = web.Application()
-        comfy.add_subapp("/api/crystools-tpu", super().application(monitor))
+        mount(comfy, [PREFIX, f"/api{PREFIX}"], monitor, history=self.history, bus=self.bus)
         comfy.add_routes(
             [
                 web.get("/ws", _websocket),
