@@ -238,6 +238,10 @@ def test_fault_only_the_first_two_chips_were_shown(tab: Tab, count: int) -> None
         expect(popover.get_by_role("option")).to_have_count(256)
     tab.page.keyboard.press("Escape")
     expect(popover).to_be_hidden()
+    tag.click()
+    expect(popover).to_be_visible()
+    tag.click()
+    expect(popover).to_be_hidden()
 
 
 def test_the_bar_follows_the_running_stage(tab: Tab) -> None:

@@ -57,11 +57,15 @@ export class Preferences extends EventTarget {
     this.values = valid(parsed(storage?.getItem(key) ?? null));
   }
 
-  /** @param {Partial<Values>} changes What is out of range is brought into it. */
+  /**
+   * Changes values here, and in the storage those alone: another tab may have changed others.
+   * @param {Partial<Values>} changes What is out of range is brought into it.
+   */
   change(changes) {
     this.values = valid({ ...this.values, ...changes });
-    this.#storage?.setItem(this.#key, JSON.stringify(this.values));
     this.dispatchEvent(new Event("change"));
+    const kept = valid({ ...parsed(this.#storage?.getItem(this.#key) ?? null), ...changes });
+    this.#storage?.setItem(this.#key, JSON.stringify(kept));
   }
 
   /** @returns {BarChoice} */

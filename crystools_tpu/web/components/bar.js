@@ -5,8 +5,6 @@
  * @import { BarChoice, BarReading } from "../bar-readings.js"
  * @import { Store } from "../store.js"
  * @import { ChipReading, RunReport } from "../wire.js"
- * @import { Chips } from "./chips.js"
- * @import { Sources } from "./sources.js"
  */
 
 import { chipReadings, hostReadings, isGpu, shownChips } from "../bar-readings.js";
@@ -18,9 +16,9 @@ import { extreme, hbmRatio } from "../readings.js";
 import { doing } from "../run-text.js";
 import { CHIPS_PICTURE, drawChips } from "../chips-picture.js";
 import { BarMeter } from "./bar-meter.js";
-import "./chips.js";
+import { Chips } from "./chips.js";
 import { level } from "./meter.js";
-import "./sources.js";
+import { Sources } from "./sources.js";
 
 /** More chips than this fold into one element, and two where there is less room than this. */
 const CHIPS_APART = 2;
@@ -47,10 +45,7 @@ export class Bar extends StoreView {
       <div id="chips" class="apart"></div>
       <div id="host" class="apart"></div>
     </div>
-    <div id="popover" popover role="dialog" aria-label="All chips">
-      <crystools-chips id="all-chips"></crystools-chips>
-      <crystools-sources id="sources"></crystools-sources>
-    </div>`,
+    <div id="popover" popover role="dialog" aria-label="All chips"></div>`,
     `
     :host {
       display: block; min-width: 0; max-width: var(--room, 100%); flex: 0 1 auto;
@@ -121,25 +116,27 @@ export class Bar extends StoreView {
   #room = null;
   #bar = this.byId("bar");
   #popover = this.byId("popover");
+  /** In the popover while it is open: 256 chips that nobody sees are not to be drawn. */
+  #views = [new Chips(), new Sources()];
 
   constructor() {
     super();
-    this.byId("chips").addEventListener("click", this.#open);
+    this.byId("chips").addEventListener("click", this.#placePopover);
     this.byId("run").addEventListener("click", () => this.dispatchEvent(new Event("run")));
-    this.#popover.addEventListener("toggle", (event) => {
-      const open = /** @type {ToggleEvent} */ (event).newState === "open";
-      if (open) addEventListener("keydown", this.#closeOnEscape, { capture: true });
-      else removeEventListener("keydown", this.#closeOnEscape, { capture: true });
-      this.dispatchEvent(new CustomEvent("opened", { detail: open }));
+    this.#popover.addEventListener("beforetoggle", (event) => {
+      this.#opened(/** @type {ToggleEvent} */ (event).newState === "open");
     });
   }
 
   /** @param {Store} store */
   set store(store) {
     super.store = store;
-    for (const id of ["all-chips", "sources"]) {
-      /** @type {Chips | Sources} */ (this.byId(id)).store = store;
-    }
+    for (const view of this.#views) view.store = store;
+  }
+
+  disconnectedCallback() {
+    super.disconnectedCallback();
+    if (this.#popover.hasChildNodes()) this.#opened(false); // the browser closes it without a word
   }
 
   /** @param {BarChoice} choice */
@@ -206,7 +203,8 @@ export class Bar extends StoreView {
     const chips = shownChips(store, this.#choice);
     const apart = (this.#room ?? Infinity) < ROOM_FOR_TWO_PIXELS ? 1 : CHIPS_APART;
     const groups = chips.length > apart ? [chips] : chips.map((chip) => [chip]);
-    syncChildren(this.byId("chips"), groups, createDevice, (device, group) => {
+    const create = () => createDevice(this.#popover);
+    syncChildren(this.byId("chips"), groups, create, (device, group) => {
       const [tag, meters] = device.children;
       if (!tag || !meters) return;
       showTag(tag, group);
@@ -219,8 +217,20 @@ export class Bar extends StoreView {
     if (event.key === "Escape") this.#popover.hidePopover();
   };
 
-  /** @param {Event} event */
-  #open = (event) => {
+  /** @param {boolean} open */
+  #opened(open) {
+    if (open) {
+      this.#popover.append(...this.#views);
+      addEventListener("keydown", this.#closeOnEscape, { capture: true });
+    } else {
+      this.#popover.replaceChildren();
+      removeEventListener("keydown", this.#closeOnEscape, { capture: true });
+    }
+    this.dispatchEvent(new CustomEvent("opened", { detail: open }));
+  }
+
+  /** Before the browser opens it. @param {Event} event */
+  #placePopover = (event) => {
     const tag = /** @type {HTMLElement} */ (event.target).closest(".tag");
     if (!tag) return;
     const { bottom, top, left } = tag.getBoundingClientRect();
@@ -230,13 +240,14 @@ export class Bar extends StoreView {
     style.top = below ? `${bottom + GAP_PIXELS}px` : "";
     style.bottom = below ? "" : `${innerHeight - top + GAP_PIXELS}px`;
     style.maxHeight = `${(below ? innerHeight - bottom : top) - 2 * GAP_PIXELS}px`;
-    this.#popover.togglePopover();
   };
 }
 
-function createDevice() {
+/** @param {HTMLElement} popover What a click on the tag opens. */
+function createDevice(popover) {
   const words = h("span", {}, h("b"), h("span"));
   const tag = h("button", { type: "button", class: "tag" }, words, svg("svg", { "aria-hidden": "true" }));
+  tag.popoverTargetElement = popover;
   return h("div", { class: "device" }, tag, h("div", { class: "apart" }));
 }
 
