@@ -42,6 +42,7 @@ export class Compare extends StoreView {
     th { color: var(--crystools-muted); }
     thead th { font-size: 11px; }
     tr[data-title] > * { border-top: 1px solid var(--crystools-line); padding-top: 5px; }
+    tr[data-title] td { display: none; }
     tr[data-title] th { color: var(--crystools-ink); font-weight: 600; }
     `,
   );

@@ -45,7 +45,7 @@ export class RunView extends Component {
     `
     :host { display: grid; grid-template-columns: minmax(0, 1fr); gap: 10px; container-type: inline-size; }
     .title { display: flex; flex-wrap: wrap; align-items: baseline; gap: 4px 10px; }
-    h3 { font-size: 15px; font-weight: 600; flex: 1; overflow-wrap: anywhere; }
+    h3 { font-size: 15px; font-weight: 600; flex: 1 1 auto; overflow-wrap: anywhere; }
     #status {
       font-size: 11px; font-weight: 600; padding: 1px 8px; border-radius: 99px;
       border: 1px solid currentColor; color: var(--crystools-muted);
