@@ -25,6 +25,7 @@ from tests.web.test_look import contrast, luminance
 
 OURS = re.compile("crystools", re.IGNORECASE)
 MANAGER = "comfyAPI.app.app.extensionManager"
+STORAGE_KEY = "crystools-tpu.comfyui"
 TEST_INTERVAL_SECONDS = 0.25
 
 
@@ -124,7 +125,9 @@ def shared(request: pytest.FixtureRequest, browser: Browser) -> Iterator[Tab]:
         )
     scene = ComfyScene(version)
     scene.start()
-    context = browser.new_context(viewport={"width": 1440, "height": 860})
+    context = browser.new_context(viewport={"width": 1440, "height": 600})
+    kept = json.dumps({"interval_seconds": TEST_INTERVAL_SECONDS})
+    context.add_init_script(f"localStorage['{STORAGE_KEY}'] ??= '{kept}'")
     yield open_tab(context, scene)
     context.close()
     scene.stop()
@@ -293,13 +296,13 @@ def test_it_leaves_the_menus_own_buttons_in_the_window(tab: Tab, width: int) -> 
     tab.show(*v6e_readings(8))
     expect(tab.bar.locator(".tag")).to_have_text(["8 chipsv6e"])
     with played_until(tab.scene, 3):
-        tab.page.set_viewport_size({"width": width, "height": 860})
+        tab.page.set_viewport_size({"width": width, "height": 600})
         expect(tab.bar.locator("#run")).to_be_in_viewport(ratio=1)
         expect(tab.bar.locator(".tag")).to_be_in_viewport(ratio=1)
         assert tab.page.evaluate("document.documentElement.scrollWidth") == width
         run = tab.page.get_by_test_id("queue-button")
         expect(run).to_be_in_viewport(ratio=1)
-    tab.page.set_viewport_size({"width": 1440, "height": 860})
+    tab.page.set_viewport_size({"width": 1440, "height": 600})
 
 
 @pytest.mark.parametrize("palette", ["light", "dark"])
@@ -328,7 +331,7 @@ def test_the_settings_take_effect_at_once_and_stay_in_their_range(tab: Tab) -> N
     ):
         slider = tab.page.locator(f"[data-preference={name}]")
         assert [slider.get_attribute(bound) for bound in ("min", "max", "step")] == [low, high, step]
-    tab.prefer(meter_width_pixels=66, meter_height_pixels=30, interval_seconds=0.5)
+    tab.prefer(meter_width_pixels=66, meter_height_pixels=30, interval_seconds=TEST_INTERVAL_SECONDS)
     tab.close_settings()
 
 
@@ -374,7 +377,7 @@ def test_fault_it_sampled_with_nobody_listening(tab: Tab) -> None:
     expect(tab.bar.locator("#state")).to_have_text("Readings off")
     expect(tab.bar.locator("#bar")).to_have_attribute("data-stale", "")
     assert tab.ask("api/health")["subscribers"] == 0
-    tab.prefer(interval_seconds=0.5)
+    tab.prefer(interval_seconds=TEST_INTERVAL_SECONDS)
     expect(tab.bar.locator("#bar")).not_to_have_attribute("data-stale", "")
     expect(tab.bar.locator("#state")).to_be_hidden()
     tab.close_settings()
@@ -413,7 +416,7 @@ def test_fault_settings_of_one_tab_changed_the_server_for_all(tab: Tab) -> None:
     assert tab.ask("api/settings")["interval_seconds"] == 0.1
     assert not any("Crystools" in name for name in tab.scene.settings)
     other.checkbox("CPU").check()
-    other.prefer(interval_seconds=0.5)
+    other.prefer(interval_seconds=TEST_INTERVAL_SECONDS)
     assert other.complaints == []
     other.page.close()
 
@@ -451,7 +454,7 @@ def test_toasts_for_a_recompile_a_nan_an_eviction_and_memory_that_ran_out(tab: T
 def test_fault_a_negative_rate_killed_it_for_good(tab: Tab) -> None:
     """It survives a reload, and values in the browser's storage that nobody could have set."""
     spoilt = {"interval_seconds": -1, "meter_width_pixels": 9e9, "meter_height_pixels": "x", "disk": 7}
-    tab.page.evaluate("text => localStorage.setItem('crystools-tpu.comfyui', text)", json.dumps(spoilt))
+    tab.page.evaluate(f"text => localStorage.setItem('{STORAGE_KEY}', text)", json.dumps(spoilt))
     tab.requests.clear()
     tab.page.reload()
     expect(tab.bar.locator("#state")).to_have_text("Readings off")
@@ -470,11 +473,12 @@ def test_fault_a_renamed_clone_had_no_styles(shared: Tab, browser: Browser) -> N
     scene = ComfyScene(version, folder="My Renamed Clone", path="/some/proxy")
     scene.tpu.reading = Reading(chips=v6e_readings(8))
     scene.start()
-    context = browser.new_context(viewport={"width": 1440, "height": 860})
+    context = browser.new_context(viewport={"width": 1440, "height": 600})
     try:
         tab = open_tab(context, scene)
         expect(tab.bar.locator(".tag")).to_have_text(["8 chipsv6e"])
         expect(tab.meters.first).to_have_css("width", "66px")
+        assert tab.sent[0]["interval_seconds"] == 0.5
         root = scene.url
         assert tab.requests == [
             f"{root}extensions/My%20Renamed%20Clone/crystools-tpu.js",
