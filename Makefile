@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 SOURCES := pyproject.toml constraints.txt
 
-.PHONY: demo test lint pytest format screenshots benchmark clean
+.PHONY: demo test lint pytest frontends format screenshots benchmark clean
 
 demo: .venv/.demo
 	$(BIN)/crystools-tpu demo
@@ -15,8 +15,10 @@ lint: .venv/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-pytest: .venv/.dev node_modules/.installed
+pytest: .venv/.dev .venv/frontends/.installed node_modules/.installed
 	$(BIN)/pytest
+
+frontends: .venv/frontends/.installed
 
 format: .venv/.dev
 	$(BIN)/ruff check --fix .
@@ -43,6 +45,14 @@ clean:
 .venv/.dev: .venv/bin/python $(SOURCES)
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[comfyui,dev]'
 	touch $@ .venv/.demo
+
+# Versions of ComfyUI's frontend side by side, which is why they are no dependency of the tests.
+.venv/frontends/.installed: tests/web/comfyui_frontends.txt .venv/.dev
+	for version in $$(cat $<); do \
+		test -d $(@D)/$$version/comfyui_frontend_package || $(BIN)/pip install --quiet --no-deps \
+			--target $(@D)/$$version comfyui-frontend-package==$$version || exit 1; \
+	done
+	touch $@
 
 .system-programs:
 	sh tests/install_system_programs.sh

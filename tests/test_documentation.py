@@ -54,6 +54,14 @@ def test_every_node_is_documented() -> None:
         assert f"| `{name}` |" in DOCS["comfyui.md"]
 
 
+def test_every_setting_in_comfyui_is_documented_and_no_other() -> None:
+    source = (ROOT / "crystools_tpu/web/comfyui/settings.js").read_text()
+    names = re.findall(r'\bsetting\(\s*"\w+",\s*"([^"]+)"', source)
+    text = DOCS["comfyui.md"]
+    table = text[text.index("## Settings") : text.index("## Sidebar")]
+    assert re.findall(r"^\| `([^`]+)` \|", table, re.MULTILINE) == names
+
+
 def test_every_stage_is_documented() -> None:
     for stage in StageName:
         assert f"`{stage}`" in DOCS["telemetry.md"]

@@ -8,6 +8,8 @@ from typing import Final
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler
 
+from crystools_tpu.server.bundle import bundle_handler
+
 WEB_ROOT: Final = Path(__file__).parents[1] / "web"
 
 _CONTENT_TYPES: Final = {
@@ -32,11 +34,18 @@ def allowed_files(root: Path) -> dict[str, Path]:
 
 
 def file_handler(root: Path) -> Handler:
-    """Answers the route's `name` (default `index.html`) from the list, else 404."""
+    """Answers the route's `name` (default `index.html`) from the list, else 404.
+
+    `comfyui.js` is the extension for ComfyUI with all its modules in one.
+    """
     files = allowed_files(root)
+    serve_extension = bundle_handler(root / "comfyui" / "extension.js")
 
     async def serve_file(request: web.Request) -> web.StreamResponse:
-        path = files.get(request.match_info.get("name", "index.html"))
+        name = request.match_info.get("name", "index.html")
+        if name == "comfyui.js":
+            return await serve_extension(request)
+        path = files.get(name)
         if path is None:
             raise web.HTTPNotFound
         headers = {hdrs.CONTENT_TYPE: _CONTENT_TYPES[path.suffix], hdrs.CACHE_CONTROL: "no-cache"}

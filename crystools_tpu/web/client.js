@@ -49,6 +49,8 @@ export class Connection extends EventTarget {
   #failures = 0;
   /** @type {number | null} */
   #intervalSeconds = null;
+  /** @type {readonly string[] | null} */
+  #metrics = null;
   #serverIntervalSeconds = 0;
 
   /** @param {string | URL} base The folder of the server's endpoints, such as `/crystools-tpu/`. */
@@ -75,11 +77,15 @@ export class Connection extends EventTarget {
   }
 
   /**
-   * Sets how often snapshots come to this page alone; 0 is never. Kept across reconnects.
+   * Sets how often snapshots come to this page alone, 0 is never, and which fields of chips and host they
+   * have, null is all. Kept across reconnects.
+   *
    * @param {number} intervalSeconds
+   * @param {readonly string[] | null} [metrics]
    */
-  configure(intervalSeconds) {
+  configure(intervalSeconds, metrics = null) {
     this.#intervalSeconds = intervalSeconds;
+    this.#metrics = metrics;
     this.#sendConfiguration();
   }
 
@@ -133,7 +139,7 @@ export class Connection extends EventTarget {
 
   #sendConfiguration() {
     if (this.#intervalSeconds == null || this.#socket?.readyState !== WebSocket.OPEN) return;
-    const message = { type: "configure", interval_seconds: this.#intervalSeconds, metrics: null };
+    const message = { type: "configure", interval_seconds: this.#intervalSeconds, metrics: this.#metrics };
     this.#socket.send(JSON.stringify(message));
     this.#watchForSilence();
   }

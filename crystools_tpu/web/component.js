@@ -61,7 +61,7 @@ export class Component extends HTMLElement {
     super();
     const { template, sheets } = /** @type {typeof Component} */ (this.constructor).blueprint;
     this.#root.adoptedStyleSheets = sheets;
-    this.#root.append(template.content.cloneNode(true));
+    this.#root.append(document.importNode(template.content, true)); // components in it are whole at once
   }
 
   /**

@@ -8,6 +8,7 @@
 import { Connection, fetchRun } from "./client.js";
 import { StoreView } from "./component.js";
 import "./components/chips.js";
+import "./components/compare.js";
 import "./components/current.js";
 import "./components/header.js";
 import "./components/host.js";

@@ -2,7 +2,7 @@
  * The state of the page: the server's messages folded into what the components show.
  *
  * @import { ConnectionState } from "./client.js"
- * @import { ChipReading, Hello, Ratio, RunReport, ServerMessage, Snapshot, StepFinished } from "./wire.js"
+ * @import { ChipReading, Hello, HostReading, Ratio, RunReport, ServerMessage, Snapshot, StepFinished } from "./wire.js"
  * @import { CompileFinished, ModelFreed, StageReport, TelemetryEvent } from "./wire.js"
  */
 
@@ -20,7 +20,27 @@ const STALE_SECONDS_AT_LEAST = 3;
  * @typedef {{ stage: number, etaSeconds: number | null, mfu: Ratio | null, receivedSeconds: number }} Progress
  */
 
-/** @typedef {"hbm" | "duty" | "tensorcore" | "mfu"} ChipQuantity The quantities that have a history. */
+/**
+ * The quantities that have a history.
+ * @typedef {"hbm" | "duty" | "tensorcore" | "mfu" | "temperature"} ChipQuantity
+ */
+
+/** What a page did not ask for is null, as what is unknown. @type {Omit<ChipReading, "chip" | "kind">} */
+const UNREAD_CHIP = {
+  hbm_used_bytes: null,
+  hbm_total_bytes: null,
+  duty_cycle_ratio: null,
+  tensorcore_utilization_ratio: null,
+  hbm_bandwidth_utilization_ratio: null,
+  temperature_celsius: null,
+};
+/** @type {HostReading} */
+const UNREAD_HOST = {
+  cpu_utilization_ratio: null,
+  memory_used_bytes: null,
+  memory_total_bytes: null,
+  disks: [],
+};
 
 /** Emits `change` whenever something that it holds has changed. */
 export class Store extends EventTarget {
@@ -168,6 +188,8 @@ export class Store extends EventTarget {
 
   /** @param {Snapshot} snapshot */
   #receiveSnapshot(snapshot) {
+    snapshot.chips = snapshot.chips.map((chip) => ({ ...UNREAD_CHIP, ...chip }));
+    if (snapshot.host) snapshot.host = { ...UNREAD_HOST, ...snapshot.host };
     this.snapshot = snapshot;
     this.#snapshotReceivedSeconds = monotonicSeconds();
     this.#clockOffsetSeconds = snapshot.time_unix_seconds - Date.now() / 1000;
@@ -185,6 +207,7 @@ export class Store extends EventTarget {
     this.chipSeries(chip.chip, "duty").push(chip.duty_cycle_ratio);
     this.chipSeries(chip.chip, "tensorcore").push(chip.tensorcore_utilization_ratio);
     this.chipSeries(chip.chip, "mfu").push(this.chipMfu(chip.chip)?.ratio ?? null);
+    this.chipSeries(chip.chip, "temperature").push(chip.temperature_celsius);
   }
 
   /** @param {TelemetryEvent} event */

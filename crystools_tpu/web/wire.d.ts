@@ -178,8 +178,9 @@ export interface DiskReading {
 
 export interface HostReading {
   cpu_utilization_ratio: number | null;
-  memory_used_bytes: number;
-  memory_total_bytes: number;
+  /** Null only in a snapshot of a client that did not ask for it. */
+  memory_used_bytes: number | null;
+  memory_total_bytes: number | null;
   disks: DiskReading[];
 }
 

@@ -12,6 +12,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
+from aiohttp import web
+
 from crystools_tpu import telemetry
 from crystools_tpu.monitor import Monitor
 from crystools_tpu.server import Server, create_app
@@ -160,16 +162,19 @@ class Scene:
             clock=self._machine_time,
         )
         self._monitor.start()
-        app = create_app(
-            self._monitor,
+        self._server = Server(self.application(self._monitor), port=self._port)
+        _, self._port = self._server.start()
+
+    def application(self, monitor: Monitor) -> web.Application:
+        """What is served."""
+        return create_app(
+            monitor,
             history=self.history,
             bus=self.bus,
             simulated=self._simulated,
             prefix=self._prefix,
             token=self._token,
         )
-        self._server = Server(app, port=self._port)
-        _, self._port = self._server.start()
 
     def stop_sampling(self) -> None:
         """The server goes on, but no reading comes any more."""

@@ -9,7 +9,8 @@
 import "./meter.js";
 import { Component, blueprint } from "../component.js";
 import { setText } from "../dom.js";
-import { celsius, gibibytes, percent, ratioDetail, usedOfTotal } from "../format.js";
+import { celsius, percent, ratioDetail } from "../format.js";
+import { capacityReading } from "../readings.js";
 
 export class Chip extends Component {
   static blueprint = blueprint(
@@ -71,22 +72,9 @@ export class Chip extends Component {
   #showHbm(chip, store) {
     const { hbm_used_bytes: used, hbm_total_bytes: total } = chip;
     const series = store.chipSeries(chip.chip, "hbm");
-    const ratio = hbmRatio(chip);
-    this.#meter("hbm").reading = {
-      label: "HBM",
-      figure: usedOfTotal(used, total),
-      ratio,
-      series,
-      ceiling: total,
-      exhaustible: true,
-      detail: [
-        `HBM of ${chip.chip}: ${percent(ratio)}`,
-        `Used ${gibibytes(used)}`,
-        `Total ${gibibytes(total)}`,
-        `Peak seen ${gibibytes(series.peak)}`,
-        `Bandwidth in use ${percent(chip.hbm_bandwidth_utilization_ratio)}`,
-      ].join("\n"),
-    };
+    const reading = capacityReading("HBM", used, total, series, `HBM of ${chip.chip}`);
+    const bandwidth = `Bandwidth in use ${percent(chip.hbm_bandwidth_utilization_ratio)}`;
+    this.#meter("hbm").reading = { ...reading, detail: `${reading.detail}\n${bandwidth}` };
   }
 
   /**
@@ -107,12 +95,6 @@ export class Chip extends Component {
   #meter(id) {
     return /** @type {Meter} */ (this.byId(id));
   }
-}
-
-/** The share of a chip's HBM that is used, or null. @param {ChipReading} chip */
-export function hbmRatio(chip) {
-  const { hbm_used_bytes: used, hbm_total_bytes: total } = chip;
-  return used != null && total ? used / total : null;
 }
 
 customElements.define("crystools-chip", Chip);

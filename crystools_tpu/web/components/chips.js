@@ -8,7 +8,8 @@
 import { StoreView, blueprint } from "../component.js";
 import { h, setAttribute, setText, syncChildren } from "../dom.js";
 import { NOT_AVAILABLE, percent } from "../format.js";
-import { Chip, hbmRatio } from "./chip.js";
+import { extreme, hbmRatio } from "../readings.js";
+import { Chip } from "./chip.js";
 import { level } from "./meter.js";
 
 /** More chips than this are shown as a heat grid. */
@@ -215,22 +216,6 @@ function extremes(chips, store) {
       ),
     ],
   ];
-}
-
-/**
- * @param {readonly ChipReading[]} chips
- * @param {(chip: ChipReading) => number | null} quantity
- * @param {(...values: number[]) => number} choose
- */
-function extreme(chips, quantity, choose) {
-  /** @type {{ chip: ChipReading, value: number } | null} */
-  let found = null;
-  for (const chip of chips) {
-    const value = quantity(chip);
-    if (value == null || (found && choose(value, found.value) === found.value)) continue;
-    found = { chip, value };
-  }
-  return found;
 }
 
 customElements.define("crystools-chips", Chips);

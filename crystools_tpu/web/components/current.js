@@ -17,7 +17,7 @@ export class Current extends StoreView {
       <h2 id="title" class="sr-only">Current run</h2>
       <p id="announcement" class="sr-only" role="status"></p>
       <div id="runs" class="live"></div>
-      <div id="empty" class="panel" hidden>
+      <div id="empty" class="panel" hidden><slot>
         <h3>No run yet</h3>
         <p class="muted">Runs of pipelines in this server's process appear here as they happen. Start one:</p>
         <pre><span class="muted">$</span> crystools-tpu demo</pre>
@@ -29,11 +29,11 @@ with telemetry.run("my-pipeline", devices=jax.devices()) as run:
         for i in range(50):
             latents, done = step(latents, i)
             stage.step(done)</pre>
-      </div>
+      </slot></div>
     </section>`,
     `
     #runs { display: grid; grid-template-columns: minmax(0, 1fr); gap: 16px; }
-    #empty { display: grid; gap: 8px; }
+    #empty, slot { display: grid; gap: 8px; }
     h3 { font-size: 18px; font-weight: 650; }
     pre {
       font: 12.5px/1.5 var(--crystools-mono); background: var(--crystools-sunken); border-radius: 6px;

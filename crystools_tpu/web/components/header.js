@@ -6,6 +6,7 @@
  */
 
 import { StoreView, blueprint } from "../component.js";
+import { connectionText } from "../connection-text.js";
 import { h, setAttribute, setText } from "../dom.js";
 
 const INTERVALS_SECONDS = [0.25, 0.5, 1, 2, 5];
@@ -79,7 +80,7 @@ export class Header extends StoreView {
   render(store) {
     setText(this.byId("version"), store.hello?.version ?? "");
     this.#renderSimulated(store.simulated);
-    const [state, text] = describe(store);
+    const [state, text] = connectionText(store);
     setAttribute(this.byId("connection"), "data-state", state);
     setText(this.byId("state"), text);
     this.#renderInterval(store);
@@ -107,15 +108,6 @@ export class Header extends StoreView {
     const [automatic] = this.#interval.options;
     if (automatic && own != null) setText(automatic, `Server's (${own} s)`);
   }
-}
-
-/** @param {Store} store @returns {[state: string, text: string]} */
-function describe(store) {
-  if (store.connection === "connecting") return ["connecting", "Connecting…"];
-  if (store.connection === "reconnecting") return ["reconnecting", "Reconnecting…"];
-  if (store.intervalSeconds === 0) return ["paused", "Readings off"];
-  if (!store.snapshot) return ["waiting", "Waiting for readings"];
-  return store.stale ? ["late", "Readings late"] : ["live", "Live"];
 }
 
 customElements.define("crystools-header", Header);

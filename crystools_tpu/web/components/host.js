@@ -2,13 +2,12 @@
  * The machine itself: CPU, RAM and disks.
  *
  * @import { Store } from "../store.js"
- * @import { HostReading } from "../wire.js"
  * @import { MeterReading } from "./meter.js"
  */
 
 import { StoreView, blueprint } from "../component.js";
 import { setAttribute, syncChildren } from "../dom.js";
-import { NOT_AVAILABLE, gibibytes, percent, usedOfTotal } from "../format.js";
+import { cpuReading, diskReading, ramReading } from "../readings.js";
 import { Meter } from "./meter.js";
 
 export class Host extends StoreView {
@@ -30,7 +29,7 @@ export class Host extends StoreView {
   render(store) {
     const meters = this.byId("meters");
     setAttribute(meters, "data-stale", store.stale ? "" : null);
-    const readings = readingsOf(store, store.snapshot?.host ?? null);
+    const readings = readingsOf(store);
     syncChildren(
       meters,
       readings,
@@ -40,45 +39,10 @@ export class Host extends StoreView {
   }
 }
 
-/** @param {Store} store @param {HostReading | null} host @returns {MeterReading[]} */
-function readingsOf(store, host) {
-  const cpu = host?.cpu_utilization_ratio ?? null;
-  const series = store.hostSeries("cpu");
-  const detail = `CPU, all cores: ${percent(cpu)}\nPeak seen ${percent(series.peak)}`;
-  return [
-    { label: "CPU", figure: percent(cpu), ratio: cpu, series, ceiling: 1, detail },
-    capacity(store, "memory", "RAM", host?.memory_used_bytes ?? null, host?.memory_total_bytes ?? null),
-    ...(host?.disks ?? []).map((disk) =>
-      capacity(store, `disk/${disk.mount}`, `Disk ${disk.mount}`, disk.used_bytes, disk.total_bytes),
-    ),
-  ];
-}
-
-/**
- * @param {Store} store
- * @param {"memory" | `disk/${string}`} quantity
- * @param {string} label
- * @param {number | null} used
- * @param {number | null} total
- * @returns {MeterReading}
- */
-function capacity(store, quantity, label, used, total) {
-  const series = store.hostSeries(quantity);
-  const ratio = used != null && total ? used / total : null;
-  return {
-    label,
-    figure: ratio == null ? NOT_AVAILABLE : usedOfTotal(used, total),
-    ratio,
-    series,
-    ceiling: total,
-    exhaustible: true,
-    detail: [
-      `${label}: ${percent(ratio)}`,
-      `Used ${gibibytes(used)}`,
-      `Total ${gibibytes(total)}`,
-      `Peak seen ${gibibytes(series.peak)}`,
-    ].join("\n"),
-  };
+/** @param {Store} store @returns {MeterReading[]} */
+function readingsOf(store) {
+  const disks = store.snapshot?.host?.disks ?? [];
+  return [cpuReading(store), ramReading(store), ...disks.map((disk) => diskReading(store, disk.mount))];
 }
 
 customElements.define("crystools-host", Host);

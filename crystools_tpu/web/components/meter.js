@@ -24,15 +24,18 @@ const CRITICAL_RATIO = 0.97;
  * @property {boolean} [exhaustible] Whether a high value is a danger (memory, disk).
  */
 
+export const MARKUP = `
+  <div id="meter">
+    <span id="label"></span><span id="figure" class="number"></span>
+    <svg viewBox="0 0 ${SERIES_LENGTH - 1} 1" preserveAspectRatio="none" aria-hidden="true">
+      <path id="area" /><path id="line" />
+    </svg>
+    <div class="bar" aria-hidden="true"><div id="fill"></div><div id="peak"></div></div>
+  </div>`;
+
 export class Meter extends Component {
   static blueprint = blueprint(
-    `<div id="meter">
-      <span id="label"></span><span id="figure" class="number"></span>
-      <svg viewBox="0 0 ${SERIES_LENGTH - 1} 1" preserveAspectRatio="none" aria-hidden="true">
-        <path id="area" /><path id="line" />
-      </svg>
-      <div class="bar" aria-hidden="true"><div id="fill"></div><div id="peak"></div></div>
-    </div>`,
+    MARKUP,
     `
     :host { --color: var(--crystools-host); min-width: 0; container-type: inline-size; }
     #meter {

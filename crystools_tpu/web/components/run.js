@@ -43,9 +43,9 @@ export class RunView extends Component {
     <crystools-stages id="stages"></crystools-stages>
     <crystools-memory id="memory"></crystools-memory>`,
     `
-    :host { display: grid; grid-template-columns: minmax(0, 1fr); gap: 10px; }
+    :host { display: grid; grid-template-columns: minmax(0, 1fr); gap: 10px; container-type: inline-size; }
     .title { display: flex; flex-wrap: wrap; align-items: baseline; gap: 4px 10px; }
-    h3 { font-size: 15px; font-weight: 600; flex: 1; overflow-wrap: anywhere; }
+    h3 { font-size: 15px; font-weight: 600; flex: 1 1 auto; overflow-wrap: anywhere; }
     #status {
       font-size: 11px; font-weight: 600; padding: 1px 8px; border-radius: 99px;
       border: 1px solid currentColor; color: var(--crystools-muted);
@@ -63,7 +63,7 @@ export class RunView extends Component {
     #params > div { display: flex; gap: 5px; min-width: 0; }
     #params dt { color: var(--crystools-muted); white-space: nowrap; }
     #params dd { overflow-wrap: anywhere; font-variant-numeric: tabular-nums; }
-    #now { display: flex; justify-content: space-between; gap: 12px; margin-top: 4px; }
+    #now { display: flex; flex-wrap: wrap; justify-content: space-between; gap: 2px 12px; margin-top: 4px; }
     .big { font-size: 24px; font-weight: 650; letter-spacing: -.02em; line-height: 1.2; }
     .right { text-align: right; }
     #progress { height: 8px; border-radius: 4px; background: var(--crystools-sunken); overflow: hidden; }
@@ -90,7 +90,7 @@ export class RunView extends Component {
       border-block: 1px solid var(--crystools-line);
     }
     #figures > * { flex: 1 1 88px; min-width: max-content; }
-    @media (max-width: 480px) { .big { font-size: 19px; } }
+    @container (max-width: 400px) { .big { font-size: 19px; } .right { flex: 1; white-space: nowrap; } }
     `,
   );
 

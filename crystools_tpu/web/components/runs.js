@@ -20,6 +20,7 @@ export class Runs extends StoreView {
       <ol id="list"></ol>
     </section>`,
     `
+    :host { container-type: inline-size; }
     #none { font-size: 13px; margin-top: 6px; }
     ol { margin-top: 6px; }
     li { border-top: 1px solid var(--crystools-line); }
@@ -39,13 +40,18 @@ export class Runs extends StoreView {
     .status[data-status="failed"] { color: var(--crystools-critical); }
     .duration, .mfu, .time { text-align: right; }
     .detail { padding: 6px 4px 16px; }
-    @media (max-width: 900px) {
+    @container (max-width: 620px) {
       button {
         grid-template-columns: 14px minmax(0, 1fr) auto auto; grid-template-areas: "a n s s" ". t d m";
         gap: 0 10px;
       }
       .arrow { grid-area: a; } .name { grid-area: n; } .status { grid-area: s; text-align: right; }
       .time { grid-area: t; text-align: left; } .duration { grid-area: d; } .mfu { grid-area: m; }
+    }
+    @container (max-width: 340px) {
+      .duration, .mfu { min-width: max-content; }
+      button { grid-template-areas: "a n n n" ". t t t" ". s d m"; }
+      .status { text-align: left; }
     }
     `,
   );

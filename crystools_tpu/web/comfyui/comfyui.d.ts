@@ -1,0 +1,56 @@
+/**
+ * The parts of ComfyUI's frontend that are used here. Only what is not optional is relied upon: what may be
+ * missing in some version is looked for before it is used.
+ */
+
+export interface SettingDefinition {
+  id: string;
+  name: string;
+  category: string[];
+  tooltip?: string;
+  defaultValue: null;
+  /** Renders the setting's control. ComfyUI would keep what is given to `setter`, on its server. */
+  type: (name: string, setter: (value: unknown) => void, value: unknown) => HTMLElement;
+}
+
+export interface Extension {
+  name: string;
+  settings: SettingDefinition[];
+  setup(): void;
+}
+
+export interface ToastMessage {
+  severity: "warn" | "error";
+  summary: string;
+  detail: string;
+  /** Milliseconds until it goes by itself; without it stays until it is closed. */
+  life?: number;
+}
+
+export interface SidebarTab {
+  id: string;
+  icon: string;
+  title: string;
+  tooltip: string;
+  type: "custom";
+  render(container: HTMLElement): void;
+  destroy(): void;
+}
+
+export interface ExtensionManager {
+  focusMode?: boolean;
+  toast?: { add(message: ToastMessage): void };
+  registerSidebarTab?(tab: SidebarTab): void;
+  sidebarTab?: { activeSidebarTabId?: string | null; toggleSidebarTab?(id: string): void };
+}
+
+export interface App {
+  registerExtension(extension: Extension): void;
+  menu?: { settingsGroup?: { element?: HTMLElement } };
+  extensionManager?: ExtensionManager;
+}
+
+export interface Api {
+  /** The address of a route that an extension added, behind whatever proxy ComfyUI is. */
+  apiURL(route: string): string;
+}

@@ -1,0 +1,87 @@
+/**
+ * The monitor in ComfyUI: a bar in its menu, settings, a tab in its sidebar and toasts, over the same
+ * connection, store and components as the page.
+ *
+ * @import { ConnectionState } from "../client.js"
+ * @import { ServerMessage } from "../wire.js"
+ * @import { Api, App } from "./comfyui.js"
+ */
+
+import { METRIC_FIELDS } from "../bar-readings.js";
+import { Connection, fetchRun } from "../client.js";
+import { Bar } from "../components/bar.js";
+import { Store } from "../store.js";
+import theme from "../theme.css" with { type: "css" };
+import colours from "./comfyui.css" with { type: "css" };
+import { keepInPlace } from "./place.js";
+import { Preferences } from "./preferences.js";
+import { settingDefinitions } from "./settings.js";
+import { openSidebar, registerSidebar } from "./sidebar.js";
+import { Toasts } from "./toasts.js";
+
+const KEY = "crystools-tpu.comfyui";
+
+/**
+ * Registers the extension; ComfyUI sets it up when its menu stands.
+ *
+ * @param {App} app
+ * @param {Api} api
+ */
+export function start(app, api) {
+  const base = new URL(api.apiURL("/crystools-tpu/"), location.href);
+  const preferences = new Preferences(browserStorage(), KEY);
+  const store = new Store((runId) => fetchRun(runId, base));
+  app.registerExtension({
+    name: "crystools-tpu",
+    settings: settingDefinitions(preferences, store),
+    setup: () => setUp(app, base, preferences, store),
+  });
+}
+
+/** @param {App} app @param {URL} base @param {Preferences} preferences @param {Store} store */
+function setUp(app, base, preferences, store) {
+  document.adoptedStyleSheets.push(theme, colours);
+  const connection = new Connection(base);
+  const toasts = new Toasts(app);
+  const bar = new Bar();
+  let allChipsOpen = false;
+
+  const apply = () => {
+    const { interval_seconds: seconds, meter_width_pixels, meter_height_pixels } = preferences.values;
+    const { choice } = preferences;
+    bar.choice = choice;
+    bar.resize(meter_width_pixels, meter_height_pixels);
+    store.setChosenInterval(seconds);
+    const fields = choice.metrics.flatMap((metric) => METRIC_FIELDS[metric]);
+    connection.configure(seconds, allChipsOpen ? null : fields);
+  };
+  preferences.addEventListener("change", apply);
+  bar.addEventListener("opened", (event) => {
+    allChipsOpen = /** @type {CustomEvent<boolean>} */ (event).detail;
+    apply();
+  });
+  bar.addEventListener("run", () => openSidebar(app));
+  connection.addEventListener("message", (event) => {
+    const message = /** @type {CustomEvent<ServerMessage>} */ (event).detail;
+    store.receive(message);
+    toasts.receive(message);
+  });
+  connection.addEventListener("state", (event) => {
+    store.setConnection(/** @type {CustomEvent<ConnectionState>} */ (event).detail);
+  });
+
+  bar.store = store;
+  apply();
+  connection.open();
+  keepInPlace(bar, app);
+  registerSidebar(app, store, base);
+}
+
+/** The browser's storage, or null where it forbids it. */
+function browserStorage() {
+  try {
+    return localStorage;
+  } catch {
+    return null;
+  }
+}

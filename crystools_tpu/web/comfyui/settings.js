@@ -1,0 +1,124 @@
+/**
+ * The preferences in ComfyUI's settings dialog. The dialog is their face only: ComfyUI would keep values on
+ * its server, for all browsers alike, so none is ever given to it.
+ *
+ * @import { Store } from "../store.js"
+ * @import { SettingDefinition } from "./comfyui.js"
+ * @import { Preferences, RangeName, Values } from "./preferences.js"
+ */
+
+import { h } from "../dom.js";
+import { METRIC_TITLES, RANGES } from "./preferences.js";
+
+const STYLE = {
+  row: "display: flex; align-items: center; gap: 10px; font-size: 14px;",
+  number: "min-width: 5em; text-align: right; font-variant-numeric: tabular-nums;",
+  list:
+    "display: grid; grid-template-columns: repeat(2, max-content); gap: 6px 18px; font-size: 14px; " +
+    "max-height: 240px; overflow: auto;",
+  label: "display: flex; align-items: center; gap: 8px; cursor: pointer;",
+  select:
+    "padding: 4px 8px; border-radius: 6px; color: inherit; background: var(--comfy-input-bg, Field); " +
+    "border: 1px solid var(--border-color, GrayText);",
+};
+
+/** @param {Preferences} preferences @param {Store} store @returns {SettingDefinition[]} */
+export function settingDefinitions(preferences, store) {
+  const range = (/** @type {RangeName} */ name, /** @type {(value: number) => string} */ format) => () =>
+    slider(preferences, name, format);
+  const pixels = (/** @type {number} */ value) => `${value} px`;
+  return [
+    setting(
+      "Readings",
+      "Refresh rate",
+      range("interval_seconds", rateText),
+      "Between two readings; 0 is off.",
+    ),
+    setting("Readings", "Disk", () => diskChoice(preferences, store), "The disk in the bar."),
+    setting("Bar", "Width of a meter", range("meter_width_pixels", pixels)),
+    setting("Bar", "Height of a meter", range("meter_height_pixels", pixels)),
+    setting("Bar", "Metrics", () => checkboxes(preferences, "hidden_metrics", Object.entries(METRIC_TITLES))),
+    setting("Bar", "Devices", () => checkboxes(preferences, "hidden_devices", devices(store))),
+  ];
+}
+
+/**
+ * @param {string} group
+ * @param {string} name
+ * @param {() => HTMLElement} type Makes the control.
+ * @param {string} [tooltip]
+ * @returns {SettingDefinition}
+ */
+function setting(group, name, type, tooltip = "") {
+  const id = `CrystoolsTPU.${name.replaceAll(" ", "")}`;
+  const ownBrowser = `${tooltip} Of this browser alone.`.trim();
+  return {
+    id,
+    name,
+    category: ["Crystools TPU", group, name],
+    tooltip: ownBrowser,
+    defaultValue: null,
+    type,
+  };
+}
+
+/** @param {number} seconds */
+function rateText(seconds) {
+  return seconds === 0 ? "off" : `${seconds} s`;
+}
+
+/** @param {Preferences} preferences @param {RangeName} name @param {(value: number) => string} format */
+function slider(preferences, name, format) {
+  const { min, max, step } = RANGES[name];
+  const bounds = { min: String(min), max: String(max), step: String(step) };
+  const input = h("input", { type: "range", ...bounds, "data-preference": name });
+  const figure = h("output", { style: STYLE.number });
+  const show = () => {
+    input.value = String(preferences.values[name]);
+    figure.textContent = format(preferences.values[name]);
+  };
+  input.addEventListener("input", () => {
+    preferences.change({ [name]: Number(input.value) });
+    show();
+  });
+  show();
+  return h("div", { style: STYLE.row }, input, figure);
+}
+
+/** @param {Preferences} preferences @param {Store} store */
+function diskChoice(preferences, store) {
+  const mounts = store.snapshot?.host?.disks.map((disk) => disk.mount) ?? [];
+  const { disk } = preferences.values;
+  const known = new Set(disk == null ? mounts : [disk, ...mounts]);
+  const options = [...known].map((mount) => h("option", { value: mount }, mount));
+  const select = h("select", { "data-preference": "disk", style: STYLE.select });
+  select.append(h("option", { value: "" }, "Automatic"), ...options);
+  select.value = disk ?? "";
+  select.addEventListener("change", () => preferences.change({ disk: select.value || null }));
+  return select;
+}
+
+/** @param {Store} store @returns {[string, string][]} */
+function devices(store) {
+  return (store.snapshot?.chips ?? []).map(({ chip, kind }) => [chip, kind ? `${chip} (${kind})` : chip]);
+}
+
+/**
+ * A box for each name; those without a tick are the hidden ones.
+ *
+ * @param {Preferences} preferences
+ * @param {"hidden_metrics" | "hidden_devices"} key
+ * @param {[name: string, title: string][]} names
+ */
+function checkboxes(preferences, key, names) {
+  const boxes = names.map(([name, title]) => {
+    const box = h("input", { type: "checkbox", "data-preference": key, value: name });
+    box.checked = !preferences.values[key].includes(name);
+    box.addEventListener("change", () => {
+      const others = preferences.values[key].filter((hidden) => hidden !== name);
+      preferences.change({ [key]: box.checked ? others : [...others, name] });
+    });
+    return h("label", { style: STYLE.label }, box, title);
+  });
+  return h("div", { style: STYLE.list }, ...(boxes.length ? boxes : ["None is reported."]));
+}

@@ -1,0 +1,92 @@
+/**
+ * The tab in ComfyUI's sidebar: the current run live, those before it, and two of them side by side.
+ *
+ * @import { Store } from "../store.js"
+ * @import { App } from "./comfyui.js"
+ */
+
+import { StoreView, blueprint } from "../component.js";
+import "../components/compare.js";
+import "../components/current.js";
+import "../components/runs.js";
+import { connectionText } from "../connection-text.js";
+import { setAttribute, setText } from "../dom.js";
+
+const TAB = "crystools-tpu";
+
+export class Sidebar extends StoreView {
+  static tickSeconds = 1;
+  static blueprint = blueprint(
+    `<header>
+      <h2>Crystools TPU</h2>
+      <span id="state" class="muted" role="status"></span>
+      <a id="page" target="_blank" rel="noopener">Open the page ↗</a>
+    </header>
+    <crystools-current>
+      <h3>No run yet</h3>
+      <p class="muted">
+        Run a workflow with a Crystools TPU node: its stages, steps, MFU and memory appear here.
+      </p>
+    </crystools-current>
+    <crystools-runs></crystools-runs>
+    <crystools-compare></crystools-compare>`,
+    `
+    :host {
+      display: grid; grid-template-columns: minmax(0, 1fr); align-content: start; gap: 12px; height: 100%;
+      overflow: auto; padding: 10px 12px; user-select: text;
+    }
+    header { display: flex; flex-wrap: wrap; align-items: baseline; gap: 4px 10px; font-size: 12px; }
+    header h2 { flex: 1; white-space: nowrap; }
+    a { color: var(--crystools-hbm); text-decoration: none; }
+    a:hover { text-decoration: underline; }
+    `,
+  );
+
+  /** @param {string} url The page of its own. */
+  set page(url) {
+    setAttribute(this.byId("page"), "href", url);
+  }
+
+  /** @param {Store} store */
+  set store(store) {
+    super.store = store;
+    for (const view of this.shadowRoot?.querySelectorAll("*") ?? []) {
+      if (view instanceof StoreView) view.store = store;
+    }
+  }
+
+  /** @param {Store} store */
+  render(store) {
+    setText(this.byId("state"), connectionText(store)[1]);
+  }
+}
+
+customElements.define("crystools-sidebar", Sidebar);
+
+/** @param {App} app @param {Store} store @param {URL} base */
+export function registerSidebar(app, store, base) {
+  /** @type {Sidebar | null} */
+  let sidebar = null;
+  app.extensionManager?.registerSidebarTab?.({
+    id: TAB,
+    icon: "pi pi-gauge",
+    title: "TPU",
+    tooltip: "Crystools TPU: the current run, past runs, compare",
+    type: "custom",
+    render(container) {
+      sidebar ??= new Sidebar();
+      sidebar.page = base.href;
+      sidebar.store = store;
+      container.append(sidebar);
+    },
+    destroy() {
+      sidebar?.remove();
+    },
+  });
+}
+
+/** Shows the tab, where it is not shown. @param {App} app */
+export function openSidebar(app) {
+  const tabs = app.extensionManager?.sidebarTab;
+  if (tabs?.activeSidebarTabId !== TAB) tabs?.toggleSidebarTab?.(TAB);
+}

@@ -1,0 +1,302 @@
+/**
+ * The bar for another program's menu: the running stage, the chips and the host, small. Many chips fold
+ * into one element, coloured by the worst of them; a click opens all of them.
+ *
+ * @import { BarChoice, BarReading } from "../bar-readings.js"
+ * @import { Store } from "../store.js"
+ * @import { ChipReading, RunReport } from "../wire.js"
+ */
+
+import { chipReadings, hostReadings, isGpu, shownChips } from "../bar-readings.js";
+import { StoreView, blueprint } from "../component.js";
+import { connectionText } from "../connection-text.js";
+import { h, setAttribute, setText, svg, syncChildren } from "../dom.js";
+import { percent, stageTitle, wholeDuration } from "../format.js";
+import { extreme, hbmRatio } from "../readings.js";
+import { doing } from "../run-text.js";
+import { CHIPS_PICTURE, drawChips } from "../chips-picture.js";
+import { BarMeter } from "./bar-meter.js";
+import { Chips } from "./chips.js";
+import { level } from "./meter.js";
+import { Sources } from "./sources.js";
+
+/** More chips than this fold into one element, and two where there is less room than this. */
+const CHIPS_APART = 2;
+const ROOM_FOR_TWO_PIXELS = 800;
+
+/** In less room the bar keeps figures and pictures, and leaves out words. */
+const ROOM_FOR_WORDS_PIXELS = 280;
+
+/** How far the opened chips stay from the bar and from the window's edge. */
+const GAP_PIXELS = 8;
+const POPOVER_PIXELS = 440;
+
+/** Emits `opened` when the popover of all chips opens or closes (detail: boolean), and `run`. */
+export class Bar extends StoreView {
+  static tickSeconds = 1;
+  static blueprint = blueprint(
+    `<div id="bar" role="group" aria-label="Crystools TPU">
+      <span id="state" role="status" hidden></span>
+      <span id="simulated" hidden title="These readings are of a simulated machine, not of hardware.">SIM</span>
+      <button id="run" type="button" hidden>
+        <span id="doing"></span><span id="rest" class="number"></span>
+        <span id="track"><span id="done"></span></span>
+      </button>
+      <div id="chips" class="apart"></div>
+      <div id="host" class="apart"></div>
+    </div>
+    <div id="popover" popover role="dialog" aria-label="All chips"></div>`,
+    `
+    :host {
+      display: block; min-width: 0; max-width: var(--room, 100%); flex: 0 1 auto;
+      pointer-events: auto; line-height: 1.2; text-align: start; user-select: none;
+    }
+    #bar {
+      display: flex; flex-wrap: wrap; justify-content: flex-end; gap: 4px; overflow: hidden;
+      height: var(--meter-height);
+    }
+    #bar[data-lines] { height: auto; justify-content: center; padding-block: 4px; }
+    .apart, .device { display: contents; }
+    #bar[data-stale] :is(crystools-bar-meter, button) { opacity: .45; filter: grayscale(1); }
+    button {
+      border: 1px solid transparent; padding: 0; color: inherit; text-align: left; border-radius: 6px;
+      background: var(--crystools-sunken); height: var(--meter-height); flex: none;
+    }
+    button:hover { border-color: var(--crystools-muted); }
+    :focus-visible { outline-offset: -2px; }
+    #state, #simulated {
+      align-self: center; padding: 1px 6px; border-radius: 5px; font-size: 10px; font-weight: 600;
+    }
+    #state { color: var(--crystools-muted); background: var(--crystools-sunken); }
+    #simulated { color: var(--crystools-warning); background: var(--crystools-warning-panel); }
+    #run {
+      position: relative; overflow: hidden; padding: 0 8px 3px; display: grid; align-content: center;
+      max-width: 260px; font-variant-numeric: tabular-nums; white-space: nowrap;
+    }
+    #run > span { overflow: hidden; text-overflow: ellipsis; }
+    #doing { font-size: 11px; font-weight: 600; }
+    #rest { font-size: 10px; color: var(--crystools-muted); }
+    #track { position: absolute; inset: auto 0 0; height: 3px; background: var(--crystools-line); }
+    #done {
+      display: block; height: 100%; background: var(--crystools-hbm); transform-origin: left;
+      transform: scaleX(var(--ratio, 0)); transition: transform .3s linear;
+    }
+    .tag { display: flex; align-items: center; gap: 7px; padding: 0 7px; white-space: nowrap; }
+    .tag > span { display: grid; font-size: 9px; color: var(--crystools-muted); line-height: 1.15; }
+    .tag > span > span { max-width: 90px; overflow: hidden; text-overflow: ellipsis; }
+    .tag b { font: 600 11px/1.15 var(--crystools-mono); color: var(--crystools-ink); }
+    .tag[data-level="warning"] { border-color: var(--crystools-warning-fill); }
+    .tag[data-level="critical"] {
+      border-color: var(--crystools-critical-fill); background: var(--crystools-critical-panel);
+    }
+    .tag svg { height: calc(var(--meter-height) - 8px); width: auto; display: block; }
+    .tag svg:empty { display: none; }
+    ${CHIPS_PICTURE}
+    [data-kind="hbm"] { --color: var(--crystools-hbm); }
+    [data-kind="duty"] { --color: var(--crystools-duty); }
+    [data-kind="tensorcore"] { --color: var(--crystools-tensorcore); }
+    [data-kind="temperature"] { --color: var(--crystools-mfu); }
+    #bar[data-narrow] :is(#rest, .tag > span:not(:has(+ svg:empty))) {
+      display: none;
+    }
+    #bar[data-low] :is(#run, .tag > span) { grid-auto-flow: column; gap: 5px; align-items: baseline; }
+    #popover {
+      position: fixed; inset: auto; margin: 0; overflow: auto;
+      width: min(${POPOVER_PIXELS}px, calc(100vw - ${2 * GAP_PIXELS}px));
+      padding: 8px; border: 1px solid var(--crystools-line); border-radius: 12px; color: var(--crystools-ink);
+      background: var(--crystools-page); box-shadow: 0 8px 30px rgb(0 0 0 / .35); user-select: text;
+    }
+    #popover:popover-open { display: grid; gap: 8px; }
+    `,
+  );
+
+  /** @type {BarChoice} */
+  #choice = { metrics: [], hiddenDevices: [], disk: null };
+  /** @type {number | null} */
+  #room = null;
+  #bar = this.byId("bar");
+  #popover = this.byId("popover");
+  /** In the popover while it is open: 256 chips that nobody sees are not to be drawn. */
+  #views = [new Chips(), new Sources()];
+
+  constructor() {
+    super();
+    this.byId("chips").addEventListener("click", this.#placePopover);
+    this.byId("run").addEventListener("click", () => this.dispatchEvent(new Event("run")));
+    this.#popover.addEventListener("beforetoggle", (event) => {
+      this.#opened(/** @type {ToggleEvent} */ (event).newState === "open");
+    });
+  }
+
+  /** @param {Store} store */
+  set store(store) {
+    super.store = store;
+    for (const view of this.#views) view.store = store;
+  }
+
+  disconnectedCallback() {
+    super.disconnectedCallback();
+    if (this.#popover.hasChildNodes()) this.#opened(false); // the browser closes it without a word
+  }
+
+  /** @param {BarChoice} choice */
+  set choice(choice) {
+    this.#choice = choice;
+    this.refresh();
+  }
+
+  /**
+   * How wide the bar may become, in pixels; what has no place is left out from the end. Null for a bar that
+   * may have as many lines as it needs.
+   * @param {number | null} pixels
+   */
+  set room(pixels) {
+    if (pixels === this.#room) return;
+    this.#room = pixels;
+    this.style.setProperty("--room", pixels == null ? "100%" : `${pixels}px`);
+    setAttribute(this.#bar, "data-lines", pixels == null ? "" : null);
+    setAttribute(this.#bar, "data-narrow", (pixels ?? Infinity) < ROOM_FOR_WORDS_PIXELS ? "" : null);
+    this.refresh();
+  }
+
+  /**
+   * The size of a meter, in pixels.
+   * @param {number} width
+   * @param {number} height
+   */
+  resize(width, height) {
+    this.style.setProperty("--meter-width", `${width}px`);
+    this.style.setProperty("--meter-height", `${height}px`);
+    setAttribute(this.#bar, "data-low", height < 26 ? "" : null);
+  }
+
+  /** @param {Store} store */
+  render(store) {
+    const [state, words] = connectionText(store);
+    this.dataset.state = state;
+    setAttribute(this.#bar, "data-stale", store.stale ? "" : null);
+    this.byId("state").hidden = state === "live";
+    setText(this.byId("state"), words);
+    this.byId("simulated").hidden = !store.simulated;
+    this.#renderRun(store);
+    this.#renderChips(store);
+    showMeters(this.byId("host"), hostReadings(store, this.#choice));
+  }
+
+  /** @param {Store} store */
+  #renderRun(store) {
+    const [run, ...others] = store.runningRuns;
+    const button = this.byId("run");
+    button.hidden = !run || !this.#choice.metrics.includes("run");
+    if (!run) return;
+    const stage = run.stages.at(-1) ?? null;
+    const done = stage?.steps_total ? stage.steps.length / stage.steps_total : 0;
+    const steps = stage?.steps_total ? ` ${stage.steps.length}/${stage.steps_total}` : "";
+    setText(this.byId("doing"), `${doing(stage)}${steps}${others.length ? `, +${others.length}` : ""}`);
+    setText(this.byId("rest"), restText(run, store));
+    setAttribute(button, "title", runDetail(run, store));
+    this.byId("done").style.setProperty("--ratio", String(done));
+  }
+
+  /** @param {Store} store */
+  #renderChips(store) {
+    const chips = shownChips(store, this.#choice);
+    const apart = (this.#room ?? Infinity) < ROOM_FOR_TWO_PIXELS ? 1 : CHIPS_APART;
+    const groups = chips.length > apart ? [chips] : chips.map((chip) => [chip]);
+    const create = () => createDevice(this.#popover);
+    syncChildren(this.byId("chips"), groups, create, (device, group) => {
+      const [tag, meters] = device.children;
+      if (!tag || !meters) return;
+      showTag(tag, group);
+      showMeters(meters, chipReadings(store, this.#choice, group));
+    });
+  }
+
+  /** The browser would do so, but for hosts that keep the key to themselves. @param {KeyboardEvent} event */
+  #closeOnEscape = (event) => {
+    if (event.key === "Escape") this.#popover.hidePopover();
+  };
+
+  /** @param {boolean} open */
+  #opened(open) {
+    if (open) {
+      this.#popover.append(...this.#views);
+      addEventListener("keydown", this.#closeOnEscape, { capture: true });
+    } else {
+      this.#popover.replaceChildren();
+      removeEventListener("keydown", this.#closeOnEscape, { capture: true });
+    }
+    this.dispatchEvent(new CustomEvent("opened", { detail: open }));
+  }
+
+  /** Before the browser opens it. @param {Event} event */
+  #placePopover = (event) => {
+    const tag = /** @type {HTMLElement} */ (event.target).closest(".tag");
+    if (!tag) return;
+    const { bottom, top, left } = tag.getBoundingClientRect();
+    const below = innerHeight - bottom > top;
+    const { style } = this.#popover;
+    style.left = `${Math.max(GAP_PIXELS, Math.min(left, innerWidth - POPOVER_PIXELS - GAP_PIXELS))}px`;
+    style.top = below ? `${bottom + GAP_PIXELS}px` : "";
+    style.bottom = below ? "" : `${innerHeight - top + GAP_PIXELS}px`;
+    style.maxHeight = `${(below ? innerHeight - bottom : top) - 2 * GAP_PIXELS}px`;
+  };
+}
+
+/** @param {HTMLElement} popover What a click on the tag opens. */
+function createDevice(popover) {
+  const words = h("span", {}, h("b"), h("span"));
+  const tag = h("button", { type: "button", class: "tag" }, words, svg("svg", { "aria-hidden": "true" }));
+  tag.popoverTargetElement = popover;
+  return h("div", { class: "device" }, tag, h("div", { class: "apart" }));
+}
+
+/** @param {Element} tag @param {readonly ChipReading[]} chips */
+function showTag(tag, chips) {
+  const [words, picture] = tag.children;
+  const [name, kind] = words?.children ?? [];
+  const worst = extreme(chips, hbmRatio, Math.max);
+  const devices = chips.every(isGpu) ? "GPUs" : "chips";
+  const title = chips.length > 1 ? `${chips.length} ${devices}` : (chips[0]?.chip ?? "");
+  if (name) setText(name, title);
+  if (kind) setText(kind, kindsOf(chips));
+  const fullest = worst ? `, fullest memory ${percent(worst.value)} on ${worst.chip.chip}` : "";
+  setAttribute(tag, "title", `${title}, ${kindsOf(chips)}${fullest}. Click for all chips.`);
+  setAttribute(tag, "data-level", worst ? level(worst.value) : null);
+  if (picture) drawChips(picture, chips.length > 1 ? chips : []);
+}
+
+/** @param {readonly ChipReading[]} chips */
+function kindsOf(chips) {
+  return [...new Set(chips.map((chip) => chip.kind ?? "unknown kind"))].join(", ");
+}
+
+/** @param {Element} parent @param {readonly BarReading[]} readings */
+function showMeters(parent, readings) {
+  const create = () => new BarMeter();
+  syncChildren(parent, readings, create, (meter, reading) => {
+    meter.dataset.kind = reading.kind;
+    meter.reading = reading;
+  });
+}
+
+/** After the stage and its steps: "2 min 04 s left · MFU 39%". @param {RunReport} run @param {Store} store */
+function restText(run, store) {
+  const eta = store.etaSeconds(run);
+  const mfu = store.latestMfu(run);
+  const parts = [eta == null ? null : `${wholeDuration(eta)} left`, mfu ? `MFU ${percent(mfu.ratio)}` : null];
+  return parts.filter((part) => part != null).join(" · ") || run.pipeline;
+}
+
+/** @param {RunReport} run @param {Store} store */
+function runDetail(run, store) {
+  const stage = run.stages.at(-1);
+  return [
+    `${run.pipeline}: ${stage ? stageTitle(stage) : "starting"}`,
+    `MFU of the latest step ${percent(store.latestMfu(run)?.ratio)}`,
+    `${wholeDuration(store.nowUnixSeconds - run.started_unix_seconds)} since the run began`,
+    "Click for the run.",
+  ].join("\n");
+}
+
+customElements.define("crystools-bar", Bar);

@@ -1,0 +1,88 @@
+/**
+ * Readings of host and chips as meters show them: everything here is a pure function of its arguments.
+ *
+ * @import { MeterReading } from "./components/meter.js"
+ * @import { Series } from "./series.js"
+ * @import { Store } from "./store.js"
+ * @import { ChipReading } from "./wire.js"
+ */
+
+import { gibibytes, percent, usedOfTotal } from "./format.js";
+
+/** @param {Store} store @returns {MeterReading} */
+export function cpuReading(store) {
+  const ratio = store.snapshot?.host?.cpu_utilization_ratio ?? null;
+  const series = store.hostSeries("cpu");
+  const detail = `CPU, all cores: ${percent(ratio)}\nPeak seen ${percent(series.peak)}`;
+  return { label: "CPU", figure: percent(ratio), ratio, series, ceiling: 1, detail };
+}
+
+/**
+ * A quantity that can run out: memory, a disk.
+ *
+ * @param {string} label
+ * @param {number | null | undefined} used
+ * @param {number | null | undefined} total
+ * @param {Series} series Of the bytes used.
+ * @param {string} [name] What the tooltip calls it.
+ * @returns {MeterReading}
+ */
+export function capacityReading(label, used, total, series, name = label) {
+  const ratio = used != null && total ? used / total : null;
+  return {
+    label,
+    figure: usedOfTotal(used, total),
+    ratio,
+    series,
+    ceiling: total ?? null,
+    exhaustible: true,
+    detail: [
+      `${name}: ${percent(ratio)}`,
+      `Used ${gibibytes(used)}`,
+      `Total ${gibibytes(total)}`,
+      `Peak seen ${gibibytes(series.peak)}`,
+    ].join("\n"),
+  };
+}
+
+/** @param {Store} store */
+export function ramReading(store) {
+  const host = store.snapshot?.host;
+  return capacityReading(
+    "RAM",
+    host?.memory_used_bytes,
+    host?.memory_total_bytes,
+    store.hostSeries("memory"),
+  );
+}
+
+/** @param {Store} store @param {string} mount @param {string} [label] */
+export function diskReading(store, mount, label) {
+  const name = `Disk ${mount}`;
+  const disk = store.snapshot?.host?.disks.find((candidate) => candidate.mount === mount);
+  const series = store.hostSeries(`disk/${mount}`);
+  return capacityReading(label ?? name, disk?.used_bytes, disk?.total_bytes, series, name);
+}
+
+/** The share of a chip's HBM that is used, or null. @param {ChipReading} chip */
+export function hbmRatio({ hbm_used_bytes: used, hbm_total_bytes: total }) {
+  return used != null && total ? used / total : null;
+}
+
+/**
+ * The chip at one end of a quantity, and the value there; null where no chip tells it.
+ *
+ * @param {readonly ChipReading[]} chips
+ * @param {(chip: ChipReading) => number | null} quantity
+ * @param {(...values: number[]) => number} choose
+ */
+export function extreme(chips, quantity, choose) {
+  /** @type {{ chip: ChipReading, value: number } | null} */
+  let found = null;
+  for (const chip of chips) {
+    const value = quantity(chip);
+    if (value == null || (found && choose(value, found.value) === found.value)) continue;
+    found = { chip, value };
+  }
+  return found;
+}

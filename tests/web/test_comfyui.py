@@ -1,0 +1,491 @@
+"""The monitor in ComfyUI's real frontend, an old and a new version, in a real browser.
+
+One page a version is loaded once and used by all tests; they leave it as they found it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Locator, Page, WebSocket, expect
+
+from crystools_tpu.sources.base import ChipReading, HostReading, Reading
+from crystools_tpu.telemetry.events import ModelFreed
+from tests.web.comfyui_host import EXTENSION, VERSIONS, ComfyScene, frontend
+from tests.web.conftest import HARMLESS
+from tests.web.scenes import GIB, HOST, play_to_end, played_until, v6e_readings
+from tests.web.test_look import contrast, luminance
+
+OURS = re.compile("crystools", re.IGNORECASE)
+MANAGER = "comfyAPI.app.app.extensionManager"
+STORAGE_KEY = "crystools-tpu.comfyui"
+TEST_INTERVAL_SECONDS = 0.25
+
+
+@dataclass
+class Tab:
+    """A tab with ComfyUI in it, and what our part of it asked for, sent and complained of."""
+
+    scene: ComfyScene
+    page: Page
+    requests: list[str] = field(default_factory=list)
+    sent: list[dict[str, Any]] = field(default_factory=list)
+    complaints: list[str] = field(default_factory=list)
+
+    @property
+    def bar(self) -> Locator:
+        return self.page.locator("crystools-bar")
+
+    @property
+    def meters(self) -> Locator:
+        return self.bar.locator("crystools-bar-meter")
+
+    def meter(self, kind: str, label: str) -> Locator:
+        return (
+            self.bar.locator(f"crystools-bar-meter[data-kind={kind}]")
+            .filter(has_text=label)
+            .locator("#meter")
+        )
+
+    def manager(self, call: str) -> Any:
+        return self.page.evaluate(f"() => {MANAGER}.{call}")
+
+    def show(self, *chips: ChipReading, host: HostReading = HOST) -> None:
+        self.scene.tpu.reading = Reading(chips=chips)
+        self.scene.host.reading = Reading(host=host)
+
+    def prefer(self, **values: Any) -> None:
+        """Moves a slider of the settings dialog, which must be open."""
+        for name, value in values.items():
+            self.page.locator(f"[data-preference={name}]").fill(str(value))
+
+    def checkbox(self, name: str) -> Locator:
+        """A box of the settings dialog, which must be open."""
+        return self.page.get_by_role("checkbox", name=name, exact=True)
+
+    def open_settings(self) -> None:
+        self.manager("command.execute('Comfy.ShowSettingsDialog')")
+        self.page.get_by_text("Crystools TPU", exact=True).first.click()
+        expect(self.page.locator("[data-preference=interval_seconds]")).to_be_visible()
+
+    def close_settings(self) -> None:
+        self.page.keyboard.press("Escape")
+        expect(self.page.locator("[data-preference=interval_seconds]")).to_have_count(0)
+
+    def ask(self, path: str) -> Any:
+        """What our server answers."""
+        with urllib.request.urlopen(f"{self.scene.url}api/crystools-tpu/{path}", timeout=20) as answer:
+            return json.load(answer)
+
+
+def open_tab(context: BrowserContext, scene: ComfyScene) -> Tab:
+    page = context.new_page()
+    tab = Tab(scene, page)
+
+    def note_request(url: str) -> None:
+        if OURS.search(url):
+            tab.requests.append(url)
+
+    def note_console(message: ConsoleMessage) -> None:
+        if HARMLESS not in message.text and OURS.search(f"{message.text} {message.location}"):
+            tab.complaints.append(message.text)
+
+    def note_error(error: Any) -> None:
+        if OURS.search(f"{error} {error.stack}"):
+            tab.complaints.append(str(error))
+
+    def note_socket(socket: WebSocket) -> None:
+        note_request(socket.url)
+        if OURS.search(socket.url):
+            socket.on("framesent", lambda frame: tab.sent.append(json.loads(frame)))
+
+    page.on("request", lambda request: note_request(request.url))
+    page.on("websocket", note_socket)
+    page.on("console", note_console)
+    page.on("pageerror", note_error)
+    page.goto(scene.url)
+    expect(tab.bar).to_be_visible()
+    page.evaluate("comfyAPI.app.app.graph?.clear()")  # to draw nothing costs less
+    return tab
+
+
+@pytest.fixture(scope="module", params=VERSIONS)
+def shared(request: pytest.FixtureRequest, browser: Browser) -> Iterator[Tab]:
+    version = str(request.param)
+    if not frontend(version).exists():
+        pytest.skip(
+            f"SKIPPED: comfyui-frontend-package {version} is not at {frontend(version)} (make frontends)"
+        )
+    scene = ComfyScene(version)
+    scene.start()
+    context = browser.new_context(viewport={"width": 1440, "height": 600})
+    kept = json.dumps({"interval_seconds": TEST_INTERVAL_SECONDS})
+    context.add_init_script(f"localStorage['{STORAGE_KEY}'] ??= '{kept}'")
+    yield open_tab(context, scene)
+    context.close()
+    scene.stop()
+
+
+@pytest.fixture
+def tab(shared: Tab) -> Iterator[Tab]:
+    shared.show(*v6e_readings(1))
+    expect(shared.bar.locator(".tag")).to_have_text(["tpu0v6e"])
+    yield shared
+    assert shared.complaints == []
+
+
+def test_at_most_three_requests_until_the_bar_is_there(tab: Tab) -> None:
+    root = tab.scene.url
+    assert tab.requests == [
+        f"{root}extensions/crystools-tpu/crystools-tpu.js",
+        f"{root}api/crystools-tpu/comfyui.js",
+        f"{root}api/crystools-tpu/ws".replace("http", "ws"),
+    ]
+
+
+def test_comfyui_finds_one_file_to_import() -> None:
+    assert [path.name for path in EXTENSION.rglob("*")] == ["crystools-tpu.js"]
+
+
+def test_the_bar_has_what_the_monitor_before_it_had_with_used_total_share_and_peak(tab: Tab) -> None:
+    chip = dataclasses.replace(v6e_readings(1)[0], hbm_used_bytes=20 * GIB, hbm_total_bytes=32 * GIB)
+    tab.show(dataclasses.replace(chip, hbm_used_bytes=24 * GIB))
+    expect(tab.meter("hbm", "HBM")).to_have_attribute("aria-valuenow", "75")
+    tab.show(chip)
+    expect(tab.meters).to_contain_text(["HBM", "Duty cycle", "TensorCore", "CPU", "RAM", "Disk"])
+    expect(tab.meter("hbm", "HBM")).to_have_text(re.compile(r"HBM\s*62%|HBM\s*63%"))
+    expect(tab.meter("hbm", "HBM")).to_have_attribute(
+        "title", "HBM of tpu0: 63%\nUsed 20.0 GiB\nTotal 32.0 GiB\nPeak seen 24.0 GiB"
+    )
+    expect(tab.meter("duty", "Duty cycle")).to_have_attribute(
+        "title", "Duty cycle of tpu0: 98%\nPeak seen 98%"
+    )
+    expect(tab.meter("tensorcore", "TensorCore")).to_have_attribute(
+        "title", "TensorCore utilisation of tpu0: 61%\nPeak seen 61%"
+    )
+    expect(tab.meter("host", "CPU")).to_have_attribute("title", "CPU, all cores: 37%\nPeak seen 37%")
+    expect(tab.meter("host", "RAM")).to_have_attribute(
+        "title", "RAM: 29%\nUsed 412 GiB\nTotal 1,433 GiB\nPeak seen 412 GiB"
+    )
+    expect(tab.meter("host", "Disk")).to_have_attribute(
+        "title", "Disk /: 73%\nUsed 71.0 GiB\nTotal 97.0 GiB\nPeak seen 71.0 GiB"
+    )
+
+
+def test_a_gpu_has_utilisation_vram_and_temperature(tab: Tab) -> None:
+    tab.show(ChipReading("gpu0", "NVIDIA H100", 60 * GIB, 80 * GIB, 0.93, temperature_celsius=71.0))
+    expect(tab.meters).to_contain_text(["VRAM", "GPU util.", "Temperature", "CPU", "RAM", "Disk"])
+    expect(tab.meter("temperature", "71 °C")).to_have_attribute(
+        "title", "Temperature of gpu0: 71 °C\nPeak seen 71 °C"
+    )
+
+
+def test_fault_a_metric_that_was_never_available_read_zero_per_cent(tab: Tab) -> None:
+    tab.show(ChipReading("tpu9"), host=HostReading(None, 1 * GIB, 2 * GIB, ()))
+    expect(tab.meters).to_contain_text(["HBM", "Duty cycle", "CPU", "RAM"])
+    expect(tab.meters).to_have_count(4)
+    for kind, label in (("hbm", "HBM"), ("duty", "Duty cycle"), ("host", "CPU")):
+        expect(tab.meter(kind, label)).to_contain_text("n/a")
+        expect(tab.meter(kind, label)).to_have_attribute("role", "img")
+
+
+def test_fault_one_devices_error_switched_the_metric_off_for_all(tab: Tab) -> None:
+    working, _ = v6e_readings(2)
+    tab.show(working, ChipReading("tpu1", "v6e"))
+    expect(tab.bar.locator(".tag")).to_have_count(2)
+    hbm = tab.bar.locator("crystools-bar-meter[data-kind=hbm]")
+    expect(hbm.nth(0)).to_contain_text("70%")
+    expect(hbm.nth(1)).to_contain_text("n/a")
+
+
+def test_fault_the_maximum_was_shared_between_devices(tab: Tab) -> None:
+    one, two = (
+        ChipReading(f"tpu{number}", "v6e", used * GIB, 32 * GIB) for number, used in ((20, 4), (21, 28))
+    )
+    tab.show(one, two)
+    hbm = tab.bar.locator("crystools-bar-meter[data-kind=hbm] #meter")
+    expect(hbm.nth(0)).to_have_attribute("title", re.compile("Peak seen 4.00 GiB$"))
+    expect(hbm.nth(1)).to_have_attribute("title", re.compile("Peak seen 28.0 GiB$"))
+    expect(tab.meter("host", "RAM")).to_have_attribute("title", re.compile("Peak seen 412 GiB$"))
+
+
+@pytest.mark.parametrize("count", [8, 256])
+def test_fault_only_the_first_two_chips_were_shown(tab: Tab, count: int) -> None:
+    """Many chips fold into one element, coloured by the worst of them; a click opens all."""
+    chips = list(v6e_readings(count))
+    chips[5] = dataclasses.replace(chips[5], hbm_used_bytes=31 * GIB, duty_cycle_ratio=0.02)
+    tab.show(*chips)
+    tag = tab.bar.locator(".tag")
+    expect(tag).to_have_text([f"{count} chipsv6e"])
+    expect(tag).to_have_attribute("data-level", "critical")
+    expect(tag.locator(".cell")).to_have_count(count)
+    expect(tag.locator(".cell[data-level=critical]")).to_have_count(1)
+    expect(tab.meters).to_have_count(6)
+    expect(tab.meter("hbm", "99%")).to_have_attribute(
+        "title", re.compile(f"^HBM of tpu5: 99%\n.*\nThe fullest of {count} chips$", re.DOTALL)
+    )
+    expect(tab.meter("duty", "2.0%")).to_have_attribute("title", re.compile(r"^Duty cycle of tpu5: 2\.0%"))
+    tag.click()
+    popover = tab.bar.get_by_role("dialog", name="All chips")
+    expect(popover).to_be_visible()
+    if count == 8:
+        expect(popover.locator("crystools-chip")).to_have_count(8)
+    else:
+        expect(popover.get_by_role("option")).to_have_count(256)
+    tab.page.keyboard.press("Escape")
+    expect(popover).to_be_hidden()
+    tag.click()
+    expect(popover).to_be_visible()
+    tag.click()
+    expect(popover).to_be_hidden()
+
+
+def test_the_bar_follows_the_running_stage(tab: Tab) -> None:
+    run = tab.bar.locator("#run")
+    expect(run).to_be_hidden()
+    with played_until(tab.scene, 23, chips=1):
+        expect(run.locator("#doing")).to_have_text("Denoise 23/50")
+        expect(run.locator("#rest")).to_have_text(re.compile(r"^[12] min \d\d s left · MFU 39%$"))
+        expect(run).to_have_attribute(
+            "title", re.compile("^wan2.1-t2v: Denoise\nMFU of the latest step 39%\n")
+        )
+    expect(run).to_be_hidden()
+
+
+def test_it_survives_changes_of_the_menus_mode(tab: Tab) -> None:
+    for mode, place in (("Disabled", "list"), ("Top", "menu"), ("Disabled", "list"), ("Top", "menu")):
+        tab.manager(f"setting.set('Comfy.UseNewMenu', '{mode}')")
+        expect(tab.bar).to_have_attribute("data-place", place)
+        expect(tab.bar).to_have_count(1)
+        expect(tab.bar).to_be_visible()
+        expect(tab.meters.first).to_be_visible()
+
+
+def test_it_survives_focus_mode(tab: Tab) -> None:
+    tab.manager("toggleFocusMode()")
+    expect(tab.bar.filter(visible=True)).to_have_count(0)
+    tab.manager("toggleFocusMode()")
+    expect(tab.bar).to_be_visible()
+    expect(tab.bar).to_have_attribute("data-place", "menu")
+    tab.show(*v6e_readings(2))
+    expect(tab.bar.locator(".tag")).to_have_count(2)
+
+
+def test_a_frontend_that_has_no_menu_for_it_gets_an_overlay(tab: Tab) -> None:
+    tab.page.evaluate(
+        "() => { const { menu } = comfyAPI.app.app;"
+        " window.kept = menu.settingsGroup; menu.settingsGroup = null; }"
+    )
+    expect(tab.bar).to_have_attribute("data-place", "menu")
+    tab.page.evaluate("() => document.querySelector('crystools-bar').remove()")
+    expect(tab.bar).to_have_attribute("data-place", "overlay")
+    expect(tab.meters.first).to_be_visible()
+    tab.page.evaluate("() => { comfyAPI.app.app.menu.settingsGroup = window.kept; }")
+    expect(tab.bar).to_have_attribute("data-place", "menu")
+
+
+@pytest.mark.parametrize("width", [800, 1024, 1920])
+def test_it_leaves_the_menus_own_buttons_in_the_window(tab: Tab, width: int) -> None:
+    tab.show(*v6e_readings(8))
+    expect(tab.bar.locator(".tag")).to_have_text(["8 chipsv6e"])
+    with played_until(tab.scene, 3):
+        tab.page.set_viewport_size({"width": width, "height": 600})
+        expect(tab.bar.locator("#run")).to_be_in_viewport(ratio=1)
+        expect(tab.bar.locator(".tag")).to_be_in_viewport(ratio=1)
+        assert tab.page.evaluate("document.documentElement.scrollWidth") == width
+        run = tab.page.get_by_test_id("queue-button")
+        expect(run).to_be_in_viewport(ratio=1)
+    tab.page.set_viewport_size({"width": 1440, "height": 600})
+
+
+@pytest.mark.parametrize("palette", ["light", "dark"])
+def test_it_can_be_read_in_light_and_dark(tab: Tab, palette: str) -> None:
+    tab.manager(f"setting.set('Comfy.ColorPalette', '{palette}')")
+    meter = "crystools-bar crystools-bar-meter #meter"
+    expect(tab.page.locator("body")).to_have_css("color-scheme", palette)
+    ground = luminance(tab.page, meter, "backgroundColor")
+    assert (ground > 0.5) is (palette == "light")
+    for text in ("#label", "#figure"):
+        assert contrast(luminance(tab.page, f"{meter} {text}", "color"), ground) >= 4.5, text
+    tab.manager("setting.set('Comfy.ColorPalette', 'dark')")
+
+
+def test_the_settings_take_effect_at_once_and_stay_in_their_range(tab: Tab) -> None:
+    tab.open_settings()
+    tab.prefer(meter_width_pixels=100, meter_height_pixels=50, interval_seconds=2)
+    meter = tab.meters.first
+    expect(meter).to_have_css("width", "100px")
+    expect(meter).to_have_css("height", "50px")
+    assert tab.sent[-1]["interval_seconds"] == 2
+    for name, low, high, step in (
+        ("interval_seconds", "0", "2", "0.25"),
+        ("meter_width_pixels", "60", "100", "1"),
+        ("meter_height_pixels", "16", "50", "1"),
+    ):
+        slider = tab.page.locator(f"[data-preference={name}]")
+        assert [slider.get_attribute(bound) for bound in ("min", "max", "step")] == [low, high, step]
+    tab.prefer(meter_width_pixels=66, meter_height_pixels=30, interval_seconds=TEST_INTERVAL_SECONDS)
+    tab.close_settings()
+
+
+def test_fault_toggles_for_tpu_metrics_were_ignored(tab: Tab) -> None:
+    """What is not shown is not even sent."""
+    tab.open_settings()
+    tab.checkbox("TensorCore utilisation").uncheck()
+    expect(tab.meters).to_contain_text(["HBM", "Duty cycle", "CPU", "RAM", "Disk"])
+    expect(tab.meters).to_have_count(5)
+    assert "tensorcore_utilization_ratio" not in tab.sent[-1]["metrics"]
+    assert "hbm_used_bytes" in tab.sent[-1]["metrics"]
+    tab.checkbox("TensorCore utilisation").check()
+    expect(tab.meters).to_have_count(6)
+    tab.close_settings()
+
+
+def test_each_device_can_be_hidden(tab: Tab) -> None:
+    tab.show(*v6e_readings(3))
+    expect(tab.bar.locator(".tag")).to_have_text(["3 chipsv6e"])
+    tab.open_settings()
+    tab.checkbox("tpu1 (v6e)").uncheck()
+    expect(tab.bar.locator(".tag b")).to_have_text(["tpu0", "tpu2"])
+    tab.checkbox("tpu1 (v6e)").check()
+    expect(tab.bar.locator(".tag")).to_have_text(["3 chipsv6e"])
+    tab.close_settings()
+
+
+def test_fault_which_disk_took_any_path(tab: Tab) -> None:
+    tab.open_settings()
+    choice = tab.page.locator("[data-preference=disk]")
+    expect(choice.locator("option")).to_have_text(["Automatic", "/", "/dev/shm"])
+    choice.select_option("/dev/shm")
+    expect(tab.meter("host", "Disk")).to_have_attribute("title", re.compile("^Disk /dev/shm: 19%"))
+    choice.select_option("")
+    expect(tab.meter("host", "Disk")).to_have_attribute("title", re.compile("^Disk /: 73%"))
+    tab.close_settings()
+
+
+def test_fault_it_sampled_with_nobody_listening(tab: Tab) -> None:
+    assert tab.ask("api/health")["subscribers"] == 1
+    tab.open_settings()
+    tab.prefer(interval_seconds=0)
+    expect(tab.bar.locator("#state")).to_have_text("Readings off")
+    expect(tab.bar.locator("#bar")).to_have_attribute("data-stale", "")
+    assert tab.ask("api/health")["subscribers"] == 0
+    tab.prefer(interval_seconds=TEST_INTERVAL_SECONDS)
+    expect(tab.bar.locator("#bar")).not_to_have_attribute("data-stale", "")
+    expect(tab.bar.locator("#state")).to_be_hidden()
+    tab.close_settings()
+
+
+def test_the_sidebar_has_the_live_run_those_before_it_and_two_side_by_side(tab: Tab) -> None:
+    play_to_end(tab.scene, steps=4)
+    play_to_end(tab.scene, steps=4)
+    with played_until(tab.scene, 7):
+        tab.bar.locator("#run").click()
+        sidebar = tab.page.locator("crystools-sidebar")
+        expect(sidebar.locator("crystools-current #steps")).to_have_text("step 7 of 50")
+        expect(sidebar.locator("crystools-current rect.step")).to_have_count(7)
+        expect(sidebar.locator("crystools-runs button").first).to_contain_text("wan2.1-t2v")
+        denoise = sidebar.locator("crystools-compare tr:has(th:text-is('step'))")
+        expect(denoise.locator("td")).to_have_text(["4.60 s", "4.60 s", "0%"])
+    expect(sidebar.locator("crystools-current #status")).to_have_text("Cancelled")
+    tab.manager("sidebarTab.toggleSidebarTab('crystools-tpu')")
+    expect(sidebar).to_have_count(0)
+    tab.manager("sidebarTab.toggleSidebarTab('crystools-tpu')")
+    expect(sidebar.locator("crystools-current #status")).to_have_text("Cancelled")
+    tab.manager("sidebarTab.toggleSidebarTab('crystools-tpu')")
+
+
+def test_fault_settings_of_one_tab_changed_the_server_for_all(tab: Tab) -> None:
+    other = open_tab(tab.page.context, tab.scene)
+    before = len(tab.sent)
+    other.open_settings()
+    other.prefer(interval_seconds=2)
+    other.checkbox("CPU").uncheck()
+    expect(other.meters).to_contain_text(["HBM", "Duty cycle", "TensorCore", "RAM", "Disk"])
+    expect(other.meters).to_have_count(5)
+    assert other.sent[-1]["interval_seconds"] == 2
+    expect(tab.meters).to_have_count(6)
+    assert len(tab.sent) == before
+    assert tab.ask("api/settings")["interval_seconds"] == 0.1
+    assert not any("Crystools" in name for name in tab.scene.settings)
+    other.checkbox("CPU").check()
+    other.prefer(interval_seconds=TEST_INTERVAL_SECONDS)
+    assert other.complaints == []
+    other.page.close()
+
+
+def test_it_survives_a_restart_of_the_server(tab: Tab) -> None:
+    tab.scene.stop()
+    expect(tab.bar.locator("#state")).to_have_text("Reconnecting…")
+    expect(tab.bar.locator("#bar")).to_have_attribute("data-stale", "")
+    expect(tab.meter("host", "CPU")).to_contain_text("37%")
+    tab.scene.start()
+    tab.show(*v6e_readings(2))
+    expect(tab.bar.locator(".tag")).to_have_count(2)
+    expect(tab.bar.locator("#state")).to_be_hidden()
+    expect(tab.bar.locator("#bar")).not_to_have_attribute("data-stale", "")
+
+
+def test_toasts_for_a_recompile_a_nan_an_eviction_and_memory_that_ran_out(tab: Tab) -> None:
+    toasts = tab.page.get_by_role("alert").filter(has=tab.page.get_by_role("button"))
+    play_to_end(tab.scene, steps=6, recompile_at=3, nan_at=4)
+    expect(toasts.filter(has_text="Recompiled in the middle of a run")).to_contain_text(
+        "now f32[1,16,21,90,160]"
+    )
+    expect(toasts.filter(has_text="NaN")).to_contain_text("wan2.1-t2v, Denoise, from step 4 on")
+    play_to_end(tab.scene, steps=6, fail_at=3)
+    expect(toasts.filter(has_text="Out of memory")).to_contain_text("attempting to allocate 9.42G")
+    for component in ("transformer", "vae"):
+        tab.scene.bus.publish(ModelFreed(None, "flux.2", component, 3 * GIB, "evicted"))
+    tab.scene.bus.publish(ModelFreed(None, "flux.2", "text_encoder", 3 * GIB, "freed"))
+    evicted = toasts.filter(has_text="Model evicted")
+    expect(evicted).to_contain_text("flux.2 transformer: 3.00 GiB")
+    expect(evicted).to_contain_text("flux.2 vae: 3.00 GiB")
+    expect(toasts).to_have_count(4)  # what somebody asked to be freed is no news
+
+
+def test_fault_a_negative_rate_killed_it_for_good(tab: Tab) -> None:
+    """It survives a reload, and values in the browser's storage that nobody could have set."""
+    spoilt = {"interval_seconds": -1, "meter_width_pixels": 9e9, "meter_height_pixels": "x", "disk": 7}
+    tab.page.evaluate(f"text => localStorage.setItem('{STORAGE_KEY}', text)", json.dumps(spoilt))
+    tab.requests.clear()
+    tab.page.reload()
+    expect(tab.bar.locator("#state")).to_have_text("Readings off")
+    assert len(tab.requests) == 3
+    tab.open_settings()
+    expect(tab.page.locator("[data-preference=meter_width_pixels]")).to_have_value("100")
+    expect(tab.page.locator("[data-preference=meter_height_pixels]")).to_have_value("30")
+    tab.prefer(interval_seconds=TEST_INTERVAL_SECONDS, meter_width_pixels=66)
+    expect(tab.meters).to_have_count(6)
+    tab.close_settings()
+
+
+def test_fault_a_renamed_clone_had_no_styles(shared: Tab, browser: Browser) -> None:
+    """Nor does a proxy's sub-path matter."""
+    version = str(shared.scene.settings["Comfy.InstalledVersion"])
+    scene = ComfyScene(version, folder="My Renamed Clone", path="/some/proxy")
+    scene.tpu.reading = Reading(chips=v6e_readings(8))
+    scene.start()
+    context = browser.new_context(viewport={"width": 1440, "height": 600})
+    try:
+        tab = open_tab(context, scene)
+        expect(tab.bar.locator(".tag")).to_have_text(["8 chipsv6e"])
+        expect(tab.meters.first).to_have_css("width", "66px")
+        assert tab.sent[0]["interval_seconds"] == 0.5
+        root = scene.url
+        assert tab.requests == [
+            f"{root}extensions/My%20Renamed%20Clone/crystools-tpu.js",
+            f"{root}api/crystools-tpu/comfyui.js",
+            f"{root}api/crystools-tpu/ws".replace("http", "ws"),
+        ]
+        assert tab.complaints == []
+    finally:
+        context.close()
+        scene.stop()
