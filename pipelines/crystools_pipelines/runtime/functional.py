@@ -18,7 +18,8 @@ def call(module: torch.nn.Module, state: Mapping[str, jax.Array], *args: Any, **
     """
     env = environment()
     tensors, args, kwargs = env.j2t_iso((dict(state), args, kwargs))
-    with env, torch.no_grad(), warnings.catch_warnings():
+    # In inference mode, as ComfyUI runs its nodes, torchax would meet operators that it has no lowering for.
+    with env, torch.inference_mode(False), torch.no_grad(), warnings.catch_warnings():
         # Torch counts in int64 everywhere; with jax's default of 32 bits each such place would warn.
         warnings.filterwarnings("ignore", message="Explicitly requested dtype int64")
         output = torch.func.functional_call(module, tensors, args, kwargs)
