@@ -7,12 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import jax
-import numpy as np
 import pytest
 
+from benchmarks.tpu_compile import full_size
 from crystools_pipelines.models import MODELS
 from crystools_pipelines.runtime.aot import TpuCompiler
 from crystools_pipelines.runtime.checkpoint import Checkpoint
@@ -38,12 +37,6 @@ STAGES = {  # each with its component and how many programs it has
 }
 LEAST_EFFORT = -1.0  # so that it takes minutes; what a run's own effort comes to is in benchmarks/results
 HBM_BYTES = {chip.name: chip.hbm_bytes for chip in CHIPS}
-
-
-def full_size(model: str) -> Any:
-    """The model's default request: 720x1280, 81 frames, guided; an image of 1024x1024."""
-    image = {"image": np.zeros((720, 1280, 3), np.float32)} if model == "wan2.2-i2v" else {}
-    return MODELS[model].request_class()("a lighthouse in a storm", num_inference_steps=2, **image)
 
 
 @pytest.fixture(scope="module")

@@ -29,6 +29,12 @@ SMALLEST: dict[str, dict[str, Any]] = {
 }
 
 
+def smallest(model: str, **fields: Any) -> Any:
+    """The model's smallest request, but for these fields."""
+    small = {"height": 32, "width": 32, "num_inference_steps": 1} | SMALLEST[model]
+    return MODELS[model].request_class()("a cat", **small | fields)
+
+
 @pytest.fixture(scope="session")
 def checkpoints(
     tiny_cogvideox: Path, tiny_wan21: Path, tiny_wan22_i2v: Path, tmp_path_factory: pytest.TempPathFactory
@@ -42,10 +48,9 @@ def checkpoints(
 @pytest.fixture(scope="session")
 def run(checkpoints: dict[str, Path]) -> Run:
     def run_model(model: str, devices: int = 1, **fields: Any) -> Generation:
-        small = {"height": 32, "width": 32, "num_inference_steps": 1} | SMALLEST[model]
-        request = MODELS[model].request_class()("a cat", **small | fields)
-        generation: Generation = (
-            MODELS[model].pipeline().generate(request, checkpoint=checkpoints[model], devices=devices)
+        generate = MODELS[model].pipeline().generate
+        generation: Generation = generate(
+            smallest(model, **fields), checkpoint=checkpoints[model], devices=devices
         )
         return generation
 
