@@ -57,7 +57,7 @@ def test_every_stage_and_step_is_reported(counted: tuple[Generation, Counter[Sta
         ("load", "text_encoder", 0),
         ("text_encode", None, 1),
         ("load", "transformer", 0),
-        ("denoise", None, 3),
+        ("denoise", "transformer", 3),
         ("load", "vae", 0),
         ("vae_decode", None, 2),  # three latent frames, then two
         ("save", None, 0),

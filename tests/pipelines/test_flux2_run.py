@@ -38,7 +38,7 @@ def test_each_model_is_loaded_just_before_its_use(generation: Generation) -> Non
         ("load", "text_encoder"),
         ("text_encode", None),
         ("load", "transformer"),
-        ("denoise", None),
+        ("denoise", "transformer"),
         ("load", "vae"),
         ("vae_decode", None),
         ("save", None),
@@ -72,7 +72,7 @@ def test_the_image_is_written_as_png(generation: Generation, checkpoint: Path) -
 
 def test_the_prompt_stands_in_a_conversation_with_padding_before_it(checkpoint: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(checkpoint / "tokenizer", local_files_only=True)
-    ids, mask = tokenize("a cat", tokenizer)
+    ids, mask = tokenize(["a cat"], tokenizer)
     assert ids.shape == mask.shape == (1, 512)
     assert list(mask[0]) == sorted(mask[0])
     assert set(ids[0][mask[0] == 0]) == {tokenizer.pad_token_id}
@@ -83,7 +83,7 @@ def test_the_prompt_stands_in_a_conversation_with_padding_before_it(checkpoint: 
 
 def test_a_prompt_that_is_too_long_is_cut(checkpoint: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(checkpoint / "tokenizer", local_files_only=True)
-    ids, mask = tokenize("a very long tale " * 500, tokenizer)
+    ids, mask = tokenize(["a very long tale " * 500], tokenizer)
     assert ids.shape == (1, 512)
     assert mask.all()
 

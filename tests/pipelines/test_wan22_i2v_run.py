@@ -16,6 +16,7 @@ from diffusers import UniPCMultistepScheduler
 
 from crystools_pipelines.runtime.checkpoint import Checkpoint
 from crystools_pipelines.runtime.errors import CheckpointError, RequestError
+from crystools_pipelines.runtime.residency import free_all
 from crystools_pipelines.wan21.stages import Phase
 from crystools_pipelines.wan22_i2v.pipeline import Generation, Wan22I2VRequest, generate, plan_phases
 from crystools_tpu import telemetry
@@ -85,9 +86,12 @@ def test_the_report_has_the_request_and_the_file(generation: Generation) -> None
 
 @pytest.mark.usefixtures("generation")  # so that what is compiled once a process is out of the way
 def test_compiles_do_not_grow_with_the_frames(tiny_wan22_i2v: Path) -> None:
+    free_all()
     known = {id(array) for array in jax.live_arrays()}
     _, few = generate_counting(tiny_wan22_i2v, 5)
+    free_all()
     _, many = generate_counting(tiny_wan22_i2v, 13)
+    free_all()
     assert few[StageName.VAE_ENCODE] == few[StageName.VAE_DECODE] == 2
     assert few == many
     left = [array.shape for array in jax.live_arrays() if array.ndim and id(array) not in known]

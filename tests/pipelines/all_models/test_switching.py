@@ -60,6 +60,7 @@ def device_bytes() -> dict[tuple[str, str], list[int]]:
     return held
 
 
+@pytest.mark.timeout(600)  # half a minute on an idle machine
 def test_twenty_switches_through_all_models_leave_no_trace(
     run: Run, checkpoints: dict[str, Path], caplog: pytest.LogCaptureFixture
 ) -> None:
