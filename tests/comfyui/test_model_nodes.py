@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import threading
-from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -16,7 +14,7 @@ from crystools_pipelines.node_support import locate
 from crystools_pipelines.runtime.errors import RequestError
 from crystools_tpu import telemetry
 from crystools_tpu.comfyui.nodes import NODE_CLASS_MAPPINGS
-from crystools_tpu.comfyui.progress import shown
+from crystools_tpu.comfyui.timing_nodes import TPUTimingPlot, TPUTimingReport
 from crystools_tpu.telemetry import Status
 
 PROMPT = ("STRING", "")
@@ -35,7 +33,7 @@ WAN_SIZE = {
 FLUX2_SIZE = {"height": ("INT", 1024, 256, 2048, 16), "width": ("INT", 1024, 256, 2048, 16)}
 GUIDANCE = ("FLOAT", 5.0, 0.0, 20.0, 0.1)
 
-FLUX2_NODES = {
+FLUX2_NODES: dict[str, tuple[dict[str, tuple[Any, ...]], list[str]]] = {
     "TextEncoder": ({"prompt": PROMPT, "model_id": FLUX2}, ["prompt_embeds"]),
     "TPUSampler": (
         {
@@ -175,16 +173,14 @@ def test_no_model_takes_what_another_has_made() -> None:
         for type_, _ in inputs_of(node).values():
             takers.setdefault(type_, set()).add(node.PIPELINE)
     own = {type_: pipelines for type_, pipelines in takers.items() if "_" in type_}
-    assert len(own) == 10 - 2
+    assert len(own) == 10
     assert all(len(pipelines) == 1 for pipelines in own.values())
 
 
 def test_fps_fits_the_input_of_comfyuis_create_video_too() -> None:
     """That takes a FLOAT; ComfyUI compares with `!=`."""
     fps = NODE_CLASS_MAPPINGS["Wan21TPUVAEDecoder"].RETURN_TYPES[1]
-    assert not fps != "FLOAT"
-    assert not fps != "INT"
-    assert fps != "STRING"
+    assert [type_ for type_ in ("INT", "FLOAT", "STRING") if fps != type_] == ["STRING"]
     assert json.dumps(fps) == '"INT"'
 
 
@@ -235,7 +231,8 @@ def test_a_model_is_a_folder_one_of_comfyuis_or_on_the_hub(tmp_path: Path) -> No
     models = tmp_path / "models" / "diffusers"
     (models / "org" / "name").mkdir(parents=True)
     folder_paths = ModuleType("folder_paths")
-    folder_paths.get_folder_paths = lambda kind: [str(tmp_path / "models" / kind)]  # type: ignore[attr-defined]
+    roots = [str(models)]
+    folder_paths.get_folder_paths = {"diffusers": roots}.__getitem__  # type: ignore[attr-defined]
     modules = {"folder_paths": folder_paths}
     assert locate(str(tmp_path), modules) == str(tmp_path)
     assert locate("org/name", modules) == str(models / "org" / "name")
@@ -257,8 +254,8 @@ def execute(name: str, **inputs: Any) -> Any:
     return outputs[0] if len(outputs) == 2 else outputs[:-1]
 
 
-PROMPTS = {"prompt": "a red ball", "negative_prompt": "dark"}
-VIDEO = {"height": 32, "width": 48, "num_frames": 9, "num_inference_steps": 2, "seed": 7}
+PROMPTS: dict[str, Any] = {"prompt": "a red ball", "negative_prompt": "dark"}
+VIDEO: dict[str, Any] = {"height": 32, "width": 48, "num_frames": 9, "num_inference_steps": 2, "seed": 7}
 
 
 @pytest.mark.usefixtures("compile_cache")
@@ -299,7 +296,13 @@ def test_wan22s_chain_makes_what_generate_makes_of_the_same_picture(
     image = torch.from_numpy(picture.astype(np.float32) / 255)[None]
     model = {"model_id": str(tiny_wan22_i2v)}
     size = {name: VIDEO[name] for name in ("height", "width", "num_frames")}
-    settings = {"num_inference_steps": 2, "guidance_scale": 2.0, "shift": 4.0, "boundary_ratio": 0.95, "seed": 7}
+    settings: dict[str, Any] = {
+        "num_inference_steps": 2,
+        "guidance_scale": 2.0,
+        "shift": 4.0,
+        "boundary_ratio": 0.95,
+        "seed": 7,
+    }
     prompt, negative = execute("Wan22I2VTextEncoder", **PROMPTS, **model)
     condition, info = execute("Wan22I2VImageEncoder", image=image, **size, **model)
     latents, num_frames = execute(
@@ -352,3 +355,38 @@ def test_flux2s_chain_makes_what_generate_makes(tiny_flux2: Path, flux2_latents:
     refused = r"^latents: these are of flux.2; connect those of wan2.1-t2v$"
     with pytest.raises(RequestError, match=refused):
         execute("Wan21TPUVAEDecoder", latents=flux2_latents, fps=16, model_id=str(tiny_flux2))
+
+
+def test_what_a_node_hands_on_outlives_unload_models_and_feeds_the_timing_nodes(
+    tiny_flux2: Path, flux2_latents: Any
+) -> None:
+    from crystools_pipelines.runtime.residency import free_all
+
+    freed = free_all()
+    assert [(component.component, component.model) for component in freed][-1] == (
+        "transformer",
+        str(tiny_flux2),
+    )
+    node = NODE_CLASS_MAPPINGS["FluxTPUVAEDecoder"]
+    _, timing = node().decode(latents=flux2_latents, height=32, width=48, model_id=str(tiny_flux2))
+    _, again = node().decode(latents=flux2_latents, height=32, width=48, model_id=str(tiny_flux2))
+    summary, report_json = TPUTimingReport().report(timing_1=timing, timing_2=again)["result"]
+    assert summary.count("vae_decode") == 2
+    assert [run["run_id"] for run in json.loads(report_json)["runs"]] == [timing["run_id"], again["run_id"]]
+    (plot,) = TPUTimingPlot().plot(640, 368, timing_1=timing, timing_2=again)
+    assert tuple(plot.shape) == (1, 368, 640, 3)
+
+
+def test_more_chips_than_there_are_is_refused_by_the_inputs_name(tiny_wan21: Path) -> None:
+    from crystools_pipelines.node_support import Embeddings
+
+    embeddings = Embeddings("wan2.1-t2v", str(tiny_wan21), "a cat", np.zeros((1, 512, 64), np.float32))
+    sampler = NODE_CLASS_MAPPINGS["Wan21TPUSampler"]()
+    given = {"prompt_embeds": embeddings, "negative_prompt_embeds": embeddings, "model_id": str(tiny_wan21)}
+    settings = {**VIDEO, "guidance_scale": 5.0, "flow_shift": 5.0}
+    with pytest.raises(RequestError, match=r"^num_devices: 9 is out of range; give 1 to 8, or 0 for all$"):
+        sampler.sample(**given, **settings, num_devices=9)
+    narrow = Embeddings("wan2.1-t2v", "org/other", "a cat", np.zeros((1, 512, 7), np.float32))
+    refused = r"^negative_prompt_embeds: those of org/other have width 7, the transformer takes 64; give"
+    with pytest.raises(RequestError, match=refused):
+        sampler.sample(**{**given, "negative_prompt_embeds": narrow}, **settings)
