@@ -17,9 +17,24 @@ from typing import Any, Final, TypeAlias
 
 from crystools_tpu.comfyui.nodes import NODE_CLASS_MAPPINGS
 
-ROOT = Path(__file__).parent.parent
-FOLDER = ROOT / "example_workflows"
-CHROMIUM = "/usr/bin/chromium"
+ROOT: Final = Path(__file__).parent.parent
+FOLDER: Final = ROOT / "example_workflows"
+CHROMIUM: Final = "/usr/bin/chromium"
+SETTLE_MILLISECONDS: Final = 2500
+CANVAS: Final = {"x": 60, "y": 50, "width": 1536, "height": 840}
+SHOW_ALL: Final = """() => {
+  const { app } = window;
+  const { canvas, graph } = app;
+  app.extensionManager.setting.set("Comfy.Minimap.Visible", false);
+  document.querySelectorAll(".p-toast, .p-dialog-mask").forEach(element => element.remove());
+  const boxes = graph.nodes.map(({ pos: [x, y], size: [w, h] }) => [x, y, x + w, y + h]);
+  const [left, top] = [0, 1].map(i => Math.min(...boxes.map(box => box[i])) - 60);
+  const [right, bottom] = [2, 3].map(i => Math.max(...boxes.map(box => box[i])) + 60);
+  canvas.ds.scale = Math.min(1500 / (right - left), 800 / (bottom - top));
+  canvas.ds.offset[0] = 80 / canvas.ds.scale - left;
+  canvas.ds.offset[1] = 60 / canvas.ds.scale - top;
+  canvas.setDirty(true, true);
+}"""
 
 # An input of a node: a widget's value, or the output (by number) of the node of that name.
 Link: TypeAlias = tuple[str, int]
@@ -274,17 +289,16 @@ def take_pictures(url: str) -> None:
 
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        page = browser.new_page(viewport={"width": 1280, "height": 720})
+        page = browser.new_page(viewport={"width": 1600, "height": 900})
         page.goto(url)
         page.wait_for_function("() => window.app?.graph && window.app?.extensionManager", timeout=120_000)
+        page.wait_for_timeout(SETTLE_MILLISECONDS)
         for file in sorted(FOLDER.glob("*.json")):
             page.evaluate("saved => window.app.loadGraphData(saved)", json.loads(file.read_text()))
-            page.evaluate(
-                "() => { const canvas = window.app.canvas; canvas.fitViewToSelectionAnimated?.call(canvas); }"
-            )
-            page.wait_for_timeout(1500)
-            canvas = Image.open(io.BytesIO(page.locator("#graph-canvas").screenshot()))
-            canvas.convert("RGB").resize((960, 540)).save(file.with_suffix(".jpg"), quality=85)
+            page.evaluate(SHOW_ALL)
+            page.wait_for_timeout(SETTLE_MILLISECONDS)
+            picture = Image.open(io.BytesIO(page.screenshot(clip=CANVAS)))
+            picture.convert("RGB").resize((1024, 560)).save(file.with_suffix(".jpg"), quality=85)
         browser.close()
 
 
