@@ -34,12 +34,12 @@ def shown(
     """Within, ComfyUI shows on the node what the runs of this process report.
 
     Yields what is to be called after each step, in the thread that executes the node: it moves the bar and,
-    if the user has cancelled, ends the block with ComfyUI's own exception. Where there is no running ComfyUI
-    it does nothing.
+    if the user has cancelled, ends the block with ComfyUI's own exception. Without a node's id, or where no
+    ComfyUI runs, it does nothing.
     """
     server = getattr(getattr(modules.get("server"), "PromptServer", None), "instance", None)
     utils, management = modules.get("comfy.utils"), modules.get("comfy.model_management")
-    if server is None or utils is None or management is None:
+    if node_id is None or server is None or utils is None or management is None:
         yield lambda: None
         return
     display = _Display(server, node_id, utils.ProgressBar(1), management)
@@ -54,7 +54,7 @@ def shown(
 class _Display:
     """The bar and the line of text of a node. `show` is called in any thread, `step` in the executing one."""
 
-    def __init__(self, server: Any, node_id: str | None, bar: Any, management: Any) -> None:
+    def __init__(self, server: Any, node_id: str, bar: Any, management: Any) -> None:
         self._server = server
         self._node_id = node_id
         self._bar = bar
@@ -101,6 +101,6 @@ class _Display:
 
     def _say(self, what: str) -> None:
         """To the page that queued the prompt, and to nobody else."""
-        if self._node_id is not None and self._server.client_id is not None:
-            text = f"{self._label}: {what}" if self._label else what
+        if self._server.client_id is not None:
+            text = f"{self._label}: {what}"
             self._server.send_progress_text(text, self._node_id, self._server.client_id)

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -100,15 +100,12 @@ class ModelNode:
         types = {"required": required, "optional": optional, "hidden": {"unique_id": "UNIQUE_ID"}}
         return {kind: inputs for kind, inputs in types.items() if inputs}
 
-    @contextmanager
-    def job(self, checkpoint: Checkpoint, mesh: Mesh, params: Params, timing: Timing) -> Iterator[Job]:
-        """A run of the pipeline; its report is in `timing` once it has ended well."""
+    def job(self, checkpoint: Checkpoint, mesh: Mesh, params: Params) -> AbstractContextManager[Job]:
+        """A run of the pipeline."""
         from crystools_pipelines.runtime.job import started_job
 
         named = {"node": type(self).__name__, **params}
-        with started_job(self.PIPELINE, named, checkpoint, mesh, on_step=self.on_step) as job:
-            yield job
-        timing |= telemetry.to_wire(job.run.report)
+        return started_job(self.PIPELINE, named, checkpoint, mesh, on_step=self.on_step)
 
     @classmethod
     def verdict(cls, check: Callable[..., object], **given: Any) -> bool | str:
@@ -132,6 +129,11 @@ class ModelNode:
 def _check_range(name: str, value: Any, about: Mapping[str, Any]) -> None:
     if "min" in about and not about["min"] <= value <= about["max"]:
         raise RequestError(name, f"{value} is out of range; give {about['min']} to {about['max']}")
+
+
+def timing_of(job: Job) -> Timing:
+    """The report of a run that has ended, as the timing nodes take it."""
+    return telemetry.to_wire(job.run.report)
 
 
 def locate(model_id: str, modules: Mapping[str, ModuleType] = sys.modules) -> str:

@@ -23,9 +23,9 @@ from crystools_pipelines.node_support import (
     model_id,
     real,
     seed,
+    timing_of,
     whole,
 )
-from crystools_tpu import telemetry
 
 EMBEDDINGS: Final = "COGVIDEOX_EMBEDDINGS"
 LATENTS: Final = "COGVIDEOX_LATENTS"
@@ -61,15 +61,15 @@ class CogVideoXTextEncoder(ModelNode):
 
         from crystools_pipelines.cogvideox.pipeline import encode_prompts, mesh_over
 
-        checkpoint, timing = checkpoint_at(model_id), Timing()
+        checkpoint = checkpoint_at(model_id)
         prompts = {"prompt": prompt, "negative_prompt": negative_prompt}
-        with self.job(checkpoint, mesh_over(devices(), checkpoint, 2), prompts, timing) as job:
+        with self.job(checkpoint, mesh_over(devices(), checkpoint, 2), prompts) as job:
             values = np.asarray(encode_prompts(job, [*prompts.values()]))
         first, second = (
             Embeddings(self.PIPELINE, checkpoint.location, text, values[[branch]])
             for branch, text in enumerate(prompts.values())
         )
-        return (first, second), timing
+        return (first, second), timing_of(job)
 
 
 class CogVideoXTPUSampler(ModelNode):
@@ -110,18 +110,18 @@ class CogVideoXTPUSampler(ModelNode):
 
         prompt, negative_prompt = (each.prompt for each in embeddings)
         request = CogVideoXRequest(prompt, negative_prompt, **settings)
-        checkpoint, timing = checkpoint_at(embeddings[0].location), Timing()
+        checkpoint = checkpoint_at(embeddings[0].location)
         prepared = prepare(request, checkpoint)
         for each in embeddings:
             check_origin("embeddings", each, self.PIPELINE)
             check_width("embeddings", each, checkpoint.config("transformer")["text_embed_dim"])
         branches = np.concatenate([each.values for each in embeddings][: request.branches])
         mesh = mesh_over(devices(num_devices), checkpoint, request.branches)
-        with self.job(checkpoint, mesh, params_of(request), timing) as job:
+        with self.job(checkpoint, mesh, params_of(request)) as job:
             values = np.asarray(denoise(job, request, prepared, branches))[:, request.padding_frames :]
         size = (request.height, request.width, request.num_frames)
         latents = Latents(self.PIPELINE, checkpoint.location, values, *size)
-        return latents, stage_text(telemetry.report_from_wire(timing)), timing
+        return latents, stage_text(job.run.report), timing_of(job)
 
 
 class CogVideoXTPUVAEDecoder(ModelNode):
@@ -142,10 +142,10 @@ class CogVideoXTPUVAEDecoder(ModelNode):
         from crystools_pipelines.cogvideox.pipeline import decode_latents, mesh_over
 
         check_origin("latents", latents, self.PIPELINE)
-        checkpoint, timing = checkpoint_at(latents.location), Timing()
-        with self.job(checkpoint, mesh_over(devices(), checkpoint, 2), latents.size, timing) as job:
+        checkpoint = checkpoint_at(latents.location)
+        with self.job(checkpoint, mesh_over(devices(), checkpoint, 2), latents.size) as job:
             frames = decode_latents(job, latents.values, padding_frames=0)
-        return torch.from_numpy(frames), fps, timing
+        return torch.from_numpy(frames), fps, timing_of(job)
 
 
 NODE_CLASS_MAPPINGS: Final = {

@@ -21,6 +21,7 @@ from crystools_pipelines.node_support import (
     model_id,
     real,
     seed,
+    timing_of,
     whole,
 )
 from crystools_pipelines.runtime.errors import RequestError
@@ -55,10 +56,10 @@ class FluxTPUTextEncoder(ModelNode):
 
         from crystools_pipelines.flux2.pipeline import encode_prompt, mesh_over
 
-        checkpoint, timing = checkpoint_at(model_id), Timing()
-        with self.job(checkpoint, mesh_over(devices(), checkpoint), {"prompt": prompt}, timing) as job:
+        checkpoint = checkpoint_at(model_id)
+        with self.job(checkpoint, mesh_over(devices(), checkpoint), {"prompt": prompt}) as job:
             values = np.asarray(encode_prompt(job, prompt))
-        return Embeddings(self.PIPELINE, checkpoint.location, prompt, values), timing
+        return Embeddings(self.PIPELINE, checkpoint.location, prompt, values), timing_of(job)
 
 
 class FluxTPUSampler(ModelNode):
@@ -96,15 +97,16 @@ class FluxTPUSampler(ModelNode):
         from crystools_pipelines.runtime.job import params_of
 
         request = Flux2Request(prompt_embeds.prompt, **settings)
-        checkpoint, timing = checkpoint_at(model_id), Timing()
+        checkpoint = checkpoint_at(model_id)
         scheduler = prepare(request, checkpoint)
         check_origin("prompt_embeds", prompt_embeds, self.PIPELINE)
         width = checkpoint.config("transformer")["joint_attention_dim"]
         check_width("prompt_embeds", prompt_embeds, width)
         mesh = mesh_over(devices(num_devices), checkpoint)
-        with self.job(checkpoint, mesh, params_of(request), timing) as job:
+        with self.job(checkpoint, mesh, params_of(request)) as job:
             values = np.asarray(denoise(job, request, scheduler, prompt_embeds.values))
-        return Latents(self.PIPELINE, checkpoint.location, values, request.height, request.width), timing
+        latents = Latents(self.PIPELINE, checkpoint.location, values, request.height, request.width)
+        return latents, timing_of(job)
 
 
 class FluxTPUVAEDecoder(ModelNode):
@@ -137,10 +139,10 @@ class FluxTPUVAEDecoder(ModelNode):
                     name, f"{size} is not that of the latents; give {made}, as the sampler had it"
                 )
         request = Flux2Request("", height, width)
-        checkpoint, timing = checkpoint_at(model_id), Timing()
-        with self.job(checkpoint, mesh_over(devices(), checkpoint), latents.size, timing) as job:
+        checkpoint = checkpoint_at(model_id)
+        with self.job(checkpoint, mesh_over(devices(), checkpoint), latents.size) as job:
             image = decode_latents(job, request.grid, latents.values)
-        return torch.from_numpy(image), timing
+        return torch.from_numpy(image), timing_of(job)
 
 
 NODE_CLASS_MAPPINGS: Final = {

@@ -22,6 +22,7 @@ from crystools_pipelines.node_support import (
     model_id,
     real,
     seed,
+    timing_of,
     whole,
 )
 from crystools_pipelines.wan21.request import Wan21Request, WanRequest
@@ -60,15 +61,15 @@ class Wan21TextEncoder(ModelNode):
 
         from crystools_pipelines.wan21.stages import encode_prompts, mesh_over
 
-        checkpoint, timing = checkpoint_at(model_id), Timing()
+        checkpoint = checkpoint_at(model_id)
         prompts = {"prompt": prompt, "negative_prompt": negative_prompt}
-        with self.job(checkpoint, mesh_over(devices(), checkpoint, 2), prompts, timing) as job:
+        with self.job(checkpoint, mesh_over(devices(), checkpoint, 2), prompts) as job:
             values = np.asarray(encode_prompts(job, [*prompts.values()]))
         first, second = (
             Embeddings(self.PIPELINE, checkpoint.location, text, values[[branch]])
             for branch, text in enumerate(prompts.values())
         )
-        return first, second, timing
+        return first, second, timing_of(job)
 
 
 class Wan21TPUSampler(ModelNode):
@@ -117,16 +118,16 @@ class Wan21TPUSampler(ModelNode):
         from crystools_pipelines.wan21.stages import Phase, denoise, mesh_over
 
         request = Wan21Request(prompt_embeds.prompt, negative_prompt_embeds.prompt, **settings)
-        checkpoint, timing = checkpoint_at(model_id), Timing()
+        checkpoint = checkpoint_at(model_id)
         scheduler = prepare(request, checkpoint)
         width = checkpoint.config("transformer")["text_dim"]
         embeddings = guided(self.PIPELINE, request.branches, width, prompt_embeds, negative_prompt_embeds)
         mesh = mesh_over(devices(num_devices), checkpoint, request.branches)
         phase = Phase("transformer", request.num_inference_steps, request.guidance_scale)
-        with self.job(checkpoint, mesh, params_of(request), timing) as job:
+        with self.job(checkpoint, mesh, params_of(request)) as job:
             values = np.asarray(denoise(job, request, scheduler, [phase], embeddings))
         latents = latents_of(self.PIPELINE, checkpoint.location, values, request)
-        return latents, request.num_frames, timing
+        return latents, request.num_frames, timing_of(job)
 
 
 class Wan21TPUVAEDecoder(ModelNode):
@@ -152,10 +153,10 @@ class Wan21TPUVAEDecoder(ModelNode):
         from crystools_pipelines.wan21.stages import decode_latents, mesh_over
 
         check_origin("latents", latents, self.PIPELINE)
-        checkpoint, timing = checkpoint_at(model_id), Timing()
-        with self.job(checkpoint, mesh_over(devices(), checkpoint, 2), latents.size, timing) as job:
+        checkpoint = checkpoint_at(model_id)
+        with self.job(checkpoint, mesh_over(devices(), checkpoint, 2), latents.size) as job:
             frames = decode_latents(job, latents.values)
-        return torch.from_numpy(frames), fps, timing
+        return torch.from_numpy(frames), fps, timing_of(job)
 
 
 def guided(

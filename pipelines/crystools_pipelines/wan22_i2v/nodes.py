@@ -18,6 +18,7 @@ from crystools_pipelines.node_support import (
     model_id,
     real,
     seed,
+    timing_of,
 )
 from crystools_pipelines.runtime.errors import RequestError
 from crystools_pipelines.wan21.nodes import (
@@ -84,11 +85,11 @@ class Wan22I2VImageEncoder(ModelNode):
 
         info = LatentInfo(height, width, num_frames, stretch(image, height, width))
         request = Wan22I2VRequest("", **vars(info))
-        checkpoint, timing = checkpoint_at(model_id), Timing()
+        checkpoint = checkpoint_at(model_id)
         size = params_of(info)
-        with self.job(checkpoint, mesh_over(devices(), checkpoint, 2), size, timing) as job:
+        with self.job(checkpoint, mesh_over(devices(), checkpoint, 2), size) as job:
             condition = encode_image(job, request.latent_shape, read_image(info.image, height, width))
-        return condition, info, timing
+        return condition, info, timing_of(job)
 
 
 def stretch(image: Any, height: int, width: int) -> NDArray[np.float32]:
@@ -164,17 +165,17 @@ class Wan22I2VTPUSampler(ModelNode):
 
         settings |= vars(latent_info)
         request = Wan22I2VRequest(prompt_embeds.prompt, negative_prompt_embeds.prompt, **settings)
-        checkpoint, timing = checkpoint_at(model_id), Timing()
+        checkpoint = checkpoint_at(model_id)
         prepared = prepare(request, checkpoint)
         width = checkpoint.config(prepared.phases[0].component)["text_dim"]
         embeddings = guided(self.PIPELINE, request.branches, width, prompt_embeds, negative_prompt_embeds)
         mesh = mesh_over(devices(num_devices), checkpoint, request.branches)
-        with self.job(checkpoint, mesh, params_of(request), timing) as job:
+        with self.job(checkpoint, mesh, params_of(request)) as job:
             values = np.asarray(
                 denoise(job, request, prepared.scheduler, prepared.phases, embeddings, condition)
             )
         latents = latents_of(self.PIPELINE, checkpoint.location, values, request)
-        return latents, request.num_frames, timing
+        return latents, request.num_frames, timing_of(job)
 
 
 class Wan22I2VTPUVAEDecoder(Wan21TPUVAEDecoder):
