@@ -289,7 +289,7 @@ def test_what_cannot_work_is_refused_before_anything_runs(comfyui: ComfyUI) -> N
 async def test_the_page_that_queued_a_prompt_sees_progress_and_cancel_stops_within_one_step(
     comfyui: ComfyUI,
 ) -> None:
-    prompt = comfyui.template("flux.2-tiny", num_inference_steps=100)
+    prompt = comfyui.template("wan2.1-t2v-tiny", num_inference_steps=100)
     texts: list[str] = []
     bars: list[tuple[int, int]] = []
     async with (
@@ -310,7 +310,7 @@ async def test_the_page_that_queued_a_prompt_sees_progress_and_cancel_stops_with
             told = json.loads(message.data)
             if told["type"] == "progress":
                 bars.append((told["data"]["value"], told["data"]["max"]))
-                if told["data"]["value"] == 10 and not cancelled:
+                if told["data"]["value"] >= 3 and not cancelled:
                     seen, cancelled = _steps(comfyui.runs()[0]), True
                     async with session.post(f"{comfyui.url}/interrupt"):
                         pass
@@ -318,11 +318,11 @@ async def test_the_page_that_queued_a_prompt_sees_progress_and_cancel_stops_with
                 break
             assert told["type"] not in ("execution_error", "execution_success"), told
     run = comfyui.runs()[0]
-    assert (run["pipeline"], run["status"]) == ("flux.2", "cancelled")
-    # Two steps may be on their way to the device; one begins before the word arrives.
-    assert 10 <= _steps(run) <= seen + 2 + 3, (seen, _steps(run))
+    assert (run["pipeline"], run["status"]) == ("wan2.1-t2v", "cancelled")
+    # Two steps may be on their way to the device, and one begins before the word arrives.
+    assert 3 <= _steps(run) <= seen + 3, (seen, _steps(run))
     assert bars[-1][1] == 100
-    assert any(text.startswith("denoise transformer: step 5/100, ") and " s to go" in text for text in texts)
+    assert any(text.startswith("denoise transformer: step 3/100, ") and " s to go" in text for text in texts)
 
 
 def _steps(run: dict[str, Any]) -> int:
@@ -345,4 +345,4 @@ def test_twenty_generations_with_switches_of_model_grow_neither_memory_nor_threa
     (mebibytes, threads, files), *later = seen[2 * len(TINY) - 1 :]
     assert max(use[0] for use in later) < 1.05 * mebibytes
     assert max(use[1] for use in later) <= threads
-    assert max(use[2] for use in later) <= files
+    assert max(use[2] for use in later) <= files + 2  # a connection that is just being closed
