@@ -30,7 +30,7 @@ SHOW_ALL: Final = """() => {
   const boxes = graph.nodes.map(({ pos: [x, y], size: [w, h] }) => [x, y, x + w, y + h]);
   const [left, top] = [0, 1].map(i => Math.min(...boxes.map(box => box[i])) - 60);
   const [right, bottom] = [2, 3].map(i => Math.max(...boxes.map(box => box[i])) + 60);
-  canvas.ds.scale = Math.min(1500 / (right - left), 800 / (bottom - top));
+  canvas.ds.scale = Math.min(1400 / (right - left), 800 / (bottom - top));
   canvas.ds.offset[0] = 80 / canvas.ds.scale - left;
   canvas.ds.offset[1] = 60 / canvas.ds.scale - top;
   canvas.setDirty(true, true);

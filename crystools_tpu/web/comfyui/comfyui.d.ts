@@ -13,10 +13,19 @@ export interface SettingDefinition {
   type: (name: string, setter: (value: unknown) => void, value: unknown) => HTMLElement;
 }
 
+/** A node as `/object_info` has it. */
+export interface NodeDefinition {
+  category?: string;
+  output?: (string | string[])[];
+  output_name?: string[];
+}
+
 export interface Extension {
   name: string;
   settings: SettingDefinition[];
   setup(): void;
+  /** Is given all nodes before any is registered, and may change them. */
+  addCustomNodeDefs(definitions: Record<string, NodeDefinition>): void;
 }
 
 export interface ToastMessage {
