@@ -66,6 +66,7 @@ NODES: Final = (
         for name, class_ in NODE_CLASS_MAPPINGS.items()
         if name.endswith("VAEDecoder")
     ),
+    node("TPUTimingReport", "crystools-tpu/timing", {}, outputs_of(NODE_CLASS_MAPPINGS["TPUTimingReport"])),
     node("AnotherPacksDecoder", "another", {}, {"frames": "IMAGE", "fps": "INT"}),
 )
 ANSWERS: Final[dict[str, Any]] = {

@@ -274,6 +274,21 @@ def test_a_decoders_fps_can_be_wired_into_comfyuis_create_video(tab: Tab, decode
     assert tab.page.evaluate(WIRE_FPS, "AnotherPacksDecoder") is False
 
 
+def test_the_timing_report_is_shown_on_its_node_and_not_saved_with_it(tab: Tab) -> None:
+    saved = tab.page.evaluate(
+        """() => {
+          const node = window.reportNode = LiteGraph.createNode("TPUTimingReport");
+          node.pos = [200, 200];
+          comfyAPI.app.app.graph.add(node);
+          node.onExecuted({ text: ["denoise transformer  227.1"] });
+          return node.serialize().widgets_values ?? [];
+        }"""
+    )
+    assert "denoise" not in json.dumps(saved)
+    expect(tab.page.get_by_text("denoise transformer  227.1")).to_be_visible()
+    tab.page.evaluate("() => comfyAPI.app.app.graph.remove(window.reportNode)")
+
+
 def test_it_survives_changes_of_the_menus_mode(tab: Tab) -> None:
     for mode, place in (("Disabled", "list"), ("Top", "menu"), ("Disabled", "list"), ("Top", "menu")):
         tab.manager(f"setting.set('Comfy.UseNewMenu', '{mode}')")

@@ -4,7 +4,7 @@
  *
  * @import { ConnectionState } from "../client.js"
  * @import { ServerMessage } from "../wire.js"
- * @import { Api, App, NodeDefinition } from "./comfyui.js"
+ * @import { Api, App } from "./comfyui.js"
  */
 
 import { METRIC_FIELDS } from "../bar-readings.js";
@@ -13,6 +13,7 @@ import { Bar } from "../components/bar.js";
 import { Store } from "../store.js";
 import theme from "../theme.css" with { type: "css" };
 import colours from "./comfyui.css" with { type: "css" };
+import { letRatesIntoVideos, showReport } from "./nodes.js";
 import { keepInPlace } from "./place.js";
 import { Preferences } from "./preferences.js";
 import { settingDefinitions } from "./settings.js";
@@ -36,19 +37,8 @@ export function start(app, api) {
     settings: settingDefinitions(preferences, store),
     setup: () => setUp(app, base, preferences, store),
     addCustomNodeDefs: letRatesIntoVideos,
+    nodeCreated: showReport,
   });
-}
-
-/**
- * A decoder's `fps` is an INT, ComfyUI's own CreateVideo takes a FLOAT: without this, one could not wire them.
- *
- * @param {Record<string, NodeDefinition>} definitions
- */
-function letRatesIntoVideos(definitions) {
-  for (const { category, output, output_name } of Object.values(definitions)) {
-    const place = output_name?.indexOf("fps") ?? -1;
-    if (category?.startsWith("crystools-tpu/") && output?.[place] === "INT") output[place] = "INT,FLOAT";
-  }
 }
 
 /** @param {App} app @param {URL} base @param {Preferences} preferences @param {Store} store */
