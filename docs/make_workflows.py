@@ -1,6 +1,7 @@
 """Writes `example_workflows/`: for each model one workflow of full size, and one for its tiny checkpoint.
 
-With the address of a running ComfyUI it takes a picture of each in its page, too:
+With the address of a running ComfyUI, which has the tiny checkpoints where docs/nodes.md puts them, it takes
+a picture of each in its page, too, of the tiny ones after a run:
 
     python docs/make_workflows.py [http://127.0.0.1:8188]
 """
@@ -22,6 +23,7 @@ FOLDER: Final = ROOT / "example_workflows"
 CHROMIUM: Final = "/usr/bin/chromium"
 SETTLE_MILLISECONDS: Final = 2500
 CANVAS: Final = {"x": 60, "y": 50, "width": 1536, "height": 840}
+REPORTED: Final = "() => document.querySelector('.crystools-report')?.textContent"
 SHOW_ALL: Final = """() => {
   const { app } = window;
   const { canvas, graph } = app;
@@ -296,6 +298,9 @@ def take_pictures(url: str) -> None:
         for file in sorted(FOLDER.glob("*.json")):
             page.evaluate("saved => window.app.loadGraphData(saved)", json.loads(file.read_text()))
             page.evaluate(SHOW_ALL)
+            if file.stem.endswith("-tiny"):
+                page.evaluate("() => window.app.queuePrompt(0)")
+                page.wait_for_function(REPORTED, timeout=300_000)
             page.wait_for_timeout(SETTLE_MILLISECONDS)
             picture = Image.open(io.BytesIO(page.screenshot(clip=CANVAS)))
             picture.convert("RGB").resize((1024, 560)).save(file.with_suffix(".jpg"), quality=85)
