@@ -1,8 +1,10 @@
-"""Eight virtual CPU devices for every test that uses jax; and a skipped test is never overlooked."""
+"""Eight virtual CPU devices for every test that uses jax, tiny checkpoints; no skipped test is overlooked."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -19,3 +21,47 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     if skipped:
         reporter.write_line(f"\n{len(skipped)} tests were skipped, which CI does not allow", red=True)
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+@pytest.fixture(scope="session")
+def compile_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Compiles are quick, kept for the session, and not in the home."""
+    import jax
+
+    jax.config.update("jax_disable_most_optimizations", True)
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("jax-cache")))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    yield
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 1)
+    jax.config.update("jax_compilation_cache_dir", None)
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+def tiny(model: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from crystools_pipelines.tiny import write_tiny_checkpoint
+
+    return write_tiny_checkpoint(model, tmp_path_factory.mktemp("checkpoints") / model)
+
+
+@pytest.fixture(scope="session")
+def tiny_wan21(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the tiny Wan2.1 checkpoint."""
+    return tiny("wan2.1-t2v", tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def tiny_wan22_i2v(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the tiny Wan2.2 image-to-video checkpoint."""
+    return tiny("wan2.2-i2v", tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def tiny_cogvideox(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the tiny CogVideoX checkpoint."""
+    return tiny("cogvideox-t2v", tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def tiny_flux2(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the tiny FLUX.2 checkpoint."""
+    return tiny("flux.2", tmp_path_factory)

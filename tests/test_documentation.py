@@ -49,9 +49,18 @@ def test_every_setting_is_documented() -> None:
         assert f"| `{field.name}` |" in DOCS["server.md"]
 
 
-def test_every_node_is_documented() -> None:
-    for name in NODE_CLASS_MAPPINGS:
-        assert f"| `{name}` |" in DOCS["comfyui.md"]
+def test_every_node_is_documented_with_its_inputs_and_outputs_and_no_other() -> None:
+    documented = {}
+    for line in DOCS["nodes.md"].splitlines():
+        if line.startswith("| `"):
+            names, inputs, outputs = line.strip("|").split("|")
+            for name in re.findall(r"`(\w+)`", names):
+                documented[name] = (set(re.findall(r"`(\w+)`", inputs)), tuple(outputs.strip().split(", ")))
+    nodes = {}
+    for name, node in NODE_CLASS_MAPPINGS.items():
+        types = node.INPUT_TYPES()
+        nodes[name] = ({*types["required"], *types.get("optional", {})}, tuple(node.RETURN_NAMES))
+    assert documented == nodes
 
 
 def test_every_setting_in_comfyui_is_documented_and_no_other() -> None:

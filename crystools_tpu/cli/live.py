@@ -18,7 +18,7 @@ from rich.progress import (
     TimeElapsedColumn,
 )
 
-from crystools_tpu.stage_table import percent, stage_label
+from crystools_tpu.stage_table import stage_label, step_note
 from crystools_tpu.telemetry import (
     Bus,
     CompileFinished,
@@ -119,18 +119,6 @@ class PlainLines:
 
     def _print(self, line: str) -> None:
         self._console.print(line, markup=False, highlight=False)
-
-
-def step_note(event: StepFinished) -> str:
-    """`1.23 s/step, 40 s to go, MFU 39.1%`; a compile or a NaN is said."""
-    parts = [f"{event.record.seconds:.3f} s" + (" (with compile)" if event.record.compiled else "")]
-    if event.eta_seconds is not None:
-        parts.append(f"{event.eta_seconds:.1f} s to go")
-    if event.mfu is not None:
-        parts.append(f"MFU {percent(event.mfu)}")
-    if event.record.finite is False:
-        parts.append("NOT FINITE")
-    return ", ".join(parts)
 
 
 def stage_note(report: StageReport) -> str:

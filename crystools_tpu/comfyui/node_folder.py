@@ -1,4 +1,7 @@
-"""The node pack of who installed with pip: a folder in `custom_nodes/` that imports the installed package."""
+"""The node pack of who installed with pip: a folder in `custom_nodes/` that imports the installed package.
+
+Its workflows are copies: ComfyUI shows as Templates what lies in the folder itself.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from typing import Final
 
 NAME: Final = "crystools-tpu"
 
+_WORKFLOWS: Final = "example_workflows"
 _MARK: Final = "Written by `crystools-tpu comfyui install`"
 
 _INIT: Final = f'''"""{_MARK}, taken away by `crystools-tpu comfyui remove`."""
@@ -40,6 +44,7 @@ def install(comfyui: Path) -> Path:
     folder = _folder_of_ours(comfyui)
     folder.mkdir(exist_ok=True)
     (folder / "__init__.py").write_text(_INIT)
+    shutil.copytree(_workflows(), folder / _WORKFLOWS, dirs_exist_ok=True)
     return folder
 
 
@@ -61,6 +66,12 @@ def _folder_of_ours(comfyui: Path) -> Path:
     if folder.is_symlink() or (folder.exists() and _MARK not in _text(folder / "__init__.py")):
         raise NodeFolderError(f"{folder} was not written by `install` (a clone needs none): it is left alone")
     return folder
+
+
+def _workflows() -> Path:
+    """Where a wheel puts them, or where they are in a checkout."""
+    packed = Path(__file__).with_name(_WORKFLOWS)
+    return packed if packed.is_dir() else Path(__file__).parents[2] / _WORKFLOWS
 
 
 def _text(path: Path) -> str:

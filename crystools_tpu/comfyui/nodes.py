@@ -9,13 +9,19 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
+from crystools_tpu.comfyui.progress import shown
 from crystools_tpu.comfyui.timing_nodes import TPUTimingPlot, TPUTimingReport
 
 Node: TypeAlias = type[Any]
 
-MODEL_NODES: Final[tuple[str, ...]] = ()
-"""The modules with the models' nodes, as `crystools_pipelines.wan21.nodes`. Each has `NODE_CLASS_MAPPINGS`
-and `NODE_DISPLAY_NAME_MAPPINGS`, and imports jax, torch and diffusers in the nodes' functions alone."""
+MODEL_NODES: Final = (
+    "crystools_pipelines.cogvideox.nodes",
+    "crystools_pipelines.wan21.nodes",
+    "crystools_pipelines.wan22_i2v.nodes",
+    "crystools_pipelines.flux2.nodes",
+)
+"""The modules with the models' nodes. Each has `NODE_CLASS_MAPPINGS` and `NODE_DISPLAY_NAME_MAPPINGS`, and
+imports jax, torch and diffusers in the nodes' functions alone."""
 
 _REQUIREMENTS: Final = Path(__file__).parents[2] / "requirements.txt"
 
@@ -38,16 +44,17 @@ def adapted(node: Node) -> Node:
     """The node as ComfyUI may run it.
 
     ComfyUI runs nodes in torch's inference mode, in which torchax meets operators whole (dropout) that it has
-    no lowering for: the function runs outside of it. A package that it lacks is a MissingPackageError.
+    no lowering for: the function runs outside of it. A package that it lacks is a MissingPackageError. A node
+    that asks for `unique_id` has its progress shown, and calls `self.on_step` after each step.
     """
     function = getattr(node, node.FUNCTION)
 
     @functools.wraps(function)
-    def execute(self: Any, *args: Any, **inputs: Any) -> Any:
+    def execute(self: Any, *args: Any, unique_id: str | None = None, **inputs: Any) -> Any:
         try:
             import torch
 
-            with torch.inference_mode(False):
+            with torch.inference_mode(False), shown(unique_id) as self.on_step:
                 return function(self, *args, **inputs)
         except ModuleNotFoundError as error:
             package = (error.name or "").partition(".")[0]

@@ -6,7 +6,6 @@ model has one as its last output.
 
 from __future__ import annotations
 
-import io
 import json
 from typing import Any, ClassVar, Final
 
@@ -17,7 +16,6 @@ TIMING: Final = "TPU_TIMING"
 MAX_TIMINGS: Final = 8
 
 _CATEGORY: Final = "crystools-tpu/timing"
-_TEXT_COLUMNS: Final = 96
 
 
 def _timing_inputs() -> dict[str, tuple[str, dict[str, str]]]:
@@ -43,19 +41,13 @@ def reports_of(timings: dict[str, Any]) -> list[RunReport]:
 
 def summary_of(reports: list[RunReport]) -> str:
     """A table of stages for each run, in lines of 96 characters at most, and the total of several."""
-    from rich.console import Console
+    from crystools_tpu.stage_table import stage_text
 
-    from crystools_tpu.stage_table import stage_table
-
-    console = Console(file=io.StringIO(), width=_TEXT_COLUMNS, color_system=None, force_terminal=False)
-    with console.capture() as captured:
-        for report in reports:
-            console.print(stage_table(report))
-    lines = [line.rstrip() for line in captured.get().splitlines()]
+    lines = [stage_text(report) for report in reports]
     seconds = [report.total_seconds for report in reports if report.total_seconds is not None]
     if len(reports) > 1 and len(seconds) == len(reports):
         lines += ["", f"{sum(seconds):.2f} s in {len(reports)} runs together"]
-    return "\n".join(lines).strip("\n")
+    return "\n".join(lines)
 
 
 class TPUTimingReport:

@@ -39,7 +39,9 @@ def test_install_twice_is_install_once_and_remove_takes_all_of_it_away(
     for _ in range(2):
         assert main(["comfyui", "install", str(comfyui)]) == 0
     folder = comfyui / "custom_nodes" / "crystools-tpu"
-    assert [path.name for path in folder.iterdir()] == ["__init__.py"]
+    assert {path.name for path in folder.iterdir()} == {"__init__.py", "example_workflows"}
+    templates = [path.name for path in (folder / "example_workflows").iterdir()]
+    assert sorted(templates) == sorted(path.name for path in (ROOT / "example_workflows").iterdir())
     assert main(["comfyui", "remove", str(comfyui)]) == 0
     assert list((comfyui / "custom_nodes").iterdir()) == []
     assert capsys.readouterr().out.splitlines()[-1] == f"removed {folder}; restart ComfyUI"
@@ -109,6 +111,7 @@ def test_a_published_zip_is_a_node_pack_and_no_more(tmp_path: Path) -> None:
         "__init__.py",
         "requirements.txt",
         "pyproject.toml",
+        "example_workflows",
     }
     assert not {Path(name).parts[0] for name in published} & {"tests", "benchmarks", ".ci", "package.json"}
     loaded = load([folder])

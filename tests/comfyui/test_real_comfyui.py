@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -16,17 +17,27 @@ from pathlib import Path
 from typing import Any, Final
 
 import aiohttp
+import psutil
 import pytest
+from PIL import Image
 
 from crystools_tpu.comfyui.nodes import NODE_CLASS_MAPPINGS
 
 from .conftest import COMFYUI_DIR
 from .test_door import ROOT
+from .workflows import prompt_of
 
 pytestmark = pytest.mark.real_comfyui
 
 CLONE: Final = "my-renamed.clone"
 PATIENCE_SECONDS: Final = 180.0
+TINY: Final = {
+    "cogvideox-t2v": "tiny-cogvideox",
+    "wan2.1-t2v": "tiny-wan2.1",
+    "wan2.2-i2v": "tiny-wan2.2",
+    "flux.2": "tiny-flux.2",
+}
+ROUNDS: Final = 20
 COMFYUIS_OWN: Final = {
     "status",
     "execution_start",
@@ -45,6 +56,7 @@ class ComfyUI:
     url: str
     log_file: Path
     checkpoint: Path
+    process_id: int = 0
     seeds: Iterator[int] = field(default_factory=lambda: iter(range(1000)))
 
     @property
@@ -73,14 +85,32 @@ class ComfyUI:
             "4": {"class_type": "PreviewImage", "inputs": {"images": ["3", 0]}},
         }
 
+    def template(self, name: str, **inputs: Any) -> dict[str, Any]:
+        """The prompt of one of our templates, with another seed, and these inputs where a node has them."""
+        saved = json.loads((ROOT / "example_workflows" / f"{name}.json").read_text())
+        prompt = prompt_of(saved, self.get("/object_info"))
+        changed = {"seed": next(self.seeds), **inputs}
+        for node in prompt.values():
+            node["inputs"] |= {key: value for key, value in changed.items() if key in node["inputs"]}
+        return prompt
+
     def run(self, workflow: dict[str, Any]) -> dict[str, Any]:
         """The outputs of a prompt, by node."""
-        prompt_id = self.post("/prompt", {"prompt": workflow})["prompt_id"]
-        wait_for(lambda: prompt_id in self.get(f"/history/{prompt_id}"), "the prompt")
-        entry = self.get(f"/history/{prompt_id}")[prompt_id]
+        entry = self.wait(self.post("/prompt", {"prompt": workflow})["prompt_id"])
         assert entry["status"]["status_str"] == "success", entry["status"]
         outputs: dict[str, Any] = entry["outputs"]
         return outputs
+
+    def wait(self, prompt_id: str) -> dict[str, Any]:
+        """How the prompt ended."""
+        wait_for(lambda: prompt_id in self.get(f"/history/{prompt_id}"), "the prompt")
+        entry: dict[str, Any] = self.get(f"/history/{prompt_id}")[prompt_id]
+        return entry
+
+    def runs(self) -> list[dict[str, Any]]:
+        """The reports of the pipelines' runs, newest first."""
+        reports: list[dict[str, Any]] = self.get("/crystools-tpu/api/runs")["runs"]
+        return reports
 
 
 def wait_for(condition: Any, what: str) -> None:
@@ -106,19 +136,24 @@ def comfyui(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComfyUI]:
     packs.mkdir()
     (packs / CLONE).symlink_to(ROOT)
     (packs / "test-pack").symlink_to(Path(__file__).with_name("pack"))
+    for model, name in TINY.items():
+        write_tiny_checkpoint(model, base / "models" / "diffusers" / name)
+    (base / "input").mkdir()
+    Image.new("RGB", (64, 48), "green").save(base / "input" / "example.png")
     port = free_port()
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     environment |= {"JAX_PLATFORMS": "cpu", "JAX_COMPILATION_CACHE_DIR": str(base / "jax")}
     python = os.environ.get("COMFYUI_PYTHON", sys.executable)
     command = [python, "main.py", "--cpu", "--port", str(port), "--base-directory", str(base)]
     running = ComfyUI(
-        f"http://127.0.0.1:{port}", base / "log", write_tiny_checkpoint("wan2.1-t2v", base / "tiny")
+        f"http://127.0.0.1:{port}", base / "log", base / "models" / "diffusers" / TINY["wan2.1-t2v"]
     )
     with running.log_file.open("w") as log:
         process = subprocess.Popen(command, cwd=COMFYUI_DIR, env=environment, stdout=log, stderr=log)
     try:
         wait_for(lambda: "To see the GUI go to" in running.log or process.poll() is not None, "the start")
         assert process.poll() is None, running.log
+        running.process_id = process.pid
         yield running
     finally:
         process.kill()
@@ -225,3 +260,89 @@ async def test_system_stats_answers_at_once_while_a_generation_runs_and_a_source
     comfyui.post("/test/resume")
     seconds.sort()
     assert seconds[int(0.99 * len(seconds))] < 0.1, f"of {len(seconds)}: {seconds[-10:]}"
+
+
+@pytest.mark.parametrize("model", TINY)
+def test_the_small_template_of_each_model_makes_its_file(comfyui: ComfyUI, model: str) -> None:
+    outputs = comfyui.run(comfyui.template(f"{model}-tiny"))
+    (file,) = (entry for output in outputs.values() for entry in output.get("images", []))
+    assert file["filename"].startswith(TINY[model])
+    view = f"{comfyui.url}/view?filename={file['filename']}&type=output&subfolder={file['subfolder']}"
+    with urllib.request.urlopen(view) as answer:
+        start = answer.read(8)
+    assert start == b"\x89PNG\r\n\x1a\n" if model == "flux.2" else start[4:] == b"ftyp"
+    (summary,) = next(output["text"] for output in outputs.values() if "text" in output)
+    nodes = 4 if model == "wan2.2-i2v" else 3
+    newest = comfyui.runs()[:nodes]
+    assert {(run["pipeline"], run["status"]) for run in newest} == {(model, "succeeded")}
+    assert len({run["params"]["node"] for run in newest}) == nodes
+    assert summary.count(f"{model} succeeded") == nodes
+
+
+def test_what_cannot_work_is_refused_before_anything_runs(comfyui: ComfyUI) -> None:
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        comfyui.run(comfyui.template("wan2.1-t2v-tiny", num_frames=18))
+    assert refused.value.code == 400
+    assert "num_frames: 18 is not of the form 4n+1; 17 or 21 would do" in refused.value.read().decode()
+
+
+async def test_the_page_that_queued_a_prompt_sees_progress_and_cancel_stops_within_one_step(
+    comfyui: ComfyUI,
+) -> None:
+    prompt = comfyui.template("wan2.1-t2v-tiny", num_inference_steps=100)
+    texts: list[str] = []
+    bars: list[tuple[int, int]] = []
+    async with (
+        aiohttp.ClientSession() as session,
+        session.ws_connect(comfyui.url.replace("http", "ws") + "/ws?clientId=page") as page,
+    ):
+        async with session.post(
+            f"{comfyui.url}/prompt", json={"prompt": prompt, "client_id": "page"}
+        ) as answer:
+            assert answer.status == 200
+        seen, cancelled = 0, False
+        while True:
+            message = await page.receive(timeout=PATIENCE_SECONDS)
+            if message.type is aiohttp.WSMsgType.BINARY:
+                length = int.from_bytes(message.data[4:8])
+                texts.append(message.data[8 + length :].decode())
+                continue
+            told = json.loads(message.data)
+            if told["type"] == "progress":
+                bars.append((told["data"]["value"], told["data"]["max"]))
+                if told["data"]["value"] >= 3 and not cancelled:
+                    seen, cancelled = _steps(comfyui.runs()[0]), True
+                    async with session.post(f"{comfyui.url}/interrupt"):
+                        pass
+            if told["type"] == "execution_interrupted":
+                break
+            assert told["type"] not in ("execution_error", "execution_success"), told
+    run = comfyui.runs()[0]
+    assert (run["pipeline"], run["status"]) == ("wan2.1-t2v", "cancelled")
+    # Two steps may be on their way to the device, and one begins before the word arrives.
+    assert 3 <= _steps(run) <= seen + 3, (seen, _steps(run))
+    assert bars[-1][1] == 100
+    assert any(text.startswith("denoise transformer: step 3/100, ") and " s to go" in text for text in texts)
+
+
+def _steps(run: dict[str, Any]) -> int:
+    return sum(len(stage["steps"]) for stage in run["stages"])
+
+
+@pytest.mark.timeout(1800)
+def test_twenty_generations_with_switches_of_model_grow_neither_memory_nor_threads_nor_files(
+    comfyui: ComfyUI, capsys: pytest.CaptureFixture[str]
+) -> None:
+    process = psutil.Process(comfyui.process_id)
+    seen: list[tuple[int, int, int]] = []
+    for number in range(ROUNDS):
+        model = list(TINY)[number % len(TINY)]
+        comfyui.run(comfyui.template(f"{model}-tiny", num_inference_steps=1))
+        seen.append((process.memory_info().rss >> 20, process.num_threads(), process.num_fds()))
+    with capsys.disabled():
+        print("\nMiB, threads, files after each generation:", *seen)
+    # By then each model has run twice, and everything that stays is there.
+    (mebibytes, threads, files), *later = seen[2 * len(TINY) - 1 :]
+    assert max(use[0] for use in later) < 1.05 * mebibytes
+    assert max(use[1] for use in later) <= threads
+    assert max(use[2] for use in later) <= files + 2  # a connection that is just being closed

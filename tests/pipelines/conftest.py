@@ -1,12 +1,11 @@
-"""One tiny checkpoint for all tests, one place for compiles, and diffusers' answer to the same request."""
+"""Diffusers' answer to the same request."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 import pytest
 import torch
@@ -15,7 +14,6 @@ from diffusers.utils import load_image
 from numpy.typing import NDArray
 
 from crystools_pipelines.cogvideox.request import CogVideoXRequest
-from crystools_pipelines.tiny import write_tiny_checkpoint
 from crystools_pipelines.wan21.request import Wan21Request, WanRequest
 from crystools_pipelines.wan22_i2v.request import Wan22I2VRequest
 
@@ -24,28 +22,9 @@ Reference = Callable[[Wan21Request], Answer]
 ImageReference = Callable[[Wan22I2VRequest], Answer]
 
 
-@pytest.fixture(scope="session")
-def tiny_wan21(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of the tiny Wan2.1 checkpoint."""
-    return write_tiny_checkpoint("wan2.1-t2v", tmp_path_factory.mktemp("checkpoints") / "wan21")
-
-
-@pytest.fixture(scope="session")
-def tiny_wan22_i2v(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of the tiny Wan2.2 image-to-video checkpoint."""
-    return write_tiny_checkpoint("wan2.2-i2v", tmp_path_factory.mktemp("checkpoints") / "wan22")
-
-
 @pytest.fixture(scope="session", autouse=True)
-def compile_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Compiles are quick, kept for the session, and not in the home."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("jax-cache")))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
-    yield
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 1)
-    jax.config.update("jax_compilation_cache_dir", None)
-    jax.config.update("jax_disable_most_optimizations", False)
+def quick(compile_cache: None) -> None:
+    """Every test of the pipelines compiles."""
 
 
 @pytest.fixture(scope="session")
@@ -105,12 +84,6 @@ def answer(pipeline: Any, request: WanRequest, **others: Any) -> Answer:
         **others,
     ).frames[0]
     return kept["latents"].numpy(), frames
-
-
-@pytest.fixture(scope="session")
-def tiny_cogvideox(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of the tiny CogVideoX checkpoint."""
-    return write_tiny_checkpoint("cogvideox-t2v", tmp_path_factory.mktemp("checkpoints") / "cogvideox")
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,7 @@
 """A stand-in for ComfyUI's server, and for nothing else: the real frontend, and our real routes, are in it.
 
 It answers what the frontend asks before it shows its menu, as ComfyUI's server.py does for a user without
-workflows, models or nodes, and serves our extension's folder as `custom_nodes` are served.
+workflows or models and with few nodes, and serves our extension's folder as `custom_nodes` are served.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 from aiohttp import web
 
-from crystools_tpu.comfyui import WEB_DIRECTORY
+from crystools_tpu.comfyui import NODE_CLASS_MAPPINGS, WEB_DIRECTORY
 from crystools_tpu.monitor import Monitor
 from crystools_tpu.server import PREFIX, mount
 from tests.web.scenes import Scene
@@ -35,9 +35,43 @@ SYSTEM: Final = {
     "embedded_python": False,
     "argv": ["main.py", "--cpu"],
 }
+
+
+def node(name: str, category: str, inputs: dict[str, str], outputs: dict[str, str]) -> dict[str, Any]:
+    """A node as `/object_info` has it; inputs and outputs by name, with their types."""
+    return {
+        "input": {"required": {input_: [type_, {}] for input_, type_ in inputs.items()}},
+        "input_order": {"required": list(inputs)},
+        "output": list(outputs.values()),
+        "output_is_list": [False] * len(outputs),
+        "output_name": list(outputs),
+        "name": name,
+        "display_name": name,
+        "description": "",
+        "python_module": "nodes",
+        "category": category,
+        "output_node": False,
+    }
+
+
+def outputs_of(class_: type[Any]) -> dict[str, str]:
+    """The names and types of a node's outputs."""
+    return dict(zip(class_.RETURN_NAMES, class_.RETURN_TYPES, strict=True))
+
+
+NODES: Final = (
+    node("CreateVideo", "image/video", {"images": "IMAGE", "fps": "FLOAT"}, {"VIDEO": "VIDEO"}),
+    *(
+        node(name, class_.CATEGORY, {}, outputs_of(class_))
+        for name, class_ in NODE_CLASS_MAPPINGS.items()
+        if name.endswith("VAEDecoder")
+    ),
+    node("TPUTimingReport", "crystools-tpu/timing", {}, outputs_of(NODE_CLASS_MAPPINGS["TPUTimingReport"])),
+    node("AnotherPacksDecoder", "another", {}, {"frames": "IMAGE", "fps": "INT"}),
+)
 ANSWERS: Final[dict[str, Any]] = {
     "users": {"storage": "server", "migrated": True},
-    "object_info": {},
+    "object_info": {each["name"]: each for each in NODES},
     "system_stats": {"system": SYSTEM, "devices": []},
     "queue": {"queue_running": [], "queue_pending": []},
     "history": {},

@@ -27,6 +27,14 @@ OURS = re.compile("crystools", re.IGNORECASE)
 MANAGER = "comfyAPI.app.app.extensionManager"
 STORAGE_KEY = "crystools-tpu.comfyui"
 TEST_INTERVAL_SECONDS = 0.25
+WIRE_FPS = """(type) => {
+  const { LiteGraph } = window, { graph } = comfyAPI.app.app;
+  const [decoder, video] = [type, "CreateVideo"].map(name => LiteGraph.createNode(name));
+  for (const node of [decoder, video]) graph.add(node);
+  const link = decoder.connect(1, video, video.inputs.findIndex(input => input.name === "fps"));
+  for (const node of [decoder, video]) graph.remove(node);
+  return Boolean(link);
+}"""
 
 
 @dataclass
@@ -257,6 +265,28 @@ def test_the_bar_follows_the_running_stage(tab: Tab) -> None:
             "title", re.compile("^wan2.1-t2v: Denoise\nMFU of the latest step 39%\n")
         )
     expect(run).to_be_hidden()
+
+
+@pytest.mark.parametrize("decoder", ["CogVideoXTPUVAEDecoder", "Wan21TPUVAEDecoder", "Wan22I2VTPUVAEDecoder"])
+def test_a_decoders_fps_can_be_wired_into_comfyuis_create_video(tab: Tab, decoder: str) -> None:
+    """An INT into a FLOAT, which the frontend forbids."""
+    assert tab.page.evaluate(WIRE_FPS, decoder) is True
+    assert tab.page.evaluate(WIRE_FPS, "AnotherPacksDecoder") is False
+
+
+def test_the_timing_report_is_shown_on_its_node_and_not_saved_with_it(tab: Tab) -> None:
+    saved = tab.page.evaluate(
+        """() => {
+          const node = window.reportNode = LiteGraph.createNode("TPUTimingReport");
+          node.pos = [200, 200];
+          comfyAPI.app.app.graph.add(node);
+          node.onExecuted({ text: ["denoise transformer  227.1"] });
+          return node.serialize().widgets_values ?? [];
+        }"""
+    )
+    assert "denoise" not in json.dumps(saved)
+    expect(tab.page.get_by_text("denoise transformer  227.1")).to_be_visible()
+    tab.page.evaluate("() => comfyAPI.app.app.graph.remove(window.reportNode)")
 
 
 def test_it_survives_changes_of_the_menus_mode(tab: Tab) -> None:

@@ -13,10 +13,32 @@ export interface SettingDefinition {
   type: (name: string, setter: (value: unknown) => void, value: unknown) => HTMLElement;
 }
 
+/** A node as `/object_info` has it. */
+export interface NodeDefinition {
+  category?: string;
+  output?: (string | string[])[];
+  output_name?: string[];
+}
+
+/** A node on the canvas. */
+export interface GraphNode {
+  comfyClass?: string;
+  addDOMWidget?(
+    name: string,
+    type: string,
+    element: HTMLElement,
+    options: { serialize: boolean },
+  ): { serialize?: boolean };
+  onExecuted?(output: { text?: string[] }): void;
+}
+
 export interface Extension {
   name: string;
   settings: SettingDefinition[];
   setup(): void;
+  /** Is given all nodes before any is registered, and may change them. */
+  addCustomNodeDefs(definitions: Record<string, NodeDefinition>): void;
+  nodeCreated(node: GraphNode): void;
 }
 
 export interface ToastMessage {

@@ -13,6 +13,7 @@ import { Bar } from "../components/bar.js";
 import { Store } from "../store.js";
 import theme from "../theme.css" with { type: "css" };
 import colours from "./comfyui.css" with { type: "css" };
+import { letRatesIntoVideos, showReport } from "./nodes.js";
 import { keepInPlace } from "./place.js";
 import { Preferences } from "./preferences.js";
 import { settingDefinitions } from "./settings.js";
@@ -35,6 +36,8 @@ export function start(app, api) {
     name: "crystools-tpu",
     settings: settingDefinitions(preferences, store),
     setup: () => setUp(app, base, preferences, store),
+    addCustomNodeDefs: letRatesIntoVideos,
+    nodeCreated: showReport,
   });
 }
 

@@ -25,6 +25,7 @@ from crystools_pipelines.cogvideox.vae import build_decoder, decoding_turns
 from crystools_pipelines.runtime import layout, t5
 from crystools_pipelines.runtime.checkpoint import Checkpoint
 from crystools_pipelines.runtime.job import (
+    AnyArray,
     Generation,
     Job,
     check_output,
@@ -131,7 +132,7 @@ def encode_prompts(job: Job, prompts: list[str]) -> jax.Array:
     )
 
 
-def denoise(job: Job, request: CogVideoXRequest, prepared: Prepared, embeddings: jax.Array) -> jax.Array:
+def denoise(job: Job, request: CogVideoXRequest, prepared: Prepared, embeddings: AnyArray) -> jax.Array:
     """The final latents `[1, frames, channels, height, width]`, replicated; padding frames come first.
 
     `embeddings` are those of the guidance branches, the prompt's first.
@@ -157,7 +158,7 @@ def denoise(job: Job, request: CogVideoXRequest, prepared: Prepared, embeddings:
     return final
 
 
-def decode_latents(job: Job, latents: jax.Array, padding_frames: int) -> NDArray[np.float32]:
+def decode_latents(job: Job, latents: AnyArray, padding_frames: int) -> NDArray[np.float32]:
     """The video frames `[frames, height, width, 3]` in 0..1, on the host."""
     decoder = job.load("vae", build_decoder, sharding.VAE, dtype="float32")
     split = layout.pixels(job.mesh, latents.shape)

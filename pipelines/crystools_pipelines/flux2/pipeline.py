@@ -30,6 +30,7 @@ from crystools_pipelines.runtime.checkpoint import Checkpoint
 from crystools_pipelines.runtime.component import QUICK_COMPILE
 from crystools_pipelines.runtime.errors import CheckpointError
 from crystools_pipelines.runtime.job import (
+    AnyArray,
     Generation,
     Job,
     check_output,
@@ -119,7 +120,7 @@ def encode_prompt(job: Job, prompt: str) -> jax.Array:
 
 
 def denoise(
-    job: Job, request: Flux2Request, scheduler: FlowMatchEulerDiscreteScheduler, embeddings: jax.Array
+    job: Job, request: Flux2Request, scheduler: FlowMatchEulerDiscreteScheduler, embeddings: AnyArray
 ) -> jax.Array:
     """The final latents, float32 `[1, tokens, 128]`, on every device."""
     transformer = job.load("transformer", partial(build_transformer, mesh=job.mesh), sharding.TRANSFORMER)
@@ -150,7 +151,7 @@ def denoise(
     return final
 
 
-def decode_latents(job: Job, grid: tuple[int, int], latents: jax.Array) -> NDArray[np.float32]:
+def decode_latents(job: Job, grid: tuple[int, int], latents: AnyArray) -> NDArray[np.float32]:
     """The image `[1, height, width, 3]` in 0..1, on the host; `grid` is rows and columns of tokens."""
     decoder = job.load("vae", partial(build_decoder, mesh=job.mesh), sharding.VAE, dtype="float32")
     rows, columns = (2 * size for size in grid)

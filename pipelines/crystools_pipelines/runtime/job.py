@@ -34,6 +34,8 @@ from crystools_tpu.telemetry.events import Params
 DTYPES = ("bfloat16", "float32")
 
 Module = TypeVar("Module", bound=torch.nn.Module)
+# On the devices or on the host: what a stage is handed may come from another run.
+AnyArray: TypeAlias = jax.Array | NDArray[Any]
 Tokens: TypeAlias = tuple[NDArray[np.int32], NDArray[np.int32]]
 Tokenize: TypeAlias = Callable[[Sequence[str], PreTrainedTokenizerBase], Tokens]
 

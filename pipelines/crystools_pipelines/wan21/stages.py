@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from crystools_pipelines.runtime import layout, multistep, t5
 from crystools_pipelines.runtime.checkpoint import Checkpoint
 from crystools_pipelines.runtime.errors import CheckpointError
-from crystools_pipelines.runtime.job import Job, initial_noise
+from crystools_pipelines.runtime.job import AnyArray, Job, initial_noise
 from crystools_pipelines.runtime.mesh import DATA, make_mesh
 from crystools_pipelines.runtime.multistep import Schedule, SolverState
 from crystools_pipelines.runtime.stages import StepCost, run_denoising, run_once, run_turns
@@ -59,7 +59,7 @@ def denoise(
     request: WanRequest,
     scheduler: UniPCMultistepScheduler,
     phases: Sequence[Phase],
-    embeddings: jax.Array,
+    embeddings: AnyArray,
     condition: NDArray[np.float32] | None = None,
 ) -> jax.Array:
     """The final latents, replicated. A phase's transformer need not be there any more when the next comes.
@@ -69,9 +69,9 @@ def denoise(
     schedule = multistep.tabulate(scheduler, request.num_inference_steps)
     solver = multistep.start(schedule, initial_noise(request.latent_shape, request.seed))
     schedule, solver, conditioned = job.put((schedule, solver, condition), job.everywhere)
-    embeddings = job.put(embeddings, layout.branches(job.mesh))
+    branches = job.put(embeddings, layout.branches(job.mesh))
     for phase in phases:
-        solver = _run_phase(job, phase, schedule, solver, embeddings, conditioned)
+        solver = _run_phase(job, phase, schedule, solver, branches, conditioned)
     final: jax.Array = solver.sample  # type: ignore[assignment]
     return final
 
@@ -98,7 +98,7 @@ def _run_phase(
     )
 
 
-def decode_latents(job: Job, latents: jax.Array) -> NDArray[np.float32]:
+def decode_latents(job: Job, latents: AnyArray) -> NDArray[np.float32]:
     """The video frames `[frames, height, width, 3]` in 0..1, on the host."""
     decoder = job.load("vae", build_decoder, sharding.VAE, dtype="float32")
     split = layout.pixels(job.mesh, latents.shape)

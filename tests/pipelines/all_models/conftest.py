@@ -11,7 +11,6 @@ import pytest
 
 from crystools_pipelines.models import MODELS
 from crystools_pipelines.runtime.job import Generation
-from crystools_pipelines.tiny import write_tiny_checkpoint
 
 # Runs a model's smallest request, but for these fields, on that many devices.
 Run = Callable[..., Generation]
@@ -37,11 +36,10 @@ def smallest(model: str, **fields: Any) -> Any:
 
 @pytest.fixture(scope="session")
 def checkpoints(
-    tiny_cogvideox: Path, tiny_wan21: Path, tiny_wan22_i2v: Path, tmp_path_factory: pytest.TempPathFactory
+    tiny_cogvideox: Path, tiny_wan21: Path, tiny_wan22_i2v: Path, tiny_flux2: Path
 ) -> dict[str, Path]:
     """The folder of each model's tiny checkpoint."""
-    flux2 = write_tiny_checkpoint("flux.2", tmp_path_factory.mktemp("checkpoints") / "flux2")
-    folders = tiny_cogvideox, tiny_wan21, tiny_wan22_i2v, flux2
+    folders = tiny_cogvideox, tiny_wan21, tiny_wan22_i2v, tiny_flux2
     return dict(zip(SMALLEST, folders, strict=True))
 
 

@@ -1,0 +1,106 @@
+"""What ComfyUI shows of a node while it works, and its Cancel."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from types import ModuleType
+from typing import Any
+
+from crystools_tpu import telemetry
+from crystools_tpu.telemetry import (
+    CompileFinished,
+    Event,
+    RunStarted,
+    StageReport,
+    StageStarted,
+    StepFinished,
+)
+
+
+class Cancelled(BaseException):
+    """The user cancelled. As no Exception, so that telemetry ends the run as `cancelled`, not as `failed`."""
+
+    def __init__(self, interrupted: Exception) -> None:
+        super().__init__()
+        self.interrupted = interrupted
+
+
+@contextlib.contextmanager
+def shown(
+    node_id: str | None, modules: Mapping[str, ModuleType] = sys.modules, bus: telemetry.Bus = telemetry.bus
+) -> Iterator[Callable[[], None]]:
+    """Within, ComfyUI shows on the node what the runs of this process report.
+
+    Yields what is to be called after each step, in the thread that executes the node: it moves the bar and,
+    if the user has cancelled, ends the block with ComfyUI's own exception. Without a node's id, or where no
+    ComfyUI runs, it does nothing.
+    """
+    server = getattr(getattr(modules.get("server"), "PromptServer", None), "instance", None)
+    utils, management = modules.get("comfy.utils"), modules.get("comfy.model_management")
+    if node_id is None or server is None or utils is None or management is None:
+        yield lambda: None
+        return
+    display = _Display(server, node_id, utils.ProgressBar(1), management)
+    with bus.subscribe(wakeup=lambda: display.show(subscription.drain())) as subscription:
+        try:
+            yield display.step
+            display.step()
+        except Cancelled as cancelled:
+            raise cancelled.interrupted from None
+
+
+class _Display:
+    """The bar and the line of text of a node. `show` is called in any thread, `step` in the executing one."""
+
+    def __init__(self, server: Any, node_id: str, bar: Any, management: Any) -> None:
+        self._server = server
+        self._node_id = node_id
+        self._bar = bar
+        self._management = management
+        self._steps_of_run: int | None = None
+        self._total = 1
+        self._finished = 0
+        self._label = ""
+
+    def show(self, events: list[Event]) -> None:
+        """Counts steps as the devices finish them, and says what is going on."""
+        for event in events:
+            if isinstance(event, RunStarted):
+                steps = event.report.params.get("num_inference_steps")
+                self._steps_of_run = steps if isinstance(steps, int) else None
+            elif isinstance(event, StageStarted):
+                self._start(event.report)
+            elif isinstance(event, CompileFinished):
+                self._say(f"compiled for {event.stage_compile_seconds:.1f} s")
+            elif isinstance(event, StepFinished):
+                self._finish(event)
+
+    def step(self) -> None:
+        """Moves the bar. Raises Cancelled if the user has cancelled."""
+        try:
+            self._bar.update_absolute(self._finished, self._total)
+            self._management.throw_exception_if_processing_interrupted()
+        except self._management.InterruptProcessingException as interrupted:
+            raise Cancelled(interrupted) from None
+
+    def _start(self, stage: StageReport) -> None:
+        from crystools_tpu.stage_table import stage_label
+
+        self._label = stage_label(stage)
+        self._total = self._steps_of_run or stage.steps_total or self._total
+        self._say("...")
+
+    def _finish(self, event: StepFinished) -> None:
+        from crystools_tpu.stage_table import step_note
+
+        self._finished += 1
+        total = "" if event.steps_total is None else f"/{event.steps_total}"
+        self._say(f"step {event.step + 1}{total}, {step_note(event)}")
+
+    def _say(self, what: str) -> None:
+        """To the page that queued the prompt, and to nobody else."""
+        if self._server.client_id is not None:
+            text = f"{self._label}: {what}"
+            self._server.send_progress_text(text, self._node_id, self._server.client_id)

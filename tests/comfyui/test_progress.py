@@ -1,0 +1,129 @@
+"""What ComfyUI shows of a node while it works, and its Cancel."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+
+from crystools_tpu import telemetry
+from crystools_tpu.comfyui import nodes
+from crystools_tpu.comfyui.progress import shown
+from crystools_tpu.telemetry import StageName, Status
+
+
+class InterruptProcessingException(Exception):
+    """As ComfyUI calls it."""
+
+
+@dataclass
+class Page:
+    """Stands in for ComfyUI's modules; keeps what its page would show."""
+
+    client_id: str | None = "a page"
+    bars: list[tuple[int, int]] = field(default_factory=list)
+    texts: list[str] = field(default_factory=list)
+    cancel_after: int | None = None
+    stepped: int = 0
+
+    def modules(self) -> dict[str, ModuleType]:
+        server, utils = ModuleType("server"), ModuleType("comfy.utils")
+        management = ModuleType("comfy.model_management")
+        server.PromptServer = SimpleNamespace(instance=self)  # type: ignore[attr-defined]
+        utils.ProgressBar = lambda total: self  # type: ignore[attr-defined]
+        management.InterruptProcessingException = InterruptProcessingException  # type: ignore[attr-defined]
+        management.throw_exception_if_processing_interrupted = self.check  # type: ignore[attr-defined]
+        return {module.__name__: module for module in (server, utils, management)}
+
+    def update_absolute(self, value: int, total: int) -> None:
+        self.bars.append((value, total))
+
+    def send_progress_text(self, text: str, node_id: str, sid: str) -> None:
+        assert (node_id, sid) == ("7", self.client_id)
+        self.texts.append(text)
+
+    def check(self) -> None:
+        self.stepped += 1
+        if self.stepped == self.cancel_after:
+            raise InterruptProcessingException
+
+
+def work(on_step: Callable[[], None], steps: int = 3) -> None:
+    """A run as a sampler's, of two stages."""
+    with telemetry.run("wan2.2-i2v", params={"num_inference_steps": steps}) as run:
+        for component, share in (("transformer", 1), ("transformer_2", steps - 1)):
+            with run.stage(StageName.DENOISE, component=component, steps=share) as stage:
+                for _ in range(share):
+                    stage.step(None)
+                    on_step()
+
+
+def test_the_bar_counts_all_steps_of_the_run_and_the_text_says_stage_seconds_and_eta() -> None:
+    page = Page()
+    with shown("7", page.modules()) as on_step:
+        work(on_step)
+    assert page.bars[-1] == (3, 3)
+    assert [total for _, total in page.bars] == [3, 3, 3, 3]
+    assert [value for value, _ in page.bars] == sorted(value for value, _ in page.bars)
+    assert page.texts[0] == "denoise transformer: ..."
+    assert "denoise transformer_2: ..." in page.texts
+    first_of_two = next(text for text in page.texts if text.startswith("denoise transformer_2: step 1/2, "))
+    assert first_of_two.endswith(" s to go")
+
+
+def test_cancel_ends_the_run_within_the_step_and_as_cancelled() -> None:
+    page = Page(cancel_after=2)
+    with pytest.raises(InterruptProcessingException):
+        with shown("7", page.modules()) as on_step:
+            work(on_step, steps=100)
+    report = telemetry.history.reports()[0]
+    assert report.status is Status.CANCELLED
+    assert [len(stage.steps) for stage in report.stages] == [1, 1]
+    assert telemetry.bus._subscriptions == ()
+
+
+def test_a_client_that_opened_no_page_is_sent_no_text() -> None:
+    page = Page(client_id=None)
+    with shown("7", page.modules()) as on_step:
+        work(on_step)
+    assert page.texts == []
+    assert page.bars[-1] == (3, 3)
+
+
+def test_outside_of_comfyui_nothing_is_shown() -> None:
+    with shown("7", {}) as on_step:
+        work(on_step)
+    assert telemetry.history.reports()[0].status is Status.SUCCEEDED
+
+
+@pytest.mark.usefixtures("compile_cache")
+def test_a_sampler_stops_within_one_step(tiny_wan21: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import numpy as np
+
+    from crystools_pipelines.node_support import Embeddings
+
+    page = Page(cancel_after=2)
+    monkeypatch.setattr(nodes, "shown", lambda node_id: shown(node_id, page.modules()))
+    embeddings = Embeddings("wan2.1-t2v", str(tiny_wan21), "a cat", np.zeros((1, 512, 64), np.float32))
+    settings: dict[str, Any] = {"height": 32, "width": 32, "num_frames": 1, "num_inference_steps": 100}
+    sampler = nodes.NODE_CLASS_MAPPINGS["Wan21TPUSampler"]()
+    with pytest.raises(InterruptProcessingException):
+        sampler.sample(
+            unique_id="7",
+            prompt_embeds=embeddings,
+            negative_prompt_embeds=embeddings,
+            model_id=str(tiny_wan21),
+            guidance_scale=1.0,
+            flow_shift=5.0,
+            seed=1,
+            num_devices=1,
+            **settings,
+        )
+    report = telemetry.history.reports()[0]
+    assert report.status is Status.CANCELLED
+    assert len(report.stages[-1].steps) == 2
+    assert page.bars[-1][1] == 100
