@@ -26,7 +26,7 @@ export class Compare extends StoreView {
       <p class="muted note">One run each: a small difference may be chance. Steps: median without compiles.</p>
     </section>`,
     `
-    section { display: grid; grid-template-columns: minmax(0, 1fr); gap: 6px; }
+    section { display: grid; grid-template-columns: minmax(0, 1fr); gap: 6px; container-type: inline-size; }
     .scroll { overflow-x: auto; }
     label { display: flex; gap: 8px; align-items: baseline; font-size: 12px; font-weight: 600; }
     select {
@@ -44,6 +44,14 @@ export class Compare extends StoreView {
     tr[data-title] > * { border-top: 1px solid var(--crystools-line); padding-top: 5px; }
     tr[data-title] td { display: none; }
     tr[data-title] th { color: var(--crystools-ink); font-weight: 600; }
+    @container (max-width: 230px) {
+      table, thead, tbody, tr { display: grid; }
+      tr { grid-template-columns: minmax(0, 1fr) minmax(0, 1fr) 44px; }
+      th:first-child { grid-column: 1 / -1; padding-bottom: 0; }
+      th:empty { display: none; }
+      td, thead th + th { padding: 0; }
+      tbody tr { padding-block: 2px; }
+    }
     `,
   );
 
