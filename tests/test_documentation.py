@@ -9,6 +9,7 @@ from pathlib import Path
 
 from crystools_exporters.catalogue import CATALOGUE
 from crystools_tpu.cli.main import build_parser
+from crystools_tpu.comfyui.attach import SIMULATE
 from crystools_tpu.comfyui.nodes import NODE_CLASS_MAPPINGS
 from crystools_tpu.server.settings import Settings
 from crystools_tpu.telemetry import StageName
@@ -69,6 +70,10 @@ def test_every_setting_in_comfyui_is_documented_and_no_other() -> None:
     text = DOCS["comfyui.md"]
     table = text[text.index("## Settings") : text.index("## Sidebar")]
     assert re.findall(r"^\| `([^`]+)` \|", table, re.MULTILINE) == names
+
+
+def test_the_environment_variable_is_documented() -> None:
+    assert f"`{SIMULATE}=" in DOCS["comfyui.md"]
 
 
 def test_every_stage_is_documented() -> None:
