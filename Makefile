@@ -24,8 +24,10 @@ format: .venv/.dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-screenshots: .venv/.dev
+# Those of ComfyUI too, where COMFYUI_DIR and COMFYUI_PYTHON say which: see CONTRIBUTING.md.
+screenshots: .venv/.dev .venv/frontends/.installed
 	$(BIN)/python docs/make_screenshots.py
+	test -z "$$COMFYUI_DIR" || $(BIN)/python docs/make_comfyui_screenshots.py
 
 benchmark: .venv/.dev
 	$(BIN)/python -m benchmarks.telemetry

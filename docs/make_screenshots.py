@@ -8,12 +8,14 @@ Needs Chromium and the extras `pipelines` and `dev`; takes about two minutes.
 from __future__ import annotations
 
 import dataclasses
+import io
 import re
 import tempfile
 import threading
 from pathlib import Path
 from typing import Final
 
+from PIL import Image
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from crystools_pipelines.tiny import write_tiny_checkpoint
@@ -26,6 +28,7 @@ IMAGES: Final = Path(__file__).parent / "images"
 OUT: Final = Path("demo-output")
 CHROMIUM: Final = "/usr/bin/chromium"
 TOPOLOGY: Final = "v6e-8"
+COLOURS: Final = 256
 DESKTOP: Final = (1280, 900)
 PHONE: Final = (360, 780)
 MIDDLE: Final = re.compile("step 1[1-7] of 20")
@@ -79,7 +82,14 @@ def generate(request: Wan21Request, checkpoint: Path) -> None:
 
 def picture(page: Page, name: str) -> None:
     """What the window shows, under `name`."""
-    page.screenshot(path=IMAGES / f"{name}.png")
+    save(page.screenshot(), name)
+
+
+def save(png: bytes, name: str) -> None:
+    """In few colours, for the files travel with every clone."""
+    image = Image.open(io.BytesIO(png)).convert("RGB")
+    few = image.quantize(COLOURS, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+    few.save(IMAGES / f"{name}.png", optimize=True)
 
 
 if __name__ == "__main__":

@@ -189,7 +189,7 @@ def video_end(frames: str, prefix: str) -> Nodes:
 def report(*timings: Link) -> Nodes:
     """Where the time of all of them went."""
     inputs = {f"timing_{number}": timing for number, timing in enumerate(timings, 1)}
-    return {"report": Node("TPUTimingReport", (420, 480), (780, 420), inputs)}
+    return {"report": Node("TPUTimingReport", (420, 480), (780, 580), inputs)}
 
 
 def cogvideox(model: Inputs, shape: Inputs, prefix: str) -> Nodes:

@@ -7,8 +7,11 @@ import dataclasses
 import re
 from pathlib import Path
 
+import pytest
+
 from crystools_exporters.catalogue import CATALOGUE
 from crystools_tpu.cli.main import build_parser
+from crystools_tpu.comfyui.attach import SIMULATE
 from crystools_tpu.comfyui.nodes import NODE_CLASS_MAPPINGS
 from crystools_tpu.server.settings import Settings
 from crystools_tpu.telemetry import StageName
@@ -71,6 +74,10 @@ def test_every_setting_in_comfyui_is_documented_and_no_other() -> None:
     assert re.findall(r"^\| `([^`]+)` \|", table, re.MULTILINE) == names
 
 
+def test_the_environment_variable_is_documented() -> None:
+    assert f"`{SIMULATE}=" in DOCS["comfyui.md"]
+
+
 def test_every_stage_is_documented() -> None:
     for stage in StageName:
         assert f"`{stage}`" in DOCS["telemetry.md"]
@@ -80,3 +87,42 @@ def test_every_link_between_documents_leads_somewhere() -> None:
     for path in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]:
         for target in re.findall(r"\]\((?!http)([^)#]+)\)", path.read_text()):
             assert (path.parent / target).exists(), f"{path.name} links to {target}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Section:
+    """What a translation has in common with the original: `cells` counts those of each row of its tables."""
+
+    level: int
+    code: list[str]
+    blocks: list[str]
+    targets: list[str]
+    numbers: list[str]
+    cells: list[int]
+
+
+def sections(text: str) -> list[Section]:
+    """Of each heading and what is below it."""
+    found = []
+    for level, body in re.findall(r"^(#+) (.*?)(?=^#+ |\Z)", text, re.MULTILINE | re.DOTALL):
+        blocks = re.findall(r"^```.*?^```", body, re.MULTILINE | re.DOTALL)
+        prose = re.sub(r"^```.*?^```", "", body, flags=re.MULTILINE | re.DOTALL)
+        targets = [target.replace(".zh.md", ".md") for target in re.findall(r"\]\((.*?)\)", prose)]
+        code, rows = re.findall(r"`([^`]+)`", prose), re.findall(r"^\|.*\|$", prose, re.MULTILINE)
+        cells = [row.count(" | ") for row in rows]
+        numbers = re.findall(r"\d+(?:\.\d+)?", prose)
+        found.append(Section(len(level), sorted(code), blocks, sorted(targets), sorted(numbers), cells))
+    return found
+
+
+@pytest.mark.parametrize("name", ["comfyui", "nodes"])
+def test_the_chinese_document_has_the_sections_commands_settings_and_nodes_of_the_english_one(
+    name: str,
+) -> None:
+    english, chinese = DOCS[f"{name}.md"], DOCS[f"{name}.zh.md"]
+    assert sections(chinese) == sections(english)
+    assert f"[简体中文]({name}.zh.md)" in english.splitlines()[2]
+    assert f"[English]({name}.md)" in chinese.splitlines()[2]
+    readme = (ROOT / "README.md").read_text()
+    assert f"(docs/{name}.md)" in readme
+    assert f"(docs/{name}.zh.md)" in readme

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
@@ -17,16 +19,24 @@ from crystools_tpu.comfyui.unload import free_hbm_on_unload
 from crystools_tpu.monitor import Monitor
 from crystools_tpu.server import PREFIX, mount
 from crystools_tpu.sources import default_sources
+from crystools_tpu.sources.base import Source
 
 logger = logging.getLogger(__name__)
 
 WEB_DIRECTORY: Final = str(Path(__file__).with_name("extension"))
 """ComfyUI imports every .js below it into its page: there is exactly one, which loads the rest."""
 
+SIMULATE: Final = "CRYSTOOLS_TPU_SIMULATE"
+"""The environment variable that names a machine to show in place of this one, such as v6e-8."""
+
 _ATTACHED_FROM: Final[web.AppKey[Path]] = web.AppKey("crystools_tpu_attached_from")
 
 
-def attach(folder: Path, modules: Mapping[str, ModuleType] = sys.modules) -> str | None:
+def attach(
+    folder: Path,
+    modules: Mapping[str, ModuleType] = sys.modules,
+    environ: Mapping[str, str] = os.environ,
+) -> str | None:
     """Puts the panel on ComfyUI's server and hooks Unload Models; what to export as `WEB_DIRECTORY`.
 
     `folder` is the node pack's, in `custom_nodes/`. ComfyUI's own modules are looked up in `modules`, never
@@ -40,7 +50,9 @@ def attach(folder: Path, modules: Mapping[str, ModuleType] = sys.modules) -> str
     if first is not None:
         logger.warning("crystools-tpu is here twice: remove one of %s and %s", first, folder)
         return None
-    _mount_panel(prompt_server.app, allowed_origin=_allowed_origin(modules))
+    _mount_panel(
+        prompt_server.app, allowed_origin=_allowed_origin(modules), topology=environ.get(SIMULATE) or None
+    )
     prompt_server.app[_ATTACHED_FROM] = folder
     if (model_management := modules.get("comfy.model_management")) is not None:
         free_hbm_on_unload(model_management)
@@ -49,15 +61,18 @@ def attach(folder: Path, modules: Mapping[str, ModuleType] = sys.modules) -> str
     return WEB_DIRECTORY
 
 
-def _mount_panel(app: web.Application, *, allowed_origin: str | None) -> None:
+def _mount_panel(app: web.Application, *, allowed_origin: str | None, topology: str | None) -> None:
     """ComfyUI answers under /api too. Nothing is sampled, and no thread runs, until a browser listens."""
-    monitor = Monitor(default_sources())
+    closing = contextlib.ExitStack()
+    sources, simulated = _sources(topology, closing)
+    monitor = Monitor(sources, simulated=simulated is not None)
     monitor.start()
-    exporter = PrometheusExporter(monitor)
+    closing.callback(monitor.stop)
+    exporter = PrometheusExporter(monitor, simulated=simulated)
+    closing.callback(exporter.close)
 
     async def stop(app: web.Application) -> None:
-        exporter.close()
-        monitor.stop()
+        closing.close()
 
     app.on_cleanup.append(stop)
     mount(
@@ -66,9 +81,24 @@ def _mount_panel(app: web.Application, *, allowed_origin: str | None) -> None:
         monitor,
         history=telemetry.history,
         bus=telemetry.bus,
+        simulated=simulated,
         allowed_origin=allowed_origin,
         metrics_text=exporter.render,
     )
+
+
+def _sources(topology: str | None, closing: contextlib.ExitStack) -> tuple[Sequence[Source], str | None]:
+    """What is read, and the name of the machine if it is a simulated one."""
+    if topology is None:
+        return default_sources(), None
+    from crystools_tpu.testing.simulate import Simulation
+
+    try:
+        simulation = closing.enter_context(Simulation(topology, moving=True))
+    except ValueError as error:
+        logger.error("%s: %s; this machine is shown instead", SIMULATE, error)
+        return default_sources(), None
+    return simulation.sources(), topology
 
 
 def _allowed_origin(modules: Mapping[str, ModuleType]) -> str | None:

@@ -65,15 +65,17 @@ def mount(
     *,
     history: History,
     bus: Bus,
+    simulated: str | None = None,
     allowed_origin: str | None = None,
     metrics_text: MetricsText | None = None,
 ) -> None:
     """Answers in another application too, at each of the prefixes, with the same clients and settings.
 
-    `outer` decides who may connect. A browser whose `Origin` is neither the host it talks to nor
-    `allowed_origin` (`*` for any) is refused all the same.
+    `simulated` names the simulated machine and goes to every client. `outer` decides who may connect. A
+    browser whose `Origin` is neither the host it talks to nor `allowed_origin` (`*` for any) is refused all
+    the same.
     """
-    api = Api(monitor, history=history, bus=bus, simulated=None, clock=time.monotonic)
+    api = Api(monitor, history=history, bus=bus, simulated=simulated, clock=time.monotonic)
     page = file_handler(WEB_ROOT)
     guard = security.guard(None, loopback_only=False, allowed_origin=allowed_origin)
     for prefix in prefixes:

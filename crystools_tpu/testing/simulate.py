@@ -1,9 +1,8 @@
-"""A whole simulated TPU host: what stands behind `serve --simulate v6e-8`."""
+"""A whole simulated TPU host: what stands behind `serve --simulate v6e-8`, and in ComfyUI the same."""
 
 from __future__ import annotations
 
 import os
-import shutil
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -41,8 +40,8 @@ class Simulation:
             return plausible_figures(self.topology, clock() - started if moving else 0.0)
 
         self.runtime = FakeRuntime(self.topology, figures=figures).start()
-        self._folder = Path(tempfile.mkdtemp(prefix="crystools-tpu-"))
-        self.sysfs = write_tree(self._folder, self.topology)
+        self._folder = tempfile.TemporaryDirectory(prefix="crystools-tpu-", ignore_cleanup_errors=True)
+        self.sysfs = write_tree(Path(self._folder.name), self.topology)
 
     def figures(self) -> Sequence[ChipFigures]:
         """What the chips show now."""
@@ -60,7 +59,7 @@ class Simulation:
     def close(self) -> None:
         """Ends the runtime and removes the tree. Close the sources first (the monitor's `stop` does)."""
         self.runtime.close()
-        shutil.rmtree(self._folder, ignore_errors=True)
+        self._folder.cleanup()
 
     def __enter__(self) -> Self:
         return self

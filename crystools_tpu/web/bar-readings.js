@@ -7,7 +7,16 @@
  */
 
 import { celsius, gibibytes, percent } from "./format.js";
-import { capacityReading, cpuReading, diskReading, extreme, hbmRatio, ramReading } from "./readings.js";
+import {
+  capacityReading,
+  cpuReading,
+  diskReading,
+  extreme,
+  fullName,
+  hbmRatio,
+  namesFor,
+  ramReading,
+} from "./readings.js";
 
 /** @typedef {"run" | "cpu" | "ram" | "disk" | "memory" | "duty" | "tensorcore" | "temperature"} BarMetric */
 
@@ -34,9 +43,6 @@ export const METRIC_FIELDS = {
   temperature: ["temperature_celsius"],
 };
 
-/** What a small meter has no room for. @type {Record<string, string>} */
-const NAMES = { "GPU util.": "GPU utilisation", TensorCore: "TensorCore utilisation" };
-
 /** The end of a temperature's meter: GPUs throttle between 85 and 95 °C. */
 const TEMPERATURE_CEILING_CELSIUS = 100;
 
@@ -57,11 +63,6 @@ function chosenDisk(store, chosen) {
   return chosen ?? (mounts.includes("/") ? "/" : (mounts[0] ?? null));
 }
 
-/** @param {ChipReading} chip */
-export function isGpu({ chip }) {
-  return chip.startsWith("gpu");
-}
-
 /** The chips that are to be seen. @param {Store} store @param {BarChoice} choice */
 export function shownChips(store, choice) {
   return (store.snapshot?.chips ?? []).filter((chip) => !choice.hiddenDevices.includes(chip.chip));
@@ -77,12 +78,12 @@ export function shownChips(store, choice) {
  * @returns {BarReading[]}
  */
 export function chipReadings(store, choice, chips) {
-  const gpu = chips.every(isGpu);
+  const names = namesFor(chips);
   const told = (/** @type {ChipQuantity} */ quantity) =>
     chips.some((chip) => store.chipSeries(chip.chip, quantity).peak != null);
   return choice.metrics.flatMap((metric) => {
-    if (metric === "memory") return [memoryReading(store, chips, gpu ? "VRAM" : "HBM")];
-    if (metric === "duty") return [lowestReading(store, chips, metric, gpu ? "GPU util." : "Duty cycle")];
+    if (metric === "memory") return [memoryReading(store, chips, names.memory)];
+    if (metric === "duty") return [lowestReading(store, chips, metric, names.duty)];
     if (metric === "tensorcore" && told(metric)) return [lowestReading(store, chips, metric, "TensorCore")];
     return metric === "temperature" && told(metric) ? [temperatureReading(store, chips)] : [];
   });
@@ -109,8 +110,7 @@ function lowestReading(store, chips, quantity, label) {
     quantity === "duty" ? chip.duty_cycle_ratio : chip.tensorcore_utilization_ratio;
   const chip = /** @type {ChipReading} */ (extreme(chips, read, Math.min)?.chip ?? chips[0]);
   const [ratio, series] = [read(chip), store.chipSeries(chip.chip, quantity)];
-  const name = NAMES[label] ?? label;
-  const detail = `${name} of ${chip.chip}: ${percent(ratio)}\nPeak seen ${percent(series.peak)}`;
+  const detail = `${fullName(label)} of ${chip.chip}: ${percent(ratio)}\nPeak seen ${percent(series.peak)}`;
   const reading = { label, figure: percent(ratio), ratio, series, ceiling: 1, detail };
   return { ...amongMany(reading, chips, "lowest", "▾"), kind: quantity };
 }
@@ -153,6 +153,6 @@ function amongMany(reading, chips, which, mark) {
   return {
     ...reading,
     label: `${label} ${mark}`,
-    detail: `${detail}\nThe ${which} of ${chips.length} chips`,
+    detail: `${detail}\nThe ${which} of ${chips.length} ${namesFor(chips).devices}`,
   };
 }

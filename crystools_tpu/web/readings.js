@@ -64,6 +64,30 @@ export function diskReading(store, mount, label) {
   return capacityReading(label ?? name, disk?.used_bytes, disk?.total_bytes, series, name);
 }
 
+/** @param {ChipReading} chip */
+function isGpu({ chip }) {
+  return chip.startsWith("gpu");
+}
+
+const TPU_NAMES = { devices: "chips", memory: "HBM", duty: "Duty cycle", dutyInText: "duty cycle" };
+const GPU_NAMES = { devices: "GPUs", memory: "VRAM", duty: "GPU util.", dutyInText: "GPU utilisation" };
+
+/**
+ * What these devices and their quantities are called; `memory` and `duty` are short enough for a meter.
+ * @param {readonly ChipReading[]} chips
+ */
+export function namesFor(chips) {
+  return chips.length > 0 && chips.every(isGpu) ? GPU_NAMES : TPU_NAMES;
+}
+
+/** @type {Record<string, string>} */
+const FULL_NAMES = { "GPU util.": "GPU utilisation", TensorCore: "TensorCore utilisation" };
+
+/** What a small meter has no room for. @param {string} name */
+export function fullName(name) {
+  return FULL_NAMES[name] ?? name;
+}
+
 /** The share of a chip's HBM that is used, or null. @param {ChipReading} chip */
 export function hbmRatio({ hbm_used_bytes: used, hbm_total_bytes: total }) {
   return used != null && total ? used / total : null;

@@ -27,6 +27,11 @@ const VERDICTS = {
 /** Parameters with a place of their own. */
 const PLACED_PARAMS = new Set(["prompt", "width", "height"]);
 
+/** The pipeline, and the node of ComfyUI's whose execution the run is, if it is one. @param {RunReport} run */
+export function runTitle({ pipeline, params }) {
+  return params.node == null ? pipeline : `${pipeline} · ${params.node}`;
+}
+
 /** @param {RunReport} run */
 export function deviceText({ device }) {
   if (!device) return "";

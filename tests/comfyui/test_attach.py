@@ -54,6 +54,35 @@ async def test_nothing_is_sampled_and_no_thread_runs_until_somebody_listens(stan
             assert "crystools-tpu-monitor" in our_threads()
 
 
+async def test_a_simulated_machine_is_marked_on_every_surface(stand_in: StandIn) -> None:
+    folder = stand_in.folder("crystools-tpu")
+    attach(folder, stand_in.modules(), {"CRYSTOOLS_TPU_SIMULATE": "v6e-8"})
+    async with TestClient(TestServer(stand_in.app)) as client:
+        async with client.ws_connect("/crystools-tpu/ws") as socket:
+            hello = await socket.receive_json()
+            assert (hello["type"], hello["simulated"]) == ("hello", "v6e-8")
+            while not (message := await socket.receive_json()).get("chips"):
+                pass
+            assert (message["simulated"], len(message["chips"])) == (True, 8)
+        metrics = await (await client.get("/crystools-tpu/metrics")).text()
+        readings = [line for line in metrics.splitlines() if line.startswith("crystools_tpu_chip")]
+        assert readings
+        assert all('simulated="v6e-8"' in line for line in readings)
+
+
+async def test_a_machine_that_cannot_be_simulated_is_one_line_in_the_log_and_loses_nothing(
+    stand_in: StandIn, caplog: pytest.LogCaptureFixture
+) -> None:
+    attach(stand_in.folder("crystools-tpu"), stand_in.modules(), {"CRYSTOOLS_TPU_SIMULATE": "v9-8"})
+    (line,) = caplog.messages
+    assert line.startswith("CRYSTOOLS_TPU_SIMULATE: ")
+    assert "v6e-8" in line
+    assert line.endswith("; this machine is shown instead")
+    async with TestClient(TestServer(stand_in.app)) as client:
+        health = await (await client.get("/crystools-tpu/api/health")).json()
+        assert health["simulated"] is None
+
+
 @pytest.mark.parametrize(("header", "status"), [(None, 403), ("https://app.example", 200), ("*", 200)])
 async def test_another_origin_is_let_in_as_far_as_enable_cors_header_says(
     stand_in: StandIn, header: str | None, status: int

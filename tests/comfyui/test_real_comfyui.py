@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import socket
-import subprocess
 import sys
 import time
 import urllib.error
@@ -22,6 +20,7 @@ import pytest
 from PIL import Image
 
 from crystools_tpu.comfyui.nodes import NODE_CLASS_MAPPINGS
+from crystools_tpu.testing.comfyui import running_comfyui
 
 from .conftest import COMFYUI_DIR
 from .test_door import ROOT
@@ -56,7 +55,7 @@ class ComfyUI:
     url: str
     log_file: Path
     checkpoint: Path
-    process_id: int = 0
+    process_id: int
     seeds: Iterator[int] = field(default_factory=lambda: iter(range(1000)))
 
     @property
@@ -120,44 +119,28 @@ def wait_for(condition: Any, what: str) -> None:
         time.sleep(0.1)
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port
-
-
 @pytest.fixture(scope="module")
 def comfyui(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComfyUI]:
     """Its own models, outputs and node packs; nothing of ours is on its path."""
     from crystools_pipelines.tiny import write_tiny_checkpoint
 
+    assert COMFYUI_DIR is not None
     base = tmp_path_factory.mktemp("comfyui")
-    packs = base / "custom_nodes"
-    packs.mkdir()
-    (packs / CLONE).symlink_to(ROOT)
-    (packs / "test-pack").symlink_to(Path(__file__).with_name("pack"))
     for model, name in TINY.items():
         write_tiny_checkpoint(model, base / "models" / "diffusers" / name)
     (base / "input").mkdir()
     Image.new("RGB", (64, 48), "green").save(base / "input" / "example.png")
-    port = free_port()
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     environment |= {"JAX_PLATFORMS": "cpu", "JAX_COMPILATION_CACHE_DIR": str(base / "jax")}
-    python = os.environ.get("COMFYUI_PYTHON", sys.executable)
-    command = [python, "main.py", "--cpu", "--port", str(port), "--base-directory", str(base)]
-    running = ComfyUI(
-        f"http://127.0.0.1:{port}", base / "log", base / "models" / "diffusers" / TINY["wan2.1-t2v"]
-    )
-    with running.log_file.open("w") as log:
-        process = subprocess.Popen(command, cwd=COMFYUI_DIR, env=environment, stdout=log, stderr=log)
-    try:
-        wait_for(lambda: "To see the GUI go to" in running.log or process.poll() is not None, "the start")
-        assert process.poll() is None, running.log
-        running.process_id = process.pid
-        yield running
-    finally:
-        process.kill()
-        process.wait()
+    with running_comfyui(
+        base,
+        {CLONE: ROOT, "test-pack": Path(__file__).with_name("pack")},
+        checkout=Path(COMFYUI_DIR),
+        python=os.environ.get("COMFYUI_PYTHON", sys.executable),
+        environ=environment,
+    ) as started:
+        checkpoint = base / "models" / "diffusers" / TINY["wan2.1-t2v"]
+        yield ComfyUI(started.url, started.log_file, checkpoint, started.process_id)
 
 
 def test_it_starts_with_no_error_or_warning_of_ours_and_samples_nothing(comfyui: ComfyUI) -> None:

@@ -6,6 +6,7 @@ workflows or models and with few nodes, and serves our extension's folder as `cu
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from pathlib import Path
 from typing import Any, Final
@@ -108,17 +109,23 @@ class ComfyScene(Scene):
         self._folder = folder
         self._path = path
         self.settings: dict[str, Any] = {**SETTINGS, "Comfy.InstalledVersion": version}
+        self._sockets: dict[web.WebSocketResponse, asyncio.AbstractEventLoop] = {}
 
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self._port}{self._path}/"
+
+    def tell(self, kind: str, data: dict[str, Any]) -> None:
+        """Sends a message to every tab, as ComfyUI does while it executes a workflow."""
+        for socket, loop in self._sockets.items():
+            asyncio.run_coroutine_threadsafe(socket.send_json({"type": kind, "data": data}), loop).result(10)
 
     def application(self, monitor: Monitor) -> web.Application:
         comfy = web.Application()
         mount(comfy, [PREFIX, f"/api{PREFIX}"], monitor, history=self.history, bus=self.bus)
         comfy.add_routes(
             [
-                web.get("/ws", _websocket),
+                web.get("/ws", self._websocket),
                 web.get("/api/settings", self._get_settings),
                 web.post("/api/settings", self._post_settings),
                 web.post("/api/settings/{id}", self._post_setting),
@@ -160,16 +167,17 @@ class ComfyScene(Scene):
         self.settings[request.match_info["id"]] = await request.json()
         return web.Response()
 
-
-async def _websocket(request: web.Request) -> web.WebSocketResponse:
-    socket = web.WebSocketResponse()
-    await socket.prepare(request)
-    await socket.send_json(
-        {"type": "status", "data": {"status": {"exec_info": {"queue_remaining": 0}}, "sid": "a"}}
-    )
-    async for _ in socket:
-        pass
-    return socket
+    async def _websocket(self, request: web.Request) -> web.WebSocketResponse:
+        socket = web.WebSocketResponse()
+        await socket.prepare(request)
+        await socket.send_json(
+            {"type": "status", "data": {"status": {"exec_info": {"queue_remaining": 0}}, "sid": "a"}}
+        )
+        self._sockets[socket] = asyncio.get_running_loop()
+        async for _ in socket:
+            pass
+        del self._sockets[socket]
+        return socket
 
 
 async def _answer(request: web.Request) -> web.Response:

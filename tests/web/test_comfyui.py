@@ -195,6 +195,18 @@ def test_a_gpu_has_utilisation_vram_and_temperature(tab: Tab) -> None:
     )
 
 
+def test_a_gpu_has_the_same_names_among_all_chips_as_in_the_bar(tab: Tab) -> None:
+    tab.show(ChipReading("gpu0", "NVIDIA H100", 60 * GIB, 80 * GIB, 0.93, temperature_celsius=71.0))
+    tab.bar.locator(".tag").filter(has_text="gpu0").click()
+    chip = tab.bar.get_by_role("dialog", name="All chips").locator("crystools-chip")
+    expect(chip.get_by_role("meter", name="VRAM")).to_have_attribute("aria-valuetext", "60.0 / 80.0 GiB")
+    expect(chip.get_by_role("meter", name="GPU util.")).to_have_attribute("aria-valuetext", "93%")
+    expect(chip.get_by_role("meter", name="GPU util.")).to_have_attribute(
+        "title", re.compile("^GPU utilisation of gpu0: 93%\n")
+    )
+    tab.page.keyboard.press("Escape")
+
+
 def test_fault_a_metric_that_was_never_available_read_zero_per_cent(tab: Tab) -> None:
     tab.show(ChipReading("tpu9"), host=HostReading(None, 1 * GIB, 2 * GIB, ()))
     expect(tab.meters).to_contain_text(["HBM", "Duty cycle", "CPU", "RAM"])
@@ -274,21 +286,6 @@ def test_a_decoders_fps_can_be_wired_into_comfyuis_create_video(tab: Tab, decode
     assert tab.page.evaluate(WIRE_FPS, "AnotherPacksDecoder") is False
 
 
-def test_the_timing_report_is_shown_on_its_node_and_not_saved_with_it(tab: Tab) -> None:
-    saved = tab.page.evaluate(
-        """() => {
-          const node = window.reportNode = LiteGraph.createNode("TPUTimingReport");
-          node.pos = [200, 200];
-          comfyAPI.app.app.graph.add(node);
-          node.onExecuted({ text: ["denoise transformer  227.1"] });
-          return node.serialize().widgets_values ?? [];
-        }"""
-    )
-    assert "denoise" not in json.dumps(saved)
-    expect(tab.page.get_by_text("denoise transformer  227.1")).to_be_visible()
-    tab.page.evaluate("() => comfyAPI.app.app.graph.remove(window.reportNode)")
-
-
 def test_it_survives_changes_of_the_menus_mode(tab: Tab) -> None:
     for mode, place in (("Disabled", "list"), ("Top", "menu"), ("Disabled", "list"), ("Top", "menu")):
         tab.manager(f"setting.set('Comfy.UseNewMenu', '{mode}')")
@@ -332,6 +329,27 @@ def test_it_leaves_the_menus_own_buttons_in_the_window(tab: Tab, width: int) -> 
         assert tab.page.evaluate("document.documentElement.scrollWidth") == width
         run = tab.page.get_by_test_id("queue-button")
         expect(run).to_be_in_viewport(ratio=1)
+    tab.page.set_viewport_size({"width": 1440, "height": 600})
+
+
+COVERED_BUTTONS = """async () => {
+  await new Promise(requestAnimationFrame); // after the bar has heard of the new size
+  const bar = document.querySelector("crystools-bar");
+  return [...document.querySelectorAll("button")].filter((button) => {
+    const { right, top, bottom } = button.getBoundingClientRect();
+    const seen = document.elementFromPoint(right - 4, (top + bottom) / 2);
+    return seen?.contains(bar) && !button.contains(seen) && !seen.contains(button);
+  }).map((button) => button.outerHTML);
+}"""
+
+
+@pytest.mark.parametrize("width", [600, 680, 760])
+def test_it_covers_none_of_the_menus_own_buttons_in_a_narrow_window(tab: Tab, width: int) -> None:
+    tab.show(*v6e_readings(8))
+    with played_until(tab.scene, 3):
+        tab.page.set_viewport_size({"width": width, "height": 600})
+        assert tab.page.evaluate(COVERED_BUTTONS) == []
+        expect(tab.bar).to_have_attribute("data-place", "menu")
     tab.page.set_viewport_size({"width": 1440, "height": 600})
 
 
@@ -424,12 +442,45 @@ def test_the_sidebar_has_the_live_run_those_before_it_and_two_side_by_side(tab: 
         expect(sidebar.locator("crystools-runs button").first).to_contain_text("wan2.1-t2v")
         denoise = sidebar.locator("crystools-compare tr:has(th:text-is('step'))")
         expect(denoise.locator("td")).to_have_text(["4.60 s", "4.60 s", "0%"])
+        sidebar.evaluate("sidebar => { sidebar.style.width = '225px'; }")
+        table = sidebar.locator("crystools-compare .scroll")
+        assert table.evaluate("table => table.scrollWidth - table.clientWidth") == 0
+        sidebar.evaluate("sidebar => { sidebar.style.width = ''; }")
     expect(sidebar.locator("crystools-current #status")).to_have_text("Cancelled")
     tab.manager("sidebarTab.toggleSidebarTab('crystools-tpu')")
     expect(sidebar).to_have_count(0)
     tab.manager("sidebarTab.toggleSidebarTab('crystools-tpu')")
     expect(sidebar.locator("crystools-current #status")).to_have_text("Cancelled")
     tab.manager("sidebarTab.toggleSidebarTab('crystools-tpu')")
+
+
+def test_the_timing_report_shows_its_table_on_the_node(tab: Tab) -> None:
+    """ComfyUI would leave the text that a node answers with unseen."""
+    tab.page.evaluate(
+        "() => { const node = LiteGraph.createNode('TPUTimingReport');"
+        " node.pos = [100, 150]; comfyAPI.app.app.graph.add(node); }"
+    )
+    table = tab.page.get_by_role("textbox", name="Where the time went")
+    expect(table).to_have_value("")
+    node_id = str(tab.page.evaluate("comfyAPI.app.app.graph.nodes[0].id"))
+    output = {"text": [" stage   seconds  MFU\n denoise 230.1    39%"]}
+    tab.scene.tell("executed", {"node": node_id, "display_node": node_id, "prompt_id": "1", "output": output})
+    expect(table).to_have_value(output["text"][0])
+    expect(table).not_to_be_editable()
+    expect(table).to_have_css("white-space", "pre")
+
+    workflow, prompt = tab.page.evaluate(
+        "async () => { const { workflow, output } = await comfyAPI.app.app.graphToPrompt();"
+        " return [workflow, output]; }"
+    )
+    assert "denoise" not in json.dumps(workflow)
+    assert prompt[node_id]["inputs"] == {}
+    tab.page.evaluate("workflow => comfyAPI.app.app.loadGraphData(workflow)", workflow)
+    expect(table).to_have_value("")
+    tab.page.evaluate("outputs => { comfyAPI.app.app.nodeOutputs = outputs; }", {node_id: output})
+    expect(table).to_have_value(output["text"][0])
+    tab.page.evaluate("comfyAPI.app.app.graph.clear()")
+    expect(table).to_have_count(0)
 
 
 def test_fault_settings_of_one_tab_changed_the_server_for_all(tab: Tab) -> None:

@@ -126,7 +126,7 @@ def pod(scene: Scene, open_page: OpenPage) -> Page:
 
 
 def cells(pod: Page) -> Locator:
-    return pod.get_by_role("listbox", name="Chips by share of HBM used").get_by_role("option")
+    return pod.get_by_role("listbox", name="Chips by share of memory used").get_by_role("option")
 
 
 def test_256_chips_are_a_heat_grid_that_points_at_the_worst(pod: Page) -> None:

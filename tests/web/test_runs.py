@@ -166,6 +166,25 @@ def test_past_runs_open_by_keyboard_newest_first(page: Page, scene: Scene) -> No
     expect(runs.locator("crystools-run")).to_have_count(0)
 
 
+def test_the_newest_run_is_compared_with_the_one_before_it_of_the_same_node(page: Page, scene: Scene) -> None:
+    def execute(node: str, seconds: float) -> None:
+        with scene.run(params={"node": node}) as run, run.stage("denoise"):
+            scene.clock.seconds += seconds
+
+    for node, seconds in (("Sampler", 40.0), ("Decoder", 8.0), ("Sampler", 30.0)):
+        execute(node, seconds)
+    compare = page.locator("crystools-compare")
+    expect(compare.locator("tr").filter(has_text="Whole run").locator("td")).to_have_text(
+        ["40.0 s", "30.0 s", "\N{MINUS SIGN}25%"]
+    )
+    for name in "AB":
+        chosen = compare.get_by_role("combobox", name=name, exact=True).locator("option:checked")
+        expect(chosen).to_contain_text("wan2.1-t2v · Sampler, ")
+    expect(page.locator("crystools-runs .name b")).to_have_text(
+        ["wan2.1-t2v · Decoder", "wan2.1-t2v · Sampler"]
+    )
+
+
 def test_two_runs_at_once_are_both_shown(page: Page, scene: Scene) -> None:
     with scene.run("first") as first, scene.run("second") as second:
         with first.stage("load"), second.stage("save"):

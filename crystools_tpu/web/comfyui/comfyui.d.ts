@@ -20,18 +20,6 @@ export interface NodeDefinition {
   output_name?: string[];
 }
 
-/** A node on the canvas. */
-export interface GraphNode {
-  comfyClass?: string;
-  addDOMWidget?(
-    name: string,
-    type: string,
-    element: HTMLElement,
-    options: { serialize: boolean },
-  ): { serialize?: boolean };
-  onExecuted?(output: { text?: string[] }): void;
-}
-
 export interface Extension {
   name: string;
   settings: SettingDefinition[];
@@ -39,6 +27,32 @@ export interface Extension {
   /** Is given all nodes before any is registered, and may change them. */
   addCustomNodeDefs(definitions: Record<string, NodeDefinition>): void;
   nodeCreated(node: GraphNode): void;
+  /** Recent versions: what the nodes of a workflow, just opened, answered last, by node. */
+  onNodeOutputsUpdated(outputs: Record<string, NodeOutput>): void;
+}
+
+/** What a node's function gave as `ui`. */
+export interface NodeOutput {
+  text?: string[];
+}
+
+/** A node on the canvas. */
+export interface GraphNode {
+  comfyClass?: string;
+  size: [width: number, height: number];
+  computeSize?(): [width: number, height: number];
+  setSize?(size: [width: number, height: number]): void;
+  onExecuted?(output: NodeOutput): void;
+  addDOMWidget?(
+    name: string,
+    type: string,
+    element: HTMLElement,
+    options: { serialize: boolean; getMinHeight(): number },
+  ): { serialize?: boolean };
+}
+
+export interface Graph {
+  getNodeById(id: string): GraphNode | null | undefined;
 }
 
 export interface ToastMessage {
@@ -69,6 +83,9 @@ export interface ExtensionManager {
 export interface App {
   registerExtension(extension: Extension): void;
   menu?: { settingsGroup?: { element?: HTMLElement } };
+  /** In older versions `graph`. */
+  rootGraph?: Graph;
+  graph?: Graph;
   extensionManager?: ExtensionManager;
 }
 

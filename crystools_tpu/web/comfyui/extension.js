@@ -1,6 +1,6 @@
 /**
  * The monitor in ComfyUI: a bar in its menu, settings, a tab in its sidebar and toasts, over the same
- * connection, store and components as the page.
+ * connection, store and components as the page; and the table on the node of the timing report.
  *
  * @import { ConnectionState } from "../client.js"
  * @import { ServerMessage } from "../wire.js"
@@ -13,11 +13,12 @@ import { Bar } from "../components/bar.js";
 import { Store } from "../store.js";
 import theme from "../theme.css" with { type: "css" };
 import colours from "./comfyui.css" with { type: "css" };
-import { letRatesIntoVideos, showReport } from "./nodes.js";
+import { letRatesIntoVideos } from "./nodes.js";
 import { keepInPlace } from "./place.js";
 import { Preferences } from "./preferences.js";
 import { settingDefinitions } from "./settings.js";
 import { openSidebar, registerSidebar } from "./sidebar.js";
+import { addTable, showTables } from "./timing-report.js";
 import { Toasts } from "./toasts.js";
 
 const KEY = "crystools-tpu.comfyui";
@@ -37,7 +38,8 @@ export function start(app, api) {
     settings: settingDefinitions(preferences, store),
     setup: () => setUp(app, base, preferences, store),
     addCustomNodeDefs: letRatesIntoVideos,
-    nodeCreated: showReport,
+    nodeCreated: addTable,
+    onNodeOutputsUpdated: (outputs) => showTables(app, outputs),
   });
 }
 

@@ -10,9 +10,9 @@ import { h, setAttribute } from "../dom.js";
 
 const LOOK_EVERY_MILLISECONDS = 500;
 
-/** What ComfyUI's own buttons need beside the bar, in pixels. */
+/** What ComfyUI's own buttons need beside the bar, and what the bar's smallest part needs, in pixels. */
 const ROOM_FOR_OTHERS = 540;
-const ROOM_AT_LEAST = 100;
+const ROOM_AT_LEAST = 56;
 
 /** @param {Bar} bar @param {App} app */
 export function keepInPlace(bar, app) {
@@ -20,13 +20,19 @@ export function keepInPlace(bar, app) {
   bar.append(h("span", { hidden: "" }));
   const look = () => {
     place(bar, app);
-    const row = document.getElementById("main-panel") ?? document.body;
-    const room = Math.max(ROOM_AT_LEAST, row.clientWidth - ROOM_FOR_OTHERS);
-    bar.room = bar.dataset.place === "list" ? null : room;
+    bar.room = bar.dataset.place === "list" ? null : room();
   };
   look();
   setInterval(look, LOOK_EVERY_MILLISECONDS);
   addEventListener("resize", look);
+}
+
+/** How wide the bar may be, in pixels; 0 where it would cover what ComfyUI has there. */
+function room() {
+  const panel = document.getElementById("main-panel");
+  const pixels = (panel ?? document.body).clientWidth - ROOM_FOR_OTHERS;
+  if (pixels >= ROOM_AT_LEAST) return pixels;
+  return panel ? 0 : ROOM_AT_LEAST; // a menu without that panel makes room by itself
 }
 
 /** @param {Bar} bar @param {App} app */

@@ -7,12 +7,12 @@
  * @import { ChipReading, RunReport } from "../wire.js"
  */
 
-import { chipReadings, hostReadings, isGpu, shownChips } from "../bar-readings.js";
+import { chipReadings, hostReadings, shownChips } from "../bar-readings.js";
 import { StoreView, blueprint } from "../component.js";
 import { connectionText } from "../connection-text.js";
 import { h, setAttribute, setText, svg, syncChildren } from "../dom.js";
 import { percent, stageTitle, wholeDuration } from "../format.js";
-import { extreme, hbmRatio } from "../readings.js";
+import { extreme, hbmRatio, namesFor } from "../readings.js";
 import { doing } from "../run-text.js";
 import { CHIPS_PICTURE, drawChips } from "../chips-picture.js";
 import { BarMeter } from "./bar-meter.js";
@@ -26,6 +26,9 @@ const ROOM_FOR_TWO_PIXELS = 800;
 
 /** In less room the bar keeps figures and pictures, and leaves out words. */
 const ROOM_FOR_WORDS_PIXELS = 280;
+
+/** In less room than this the chips are more telling than the running stage. */
+const ROOM_FOR_RUN_PIXELS = 100;
 
 /** How far the opened chips stay from the bar and from the window's edge. */
 const GAP_PIXELS = 8;
@@ -99,6 +102,7 @@ export class Bar extends StoreView {
     #bar[data-narrow] :is(#rest, .tag > span:not(:has(+ svg:empty))) {
       display: none;
     }
+    #bar[data-tiny]:has(.tag) #run { display: none; }
     #bar[data-low] :is(#run, .tag > span) { grid-auto-flow: column; gap: 5px; align-items: baseline; }
     #popover {
       position: fixed; inset: auto; margin: 0; overflow: auto;
@@ -156,6 +160,7 @@ export class Bar extends StoreView {
     this.style.setProperty("--room", pixels == null ? "100%" : `${pixels}px`);
     setAttribute(this.#bar, "data-lines", pixels == null ? "" : null);
     setAttribute(this.#bar, "data-narrow", (pixels ?? Infinity) < ROOM_FOR_WORDS_PIXELS ? "" : null);
+    setAttribute(this.#bar, "data-tiny", (pixels ?? Infinity) < ROOM_FOR_RUN_PIXELS ? "" : null);
     this.refresh();
   }
 
@@ -256,7 +261,7 @@ function showTag(tag, chips) {
   const [words, picture] = tag.children;
   const [name, kind] = words?.children ?? [];
   const worst = extreme(chips, hbmRatio, Math.max);
-  const devices = chips.every(isGpu) ? "GPUs" : "chips";
+  const { devices } = namesFor(chips);
   const title = chips.length > 1 ? `${chips.length} ${devices}` : (chips[0]?.chip ?? "");
   if (name) setText(name, title);
   if (kind) setText(kind, kindsOf(chips));

@@ -1,5 +1,5 @@
 /**
- * One chip: HBM, duty cycle, TensorCore utilisation and MFU. The last three are three different things.
+ * One chip or GPU: HBM, duty cycle, TensorCore utilisation and MFU. The last three are three different things.
  *
  * @import { ChipReading } from "../wire.js"
  * @import { Store } from "../store.js"
@@ -10,7 +10,7 @@ import "./meter.js";
 import { Component, blueprint } from "../component.js";
 import { setText } from "../dom.js";
 import { celsius, percent, ratioDetail } from "../format.js";
-import { capacityReading } from "../readings.js";
+import { capacityReading, fullName, namesFor } from "../readings.js";
 
 export class Chip extends Component {
   static blueprint = blueprint(
@@ -47,7 +47,8 @@ export class Chip extends Component {
     setText(temperature, celsius(chip.temperature_celsius));
     this.#showHbm(chip, store);
     const { duty_cycle_ratio: duty, tensorcore_utilization_ratio: tensorcore } = chip;
-    this.#showRatio("duty", "Duty cycle", duty, chip, store, "Share of time in which the chip ran anything.");
+    const { duty: name } = namesFor([chip]);
+    this.#showRatio("duty", name, duty, chip, store, "Share of time in which the chip ran anything.");
     this.#showRatio(
       "tensorcore",
       "TensorCore",
@@ -72,7 +73,8 @@ export class Chip extends Component {
   #showHbm(chip, store) {
     const { hbm_used_bytes: used, hbm_total_bytes: total } = chip;
     const series = store.chipSeries(chip.chip, "hbm");
-    const reading = capacityReading("HBM", used, total, series, `HBM of ${chip.chip}`);
+    const { memory } = namesFor([chip]);
+    const reading = capacityReading(memory, used, total, series, `${memory} of ${chip.chip}`);
     const bandwidth = `Bandwidth in use ${percent(chip.hbm_bandwidth_utilization_ratio)}`;
     this.#meter("hbm").reading = { ...reading, detail: `${reading.detail}\n${bandwidth}` };
   }
@@ -87,7 +89,8 @@ export class Chip extends Component {
    */
   #showRatio(quantity, label, ratio, chip, store, meaning) {
     const series = store.chipSeries(chip.chip, quantity);
-    const detail = `${label} of ${chip.chip}: ${percent(ratio)}\nPeak seen ${percent(series.peak)}\n${meaning}`;
+    const peak = `Peak seen ${percent(series.peak)}`;
+    const detail = `${fullName(label)} of ${chip.chip}: ${percent(ratio)}\n${peak}\n${meaning}`;
     this.#meter(quantity).reading = { label, figure: percent(ratio), ratio, series, ceiling: 1, detail };
   }
 

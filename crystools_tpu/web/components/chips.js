@@ -8,7 +8,7 @@
 import { StoreView, blueprint } from "../component.js";
 import { h, setAttribute, setText, syncChildren } from "../dom.js";
 import { NOT_AVAILABLE, percent } from "../format.js";
-import { extreme, hbmRatio } from "../readings.js";
+import { extreme, hbmRatio, namesFor } from "../readings.js";
 import { Chip } from "./chip.js";
 import { level } from "./meter.js";
 
@@ -26,9 +26,9 @@ export class Chips extends StoreView {
       <p id="none" class="muted">No chip is reported; Sources says why.</p>
       <div id="overview" class="live" hidden>
         <dl id="worst"></dl>
-        <div id="grid" role="listbox" aria-label="Chips by share of HBM used"></div>
+        <div id="grid" role="listbox" aria-label="Chips by share of memory used"></div>
         <p class="legend muted">
-          Colour: share of HBM used <span class="scale" aria-hidden="true"></span> 0 to 100%
+          Colour: share of memory used <span class="scale" aria-hidden="true"></span> 0 to 100%
         </p>
       </div>
       <div id="cards" class="live"></div>
@@ -87,7 +87,8 @@ export class Chips extends StoreView {
   render(store) {
     const chips = store.snapshot?.chips ?? [];
     const many = chips.length > CARDS_AT_MOST;
-    setText(this.byId("title"), chips.length > 1 ? `${chips.length} chips` : "Chips");
+    const { devices } = namesFor(chips);
+    setText(this.byId("title"), chips.length > 1 ? `${chips.length} ${devices}` : "Chips");
     this.byId("none").hidden = chips.length > 0;
     this.byId("overview").hidden = this.byId("expand").hidden = !many;
     for (const part of ["overview", "cards"]) {
@@ -163,7 +164,9 @@ function createCell() {
  */
 function showCell(cell, chip, selected, current) {
   const ratio = hbmRatio(chip);
-  const text = `${chip.chip}: HBM ${percent(ratio)}, duty cycle ${percent(chip.duty_cycle_ratio)}`;
+  const { memory, dutyInText } = namesFor([chip]);
+  const duty = percent(chip.duty_cycle_ratio);
+  const text = `${chip.chip}: ${memory} ${percent(ratio)}, ${dutyInText} ${duty}`;
   cell.dataset.chip = chip.chip;
   setAttribute(cell, "title", text);
   setAttribute(cell, "aria-label", text);
@@ -192,10 +195,11 @@ function fullest(chips) {
 function extremes(chips, store) {
   /** @param {{ chip: ChipReading, value: number } | null} found @param {(value: number) => string} format */
   const say = (found, format) => (found ? `${format(found.value)} · ${found.chip.chip}` : NOT_AVAILABLE);
+  const { memory, dutyInText } = namesFor(chips);
   return [
-    ["Fullest HBM", say(extreme(chips, hbmRatio, Math.max), percent)],
+    [`Fullest ${memory}`, say(extreme(chips, hbmRatio, Math.max), percent)],
     [
-      "Lowest duty cycle",
+      `Lowest ${dutyInText}`,
       say(
         extreme(chips, (chip) => chip.duty_cycle_ratio, Math.min),
         percent,

@@ -9,6 +9,7 @@ import { StoreView, blueprint } from "../component.js";
 import { h, setAttribute, setText, syncChildren } from "../dom.js";
 import { NOT_AVAILABLE, duration, gibibytes, moment, percent, stageTitle } from "../format.js";
 import { fullestChip, medianStepSeconds } from "../run-figures.js";
+import { runTitle } from "../run-text.js";
 
 /** A row that has a name alone is the title of a stage. @typedef {{ name: string, texts: string[] }} Row */
 
@@ -26,7 +27,7 @@ export class Compare extends StoreView {
       <p class="muted note">One run each: a small difference may be chance. Steps: median without compiles.</p>
     </section>`,
     `
-    section { display: grid; grid-template-columns: minmax(0, 1fr); gap: 6px; }
+    section { display: grid; grid-template-columns: minmax(0, 1fr); gap: 6px; container-type: inline-size; }
     .scroll { overflow-x: auto; }
     label { display: flex; gap: 8px; align-items: baseline; font-size: 12px; font-weight: 600; }
     select {
@@ -44,23 +45,34 @@ export class Compare extends StoreView {
     tr[data-title] > * { border-top: 1px solid var(--crystools-line); padding-top: 5px; }
     tr[data-title] td { display: none; }
     tr[data-title] th { color: var(--crystools-ink); font-weight: 600; }
+    @container (max-width: 230px) {
+      table, thead, tbody, tr { display: grid; }
+      tr { grid-template-columns: minmax(0, 1fr) minmax(0, 1fr) 44px; }
+      th:first-child { grid-column: 1 / -1; padding-bottom: 0; }
+      th:empty { display: none; }
+      td, thead th + th { padding: 0; }
+      tbody tr { padding-block: 2px; }
+    }
     `,
   );
 
-  #selects = ["a", "b"].map((id) => /** @type {HTMLSelectElement} */ (this.byId(id)));
+  #a = /** @type {HTMLSelectElement} */ (this.byId("a"));
+  #b = /** @type {HTMLSelectElement} */ (this.byId("b"));
 
   constructor() {
     super();
-    for (const select of this.#selects) select.addEventListener("change", () => this.refresh());
+    for (const select of [this.#a, this.#b]) select.addEventListener("change", () => this.refresh());
   }
 
   /** @param {Store} store */
   render(store) {
     const runs = store.runs.filter((run) => run.status !== "running" && run.stages.length > 0);
-    this.hidden = runs.length < 2;
-    if (this.hidden) return;
-    const [a, b] = this.#selects.map((select, index) => chosen(select, runs, 1 - index));
-    if (!a || !b) return;
+    const [newest, other] = runs;
+    this.hidden = !newest || !other;
+    if (!newest || !other) return;
+    const b = chosen(this.#b, runs, newest);
+    const alike = runs.find((run) => run !== b && runTitle(run) === runTitle(b));
+    const a = chosen(this.#a, runs, alike ?? other);
     setText(this.byId("differs"), differences(a, b));
     syncChildren(this.byId("rows"), rowsOf(a, b), createRow, (row, { name, texts }) => {
       setAttribute(row, "data-title", texts.length ? null : "");
@@ -76,25 +88,25 @@ function createRow() {
 }
 
 /**
- * Offers the runs, and gives the chosen one; at first the one at `initial`.
+ * Offers the runs, and gives the chosen one; at first `initial`.
  *
  * @param {HTMLSelectElement} select
  * @param {readonly RunReport[]} runs
- * @param {number} initial
+ * @param {RunReport} initial
  */
 function chosen(select, runs, initial) {
-  const value = select.value || runs[initial]?.run_id;
+  const value = select.value || initial.run_id;
   syncChildren(
     select,
     runs,
     () => h("option"),
     (option, run) => {
       option.value = run.run_id;
-      setText(option, `${run.pipeline}, ${moment(run.started_unix_seconds)}, ${duration(run.total_seconds)}`);
+      setText(option, `${runTitle(run)}, ${moment(run.started_unix_seconds)}, ${duration(run.total_seconds)}`);
     },
   );
-  const run = runs.find((candidate) => candidate.run_id === value) ?? runs[initial];
-  if (run && select.value !== run.run_id) select.value = run.run_id;
+  const run = runs.find((candidate) => candidate.run_id === value) ?? initial;
+  if (select.value !== run.run_id) select.value = run.run_id;
   return run;
 }
 

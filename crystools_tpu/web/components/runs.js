@@ -9,6 +9,7 @@ import { StoreView, blueprint } from "../component.js";
 import { h, setAttribute, setText, syncChildren } from "../dom.js";
 import { duration, moment, percent, statusTitle } from "../format.js";
 import { mainStage } from "../run-figures.js";
+import { runTitle } from "../run-text.js";
 import { shownRuns } from "./current.js";
 import { RunView } from "./run.js";
 
@@ -127,7 +128,7 @@ function showSummary(item, run, open) {
   setAttribute(button, "aria-expanded", String(open));
   /** @type {Record<string, string>} */
   const texts = {
-    ".name b": run.pipeline,
+    ".name b": runTitle(run),
     ".name .muted": String(run.params.prompt ?? ""),
     ".status": statusTitle(run.status),
     ".duration": duration(run.total_seconds),
