@@ -23,7 +23,7 @@ FOLDER: Final = ROOT / "example_workflows"
 CHROMIUM: Final = "/usr/bin/chromium"
 SETTLE_MILLISECONDS: Final = 2500
 CANVAS: Final = {"x": 60, "y": 50, "width": 1536, "height": 840}
-REPORTED: Final = "() => document.querySelector('.crystools-report')?.textContent"
+REPORTED: Final = """() => document.querySelector("textarea[aria-label='Where the time went']")?.value"""
 SHOW_ALL: Final = """() => {
   const { app } = window;
   const { canvas, graph } = app;
