@@ -1,6 +1,6 @@
 """Compiles every stage of every full-size model for TPUs that this machine does not have, as a run would.
 
-    python -m benchmarks.tpu_compile
+    python -m benchmarks.tpu_compile [MODEL ...]
 
 writes `results/tpu_compile.json`: for each stage the seconds of its compiles on this machine, and the bytes
 of each program on each device, by the compiler's own account. Nothing was run on a TPU.
@@ -8,7 +8,9 @@ of each program on each device, by the compiler's own account. Nothing was run o
 
 import json
 import os
+import sys
 import tempfile
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -28,12 +30,13 @@ def full_size(model: str) -> Any:
     return MODELS[model].request_class()("a lighthouse in a storm", num_inference_steps=2, **image)
 
 
-def main() -> None:
-    """Compiles, prints and writes."""
-    results: dict[str, Any] = {"libtpu": version("libtpu"), "jax": version("jax"), "cpus": os.cpu_count()}
+def main(models: Sequence[str]) -> None:
+    """Compiles, prints and writes; what was written of other models stays."""
+    results: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    results |= {"libtpu": version("libtpu"), "jax": version("jax"), "cpus": os.cpu_count()}
     with TpuCompiler() as compiler, tempfile.TemporaryDirectory() as folder:
         for topology in TOPOLOGIES:
-            for model in MODELS:
+            for model in models or MODELS:
                 configurations = MODELS[model].write_published(Path(folder) / model)
                 stages = compiler.compile(topology, model, full_size(model), configurations)
                 results.setdefault(topology, {})[model] = [_row(stage) for stage in stages]
@@ -51,4 +54,4 @@ def _row(stage: CompiledStage) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])
