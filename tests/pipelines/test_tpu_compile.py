@@ -20,6 +20,7 @@ from crystools_pipelines.runtime.rehearsal import abstract_state, rehearse
 from crystools_pipelines.runtime.weights import plan_state
 from crystools_pipelines.wan21 import sharding as wan21_sharding
 from crystools_pipelines.wan21.transformer import build_transformer
+from crystools_tpu.telemetry import StageName
 from crystools_tpu.telemetry.chips import CHIPS
 
 WAN_STAGES = [("text_encode", None, 1), ("denoise", "transformer", 1), ("vae_decode", None, 2)]
@@ -46,14 +47,26 @@ def compiler() -> Iterator[TpuCompiler]:
 
 
 @pytest.mark.timeout(600)  # a minute or two on an idle machine
-@pytest.mark.parametrize("topology", ["v6e-8", "v5p-8"])
+@pytest.mark.parametrize(
+    ("topology", "without"),
+    [
+        ("v6e-8", ()),
+        # The benchmark compiles these for v5p too; their convolutions take as long as all the rest.
+        ("v5p-8", (StageName.VAE_ENCODE, StageName.VAE_DECODE)),
+    ],
+    ids=["v6e-8", "v5p-8"],
+)
 @pytest.mark.parametrize("model", MODELS)
 def test_every_full_size_stage_compiles_and_fits_the_chip(
-    compiler: TpuCompiler, tmp_path: Path, model: str, topology: str
+    compiler: TpuCompiler, tmp_path: Path, model: str, topology: str, without: tuple[StageName, ...]
 ) -> None:
     configurations = MODELS[model].write_published(tmp_path)
-    stages = compiler.compile(topology, model, full_size(model), configurations, LEAST_EFFORT)
-    assert [(stage.name, stage.component, len(stage.programs)) for stage in stages] == STAGES[model]
+    stages = compiler.compile(
+        topology, model, full_size(model), configurations, effort=LEAST_EFFORT, without=without
+    )
+    assert [(stage.name, stage.component, len(stage.programs)) for stage in stages] == [
+        stage for stage in STAGES[model] if stage[0] not in without
+    ]
     for stage in stages:
         for program in stage.programs:
             assert 0 < program.total_bytes < HBM_BYTES[topology.split("-")[0]], stage.name

@@ -6,7 +6,7 @@ that happens in a child process. Weights are shapes with shardings: only configu
 
 import os
 import time
-from collections.abc import Hashable
+from collections.abc import Collection, Hashable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from hashlib import sha256
@@ -85,15 +85,23 @@ class TpuCompiler:
         self._pool.shutdown()
 
     def compile(
-        self, topology: str, model: str, request: Any, configurations: Path, effort: float | None = None
+        self,
+        topology: str,
+        model: str,
+        request: Any,
+        configurations: Path,
+        *,
+        effort: float | None = None,
+        without: Collection[StageName] = (),
     ) -> tuple[CompiledStage, ...]:
         """Compiles the stages of `request` to `model`, an id of MODELS, for a key of TOPOLOGIES.
 
         `configurations` is a checkpoint's folder; weights need not be in it. `effort` takes the place of the
-        run's own, which is what its memory and speed depend on. A program that was compiled before is not
-        compiled again. Raises what the compiler raises where a program does not fit into a device's HBM.
+        run's own, which is what its memory and speed depend on. Stages in `without` are left out. A program
+        that was compiled before is not compiled again. Raises what the compiler raises where a program does
+        not fit into a device's HBM.
         """
-        arguments = (TOPOLOGIES[topology], model, request, configurations, effort)
+        arguments = (TOPOLOGIES[topology], model, request, configurations, effort, frozenset(without))
         return self._pool.submit(_compile, *arguments).result()
 
 
@@ -102,12 +110,18 @@ def _prepare() -> None:
 
 
 def _compile(
-    topology_name: str, model: str, request: Any, configurations: Path, effort: float | None
+    topology_name: str,
+    model: str,
+    request: Any,
+    configurations: Path,
+    effort: float | None,
+    without: frozenset[StageName],
 ) -> tuple[CompiledStage, ...]:
     topology = topologies.get_topology_desc(platform="tpu", topology_name=topology_name)
     checkpoint, devices = Checkpoint(configurations), list(topology.devices)
     rehearsal = rehearse(MODELS[model].pipeline(), request, checkpoint, devices)
-    return tuple(_compile_stage(topology_name, stage, effort) for stage in rehearsal.stages)
+    stages = (stage for stage in rehearsal.stages if stage.name not in without)
+    return tuple(_compile_stage(topology_name, stage, effort) for stage in stages)
 
 
 def _compile_stage(topology_name: str, stage: RehearsedStage, effort: float | None) -> CompiledStage:
