@@ -22,7 +22,8 @@ _PACKAGES = {
 
 
 def _make_importable(name: str, folder: Path) -> None:
-    if importlib.util.find_spec(name) is not None:
+    installed = importlib.util.find_spec(name)
+    if installed is not None and installed.origin is not None:  # a folder without code has no origin
         return
     spec = importlib.util.spec_from_file_location(
         name, folder / "__init__.py", submodule_search_locations=[str(folder)]

@@ -23,7 +23,8 @@ LOAD = """
 import importlib.util, json, logging, sys, threading
 from pathlib import Path
 logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
-sys.path[:] = {installed!r} + [entry for entry in sys.path if not Path(entry, "crystools_tpu").exists()]
+ours = "crystools_tpu/__init__.py"
+sys.path[:] = {installed!r} + [entry for entry in sys.path if not Path(entry, ours).exists()]
 path = list(sys.path)
 {before}
 for folder in {folders!r}:
@@ -116,6 +117,12 @@ def test_a_clone_beside_the_installed_package_uses_that_one(clone: Path, tmp_pat
     assert loaded.answer["file"] == str(site / "crystools_tpu" / "__init__.py")
     assert loaded.answer["telemetry"] == ["crystools_tpu.telemetry"]
     assert loaded.log == ""
+
+
+def test_a_folder_that_pip_left_behind_is_not_the_package(clone: Path, tmp_path: Path) -> None:
+    (tmp_path / "site" / "crystools_tpu" / "comfyui").mkdir(parents=True)
+    loaded = load([clone], installed=[tmp_path / "site"])
+    assert loaded.answer["file"] == str(clone / "crystools_tpu" / "__init__.py")
 
 
 def test_another_version_installed_is_a_warning_that_names_both(clone: Path, tmp_path: Path) -> None:
