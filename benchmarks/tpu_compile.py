@@ -3,7 +3,8 @@
     python -m benchmarks.tpu_compile [MODEL ...]
 
 writes `results/tpu_compile.json`: for each stage the seconds of its compiles on this machine, and the bytes
-of each program on each device, by the compiler's own account. Nothing was run on a TPU.
+of each program on each device, by the compiler's own account. Seconds are null where the machine had other
+work. Nothing was run on a TPU.
 """
 
 import json
