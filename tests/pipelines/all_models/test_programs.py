@@ -9,8 +9,12 @@ import pytest
 
 from crystools_pipelines.models import MODELS
 from crystools_pipelines.runtime.checkpoint import Checkpoint
-from crystools_pipelines.runtime.rehearsal import rehearse
+from crystools_pipelines.runtime.mesh import make_mesh
+from crystools_pipelines.runtime.rehearsal import abstract_state, rehearse
 from crystools_pipelines.runtime.residency import free_all
+from crystools_pipelines.runtime.weights import plan_state
+from crystools_pipelines.wan21 import sharding as wan21_sharding
+from crystools_pipelines.wan21.transformer import build_transformer
 from crystools_tpu.telemetry import StageName
 from tests.pipelines.all_models.conftest import Run, smallest
 
@@ -46,3 +50,22 @@ def test_a_rehearsal_has_the_stages_steps_and_costs_of_the_run(
         stage.component for stage in report.stages if stage.name is StageName.LOAD
     ]
     assert all(stage.moved_bytes > 0 for stage in rehearsal.stages)
+
+
+def test_the_abstract_state_is_what_a_run_loads(tiny_wan21: Path) -> None:
+    mesh = make_mesh(jax.devices(), branches=2, widths=(2,))
+    folder = tiny_wan21 / "transformer"
+    model = build_transformer(folder, mesh)
+    expected = plan_state(
+        model,
+        folder,
+        mesh=mesh,
+        rules=wan21_sharding.TRANSFORMER,
+        dtype="bfloat16",
+        float32=model._keep_in_fp32_modules,
+    ).load()
+    state = abstract_state(model, mesh, wan21_sharding.TRANSFORMER, "bfloat16")
+    assert state.keys() == expected.keys()
+    for name, leaf in state.items():
+        assert (leaf.shape, leaf.dtype) == (expected[name].shape, expected[name].dtype), name
+        assert leaf.sharding.is_equivalent_to(expected[name].sharding, leaf.ndim), name

@@ -15,11 +15,7 @@ from benchmarks.tpu_compile import full_size
 from crystools_pipelines.models import MODELS
 from crystools_pipelines.runtime.aot import TpuCompiler
 from crystools_pipelines.runtime.checkpoint import Checkpoint
-from crystools_pipelines.runtime.mesh import make_mesh
-from crystools_pipelines.runtime.rehearsal import abstract_state, rehearse
-from crystools_pipelines.runtime.weights import plan_state
-from crystools_pipelines.wan21 import sharding as wan21_sharding
-from crystools_pipelines.wan21.transformer import build_transformer
+from crystools_pipelines.runtime.rehearsal import rehearse
 from crystools_tpu.telemetry import StageName
 from crystools_tpu.telemetry.chips import CHIPS
 
@@ -86,25 +82,6 @@ def test_every_weight_has_a_rule_and_at_most_2_percent_of_the_bytes_are_on_every
     total = sum(map(_bytes, weights))
     assert total == pytest.approx(gigabytes * 1e9, rel=0.01)
     assert sum(_bytes(weight) for weight in weights if weight.sharding.is_fully_replicated) <= 0.02 * total
-
-
-def test_the_abstract_state_is_what_a_run_loads(tiny_wan21: Path) -> None:
-    mesh = make_mesh(jax.devices(), branches=2, widths=(2,))
-    folder = tiny_wan21 / "transformer"
-    model = build_transformer(folder, mesh)
-    expected = plan_state(
-        model,
-        folder,
-        mesh=mesh,
-        rules=wan21_sharding.TRANSFORMER,
-        dtype="bfloat16",
-        float32=model._keep_in_fp32_modules,
-    ).load()
-    state = abstract_state(model, mesh, wan21_sharding.TRANSFORMER, "bfloat16")
-    assert state.keys() == expected.keys()
-    for name, leaf in state.items():
-        assert (leaf.shape, leaf.dtype) == (expected[name].shape, expected[name].dtype), name
-        assert leaf.sharding.is_equivalent_to(expected[name].sharding, leaf.ndim), name
 
 
 def _bytes(leaf: jax.ShapeDtypeStruct) -> int:
