@@ -171,18 +171,33 @@ def test_the_newest_run_is_compared_with_the_one_before_it_of_the_same_node(page
         with scene.run(params={"node": node}) as run, run.stage("denoise"):
             scene.clock.seconds += seconds
 
-    for node, seconds in (("Sampler", 40.0), ("Decoder", 8.0), ("Sampler", 30.0)):
-        execute(node, seconds)
     compare = page.locator("crystools-compare")
-    expect(compare.locator("tr").filter(has_text="Whole run").locator("td")).to_have_text(
-        ["40.0 s", "30.0 s", "\N{MINUS SIGN}25%"]
-    )
+    whole = compare.locator("tr").filter(has_text="Whole run").locator("td")
+    execute("Sampler", 40.0)
+    execute("Decoder", 8.0)
+    expect(whole).to_have_text(["40.0 s", "8.00 s", "\N{MINUS SIGN}80%"])  # there is no other of its node
+    execute("Sampler", 30.0)
+    expect(whole).to_have_text(["40.0 s", "30.0 s", "\N{MINUS SIGN}25%"])
     for name in "AB":
         chosen = compare.get_by_role("combobox", name=name, exact=True).locator("option:checked")
         expect(chosen).to_contain_text("wan2.1-t2v · Sampler, ")
     expect(page.locator("crystools-runs .name b")).to_have_text(
         ["wan2.1-t2v · Decoder", "wan2.1-t2v · Sampler"]
     )
+
+
+def test_what_somebody_chose_to_compare_stays(page: Page, scene: Scene) -> None:
+    compare = page.locator("crystools-compare")
+    whole = compare.locator("tr").filter(has_text="Whole run").locator("td")
+    for seconds in (40.0, 20.0, 30.0):
+        with scene.run() as run, run.stage("denoise"):
+            scene.clock.seconds += seconds
+    expect(whole).to_have_text(["20.0 s", "30.0 s", "+50%"])
+    compare.get_by_role("combobox", name="A", exact=True).select_option(index=2)
+    expect(whole).to_have_text(["40.0 s", "30.0 s", "\N{MINUS SIGN}25%"])
+    with scene.run() as run, run.stage("denoise"):
+        scene.clock.seconds += 10.0
+    expect(whole).to_have_text(["40.0 s", "10.0 s", "\N{MINUS SIGN}75%"])
 
 
 def test_two_runs_at_once_are_both_shown(page: Page, scene: Scene) -> None:

@@ -59,9 +59,17 @@ export class Compare extends StoreView {
   #a = /** @type {HTMLSelectElement} */ (this.byId("a"));
   #b = /** @type {HTMLSelectElement} */ (this.byId("b"));
 
+  /** The selects in which somebody chose a run; the others follow the newest. */
+  #held = /** @type {Set<HTMLSelectElement>} */ (new Set());
+
   constructor() {
     super();
-    for (const select of [this.#a, this.#b]) select.addEventListener("change", () => this.refresh());
+    for (const select of [this.#a, this.#b]) {
+      select.addEventListener("change", () => {
+        this.#held.add(select);
+        this.refresh();
+      });
+    }
   }
 
   /** @param {Store} store */
@@ -70,9 +78,9 @@ export class Compare extends StoreView {
     const [newest, other] = runs;
     this.hidden = !newest || !other;
     if (!newest || !other) return;
-    const b = chosen(this.#b, runs, newest);
+    const b = this.#chosen(this.#b, runs, newest);
     const alike = runs.find((run) => run !== b && runTitle(run) === runTitle(b));
-    const a = chosen(this.#a, runs, alike ?? other);
+    const a = this.#chosen(this.#a, runs, alike ?? other);
     setText(this.byId("differs"), differences(a, b));
     syncChildren(this.byId("rows"), rowsOf(a, b), createRow, (row, { name, texts }) => {
       setAttribute(row, "data-title", texts.length ? null : "");
@@ -81,33 +89,33 @@ export class Compare extends StoreView {
       if (title) title.colSpan = texts.length ? 1 : 4;
     });
   }
+
+  /**
+   * Offers the runs, and gives the chosen one; `initial` until somebody chooses.
+   *
+   * @param {HTMLSelectElement} select
+   * @param {readonly RunReport[]} runs
+   * @param {RunReport} initial
+   */
+  #chosen(select, runs, initial) {
+    const value = this.#held.has(select) ? select.value : initial.run_id;
+    syncChildren(
+      select,
+      runs,
+      () => h("option"),
+      (option, run) => {
+        option.value = run.run_id;
+        setText(option, `${runTitle(run)}, ${moment(run.started_unix_seconds)}, ${duration(run.total_seconds)}`);
+      },
+    );
+    const run = runs.find((candidate) => candidate.run_id === value) ?? initial;
+    if (select.value !== run.run_id) select.value = run.run_id;
+    return run;
+  }
 }
 
 function createRow() {
   return h("tr", {}, h("th", { scope: "row" }), h("td"), h("td"), h("td"));
-}
-
-/**
- * Offers the runs, and gives the chosen one; at first `initial`.
- *
- * @param {HTMLSelectElement} select
- * @param {readonly RunReport[]} runs
- * @param {RunReport} initial
- */
-function chosen(select, runs, initial) {
-  const value = select.value || initial.run_id;
-  syncChildren(
-    select,
-    runs,
-    () => h("option"),
-    (option, run) => {
-      option.value = run.run_id;
-      setText(option, `${runTitle(run)}, ${moment(run.started_unix_seconds)}, ${duration(run.total_seconds)}`);
-    },
-  );
-  const run = runs.find((candidate) => candidate.run_id === value) ?? initial;
-  if (select.value !== run.run_id) select.value = run.run_id;
-  return run;
 }
 
 /** @param {RunReport} a @param {RunReport} b */
