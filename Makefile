@@ -16,7 +16,7 @@ lint: .venv/.dev
 	$(BIN)/mypy
 
 pytest: .venv/.dev .venv/frontends/.installed node_modules/.installed
-	$(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/pytest --numprocesses 2 --dist loadfile
 
 frontends: .venv/frontends/.installed
 
