@@ -13,10 +13,9 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
-from dataclasses import dataclass
 from typing import Any
 
-from crystools_tpu.telemetry.events import CompileCache
+from crystools_tpu.telemetry.events import CompileCache, CompileRecord
 
 logger = logging.getLogger(__name__)
 
@@ -34,22 +33,21 @@ _EXPLAINING_LOGGERS = (
 _EXPLANATIONS = ("CACHE MISS", "persistent cache entry", "to persistent compilation cache")
 
 
-@dataclass(frozen=True, slots=True)
-class Compile:
-    """One backend compile: of what, how long, what the cache did, and jax's explanation where asked."""
-
-    function: str | None
-    seconds: float
-    cache: CompileCache
-    reason: str | None
-
-
 class CompileLog:
-    """The compiles of one stage. `on_compile` is called in the compiling thread after each."""
+    """The compiles of one stage. `on_compile` is called in the compiling thread after each.
 
-    def __init__(self, on_compile: Callable[[Compile], None], clock: Callable[[], float]) -> None:
+    `unix_seconds` is the time of day, for the records.
+    """
+
+    def __init__(
+        self,
+        on_compile: Callable[[CompileRecord], None],
+        clock: Callable[[], float],
+        unix_seconds: Callable[[], float],
+    ) -> None:
         self._on_compile = on_compile
         self._clock = clock
+        self._unix_seconds = unix_seconds
         self._spans: list[tuple[float, float]] = []
         self._hit = False
         self._reason: str | None = None
@@ -83,11 +81,11 @@ class CompileLog:
         self._add_span(self._clock() - seconds, self._clock())
         if name == _BACKEND:  # fires on a cache hit too: then it is the retrieval
             cache = CompileCache.HIT if self._hit else _cache_without_hit()
-            compile_ = Compile(function, seconds, cache, self._reason)
+            record = CompileRecord(function, self._unix_seconds(), seconds, cache, self._reason)
             self._caches.add(cache)
             self._hit, self._reason = False, None
             self.count += 1
-            self._on_compile(compile_)
+            self._on_compile(record)
 
     def _add_span(self, start: float, end: float) -> None:
         while self._spans and self._spans[-1][1] > start:

@@ -30,12 +30,17 @@ class StageName(StrEnum):
 
 
 class Status(StrEnum):
-    """How a run or stage stands; all but `RUNNING` are final."""
+    """How a run or stage stands; all but `RUNNING` are final.
+
+    `INTERRUPTED`: its process ended without a word (killed, or the machine went down), as the history found
+    out later.
+    """
 
     RUNNING = "running"
     SUCCEEDED = "succeeded"
     FAILED = "failed"
     CANCELLED = "cancelled"
+    INTERRUPTED = "interrupted"
 
 
 class CompileCache(StrEnum):
@@ -108,10 +113,25 @@ class StepSeconds:
 
 
 @dataclass(frozen=True, slots=True)
+class CompileRecord:
+    """One backend compile (or its retrieval from the cache): of what, when it ended, and how long it took.
+
+    `reason` is jax's own explanation, where it gives one.
+    """
+
+    function: str | None
+    finished_unix_seconds: float
+    seconds: float
+    cache: CompileCache
+    reason: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class StageReport:
     """One stage of one run. Durations in seconds; `flops` is the stage's model FLOPs over all its steps.
 
     `recompiles` counts the steps after the first in which something was compiled, with a reason each.
+    `compile_seconds` is trace, lowering and backend together; `compiles` are the backend's.
     """
 
     name: StageName
@@ -122,6 +142,7 @@ class StageReport:
     seconds: float | None
     compile_seconds: float
     compile_cache: CompileCache | None
+    compiles: tuple[CompileRecord, ...]
     recompiles: int
     recompile_reasons: tuple[str, ...]
     steps_total: int | None
@@ -214,23 +235,20 @@ class StepFinished:
 
 @dataclass(frozen=True, slots=True)
 class CompileFinished:
-    """One backend compile (or its retrieval from the cache) that a stage caused.
+    """A stage compiled something.
 
     `stage_compile_seconds` is the stage's total so far: trace, lowering and backend together, overlaps
     counted once. `recompile` is true for the first compile in each step after the stage's first, so that
-    these add up to the stage's `recompiles`; `reason` is jax's own explanation.
+    these add up to the stage's `recompiles`.
     """
 
     run_id: str
     pipeline: str
     stage: int
     stage_name: StageName
-    function: str | None
-    seconds: float
-    cache: CompileCache
+    record: CompileRecord
     stage_compile_seconds: float
     recompile: bool
-    reason: str | None
     type: Literal["compile_finished"] = field(default="compile_finished", init=False)
 
 

@@ -74,12 +74,15 @@ class Run:
         self.output: str | None = None
         self._model_id = model_id
         self._params = dict(params)
-        self._wall_clock = wall_clock
         self._stages: list[Stage] = []
         self._stage_is_open = False
         self._final: RunReport | None = None
         self._started_at = clock()
         self._started_unix_seconds = wall_clock()
+
+    def unix_seconds(self) -> float:
+        """The time of day by the run's own clock: it never jumps within a run."""
+        return self._started_unix_seconds + (self.clock() - self._started_at)
 
     @property
     def report(self) -> RunReport:
@@ -112,7 +115,7 @@ class Run:
             _EMPTY_STAGE,
             name=_stage_name(name),
             component=component,
-            started_unix_seconds=self._wall_clock(),
+            started_unix_seconds=self.unix_seconds(),
             steps_total=steps,
             flops_method=flops_method if flops_per_step is not None else None,
         )
@@ -217,6 +220,7 @@ _EMPTY_STAGE = StageReport(
     seconds=None,
     compile_seconds=0.0,
     compile_cache=None,
+    compiles=(),
     recompiles=0,
     recompile_reasons=(),
     steps_total=None,

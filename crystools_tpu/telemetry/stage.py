@@ -11,6 +11,7 @@ from crystools_tpu.telemetry import compiles, roofline
 from crystools_tpu.telemetry.events import (
     Bound,
     CompileFinished,
+    CompileRecord,
     Ratio,
     StageFinished,
     StageReport,
@@ -55,11 +56,12 @@ class Stage:
         self._finished: list[_FinishedStep] = []
         self._dispatched = 0
         self._compiles_seen = 0
-        self._recompiles: dict[int, list[compiles.Compile]] = {}
+        self._compiles: list[CompileRecord] = []
+        self._recompiles: dict[int, list[CompileRecord]] = {}
         self._final: StageReport | None = None
         self._hbm = HbmRecorder(run.devices, run.clock)
         self._waiter = StepWaiter(self._step_done, run.clock)
-        self.compile_log = compiles.CompileLog(self._compile_done, run.clock)
+        self.compile_log = compiles.CompileLog(self._compile_done, run.clock, run.unix_seconds)
 
     def step(self, done: Any, *, flops: float | None = None, moved_bytes: float | None = None) -> None:
         """Reports a step that was just dispatched, timed when the device finishes `done`.
@@ -128,7 +130,8 @@ class Stage:
             )
         )
 
-    def _compile_done(self, compiled: compiles.Compile) -> None:
+    def _compile_done(self, compiled: CompileRecord) -> None:
+        self._compiles.append(compiled)
         recompile = self._dispatched > 0 and self._dispatched not in self._recompiles
         if self._dispatched > 0:
             self._recompiles.setdefault(self._dispatched, []).append(compiled)
@@ -138,12 +141,9 @@ class Stage:
                 pipeline=self._run.pipeline,
                 stage=self._index,
                 stage_name=self._start.name,
-                function=compiled.function,
-                seconds=compiled.seconds,
-                cache=compiled.cache,
+                record=compiled,
                 stage_compile_seconds=self.compile_log.seconds,
                 recompile=recompile,
-                reason=compiled.reason,
             )
         )
 
@@ -176,6 +176,7 @@ class Stage:
             seconds=seconds,
             compile_seconds=self.compile_log.seconds,
             compile_cache=self.compile_log.cache,
+            compiles=tuple(self._compiles),
             recompiles=len(self._recompiles),
             recompile_reasons=tuple(_recompile_reason(step) for step in tuple(self._recompiles.values())),
             steps=records,
@@ -210,7 +211,7 @@ def step_statistics(records: Sequence[StepRecord]) -> StepSeconds | None:
     return StepSeconds(statistics.median(seconds), p95, seconds[0], seconds[-1])
 
 
-def _recompile_reason(step: Sequence[compiles.Compile]) -> str:
+def _recompile_reason(step: Sequence[CompileRecord]) -> str:
     """What jax said about the compiles of one step, or else what was compiled."""
     reasons = [compiled.reason for compiled in step if compiled.reason]
     return "; ".join(reasons) or ", ".join(str(compiled.function) for compiled in step)

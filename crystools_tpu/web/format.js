@@ -126,6 +126,7 @@ const STATUS_TITLES = {
   succeeded: "Succeeded",
   failed: "Failed",
   cancelled: "Cancelled",
+  interrupted: "Interrupted",
 };
 
 /** @param {Status} status */

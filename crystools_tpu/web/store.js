@@ -291,10 +291,11 @@ function foldStep(stage, event) {
 /** @param {StageReport} stage @param {CompileFinished} event */
 function foldCompile(stage, event) {
   stage.compile_seconds = event.stage_compile_seconds;
-  stage.compile_cache = event.cache;
+  stage.compile_cache = event.record.cache;
+  stage.compiles.push(event.record);
   if (event.recompile) {
     stage.recompiles += 1;
-    stage.recompile_reasons.push(event.reason ?? event.function ?? "jax gives no reason");
+    stage.recompile_reasons.push(event.record.reason ?? event.record.function ?? "jax gives no reason");
   }
   return true;
 }

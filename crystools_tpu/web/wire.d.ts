@@ -12,7 +12,7 @@ export type StageName =
   | "vae_encode"
   | "vae_decode"
   | "save";
-export type Status = "running" | "succeeded" | "failed" | "cancelled";
+export type Status = "running" | "succeeded" | "failed" | "cancelled" | "interrupted";
 export type CompileCache = "hit" | "miss" | "off";
 export type Bound = "compute" | "bandwidth" | "host";
 
@@ -46,6 +46,14 @@ export interface StepSeconds {
   max: number;
 }
 
+export interface CompileRecord {
+  function: string | null;
+  finished_unix_seconds: number;
+  seconds: number;
+  cache: CompileCache;
+  reason: string | null;
+}
+
 export interface StageReport {
   name: StageName;
   component: string | null;
@@ -55,6 +63,7 @@ export interface StageReport {
   seconds: number | null;
   compile_seconds: number;
   compile_cache: CompileCache | null;
+  compiles: CompileRecord[];
   recompiles: number;
   recompile_reasons: string[];
   steps_total: number | null;
@@ -129,12 +138,9 @@ export interface CompileFinished {
   pipeline: string;
   stage: number;
   stage_name: StageName;
-  function: string | null;
-  seconds: number;
-  cache: CompileCache;
+  record: CompileRecord;
   stage_compile_seconds: number;
   recompile: boolean;
-  reason: string | null;
 }
 
 export interface StageFinished {

@@ -9,6 +9,8 @@ Labels are closed sets: never a prompt, a seed or a run id.
 - `pipeline`  the names that pipelines report under (`wan2.1-t2v`)
 - `stage`     `load text_encode image_encode denoise vae_encode vae_decode save`
 - `status`    `succeeded failed cancelled`
+- `reason`    why a model's component left the memory: `evicted freed out_of_memory`
+- `kind`      the chips of the chip table (`v6e`), or what the device calls itself
 - `cache`     what the compilation cache did: `hit miss off`
 - `version`   this package's version, on `build_info` alone
 
@@ -46,6 +48,10 @@ CATALOGUE: Final = (
     MetricSpec(
         "crystools_tpu_build_info", "gauge", None, ("version",),
         "Always 1; the version is in the label.",
+    ),
+    MetricSpec(
+        "crystools_tpu_chip_info", "gauge", None, ("chip", "kind"),
+        "Always 1; the kind of the chip (v6e) is in the label.",
     ),
     MetricSpec(
         "crystools_tpu_chip_hbm_used_bytes", "gauge", "bytes", ("chip",),
@@ -108,6 +114,19 @@ CATALOGUE: Final = (
         "Runs that ended.",
     ),
     MetricSpec(
+        "crystools_tpu_runs_in_progress", "gauge", None, ("pipeline",),
+        "Runs that have begun and not ended.",
+    ),
+    MetricSpec(
+        "crystools_tpu_run_duration_seconds", "histogram", "seconds", ("pipeline", "status"),
+        "Duration of runs, from the first stage's load to the last one's save.",
+        _DURATION_BUCKETS,
+    ),
+    MetricSpec(
+        "crystools_tpu_run_chip_seconds_total", "counter", "seconds", ("pipeline", "status"),
+        "Duration of the runs that ended times the chips they ran on, which is what they cost.",
+    ),
+    MetricSpec(
         "crystools_tpu_stage_duration_seconds", "histogram", "seconds", ("pipeline", "stage", "status"),
         "Duration of stages, compilation included.",
         _DURATION_BUCKETS,
@@ -116,6 +135,10 @@ CATALOGUE: Final = (
         "crystools_tpu_step_duration_seconds", "histogram", "seconds", ("pipeline", "stage"),
         "Duration of steps on the device, without the steps in which a compile fell.",
         _DURATION_BUCKETS,
+    ),
+    MetricSpec(
+        "crystools_tpu_nonfinite_steps_total", "counter", None, ("pipeline", "stage"),
+        "Steps whose output held a NaN or an infinity, by the device's own check.",
     ),
     MetricSpec(
         "crystools_tpu_compile_duration_seconds", "histogram", "seconds", ("pipeline", "stage", "cache"),
@@ -145,6 +168,10 @@ CATALOGUE: Final = (
     MetricSpec(
         "crystools_tpu_stage_hbm_peak_bytes", "gauge", "bytes", ("pipeline", "stage", "device"),
         "Peak memory of a jax device in the latest stage that ended.",
+    ),
+    MetricSpec(
+        "crystools_tpu_components_freed_total", "counter", None, ("reason",),
+        "Components of models that left the devices' memory.",
     ),
 )  # fmt: skip
 """In the order of the exposition."""

@@ -62,6 +62,10 @@ def _chips(field: str) -> Callable[[Snapshot], Values]:
     return lambda snapshot: [((chip.chip,), getattr(chip, field)) for chip in snapshot.chips]
 
 
+def _chip_kinds(snapshot: Snapshot) -> Values:
+    return [((chip.chip, chip.kind), 1) for chip in snapshot.chips if chip.kind is not None]
+
+
 def _host(field: str) -> Callable[[Snapshot], Values]:
     return lambda snapshot: [((), getattr(snapshot.host, field))] if snapshot.host is not None else []
 
@@ -77,6 +81,7 @@ def _sources(field: str) -> Callable[[Snapshot], Values]:
 
 
 _SNAPSHOT_READERS: Final[Mapping[str, Callable[[Snapshot], Values]]] = {
+    "crystools_tpu_chip_info": _chip_kinds,
     "crystools_tpu_chip_hbm_used_bytes": _chips("hbm_used_bytes"),
     "crystools_tpu_chip_hbm_total_bytes": _chips("hbm_total_bytes"),
     "crystools_tpu_chip_duty_cycle_ratio": _chips("duty_cycle_ratio"),

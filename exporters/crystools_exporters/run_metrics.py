@@ -10,8 +10,11 @@ from crystools_exporters.catalogue import CATALOGUE
 from crystools_tpu.telemetry import (
     CompileFinished,
     Event,
+    ModelFreed,
     Ratio,
     RunFinished,
+    RunReport,
+    RunStarted,
     StageFinished,
     StepFinished,
 )
@@ -41,6 +44,7 @@ class RunMetrics:
     def __init__(self) -> None:
         self.values: defaultdict[str, dict[Labels, float]] = defaultdict(dict)
         self.histograms: defaultdict[str, dict[Labels, Histogram]] = defaultdict(dict)
+        self._in_progress: set[str] = set()
 
     def observe(self, event: Event) -> None:
         """Counts one event."""
@@ -51,19 +55,38 @@ class RunMetrics:
                 self._compile(event)
             case StageFinished():
                 self._stage(event)
+            case RunStarted(report):
+                self._in_progress.add(report.run_id)
+                self._add("crystools_tpu_runs_in_progress", (report.pipeline,), 1)
             case RunFinished(report):
-                self._add("crystools_tpu_runs_total", (report.pipeline, report.status.value), 1)
+                self._run(report)
+            case ModelFreed():
+                self._add("crystools_tpu_components_freed_total", (event.reason,), 1)
+
+    def _run(self, report: RunReport) -> None:
+        labels = (report.pipeline, report.status.value)
+        self._add("crystools_tpu_runs_total", labels, 1)
+        if report.run_id in self._in_progress:  # not so where it began before anybody counted
+            self._in_progress.remove(report.run_id)
+            self._add("crystools_tpu_runs_in_progress", (report.pipeline,), -1)
+        if report.total_seconds is not None:
+            self._observe("crystools_tpu_run_duration_seconds", labels, report.total_seconds)
+            if report.device is not None:
+                chip_seconds = report.total_seconds * report.device.chips
+                self._add("crystools_tpu_run_chip_seconds_total", labels, chip_seconds)
 
     def _step(self, event: StepFinished) -> None:
         labels = (event.pipeline, event.stage_name.value)
+        if event.record.finite is not None:
+            self._add("crystools_tpu_nonfinite_steps_total", labels, int(not event.record.finite))
         if not event.record.compiled:
             self._observe("crystools_tpu_step_duration_seconds", labels, event.record.seconds)
             self._set_ratio("crystools_tpu_stage_mfu_ratio", labels, event.mfu)
 
     def _compile(self, event: CompileFinished) -> None:
         stage = (event.pipeline, event.stage_name.value)
-        labels = (*stage, event.cache.value)
-        self._observe("crystools_tpu_compile_duration_seconds", labels, event.seconds)
+        labels = (*stage, event.record.cache.value)
+        self._observe("crystools_tpu_compile_duration_seconds", labels, event.record.seconds)
         self._add("crystools_tpu_compiles_total", labels, 1)
         self._add("crystools_tpu_recompiles_total", stage, int(event.recompile))
 

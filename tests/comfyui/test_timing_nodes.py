@@ -37,6 +37,7 @@ def stage(name: StageName, start: float, seconds: float, **fields: Any) -> Stage
         "seconds": seconds,
         "compile_seconds": 0.0,
         "recompiles": 0,
+        "compiles": (),
         "recompile_reasons": (),
         "steps": (),
         "hbm": (),

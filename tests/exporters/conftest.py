@@ -15,8 +15,11 @@ from crystools_tpu.sources.base import ChipReading, DiskReading, HostReading
 from crystools_tpu.telemetry import (
     CompileCache,
     CompileFinished,
+    CompileRecord,
+    Device,
     Event,
     HbmUsage,
+    ModelFreed,
     Ratio,
     RunFinished,
     RunReport,
@@ -71,6 +74,7 @@ STAGE = StageReport(
     seconds=42.5,
     compile_seconds=30.0,
     compile_cache=CompileCache.MISS,
+    compiles=(CompileRecord("jit(step)", 1_700_000_030.0, 30.0, CompileCache.MISS, None),),
     recompiles=0,
     recompile_reasons=(),
     steps_total=3,
@@ -96,7 +100,7 @@ REPORT = RunReport(
     started_unix_seconds=1_700_000_000.0,
     total_seconds=42.5,
     output="cat.mp4",
-    device=None,
+    device=Device("tpu", "TPU v6 lite", 8, 8, (), 918e12, "chip table", 32 * GIB, 1638e9),
     stages=(STAGE,),
 )
 
@@ -111,9 +115,8 @@ def step(number: int, seconds: float, *, compiled: bool = False, mfu: Ratio | No
 
 def compile_(seconds: float, cache: CompileCache, *, recompile: bool = False) -> CompileFinished:
     """One backend compile in the denoising stage."""
-    return CompileFinished(
-        REPORT.run_id, PIPELINE, 0, StageName.DENOISE, "jit(step)", seconds, cache, seconds, recompile, None
-    )
+    record = CompileRecord("jit(step)", 1_700_000_000.0 + seconds, seconds, cache, None)
+    return CompileFinished(REPORT.run_id, PIPELINE, 0, StageName.DENOISE, record, seconds, recompile)
 
 
 def stage_finished(**changes: object) -> StageFinished:
@@ -129,6 +132,7 @@ RUN: tuple[Event, ...] = (
     step(1, 4.5),
     step(2, 4.0),
     stage_finished(),
+    ModelFreed(None, "wan2.1-t2v", "text_encoder", 10 * GIB, "freed"),
     RunFinished(REPORT),
 )
 

@@ -54,7 +54,7 @@ def test_a_simulated_machine_marks_every_sample(bus: telemetry.Bus) -> None:
 
     assert body == (GOLDEN / "simulated.prom").read_text()
     samples = [sample for family in text_string_to_metric_families(body) for sample in family.samples]
-    assert len(samples) == 88
+    assert len(samples) == 113
     assert {sample.labels[SIMULATED_LABEL] for sample in samples} == {"v6e-8"}
 
 
@@ -164,6 +164,38 @@ def test_what_the_latest_stage_does_not_know_disappears(
     assert value(exporter, "stage_mbu_ratio", DENOISE) is None
     assert value(exporter, "stage_hbm_peak_bytes", peak) is None
     assert value(exporter, "model_flops_total", DENOISE) == 39e15
+
+
+def test_a_run_is_in_progress_from_its_start_to_its_end(
+    exporter: PrometheusExporter, bus: telemetry.Bus
+) -> None:
+    bus.publish(RUN[0])
+    assert value(exporter, "runs_in_progress", {"pipeline": "wan2.1-t2v"}) == 1
+    bus.publish(RUN[-1])
+    assert value(exporter, "runs_in_progress", {"pipeline": "wan2.1-t2v"}) == 0
+
+
+def test_the_end_of_a_run_that_began_before_anybody_counted_is_not_minus_one_in_progress(
+    exporter: PrometheusExporter, bus: telemetry.Bus
+) -> None:
+    bus.publish(RUN[-1])
+    assert value(exporter, "runs_in_progress", {"pipeline": "wan2.1-t2v"}) is None
+
+
+def test_what_a_run_costs_is_its_seconds_times_its_chips(
+    exporter: PrometheusExporter, bus: telemetry.Bus
+) -> None:
+    bus.publish(RUN[-1])
+    labels = {"pipeline": "wan2.1-t2v", "status": "succeeded"}
+    assert value(exporter, "run_chip_seconds_total", labels) == 42.5 * 8
+
+
+def test_a_step_without_a_finite_output_is_counted(exporter: PrometheusExporter, bus: telemetry.Bus) -> None:
+    finite = step(1, 4.5)
+    bus.publish(finite)
+    assert value(exporter, "nonfinite_steps_total", DENOISE) == 0
+    bus.publish(dataclasses.replace(finite, record=dataclasses.replace(finite.record, finite=False)))
+    assert value(exporter, "nonfinite_steps_total", DENOISE) == 1
 
 
 def test_failed_runs_are_counted_apart(exporter: PrometheusExporter, bus: telemetry.Bus) -> None:

@@ -71,7 +71,11 @@ def test_the_step_in_which_the_compile_fell_is_marked_and_left_out(bench: Bench)
     assert report.recompiles == 0
     assert report.compile_cache == "off"
     compiled = bench.next("compile_finished")
-    assert (compiled.function, compiled.cache, compiled.recompile) == ("jit(denoise_step)", "off", False)
+    record = compiled.record
+    assert (record.function, record.cache, compiled.recompile) == ("jit(denoise_step)", "off", False)
+    assert report.compiles == (record,)
+    began = record.finished_unix_seconds - record.seconds
+    assert report.started_unix_seconds <= began < record.finished_unix_seconds
 
 
 def test_trace_lowering_and_backend_are_counted_once_within_the_stage_that_caused_them(bench: Bench) -> None:

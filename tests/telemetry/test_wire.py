@@ -59,7 +59,7 @@ def test_a_report_is_read_back_from_its_wire_form(bench: Bench) -> None:
     ("change", "message"),
     [
         ({"schema": 2}, "this is no run report: a JSON object with schema 1 was expected"),
-        ({"status": "asleep"}, "report.status is none of running, succeeded, failed, cancelled"),
+        ({"status": "asleep"}, "report.status is none of running, succeeded, failed, cancelled, interrupted"),
         ({"stages": "none"}, "report.stages is no list"),
         ({"stages": [1]}, r"report.stages\[0\] is no object"),
         ({"device": {"platform": "tpu"}}, "report.device lacks kind, count, chips"),

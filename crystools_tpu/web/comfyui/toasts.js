@@ -59,9 +59,9 @@ function noticeOf(message) {
   switch (message.type) {
     case "compile_finished": {
       if (!message.recompile) return null;
-      const { run_id: run, pipeline, stage, stage_name: name, reason } = message;
+      const { run_id: run, pipeline, stage, stage_name: name, record } = message;
       const title = stageTitle({ name, component: null });
-      const detail = `${pipeline}, ${title}: ${reason ?? "jax gives no reason"}`;
+      const detail = `${pipeline}, ${title}: ${record.reason ?? "jax gives no reason"}`;
       return {
         key: `recompile ${run} ${stage}`,
         summary: "Recompiled in the middle of a run",
