@@ -66,7 +66,7 @@ def _row(stage: StageReport) -> tuple[str, ...]:
         _seconds(stage.step_seconds.median if stage.step_seconds else None) if stage.steps else "-",
         percent(stage.mfu) if stage.steps else "-",
         (stage.bound.value if stage.bound else ABSENT) if stage.steps else "-",
-        ABSENT if peak is None else _size(peak),
+        ABSENT if peak is None else size(peak),
     )
 
 
@@ -74,7 +74,8 @@ def _seconds(seconds: float | None) -> str:
     return ABSENT if seconds is None else f"{seconds:.3f}"
 
 
-def _size(size_bytes: int) -> str:
+def size(size_bytes: int) -> str:
+    """`31.25 GiB`, below one of them `57.3 MiB`."""
     return f"{size_bytes / GIB:.2f} GiB" if size_bytes >= GIB else f"{size_bytes / MIB:.1f} MiB"
 
 

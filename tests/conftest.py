@@ -23,6 +23,14 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _no_history_in_the_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """For the commands that the tests start, too."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CRYSTOOLS_TPU_DATA_DIR", str(tmp_path_factory.mktemp("data")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def compile_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Compiles are quick, kept for the session, and not in the home."""

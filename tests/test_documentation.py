@@ -5,14 +5,17 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from crystools_exporters.catalogue import CATALOGUE
+from crystools_exporters.exporting import HISTORY
 from crystools_tpu.cli.main import build_parser
 from crystools_tpu.comfyui.attach import SIMULATE
 from crystools_tpu.comfyui.nodes import NODE_CLASS_MAPPINGS
+from crystools_tpu.data_dir import DATA_DIR
 from crystools_tpu.server.settings import Settings
 from crystools_tpu.telemetry import StageName
 
@@ -25,6 +28,15 @@ def commands() -> dict[str, argparse.ArgumentParser]:
     return dict(subparsers.choices)
 
 
+def options_of(parser: argparse.ArgumentParser) -> Iterator[str]:
+    """Those of its actions, too."""
+    for action in parser._actions:
+        yield from action.option_strings
+        if isinstance(action, argparse._SubParsersAction):
+            for choice in action.choices.values():
+                yield from options_of(choice)
+
+
 def section(name: str) -> str:
     text = DOCS["commands.md"]
     start = text.index(f"## `crystools-tpu {name}")
@@ -35,10 +47,15 @@ def test_every_command_and_option_is_documented_and_no_other() -> None:
     documented = set(re.findall(r"^## `crystools-tpu ([\w-]+)", DOCS["commands.md"], re.MULTILINE))
     assert documented == set(commands())
     for name, parser in commands().items():
-        options = {option for action in parser._actions for option in action.option_strings}
+        options = set(options_of(parser))
         rows = "\n".join(line for line in section(name).splitlines() if line.startswith("| `-"))
         named = {cell for row in rows.splitlines() for cell in re.findall(r"--[\w-]+", row.split(" | ")[0])}
         assert named == options - {"-h", "--help"}, name
+
+
+def test_every_action_on_runs_is_documented_and_no_other() -> None:
+    (actions,) = (a for a in commands()["runs"]._actions if isinstance(a, argparse._SubParsersAction))
+    assert re.findall(r"^\| `([a-z]+)", section("runs"), re.MULTILINE) == list(actions.choices)
 
 
 def test_every_metric_is_documented_with_its_labels_and_no_other() -> None:
@@ -74,8 +91,10 @@ def test_every_setting_in_comfyui_is_documented_and_no_other() -> None:
     assert re.findall(r"^\| `([^`]+)` \|", table, re.MULTILINE) == names
 
 
-def test_the_environment_variable_is_documented() -> None:
+def test_the_environment_variables_are_documented() -> None:
     assert f"`{SIMULATE}=" in DOCS["comfyui.md"]
+    for variable in (DATA_DIR, HISTORY):
+        assert f"| `{variable}` |" in DOCS["history.md"]
 
 
 def test_every_stage_is_documented() -> None:

@@ -9,6 +9,14 @@ from collections.abc import Iterator
 class CommandError(Exception):
     """The command cannot do what was asked; the message names the option and the remedy."""
 
+    exit_status = 2
+
+
+class CheckFailed(CommandError):
+    """The command did what was asked, and found what it was to fail on."""
+
+    exit_status = 1
+
 
 @contextlib.contextmanager
 def needs_pipelines() -> Iterator[None]:

@@ -69,16 +69,19 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def run(arguments: argparse.Namespace) -> None:
     """Generates as asked; the report is written however the run ends."""
-    report = generate_watched(
-        arguments.model,
-        request_of(arguments),
-        checkpoint=arguments.checkpoint,
-        devices=arguments.devices,
-        fps=arguments.fps,
-        out=arguments.out,
-        report_path=arguments.report,
-        console=Console(stderr=arguments.json),
-    )
+    from crystools_exporters.exporting import exporting
+
+    with exporting():
+        report = generate_watched(
+            arguments.model,
+            request_of(arguments),
+            checkpoint=arguments.checkpoint,
+            devices=arguments.devices,
+            fps=arguments.fps,
+            out=arguments.out,
+            report_path=arguments.report,
+            console=Console(stderr=arguments.json),
+        )
     if arguments.json:
         print(json.dumps(telemetry.to_wire(report), indent=2))
     else:

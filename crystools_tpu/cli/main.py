@@ -1,6 +1,6 @@
 """Parses the command line, runs the command, and turns its end into an exit status.
 
-0: done. 1: the work failed (with a traceback). 2: what was asked cannot be done. 130: Ctrl-C.
+0: done. 1: the work failed (with a traceback), or a check. 2: what was asked cannot be done. 130: Ctrl-C.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 
 from crystools_tpu import __version__
-from crystools_tpu.cli import comfyui, demo, generate, serve, tiny_checkpoint
+from crystools_tpu.cli import comfyui, demo, generate, runs, serve, tiny_checkpoint
 from crystools_tpu.cli.errors import CommandError
 
 
@@ -22,7 +22,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"crystools-tpu {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for command in (comfyui, demo, generate, serve, tiny_checkpoint):
+    for command in (comfyui, demo, generate, runs, serve, tiny_checkpoint):
         command.add_parser(commands)
     return parser
 
@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         arguments.run(arguments)
     except CommandError as error:
         print(f"crystools-tpu: {error}", file=sys.stderr)
-        return 2
+        return error.exit_status
     except KeyboardInterrupt:
         print("crystools-tpu: cancelled", file=sys.stderr)
         return 130

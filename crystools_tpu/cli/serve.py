@@ -91,6 +91,7 @@ def panel(
 
     Raises CommandError for a port that is taken, a rate out of range, or an unknown topology.
     """
+    from crystools_exporters.exporting import exporting
     from crystools_exporters.prometheus import PrometheusExporter
     from crystools_tpu.monitor import Monitor
     from crystools_tpu.server import Server, ServerError, create_app
@@ -107,12 +108,14 @@ def panel(
             raise CommandError(f"--rate: {error}") from None
         monitor.start()
         stack.callback(monitor.stop)
+        kept = stack.enter_context(exporting())
         exporter = PrometheusExporter(monitor, bus=telemetry.bus, simulated=simulate)
         stack.callback(exporter.close)
         app = create_app(
             monitor,
             history=telemetry.history,
             bus=telemetry.bus,
+            kept=kept,
             simulated=simulate,
             token=token,
             metrics_text=exporter.render,

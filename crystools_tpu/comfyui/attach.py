@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from aiohttp import web
 
+from crystools_exporters.exporting import exporting
 from crystools_exporters.prometheus import PrometheusExporter
 from crystools_tpu import telemetry
 from crystools_tpu.comfyui.unload import free_hbm_on_unload
@@ -50,9 +51,7 @@ def attach(
     if first is not None:
         logger.warning("crystools-tpu is here twice: remove one of %s and %s", first, folder)
         return None
-    _mount_panel(
-        prompt_server.app, allowed_origin=_allowed_origin(modules), topology=environ.get(SIMULATE) or None
-    )
+    _mount_panel(prompt_server.app, allowed_origin=_allowed_origin(modules), environ=environ)
     prompt_server.app[_ATTACHED_FROM] = folder
     if (model_management := modules.get("comfy.model_management")) is not None:
         free_hbm_on_unload(model_management)
@@ -61,13 +60,14 @@ def attach(
     return WEB_DIRECTORY
 
 
-def _mount_panel(app: web.Application, *, allowed_origin: str | None, topology: str | None) -> None:
-    """ComfyUI answers under /api too. Nothing is sampled, and no thread runs, until a browser listens."""
+def _mount_panel(app: web.Application, *, allowed_origin: str | None, environ: Mapping[str, str]) -> None:
+    """ComfyUI answers under /api too. Nothing is sampled until a browser listens."""
     closing = contextlib.ExitStack()
-    sources, simulated = _sources(topology, closing)
+    sources, simulated = _sources(environ.get(SIMULATE) or None, closing)
     monitor = Monitor(sources, simulated=simulated is not None)
     monitor.start()
     closing.callback(monitor.stop)
+    kept = closing.enter_context(exporting(environ))
     exporter = PrometheusExporter(monitor, simulated=simulated)
     closing.callback(exporter.close)
 
@@ -81,6 +81,7 @@ def _mount_panel(app: web.Application, *, allowed_origin: str | None, topology: 
         monitor,
         history=telemetry.history,
         bus=telemetry.bus,
+        kept=kept,
         simulated=simulated,
         allowed_origin=allowed_origin,
         metrics_text=exporter.render,

@@ -14,14 +14,16 @@ from aiohttp.typedefs import Handler, Middleware
 from crystools_tpu import __version__
 from crystools_tpu.monitor import Monitor, Snapshot
 from crystools_tpu.server import security, wire
+from crystools_tpu.server.runs import KeptRuns, Runs
 from crystools_tpu.server.settings import FieldError, Settings, parse_object, updated_settings
 from crystools_tpu.server.static import WEB_ROOT, file_handler
 from crystools_tpu.server.websocket import Hub
-from crystools_tpu.telemetry import Bus, History, to_wire
+from crystools_tpu.telemetry import Bus, History, RunReport, to_wire
 from crystools_tpu.telemetry.events import plain
 
 PREFIX: Final = "/crystools-tpu"
 HELLO_RUNS: Final = 20
+MOST_RUNS: Final = 100
 TOKEN: Final[web.AppKey[str | None]] = web.AppKey("token")
 
 MetricsText: TypeAlias = Callable[[], tuple[bytes, str]]
@@ -32,6 +34,7 @@ def create_app(
     *,
     history: History,
     bus: Bus,
+    kept: KeptRuns | None = None,
     simulated: str | None = None,
     token: str | None = None,
     metrics_text: MetricsText | None = None,
@@ -41,12 +44,13 @@ def create_app(
 ) -> web.Application:
     """The application for `Server`, with everything under `prefix`.
 
-    `metrics_text` renders the Prometheus text and its content type; it may block. `simulated` names the
-    simulated machine and goes to every client. Raises ValueError for an empty token.
+    `kept` are the runs of other processes. `metrics_text` renders the Prometheus text and its content type;
+    it may block. `simulated` names the simulated machine and goes to every client. Raises ValueError for an
+    empty token.
     """
     if token == "":
         raise ValueError("token is empty: give a secret, or None to serve the loopback interface alone")
-    api = Api(monitor, history=history, bus=bus, simulated=simulated, clock=clock)
+    api = Api(monitor, runs=Runs(history, kept), bus=bus, simulated=simulated, clock=clock)
     page = file_handler(web_root)
     to_page = _redirect_handler(f"{prefix}/")
     routes = [web.get("/", to_page), web.get(prefix, to_page), *_routes(api, page, metrics_text, prefix)]
@@ -65,6 +69,7 @@ def mount(
     *,
     history: History,
     bus: Bus,
+    kept: KeptRuns | None = None,
     simulated: str | None = None,
     allowed_origin: str | None = None,
     metrics_text: MetricsText | None = None,
@@ -75,7 +80,7 @@ def mount(
     browser whose `Origin` is neither the host it talks to nor `allowed_origin` (`*` for any) is refused all
     the same.
     """
-    api = Api(monitor, history=history, bus=bus, simulated=simulated, clock=time.monotonic)
+    api = Api(monitor, runs=Runs(history, kept), bus=bus, simulated=simulated, clock=time.monotonic)
     page = file_handler(WEB_ROOT)
     guard = security.guard(None, loopback_only=False, allowed_origin=allowed_origin)
     for prefix in prefixes:
@@ -91,6 +96,7 @@ def _routes(api: Api, page: Handler, metrics_text: MetricsText | None, prefix: s
         web.put(f"{prefix}/api/settings", api.put_settings),
         web.get(f"{prefix}/api/runs", api.runs),
         web.get(f"{prefix}/api/runs/{{run_id}}", api.run),
+        web.get(f"{prefix}/api/compare", api.compare),
         web.get(f"{prefix}/ws", api.hub.handle),
     ]
     if metrics_text is not None:
@@ -113,13 +119,13 @@ class Api:
         self,
         monitor: Monitor,
         *,
-        history: History,
+        runs: Runs,
         bus: Bus,
         simulated: str | None,
         clock: Callable[[], float],
     ) -> None:
         self._monitor = monitor
-        self._history = history
+        self._runs = runs
         self._simulated = simulated
         self._clock = clock
         self._started_at = clock()
@@ -158,15 +164,21 @@ class Api:
         return await self.get_settings(request)
 
     async def runs(self, request: web.Request) -> web.Response:
-        """The reports of all runs remembered, newest first."""
-        return _json(runs=[to_wire(report) for report in self._history.reports()])
+        """A page of reports, newest first: `limit` of them, which began before run `before`."""
+        limit = _limit(request.query.get("limit", str(HELLO_RUNS)))
+        reports = await asyncio.to_thread(self._runs.page, limit + 1, request.query.get("before"))
+        return _json(runs=[to_wire(report) for report in reports[:limit]], more=len(reports) > limit)
 
     async def run(self, request: web.Request) -> web.Response:
         """The report of one run."""
-        report = self._history.report(request.match_info["run_id"])
-        if report is None:
-            raise security.refusal(web.HTTPNotFound, "run_id", "run_id is none of the runs remembered")
+        report = await self._report("run_id", request.match_info["run_id"])
         return web.json_response(to_wire(report), dumps=wire.dumps)
+
+    async def compare(self, request: web.Request) -> web.Response:
+        """Run `b` compared with run `a`."""
+        a = await self._report("a", request.query.get("a", ""))
+        b = await self._report("b", request.query.get("b", ""))
+        return _json(**plain(await asyncio.to_thread(self._runs.compare, a, b)))
 
     async def close(self, app: web.Application) -> None:
         """Ends all websocket connections."""
@@ -176,13 +188,25 @@ class Api:
         """A sample may wait for slow sources: never on the event loop."""
         return await asyncio.to_thread(self._monitor.sample, self.hub.settings.interval_seconds)
 
+    async def _report(self, field: str, run_id: str) -> RunReport:
+        report = await asyncio.to_thread(self._runs.report, run_id)
+        if report is None:
+            raise security.refusal(web.HTTPNotFound, field, f"{field} is none of the runs remembered")
+        return report
+
     def _hello(self, settings: Settings) -> dict[str, Any]:
-        reports = self._history.reports()[:HELLO_RUNS]
+        reports = self._runs.of_this_process()[:HELLO_RUNS]
         return wire.hello_message(__version__, self._simulated, settings, reports)
 
 
 def _json(**fields: Any) -> web.Response:
     return web.json_response(wire.message(**fields), dumps=wire.dumps)
+
+
+def _limit(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= MOST_RUNS:
+        raise FieldError("limit", f"limit must be a number from 1 to {MOST_RUNS}")
+    return int(text)
 
 
 def _metrics_handler(metrics_text: MetricsText) -> Handler:

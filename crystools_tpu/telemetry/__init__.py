@@ -10,6 +10,14 @@ Standard library only; jax is looked at where the caller has loaded it.
 """
 
 from crystools_tpu.telemetry.chips import CHIPS, ChipSpec, chip_spec
+from crystools_tpu.telemetry.comparison import (
+    Change,
+    Comparison,
+    StageComparison,
+    Verdict,
+    compare,
+    regressions,
+)
 from crystools_tpu.telemetry.events import (
     WIRE_SCHEMA,
     Bound,
@@ -46,7 +54,9 @@ __all__ = [
     "WIRE_SCHEMA",
     "Bound",
     "Bus",
+    "Change",
     "ChipSpec",
+    "Comparison",
     "CompileCache",
     "CompileFinished",
     "CompileRecord",
@@ -61,6 +71,7 @@ __all__ = [
     "RunReport",
     "RunStarted",
     "Stage",
+    "StageComparison",
     "StageFinished",
     "StageName",
     "StageReport",
@@ -71,9 +82,12 @@ __all__ = [
     "StepSeconds",
     "Subscription",
     "TelemetryError",
+    "Verdict",
     "bus",
     "chip_spec",
+    "compare",
     "history",
+    "regressions",
     "report_from_wire",
     "run",
     "subscribe",

@@ -14,14 +14,15 @@ from enum import StrEnum
 from typing import Any, Literal, Union
 
 from crystools_tpu.telemetry import events
+from crystools_tpu.telemetry.comparison import Comparison
 
 _PRIMITIVES = {str: "string", bool: "boolean", int: "integer", float: "number", type(None): "null"}
 
 
 def wire_schema() -> dict[str, Any]:
-    """The schema (draft 2020-12): any event, or a run report. No field beyond the named ones is allowed."""
+    """The schema (draft 2020-12): any event, a run report, or a comparison of two, and no other field."""
     definitions: dict[str, Any] = {}
-    messages = (*typing.get_args(events.Event), events.RunReport)
+    messages = (*typing.get_args(events.Event), events.RunReport, Comparison)
     for message in messages:
         _define(message, definitions)
         definitions[message.__name__ + "Message"] = _message(definitions[message.__name__])
@@ -44,7 +45,7 @@ def _message(definition: dict[str, Any]) -> dict[str, Any]:
 def _define(cls: Any, definitions: dict[str, Any]) -> dict[str, str]:
     if cls.__name__ not in definitions:
         definitions[cls.__name__] = {}
-        hints = typing.get_type_hints(cls, vars(events))
+        hints = typing.get_type_hints(cls)
         properties = {f.name: _schema_of(hints[f.name], definitions) for f in dataclasses.fields(cls)}
         definitions[cls.__name__] = {
             "type": "object",

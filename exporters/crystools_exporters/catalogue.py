@@ -10,7 +10,7 @@ Labels are closed sets: never a prompt, a seed or a run id.
 - `stage`     `load text_encode image_encode denoise vae_encode vae_decode save`
 - `status`    `succeeded failed cancelled`
 - `reason`    why a model's component left the memory: `evicted freed out_of_memory`
-- `kind`      the chips of the chip table (`v6e`), or what the device calls itself
+- `kind`      what a source calls the chip (`TPU v6e`)
 - `cache`     what the compilation cache did: `hit miss off`
 - `version`   this package's version, on `build_info` alone
 
@@ -51,7 +51,7 @@ CATALOGUE: Final = (
     ),
     MetricSpec(
         "crystools_tpu_chip_info", "gauge", None, ("chip", "kind"),
-        "Always 1; the kind of the chip (v6e) is in the label.",
+        "Always 1; what its source calls the chip (TPU v6e) is in the label.",
     ),
     MetricSpec(
         "crystools_tpu_chip_hbm_used_bytes", "gauge", "bytes", ("chip",),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import threading
 from collections.abc import AsyncIterator, Callable
@@ -15,6 +16,7 @@ from aiohttp.test_utils import TestClient, TestServer
 from crystools_tpu import __version__
 from crystools_tpu.server import mount
 from crystools_tpu.sources.base import ChipReading, Reading, SourceError
+from crystools_tpu.telemetry import RunReport
 
 from .conftest import Bench, FixedSource, Serve, receive
 
@@ -157,6 +159,79 @@ async def test_runs_are_listed_newest_first(bench: Bench, client: Client, valida
     validate("RunReportMessage", report)
     assert [stage["name"] for stage in report["stages"]] == ["load"]
     assert (await get(client, f"/api/runs/{second.run_id}"))["status"] == "succeeded"
+
+
+@dataclasses.dataclass
+class Kept:
+    """A history of earlier processes."""
+
+    reports: tuple[RunReport, ...]
+
+    def page(self, limit: int, before: str | None = None) -> tuple[RunReport, ...]:
+        ids = [run.run_id for run in self.reports]
+        after = ids.index(before) + 1 if before in ids else 0 if before is None else len(ids)
+        return self.reports[after : after + limit]
+
+    def report(self, run_id: str) -> RunReport | None:
+        return next((run for run in self.reports if run.run_id == run_id), None)
+
+    def alike(self, report: RunReport) -> tuple[RunReport, ...]:
+        return self.reports
+
+
+async def test_runs_of_earlier_processes_follow_page_by_page(
+    bench: Bench, serve: Serve, validate: Validate
+) -> None:
+    with bench.run("now") as run:
+        pass
+    old = [
+        dataclasses.replace(run.report, run_id=f"old{n}", pipeline=f"old{n}", started_unix_seconds=100.0 - n)
+        for n in range(5)
+    ]
+    # The history has this process's runs too, as they were a moment ago.
+    stale = dataclasses.replace(run.report, pipeline="stale")
+    client = await serve(kept=Kept((stale, *old)))
+    page = await get(client, "/api/runs?limit=3")
+    validate("RunsAnswer", page)
+    assert ([run["pipeline"] for run in page["runs"]], page["more"]) == (["now", "old0", "old1"], True)
+    page = await get(client, "/api/runs?limit=3&before=old1")
+    assert ([run["pipeline"] for run in page["runs"]], page["more"]) == (["old2", "old3", "old4"], False)
+    assert (await get(client, "/api/runs/old4"))["pipeline"] == "old4"
+
+
+@pytest.mark.parametrize("limit", ["0", "101", "many", "-1"])
+async def test_a_page_is_of_one_to_a_hundred_runs(client: Client, validate: Validate, limit: str) -> None:
+    answer = await client.get(f"/crystools-tpu/api/runs?limit={limit}")
+    assert answer.status == 400
+    refused = await answer.json()
+    validate("ErrorAnswer", refused)
+    assert refused["error"] == {"field": "limit", "message": "limit must be a number from 1 to 100"}
+
+
+async def test_two_runs_are_compared(bench: Bench, client: Client, validate: Validate) -> None:
+    reports = []
+    for _ in range(2):
+        with bench.run() as run, run.stage("denoise", steps=1) as stage:
+            stage.step(None)
+        reports.append(run)
+    a, b = reports
+    comparison = await get(client, f"/api/compare?a={a.run_id}&b={b.run_id}")
+    validate("ComparisonMessage", comparison)
+    assert (comparison["a"], comparison["b"]) == (a.run_id, b.run_id)
+    assert [stage["name"] for stage in comparison["stages"]] == ["denoise"]
+
+
+@pytest.mark.parametrize(("query", "field"), [("", "a"), ("?a={known}&b=nobody", "b")])
+async def test_what_cannot_be_compared_is_named(
+    bench: Bench, client: Client, validate: Validate, query: str, field: str
+) -> None:
+    with bench.run() as known:
+        pass
+    answer = await client.get("/crystools-tpu/api/compare" + query.format(known=known.run_id))
+    assert answer.status == 404
+    refused = await answer.json()
+    validate("ErrorAnswer", refused)
+    assert refused["error"] == {"field": field, "message": f"{field} is none of the runs remembered"}
 
 
 async def test_a_parameter_that_json_lacks_is_shown_as_text(bench: Bench, client: Client) -> None:

@@ -1,0 +1,139 @@
+"""Runs and their comparison as tables and lines."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Sequence
+from typing import Final
+
+from rich import box
+from rich.markup import escape
+from rich.table import Table
+
+from crystools_tpu.stage_table import ABSENT, percent, size
+from crystools_tpu.telemetry import Change, Comparison, RunReport, StageComparison, StageReport, Verdict
+
+_ID_LENGTH: Final = 8
+
+_FIGURE_TITLES: Final = {
+    "seconds": "time",
+    "compile_seconds": "compile",
+    "step_seconds_median": "step, median",
+    "step_seconds_p95": "step, p95",
+    "mfu_ratio": "MFU",
+    "hbm_peak_bytes": "HBM peak",
+}
+_VERDICT_STYLES: Final = {Verdict.BETTER: "green", Verdict.WORSE: "red"}
+
+
+def runs_table(reports: Sequence[RunReport]) -> Table:
+    """One row a run."""
+    table = _table("run", "began", "pipeline", "status", "seconds", "s/step", "MFU", "what")
+    for report in reports:
+        stage = main_stage(report)
+        steps = stage.step_seconds if stage else None
+        table.add_row(
+            report.run_id[:_ID_LENGTH],
+            _moment(report.started_unix_seconds),
+            escape(report.pipeline),
+            report.status.value,
+            ABSENT if report.total_seconds is None else f"{report.total_seconds:.2f}",
+            ABSENT if steps is None else f"{steps.median:.3f}",
+            percent(stage.mfu if stage else None),
+            escape(_what(report)),
+        )
+    for column in table.columns[4:7]:
+        column.justify = "right"
+    table.columns[-1].no_wrap, table.columns[-1].overflow = True, "ellipsis"
+    return table
+
+
+def run_text(report: RunReport) -> str:
+    """What the run was: its id, model, device, parameters, output and error, a line each."""
+    device = report.device
+    lines = {
+        "run": report.run_id,
+        "began": _moment(report.started_unix_seconds),
+        "model": report.model_id,
+        "device": f"{device.count} x {device.kind}" if device else None,
+        "params": ", ".join(f"{name}={value}" for name, value in report.params.items()),
+        "output": report.output,
+        "error": report.error,
+    }
+    return "\n".join(f"{name:<7} {value}" for name, value in lines.items() if value)
+
+
+def comparison_table(comparison: Comparison) -> Table:
+    """A row a figure, grouped by stage."""
+    table = _table("stage", "", "A", "B", "B to A", "verdict")
+    for column in table.columns[2:5]:
+        column.justify = "right"
+    for change in comparison.changes:
+        table.add_row("whole run", *_cells(change), _verdict(change))
+    for stage in comparison.stages:
+        for number, change in enumerate(stage.changes):
+            table.add_row(escape(_label(stage)) if number == 0 else "", *_cells(change), _verdict(change))
+    return table
+
+
+def differences_text(comparison: Comparison) -> str:
+    """What the runs were asked to do differently."""
+    said = [f"{difference.name} {difference.a} -> {difference.b}" for difference in comparison.differences]
+    what = f"differs: {', '.join(said)}" if said else "the same work on the same kind of devices"
+    return f"A {comparison.a[:_ID_LENGTH]}, B {comparison.b[:_ID_LENGTH]}; {what}"
+
+
+def change_text(stage: StageComparison | None, change: Change) -> str:
+    """`denoise transformer, step, median: 4.500 -> 5.200 (+15.6%)`."""
+    title, a, b, ratio = _cells(change)
+    return f"{_label(stage) if stage else 'whole run'}, {title}: {a} -> {b} ({ratio}, {change.verdict})"
+
+
+def main_stage(report: RunReport) -> StageReport | None:
+    """The stage with the steps: `denoise`, or else the longest that has any."""
+    stepping = [stage for stage in report.stages if stage.step_seconds is not None]
+    return max(stepping, key=lambda stage: (stage.name == "denoise", stage.seconds or 0), default=None)
+
+
+def _table(*headings: str) -> Table:
+    table = Table(box=box.HORIZONTALS, padding=(0, 1, 0, 0), pad_edge=False)
+    for heading in headings:
+        table.add_column(heading, no_wrap=True)
+    return table
+
+
+def _cells(change: Change) -> tuple[str, str, str, str]:
+    return (
+        _FIGURE_TITLES[change.name],
+        _figure(change, change.a),
+        _figure(change, change.b),
+        ABSENT if change.ratio is None else f"{change.ratio:+.1%}",
+    )
+
+
+def _verdict(change: Change) -> str:
+    if change.verdict is None:
+        return ""
+    style = _VERDICT_STYLES.get(change.verdict)
+    return f"[{style}]{change.verdict.value}[/]" if style else change.verdict.value
+
+
+def _figure(change: Change, value: float | None) -> str:
+    if value is None:
+        return ABSENT
+    if change.name.endswith("_bytes"):
+        return size(int(value))
+    return f"{value:.1%}" if change.name.endswith("_ratio") else f"{value:.3f} s"
+
+
+def _label(stage: StageComparison) -> str:
+    return f"{stage.name} {stage.component}" if stage.component else stage.name
+
+
+def _moment(unix_seconds: float) -> str:
+    return datetime.datetime.fromtimestamp(unix_seconds).strftime("%Y-%m-%d %H:%M:%S")
+
+
+def _what(report: RunReport) -> str:
+    """The prompt, or what the run was given in its stead."""
+    return str(report.params.get("prompt") or report.model_id or "")

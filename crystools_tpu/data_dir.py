@@ -1,0 +1,19 @@
+"""Where this user's own data is kept: the history of runs and the profiles."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+DATA_DIR: Final = "CRYSTOOLS_TPU_DATA_DIR"
+"""The environment variable that names the folder."""
+
+
+def data_dir(environ: Mapping[str, str] = os.environ) -> Path:
+    """`$CRYSTOOLS_TPU_DATA_DIR`, or `crystools-tpu` in `$XDG_DATA_HOME`, by default `~/.local/share`."""
+    if chosen := environ.get(DATA_DIR):
+        return Path(chosen)
+    base = environ.get("XDG_DATA_HOME")
+    return (Path(base) if base else Path.home() / ".local" / "share") / "crystools-tpu"

@@ -1,0 +1,278 @@
+"""Two runs side by side: what changed, by how much, and whether that can be chance.
+
+A figure that was measured many times (steps) is judged by its own spread. One that a run measures once is
+judged by the spread over runs that are alike, where there are any; without them a difference is `unproven`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from statistics import NormalDist
+from typing import Final, Literal, TypeAlias, TypeVar
+
+from crystools_tpu.telemetry.events import RunReport, StageReport, Status
+
+SAME_RATIO: Final = 0.01
+"""A smaller change is none: the same program, run twice on a quiet machine, differs by as much."""
+
+_RUNS_TO_JUDGE_BY: Final = 3
+_CONFIDENCE: Final = 0.95
+
+# What a comparison of speed may differ in.
+_INDIFFERENT_PARAMS: Final = frozenset({"prompt", "negative_prompt", "seed", "image"})
+
+
+class Verdict(StrEnum):
+    """What is to be thought of a change."""
+
+    BETTER = "better"
+    WORSE = "worse"
+    SAME = "same"
+    """Changed by less than 1%."""
+    NOISE = "noise"
+    """No more than it changes by itself."""
+    UNPROVEN = "unproven"
+    """Changed, but measured too few times to know whether by chance."""
+
+
+Figure: TypeAlias = Literal[
+    "seconds", "compile_seconds", "step_seconds_median", "step_seconds_p95", "mfu_ratio", "hbm_peak_bytes"
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One figure of both runs. `ratio` is how much larger it is in B: 0.1 is 10% more.
+
+    `verdict` is None where a figure is unknown in one of them, or says nothing about better or worse.
+    """
+
+    name: Figure
+    a: float | None
+    b: float | None
+    ratio: float | None
+    verdict: Verdict | None
+
+
+@dataclass(frozen=True, slots=True)
+class StageComparison:
+    """One stage of both runs, by name and component (and in their order, where a run has several of them)."""
+
+    name: str
+    component: str | None
+    changes: tuple[Change, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """A parameter, the pipeline or the device that is not the same."""
+
+    name: str
+    a: str | int | float | bool | None
+    b: str | int | float | bool | None
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Run A, the baseline, and run B."""
+
+    a: str
+    b: str
+    differences: tuple[Difference, ...]
+    changes: tuple[Change, ...]
+    stages: tuple[StageComparison, ...]
+
+
+def compare(a: RunReport, b: RunReport, others: Sequence[RunReport] = ()) -> Comparison:
+    """Compares B with A. `others` are runs of which those that are like A show how much a figure varies."""
+    baseline = [a, *(run for run in others if run.run_id not in (a.run_id, b.run_id) and is_alike(a, run))]
+    return Comparison(
+        a=a.run_id,
+        b=b.run_id,
+        differences=_differences(a, b),
+        changes=(_change("seconds", [run.total_seconds for run in baseline], b.total_seconds),),
+        stages=tuple(_compare_stage(key, baseline, b) for key in _stage_keys(a, b)),
+    )
+
+
+def is_alike(a: RunReport, b: RunReport) -> bool:
+    """Whether both did the same work on the same kind and number of devices, and B to its end."""
+    return b.status is Status.SUCCEEDED and not _differences(a, b)
+
+
+def regressions(
+    comparison: Comparison, limit_ratio: float
+) -> tuple[tuple[StageComparison | None, Change], ...]:
+    """What got worse by more than `limit_ratio`, with its stage (None for the whole run).
+
+    What is noise does not count, nor do the times of a stage that takes less than 1% of its run. What is
+    unproven counts, for a run that is measured once is all that some have; the 95th percentile of steps does
+    not, which needs about a hundred steps to mean anything.
+    """
+    (whole,) = comparison.changes
+    found: list[tuple[StageComparison | None, Change]] = [(None, whole)] if _fails(whole, limit_ratio) else []
+    for stage in comparison.stages:
+        counts = _share(stage.changes[0].a, whole.a) >= SAME_RATIO or (
+            _share(stage.changes[0].b, whole.b) >= SAME_RATIO
+        )
+        found += [
+            (stage, change)
+            for change in stage.changes
+            if (counts or change.name == "hbm_peak_bytes") and _fails(change, limit_ratio)
+        ]
+    return tuple(found)
+
+
+def _fails(change: Change, limit_ratio: float) -> bool:
+    proven = change.verdict is Verdict.WORSE
+    alone = change.verdict is Verdict.UNPROVEN and change.name != "step_seconds_p95"
+    return change.ratio is not None and change.ratio > limit_ratio and (proven or alone)
+
+
+def _share(part: float | None, whole: float | None) -> float:
+    return part / whole if part is not None and whole else 0.0
+
+
+def _differences(a: RunReport, b: RunReport) -> tuple[Difference, ...]:
+    """Prompt, seed and image do not count: they change no time."""
+    names = [name for name in {**a.params, **b.params} if name not in _INDIFFERENT_PARAMS]
+    pairs = [(name, a.params.get(name), b.params.get(name)) for name in names]
+    pairs = [
+        ("pipeline", a.pipeline, b.pipeline),
+        ("model_id", a.model_id, b.model_id),
+        ("device", _device_text(a), _device_text(b)),
+        *pairs,
+    ]
+    return tuple(Difference(name, of_a, of_b) for name, of_a, of_b in pairs if of_a != of_b)
+
+
+def _device_text(report: RunReport) -> str | None:
+    return None if report.device is None else f"{report.device.count} x {report.device.kind}"
+
+
+_FigureOf: TypeAlias = Callable[[StageReport], float | None]
+_Value = TypeVar("_Value")
+_Key: TypeAlias = tuple[str, str | None, int]
+
+
+def _keyed_stages(report: RunReport) -> dict[_Key, StageReport]:
+    stages: dict[_Key, StageReport] = {}
+    for stage in report.stages:
+        of_that_name = sum(key[:2] == (stage.name.value, stage.component) for key in stages)
+        stages[stage.name.value, stage.component, of_that_name] = stage
+    return stages
+
+
+def _stage_keys(a: RunReport, b: RunReport) -> list[_Key]:
+    return list({**_keyed_stages(a), **_keyed_stages(b)})
+
+
+def _compare_stage(key: _Key, baseline: Sequence[RunReport], b: RunReport) -> StageComparison:
+    stages_a = [_keyed_stages(run).get(key) for run in baseline]
+    stage_a, stage_b = stages_a[0], _keyed_stages(b).get(key)
+    caches = [_of(stage, lambda stage: stage.compile_cache) for stage in (stage_a, stage_b)]
+
+    def change(name: Figure, figure: _FigureOf, *, judged: bool = True, exact: bool = False) -> Change:
+        values = [_of(stage, figure) for stage in stages_a]
+        return _change(name, values, _of(stage_b, figure), judged=judged, exact=exact)
+
+    seconds = change("seconds", lambda stage: stage.seconds)
+    others = (
+        change("compile_seconds", _compile_seconds, judged=caches[0] == caches[1]),
+        _judge_by_steps(change("step_seconds_median", _median), 0.5, stage_a, stage_b),
+        _judge_by_steps(change("step_seconds_p95", _p95), 0.95, stage_a, stage_b),
+        change("mfu_ratio", _mfu, judged=False),
+        change("hbm_peak_bytes", _hbm_peak, exact=_hbm_is_exact(stage_a) and _hbm_is_exact(stage_b)),
+    )
+    known = (other for other in others if (other.a, other.b) != (None, None))
+    return StageComparison(key[0], key[1], (seconds, *known))
+
+
+def _change(
+    name: Figure,
+    baseline: Sequence[float | None],
+    b: float | None,
+    *,
+    judged: bool = True,
+    exact: bool = False,
+) -> Change:
+    """Of a figure that each run has once. `exact`: it would be the same each time."""
+    a = baseline[0]
+    if a is None or b is None or a == 0:
+        return Change(name, a, b, None, Verdict.SAME if a is not None and a == b else None)
+    ratio = b / a - 1
+    if not judged:
+        return Change(name, a, b, ratio, None)
+    known = [value for value in baseline if value is not None]
+    if abs(ratio) < SAME_RATIO:
+        verdict = Verdict.SAME
+    elif exact:
+        verdict = _direction(ratio)
+    elif len(known) < _RUNS_TO_JUDGE_BY:
+        verdict = Verdict.UNPROVEN
+    else:
+        verdict = Verdict.NOISE if min(known) <= b <= max(known) else _direction(ratio)
+    return Change(name, a, b, ratio, verdict)
+
+
+def _judge_by_steps(
+    change: Change, quantile: float, stage_a: StageReport | None, stage_b: StageReport | None
+) -> Change:
+    """A difference of a statistic of the steps is none where the two runs' intervals overlap."""
+    if change.ratio is None or change.verdict in (Verdict.SAME, Verdict.NOISE):
+        return change
+    interval_a, interval_b = _interval(stage_a, quantile), _interval(stage_b, quantile)
+    if interval_a is None or interval_b is None:
+        return change
+    overlap = interval_a[0] <= interval_b[1] and interval_b[0] <= interval_a[1]
+    return dataclasses.replace(change, verdict=Verdict.NOISE if overlap else _direction(change.ratio))
+
+
+def _interval(stage: StageReport | None, quantile: float) -> tuple[float, float] | None:
+    """Where the quantile of the steps lies, with 95% confidence and for any distribution; None for too few.
+
+    By order statistics, with the normal approximation to the binomial (Conover, Practical Nonparametric
+    Statistics, 3rd edition, 3.2).
+    """
+    seconds = sorted(step.seconds for step in stage.steps if not step.compiled) if stage else []
+    middle = len(seconds) * quantile
+    reach = NormalDist().inv_cdf((1 + _CONFIDENCE) / 2) * math.sqrt(middle * (1 - quantile))
+    low, high = math.floor(middle - reach), math.ceil(middle + reach) + 1
+    return (seconds[low - 1], seconds[high - 1]) if low >= 1 and high <= len(seconds) else None
+
+
+def _direction(ratio: float) -> Verdict:
+    """Of all figures that are judged, less is better."""
+    return Verdict.WORSE if ratio > 0 else Verdict.BETTER
+
+
+def _of(stage: StageReport | None, figure: Callable[[StageReport], _Value | None]) -> _Value | None:
+    return None if stage is None else figure(stage)
+
+
+def _compile_seconds(stage: StageReport) -> float | None:
+    return stage.compile_seconds if stage.compile_cache else None
+
+
+def _median(stage: StageReport) -> float | None:
+    return stage.step_seconds.median if stage.step_seconds else None
+
+
+def _p95(stage: StageReport) -> float | None:
+    return stage.step_seconds.p95 if stage.step_seconds else None
+
+
+def _mfu(stage: StageReport) -> float | None:
+    return stage.mfu.ratio if stage.mfu else None
+
+
+def _hbm_peak(stage: StageReport) -> float | None:
+    return max((usage.peak_bytes for usage in stage.hbm), default=None)
+
+
+def _hbm_is_exact(stage: StageReport | None) -> bool:
+    return stage is not None and all(usage.method == "memory_stats" for usage in stage.hbm)

@@ -1,0 +1,114 @@
+"""What a process that runs pipelines exports of them by itself: their history."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import logging
+import os
+import threading
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Final
+
+from crystools_exporters.retention import Retention, parse_retention
+from crystools_exporters.run_log import RunLog, RunLogError
+from crystools_exporters.run_log_writer import RunLogWriter
+from crystools_tpu import telemetry
+from crystools_tpu.data_dir import data_dir
+from crystools_tpu.telemetry import Bus, History, RunReport
+
+logger = logging.getLogger(__name__)
+
+HISTORY: Final = "CRYSTOOLS_TPU_HISTORY"
+"""The environment variable that says how much history is kept (`90d,1GiB`), or `off`."""
+
+
+class KeptRuns:
+    """The history as a server reads it: opened when first asked, and empty while it cannot be read."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._log: RunLog | None = None
+        self._failed = False
+        self._lock = threading.Lock()
+
+    def page(self, limit: int, before: str | None = None) -> tuple[RunReport, ...]:
+        """As `RunLog.page`; runs whose process is no more are `interrupted`."""
+        with self._logged():
+            log = self._opened()
+            log.mark_interrupted()
+            return log.page(limit, before)
+        return ()
+
+    def report(self, run_id: str) -> RunReport | None:
+        """As `RunLog.report`."""
+        with self._logged():
+            return self._opened().report(run_id)
+        return None
+
+    def alike(self, report: RunReport) -> tuple[RunReport, ...]:
+        """As `RunLog.alike`."""
+        with self._logged():
+            return self._opened().alike(report)
+        return ()
+
+    def close(self) -> None:
+        """Closes the file."""
+        if self._log is not None:
+            self._log.close()
+
+    def _opened(self) -> RunLog:
+        with self._lock:
+            if self._log is None:
+                self._log = RunLog(self._folder)
+        return self._log
+
+    @contextlib.contextmanager
+    def _logged(self) -> Iterator[None]:
+        try:
+            yield
+        except RunLogError as error:
+            if not self._failed:
+                logger.warning("%s", error)
+            self._failed = True
+
+
+@contextlib.contextmanager
+def exporting(
+    environ: Mapping[str, str] = os.environ,
+    *,
+    bus: Bus = telemetry.bus,
+    history: History = telemetry.history,
+) -> Iterator[KeptRuns | None]:
+    """For as long as the block lasts, this process's runs go into the history, which is what it yields.
+
+    None where the environment turns it off. Nothing that fails here reaches the runs.
+    """
+    chosen = environ.get(HISTORY, "")
+    if chosen == "off":
+        yield None
+        return
+    folder = data_dir(environ)
+    tidy = functools.partial(_tidy, retention=_retention(chosen))
+    writer = RunLogWriter(lambda: RunLog(folder), bus=bus, history=history, tidy=tidy)
+    kept = KeptRuns(folder)
+    try:
+        yield kept
+    finally:
+        writer.close()
+        kept.close()
+
+
+def _tidy(log: RunLog, retention: Retention) -> None:
+    log.prune(max_age_seconds=retention.max_age_seconds, max_bytes=retention.max_bytes)
+
+
+def _retention(text: str) -> Retention:
+    if not text:
+        return Retention()
+    try:
+        return parse_retention(text)
+    except ValueError as error:
+        logger.warning("%s: %s; the default is used", HISTORY, error)
+        return Retention()

@@ -1,0 +1,144 @@
+"""Writes the runs of this process into the history as they go, in a thread that lives from the first event.
+
+The publishers' threads do no more than note which run has changed; nothing that happens to the file reaches
+them. What cannot be written now (a full disk, a locked file) is tried again until it can.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from typing import Final
+
+from crystools_exporters.run_log import RunLog, RunLogError
+from crystools_tpu.telemetry import Bus, Event, History, RunFinished, RunReport, RunStarted
+
+logger = logging.getLogger(__name__)
+
+INTERVAL_SECONDS: Final = 0.5
+"""Between two writes of a run in progress: what a killed process loses, with a margin to a second."""
+
+# A report of many thousand steps takes its time to write: no more than this share of it.
+_MOST_OF_THE_TIME: Final = 0.05
+
+_FIRST_RETRY_SECONDS: Final = 1.0
+_LAST_RETRY_SECONDS: Final = 30.0
+
+_UNWRITTEN_KEPT: Final = 100
+
+
+class RunLogWriter:
+    """Writes from its making until `close`, which writes the rest.
+
+    `open_log` opens the history; it is called in the thread, and again after it has failed. `tidy` is called
+    with the history once it is open.
+    """
+
+    def __init__(
+        self,
+        open_log: Callable[[], RunLog],
+        *,
+        bus: Bus,
+        history: History,
+        tidy: Callable[[RunLog], None] = lambda log: None,
+        interval_seconds: float = INTERVAL_SECONDS,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._open_log = open_log
+        self._history = history
+        self._tidy = tidy
+        self._interval_seconds = interval_seconds
+        self._clock = clock
+        self._log: RunLog | None = None
+        self._lock = threading.Lock()
+        self._running: set[str] = set()
+        self._ended: dict[str, RunReport] = {}
+        self._failures = 0
+        self._changed = threading.Event()
+        self._closing = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._subscription = bus.subscribe(wakeup=self._note_events)
+
+    def close(self, timeout_seconds: float = 5.0) -> None:
+        """Writes what is left, once, and ends the thread."""
+        self._subscription.close()
+        self._closing.set()
+        self._changed.set()
+        if self._thread is None:
+            return
+        self._thread.join(timeout_seconds)
+        if self._thread.is_alive():
+            logger.warning("the run history is slow: its last writes may be lost")
+
+    def _note_events(self) -> None:
+        with self._lock:
+            for event in self._subscription.drain():
+                self._note(event)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="crystools-tpu-run-log", daemon=True)
+                self._thread.start()
+        self._changed.set()
+
+    def _note(self, event: Event) -> None:
+        if isinstance(event, RunFinished):
+            self._running.discard(event.report.run_id)
+            self._ended[event.report.run_id] = event.report
+        elif isinstance(event, RunStarted):
+            self._running.add(event.report.run_id)
+        elif event.run_id is not None:
+            self._running.add(event.run_id)
+
+    def _run(self) -> None:
+        try:
+            while self._changed.wait() and not self._closing.is_set():
+                self._changed.clear()
+                began = self._clock()
+                if self._write_changes():
+                    pause = max(self._interval_seconds, (self._clock() - began) / _MOST_OF_THE_TIME)
+                else:
+                    pause = min(_FIRST_RETRY_SECONDS * 2**self._failures, _LAST_RETRY_SECONDS)
+                self._closing.wait(pause)
+            self._write_changes()
+        finally:
+            if self._log is not None:
+                self._log.close()
+
+    def _write_changes(self) -> bool:
+        """Whether all that has changed is in the history now; what is not stays noted."""
+        with self._lock:
+            running, self._running = self._running, set()
+            ended, self._ended = self._ended, {}
+        in_progress = [self._history.report(run_id) for run_id in running - ended.keys()]
+        reports = [*(report for report in in_progress if report is not None), *ended.values()]
+        try:
+            if reports:
+                self._opened().write(reports)
+        except RunLogError as error:
+            self._keep(running, ended)
+            if self._failures == 0:
+                logger.warning("%s. Runs go on, and are written once they can be", error)
+            self._failures += 1
+            return False
+        if self._failures:
+            logger.warning("the run history %s is written again", self._opened().path)
+        self._failures = 0
+        return True
+
+    def _opened(self) -> RunLog:
+        if self._log is None:
+            self._log = self._open_log()
+            self._tidy(self._log)
+        return self._log
+
+    def _keep(self, running: set[str], ended: dict[str, RunReport]) -> None:
+        """For the next attempt, as many as may be kept; what has happened meanwhile is newer."""
+        with self._lock:
+            self._running |= running
+            self._ended = {**ended, **self._ended}
+            while len(self._ended) > _UNWRITTEN_KEPT:
+                lost = next(iter(self._ended))
+                del self._ended[lost]
+                logger.error("the run history could not be written for long: run %s is lost to it", lost)
+        self._changed.set()

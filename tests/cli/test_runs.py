@@ -1,0 +1,208 @@
+"""`runs` as a user types it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from crystools_exporters.run_log import RunLog
+from crystools_tpu import telemetry
+from crystools_tpu.cli import main
+from crystools_tpu.telemetry import RunReport, Status, StepRecord
+from crystools_tpu.telemetry.stage import step_statistics
+from tests.exporters.conftest import REPORT, STAGE
+
+Output = pytest.CaptureFixture[str]
+
+
+def report(run_id: str, hours: float, step_seconds: float = 4.5, **changes: object) -> RunReport:
+    """A run of 50 steps that began so long after the first."""
+    records = tuple(StepRecord(step_seconds * (1 + 0.0001 * n), False, True) for n in range(50))
+    stage = dataclasses.replace(
+        STAGE, steps=records, step_seconds=step_statistics(records), seconds=30 + 50 * step_seconds
+    )
+    return dataclasses.replace(
+        REPORT,
+        run_id=run_id,
+        started_unix_seconds=REPORT.started_unix_seconds + 3600 * hours,
+        total_seconds=stage.seconds,
+        stages=(stage,),
+        **changes,  # type: ignore[arg-type]
+    )
+
+
+FAST, SLOW = report("aaaa1111", 0), report("bbbb2222", 1, step_seconds=5.4)
+FAILED = report(
+    "aaaa3333", 2, status=Status.FAILED, error="XlaRuntimeError: RESOURCE_EXHAUSTED", pipeline="flux.2"
+)
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The history that the commands read."""
+    folder = tmp_path / "data"
+    monkeypatch.setenv("CRYSTOOLS_TPU_DATA_DIR", str(folder))
+    monkeypatch.setenv("COLUMNS", "120")
+    return folder
+
+
+@pytest.fixture
+def history(folder: Path) -> Path:
+    with RunLog(folder) as log:
+        log.write([FAST, SLOW, FAILED])
+    return folder
+
+
+@pytest.mark.usefixtures("history")
+def test_list_shows_the_newest_runs_first(capsys: Output) -> None:
+    assert main(["runs", "list", "--limit", "2"]) == 0
+    rows = [line for line in capsys.readouterr().out.splitlines() if re.search(r"20\d\d-", line)]
+    assert [row.split()[0] for row in rows] == ["aaaa3333", "bbbb2222"]
+    assert "flux.2" in rows[0]
+    assert "failed" in rows[0]
+    assert "5.413" in rows[1]
+    assert "a cat on a surfboard" in rows[1]
+
+
+@pytest.mark.usefixtures("history")
+def test_list_shows_what_is_asked_for(capsys: Output) -> None:
+    assert main(["runs", "list", "--json", "--pipeline", "wan2.1-t2v", "--status", "succeeded"]) == 0
+    listed = json.loads(capsys.readouterr().out)
+    assert listed == [telemetry.to_wire(SLOW), telemetry.to_wire(FAST)]
+
+
+def test_an_empty_history_is_said(folder: Path, capsys: Output) -> None:
+    assert main(["runs", "list"]) == 0
+    assert capsys.readouterr().err == f"no such runs in {folder / 'runs.db'}\n"
+
+
+@pytest.mark.usefixtures("history")
+@pytest.mark.parametrize("name", ["bbbb2222", "bb", "latest~1"])
+def test_show_tells_what_the_run_was_and_where_its_time_went(name: str, capsys: Output) -> None:
+    assert main(["runs", "show", name]) == 0
+    out = capsys.readouterr().out
+    assert "run     bbbb2222" in out
+    assert "device  8 x TPU v6 lite" in out
+    assert "prompt=a cat on a surfboard, seed=2025" in out
+    assert re.search(r"denoise +300\.000 +30\.00 miss +50 +5\.413 +37\.5%", out)
+
+
+@pytest.mark.usefixtures("history")
+def test_show_json_is_the_whole_report(capsys: Output) -> None:
+    assert main(["runs", "show", "latest", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == telemetry.to_wire(FAILED)
+
+
+@pytest.mark.usefixtures("history")
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("aaaa", "aaaa: several runs begin so; give more of the id"),
+        ("cccc", "cccc: no such run; `crystools-tpu runs list` shows them"),
+        ("", ": no such run"),
+        ("latest~3", "latest~3: there are 3 runs in"),
+        ("missing.json", "missing.json cannot be read: No such file or directory"),
+    ],
+)
+def test_a_run_that_nobody_knows_is_said(name: str, message: str, capsys: Output) -> None:
+    assert main(["runs", "show", name]) == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("history")
+def test_compare_says_what_is_slower_and_fails_where_asked_to(capsys: Output) -> None:
+    assert main(["runs", "compare", "aaaa1", "bbbb"]) == 0
+    out = capsys.readouterr().out
+    assert "A aaaa1111, B bbbb2222; the same work on the same kind of devices" in out
+    assert re.search(r"whole run +time +255\.000 s +300\.000 s +\+17\.6% +unproven", out)
+    assert re.search(r"step, median +4\.511 s +5\.413 s +\+20\.0% +worse", out)
+
+    assert main(["runs", "compare", "aaaa1", "bbbb", "--fail-on", "25%"]) == 0
+    assert main(["runs", "compare", "bbbb", "aaaa1", "--fail-on", "10%"]) == 0
+    capsys.readouterr()
+    assert main(["runs", "compare", "aaaa1", "bbbb", "--fail-on", "10%"]) == 1
+    err = capsys.readouterr().err
+    assert "crystools-tpu: worse by more than 10%:" in err
+    assert "denoise, step, median: 4.511 s -> 5.413 s (+20.0%, worse)" in err
+
+
+def test_compare_takes_report_files_as_ci_has_them(tmp_path: Path, capsys: Output) -> None:
+    for name, run in (("a", FAST), ("b", SLOW)):
+        (tmp_path / f"{name}.json").write_text(json.dumps(telemetry.to_wire(run)))
+    assert main(["runs", "compare", str(tmp_path / "a.json"), str(tmp_path / "b.json"), "--json"]) == 0
+    comparison = json.loads(capsys.readouterr().out)
+    assert (comparison["a"], comparison["b"]) == ("aaaa1111", "bbbb2222")
+    (step,) = [c for c in comparison["stages"][0]["changes"] if c["name"] == "step_seconds_median"]
+    assert step["verdict"] == "worse"
+
+
+@pytest.mark.usefixtures("history")
+def test_a_limit_that_is_no_percentage_is_said(capsys: Output) -> None:
+    assert main(["runs", "compare", "aaaa1", "bbbb", "--fail-on", "much"]) == 2
+    assert "--fail-on: 'much' is no percentage, such as 10%" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("history")
+def test_what_is_exported_can_be_imported_into_another_history(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Output
+) -> None:
+    lines = tmp_path / "runs.jsonl"
+    assert main(["runs", "export", "--out", str(lines), "--pipeline", "wan2.1-t2v"]) == 0
+    monkeypatch.setenv("CRYSTOOLS_TPU_DATA_DIR", str(tmp_path / "other"))
+    assert main(["runs", "import", str(lines)]) == 0
+    assert main(["runs", "import", str(lines)]) == 0
+    out = capsys.readouterr().out.splitlines()
+    assert out == [
+        f"2 runs written to {lines}",
+        "2 runs added, 0 were there already",
+        "0 runs added, 2 were there already",
+    ]
+    assert main(["runs", "export"]) == 0
+    assert capsys.readouterr().out == lines.read_text()
+
+
+@pytest.mark.usefixtures("history")
+def test_an_export_that_cannot_be_written_leaves_nothing(tmp_path: Path, capsys: Output) -> None:
+    assert main(["runs", "export", "--out", str(tmp_path / "missing" / "runs.jsonl")]) == 2
+    assert "--out:" in capsys.readouterr().err
+    assert not (tmp_path / "missing").exists()
+
+
+def test_a_file_of_something_else_is_not_imported(tmp_path: Path, capsys: Output) -> None:
+    (tmp_path / "runs.jsonl").write_text('{"a": 1}\n')
+    assert main(["runs", "import", str(tmp_path / "runs.jsonl")]) == 2
+    assert "line 1: this is no run report" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("history")
+def test_prune_deletes_what_is_old(capsys: Output) -> None:
+    assert main(["runs", "prune", "--older-than", "90d"]) == 0
+    assert main(["runs", "list"]) == 0
+    captured = capsys.readouterr()
+    assert captured.out == "3 runs deleted\n"
+    assert "no such runs" in captured.err
+
+
+@pytest.mark.usefixtures("history")
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ([], "prune: give --older-than, --max-size, or both"),
+        (["--older-than", "3"], "prune: '3' is not understood: an age is a number of hours, days or weeks"),
+        (
+            ["--max-size", "3 parsecs"],
+            "prune: '3 parsecs' is not understood: a size is a number with its unit",
+        ),
+    ],
+)
+def test_prune_deletes_nothing_that_was_not_clearly_asked_for(
+    options: list[str], message: str, capsys: Output
+) -> None:
+    assert main(["runs", "prune", *options]) == 2
+    assert message in capsys.readouterr().err
+    assert main(["runs", "list", "--json"]) == 0
+    assert len(json.loads(capsys.readouterr().out)) == 3

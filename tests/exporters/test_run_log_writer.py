@@ -1,0 +1,273 @@
+"""The history is written as runs go, and nothing that happens to it reaches a run."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import random
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from crystools_exporters.exporting import KeptRuns, exporting
+from crystools_exporters.run_log import RunLog, RunLogError
+from crystools_exporters.run_log_writer import RunLogWriter
+from crystools_tpu import telemetry
+from crystools_tpu.telemetry import RunReport, StageName, Status
+
+ROOT = Path(__file__).parents[2]
+PATIENCE_SECONDS = 20.0
+
+
+@dataclass
+class Bench:
+    """A process's telemetry, and the folder of its history."""
+
+    folder: Path
+    bus: telemetry.Bus = field(default_factory=telemetry.Bus)
+    history: telemetry.History = field(default_factory=telemetry.History)
+
+    @contextlib.contextmanager
+    def writing(self, open_log: Callable[[], RunLog] | None = None) -> Iterator[RunLogWriter]:
+        writer = RunLogWriter(
+            open_log or (lambda: RunLog(self.folder)),
+            bus=self.bus,
+            history=self.history,
+            interval_seconds=0.01,
+        )
+        try:
+            yield writer
+        finally:
+            writer.close()
+
+    def run(self) -> contextlib.AbstractContextManager[telemetry.Run]:
+        return telemetry.run("wan2.1-t2v", bus=self.bus, history=self.history)
+
+    def whole_run(self, steps: int = 3) -> RunReport:
+        with self.run() as run, run.stage(StageName.DENOISE, steps=steps) as stage:
+            for _ in range(steps):
+                stage.step(None)
+        return run.report
+
+    def kept(self) -> tuple[RunReport, ...]:
+        with RunLog(self.folder) as log:
+            return log.page(1000)
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    return Bench(tmp_path / "data")
+
+
+def eventually(what: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not what():
+        assert time.monotonic() < deadline, "it never happened"
+        time.sleep(0.005)
+
+
+def test_a_run_in_progress_is_in_the_history_with_the_steps_so_far(bench: Bench) -> None:
+    with bench.writing(), bench.run() as run, run.stage(StageName.DENOISE, steps=3) as stage:
+        for _ in range(2):
+            stage.step(None)
+        eventually(lambda: [len(s.steps) for r in bench.kept() for s in r.stages] == [2])
+        (kept,) = bench.kept()
+        assert (kept.run_id, kept.status, kept.total_seconds) == (run.run_id, Status.RUNNING, None)
+
+
+def test_what_is_closed_has_written_everything(bench: Bench) -> None:
+    with bench.writing():
+        reports = [bench.whole_run() for _ in range(50)]
+    assert bench.kept() == tuple(reversed(reports))
+
+
+def test_a_failed_run_is_kept_with_its_reason(bench: Bench) -> None:
+    with bench.writing(), pytest.raises(ValueError, match="too large"), bench.run():
+        raise ValueError("too large")
+    (kept,) = bench.kept()
+    assert (kept.status, kept.error) == (Status.FAILED, "ValueError: too large")
+
+
+def test_a_locked_database_delays_no_run_and_is_written_once_it_is_free(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    RunLog(bench.folder).close()
+    lock = sqlite3.connect(bench.folder / "runs.db", isolation_level=None)
+    lock.execute("BEGIN EXCLUSIVE")
+    attempted = threading.Event()
+
+    class Impatient(RunLog):
+        def write(self, reports: object) -> None:
+            self._database.execute("PRAGMA busy_timeout = 1")
+            try:
+                super().write(reports)  # type: ignore[arg-type]
+            finally:
+                attempted.set()
+
+    with bench.writing(lambda: Impatient(bench.folder)):
+        report = bench.whole_run()  # ends although nothing can be written
+        assert report.status is Status.SUCCEEDED
+        assert attempted.wait(PATIENCE_SECONDS)
+        eventually(lambda: "another process holds it" in caplog.text)
+        lock.rollback()
+    lock.close()
+    assert bench.kept() == (report,)
+
+
+def broken(error: str) -> Callable[[], RunLog]:
+    def open_log() -> RunLog:
+        raise RunLogError(error)
+
+    return open_log
+
+
+def test_a_read_only_directory_is_one_warning_and_harms_no_run(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    bench.folder.parent.joinpath("file").write_text("")
+    blocked = bench.folder.parent / "file" / "data"  # even root cannot write below a file
+    with bench.writing(lambda: RunLog(blocked)):
+        reports = [bench.whole_run() for _ in range(5)]
+    assert {report.status for report in reports} == {Status.SUCCEEDED}
+    assert [record.levelno for record in caplog.records] == [logging.WARNING]
+    assert "make the folder writable" in caplog.text
+    assert "Runs go on" in caplog.text
+
+
+def test_a_full_disk_is_one_warning_and_what_it_refused_is_written_once_there_is_room(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Full(RunLog):
+        full = True
+
+        def write(self, reports: object) -> None:
+            (pages,) = self._rows("PRAGMA page_count")[0]
+            # SQLite's own limit gives the very error of a full disk, SQLITE_FULL.
+            self._rows(f"PRAGMA max_page_count = {pages if self.full else 1_000_000}")
+            super().write(reports)  # type: ignore[arg-type]
+
+    with bench.writing(lambda: Full(bench.folder)):
+        reports = [bench.whole_run(steps=500) for _ in range(3)]
+        eventually(lambda: "disk is full" in caplog.text)
+        assert "free some space on that disk" in caplog.text
+        Full.full = False
+    assert bench.kept() == tuple(reversed(reports))
+    assert {record.levelno for record in caplog.records} == {logging.WARNING}
+
+
+def test_a_history_that_fails_for_long_keeps_the_last_hundred_runs(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    with bench.writing(broken("the history is gone")) as writer:
+        for _ in range(130):
+            bench.whole_run(steps=1)
+        eventually(lambda: "the history is gone" in caplog.text)
+    assert len(writer._ended) == 100
+
+
+CHILD = """
+import sys, time
+from crystools_exporters.exporting import exporting
+from crystools_tpu import telemetry
+
+with exporting(), telemetry.run("wan2.1-t2v") as run:
+    with run.stage("load"):
+        pass
+    with run.stage("denoise", steps=1000) as stage:
+        for number in range(1000):
+            time.sleep(0.02)  # the step's own work
+            stage.step(None)
+            print(number, time.time(), flush=True)
+"""
+
+
+@dataclass(frozen=True)
+class Killed:
+    """What a run that was killed had done, and what the history has of it."""
+
+    done_at: list[float]
+    kept: RunReport | None
+
+    @property
+    def lost_seconds(self) -> float:
+        """From the last step that was kept to the last that was done."""
+        kept_steps = len(self.kept.stages[1].steps) if self.kept and len(self.kept.stages) > 1 else 0
+        return self.done_at[-1] - self.done_at[kept_steps - 1] if self.done_at and kept_steps else 0.0
+
+
+def killed_after(seconds: float, folder: Path) -> Killed:
+    """A run in a process that is killed with SIGKILL so long after its first step."""
+    path = os.pathsep.join(str(ROOT / part) for part in (".", "exporters"))
+    environ = {**os.environ, "PYTHONPATH": path, "CRYSTOOLS_TPU_DATA_DIR": str(folder)}
+    with subprocess.Popen(
+        [sys.executable, "-c", CHILD], env=environ, stdout=subprocess.PIPE, text=True
+    ) as child:
+        assert child.stdout is not None
+        first = child.stdout.readline()
+        time.sleep(seconds)  # the random moment itself
+        child.send_signal(signal.SIGKILL)
+        lines = [first, *child.stdout.read().splitlines()]
+    done_at = [float(line.split()[1]) for line in lines if len(line.split()) == 2]
+    with RunLog(folder) as log:
+        runs = log.page(10)
+    return Killed(done_at, runs[0] if runs else None)
+
+
+def test_a_run_killed_at_fifty_random_moments_is_interrupted_and_loses_its_last_second_at_most(
+    tmp_path: Path,
+) -> None:
+    moments = [random.Random(n).uniform(0.0, 2.0) for n in range(50)]
+    with ThreadPoolExecutor(10) as pool:
+        runs = list(pool.map(killed_after, moments, [tmp_path / str(number) for number in range(50)]))
+    assert [run.kept.status if run.kept else None for run in runs] == [Status.INTERRUPTED] * 50
+    assert max(run.lost_seconds for run in runs) <= 1.0
+
+
+def test_the_environment_turns_the_history_off(tmp_path: Path) -> None:
+    environ = {"CRYSTOOLS_TPU_DATA_DIR": str(tmp_path / "data"), "CRYSTOOLS_TPU_HISTORY": "off"}
+    with exporting(environ, bus=telemetry.Bus(), history=telemetry.History()) as kept:
+        assert kept is None
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_environment_says_how_much_is_kept(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    with bench.writing():
+        old = bench.whole_run()
+    environ = {"CRYSTOOLS_TPU_DATA_DIR": str(bench.folder), "CRYSTOOLS_TPU_HISTORY": "0h"}
+    with exporting(environ, bus=bench.bus, history=bench.history):
+        new = bench.whole_run()
+    assert old.run_id not in [run.run_id for run in bench.kept()]
+    assert new.run_id in [run.run_id for run in bench.kept()]
+    with exporting({**environ, "CRYSTOOLS_TPU_HISTORY": "much"}, bus=bench.bus, history=bench.history):
+        pass
+    assert "CRYSTOOLS_TPU_HISTORY: 'much' is not understood: an age is a number of hours" in caplog.text
+
+
+def test_a_server_reads_the_history_of_all_processes(bench: Bench) -> None:
+    with bench.writing():
+        first, second = bench.whole_run(), bench.whole_run()
+    kept = KeptRuns(bench.folder)
+    assert kept.page(10) == (second, first)
+    assert kept.page(10, before=second.run_id) == (first,)
+    assert kept.report(first.run_id) == first
+    assert kept.alike(first) == (second,)
+    kept.close()
+
+
+def test_a_server_whose_history_cannot_be_read_has_none_and_says_so_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "runs.db").write_text("no history" * 1000)
+    kept = KeptRuns(tmp_path)
+    assert (kept.page(10), kept.report("x"), kept.page(10)) == ((), None, ())
+    assert [record.levelno for record in caplog.records] == [logging.WARNING]

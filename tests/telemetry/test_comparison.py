@@ -1,0 +1,226 @@
+"""Two runs side by side: what changed, and whether that can be chance."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+
+import pytest
+
+from crystools_tpu.telemetry import (
+    Change,
+    Comparison,
+    CompileCache,
+    Device,
+    HbmUsage,
+    Ratio,
+    RunReport,
+    StageName,
+    StageReport,
+    Status,
+    StepRecord,
+    StepSeconds,
+    Verdict,
+    compare,
+    regressions,
+)
+from crystools_tpu.telemetry.stage import step_statistics
+
+GIB = 2**30
+
+
+def stage(
+    steps: list[float] | None = None,
+    *,
+    seconds: float | None = None,
+    peak_gib: float = 20,
+    compile_seconds: float = 30.0,
+    cache: CompileCache | None = CompileCache.MISS,
+    name: StageName = StageName.DENOISE,
+    method: str = "memory_stats",
+) -> StageReport:
+    records = tuple(StepRecord(step, False, True) for step in steps or ())
+    statistics: StepSeconds | None = step_statistics(records)
+    return StageReport(
+        name=name,
+        component=None,
+        status=Status.SUCCEEDED,
+        error=None,
+        started_unix_seconds=0.0,
+        seconds=sum(steps or ()) + compile_seconds if seconds is None else seconds,
+        compile_seconds=compile_seconds,
+        compile_cache=cache,
+        compiles=(),
+        recompiles=0,
+        recompile_reasons=(),
+        steps_total=len(records),
+        steps=records,
+        step_seconds=statistics,
+        first_nonfinite_step=None,
+        flops=None,
+        flops_method=None,
+        mfu=None
+        if statistics is None
+        else Ratio(1 / statistics.median, 1.0, statistics.median, "flop", "test"),
+        mbu=None,
+        bound=None,
+        hbm=(HbmUsage("tpu:0", 0, int(peak_gib * GIB), 0, None, method),),  # type: ignore[arg-type]
+    )
+
+
+def run(run_id: str, *stages: StageReport, **changes: object) -> RunReport:
+    report = RunReport(
+        run_id=run_id,
+        pipeline="wan2.1-t2v",
+        model_id="Wan-AI/Wan2.1-T2V-14B-Diffusers",
+        params={"prompt": "a boat", "seed": 1, "height": 720},
+        status=Status.SUCCEEDED,
+        error=None,
+        started_at="",
+        started_unix_seconds=0.0,
+        total_seconds=sum(stage.seconds or 0 for stage in stages),
+        output=None,
+        device=Device("tpu", "TPU v6 lite", 8, 8, (), None, None, None, None),
+        stages=stages,
+    )
+    return dataclasses.replace(report, **changes)  # type: ignore[arg-type]
+
+
+def steps(median: float, count: int = 50, noise: float = 0.02, seed: int = 0) -> list[float]:
+    """Steps around a median, as a machine has them."""
+    random_ = random.Random(seed)
+    return [median * (1 + random_.gauss(0, noise)) for _ in range(count)]
+
+
+def change(comparison: Comparison, name: str, stage: int = 0) -> Change:
+    return next(change for change in comparison.stages[stage].changes if change.name == name)
+
+
+def verdict(comparison: Comparison, name: str, stage: int = 0) -> Verdict | None:
+    return change(comparison, name, stage).verdict
+
+
+def test_a_slower_step_is_worse_and_a_faster_one_better() -> None:
+    slow, fast = run("a", stage(steps(4.5))), run("b", stage(steps(4.1, seed=1)))
+    assert verdict(compare(fast, slow), "step_seconds_median") is Verdict.WORSE
+    found = change(compare(slow, fast), "step_seconds_median")
+    assert found.verdict is Verdict.BETTER
+    assert found.ratio == pytest.approx(4.1 / 4.5 - 1, abs=0.02)
+
+
+def test_a_difference_within_the_scatter_of_the_steps_is_noise() -> None:
+    a, b = run("a", stage(steps(4.5, noise=0.2))), run("b", stage(steps(4.65, noise=0.2, seed=1)))
+    assert verdict(compare(a, b), "step_seconds_median") is Verdict.NOISE
+
+
+def test_a_hundredth_is_no_difference_however_steady_the_steps() -> None:
+    a, b = run("a", stage(steps(4.5, noise=1e-6))), run("b", stage(steps(4.53, noise=1e-6)))
+    assert verdict(compare(a, b), "step_seconds_median") is Verdict.SAME
+
+
+def test_too_few_steps_prove_nothing() -> None:
+    a, b = run("a", stage(steps(4.5, count=4))), run("b", stage(steps(5.5, count=4)))
+    assert verdict(compare(a, b), "step_seconds_median") is Verdict.UNPROVEN
+
+
+def test_the_95th_percentile_needs_many_steps() -> None:
+    few, more_of_few = run("a", stage(steps(4.5, 50))), run("b", stage(steps(6.0, 50)))
+    assert verdict(compare(few, more_of_few), "step_seconds_p95") is Verdict.UNPROVEN
+    many, more_of_many = run("a", stage(steps(4.5, 300))), run("b", stage(steps(6.0, 300)))
+    assert verdict(compare(many, more_of_many), "step_seconds_p95") is Verdict.WORSE
+
+
+def test_what_a_run_measures_once_is_unproven_alone_and_judged_by_runs_that_are_alike() -> None:
+    a, b = run("a", stage(seconds=100)), run("b", stage(seconds=104))
+    assert verdict(compare(a, b), "seconds") is Verdict.UNPROVEN
+    noisy = [run(f"other{n}", stage(seconds=seconds)) for n, seconds in enumerate((96, 105))]
+    assert verdict(compare(a, b, noisy), "seconds") is Verdict.NOISE
+    steady = [run(f"other{n}", stage(seconds=seconds)) for n, seconds in enumerate((99, 101))]
+    assert verdict(compare(a, b, steady), "seconds") is Verdict.WORSE
+
+
+def test_the_steps_are_judged_by_runs_that_are_alike_too() -> None:
+    a, b = run("a", stage(steps(4.5))), run("b", stage(steps(4.7)))
+    assert verdict(compare(a, b), "step_seconds_median") is Verdict.WORSE
+    others = [run(f"other{n}", stage(steps(median))) for n, median in enumerate((4.4, 4.8))]
+    assert verdict(compare(a, b, others), "step_seconds_median") is Verdict.NOISE
+
+
+def test_runs_of_other_work_or_machines_or_that_failed_judge_nothing() -> None:
+    a, b = run("a", stage(seconds=100)), run("b", stage(seconds=104))
+    others = [
+        run("failed", stage(seconds=120), status=Status.FAILED),
+        run("larger", stage(seconds=120), params={"height": 1080}),
+        run("other chip", stage(seconds=120), device=None),
+        a,
+        b,
+    ]
+    assert verdict(compare(a, b, others), "seconds") is Verdict.UNPROVEN
+    another_prompt = {"prompt": "a train", "seed": 2, "height": 720}
+    alike = [run(f"alike{n}", stage(seconds=120), params=another_prompt) for n in range(2)]
+    assert verdict(compare(a, b, alike), "seconds") is Verdict.NOISE
+
+
+def test_memory_is_the_same_each_time_and_needs_no_second_measurement() -> None:
+    a, b = run("a", stage(peak_gib=20)), run("b", stage(peak_gib=22))
+    assert verdict(compare(a, b), "hbm_peak_bytes") is Verdict.WORSE
+    sampled = run("c", stage(peak_gib=22, method="memory_stats_sampled"))
+    assert verdict(compare(a, sampled), "hbm_peak_bytes") is Verdict.UNPROVEN
+
+
+def test_a_compile_from_the_cache_is_no_faster_compile() -> None:
+    miss, hit = run("a", stage()), run("b", stage(compile_seconds=0.5, cache=CompileCache.HIT))
+    assert verdict(compare(miss, hit), "compile_seconds") is None
+    assert change(compare(miss, hit), "compile_seconds").ratio == pytest.approx(0.5 / 30 - 1)
+
+
+def test_mfu_follows_from_the_steps_and_is_not_judged_again() -> None:
+    assert verdict(compare(run("a", stage(steps(4.5))), run("b", stage(steps(9.0)))), "mfu_ratio") is None
+
+
+def test_a_stage_that_only_one_of_them_has_stands_alone() -> None:
+    a = run("a", stage(steps(4.5)))
+    b = run("b", stage(steps(4.5)), stage(name=StageName.VAE_DECODE, seconds=9))
+    _, decode = compare(a, b).stages
+    assert decode.name == "vae_decode"
+    assert (decode.changes[0].a, decode.changes[0].b, decode.changes[0].verdict) == (None, 9, None)
+
+
+def test_two_stages_of_the_same_name_are_compared_in_their_order() -> None:
+    a = run("a", stage(seconds=1, name=StageName.LOAD), stage(seconds=5, name=StageName.LOAD))
+    b = run("b", stage(seconds=2, name=StageName.LOAD), stage(seconds=5, name=StageName.LOAD))
+    assert [(s.changes[0].a, s.changes[0].b) for s in compare(a, b).stages] == [(1, 2), (5, 5)]
+
+
+def test_what_was_asked_for_differently_is_said_and_the_prompt_is_not() -> None:
+    a = run("a", params={"prompt": "a boat", "seed": 1, "height": 720, "steps": 50})
+    b = run("b", params={"prompt": "a train", "seed": 2, "height": 480})
+    assert [(d.name, d.a, d.b) for d in compare(a, b).differences] == [
+        ("height", 720, 480),
+        ("steps", 50, None),
+    ]
+
+
+def failed(a: RunReport, b: RunReport, limit_ratio: float = 0.1) -> list[tuple[str, str]]:
+    found = regressions(compare(a, b), limit_ratio)
+    return [(stage.name if stage else "run", change.name) for stage, change in found]
+
+
+def test_what_got_worse_by_more_than_the_limit_fails() -> None:
+    a, b = run("a", stage(steps(4.5))), run("b", stage(steps(5.2)))
+    assert ("denoise", "step_seconds_median") in failed(a, b)
+    assert failed(a, b, limit_ratio=0.2) == []
+    assert failed(b, a) == [], "better is no failure"
+
+
+def test_noise_does_not_fail_however_large() -> None:
+    a, b = run("a", stage(steps(1.0, 10, noise=0.9))), run("b", stage(steps(1.4, 10, noise=0.9, seed=5)))
+    assert verdict(compare(a, b), "step_seconds_median") is Verdict.NOISE
+    assert ("denoise", "step_seconds_median") not in failed(a, b)
+
+
+def test_a_stage_of_less_than_a_hundredth_of_the_run_fails_for_its_memory_alone() -> None:
+    long = stage(steps(4.5))
+    a = run("a", long, stage(name=StageName.SAVE, seconds=0.1, compile_seconds=0, cache=None, peak_gib=1))
+    b = run("b", long, stage(name=StageName.SAVE, seconds=0.2, compile_seconds=0, cache=None, peak_gib=2))
+    assert failed(a, b) == [("save", "hbm_peak_bytes")]
