@@ -1,7 +1,7 @@
 /**
  * The connection to the server: one websocket that comes back by itself.
  *
- * @import { RunReport, ServerMessage } from "./wire.js"
+ * @import { Comparison, RunReport, RunsPage, ServerMessage } from "./wire.js"
  */
 
 /** @typedef {"connecting" | "open" | "reconnecting"} ConnectionState */
@@ -152,16 +152,50 @@ export class Connection extends EventTarget {
   }
 }
 
-/**
- * One run as the server knows it, or null where it no longer does.
- *
- * @param {string} runId
- * @param {string | URL} base
- * @returns {Promise<RunReport | null>}
- */
-export async function fetchRun(runId, base) {
-  const response = await fetch(endpoint(`api/runs/${encodeURIComponent(runId)}`, base));
-  if (response.status === 404) return null;
-  if (!response.ok) throw new Error(`The server answered ${response.status} for run ${runId}.`);
-  return response.json();
+/** What the server is asked for over HTTP, by the folder of its endpoints. */
+export class ServerApi {
+  #base;
+
+  /** @param {string | URL} base */
+  constructor(base) {
+    this.#base = base;
+  }
+
+  /**
+   * One run as the server knows it, or null where it no longer does.
+   * @param {string} runId
+   * @returns {Promise<RunReport | null>}
+   */
+  run(runId) {
+    return this.#get(`api/runs/${encodeURIComponent(runId)}`);
+  }
+
+  /**
+   * The newest runs, or those before run `before`; null from a server that has no history.
+   * @param {string | null} before
+   * @returns {Promise<RunsPage | null>}
+   */
+  runs(before) {
+    return this.#get("api/runs", before == null ? {} : { before });
+  }
+
+  /**
+   * Run B compared with run A, or null where the server no longer knows both.
+   * @param {string} a
+   * @param {string} b
+   * @returns {Promise<Comparison | null>}
+   */
+  compare(a, b) {
+    return this.#get("api/compare", { a, b });
+  }
+
+  /** @param {string} path @param {Record<string, string>} [query] */
+  async #get(path, query = {}) {
+    const url = endpoint(path, this.#base);
+    for (const [name, value] of Object.entries(query)) url.searchParams.set(name, value);
+    const response = await fetch(url);
+    if (response.status === 404) return null;
+    if (!response.ok) throw new Error(`The server answered ${response.status} to ${path}.`);
+    return response.json();
+  }
 }

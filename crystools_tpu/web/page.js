@@ -5,7 +5,7 @@
  * @import { ServerMessage } from "./wire.js"
  */
 
-import { Connection, fetchRun } from "./client.js";
+import { Connection, ServerApi } from "./client.js";
 import { StoreView } from "./component.js";
 import "./components/chips.js";
 import "./components/compare.js";
@@ -20,7 +20,7 @@ import { Store } from "./store.js";
 const INTERVAL_KEY = "crystools-tpu.interval_seconds";
 
 const base = new URL("./", import.meta.url);
-const store = new Store((runId) => fetchRun(runId, base));
+const store = new Store(new ServerApi(base));
 const connection = new Connection(base);
 
 connection.addEventListener("message", (event) => {

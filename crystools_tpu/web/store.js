@@ -1,7 +1,7 @@
 /**
  * The state of the page: the server's messages folded into what the components show.
  *
- * @import { ConnectionState } from "./client.js"
+ * @import { ConnectionState, ServerApi } from "./client.js"
  * @import { ChipReading, Hello, HostReading, Ratio, RunReport, ServerMessage, Snapshot, StepFinished } from "./wire.js"
  * @import { CompileFinished, ModelFreed, StageReport, TelemetryEvent } from "./wire.js"
  */
@@ -9,7 +9,11 @@
 import { remainingSeconds } from "./run-figures.js";
 import { Series } from "./series.js";
 
+/** Of what happens while the page is open; what is asked for besides is kept too. */
 const RUNS_KEPT = 50;
+
+/** How often a run of another process, which the server only reads of, is looked at. */
+const FOLLOW_SECONDS = 2;
 
 /** A snapshot older than this many intervals is shown as stale. */
 const STALE_INTERVALS = 4;
@@ -52,6 +56,8 @@ export class Store extends EventTarget {
   snapshot = null;
   /** Newest first. @type {RunReport[]} */
   runs = [];
+  /** Whether there are older runs than these; null until somebody asks. @type {boolean | null} */
+  moreRuns = null;
   /** The last complaint of the server about a message of ours. @type {string | null} */
   problem = null;
   /** How often snapshots are asked for; 0 is never, null leaves it to the server. @type {number | null} */
@@ -65,16 +71,14 @@ export class Store extends EventTarget {
   #clockOffsetSeconds = 0;
   /** @type {Set<string>} */
   #refetching = new Set();
-  /** @type {(runId: string) => Promise<RunReport | null>} */
-  #fetchRun;
+  #asking = false;
+  #mostRuns = RUNS_KEPT;
+  #api;
 
-  /**
-   * @param {(runId: string) => Promise<RunReport | null>} fetchRun Asks the server for one run: a slow
-   *   page may have lost events, and repairs the run when it notices.
-   */
-  constructor(fetchRun) {
+  /** @param {ServerApi} api Asked for older runs, and for a run of which events were lost to a slow page. */
+  constructor(api) {
     super();
-    this.#fetchRun = fetchRun;
+    this.#api = api;
   }
 
   get simulated() {
@@ -120,6 +124,7 @@ export class Store extends EventTarget {
       case "hello":
         this.hello = message;
         this.runs = message.runs;
+        this.moreRuns = null;
         this.#progress.clear();
         this.problem = null;
         break;
@@ -133,6 +138,30 @@ export class Store extends EventTarget {
         this.#receiveEvent(message);
     }
     this.#changed();
+  }
+
+  /** Asks for the newest runs of all processes, and after that for a page of older ones. */
+  async loadRuns() {
+    if (this.#asking) return;
+    this.#asking = true;
+    const hello = this.hello;
+    const before = this.moreRuns == null ? null : (this.runs.at(-1)?.run_id ?? null);
+    try {
+      const page = await this.#api.runs(before);
+      if (hello === this.hello) this.#addRuns(page?.runs ?? []);
+      this.moreRuns = page?.more ?? false;
+    } catch (error) {
+      this.moreRuns = false;
+      this.problem = String(error);
+    } finally {
+      this.#asking = false;
+    }
+    this.#changed();
+  }
+
+  /** @param {string} a @param {string} b */
+  compare(a, b) {
+    return this.#api.compare(a, b);
   }
 
   /**
@@ -225,12 +254,35 @@ export class Store extends EventTarget {
     }
   }
 
+  /** Those that are here already are newer than what a page has of them. @param {RunReport[]} page */
+  #addRuns(page) {
+    const known = new Set(this.runs.map((run) => run.run_id));
+    const added = page.filter((run) => !known.has(run.run_id));
+    this.runs.push(...added);
+    this.runs.sort((a, b) => b.started_unix_seconds - a.started_unix_seconds);
+    this.#mostRuns = Math.max(this.#mostRuns, this.runs.length);
+    for (const run of added) if (run.status === "running") this.#follow(run.run_id);
+  }
+
+  /** No event comes of a run of another process. @param {string} runId */
+  #follow(runId) {
+    setTimeout(async () => {
+      const run = this.runs.find((candidate) => candidate.run_id === runId);
+      if (run?.status !== "running") return;
+      await this.#refetch(runId);
+      this.#follow(runId);
+    }, FOLLOW_SECONDS * 1000);
+  }
+
   /** @param {RunReport} report */
   #replaceRun(report) {
     const index = this.runs.findIndex((run) => run.run_id === report.run_id);
     if (index >= 0) this.runs[index] = report;
     else this.runs.unshift(report);
-    this.runs.length = Math.min(this.runs.length, RUNS_KEPT);
+    if (this.runs.length > this.#mostRuns) {
+      this.runs.length = this.#mostRuns;
+      if (this.moreRuns != null) this.moreRuns = true;
+    }
     if (report.status !== "running") this.#progress.delete(report.run_id);
   }
 
@@ -239,7 +291,7 @@ export class Store extends EventTarget {
     if (this.#refetching.has(runId)) return;
     this.#refetching.add(runId);
     try {
-      const report = await this.#fetchRun(runId);
+      const report = await this.#api.run(runId);
       if (report) this.#replaceRun(report);
     } catch (error) {
       this.problem = String(error);

@@ -216,6 +216,47 @@ export interface Hello {
   runs: RunReport[];
 }
 
+export interface RunsPage {
+  runs: RunReport[];
+  more: boolean;
+}
+
+export type Verdict = "better" | "worse" | "same" | "noise" | "unproven";
+
+export interface Change {
+  name:
+    | "seconds"
+    | "compile_seconds"
+    | "step_seconds_median"
+    | "step_seconds_p95"
+    | "mfu_ratio"
+    | "hbm_peak_bytes";
+  a: number | null;
+  b: number | null;
+  ratio: number | null;
+  verdict: Verdict | null;
+}
+
+export interface StageComparison {
+  name: StageName;
+  component: string | null;
+  changes: Change[];
+}
+
+export interface Difference {
+  name: string;
+  a: string | number | boolean | null;
+  b: string | number | boolean | null;
+}
+
+export interface Comparison {
+  a: string;
+  b: string;
+  differences: Difference[];
+  changes: Change[];
+  stages: StageComparison[];
+}
+
 export interface WireError {
   type: "error";
   field: string | null;

@@ -14,6 +14,7 @@ from typing import Any
 
 from aiohttp import web
 
+from crystools_exporters.exporting import KeptRuns
 from crystools_tpu import telemetry
 from crystools_tpu.monitor import Monitor
 from crystools_tpu.server import Server, create_app
@@ -137,6 +138,7 @@ class Scene:
         self.clock = Clock()
         self.bus = telemetry.Bus()
         self.history = telemetry.History()
+        self.kept: KeptRuns | None = None
         self.host = Machine("host", Reading(host=HOST))
         self.tpu = Machine("tpu")
         self._sources = [self.host, self.tpu] if sources is None else sources
@@ -171,6 +173,7 @@ class Scene:
             monitor,
             history=self.history,
             bus=self.bus,
+            kept=self.kept,
             simulated=self._simulated,
             prefix=self._prefix,
             token=self._token,

@@ -12,7 +12,7 @@ import pytest
 
 from crystools_tpu.monitor.snapshot import Snapshot, SourceHealth
 from crystools_tpu.sources.base import ChipReading, DiskReading, HostReading
-from crystools_tpu.telemetry import events
+from crystools_tpu.telemetry import comparison, events
 
 ROOT = Path(__file__).parents[2]
 WEB = ROOT / "crystools_tpu" / "web"
@@ -23,6 +23,7 @@ DATACLASSES = [
     events.StepSeconds,
     events.StageReport,
     events.Device,
+    events.CompileRecord,
     events.RunReport,
     events.RunStarted,
     events.StageStarted,
@@ -31,6 +32,10 @@ DATACLASSES = [
     events.StageFinished,
     events.RunFinished,
     events.ModelFreed,
+    comparison.Change,
+    comparison.Comparison,
+    comparison.Difference,
+    comparison.StageComparison,
     ChipReading,
     DiskReading,
     HostReading,
@@ -49,7 +54,9 @@ def test_the_pages_types_have_the_fields_of_the_dataclasses(contract: type) -> N
     assert written == fields | ({"type"} if contract is Snapshot else set())
 
 
-@pytest.mark.parametrize("enum", [events.StageName, events.Status, events.CompileCache, events.Bound])
+@pytest.mark.parametrize(
+    "enum", [events.StageName, events.Status, events.CompileCache, events.Bound, comparison.Verdict]
+)
 def test_the_pages_types_have_the_values_of_the_enums(enum: type[events.StageName]) -> None:
     text = (WEB / "wire.d.ts").read_text()
     union = re.search(rf"type {enum.__name__} =(.*?);", text, re.DOTALL)

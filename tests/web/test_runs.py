@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from playwright.sync_api import Locator, Page, expect
 
-from crystools_tpu.telemetry import StageName, StepFinished, StepRecord
+from crystools_exporters.exporting import KeptRuns
+from crystools_exporters.processes import Process
+from crystools_exporters.run_log import RunLog
+from crystools_tpu.telemetry import RunReport, StageName, Status, StepFinished, StepRecord
 from tests.web.conftest import OpenPage
 from tests.web.scenes import Scene, play_to_end, played_until
 
@@ -175,9 +181,11 @@ def test_the_newest_run_is_compared_with_the_one_before_it_of_the_same_node(page
     whole = compare.locator("tr").filter(has_text="Whole run").locator("td")
     execute("Sampler", 40.0)
     execute("Decoder", 8.0)
-    expect(whole).to_have_text(["40.0 s", "8.00 s", "\N{MINUS SIGN}80%"])  # there is no other of its node
+    expect(whole).to_have_text(
+        ["40.0 s", "8.00 s", "\N{MINUS SIGN}80%unproven"]
+    )  # there is no other of its node
     execute("Sampler", 30.0)
-    expect(whole).to_have_text(["40.0 s", "30.0 s", "\N{MINUS SIGN}25%"])
+    expect(whole).to_have_text(["40.0 s", "30.0 s", "\N{MINUS SIGN}25%unproven"])
     for name in "AB":
         chosen = compare.get_by_role("combobox", name=name, exact=True).locator("option:checked")
         expect(chosen).to_contain_text("wan2.1-t2v · Sampler, ")
@@ -192,12 +200,84 @@ def test_what_somebody_chose_to_compare_stays(page: Page, scene: Scene) -> None:
     for seconds in (40.0, 20.0, 30.0):
         with scene.run() as run, run.stage("denoise"):
             scene.clock.seconds += seconds
-    expect(whole).to_have_text(["20.0 s", "30.0 s", "+50%"])
+    expect(whole).to_have_text(["20.0 s", "30.0 s", "+50%unproven"])
     compare.get_by_role("combobox", name="A", exact=True).select_option(index=2)
-    expect(whole).to_have_text(["40.0 s", "30.0 s", "\N{MINUS SIGN}25%"])
+    expect(whole).to_have_text(["40.0 s", "30.0 s", "\N{MINUS SIGN}25%unproven"])
     with scene.run() as run, run.stage("denoise"):
         scene.clock.seconds += 10.0
-    expect(whole).to_have_text(["40.0 s", "10.0 s", "\N{MINUS SIGN}75%"])
+    expect(whole).to_have_text(["40.0 s", "10.0 s", "\N{MINUS SIGN}75%better"])
+
+
+@pytest.fixture
+def kept(scene: Scene, tmp_path: Path) -> Iterator[RunLog]:
+    """A history that another process writes, and the scene's server reads."""
+    scene.kept = KeptRuns(tmp_path)
+    with RunLog(tmp_path, process=Process("another-host", 1, 0.0)) as log:
+        yield log
+    scene.kept.close()
+
+
+def yesterday(scene: Scene) -> RunReport:
+    """A run of the day before."""
+    quiet = Scene()
+    play_to_end(quiet, steps=4)
+    (report,) = quiet.history.reports()
+    return dataclasses.replace(report, started_unix_seconds=scene.clock.wall() - 86400)
+
+
+def test_older_runs_are_shown_page_by_page_and_compared(
+    scene: Scene, kept: RunLog, open_page: OpenPage
+) -> None:
+    run = yesterday(scene)
+    kept.write(
+        [
+            dataclasses.replace(
+                run,
+                run_id=f"run{number}",
+                pipeline=f"run {number}",
+                started_unix_seconds=run.started_unix_seconds - 60 * number,
+            )
+            for number in range(45)
+        ]
+    )
+    scene.start()
+    page = open_page(scene)
+    expect(current(page).locator("#pipeline")).to_have_text("run 0")
+    names = page.locator("crystools-runs .name b")
+    more = page.get_by_role("button", name="Show older runs")
+    expect(names).to_have_count(19)  # the newest is the one above
+    more.click()
+    expect(names).to_have_count(39)
+    play_to_end(scene, steps=4)
+    expect(names).to_have_count(40)
+    more.click()
+    expect(names).to_have_text([f"run {n}" for n in range(45)])
+    expect(more).to_be_hidden()
+
+    page.locator("crystools-runs").get_by_role("button", name="run 44").click()
+    expect(page.locator("crystools-runs rect.step")).to_have_count(4)
+    page.get_by_role("combobox", name="A", exact=True).select_option("run44")
+    page.get_by_role("combobox", name="B", exact=True).select_option("run43")
+    step = page.locator("crystools-compare tr:has(th:text-is('step'))").first
+    expect(step.locator("td").last).to_have_text("0%")
+
+
+def test_a_run_of_another_process_is_followed(scene: Scene, kept: RunLog, open_page: OpenPage) -> None:
+    ended = yesterday(scene)
+    *before, decode, _ = ended.stages
+    denoise = before[-1]
+    begun = dataclasses.replace(denoise, status=Status.RUNNING, seconds=None, steps=denoise.steps[:3])
+    running = dataclasses.replace(
+        ended, status=Status.RUNNING, total_seconds=None, stages=(*before[:-1], begun)
+    )
+    kept.write([running])
+    scene.start()
+    page = open_page(scene)
+    expect(current(page).locator("#steps")).to_have_text("step 3 of 4")
+    kept.write([dataclasses.replace(running, stages=(*before[:-1], dataclasses.replace(denoise), decode))])
+    expect(current(page).locator("#doing")).to_have_text(re.compile("VAE|Decode", re.IGNORECASE))
+    kept.write([ended])
+    expect(current(page).locator("#status")).to_have_text("Succeeded")
 
 
 def test_two_runs_at_once_are_both_shown(page: Page, scene: Scene) -> None:

@@ -8,7 +8,7 @@
  */
 
 import { METRIC_FIELDS } from "../bar-readings.js";
-import { Connection, fetchRun } from "../client.js";
+import { Connection, ServerApi } from "../client.js";
 import { Bar } from "../components/bar.js";
 import { Store } from "../store.js";
 import theme from "../theme.css" with { type: "css" };
@@ -32,7 +32,7 @@ const KEY = "crystools-tpu.comfyui";
 export function start(app, api) {
   const base = new URL(api.apiURL("/crystools-tpu/"), location.href);
   const preferences = new Preferences(browserStorage(), KEY);
-  const store = new Store((runId) => fetchRun(runId, base));
+  const store = new Store(new ServerApi(base));
   app.registerExtension({
     name: "crystools-tpu",
     settings: settingDefinitions(preferences, store),

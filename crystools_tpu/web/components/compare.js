@@ -1,17 +1,35 @@
 /**
- * Two runs side by side: the whole, and of each stage its time, the median of its steps, MFU and HBM peak.
+ * Two runs side by side, as the server compares them: what changed, by how much, and whether by chance.
  *
- * @import { RunReport, StageReport } from "../wire.js"
+ * @import { Change, Comparison, RunReport, Verdict } from "../wire.js"
  * @import { Store } from "../store.js"
  */
 
 import { StoreView, blueprint } from "../component.js";
 import { h, setAttribute, setText, syncChildren } from "../dom.js";
 import { NOT_AVAILABLE, duration, gibibytes, moment, percent, stageTitle } from "../format.js";
-import { fullestChip, medianStepSeconds } from "../run-figures.js";
 import { runTitle } from "../run-text.js";
 
-/** A row that has a name alone is the title of a stage. @typedef {{ name: string, texts: string[] }} Row */
+/** A row without a change is the title of a stage. @typedef {{ name: string, change: Change | null }} Row */
+
+/** @type {Record<Change["name"], { title: string, format: (value: number | null) => string }>} */
+const FIGURES = {
+  seconds: { title: "time", format: duration },
+  compile_seconds: { title: "compile", format: duration },
+  step_seconds_median: { title: "step", format: duration },
+  step_seconds_p95: { title: "step p95", format: duration },
+  mfu_ratio: { title: "MFU", format: percent },
+  hbm_peak_bytes: { title: "HBM peak", format: gibibytes },
+};
+
+/** @type {Record<Verdict, string>} */
+const EXPLANATIONS = {
+  better: "Changed, and not by chance.",
+  worse: "Changed, and not by chance.",
+  same: "Changed by less than 1%.",
+  noise: "No more than it changes by itself.",
+  unproven: "Measured too few times to know whether by chance.",
+};
 
 export class Compare extends StoreView {
   static blueprint = blueprint(
@@ -24,7 +42,7 @@ export class Compare extends StoreView {
         <thead><tr><th></th><th scope="col">A</th><th scope="col">B</th><th scope="col">B to A</th></tr></thead>
         <tbody id="rows"></tbody>
       </table></div>
-      <p class="muted note">One run each: a small difference may be chance. Steps: median without compiles.</p>
+      <p id="problem" class="muted note"></p>
     </section>`,
     `
     section { display: grid; grid-template-columns: minmax(0, 1fr); gap: 6px; container-type: inline-size; }
@@ -37,6 +55,11 @@ export class Compare extends StoreView {
     #differs { font-size: 12px; overflow-wrap: anywhere; }
     #differs:empty { display: none; }
     .note { font-size: 11px; }
+    .note:empty { display: none; }
+    .verdict { display: block; font-size: 11px; line-height: 1.2; color: var(--crystools-muted); }
+    [data-verdict="better"] { color: var(--crystools-good); }
+    [data-verdict="worse"] { color: var(--crystools-critical); }
+    @container (min-width: 420px) { .verdict { display: inline; margin-left: 8px; } }
     table { width: 100%; border-collapse: collapse; font-size: 12px; font-variant-numeric: tabular-nums; }
     th, td { text-align: right; padding: 2px 0 2px 8px; font-weight: 400; white-space: nowrap; }
     th:first-child { text-align: left; padding-left: 0; }
@@ -62,6 +85,12 @@ export class Compare extends StoreView {
   /** The selects in which somebody chose a run; the others follow the newest. */
   #held = /** @type {Set<HTMLSelectElement>} */ (new Set());
 
+  /** What was asked for last, so that it is asked for once. */
+  #asked = "";
+  /** @type {Comparison | null} */
+  #comparison = null;
+  #problem = "";
+
   constructor() {
     super();
     for (const select of [this.#a, this.#b]) {
@@ -81,13 +110,27 @@ export class Compare extends StoreView {
     const b = this.#chosen(this.#b, runs, newest);
     const alike = runs.find((run) => run !== b && runTitle(run) === runTitle(b));
     const a = this.#chosen(this.#a, runs, alike ?? other);
-    setText(this.byId("differs"), differences(a, b));
-    syncChildren(this.byId("rows"), rowsOf(a, b), createRow, (row, { name, texts }) => {
-      setAttribute(row, "data-title", texts.length ? null : "");
-      [...row.cells].forEach((cell, index) => setText(cell, [name, ...texts][index] ?? ""));
-      const [title] = row.cells;
-      if (title) title.colSpan = texts.length ? 1 : 4;
-    });
+    this.#compare(store, a, b);
+    const comparison = this.#comparison;
+    setText(this.byId("differs"), comparison ? differences(comparison) : "");
+    setText(this.byId("problem"), this.#problem);
+    syncChildren(this.byId("rows"), comparison ? rowsOf(comparison) : [], createRow, showRow);
+  }
+
+  /** @param {Store} store @param {RunReport} a @param {RunReport} b */
+  async #compare(store, a, b) {
+    const asked = `${a.run_id} ${b.run_id}`;
+    if (this.#asked === asked) return;
+    this.#asked = asked;
+    try {
+      const comparison = await store.compare(a.run_id, b.run_id);
+      if (this.#asked !== asked) return;
+      this.#comparison = comparison;
+      this.#problem = comparison ? "" : "The server no longer knows both runs.";
+    } catch (error) {
+      if (this.#asked === asked) this.#problem = String(error);
+    }
+    this.refresh();
   }
 
   /**
@@ -115,62 +158,49 @@ export class Compare extends StoreView {
 }
 
 function createRow() {
-  return h("tr", {}, h("th", { scope: "row" }), h("td"), h("td"), h("td"));
+  const change = h("td", {}, h("span", { class: "ratio" }), h("span", { class: "verdict" }));
+  return h("tr", {}, h("th", { scope: "row" }), h("td"), h("td"), change);
 }
 
-/** @param {RunReport} a @param {RunReport} b */
-function differences(a, b) {
-  const all = { ...a.params, ...b.params };
-  const differing = Object.keys(all).filter((name) => a.params[name] !== b.params[name]);
-  const said = differing.map((name) => {
-    const title = name.replaceAll("_", " ");
-    return name === "prompt"
-      ? title
-      : `${title} ${a.params[name] ?? NOT_AVAILABLE} → ${b.params[name] ?? NOT_AVAILABLE}`;
-  });
-  if (a.pipeline !== b.pipeline) said.unshift("pipeline");
+/** @param {HTMLTableRowElement} row @param {Row} shown */
+function showRow(row, { name, change }) {
+  const [title, a, b, last] = row.cells;
+  const [ratio, verdict] = last?.children ?? [];
+  if (!title || !a || !b || !last || !ratio || !verdict) return;
+  setAttribute(row, "data-title", change ? null : "");
+  title.colSpan = change ? 1 : 4;
+  setText(title, name);
+  const format = change ? FIGURES[change.name].format : () => "";
+  setText(a, format(change?.a ?? null));
+  setText(b, format(change?.b ?? null));
+  setText(ratio, change ? signed(change.ratio) : "");
+  setText(verdict, change?.verdict && change.verdict !== "same" ? change.verdict : "");
+  setAttribute(last, "data-verdict", change?.verdict ?? null);
+  setAttribute(last, "title", change?.verdict ? EXPLANATIONS[change.verdict] : null);
+}
+
+/** @param {Comparison} comparison */
+function differences({ differences }) {
+  const said = differences.map(
+    ({ name, a, b }) => `${name.replaceAll("_", " ")} ${a ?? NOT_AVAILABLE} → ${b ?? NOT_AVAILABLE}`,
+  );
   return said.length ? `Differs: ${said.join(", ")}.` : "";
 }
 
-/** @param {RunReport} a @param {RunReport} b @returns {Row[]} */
-function rowsOf(a, b) {
-  const titles = [...new Set([...a.stages, ...b.stages].map(stageTitle))];
-  const find = (/** @type {RunReport} */ run, /** @type {string} */ title) =>
-    run.stages.find((stage) => stageTitle(stage) === title);
+/** @param {Comparison} comparison @returns {Row[]} */
+function rowsOf({ changes, stages }) {
   return [
-    row("Whole run", duration, a.total_seconds, b.total_seconds),
-    ...titles.flatMap((title) => stageRows(title, find(a, title), find(b, title))),
+    ...changes.map((change) => ({ name: "Whole run", change })),
+    ...stages.flatMap((stage) => [
+      { name: stageTitle(stage), change: null },
+      ...stage.changes.map((change) => ({ name: FIGURES[change.name].title, change })),
+    ]),
   ];
 }
 
-/** @param {string} title @param {StageReport | undefined} a @param {StageReport | undefined} b @returns {Row[]} */
-function stageRows(title, a, b) {
-  const both = (/** @type {(stage: StageReport) => number | null | undefined} */ value) =>
-    /** @type {const} */ ([a && value(a), b && value(b)]);
-  const rows = [
-    row("time", duration, ...both((stage) => stage.seconds)),
-    row("step", duration, ...both(medianStepSeconds)),
-    row("compile", duration, ...both((stage) => stage.compile_seconds || null)),
-    row("MFU", percent, ...both((stage) => stage.mfu?.ratio)),
-    row("HBM peak", gibibytes, ...both((stage) => fullestChip(stage.hbm)?.peak_bytes)),
-  ];
-  const told = rows.filter(({ texts }) => texts.some((text) => text !== NOT_AVAILABLE));
-  return [{ name: title, texts: [] }, ...told];
-}
-
-/**
- * @param {string} name
- * @param {(value: number | null | undefined) => string} format
- * @param {number | null | undefined} a
- * @param {number | null | undefined} b
- * @returns {Row}
- */
-function row(name, format, a, b) {
-  return { name, texts: [format(a), format(b), a && b != null ? signed(b / a - 1) : NOT_AVAILABLE] };
-}
-
-/** A change in per cent with its sign: +12%, −3.4%, 0%. @param {number} ratio */
+/** A change in per cent with its sign: +12%, −3.4%, 0%. @param {number | null} ratio */
 function signed(ratio) {
+  if (ratio == null) return NOT_AVAILABLE;
   if (Math.abs(ratio) < 0.0005) return percent(0);
   return `${ratio < 0 ? "−" : "+"}${percent(Math.abs(ratio))}`;
 }

@@ -19,20 +19,26 @@ export class Runs extends StoreView {
       <h2 id="title">Past runs</h2>
       <p id="none" class="muted">None yet.</p>
       <ol id="list"></ol>
+      <button id="more" type="button" hidden>Show older runs</button>
     </section>`,
     `
     :host { container-type: inline-size; }
     #none { font-size: 13px; margin-top: 6px; }
     ol { margin-top: 6px; }
+    #more {
+      margin-top: 8px; padding: 4px 12px; font-size: 12px; border-radius: 6px;
+      border: 1px solid var(--crystools-line); background: none; color: var(--crystools-muted);
+    }
+    #more:hover { background: var(--crystools-sunken); }
     li { border-top: 1px solid var(--crystools-line); }
     li:first-child { border-top: 0; }
-    button {
+    li button {
       display: grid; grid-template-columns: 14px minmax(0, 1fr) 84px 92px 76px 132px; gap: 10px;
       align-items: baseline;
       width: 100%; padding: 7px 4px; border: 0; background: none; text-align: left; font-size: 13px;
     }
-    button:hover { background: color-mix(in oklab, var(--crystools-sunken) 50%, transparent); }
-    button > * { overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }
+    li button:hover { background: color-mix(in oklab, var(--crystools-sunken) 50%, transparent); }
+    li button > * { overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }
     .arrow { color: var(--crystools-muted); transition: transform .12s; }
     [aria-expanded="true"] .arrow { transform: rotate(90deg); }
     .name b { font-weight: 600; margin-right: 8px; }
@@ -42,7 +48,7 @@ export class Runs extends StoreView {
     .duration, .mfu, .time { text-align: right; }
     .detail { padding: 6px 4px 16px; }
     @container (max-width: 620px) {
-      button {
+      li button {
         grid-template-columns: 14px minmax(0, 1fr) auto auto; grid-template-areas: "a n s s" ". t d m";
         gap: 0 10px;
       }
@@ -51,7 +57,7 @@ export class Runs extends StoreView {
     }
     @container (max-width: 340px) {
       .duration, .mfu { min-width: max-content; }
-      button { grid-template-areas: "a n n n" ". t t t" ". s d m"; }
+      li button { grid-template-areas: "a n n n" ". t t t" ". s d m"; }
       .status { text-align: left; }
     }
     `,
@@ -59,15 +65,21 @@ export class Runs extends StoreView {
 
   /** @type {string | null} */
   #selected = null;
+  /** @type {Store | null} */
+  #store = null;
 
   constructor() {
     super();
     this.byId("list").addEventListener("click", this.#select);
     this.byId("list").addEventListener("keydown", this.#move);
+    this.byId("more").addEventListener("click", () => this.#store?.loadRuns());
   }
 
   /** @param {Store} store */
   render(store) {
+    this.#store = store;
+    if (store.hello && store.moreRuns == null) store.loadRuns();
+    this.byId("more").hidden = !store.moreRuns;
     const shown = new Set(shownRuns(store));
     const past = store.runs.filter((run) => !shown.has(run));
     this.byId("none").hidden = past.length > 0;
