@@ -46,6 +46,11 @@ class Figure:
         return f"target at most {self.target:g}: {'met' if self.ratio <= self.target else 'MISSED'}"
 
 
+def machine() -> str:
+    """What the figures were measured on."""
+    return f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
+
+
 def alternate(contenders: Sequence[Callable[[], float]], rounds: int) -> list[float]:
     """The least of each, measured in turn; the first round only warms up."""
     measured = [[contender() for contender in contenders] for _ in range(rounds + 1)][1:]
@@ -244,8 +249,7 @@ def main() -> None:
     print(f"{'samples while nobody listens':<44} {idle}  (target 0: {'met' if idle == 0 else 'MISSED'})")
     if arguments.json is not None:
         measured = [{**asdict(figure), "ratio": figure.ratio} for figure in figures]
-        machine = f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
-        result = {"machine": machine, "figures": measured, "samples_while_nobody_listens": idle}
+        result = {"machine": machine(), "figures": measured, "samples_while_nobody_listens": idle}
         arguments.json.write_text(json.dumps(result, indent=2) + "\n")
 
 

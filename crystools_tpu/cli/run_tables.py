@@ -9,6 +9,7 @@ from typing import Final
 from rich import box
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from crystools_tpu.stage_table import ABSENT, percent, size
 from crystools_tpu.telemetry import Change, Comparison, RunReport, StageComparison, StageReport, Verdict
@@ -34,17 +35,17 @@ def runs_table(reports: Sequence[RunReport]) -> Table:
         steps = stage.step_seconds if stage else None
         table.add_row(
             report.run_id[:_ID_LENGTH],
-            _moment(report.started_unix_seconds),
+            _moment(report.started_unix_seconds, "%m-%d %H:%M"),
             escape(report.pipeline),
             report.status.value,
             ABSENT if report.total_seconds is None else f"{report.total_seconds:.2f}",
             ABSENT if steps is None else f"{steps.median:.3f}",
             percent(stage.mfu if stage else None),
-            escape(_what(report)),
+            Text(_what(report), no_wrap=True, overflow="ellipsis"),
         )
     for column in table.columns[4:7]:
         column.justify = "right"
-    table.columns[-1].no_wrap, table.columns[-1].overflow = True, "ellipsis"
+    table.columns[-1].no_wrap = False  # the one that gives way on a narrow terminal
     return table
 
 
@@ -130,8 +131,8 @@ def _label(stage: StageComparison) -> str:
     return f"{stage.name} {stage.component}" if stage.component else stage.name
 
 
-def _moment(unix_seconds: float) -> str:
-    return datetime.datetime.fromtimestamp(unix_seconds).strftime("%Y-%m-%d %H:%M:%S")
+def _moment(unix_seconds: float, form: str = "%Y-%m-%d %H:%M:%S") -> str:
+    return datetime.datetime.fromtimestamp(unix_seconds).strftime(form)
 
 
 def _what(report: RunReport) -> str:

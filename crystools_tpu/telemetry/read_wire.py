@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from enum import StrEnum
+from functools import cache
 from types import NoneType, UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
@@ -41,7 +42,7 @@ def _read(kind: Any, value: Any, where: str) -> Any:
 def _read_fields(kind: Any, value: Any, where: str) -> Any:
     if not isinstance(value, Mapping):
         raise ValueError(f"{where} is no object")
-    hints = get_type_hints(kind)
+    hints = _hints(kind)
     missing = [field.name for field in dataclasses.fields(kind) if field.name not in value]
     if missing:
         raise ValueError(f"{where} lacks {', '.join(missing)}")
@@ -51,3 +52,8 @@ def _read_fields(kind: Any, value: Any, where: str) -> Any:
             for field in dataclasses.fields(kind)
         }
     )
+
+
+@cache
+def _hints(kind: Any) -> dict[str, Any]:
+    return get_type_hints(kind)

@@ -60,7 +60,7 @@ def history(folder: Path) -> Path:
 @pytest.mark.usefixtures("history")
 def test_list_shows_the_newest_runs_first(capsys: Output) -> None:
     assert main(["runs", "list", "--limit", "2"]) == 0
-    rows = [line for line in capsys.readouterr().out.splitlines() if re.search(r"20\d\d-", line)]
+    rows = [line for line in capsys.readouterr().out.splitlines() if re.search(r"\d\d-\d\d \d\d:\d\d", line)]
     assert [row.split()[0] for row in rows] == ["aaaa3333", "bbbb2222"]
     assert "flux.2" in rows[0]
     assert "failed" in rows[0]
