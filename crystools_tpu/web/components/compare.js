@@ -56,6 +56,7 @@ export class Compare extends StoreView {
     #differs:empty { display: none; }
     .note { font-size: 11px; }
     .note:empty { display: none; }
+    .verdict:empty { display: none !important; }
     .verdict { display: block; font-size: 11px; line-height: 1.2; color: var(--crystools-muted); }
     [data-verdict="better"] { color: var(--crystools-good); }
     [data-verdict="worse"] { color: var(--crystools-critical); }
