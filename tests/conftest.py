@@ -10,6 +10,7 @@ import pytest
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["JAX_NUM_CPU_DEVICES"] = "8"
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # torch's threads spin, and the workers share the cores
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
