@@ -12,8 +12,8 @@ import itertools
 import logging
 import math
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import (
@@ -26,7 +26,8 @@ from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
 from crystools_exporters.catalogue import CATALOGUE, SIMULATED_LABEL, MetricSpec
-from crystools_exporters.run_metrics import Histogram, Labels, RunMetrics
+from crystools_exporters.run_metrics import Histogram, RunMetrics
+from crystools_exporters.snapshot_metrics import MAX_AGE_SECONDS, SNAPSHOT_READERS, Sampler, Values
 from crystools_tpu import __version__
 from crystools_tpu.telemetry import Bus, bus
 
@@ -35,17 +36,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-MAX_AGE_SECONDS: Final = 0.5
-"""A scrape takes a snapshot of its own unless there is one so young."""
-
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
-
-
-class Sampler(Protocol):
-    """What the exporter needs of a monitor."""
-
-    def sample(self, max_age_seconds: float) -> Snapshot:
-        """A snapshot no older than that."""
 
 
 _Family: TypeAlias = GaugeMetricFamily | CounterMetricFamily | HistogramMetricFamily
@@ -53,49 +44,6 @@ _FAMILIES: Final[Mapping[str, type[_Family]]] = {
     "gauge": GaugeMetricFamily,
     "counter": CounterMetricFamily,
     "histogram": HistogramMetricFamily,
-}
-
-Values: TypeAlias = Iterable[tuple[Labels, float | None]]
-
-
-def _chips(field: str) -> Callable[[Snapshot], Values]:
-    return lambda snapshot: [((chip.chip,), getattr(chip, field)) for chip in snapshot.chips]
-
-
-def _chip_kinds(snapshot: Snapshot) -> Values:
-    return [((chip.chip, chip.kind), 1) for chip in snapshot.chips if chip.kind is not None]
-
-
-def _host(field: str) -> Callable[[Snapshot], Values]:
-    return lambda snapshot: [((), getattr(snapshot.host, field))] if snapshot.host is not None else []
-
-
-def _disks(field: str) -> Callable[[Snapshot], Values]:
-    return lambda snapshot: [
-        ((disk.mount,), getattr(disk, field)) for disk in (snapshot.host.disks if snapshot.host else ())
-    ]
-
-
-def _sources(field: str) -> Callable[[Snapshot], Values]:
-    return lambda snapshot: [((health.source,), getattr(health, field)) for health in snapshot.sources]
-
-
-_SNAPSHOT_READERS: Final[Mapping[str, Callable[[Snapshot], Values]]] = {
-    "crystools_tpu_chip_info": _chip_kinds,
-    "crystools_tpu_chip_hbm_used_bytes": _chips("hbm_used_bytes"),
-    "crystools_tpu_chip_hbm_total_bytes": _chips("hbm_total_bytes"),
-    "crystools_tpu_chip_duty_cycle_ratio": _chips("duty_cycle_ratio"),
-    "crystools_tpu_chip_tensorcore_utilization_ratio": _chips("tensorcore_utilization_ratio"),
-    "crystools_tpu_chip_hbm_bandwidth_utilization_ratio": _chips("hbm_bandwidth_utilization_ratio"),
-    "crystools_tpu_chip_temperature_celsius": _chips("temperature_celsius"),
-    "crystools_tpu_host_cpu_utilization_ratio": _host("cpu_utilization_ratio"),
-    "crystools_tpu_host_memory_used_bytes": _host("memory_used_bytes"),
-    "crystools_tpu_host_memory_total_bytes": _host("memory_total_bytes"),
-    "crystools_tpu_host_disk_used_bytes": _disks("used_bytes"),
-    "crystools_tpu_host_disk_total_bytes": _disks("total_bytes"),
-    "crystools_tpu_source_up": _sources("up"),
-    "crystools_tpu_source_last_success_timestamp_seconds": _sources("last_success_unix_seconds"),
-    "crystools_tpu_source_errors_total": _sources("errors_total"),
 }
 
 
@@ -166,8 +114,8 @@ class PrometheusExporter(Collector):
     def _values(self, name: str, snapshot: Snapshot | None) -> Values:
         if name == "crystools_tpu_build_info":
             return [((self._version,), 1)]
-        if name in _SNAPSHOT_READERS:
-            return _SNAPSHOT_READERS[name](snapshot) if snapshot is not None else ()
+        if name in SNAPSHOT_READERS:
+            return SNAPSHOT_READERS[name](snapshot) if snapshot is not None else ()
         return self._runs.values[name].items()
 
     def _count_events(self) -> None:
