@@ -1,0 +1,186 @@
+"""Runs as traces and the catalogue as metrics, to an OpenTelemetry collector.
+
+Started where OpenTelemetry's own environment variables name a receiver; they also say how it is reached
+(`OTEL_EXPORTER_OTLP_ENDPOINT`, `_PROTOCOL`, `_HEADERS`, `_TIMEOUT`, ..., each also for one signal alone).
+
+    exporter = otlp_exporter(monitor, environ=os.environ)
+    ...
+    if exporter is not None:
+        exporter.close()
+
+A receiver that hangs, refuses or is not there delays nobody: events are taken from the bus by a thread that
+never talks to it, queues are bounded, and `close` waits for it a few seconds at most.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import os
+import socket
+import threading
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Final, Protocol
+
+from crystools_exporters.snapshot_metrics import Sampler
+from crystools_tpu import __version__
+from crystools_tpu.telemetry import Bus, Event, bus
+
+if TYPE_CHECKING:
+    from opentelemetry.sdk.metrics.export import MetricExporter
+    from opentelemetry.sdk.resources import Resource
+    from opentelemetry.sdk.trace.export import SpanExporter
+
+logger = logging.getLogger(__name__)
+
+ENDPOINT: Final = "OTEL_EXPORTER_OTLP_ENDPOINT"
+PROTOCOL: Final = "OTEL_EXPORTER_OTLP_PROTOCOL"
+
+_SIGNALS: Final = ("TRACES", "METRICS")
+_PACKAGES: Final = {
+    "grpc": "opentelemetry.exporter.otlp.proto.grpc",
+    "http/protobuf": "opentelemetry.exporter.otlp.proto.http",
+}
+_DEFAULT_PROTOCOL: Final = "http/protobuf"  # OpenTelemetry's specification has it so
+
+_CLOSE_SECONDS: Final = 3.0
+
+
+class Signal(Protocol):
+    """What the exporter does with events: spans, or metrics."""
+
+    def observe(self, event: Event) -> None:
+        """Takes one event, at once."""
+
+    def shutdown(self) -> None:
+        """Hands on what is left. May wait for the receiver."""
+
+
+class OtlpExporter:
+    """Hands events to the signals, in a thread of its own, from its making until `close`."""
+
+    def __init__(self, signals: tuple[Signal, ...], *, bus: Bus = bus) -> None:
+        self._signals = signals
+        self._subscription = bus.subscribe()
+        self._thread = threading.Thread(target=self._run, name="crystools-tpu-otlp", daemon=True)
+        self._thread.start()
+
+    def close(self, timeout_seconds: float = _CLOSE_SECONDS) -> None:
+        """Exports what is left. A receiver that takes longer than this does not get it."""
+        deadline = time.monotonic() + timeout_seconds
+        self._subscription.close()
+        self._thread.join(timeout_seconds)
+        closing = [
+            threading.Thread(target=signal.shutdown, name="crystools-tpu-otlp-end", daemon=True)
+            for signal in self._signals
+        ]
+        for thread in closing:
+            thread.start()
+        for thread in closing:
+            thread.join(max(0.0, deadline - time.monotonic()))
+        if any(thread.is_alive() for thread in closing):
+            logger.warning("the OTLP receiver does not answer: what it was sent last may be lost")
+
+    def _run(self) -> None:
+        while (event := self._subscription.get()) is not None:
+            for signal in self._signals:
+                try:
+                    signal.observe(event)
+                except Exception:
+                    logger.exception("%s could not be exported", event.type)
+        if self._subscription.dropped:
+            logger.warning("%d events were not exported: there were too many", self._subscription.dropped)
+
+
+def otlp_exporter(
+    monitor: Sampler,
+    *,
+    bus: Bus = bus,
+    simulated: str | None = None,
+    environ: Mapping[str, str] = os.environ,
+    version: str = __version__,
+) -> OtlpExporter | None:
+    """An exporter of the signals that have an endpoint in the environment; None where none has.
+
+    What keeps a signal from being exported (a package that is not installed, a protocol that does not exist)
+    is logged in one line. `simulated` names the simulated machine, if it is one.
+    """
+    protocols = {signal: _protocol(signal, environ) for signal in _SIGNALS if _has_endpoint(signal, environ)}
+    protocols = {signal: protocol for signal, protocol in protocols.items() if _can_export(signal, protocol)}
+    if not protocols:
+        return None
+    resource, signals = _resource(version), list[Signal]()
+    if "TRACES" in protocols:
+        from opentelemetry.sdk.trace.export import BatchSpanProcessor
+
+        from crystools_exporters.otlp_spans import RunSpans
+
+        processor = BatchSpanProcessor(_span_exporter(protocols["TRACES"]))
+        signals.append(RunSpans(processor, resource, version))
+    if "METRICS" in protocols:
+        from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
+
+        from crystools_exporters.otlp_metrics import OtelMetrics
+
+        reader = PeriodicExportingMetricReader(_metric_exporter(protocols["METRICS"]))
+        signals.append(OtelMetrics(monitor, reader, resource, simulated=simulated, version=version))
+    return OtlpExporter(tuple(signals), bus=bus)
+
+
+def _has_endpoint(signal: str, environ: Mapping[str, str]) -> bool:
+    if environ.get("OTEL_SDK_DISABLED", "").lower() == "true":
+        return False
+    if environ.get(f"OTEL_{signal}_EXPORTER", "otlp") != "otlp":
+        return False
+    return bool(environ.get(f"OTEL_EXPORTER_OTLP_{signal}_ENDPOINT") or environ.get(ENDPOINT))
+
+
+def _protocol(signal: str, environ: Mapping[str, str]) -> str:
+    own = environ.get(f"OTEL_EXPORTER_OTLP_{signal}_PROTOCOL")
+    return own or environ.get(PROTOCOL) or _DEFAULT_PROTOCOL
+
+
+def _can_export(signal: str, protocol: str) -> bool:
+    name = signal.lower()
+    if protocol not in _PACKAGES:
+        known = " and ".join(_PACKAGES)
+        logger.warning("no %s over OTLP: %s is %r; there are %s", name, PROTOCOL, protocol, known)
+        return False
+    try:
+        found = importlib.util.find_spec(_PACKAGES[protocol])
+    except ModuleNotFoundError:  # not even a package above it
+        found = None
+    if found is None:
+        logger.warning(
+            "no %s over OTLP although %s is set: pip install 'crystools-tpu[otel]'", name, ENDPOINT
+        )
+    return found is not None
+
+
+def _span_exporter(protocol: str) -> SpanExporter:
+    if protocol == "grpc":
+        from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
+
+        return OTLPSpanExporter()
+    from opentelemetry.exporter.otlp.proto.http import trace_exporter
+
+    return trace_exporter.OTLPSpanExporter()
+
+
+def _metric_exporter(protocol: str) -> MetricExporter:
+    if protocol == "grpc":
+        from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import OTLPMetricExporter
+
+        return OTLPMetricExporter()
+    from opentelemetry.exporter.otlp.proto.http import metric_exporter
+
+    return metric_exporter.OTLPMetricExporter()
+
+
+def _resource(version: str) -> Resource:
+    """This process, with what `OTEL_SERVICE_NAME` and `OTEL_RESOURCE_ATTRIBUTES` say besides or instead."""
+    from opentelemetry.sdk.resources import OTELResourceDetector, Resource
+
+    ours = {"service.name": "crystools-tpu", "service.version": version, "host.name": socket.gethostname()}
+    return Resource.create(ours).merge(OTELResourceDetector().detect())

@@ -1,0 +1,116 @@
+"""The catalogue as OpenTelemetry instruments: the machine as the monitor sees it, and the runs.
+
+The machine is looked at when the reader collects, which is as often as it exports; a monitor that samples
+for somebody else is not asked a second time.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Callable, Iterable
+
+from opentelemetry.metrics import CallbackOptions, Meter, Observation
+from opentelemetry.metrics import Histogram as HistogramInstrument
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import MetricReader
+from opentelemetry.sdk.resources import Resource
+
+from crystools_exporters.catalogue import CATALOGUE, SIMULATED_LABEL, MetricSpec
+from crystools_exporters.otel_mapping import INSTRUMENTS
+from crystools_exporters.run_metrics import Labels, RunMetrics
+from crystools_exporters.snapshot_metrics import MAX_AGE_SECONDS, SNAPSHOT_READERS, Sampler, Values
+from crystools_tpu.telemetry import Event
+
+
+class OtelMetrics:
+    """Instruments for all metrics of the catalogue, filled from events and from snapshots.
+
+    `simulated` names the simulated machine on every point, if it is one.
+    """
+
+    def __init__(
+        self,
+        monitor: Sampler,
+        reader: MetricReader,
+        resource: Resource,
+        *,
+        simulated: str | None,
+        version: str,
+    ) -> None:
+        self._monitor = monitor
+        self._marker = {} if simulated is None else {SIMULATED_LABEL: simulated}
+        self._version = version
+        self._lock = threading.Lock()
+        self._histograms: dict[str, HistogramInstrument] = {}
+        self._runs = _RecordedRuns(self._record)
+        self._provider = MeterProvider([reader], resource, shutdown_on_exit=False)
+        meter = self._provider.get_meter("crystools_tpu", version)
+        for spec in CATALOGUE:
+            self._create(meter, spec)
+
+    def observe(self, event: Event) -> None:
+        """Counts one event."""
+        with self._lock:
+            self._runs.observe(event)
+
+    def shutdown(self) -> None:
+        """Exports once more. May wait for a receiver."""
+        self._provider.shutdown()
+
+    def _create(self, meter: Meter, spec: MetricSpec) -> None:
+        instrument = INSTRUMENTS[spec.name]
+        if instrument.kind == "histogram":
+            self._histograms[spec.name] = meter.create_histogram(
+                instrument.name,
+                instrument.unit,
+                spec.help,
+                explicit_bucket_boundaries_advisory=spec.buckets,
+            )
+            return
+        create = {
+            "gauge": meter.create_observable_gauge,
+            "counter": meter.create_observable_counter,
+            "updowncounter": meter.create_observable_up_down_counter,
+        }[instrument.kind]
+        create(instrument.name, [self._reader(spec.name)], instrument.unit, spec.help)
+
+    def _reader(self, name: str) -> Callable[[CallbackOptions], Iterable[Observation]]:
+        def observations(options: CallbackOptions) -> list[Observation]:
+            return [
+                Observation(_number(value), self._attributes(name, labels))
+                for labels, value in self._values(name)
+                if value is not None and math.isfinite(value)
+            ]
+
+        return observations
+
+    def _values(self, name: str) -> Values:
+        if name == "crystools_tpu_build_info":
+            return [((self._version,), 1)]
+        if name in SNAPSHOT_READERS:
+            return SNAPSHOT_READERS[name](self._monitor.sample(MAX_AGE_SECONDS))
+        with self._lock:
+            return [*self._runs.values[name].items()]
+
+    def _record(self, name: str, labels: Labels, value: float) -> None:
+        self._histograms[name].record(value, self._attributes(name, labels))
+
+    def _attributes(self, name: str, labels: Labels) -> dict[str, str]:
+        return INSTRUMENTS[name].attributes_of(labels) | self._marker
+
+
+def _number(value: float) -> float:
+    """The protocol has numbers only: whether a source is up is 1 or 0."""
+    return int(value) if isinstance(value, bool) else value
+
+
+class _RecordedRuns(RunMetrics):
+    """Counts as ever, and hands the observations of histograms to `record` instead of keeping them."""
+
+    def __init__(self, record: Callable[[str, Labels, float], None]) -> None:
+        super().__init__()
+        self._record = record
+
+    def _observe(self, name: str, labels: Labels, value: float) -> None:
+        self._record(name, labels, value)

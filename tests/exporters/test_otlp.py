@@ -1,0 +1,268 @@
+"""Runs and metrics as a real OTLP receiver gets them, and receivers that do not answer."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+import socket
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from opentelemetry.proto.metrics.v1.metrics_pb2 import AggregationTemporality, Metric
+from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
+
+from crystools_exporters.otlp import OtlpExporter, otlp_exporter
+from crystools_tpu import telemetry
+from crystools_tpu.telemetry import RunFinished, StageFinished
+from tests.exporters.conftest import GIB, REPORT, FixedMonitor
+from tests.exporters.conftest import RUN as EVENTS
+from tests.exporters.otlp_receivers import Protocol, Received, receiver, values_of
+from tests.exporters.test_perfetto import DENOISE, LOAD, SECOND, START
+from tests.web.scenes import Scene
+
+RUN_ID = "0123456789abcdef0123456789abcdef"
+RUN = dataclasses.replace(REPORT, run_id=RUN_ID, total_seconds=53.5, stages=(LOAD, DENOISE))
+PROTOCOLS: list[Protocol] = ["grpc", "http/protobuf"]
+
+Start = Callable[..., OtlpExporter]
+
+
+@pytest.fixture
+def start(monitor: FixedMonitor, bus: telemetry.Bus, monkeypatch: pytest.MonkeyPatch) -> Start:
+    """Starts an exporter to a receiver, as the environment says."""
+
+    def start(
+        received: Received, protocol: Protocol, *, bus: telemetry.Bus = bus, **more: str
+    ) -> OtlpExporter:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", received.endpoint)
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", protocol)
+        for name, value in more.items():
+            monkeypatch.setenv(name, value)
+        exporter = otlp_exporter(monitor, bus=bus, environ=os.environ, version="1.2.3")
+        assert exporter is not None
+        return exporter
+
+    return start
+
+
+def publish_run(bus: telemetry.Bus) -> None:
+    for position, stage in enumerate(RUN.stages):
+        bus.publish(StageFinished(RUN_ID, RUN.pipeline, position, stage))
+    bus.publish(RunFinished(RUN))
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_a_run_is_one_trace_of_its_stages_steps_and_compiles(
+    protocol: Protocol, start: Start, bus: telemetry.Bus
+) -> None:
+    with receiver(protocol) as received:
+        exporter = start(received, protocol)
+        publish_run(bus)
+        exporter.close()
+        spans = received.spans
+    by_id = {span.span_id: span for span in spans}
+    assert {span.trace_id.hex() for span in spans} == {RUN_ID}
+    assert len(by_id) == len(spans) == 8
+
+    def family(span: Span) -> tuple[str, str | None]:
+        return span.name, by_id[span.parent_span_id].name if span.parent_span_id else None
+
+    assert [family(span) for span in spans] == [
+        ("load", "wan2.1-t2v"),
+        ("denoise", "wan2.1-t2v"),
+        ("step", "denoise"),
+        ("step", "denoise"),
+        ("step", "denoise"),
+        ("compile", "denoise"),
+        ("compile", "denoise"),
+        ("wan2.1-t2v", None),
+    ]
+    begin = START * SECOND
+    assert [
+        ((span.start_time_unix_nano - begin) / SECOND, (span.end_time_unix_nano - begin) / SECOND)
+        for span in spans
+    ] == [(1, 10), (10, 53), (10, 44), (44, 48.5), (48.5, 52.5), (10, 11), (11, 41), (0, 53.5)]
+
+
+def test_spans_carry_what_the_report_knows_and_not_the_prompt(start: Start, bus: telemetry.Bus) -> None:
+    with receiver("grpc") as received:
+        exporter = start(received, "grpc", OTEL_RESOURCE_ATTRIBUTES="deployment.environment.name=lab")
+        publish_run(bus)
+        exporter.close()
+        _, denoise, first, _, third, _, compiled, run = (
+            values_of(span.attributes) for span in received.spans
+        )
+        resource = values_of(received.traces[0].resource_spans[0].resource.attributes)
+        assert b"surfboard" not in received.traces[0].SerializeToString()
+    assert run["crystools_tpu.run_id"] == RUN_ID
+    assert run["crystools_tpu.param.seed"] == 2025
+    assert run["crystools_tpu.device.peak_flops_per_chip"] == 918e12
+    assert denoise["crystools_tpu.stage.mfu.numerator"] == 3.0
+    assert denoise["crystools_tpu.stage.mfu.method"] == "architecture"
+    assert denoise["crystools_tpu.stage.hbm.device"] == ["tpu:0"]
+    assert denoise["crystools_tpu.stage.hbm.peak_bytes"] == [20 * GIB]
+    assert "crystools_tpu.stage.error" not in denoise
+    assert first == {
+        "crystools_tpu.step.number": 0,
+        "crystools_tpu.step.seconds": 34.0,
+        "crystools_tpu.step.compiled": True,
+        "crystools_tpu.step.finite": True,
+    }
+    assert third["crystools_tpu.step.finite"] is False
+    assert compiled["crystools_tpu.compile.reason"] == "at latents, now bf16[4]"
+    assert resource["service.name"] == "crystools-tpu"
+    assert resource["service.version"] == "1.2.3"
+    assert resource["host.name"] == socket.gethostname()
+    assert resource["deployment.environment.name"] == "lab"
+
+
+def test_an_error_is_the_status_of_its_stage_and_run_and_a_nan_that_of_its_step(
+    start: Start, bus: telemetry.Bus
+) -> None:
+    error = "RuntimeError: RESOURCE_EXHAUSTED"
+    stage = dataclasses.replace(DENOISE, status=telemetry.Status.FAILED, error=error)
+    cancelled = dataclasses.replace(LOAD, status=telemetry.Status.CANCELLED, error="KeyboardInterrupt")
+    failed = dataclasses.replace(RUN, status=telemetry.Status.FAILED, error=error)
+    with receiver("http/protobuf") as received:
+        exporter = start(received, "http/protobuf")
+        bus.publish(StageFinished(RUN_ID, RUN.pipeline, 0, cancelled))
+        bus.publish(StageFinished(RUN_ID, RUN.pipeline, 1, stage))
+        bus.publish(RunFinished(failed))
+        exporter.close()
+        statuses = [(span.name, span.status.message) for span in received.spans if span.status.code]
+        assert all(span.status.code != Status.STATUS_CODE_OK for span in received.spans)
+    assert statuses == [("denoise", error), ("step", "the output is not finite"), ("wan2.1-t2v", error)]
+
+
+def points(metric: Metric) -> list[tuple[dict[str, Any], Any]]:
+    data = getattr(metric, metric.WhichOneof("data") or "gauge").data_points
+    return [(values_of(point.attributes), getattr(point, point.WhichOneof("value"))) for point in data]
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_the_machine_and_the_runs_are_metrics(
+    protocol: Protocol, start: Start, bus: telemetry.Bus, monitor: FixedMonitor
+) -> None:
+    with receiver(protocol) as received:
+        exporter = start(received, protocol)
+        for event in EVENTS:
+            bus.publish(event)
+        assert monitor.asked == []  # nobody reads before it is time to export
+        exporter.close()
+        metrics = received.latest_metrics
+    memory = metrics["hw.gpu.memory.usage"]
+    assert (memory.unit, memory.sum.is_monotonic) == ("By", False)
+    assert points(memory) == [({"hw.id": "tpu0"}, 12 * GIB), ({"hw.id": "gpu0"}, GIB)]
+    busy = [
+        ({"hw.id": "tpu0", "hw.gpu.task": "general"}, 0.97),
+        ({"hw.id": "tpu1", "hw.gpu.task": "general"}, 0),
+    ]
+    assert points(metrics["hw.gpu.utilization"]) == busy
+    assert points(metrics["hw.temperature"]) == [({"hw.id": "gpu0"}, 61.0)]
+    assert points(metrics["crystools_tpu.chip_tensorcore_utilization"]) == [({"chip": "tpu0"}, 0.41)]
+    ended = metrics["crystools_tpu.runs"]
+    assert ended.sum.is_monotonic
+    assert ended.sum.aggregation_temporality == AggregationTemporality.AGGREGATION_TEMPORALITY_CUMULATIVE
+    assert points(ended) == [({"pipeline": "wan2.1-t2v", "status": "succeeded"}, 1)]
+    (steps,) = metrics["crystools_tpu.step_duration"].histogram.data_points
+    assert (steps.count, steps.sum) == (2, 8.5)
+    assert steps.explicit_bounds[-1] == 1800.0
+    assert points(metrics["crystools_tpu.stage_mfu"]) == [
+        ({"pipeline": "wan2.1-t2v", "stage": "denoise"}, 0.375)
+    ]
+
+
+def test_a_simulated_machine_is_marked_on_every_point(
+    bus: telemetry.Bus, monitor: FixedMonitor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with receiver("grpc") as received:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", received.endpoint)
+        environ = {
+            "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT": received.endpoint,
+            "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc",
+        }
+        exporter = otlp_exporter(monitor, bus=bus, simulated="v6e-8", environ=environ)
+        assert exporter is not None
+        publish_run(bus)
+        exporter.close()
+        assert received.traces == []  # metrics alone have an endpoint
+        for metric in received.latest_metrics.values():
+            for point in getattr(metric, metric.WhichOneof("data") or "gauge").data_points:
+                assert values_of(point.attributes)["simulated"] == "v6e-8", metric.name
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_a_receiver_that_hangs_delays_no_step_and_loses_no_run(
+    protocol: Protocol, start: Start, caplog: pytest.LogCaptureFixture
+) -> None:
+    scene = Scene()
+    with receiver(protocol, hangs=True) as received:
+        small = {
+            "OTEL_BSP_SCHEDULE_DELAY": "1",
+            "OTEL_BSP_MAX_QUEUE_SIZE": "8",
+            "OTEL_BSP_MAX_EXPORT_BATCH_SIZE": "4",
+        }
+        exporter = start(received, protocol, bus=scene.bus, **small)
+        with scene.run() as run:
+            with run.stage("load"):
+                scene.clock.seconds += 3.0
+            assert received.reached.wait(30)  # its request hangs from here on
+            with run.stage("denoise", steps=50) as stage:
+                for _ in range(50):
+                    scene.step(stage, 4.5)
+        (report,) = scene.history.reports()
+        assert report.status == telemetry.Status.SUCCEEDED
+        assert [step.seconds for step in report.stages[1].steps] == [4.5] * 50
+        assert report.total_seconds == 3.0 + 50 * 4.5
+        exporter.close(timeout_seconds=0.2)
+        assert not received.answers.is_set()
+        assert (received.traces, received.metrics) == ([], [])
+    assert "the OTLP receiver does not answer" in caplog.text
+
+
+def test_where_nobody_listens_the_run_ends_and_closing_is_bounded(
+    start: Start, bus: telemetry.Bus, caplog: pytest.LogCaptureFixture
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        endpoint = f"http://127.0.0.1:{closed.getsockname()[1]}"
+    exporter = start(Received(endpoint), "grpc")
+    publish_run(bus)
+    exporter.close(timeout_seconds=0.2)
+    assert "OTLP receiver" in caplog.text or "Failed to export" in caplog.text
+
+
+def test_without_an_endpoint_nothing_is_started(monitor: FixedMonitor) -> None:
+    endpoint = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:4318"}
+    for environ in (
+        {},
+        {**endpoint, "OTEL_SDK_DISABLED": "true"},
+        {**endpoint, "OTEL_TRACES_EXPORTER": "none", "OTEL_METRICS_EXPORTER": "none"},
+    ):
+        assert otlp_exporter(monitor, environ=environ) is None
+
+
+def test_a_package_that_is_not_installed_is_one_line(
+    monitor: FixedMonitor, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    environ = {"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://127.0.0.1:4318/v1/traces"}
+    assert otlp_exporter(monitor, environ=environ) is None
+    (record,) = caplog.records
+    assert record.levelno == logging.WARNING
+    assert "pip install 'crystools-tpu[otel]'" in record.message
+
+
+def test_an_unknown_protocol_is_one_line_for_each_signal(
+    monitor: FixedMonitor, caplog: pytest.LogCaptureFixture
+) -> None:
+    environ = {
+        "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:4318",
+        "OTEL_EXPORTER_OTLP_PROTOCOL": "http/json",
+    }
+    assert otlp_exporter(monitor, environ=environ) is None
+    assert [record.message for record in caplog.records] == [
+        f"no {signal} over OTLP: OTEL_EXPORTER_OTLP_PROTOCOL is 'http/json'; there are grpc and http/protobuf"
+        for signal in ("traces", "metrics")
+    ]
