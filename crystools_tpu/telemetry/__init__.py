@@ -21,6 +21,7 @@ from crystools_tpu.telemetry.comparison import (
 from crystools_tpu.telemetry.events import (
     WIRE_SCHEMA,
     Bound,
+    CaptureStatus,
     CompileCache,
     CompileFinished,
     CompileRecord,
@@ -28,6 +29,8 @@ from crystools_tpu.telemetry.events import (
     Event,
     HbmUsage,
     ModelFreed,
+    ProfileCapture,
+    ProfileChanged,
     Ratio,
     RunFinished,
     RunReport,
@@ -42,9 +45,10 @@ from crystools_tpu.telemetry.events import (
     StepSeconds,
     to_wire,
 )
+from crystools_tpu.telemetry.profile import CaptureBusyError, Profiler
 from crystools_tpu.telemetry.pubsub import Bus, Subscription
 from crystools_tpu.telemetry.read_wire import report_from_wire
-from crystools_tpu.telemetry.recorder import History, Run, TelemetryError, bus, history, run
+from crystools_tpu.telemetry.recorder import History, Run, TelemetryError, bus, history, profiler, run
 from crystools_tpu.telemetry.stage import Stage
 
 subscribe = bus.subscribe
@@ -54,6 +58,8 @@ __all__ = [
     "WIRE_SCHEMA",
     "Bound",
     "Bus",
+    "CaptureBusyError",
+    "CaptureStatus",
     "Change",
     "ChipSpec",
     "Comparison",
@@ -65,6 +71,9 @@ __all__ = [
     "HbmUsage",
     "History",
     "ModelFreed",
+    "ProfileCapture",
+    "ProfileChanged",
+    "Profiler",
     "Ratio",
     "Run",
     "RunFinished",
@@ -87,6 +96,7 @@ __all__ = [
     "chip_spec",
     "compare",
     "history",
+    "profiler",
     "regressions",
     "report_from_wire",
     "run",

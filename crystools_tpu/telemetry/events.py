@@ -51,6 +51,16 @@ class CompileCache(StrEnum):
     OFF = "off"
 
 
+class CaptureStatus(StrEnum):
+    """How a capture of jax's profiler stands; `waiting` is for a run's next step."""
+
+    IDLE = "idle"
+    WAITING = "waiting"
+    CAPTURING = "capturing"
+    WRITTEN = "written"
+    FAILED = "failed"
+
+
 class Bound(StrEnum):
     """What limits a stage: the roofline's verdict, or the host where the device waited for it."""
 
@@ -195,6 +205,23 @@ class RunReport:
 
 
 @dataclass(frozen=True, slots=True)
+class ProfileCapture:
+    """The capture of jax's profiler that was asked for last.
+
+    `steps` were asked for, of which `steps_captured` have been handed to the devices so far; `run_id` is the
+    run they are of, and `path` the folder of the files, which are whole once the status is `written`. Idle
+    and all None: none was asked for.
+    """
+
+    status: CaptureStatus
+    steps: int | None
+    steps_captured: int
+    run_id: str | None
+    path: str | None
+    error: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class RunStarted:
     """A run began; `report` is the run as known so far (status `running`, no stages)."""
 
@@ -288,8 +315,23 @@ class ModelFreed:
     type: Literal["model_freed"] = field(default="model_freed", init=False)
 
 
+@dataclass(frozen=True, slots=True)
+class ProfileChanged:
+    """A capture of jax's profiler was asked for, came on, or ended."""
+
+    capture: ProfileCapture
+    type: Literal["profile_changed"] = field(default="profile_changed", init=False)
+
+
 Event: TypeAlias = (
-    RunStarted | StageStarted | StepFinished | CompileFinished | StageFinished | RunFinished | ModelFreed
+    RunStarted
+    | StageStarted
+    | StepFinished
+    | CompileFinished
+    | StageFinished
+    | RunFinished
+    | ModelFreed
+    | ProfileChanged
 )
 
 

@@ -23,6 +23,7 @@ from crystools_tpu.telemetry.events import (
     StageStarted,
     Status,
 )
+from crystools_tpu.telemetry.profile import Profiler
 from crystools_tpu.telemetry.pubsub import Bus
 from crystools_tpu.telemetry.stage import Stage, describe_error, status_of
 
@@ -62,6 +63,7 @@ class Run:
         devices: Sequence[Any],
         peak_flops_per_chip: float | None,
         bus: Bus,
+        profiler: Profiler,
         clock: Callable[[], float],
         wall_clock: Callable[[], float],
     ) -> None:
@@ -70,6 +72,7 @@ class Run:
         self.devices = tuple(devices)
         self.device = describe_devices(self.devices, peak_flops_per_chip)
         self.bus = bus
+        self.profiler = profiler
         self.clock = clock
         self.output: str | None = None
         self._model_id = model_id
@@ -123,6 +126,8 @@ class Run:
         self._stages.append(stage)
         self._stage_is_open = True
         self.bus.publish(StageStarted(self.run_id, len(self._stages) - 1, report))
+        if self.profiler.armed:
+            self.profiler.stage_began(self.run_id, report.name, steps)
         error: BaseException | None = None
         try:
             with compiles.attributed_to(stage.compile_log):
@@ -140,6 +145,8 @@ class Run:
         """Ends the run, and a stage that Ctrl-C left unfinished, and publishes the report."""
         for stage in self._stages:
             stage.finish(error)
+        if self.profiler.armed:
+            self.profiler.run_ended(self.run_id)
         seconds = self.clock() - self._started_at
         self._final = self._summary(status_of(error), error, seconds)
         self.bus.publish(RunFinished(self._final))
@@ -164,6 +171,7 @@ class Run:
 
 bus = Bus()
 history = History()
+profiler = Profiler(bus)
 
 
 @contextlib.contextmanager
@@ -176,6 +184,7 @@ def run(
     peak_flops_per_chip: float | None = None,
     bus: Bus = bus,
     history: History = history,
+    profiler: Profiler = profiler,
     clock: Callable[[], float] = time.perf_counter,
     wall_clock: Callable[[], float] = time.time,
 ) -> Iterator[Run]:
@@ -191,6 +200,7 @@ def run(
         devices=devices,
         peak_flops_per_chip=peak_flops_per_chip,
         bus=bus,
+        profiler=profiler,
         clock=clock,
         wall_clock=wall_clock,
     )

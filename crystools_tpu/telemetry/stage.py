@@ -83,6 +83,10 @@ class Stage:
                 moved_bytes=self._bytes_per_step if moved_bytes is None else moved_bytes,
             )
         )
+        if self._run.profiler.armed:
+            position = self._index, self._dispatched - 1
+            start = self._start
+            self._run.profiler.step_dispatched(self._run.run_id, position, start.name, start.steps_total)
 
     @property
     def report(self) -> StageReport:
@@ -96,6 +100,8 @@ class Stage:
         """
         if self._final is not None:
             return error
+        if self._run.profiler.armed:
+            self._run.profiler.stage_ended(self._run.run_id)
         device_error = self._waiter.finish(None if error is None else _DRAIN_AFTER_ERROR_SECONDS)
         error = error or device_error
         self._hbm.sample(now=True)
@@ -107,6 +113,8 @@ class Stage:
     def _step_done(self, step: DispatchedStep, finished_at: float, finite: bool | None) -> None:
         if self._final is not None:  # it outlived the wait after an error: the report is out
             return
+        if self._run.profiler.armed:
+            self._run.profiler.step_done(self._run.run_id, (self._index, len(self._finished)))
         host_wait_seconds = max(0.0, min(step.dispatched_at, finished_at) - self._last_done_at)
         record = StepRecord(finished_at - self._last_done_at, step.compiled, finite)
         self._last_done_at = finished_at

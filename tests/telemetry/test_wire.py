@@ -30,6 +30,8 @@ def test_every_event_and_the_report_of_a_real_run_are_valid(bench: Bench) -> Non
     with pytest.raises(RuntimeError), bench.real_time_run() as failed:
         raise RuntimeError("no")
     bench.bus.publish(telemetry.ModelFreed(None, "model", "vae", 2**40, "freed"))
+    capture = telemetry.ProfileCapture(telemetry.CaptureStatus.WAITING, 5, 0, None, None, None)
+    bench.bus.publish(telemetry.ProfileChanged(capture))
     messages = [telemetry.to_wire(event) for event in bench.events.drain()]
     messages += [telemetry.to_wire(run.report), telemetry.to_wire(failed.report)]
     validator = jsonschema.Draft202012Validator(json.loads(COMMITTED.read_text()))
@@ -43,6 +45,7 @@ def test_every_event_and_the_report_of_a_real_run_are_valid(bench: Bench) -> Non
         "stage_finished",
         "run_finished",
         "model_freed",
+        "profile_changed",
         "report",
     }
 

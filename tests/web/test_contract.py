@@ -36,11 +36,21 @@ DATACLASSES = [
     comparison.Comparison,
     comparison.Difference,
     comparison.StageComparison,
+    events.ProfileCapture,
+    events.ProfileChanged,
     ChipReading,
     DiskReading,
     HostReading,
     SourceHealth,
     Snapshot,
+]
+ENUMS = [
+    events.StageName,
+    events.Status,
+    events.CompileCache,
+    events.CaptureStatus,
+    events.Bound,
+    comparison.Verdict,
 ]
 
 
@@ -54,9 +64,7 @@ def test_the_pages_types_have_the_fields_of_the_dataclasses(contract: type) -> N
     assert written == fields | ({"type"} if contract is Snapshot else set())
 
 
-@pytest.mark.parametrize(
-    "enum", [events.StageName, events.Status, events.CompileCache, events.Bound, comparison.Verdict]
-)
+@pytest.mark.parametrize("enum", ENUMS)
 def test_the_pages_types_have_the_values_of_the_enums(enum: type[events.StageName]) -> None:
     text = (WEB / "wire.d.ts").read_text()
     union = re.search(rf"type {enum.__name__} =(.*?);", text, re.DOTALL)

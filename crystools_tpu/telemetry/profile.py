@@ -1,0 +1,202 @@
+"""A bounded capture of jax's own profiler: the next steps of a run, with its stages and steps annotated.
+
+Nothing is captured unless somebody asked. Then the capture begins where a step was handed to the device and
+the next one is about to be, and ends when the device has finished the last of its steps, or with the run.
+Starting the profiler takes the run's thread some milliseconds; stopping it and writing the files, which takes
+seconds, happens in a thread of its own. What goes wrong is logged and shown, and never breaks the run.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import logging
+import sys
+import threading
+from pathlib import Path
+from typing import Any, Final
+
+from crystools_tpu.telemetry.events import CaptureStatus, ProfileCapture, ProfileChanged
+from crystools_tpu.telemetry.pubsub import Bus
+
+logger = logging.getLogger(__name__)
+
+MAX_STEPS: Final = 50
+DEFAULT_STEPS: Final = 5
+
+
+class CaptureBusyError(Exception):
+    """A capture was asked for while one waits or is being made."""
+
+
+class Profiler:
+    """Makes one capture at a time. `armed` is all that a run looks at while nobody has asked for one."""
+
+    def __init__(self, bus: Bus) -> None:
+        self.armed = False
+        self._bus = bus
+        self._lock = threading.RLock()
+        self._capture = ProfileCapture(CaptureStatus.IDLE, None, 0, None, None, None)
+        self._folder = Path()
+        self._stage: Any = None
+        self._step: Any = None
+        self._last_dispatched: tuple[int, int] | None = None
+        self._last_done = (-1, -1)
+        self._writer: threading.Thread | None = None
+
+    @property
+    def capture(self) -> ProfileCapture:
+        """The capture that was asked for last, as it stands."""
+        return self._capture
+
+    def request_capture(self, folder: Path, steps: int = DEFAULT_STEPS) -> ProfileCapture:
+        """Captures the next `steps` steps of the run that is the first to come to its next one.
+
+        The files go to `folder/plugins/profile/SESSION`, as TensorBoard and xprof look for them. Raises
+        ValueError for `steps` out of range, CaptureBusyError while a capture waits or is being made, and
+        OSError for a folder that cannot be made.
+        """
+        if isinstance(steps, bool) or not isinstance(steps, int) or not 1 <= steps <= MAX_STEPS:
+            raise ValueError(f"steps must be a whole number from 1 to {MAX_STEPS}")
+        with self._lock:
+            if self._capture.status is CaptureStatus.WAITING:
+                raise CaptureBusyError(
+                    "a capture waits for the next step of a run: start a run, and it begins"
+                )
+            if self._capture.status is CaptureStatus.CAPTURING:
+                raise CaptureBusyError("a capture is being made: ask again when it is written")
+            folder.mkdir(parents=True, exist_ok=True)
+            self._folder = folder
+            self._change(ProfileCapture(CaptureStatus.WAITING, steps, 0, None, None, None))
+            self.armed = True
+        return self._capture
+
+    def wait(self, timeout: float | None = None) -> ProfileCapture:
+        """Waits until a capture that has ended is written; how it stands then."""
+        writer = self._writer
+        if writer is not None:
+            writer.join(timeout)
+        return self._capture
+
+    def stage_began(self, run_id: str, stage: str, steps_total: int | None) -> None:
+        """A stage of the run began, in this thread."""
+        with self._lock:
+            if self._captures(run_id) and self._last_dispatched is None:
+                self._annotate_stage(stage)
+                if steps_total:
+                    self._annotate_step(stage, 0)
+
+    def step_dispatched(
+        self, run_id: str, position: tuple[int, int], stage: str, steps_total: int | None
+    ) -> None:
+        """The run handed a step to the device: `position` is its stage's and its own number."""
+        with self._lock:
+            number = position[1]
+            if self._capture.status is CaptureStatus.WAITING:
+                self._start(run_id)
+                self._annotate_stage(stage)
+            elif self._captures(run_id) and self._last_dispatched is None:
+                self._end_step()
+                count = self._capture.steps_captured + 1
+                self._change(dataclasses.replace(self._capture, steps_captured=count))
+                if count == self._capture.steps:
+                    self._last_dispatched = position
+                    self._end_stage()
+                    self._stop_if_done()
+            if self._captures(run_id) and self._last_dispatched is None and number + 1 != steps_total:
+                self._annotate_step(stage, number + 1)
+
+    def step_done(self, run_id: str, position: tuple[int, int]) -> None:
+        """The device finished a step of the run. Called by the thread that waits for it."""
+        with self._lock:
+            if self._captures(run_id):
+                self._last_done = position
+                self._stop_if_done()
+
+    def stage_ended(self, run_id: str) -> None:
+        """A stage of the run ended, in the thread in which it began."""
+        with self._lock:
+            if self._captures(run_id):
+                self._end_step()
+                self._end_stage()
+
+    def run_ended(self, run_id: str) -> None:
+        """The run ended, and with it the capture."""
+        with self._lock:
+            if self._captures(run_id):
+                self._stop()
+
+    def _captures(self, run_id: str) -> bool:
+        return self.armed and self._capture.run_id == run_id
+
+    def _start(self, run_id: str) -> None:
+        now = datetime.datetime.now(datetime.UTC)
+        session = f"{now:%Y-%m-%dT%H-%M-%S.%f}-{run_id[:8]}"
+        path = self._folder.absolute() / "plugins" / "profile" / session
+        try:
+            profiler = _jax_profiler()
+            options = profiler.ProfileOptions()
+            options.python_tracer_level = 0  # every call of every thread: slow, and not what is asked
+            options.session_id = session
+            profiler.start_trace(self._folder, create_perfetto_trace=True, profiler_options=options)
+        except Exception as error:  # noqa: BLE001 - whatever the profiler raises, the run goes on
+            self._fail(error)
+            return
+        self._last_dispatched, self._last_done = None, (-1, -1)
+        self._change(
+            dataclasses.replace(self._capture, status=CaptureStatus.CAPTURING, run_id=run_id, path=str(path))
+        )
+
+    def _stop_if_done(self) -> None:
+        if self._last_dispatched is not None and self._last_done >= self._last_dispatched:
+            self._stop()
+
+    def _stop(self) -> None:
+        """Not a daemon: a process that ends waits for its capture."""
+        self.armed = False
+        self._writer = threading.Thread(target=self._write, name="crystools-tpu-profile")
+        self._writer.start()
+
+    def _write(self) -> None:
+        try:
+            _jax_profiler().stop_trace()
+        except Exception as error:  # noqa: BLE001 - whatever the profiler raises, the run goes on
+            self._fail(error)
+            return
+        self._change(dataclasses.replace(self._capture, status=CaptureStatus.WRITTEN))
+
+    def _fail(self, error: Exception) -> None:
+        self.armed = False
+        logger.warning("the profile could not be captured: %s", error)
+        text = f"{type(error).__name__}: {error}"
+        self._change(dataclasses.replace(self._capture, status=CaptureStatus.FAILED, path=None, error=text))
+
+    def _change(self, capture: ProfileCapture) -> None:
+        self._capture = capture
+        self._bus.publish(ProfileChanged(capture))
+
+    def _annotate_stage(self, stage: str) -> None:
+        if self._capture.status is CaptureStatus.CAPTURING:
+            self._stage = _jax_profiler().TraceAnnotation(stage)
+            self._stage.__enter__()
+
+    def _annotate_step(self, stage: str, number: int) -> None:
+        self._step = _jax_profiler().StepTraceAnnotation(f"{stage} step", step_num=number)
+        self._step.__enter__()
+
+    def _end_stage(self) -> None:
+        if self._stage is not None:
+            self._stage.__exit__(None, None, None)
+            self._stage = None
+
+    def _end_step(self) -> None:
+        if self._step is not None:
+            self._step.__exit__(None, None, None)
+            self._step = None
+
+
+def _jax_profiler() -> Any:
+    jax = sys.modules.get("jax")
+    if jax is None:
+        raise RuntimeError("this process has not loaded jax, whose profiler this is")
+    return jax.profiler
