@@ -10,6 +10,9 @@ from typing import Final
 DATA_DIR: Final = "CRYSTOOLS_TPU_DATA_DIR"
 """The environment variable that names the folder."""
 
+PROFILES: Final = "profiles"
+"""Where in it the captures of jax's profiler are."""
+
 
 def data_dir(environ: Mapping[str, str] = os.environ) -> Path:
     """`$CRYSTOOLS_TPU_DATA_DIR`, or `crystools-tpu` in `$XDG_DATA_HOME`, by default `~/.local/share`."""

@@ -13,6 +13,7 @@ from rich.console import Console
 from crystools_tpu.cli.errors import needs_pipelines
 from crystools_tpu.cli.generate import generate_watched
 from crystools_tpu.cli.serve import panel
+from crystools_tpu.data_dir import PROFILES, data_dir
 from crystools_tpu.stage_table import stage_table
 
 if TYPE_CHECKING:
@@ -41,7 +42,10 @@ def run(arguments: argparse.Namespace) -> None:
     console = Console()
     out: Path = arguments.out
     out.mkdir(parents=True, exist_ok=True)
-    with panel() as shown, tempfile.TemporaryDirectory(prefix="crystools-tpu-demo-") as folder:
+    with (
+        panel(profiles=data_dir() / PROFILES) as shown,
+        tempfile.TemporaryDirectory(prefix="crystools-tpu-demo-") as folder,
+    ):
         console.print(f"Watch it at {shown.url}", highlight=False)
         console.print("The model is tiny and its weights are random: the times are real.", highlight=False)
         checkpoint = write_tiny_checkpoint("wan2.1-t2v", Path(folder) / "checkpoint")

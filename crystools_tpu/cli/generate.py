@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from crystools_pipelines.models import MODELS
 from crystools_tpu import telemetry
 from crystools_tpu.cli.errors import CommandError, needs_pipelines
 from crystools_tpu.cli.live import watch
+from crystools_tpu.data_dir import PROFILES, data_dir
 from crystools_tpu.stage_table import stage_table
 
 # The options that are fields of a model's request; where the names differ, the field's.
@@ -64,6 +66,8 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     add("--out", type=Path, required=True, metavar="FILE", help=".mp4, flux.2: .png; or .npy")
     add("--report", type=Path, metavar="FILE", help="where to write the report (JSON)")
     add("--json", action="store_true", help="print the report (JSON) instead of the table of stages")
+    add("--profile-steps", type=int, metavar="N", help="profile the N steps after the first (1 to 50)")
+    add("--profile-dir", type=Path, metavar="DIR", help="where to write the profile (default: with the data)")
     parser.set_defaults(run=run)
 
 
@@ -71,10 +75,12 @@ def run(arguments: argparse.Namespace) -> None:
     """Generates as asked; the report is written however the run ends."""
     from crystools_exporters.exporting import exporting
 
+    request = request_of(arguments)
+    request_profile(arguments.profile_steps, arguments.profile_dir)
     with exporting():
         report = generate_watched(
             arguments.model,
-            request_of(arguments),
+            request,
             checkpoint=arguments.checkpoint,
             devices=arguments.devices,
             fps=arguments.fps,
@@ -87,6 +93,33 @@ def run(arguments: argparse.Namespace) -> None:
     else:
         Console().print(stage_table(report))
         print(f"{arguments.out}")
+    if arguments.profile_steps is not None:
+        print(profile_text(telemetry.profiler.wait()), file=sys.stderr)
+
+
+def request_profile(steps: int | None, folder: Path | None) -> None:
+    """Asks for a capture of jax's profiler. Raises CommandError for what cannot be."""
+    if steps is None:
+        if folder is not None:
+            raise CommandError(
+                "--profile-dir: says where, but --profile-steps says how many steps: give it too"
+            )
+        return
+    try:
+        telemetry.profiler.request_capture(folder or data_dir() / PROFILES, steps)
+    except (ValueError, telemetry.CaptureBusyError) as error:
+        raise CommandError(f"--profile-steps: {error}") from None
+    except OSError as error:
+        raise CommandError(f"--profile-dir: {error.filename}: {error.strerror}") from None
+
+
+def profile_text(capture: telemetry.ProfileCapture) -> str:
+    """What became of a capture, in one line."""
+    if capture.status is telemetry.CaptureStatus.WRITTEN:
+        return f"profile of {capture.steps_captured} steps: {capture.path}"
+    if capture.status is telemetry.CaptureStatus.FAILED:
+        return f"no profile: {capture.error}"
+    return "no profile: the run came to no second step"
 
 
 def request_of(arguments: argparse.Namespace) -> Any:

@@ -29,7 +29,7 @@ from crystools_tpu.stage_table import stage_table
 from crystools_tpu.telemetry import RunReport, Status
 from crystools_tpu.telemetry.events import plain
 
-_RUN_HELP = "the run's id or its beginning, latest, latest~1 (the one before), or a report file"
+RUN_HELP = "the run's id or its beginning, latest, latest~1 (the one before), or a report file"
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -45,12 +45,12 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     add.set_defaults(run=list_runs)
 
     add = actions.add_parser("show", help="where the time of a run went")
-    add.add_argument("of", metavar="RUN", help=_RUN_HELP)
+    add.add_argument("of", metavar="RUN", help=RUN_HELP)
     add.add_argument("--json", action="store_true", help="the whole report")
     add.set_defaults(run=show)
 
     add = actions.add_parser("compare", help="what is faster or slower in B than in A, and whether by chance")
-    add.add_argument("a", metavar="A", help=_RUN_HELP)
+    add.add_argument("a", metavar="A", help=RUN_HELP)
     add.add_argument("b", metavar="B", help="another")
     add.add_argument("--fail-on", metavar="PERCENT", help="exit 1 if anything is worse by more, such as 10%%")
     add.add_argument("--json", action="store_true", help="the comparison as JSON")

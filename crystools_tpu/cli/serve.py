@@ -8,6 +8,7 @@ import secrets
 import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from crystools_tpu import telemetry
@@ -86,15 +87,19 @@ def panel(
     rate_seconds: float = 0.5,
     token: str | None = None,
     simulate: str | None = None,
+    profiles: Path | None = None,
 ) -> Iterator[Panel]:
     """A monitor and a server in threads of their own, for as long as the block lasts.
+
+    `profiles` is where captures of this process's pipelines go, if it runs any.
 
     Raises CommandError for a port that is taken, a rate out of range, or an unknown topology.
     """
     from crystools_exporters.exporting import exporting
+    from crystools_exporters.optional import trace_renderer
     from crystools_exporters.prometheus import PrometheusExporter
     from crystools_tpu.monitor import Monitor
-    from crystools_tpu.server import Server, ServerError, create_app
+    from crystools_tpu.server import Profiling, Server, ServerError, create_app
     from crystools_tpu.server.security import is_loopback
     from crystools_tpu.sources import default_sources
 
@@ -108,7 +113,7 @@ def panel(
             raise CommandError(f"--rate: {error}") from None
         monitor.start()
         stack.callback(monitor.stop)
-        kept = stack.enter_context(exporting())
+        kept = stack.enter_context(exporting(monitor=monitor, simulated=simulate))
         exporter = PrometheusExporter(monitor, bus=telemetry.bus, simulated=simulate)
         stack.callback(exporter.close)
         app = create_app(
@@ -119,6 +124,8 @@ def panel(
             simulated=simulate,
             token=token,
             metrics_text=exporter.render,
+            trace=trace_renderer(),
+            profiling=None if profiles is None else Profiling(telemetry.profiler, profiles),
         )
         try:
             server = Server(app, host=host, port=port)

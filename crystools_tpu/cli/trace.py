@@ -1,38 +1,35 @@
-"""`crystools-tpu trace`: a run's report as a trace file for Perfetto's viewer."""
+"""`crystools-tpu trace`: a run as a trace file for Perfetto's viewer."""
 
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
 from crystools_exporters.optional import trace_renderer
 from crystools_tpu.cli.errors import CommandError
-from crystools_tpu.telemetry import RunReport, report_from_wire
+from crystools_tpu.cli.runs import RUN_HELP, found, opened, read_report
+from crystools_tpu.telemetry import RunReport
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Adds the command and its options."""
-    parser = commands.add_parser("trace", help="make a trace file for ui.perfetto.dev of a run's report")
-    parser.add_argument("report", type=Path, metavar="REPORT", help="what generate --report wrote")
+    parser = commands.add_parser("trace", help="make a trace file of a run, for ui.perfetto.dev")
+    parser.add_argument("of", metavar="RUN", help=RUN_HELP)
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="such as run.pftrace")
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Writes the trace and says where."""
-    write_trace(read_report(arguments.report), arguments.out)
+    write_trace(_report(arguments.of), arguments.out)
     print(f"{arguments.out}: open it in ui.perfetto.dev")
 
 
-def read_report(path: Path) -> RunReport:
-    """The report in a file. Raises CommandError where there is none."""
-    try:
-        return report_from_wire(json.loads(path.read_bytes()))
-    except OSError as error:
-        raise CommandError(f"{path}: {error.strerror}") from None
-    except ValueError as error:
-        raise CommandError(f"{path}: {error}") from None
+def _report(name: str) -> RunReport:
+    if name.endswith(".json"):  # a file needs no history
+        return read_report(Path(name))
+    with opened() as log:
+        return found(log, name)
 
 
 def write_trace(report: RunReport, path: Path) -> None:

@@ -14,11 +14,13 @@ from typing import Any, Final
 from aiohttp import web
 
 from crystools_exporters.exporting import exporting
+from crystools_exporters.optional import trace_renderer
 from crystools_exporters.prometheus import PrometheusExporter
 from crystools_tpu import telemetry
 from crystools_tpu.comfyui.unload import free_hbm_on_unload
+from crystools_tpu.data_dir import PROFILES, data_dir
 from crystools_tpu.monitor import Monitor
-from crystools_tpu.server import PREFIX, mount
+from crystools_tpu.server import PREFIX, Profiling, mount
 from crystools_tpu.sources import default_sources
 from crystools_tpu.sources.base import Source
 
@@ -67,7 +69,7 @@ def _mount_panel(app: web.Application, *, allowed_origin: str | None, environ: M
     monitor = Monitor(sources, simulated=simulated is not None)
     monitor.start()
     closing.callback(monitor.stop)
-    kept = closing.enter_context(exporting(environ))
+    kept = closing.enter_context(exporting(environ, monitor=monitor, simulated=simulated))
     exporter = PrometheusExporter(monitor, simulated=simulated)
     closing.callback(exporter.close)
 
@@ -85,6 +87,8 @@ def _mount_panel(app: web.Application, *, allowed_origin: str | None, environ: M
         simulated=simulated,
         allowed_origin=allowed_origin,
         metrics_text=exporter.render,
+        trace=trace_renderer(),
+        profiling=Profiling(telemetry.profiler, data_dir(environ) / PROFILES),
     )
 
 

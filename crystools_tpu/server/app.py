@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -14,6 +15,7 @@ from aiohttp.typedefs import Handler, Middleware
 from crystools_tpu import __version__
 from crystools_tpu.monitor import Monitor, Snapshot
 from crystools_tpu.server import security, wire
+from crystools_tpu.server.profiling import Profiling
 from crystools_tpu.server.runs import KeptRuns, Runs
 from crystools_tpu.server.settings import FieldError, Settings, parse_object, updated_settings
 from crystools_tpu.server.static import WEB_ROOT, file_handler
@@ -27,6 +29,7 @@ MOST_RUNS: Final = 100
 TOKEN: Final[web.AppKey[str | None]] = web.AppKey("token")
 
 MetricsText: TypeAlias = Callable[[], tuple[bytes, str]]
+Trace: TypeAlias = Callable[[RunReport], bytes]
 
 
 def create_app(
@@ -38,6 +41,8 @@ def create_app(
     simulated: str | None = None,
     token: str | None = None,
     metrics_text: MetricsText | None = None,
+    trace: Trace | None = None,
+    profiling: Profiling | None = None,
     prefix: str = PREFIX,
     web_root: Path = WEB_ROOT,
     clock: Callable[[], float] = time.monotonic,
@@ -45,12 +50,13 @@ def create_app(
     """The application for `Server`, with everything under `prefix`.
 
     `kept` are the runs of other processes. `metrics_text` renders the Prometheus text and its content type;
-    it may block. `simulated` names the simulated machine and goes to every client. Raises ValueError for an
-    empty token.
+    it may block. `trace` makes a trace file of a run; it may take its time. `profiling` lets clients ask for
+    captures. `simulated` names the simulated machine and goes to every client. Raises ValueError for an empty
+    token.
     """
     if token == "":
         raise ValueError("token is empty: give a secret, or None to serve the loopback interface alone")
-    api = Api(monitor, runs=Runs(history, kept), bus=bus, simulated=simulated, clock=clock)
+    api = Api(monitor, Runs(history, kept), bus, simulated, clock, trace, profiling)
     page = file_handler(web_root)
     to_page = _redirect_handler(f"{prefix}/")
     routes = [web.get("/", to_page), web.get(prefix, to_page), *_routes(api, page, metrics_text, prefix)]
@@ -73,6 +79,8 @@ def mount(
     simulated: str | None = None,
     allowed_origin: str | None = None,
     metrics_text: MetricsText | None = None,
+    trace: Trace | None = None,
+    profiling: Profiling | None = None,
 ) -> None:
     """Answers in another application too, at each of the prefixes, with the same clients and settings.
 
@@ -80,7 +88,7 @@ def mount(
     browser whose `Origin` is neither the host it talks to nor `allowed_origin` (`*` for any) is refused all
     the same.
     """
-    api = Api(monitor, runs=Runs(history, kept), bus=bus, simulated=simulated, clock=time.monotonic)
+    api = Api(monitor, Runs(history, kept), bus, simulated, time.monotonic, trace, profiling)
     page = file_handler(WEB_ROOT)
     guard = security.guard(None, loopback_only=False, allowed_origin=allowed_origin)
     for prefix in prefixes:
@@ -96,9 +104,13 @@ def _routes(api: Api, page: Handler, metrics_text: MetricsText | None, prefix: s
         web.put(f"{prefix}/api/settings", api.put_settings),
         web.get(f"{prefix}/api/runs", api.runs),
         web.get(f"{prefix}/api/runs/{{run_id}}", api.run),
+        web.get(f"{prefix}/api/runs/{{run_id}}/trace", api.trace),
         web.get(f"{prefix}/api/compare", api.compare),
         web.get(f"{prefix}/ws", api.hub.handle),
     ]
+    if api.profiling is not None:
+        routes.append(web.get(f"{prefix}/api/profile", api.profiling.get))
+        routes.append(web.post(f"{prefix}/api/profile", api.profiling.post))
     if metrics_text is not None:
         routes.append(web.get(f"{prefix}/metrics", _metrics_handler(metrics_text)))
     return [*routes, web.get(f"{prefix}/", page), web.get(f"{prefix}/{{name:.+}}", page)]
@@ -118,17 +130,20 @@ class Api:
     def __init__(
         self,
         monitor: Monitor,
-        *,
         runs: Runs,
         bus: Bus,
         simulated: str | None,
         clock: Callable[[], float],
+        trace: Trace | None,
+        profiling: Profiling | None,
     ) -> None:
         self._monitor = monitor
         self._runs = runs
         self._simulated = simulated
         self._clock = clock
         self._started_at = clock()
+        self._trace = trace
+        self.profiling = profiling
         self.hub = Hub(monitor, bus, self._hello)
 
     async def health(self, request: web.Request) -> web.Response:
@@ -174,6 +189,19 @@ class Api:
         report = await self._report("run_id", request.match_info["run_id"])
         return web.json_response(to_wire(report), dumps=wire.dumps)
 
+    async def trace(self, request: web.Request) -> web.Response:
+        """One run as a file for Perfetto's viewer."""
+        report = await self._report("run_id", request.match_info["run_id"])
+        if self._trace is None:
+            text = "traces need a package: pip install 'crystools-tpu[perfetto]', and start the server anew"
+            raise security.refusal(web.HTTPNotImplemented, "trace", text)
+        name = re.sub(r"[^\w.-]+", "-", f"{report.pipeline}-{report.run_id[:8]}", flags=re.ASCII)
+        return web.Response(
+            body=await asyncio.to_thread(self._trace, report),
+            content_type="application/octet-stream",
+            headers={hdrs.CONTENT_DISPOSITION: f'attachment; filename="{name}.pftrace"'},
+        )
+
     async def compare(self, request: web.Request) -> web.Response:
         """Run `b` compared with run `a`."""
         a = await self._report("a", request.query.get("a", ""))
@@ -196,7 +224,15 @@ class Api:
 
     def _hello(self, settings: Settings) -> dict[str, Any]:
         reports = self._runs.of_this_process()[:HELLO_RUNS]
-        return wire.hello_message(__version__, self._simulated, settings, reports)
+        capture = self.profiling.profiler.capture if self.profiling is not None else None
+        return wire.hello_message(
+            __version__,
+            self._simulated,
+            settings,
+            reports,
+            traces=self._trace is not None,
+            profile=capture,
+        )
 
 
 def _json(**fields: Any) -> web.Response:

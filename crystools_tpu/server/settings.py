@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from crystools_tpu.monitor.monitor import MAX_INTERVAL_SECONDS, MIN_INTERVAL_SECONDS
 from crystools_tpu.sources.base import ChipReading, HostReading
+from crystools_tpu.telemetry.profile import DEFAULT_STEPS
 
 CHIP_METRICS: Final = frozenset(f.name for f in dataclasses.fields(ChipReading)) - {"chip", "kind"}
 HOST_METRICS: Final = frozenset(f.name for f in dataclasses.fields(HostReading))
@@ -83,6 +84,13 @@ def updated_client_settings(settings: ClientSettings, message: Mapping[str, Any]
         names = _names("metrics", message["metrics"], METRICS)
         changes["metrics"] = None if names is None else frozenset(names)
     return dataclasses.replace(settings, **changes)
+
+
+def requested_steps(body: Mapping[str, Any]) -> Any:
+    """How many steps the body of a POST asks to profile; whether that can be is the profiler's to say."""
+    _refuse_unknown(body, {"schema", "steps"})
+    _check_schema(body)
+    return body.get("steps", DEFAULT_STEPS)
 
 
 def _interval(value: object, *, zero_allowed: bool = False) -> float:

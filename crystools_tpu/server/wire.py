@@ -8,7 +8,7 @@ from typing import Any
 
 from crystools_tpu.monitor import Snapshot
 from crystools_tpu.server.settings import CHIP_METRICS, HOST_METRICS, Settings
-from crystools_tpu.telemetry.events import WIRE_SCHEMA, RunReport, plain, to_wire
+from crystools_tpu.telemetry.events import WIRE_SCHEMA, ProfileCapture, RunReport, plain, to_wire
 
 
 def dumps(message: dict[str, Any]) -> str:
@@ -37,15 +37,23 @@ def snapshot_message(
 
 
 def hello_message(
-    version: str, simulated: str | None, settings: Settings, reports: Iterable[RunReport]
+    version: str,
+    simulated: str | None,
+    settings: Settings,
+    reports: Iterable[RunReport],
+    *,
+    traces: bool,
+    profile: ProfileCapture | None,
 ) -> dict[str, Any]:
-    """What a websocket client hears first."""
+    """What a websocket client hears first; `traces` and `profile` say what else it may ask for."""
     return message(
         type="hello",
         version=version,
         simulated=simulated,
         settings=plain(settings),
         runs=[to_wire(report) for report in reports],
+        traces=traces,
+        profile=plain(profile),
     )
 
 

@@ -1,4 +1,4 @@
-"""What a process that runs pipelines exports of them by itself: their history."""
+"""What a process that runs pipelines exports by itself: its history, and OTLP where it is set up."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
+from crystools_exporters.otlp import otlp_exporter
 from crystools_exporters.retention import Retention, parse_retention
 from crystools_exporters.run_log import RunLog, RunLogError
 from crystools_exporters.run_log_writer import RunLogWriter
+from crystools_exporters.snapshot_metrics import Sampler
 from crystools_tpu import telemetry
 from crystools_tpu.data_dir import data_dir
 from crystools_tpu.telemetry import Bus, History, RunReport
@@ -80,11 +82,23 @@ def exporting(
     *,
     bus: Bus = telemetry.bus,
     history: History = telemetry.history,
+    monitor: Sampler | None = None,
+    simulated: str | None = None,
 ) -> Iterator[KeptRuns | None]:
     """For as long as the block lasts, this process's runs go into the history, which is what it yields.
 
-    None where the environment turns it off. Nothing that fails here reaches the runs.
+    None where the environment turns it off. Where it names an OTLP receiver the runs go there too, and the
+    machine as `monitor` sees it. Nothing that fails here reaches the runs.
     """
+    with contextlib.ExitStack() as stack:
+        otlp = otlp_exporter(monitor, bus=bus, simulated=simulated, environ=environ)
+        if otlp is not None:
+            stack.callback(otlp.close)
+        yield stack.enter_context(_keeping(environ, bus, history))
+
+
+@contextlib.contextmanager
+def _keeping(environ: Mapping[str, str], bus: Bus, history: History) -> Iterator[KeptRuns | None]:
     chosen = environ.get(HISTORY, "")
     if chosen == "off":
         yield None

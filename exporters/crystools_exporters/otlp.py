@@ -94,7 +94,7 @@ class OtlpExporter:
 
 
 def otlp_exporter(
-    monitor: Sampler,
+    monitor: Sampler | None,
     *,
     bus: Bus = bus,
     simulated: str | None = None,
@@ -104,7 +104,8 @@ def otlp_exporter(
     """An exporter of the signals that have an endpoint in the environment; None where none has.
 
     What keeps a signal from being exported (a package that is not installed, a protocol that does not exist)
-    is logged in one line. `simulated` names the simulated machine, if it is one.
+    is logged in one line. Without a monitor there are no metrics of the machine, but those of the runs.
+    `simulated` names the simulated machine, if it is one.
     """
     protocols = {signal: _protocol(signal, environ) for signal in _SIGNALS if _has_endpoint(signal, environ)}
     protocols = {signal: protocol for signal, protocol in protocols.items() if _can_export(signal, protocol)}

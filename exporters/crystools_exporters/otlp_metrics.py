@@ -31,7 +31,7 @@ class OtelMetrics:
 
     def __init__(
         self,
-        monitor: Sampler,
+        monitor: Sampler | None,
         reader: MetricReader,
         resource: Resource,
         *,
@@ -89,7 +89,7 @@ class OtelMetrics:
         if name == "crystools_tpu_build_info":
             return [((self._version,), 1)]
         if name in SNAPSHOT_READERS:
-            return SNAPSHOT_READERS[name](self._monitor.sample(MAX_AGE_SECONDS))
+            return SNAPSHOT_READERS[name](self._monitor.sample(MAX_AGE_SECONDS)) if self._monitor else ()
         with self._lock:
             return [*self._runs.values[name].items()]
 

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Final
 
 from crystools_exporters.run_log import RunLog, RunLogError
-from crystools_tpu.telemetry import Bus, Event, History, RunFinished, RunReport, RunStarted
+from crystools_tpu.telemetry import Bus, Event, History, ProfileChanged, RunFinished, RunReport, RunStarted
 
 logger = logging.getLogger(__name__)
 
@@ -87,7 +87,7 @@ class RunLogWriter:
             self._ended[event.report.run_id] = event.report
         elif isinstance(event, RunStarted):
             self._running.add(event.report.run_id)
-        elif event.run_id is not None:
+        elif not isinstance(event, ProfileChanged) and event.run_id is not None:
             self._running.add(event.run_id)
 
     def _run(self) -> None:

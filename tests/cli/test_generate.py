@@ -59,9 +59,12 @@ def test_it_writes_the_frames_and_a_valid_report_and_prints_the_report(
 ) -> None:
     frames, report = tmp_path / "frames.npy", tmp_path / "report.json"
     more = ["--out", str(frames), "--report", str(report), "--json"]
-    with command(tmp_path / "cache", arguments(checkpoint, *more)) as process:
+    profile = ["--profile-steps", "2", "--profile-dir", str(tmp_path / "profiles")]
+    with command(tmp_path / "cache", arguments(checkpoint, *more, *profile)) as process:
         out, err = process.communicate(timeout=240)
     assert process.returncode == 0, err
+    (perfetto_trace,) = (tmp_path / "profiles").rglob("perfetto_trace.json.gz")
+    assert f"profile of 2 steps: {perfetto_trace.parent}" in err.splitlines()
     assert json.loads(out) == json.loads(report.read_text())
     jsonschema.validate(json.loads(out), wire_schema())
     assert np.load(frames).shape == (5, 32, 48, 3)
@@ -107,6 +110,8 @@ def test_ctrl_c_leaves_a_report_that_says_cancelled_and_nothing_else(
     [
         (["--frames", "80"], "--frames: 80 is not of the form 4n+1; 77 or 81 would do"),
         (["--height", "33"], "--height: 33 is not a positive multiple of 16; 32 would do"),
+        (["--profile-steps", "51"], "--profile-steps: steps must be a whole number from 1 to 50"),
+        (["--profile-dir", "here"], "--profile-dir: says where, but --profile-steps says how many steps"),
         (["--steps", "0"], "--steps: 0 is too few; give 1 or more"),
         (["--flow-shift", "0"], "--flow-shift: 0.0 is not a positive number"),
         (["--out", "nowhere/video.mp4"], "nowhere/video.mp4: its folder does not exist; create it first"),

@@ -34,9 +34,11 @@ def test_a_report_becomes_a_trace(report: Path, capsys: pytest.CaptureFixture[st
 def test_what_is_no_report_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     other = tmp_path / "other.json"
     other.write_text("[]")
-    for path, reason in ((other, "this is no run report"), (tmp_path / "none.json", "No such file")):
+    for path, reason in ((other, "this is no run report"), (tmp_path / "none.json", "cannot be read")):
         assert main(["trace", str(path), "--out", str(tmp_path / "run.pftrace")]) == 2
-        assert f"{path}: {reason}" in capsys.readouterr().err
+        error = capsys.readouterr().err
+        assert str(path) in error
+        assert reason in error
     assert not (tmp_path / "run.pftrace").exists()
 
 
