@@ -189,6 +189,26 @@ export class ServerApi {
     return this.#get("api/compare", { a, b });
   }
 
+  /**
+   * Where the run's trace file is.
+   * @param {string} runId
+   */
+  traceUrl(runId) {
+    return endpoint(`api/runs/${encodeURIComponent(runId)}/trace`, this.#base).href;
+  }
+
+  /**
+   * Asks for a capture of the next steps. Throws the server's reason where it refuses.
+   * @param {number} steps
+   */
+  async profile(steps) {
+    const body = JSON.stringify({ steps });
+    const response = await fetch(endpoint("api/profile", this.#base), { method: "POST", body });
+    if (response.ok) return;
+    const answer = await response.json().catch(() => null);
+    throw new Error(answer?.error?.message ?? `The server answered ${response.status}.`);
+  }
+
   /** @param {string} path @param {Record<string, string>} [query] */
   async #get(path, query = {}) {
     const url = endpoint(path, this.#base);

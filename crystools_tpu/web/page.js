@@ -12,6 +12,7 @@ import "./components/compare.js";
 import "./components/current.js";
 import "./components/header.js";
 import "./components/host.js";
+import "./components/profile.js";
 import "./components/runs.js";
 import "./components/sources.js";
 import { stageTitle } from "./format.js";

@@ -3,7 +3,7 @@
  *
  * @import { ConnectionState, ServerApi } from "./client.js"
  * @import { ChipReading, Hello, HostReading, Ratio, RunReport, ServerMessage, Snapshot, StepFinished } from "./wire.js"
- * @import { CompileFinished, ModelFreed, StageReport, TelemetryEvent } from "./wire.js"
+ * @import { CompileFinished, ModelFreed, ProfileCapture, ProfileChanged, StageReport, TelemetryEvent } from "./wire.js"
  */
 
 import { remainingSeconds } from "./run-figures.js";
@@ -60,6 +60,8 @@ export class Store extends EventTarget {
   moreRuns = null;
   /** The last complaint of the server about a message of ours. @type {string | null} */
   problem = null;
+  /** The last capture of jax's profiler; null where the server makes none. @type {ProfileCapture | null} */
+  profile = null;
   /** How often snapshots are asked for; 0 is never, null leaves it to the server. @type {number | null} */
   chosenIntervalSeconds = null;
 
@@ -125,6 +127,7 @@ export class Store extends EventTarget {
         this.hello = message;
         this.runs = message.runs;
         this.moreRuns = null;
+        this.profile = message.profile;
         this.#progress.clear();
         this.problem = null;
         break;
@@ -192,6 +195,22 @@ export class Store extends EventTarget {
     return run ? this.latestMfu(run) : null;
   }
 
+  /**
+   * Where the run's trace file is, or null where the server makes none.
+   * @param {RunReport} run
+   */
+  traceUrl(run) {
+    return this.hello?.traces ? this.#api.traceUrl(run.run_id) : null;
+  }
+
+  /**
+   * Asks for a capture of jax's profiler. Throws the server's reason where it refuses.
+   * @param {number} steps
+   */
+  async requestProfile(steps) {
+    await this.#api.profile(steps);
+  }
+
   /** @param {string} chip @param {ChipQuantity} quantity */
   chipSeries(chip, quantity) {
     return this.#seriesOf(`chip/${chip}/${quantity}`);
@@ -242,6 +261,10 @@ export class Store extends EventTarget {
   /** @param {TelemetryEvent} event */
   #receiveEvent(event) {
     if (event.type === "model_freed") return; // the chips' memory shows what it did
+    if (event.type === "profile_changed") {
+      if (this.profile) this.profile = event.capture;
+      return;
+    }
     if (event.type === "run_started" || event.type === "run_finished") {
       this.#replaceRun(event.report);
       return;
@@ -316,7 +339,7 @@ function progressOf(event) {
  * Brings `run` up to date with an event of one of its stages. False where events before it were lost.
  *
  * @param {RunReport} run
- * @param {Exclude<TelemetryEvent, { report: RunReport } | ModelFreed>} event
+ * @param {Exclude<TelemetryEvent, { report: RunReport } | ModelFreed | ProfileChanged>} event
  */
 function foldIntoRun(run, event) {
   if (event.type === "stage_started" || event.type === "stage_finished") {

@@ -14,6 +14,7 @@ export type StageName =
   | "save";
 export type Status = "running" | "succeeded" | "failed" | "cancelled" | "interrupted";
 export type CompileCache = "hit" | "miss" | "off";
+export type CaptureStatus = "idle" | "waiting" | "capturing" | "written" | "failed";
 export type Bound = "compute" | "bandwidth" | "host";
 
 export interface Ratio {
@@ -165,6 +166,20 @@ export interface ModelFreed {
   reason: "evicted" | "freed" | "out_of_memory";
 }
 
+export interface ProfileCapture {
+  status: CaptureStatus;
+  steps: number | null;
+  steps_captured: number;
+  run_id: string | null;
+  path: string | null;
+  error: string | null;
+}
+
+export interface ProfileChanged {
+  type: "profile_changed";
+  capture: ProfileCapture;
+}
+
 export interface ChipReading {
   chip: string;
   kind: string | null;
@@ -214,6 +229,10 @@ export interface Hello {
   simulated: string | boolean | null;
   settings: { interval_seconds: number };
   runs: RunReport[];
+  /** Whether the server makes trace files of runs. */
+  traces: boolean;
+  /** The last capture of jax's profiler; null where the server makes none. */
+  profile: ProfileCapture | null;
 }
 
 export interface RunsPage {
@@ -270,6 +289,7 @@ export type TelemetryEvent =
   | CompileFinished
   | StageFinished
   | RunFinished
-  | ModelFreed;
+  | ModelFreed
+  | ProfileChanged;
 
 export type ServerMessage = Hello | Snapshot | WireError | TelemetryEvent;

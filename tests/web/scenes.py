@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from aiohttp import web
@@ -17,7 +18,7 @@ from aiohttp import web
 from crystools_exporters.exporting import KeptRuns
 from crystools_tpu import telemetry
 from crystools_tpu.monitor import Monitor
-from crystools_tpu.server import Server, create_app
+from crystools_tpu.server import Profiling, Server, create_app
 from crystools_tpu.sources.base import ChipReading, DiskReading, HostReading, Reading, Source, SourceError
 
 GIB = 2**30
@@ -139,6 +140,9 @@ class Scene:
         self.bus = telemetry.Bus()
         self.history = telemetry.History()
         self.kept: KeptRuns | None = None
+        self.profiler = telemetry.Profiler(self.bus)
+        self.profiles: Path | None = None
+        self.trace: Callable[[telemetry.RunReport], bytes] | None = None
         self.host = Machine("host", Reading(host=HOST))
         self.tpu = Machine("tpu")
         self._sources = [self.host, self.tpu] if sources is None else sources
@@ -177,7 +181,14 @@ class Scene:
             simulated=self._simulated,
             prefix=self._prefix,
             token=self._token,
+            **self.abilities,
         )
+
+    @property
+    def abilities(self) -> dict[str, Any]:
+        """What the server can do besides, as the test has set it."""
+        profiling = None if self.profiles is None else Profiling(self.profiler, self.profiles)
+        return {"trace": self.trace, "profiling": profiling}
 
     def stop_sampling(self) -> None:
         """The server goes on, but no reading comes any more."""
@@ -201,6 +212,7 @@ class Scene:
             pipeline,
             bus=self.bus,
             history=self.history,
+            profiler=self.profiler,
             clock=self.clock.monotonic,
             wall_clock=self.clock.wall,
             **options,

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Locator, Page, WebSocket, expect
 
+from crystools_exporters.perfetto import perfetto_trace
 from crystools_tpu.sources.base import ChipReading, HostReading, Reading
 from crystools_tpu.telemetry.events import ModelFreed
 from tests.web.comfyui_host import EXTENSION, VERSIONS, ComfyScene, frontend
@@ -125,13 +126,16 @@ def open_tab(context: BrowserContext, scene: ComfyScene) -> Tab:
 
 
 @pytest.fixture(scope="module", params=VERSIONS)
-def shared(request: pytest.FixtureRequest, browser: Browser) -> Iterator[Tab]:
+def shared(
+    request: pytest.FixtureRequest, browser: Browser, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Tab]:
     version = str(request.param)
     if not frontend(version).exists():
         pytest.skip(
             f"SKIPPED: comfyui-frontend-package {version} is not at {frontend(version)} (make frontends)"
         )
     scene = ComfyScene(version)
+    scene.trace, scene.profiles = perfetto_trace, tmp_path_factory.mktemp("profiles")
     scene.start()
     context = browser.new_context(viewport={"width": 1440, "height": 600})
     kept = json.dumps({"interval_seconds": TEST_INTERVAL_SECONDS})
@@ -440,6 +444,10 @@ def test_the_sidebar_has_the_live_run_those_before_it_and_two_side_by_side(tab: 
         expect(sidebar.locator("crystools-current #steps")).to_have_text("step 7 of 50")
         expect(sidebar.locator("crystools-current rect.step")).to_have_count(7)
         expect(sidebar.locator("crystools-runs button").first).to_contain_text("wan2.1-t2v")
+        expect(sidebar.locator("crystools-profile").get_by_role("button", name="Start")).to_be_enabled()
+        trace = sidebar.locator("crystools-current").get_by_role("link", name="Trace")
+        run_id = tab.scene.history.reports()[0].run_id
+        expect(trace).to_have_attribute("href", f"{tab.scene.url}api/crystools-tpu/api/runs/{run_id}/trace")
         denoise = sidebar.locator("crystools-compare tr:has(th:text-is('step'))")
         expect(denoise.locator("td")).to_have_text(["4.60 s", "4.60 s", "0%"])
         sidebar.evaluate("sidebar => { sidebar.style.width = '225px'; }")

@@ -8,6 +8,7 @@
 import { StoreView, blueprint } from "../component.js";
 import "../components/compare.js";
 import "../components/current.js";
+import "../components/profile.js";
 import "../components/runs.js";
 import { connectionText } from "../connection-text.js";
 import { setAttribute, setText } from "../dom.js";
@@ -28,6 +29,7 @@ export class Sidebar extends StoreView {
         Run a workflow with a Crystools TPU node: its stages, steps, MFU and memory appear here.
       </p>
     </crystools-current>
+    <crystools-profile></crystools-profile>
     <crystools-runs></crystools-runs>
     <crystools-compare></crystools-compare>`,
     `

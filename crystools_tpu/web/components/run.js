@@ -28,6 +28,7 @@ export class RunView extends Component {
   static blueprint = blueprint(
     `<div class="title">
       <span id="status"></span><h3 id="pipeline"></h3><span id="device" class="muted"></span>
+      <a id="trace" download title="Download this run as a file for ui.perfetto.dev">Trace</a>
     </div>
     <p id="prompt"></p>
     <dl id="params"></dl>
@@ -53,7 +54,9 @@ export class RunView extends Component {
     #status[data-status="running"] { color: var(--crystools-hbm); }
     #status[data-status="succeeded"] { color: var(--crystools-good); }
     #status[data-status="failed"] { color: var(--crystools-critical); }
-    #device { font-size: 12px; }
+    #device, #trace { font-size: 12px; }
+    #trace { color: var(--crystools-hbm); text-decoration: none; }
+    #trace:hover { text-decoration: underline; }
     #prompt {
       display: -webkit-box; -webkit-box-orient: vertical; -webkit-line-clamp: 2; overflow: hidden;
       overflow-wrap: anywhere; font-style: italic;
@@ -101,6 +104,8 @@ export class RunView extends Component {
     const eta = store.etaSeconds(run);
     this.dataset.run = run.run_id;
     this.#showTitle(run);
+    this.byId("trace").hidden = store.traceUrl(run) == null;
+    setAttribute(this.byId("trace"), "href", store.traceUrl(run));
     this.#showNow(run, stage, now, eta);
     this.#showProblems(run);
     this.#showFigures(run, stage, store);
