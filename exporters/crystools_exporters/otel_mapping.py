@@ -101,5 +101,5 @@ def span_attributes(values: Mapping[str, Any], prefix: str = PREFIX) -> dict[str
             if value and None not in value:
                 attributes[key] = tuple(value)
         elif value is not None:
-            attributes[key] = value
+            attributes[key] = value if isinstance(value, (str, bool, int, float)) else str(value)
     return attributes

@@ -73,11 +73,13 @@ def test_plain_fields_become_attributes_and_what_is_unknown_becomes_none() -> No
         "mbu": None,
         "reasons": ["a", "b"],
         "nothing": [],
+        "image": Path("cat.png"),
         "hbm": [{"device": "tpu:0", "limit": None}, {"device": "tpu:1", "limit": 4}],
     }
     assert span_attributes(values) == {
         "crystools_tpu.mfu.ratio": 0.4,
         "crystools_tpu.mfu.unit": "flop",
         "crystools_tpu.reasons": ("a", "b"),
+        "crystools_tpu.image": "cat.png",
         "crystools_tpu.hbm.device": ("tpu:0", "tpu:1"),
     }

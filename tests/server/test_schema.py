@@ -12,6 +12,7 @@ import pytest
 from crystools_tpu.monitor import Snapshot, SourceHealth
 from crystools_tpu.server.settings import Settings
 from crystools_tpu.sources.base import ChipReading, DiskReading, HostReading
+from crystools_tpu.telemetry import ProfileCapture
 
 from .conftest import PACKAGE
 
@@ -37,3 +38,8 @@ def test_a_snapshot_message_is_a_snapshot_with_schema_and_type(definitions: dict
 def test_settings_are_the_same_over_http_and_websocket(definitions: dict[str, Any]) -> None:
     answer = definitions["SettingsAnswer"]["properties"]
     assert {"schema": {"const": 1}, **definitions["Settings"]["properties"]} == answer
+
+
+def test_an_answer_of_the_profiler_is_its_capture(definitions: dict[str, Any]) -> None:
+    fields = [field.name for field in dataclasses.fields(ProfileCapture)]
+    assert list(definitions["ProfileAnswer"]["properties"]) == ["schema", *fields]
