@@ -13,6 +13,7 @@ import pytest
 from opentelemetry.proto.metrics.v1.metrics_pb2 import AggregationTemporality, Metric
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
+from crystools_exporters.exporting import exporting
 from crystools_exporters.otlp import OtlpExporter, otlp_exporter
 from crystools_tpu import telemetry
 from crystools_tpu.telemetry import RunFinished, StageFinished
@@ -231,6 +232,24 @@ def test_where_nobody_listens_the_run_ends_and_closing_is_bounded(
     publish_run(bus)
     exporter.close(timeout_seconds=0.2)
     assert "OTLP receiver" in caplog.text or "Failed to export" in caplog.text
+
+
+def test_a_process_that_runs_pipelines_exports_them_as_its_environment_says(
+    bus: telemetry.Bus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with receiver("grpc") as received:
+        environ = {
+            "OTEL_EXPORTER_OTLP_ENDPOINT": received.endpoint,
+            "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc",
+            "CRYSTOOLS_TPU_HISTORY": "off",
+        }
+        for name, value in environ.items():
+            monkeypatch.setenv(name, value)
+        with exporting(environ, bus=bus, history=telemetry.History()):
+            publish_run(bus)
+        assert len(received.spans) == 8
+        assert "crystools_tpu.runs" in received.latest_metrics
+        assert "hw.gpu.memory.usage" not in received.latest_metrics  # there is no monitor
 
 
 def test_without_an_endpoint_nothing_is_started(monitor: FixedMonitor) -> None:
