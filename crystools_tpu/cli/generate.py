@@ -66,7 +66,12 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     add("--out", type=Path, required=True, metavar="FILE", help=".mp4, flux.2: .png; or .npy")
     add("--report", type=Path, metavar="FILE", help="where to write the report (JSON)")
     add("--json", action="store_true", help="print the report (JSON) instead of the table of stages")
-    add("--profile-steps", type=int, metavar="N", help="profile the N steps after the first (1 to 50)")
+    add(
+        "--profile-steps",
+        type=int,
+        metavar="N",
+        help="profile denoising steps 1 to N (at most 50; the first is 0)",
+    )
     add("--profile-dir", type=Path, metavar="DIR", help="where to write the profile (default: with the data)")
     parser.set_defaults(run=run)
 
@@ -106,7 +111,9 @@ def request_profile(steps: int | None, folder: Path | None) -> None:
             )
         return
     try:
-        telemetry.profiler.request_capture(folder or data_dir() / PROFILES, steps)
+        telemetry.profiler.request_capture(
+            folder or data_dir() / PROFILES, steps, telemetry.StageName.DENOISE
+        )
     except (ValueError, telemetry.CaptureBusyError) as error:
         raise CommandError(f"--profile-steps: {error}") from None
     except OSError as error:
@@ -119,7 +126,7 @@ def profile_text(capture: telemetry.ProfileCapture) -> str:
         return f"profile of {capture.steps_captured} steps: {capture.path}"
     if capture.status is telemetry.CaptureStatus.FAILED:
         return f"no profile: {capture.error}"
-    return "no profile: the run came to no second step"
+    return "no profile: the run came to no second denoising step"
 
 
 def request_of(arguments: argparse.Namespace) -> Any:

@@ -1,7 +1,8 @@
 """A bounded capture of jax's own profiler: the next steps of a run, with its stages and steps annotated.
 
-Nothing is captured unless somebody asked. Then the capture begins where a step was handed to the device and
-the next one is about to be, and ends when the device has finished the last of its steps, or with the run.
+Nothing is captured unless somebody asked. Then the capture begins between two steps of a stage, where one was
+handed to the device and the next is about to be, and ends when the device has finished the last of its steps,
+or with the run.
 Starting the profiler takes the run's thread some milliseconds; stopping it and writing the files, which takes
 seconds, happens in a thread of its own. What goes wrong is logged and shown, and never breaks the run.
 """
@@ -16,7 +17,7 @@ import threading
 from pathlib import Path
 from typing import Any, Final
 
-from crystools_tpu.telemetry.events import CaptureStatus, ProfileCapture, ProfileChanged
+from crystools_tpu.telemetry.events import CaptureStatus, ProfileCapture, ProfileChanged, StageName
 from crystools_tpu.telemetry.pubsub import Bus
 
 logger = logging.getLogger(__name__)
@@ -38,6 +39,7 @@ class Profiler:
         self._lock = threading.RLock()
         self._capture = ProfileCapture(CaptureStatus.IDLE, None, 0, None, None, None)
         self._folder = Path()
+        self._only: StageName | None = None
         self._stage: Any = None
         self._step: Any = None
         self._last_dispatched: tuple[int, int] | None = None
@@ -49,12 +51,15 @@ class Profiler:
         """The capture that was asked for last, as it stands."""
         return self._capture
 
-    def request_capture(self, folder: Path, steps: int = DEFAULT_STEPS) -> ProfileCapture:
-        """Captures the next `steps` steps of the run that is the first to come to its next one.
+    def request_capture(
+        self, folder: Path, steps: int = DEFAULT_STEPS, stage: StageName | None = None
+    ) -> ProfileCapture:
+        """Captures the next `steps` steps of the run that is the first to be between two of them.
 
-        The files go to `folder/plugins/profile/SESSION`, as TensorBoard and xprof look for them. Raises
-        ValueError for `steps` out of range, CaptureBusyError while a capture waits or is being made, and
-        OSError for a folder that cannot be made.
+        With `stage`, of a stage of that name alone: the capture ends with it. The files go to
+        `folder/plugins/profile/SESSION`, where TensorBoard and xprof look for them. Raises ValueError for
+        `steps` out of range, CaptureBusyError while a capture waits or is being made, and OSError for a
+        folder that cannot be made.
         """
         if isinstance(steps, bool) or not isinstance(steps, int) or not 1 <= steps <= MAX_STEPS:
             raise ValueError(f"steps must be a whole number from 1 to {MAX_STEPS}")
@@ -66,7 +71,7 @@ class Profiler:
             if self._capture.status is CaptureStatus.CAPTURING:
                 raise CaptureBusyError("a capture is being made: ask again when it is written")
             folder.mkdir(parents=True, exist_ok=True)
-            self._folder = folder
+            self._folder, self._only = folder, stage
             self._change(ProfileCapture(CaptureStatus.WAITING, steps, 0, None, None, None))
             self.armed = True
         return self._capture
@@ -78,7 +83,7 @@ class Profiler:
             writer.join(timeout)
         return self._capture
 
-    def stage_began(self, run_id: str, stage: str, steps_total: int | None) -> None:
+    def stage_began(self, run_id: str, stage: StageName, steps_total: int | None) -> None:
         """A stage of the run began, in this thread."""
         with self._lock:
             if self._captures(run_id) and self._last_dispatched is None:
@@ -87,14 +92,15 @@ class Profiler:
                     self._annotate_step(stage, 0)
 
     def step_dispatched(
-        self, run_id: str, position: tuple[int, int], stage: str, steps_total: int | None
+        self, run_id: str, position: tuple[int, int], stage: StageName, steps_total: int | None
     ) -> None:
         """The run handed a step to the device: `position` is its stage's and its own number."""
         with self._lock:
             number = position[1]
             if self._capture.status is CaptureStatus.WAITING:
-                self._start(run_id)
-                self._annotate_stage(stage)
+                if number + 1 != steps_total and self._only in (None, stage):
+                    self._start(run_id)
+                    self._annotate_stage(stage)
             elif self._captures(run_id) and self._last_dispatched is None:
                 self._end_step()
                 count = self._capture.steps_captured + 1
@@ -114,11 +120,13 @@ class Profiler:
                 self._stop_if_done()
 
     def stage_ended(self, run_id: str) -> None:
-        """A stage of the run ended, in the thread in which it began."""
+        """A stage of the run ended, its steps included, in the thread in which it began."""
         with self._lock:
             if self._captures(run_id):
                 self._end_step()
                 self._end_stage()
+                if self._only is not None:
+                    self._stop()
 
     def run_ended(self, run_id: str) -> None:
         """The run ended, and with it the capture."""
@@ -175,12 +183,12 @@ class Profiler:
         self._capture = capture
         self._bus.publish(ProfileChanged(capture))
 
-    def _annotate_stage(self, stage: str) -> None:
+    def _annotate_stage(self, stage: StageName) -> None:
         if self._capture.status is CaptureStatus.CAPTURING:
             self._stage = _jax_profiler().TraceAnnotation(stage)
             self._stage.__enter__()
 
-    def _annotate_step(self, stage: str, number: int) -> None:
+    def _annotate_step(self, stage: StageName, number: int) -> None:
         self._step = _jax_profiler().StepTraceAnnotation(f"{stage} step", step_num=number)
         self._step.__enter__()
 

@@ -100,9 +100,9 @@ class Stage:
         """
         if self._final is not None:
             return error
+        device_error = self._waiter.finish(None if error is None else _DRAIN_AFTER_ERROR_SECONDS)
         if self._run.profiler.armed:
             self._run.profiler.stage_ended(self._run.run_id)
-        device_error = self._waiter.finish(None if error is None else _DRAIN_AFTER_ERROR_SECONDS)
         error = error or device_error
         self._hbm.sample(now=True)
         seconds = self._run.clock() - self._started_at

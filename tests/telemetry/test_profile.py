@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import pytest
 
 from crystools_tpu import telemetry
-from crystools_tpu.telemetry import CaptureBusyError, CaptureStatus, ProfileCapture, Profiler
+from crystools_tpu.telemetry import CaptureBusyError, CaptureStatus, ProfileCapture, Profiler, StageName
 from tests.telemetry.conftest import Bench, DeviceStep
 
 
@@ -93,6 +93,30 @@ def test_it_goes_on_into_the_next_stage_and_ends_with_the_run(
     assert (capture.status, capture.steps, capture.steps_captured) == (CaptureStatus.WRITTEN, 50, 1)
     assert [name for name, _ in annotated(capture)] == ["denoise", "denoise step", "vae_decode"]
     assert not profiler.armed
+
+
+def test_a_stage_of_one_step_is_passed_over(bench: Bench, profiler: Profiler, tmp_path: Path) -> None:
+    profiler.request_capture(tmp_path, 1)
+    with bench.real_time_run(profiler=profiler) as run:
+        with run.stage("text_encode", steps=1) as stage:
+            stage.step(None)
+        with run.stage("load"):
+            assert profiler.capture.status is CaptureStatus.WAITING
+        denoise(run, 2)
+    assert [name for name, _ in annotated(profiler.wait())] == ["denoise", "denoise step"]
+
+
+def test_of_one_stage_alone_it_ends_with_the_stage(bench: Bench, profiler: Profiler, tmp_path: Path) -> None:
+    profiler.request_capture(tmp_path, 50, StageName.DENOISE)
+    with bench.real_time_run(profiler=profiler) as run:
+        with run.stage("vae_encode", steps=3) as stage:
+            for _ in range(3):
+                stage.step(None)
+        assert profiler.capture.status is CaptureStatus.WAITING
+        denoise(run, 4)
+        assert profiler.wait().status is CaptureStatus.WRITTEN
+    names = [name for name, _ in annotated(profiler.capture)]
+    assert names == ["denoise", *["denoise step"] * 3]
 
 
 def test_a_run_that_fails_ends_its_capture(bench: Bench, profiler: Profiler, tmp_path: Path) -> None:
