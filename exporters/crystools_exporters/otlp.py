@@ -107,26 +107,36 @@ def otlp_exporter(
     is logged in one line. Without a monitor there are no metrics of the machine, but those of the runs.
     `simulated` names the simulated machine, if it is one.
     """
-    protocols = {signal: _protocol(signal, environ) for signal in _SIGNALS if _has_endpoint(signal, environ)}
-    protocols = {signal: protocol for signal, protocol in protocols.items() if _can_export(signal, protocol)}
-    if not protocols:
-        return None
-    resource, signals = _resource(version), list[Signal]()
-    if "TRACES" in protocols:
-        from opentelemetry.sdk.trace.export import BatchSpanProcessor
+    signals: list[Signal] = []
+    for signal in _SIGNALS:
+        protocol = _protocol(signal, environ)
+        if not _has_endpoint(signal, environ) or not _can_export(signal, protocol):
+            continue
+        try:
+            if signal == "TRACES":
+                signals.append(_traces(protocol, version))
+            else:
+                signals.append(_metrics(protocol, version, monitor, simulated))
+        except Exception as error:  # noqa: BLE001 - a variable that OpenTelemetry cannot read stops no run
+            logger.warning("no %s over OTLP: %s", signal.lower(), error)
+    return OtlpExporter(tuple(signals), bus=bus) if signals else None
 
-        from crystools_exporters.otlp_spans import RunSpans
 
-        processor = BatchSpanProcessor(_span_exporter(protocols["TRACES"]))
-        signals.append(RunSpans(processor, resource, version))
-    if "METRICS" in protocols:
-        from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
+def _traces(protocol: str, version: str) -> Signal:
+    from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
-        from crystools_exporters.otlp_metrics import OtelMetrics
+    from crystools_exporters.otlp_spans import RunSpans
 
-        reader = PeriodicExportingMetricReader(_metric_exporter(protocols["METRICS"]))
-        signals.append(OtelMetrics(monitor, reader, resource, simulated=simulated, version=version))
-    return OtlpExporter(tuple(signals), bus=bus)
+    return RunSpans(BatchSpanProcessor(_span_exporter(protocol)), _resource(version), version)
+
+
+def _metrics(protocol: str, version: str, monitor: Sampler | None, simulated: str | None) -> Signal:
+    from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
+
+    from crystools_exporters.otlp_metrics import OtelMetrics
+
+    reader = PeriodicExportingMetricReader(_metric_exporter(protocol))
+    return OtelMetrics(monitor, reader, _resource(version), simulated=simulated, version=version)
 
 
 def _has_endpoint(signal: str, environ: Mapping[str, str]) -> bool:

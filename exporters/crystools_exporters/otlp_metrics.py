@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import math
 import threading
+import time
 from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
 
 from opentelemetry.metrics import CallbackOptions, Meter, Observation
 from opentelemetry.metrics import Histogram as HistogramInstrument
@@ -21,6 +23,9 @@ from crystools_exporters.otel_mapping import INSTRUMENTS
 from crystools_exporters.run_metrics import Labels, RunMetrics
 from crystools_exporters.snapshot_metrics import MAX_AGE_SECONDS, SNAPSHOT_READERS, Sampler, Values
 from crystools_tpu.telemetry import Event
+
+if TYPE_CHECKING:
+    from crystools_tpu.monitor import Snapshot
 
 
 class OtelMetrics:
@@ -41,6 +46,8 @@ class OtelMetrics:
         self._monitor = monitor
         self._marker = {} if simulated is None else {SIMULATED_LABEL: simulated}
         self._version = version
+        self._latest: Snapshot | None = None
+        self._taken_at: float | None = None
         self._lock = threading.Lock()
         self._histograms: dict[str, HistogramInstrument] = {}
         self._runs = _RecordedRuns(self._record)
@@ -89,9 +96,19 @@ class OtelMetrics:
         if name == "crystools_tpu_build_info":
             return [((self._version,), 1)]
         if name in SNAPSHOT_READERS:
-            return SNAPSHOT_READERS[name](self._monitor.sample(MAX_AGE_SECONDS)) if self._monitor else ()
+            snapshot = self._snapshot()
+            return SNAPSHOT_READERS[name](snapshot) if snapshot is not None else ()
         with self._lock:
             return [*self._runs.values[name].items()]
+
+    def _snapshot(self) -> Snapshot | None:
+        """One for all instruments of an export, however long it took: they are read one after the other."""
+        if self._monitor is None:
+            return None
+        if self._taken_at is None or time.monotonic() - self._taken_at > MAX_AGE_SECONDS:
+            self._latest = self._monitor.sample(MAX_AGE_SECONDS)
+            self._taken_at = time.monotonic()
+        return self._latest
 
     def _record(self, name: str, labels: Labels, value: float) -> None:
         self._histograms[name].record(value, self._attributes(name, labels))

@@ -152,6 +152,7 @@ def test_the_machine_and_the_runs_are_metrics(
             bus.publish(event)
         assert monitor.asked == []  # nobody reads before it is time to export
         exporter.close()
+        assert monitor.asked == [0.5]  # once for all
         metrics = received.latest_metrics
     memory = metrics["hw.gpu.memory.usage"]
     assert (memory.unit, memory.sum.is_monotonic) == ("By", False)
@@ -271,6 +272,15 @@ def test_a_package_that_is_not_installed_is_one_line(
     (record,) = caplog.records
     assert record.levelno == logging.WARNING
     assert "pip install 'crystools-tpu[otel]'" in record.message
+
+
+def test_a_variable_that_opentelemetry_cannot_read_stops_no_run(
+    monitor: FixedMonitor, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "soon")
+    environ = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:4317", "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}
+    assert otlp_exporter(monitor, environ=environ) is None
+    assert "no traces over OTLP: could not convert string to float: 'soon'" in caplog.text
 
 
 def test_an_unknown_protocol_is_one_line_for_each_signal(
