@@ -56,7 +56,15 @@ def create_app(
     """
     if token == "":
         raise ValueError("token is empty: give a secret, or None to serve the loopback interface alone")
-    api = Api(monitor, Runs(history, kept), bus, simulated, clock, trace, profiling)
+    api = Api(
+        monitor,
+        runs=Runs(history, kept),
+        bus=bus,
+        simulated=simulated,
+        clock=clock,
+        trace=trace,
+        profiling=profiling,
+    )
     page = file_handler(web_root)
     to_page = _redirect_handler(f"{prefix}/")
     routes = [web.get("/", to_page), web.get(prefix, to_page), *_routes(api, page, metrics_text, prefix)]
@@ -88,7 +96,15 @@ def mount(
     browser whose `Origin` is neither the host it talks to nor `allowed_origin` (`*` for any) is refused all
     the same.
     """
-    api = Api(monitor, Runs(history, kept), bus, simulated, time.monotonic, trace, profiling)
+    api = Api(
+        monitor,
+        runs=Runs(history, kept),
+        bus=bus,
+        simulated=simulated,
+        clock=time.monotonic,
+        trace=trace,
+        profiling=profiling,
+    )
     page = file_handler(WEB_ROOT)
     guard = security.guard(None, loopback_only=False, allowed_origin=allowed_origin)
     for prefix in prefixes:
@@ -130,6 +146,7 @@ class Api:
     def __init__(
         self,
         monitor: Monitor,
+        *,
         runs: Runs,
         bus: Bus,
         simulated: str | None,

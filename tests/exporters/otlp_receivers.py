@@ -22,19 +22,27 @@ Protocol = Literal["grpc", "http/protobuf"]
 
 @dataclass
 class Received:
-    """What came in. While `answers` is not set no request is answered; `reached` is set by the first."""
+    """What came in. While `answers` is not set no request is answered; `reached` is set by the first.
+
+    One that is `full` keeps nothing, and says so.
+    """
 
     endpoint: str = ""
+    full: bool = False
     traces: list[trace_service_pb2.ExportTraceServiceRequest] = field(default_factory=list)
     metrics: list[metrics_service_pb2.ExportMetricsServiceRequest] = field(default_factory=list)
     reached: threading.Event = field(default_factory=threading.Event)
     answers: threading.Event = field(default_factory=threading.Event)
 
-    def take(self, request: Any) -> None:
+    def take(self, request: Any) -> bool:
+        """Whether it was kept."""
         self.reached.set()
         self.answers.wait()
+        if self.full:
+            return False
         kept: list[Any] = self.traces if hasattr(request, "resource_spans") else self.metrics
         kept.append(request)
+        return True
 
     @property
     def spans(self) -> list[Span]:
@@ -72,9 +80,9 @@ def _value(value: AnyValue) -> Any:
 
 
 @contextmanager
-def receiver(protocol: Protocol, *, hangs: bool = False) -> Iterator[Received]:
+def receiver(protocol: Protocol, *, hangs: bool = False, full: bool = False) -> Iterator[Received]:
     """A receiver for as long as the block lasts; one that hangs lets go of its requests at the end."""
-    received = Received()
+    received = Received(full=full)
     if not hangs:
         received.answers.set()
     serve = _grpc_server if protocol == "grpc" else _http_server
@@ -89,12 +97,14 @@ def receiver(protocol: Protocol, *, hangs: bool = False) -> Iterator[Received]:
 def _grpc_server(received: Received) -> Iterator[None]:
     class Traces(trace_service_pb2_grpc.TraceServiceServicer):
         def Export(self, request: Any, context: Any) -> Any:
-            received.take(request)
+            if not received.take(request):
+                context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "full")
             return trace_service_pb2.ExportTraceServiceResponse()
 
     class Metrics(metrics_service_pb2_grpc.MetricsServiceServicer):
         def Export(self, request: Any, context: Any) -> Any:
-            received.take(request)
+            if not received.take(request):
+                context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "full")
             return metrics_service_pb2.ExportMetricsServiceResponse()
 
     server = grpc.server(futures.ThreadPoolExecutor(max_workers=4))
@@ -119,9 +129,9 @@ def _http_server(received: Received) -> Iterator[None]:
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"]))
             assert self.headers["Content-Type"] == "application/x-protobuf"
-            received.take(requests[self.path].FromString(body))
+            kept = received.take(requests[self.path].FromString(body))
             try:
-                self.send_response(200)
+                self.send_response(200 if kept else 503)
                 self.end_headers()
             except OSError:
                 pass  # whoever asked has given up

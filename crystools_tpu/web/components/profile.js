@@ -34,10 +34,13 @@ export class Profile extends StoreView {
     `,
   );
 
-  /** What the server said to the last request, where it refused. @type {string | null} */
+  /**
+   * What the server said where it refused, as long as nothing else has happened.
+   * @type {{ text: string, profile: ProfileCapture | null } | null}
+   */
   #refusal = null;
   /** @type {Store | null} */
-  #asked = null;
+  #shown = null;
 
   constructor() {
     super();
@@ -46,26 +49,29 @@ export class Profile extends StoreView {
 
   /** @param {Store} store */
   render(store) {
-    this.#asked = store;
+    this.#shown = store;
     const { profile } = store;
     this.hidden = profile == null;
     if (!profile) return;
     const busy = profile.status === "waiting" || profile.status === "capturing";
     const start = /** @type {HTMLButtonElement} */ (this.byId("start"));
     start.disabled = busy;
-    setText(this.byId("state"), this.#refusal ?? describe(profile));
-    setAttribute(this.byId("state"), "data-status", this.#refusal ? "failed" : profile.status);
+    const refusal = this.#refusal?.profile === profile ? this.#refusal : null;
+    setText(this.byId("state"), refusal?.text ?? describe(profile));
+    setAttribute(this.byId("state"), "data-status", refusal ? "failed" : profile.status);
   }
 
   /** @param {Event} event */
   #submit = async (event) => {
     event.preventDefault();
     const { value } = /** @type {HTMLInputElement} */ (this.byId("steps"));
+    const store = this.#shown;
+    if (!store) return;
     this.#refusal = null;
     try {
-      await this.#asked?.requestProfile(Number(value));
+      await store.requestProfile(Number(value));
     } catch (error) {
-      this.#refusal = error instanceof Error ? error.message : String(error);
+      this.#refusal = { text: error instanceof Error ? error.message : String(error), profile: store.profile };
     }
     this.refresh();
   };
