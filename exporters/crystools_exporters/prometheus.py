@@ -12,7 +12,7 @@ import itertools
 import logging
 import math
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
 
 from prometheus_client import CollectorRegistry, generate_latest
@@ -26,12 +26,13 @@ from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
 from crystools_exporters.catalogue import CATALOGUE, SIMULATED_LABEL, MetricSpec
-from crystools_exporters.run_metrics import Histogram, Labels, RunMetrics
+from crystools_exporters.run_metrics import Labels, RunMetrics
 from crystools_tpu import __version__
 from crystools_tpu.telemetry import Bus, bus
 
 if TYPE_CHECKING:
     from crystools_tpu.monitor import Snapshot
+    from crystools_tpu.sources.base import Durations
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +49,7 @@ class Sampler(Protocol):
         """A snapshot no older than that."""
 
 
+_Histogram: TypeAlias = tuple[Labels, Sequence[float], Sequence[int], float]
 _Family: TypeAlias = GaugeMetricFamily | CounterMetricFamily | HistogramMetricFamily
 _FAMILIES: Final[Mapping[str, type[_Family]]] = {
     "gauge": GaugeMetricFamily,
@@ -56,6 +58,7 @@ _FAMILIES: Final[Mapping[str, type[_Family]]] = {
 }
 
 Values: TypeAlias = Iterable[tuple[Labels, float | None]]
+Histograms: TypeAlias = "Iterable[tuple[Labels, Durations]]"
 
 
 def _chips(field: str) -> Callable[[Snapshot], Values]:
@@ -68,6 +71,16 @@ def _chip_kinds(snapshot: Snapshot) -> Values:
 
 def _host(field: str) -> Callable[[Snapshot], Values]:
     return lambda snapshot: [((), getattr(snapshot.host, field))] if snapshot.host is not None else []
+
+
+def _hlo_executions(snapshot: Snapshot) -> Histograms:
+    known = snapshot.histograms.hlo_executions if snapshot.histograms else ()
+    return [((one.chip, one.core_type), one.durations) for one in known]
+
+
+def _megascale_latencies(snapshot: Snapshot) -> Histograms:
+    known = snapshot.histograms.megascale_latencies if snapshot.histograms else ()
+    return [((one.operation, one.buffer_size), one.durations) for one in known]
 
 
 def _disks(field: str) -> Callable[[Snapshot], Values]:
@@ -96,6 +109,11 @@ _SNAPSHOT_READERS: Final[Mapping[str, Callable[[Snapshot], Values]]] = {
     "crystools_tpu_source_up": _sources("up"),
     "crystools_tpu_source_last_success_timestamp_seconds": _sources("last_success_unix_seconds"),
     "crystools_tpu_source_errors_total": _sources("errors_total"),
+}
+
+_SNAPSHOT_HISTOGRAMS: Final[Mapping[str, Callable[[Snapshot], Histograms]]] = {
+    "crystools_tpu_chip_hlo_execution_seconds": _hlo_executions,
+    "crystools_tpu_megascale_latency_seconds": _megascale_latencies,
 }
 
 
@@ -148,8 +166,8 @@ class PrometheusExporter(Collector):
         family = self._family(spec)
         try:
             if isinstance(family, HistogramMetricFamily):
-                for labels, histogram in self._runs.histograms[spec.name].items():
-                    family.add_metric([*labels, *self._marker], _cumulative(histogram), histogram.sum)
+                for labels, bounds, counts, total in self._histograms(spec.name, snapshot):
+                    family.add_metric([*labels, *self._marker], _cumulative(bounds, counts), total)
             else:
                 for labels, value in self._values(spec.name, snapshot):
                     if value is not None and math.isfinite(value):
@@ -170,12 +188,21 @@ class PrometheusExporter(Collector):
             return _SNAPSHOT_READERS[name](snapshot) if snapshot is not None else ()
         return self._runs.values[name].items()
 
+    def _histograms(self, name: str, snapshot: Snapshot | None) -> Iterator[_Histogram]:
+        """Labels, bounds, counts and sum of each."""
+        if name in _SNAPSHOT_HISTOGRAMS:
+            for labels, known in _SNAPSHOT_HISTOGRAMS[name](snapshot) if snapshot is not None else ():
+                yield labels, known.bounds_seconds, known.counts, known.sum_seconds
+        else:
+            for labels, counted in self._runs.histograms[name].items():
+                yield labels, counted.bounds, counted.counts, counted.sum
+
     def _count_events(self) -> None:
         with self._lock:
             for event in self._subscription.drain():
                 self._runs.observe(event)
 
 
-def _cumulative(histogram: Histogram) -> list[tuple[str, float]]:
-    bounds = [*map(floatToGoString, histogram.bounds), "+Inf"]
-    return list(zip(bounds, itertools.accumulate(histogram.counts), strict=True))
+def _cumulative(bounds: Sequence[float], counts: Sequence[int]) -> list[tuple[str, float]]:
+    texts = [*map(floatToGoString, bounds), "+Inf"]
+    return list(zip(texts, itertools.accumulate(counts), strict=True))
