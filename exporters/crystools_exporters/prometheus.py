@@ -1,19 +1,22 @@
-"""The catalogue as a Prometheus collector: the monitor's snapshot and the runs, in the text format.
+"""The catalogue as a Prometheus collector: the monitor's snapshot and the runs.
 
     exporter = PrometheusExporter(monitor)
     body, content_type = exporter.render()          # or REGISTRY.register(exporter)
 
-What is unknown has no sample. There are no `_created` series.
+What is unknown has no sample. There are no `_created` series. In OpenMetrics' format the buckets of runs,
+stages, steps and compiles have an exemplar each: the run of the latest observation.
 """
 
 from __future__ import annotations
 
+import functools
 import itertools
 import logging
 import math
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import (
@@ -22,11 +25,13 @@ from prometheus_client.core import (
     HistogramMetricFamily,
     Metric,
 )
+from prometheus_client.openmetrics import exposition as openmetrics
 from prometheus_client.registry import Collector
+from prometheus_client.samples import Exemplar as PrometheusExemplar
 from prometheus_client.utils import floatToGoString
 
 from crystools_exporters.catalogue import CATALOGUE, SIMULATED_LABEL, MetricSpec
-from crystools_exporters.run_metrics import Labels, RunMetrics
+from crystools_exporters.run_metrics import Exemplar, Histogram, Labels, RunMetrics
 from crystools_tpu import __version__
 from crystools_tpu.telemetry import Bus, bus
 
@@ -41,6 +46,8 @@ MAX_AGE_SECONDS: Final = 0.5
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 
+OPENMETRICS: Final = "application/openmetrics-text"
+
 
 class Sampler(Protocol):
     """What the exporter needs of a monitor."""
@@ -49,7 +56,6 @@ class Sampler(Protocol):
         """A snapshot no older than that."""
 
 
-_Histogram: TypeAlias = tuple[Labels, Sequence[float], Sequence[int], float]
 _Family: TypeAlias = GaugeMetricFamily | CounterMetricFamily | HistogramMetricFamily
 _FAMILIES: Final[Mapping[str, type[_Family]]] = {
     "gauge": GaugeMetricFamily,
@@ -58,7 +64,7 @@ _FAMILIES: Final[Mapping[str, type[_Family]]] = {
 }
 
 Values: TypeAlias = Iterable[tuple[Labels, float | None]]
-Histograms: TypeAlias = "Iterable[tuple[Labels, Durations]]"
+Histograms: TypeAlias = "Iterable[tuple[Labels, Durations | Histogram]]"
 
 
 def _chips(field: str) -> Callable[[Snapshot], Values]:
@@ -118,27 +124,41 @@ _SNAPSHOT_HISTOGRAMS: Final[Mapping[str, Callable[[Snapshot], Histograms]]] = {
 
 
 class PrometheusExporter(Collector):
-    """Collects all metrics of the catalogue. `simulated` names the simulated machine, if it is one.
+    """Collects all metrics of the catalogue; without a monitor those of the runs alone.
 
-    It counts events from its making until `close`, in the publishers' threads (some microseconds each),
-    so that none is lost between scrapes. A metric that fails is logged and left out; the others stay.
+    `simulated` names the simulated machine, if it is one; `clock` gives the Unix time. `registry` holds this
+    collector and no other. Events are counted from its making until `close`, in the publishers' threads (some
+    microseconds each), so that none is lost between scrapes; a scrape under way holds no publisher up. A
+    metric that fails is logged and left out; the others stay.
     """
 
     def __init__(
-        self, monitor: Sampler, *, bus: Bus = bus, simulated: str | None = None, version: str = __version__
+        self,
+        monitor: Sampler | None,
+        *,
+        bus: Bus = bus,
+        simulated: str | None = None,
+        version: str = __version__,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self._monitor = monitor
         self._marker = () if simulated is None else (simulated,)
         self._version = version
-        self._runs = RunMetrics()
+        self._runs = RunMetrics(clock)
         self._lock = threading.Lock()
-        self._registry = CollectorRegistry()
-        self._registry.register(self)
+        self.registry = CollectorRegistry()
+        self.registry.register(self)
         self._subscription = bus.subscribe(wakeup=self._count_events)
 
-    def render(self) -> tuple[bytes, str]:
-        """The exposition in Prometheus' text format, and its content type. May wait for a sample."""
-        return generate_latest(self._registry), CONTENT_TYPE
+    def render(self, accept: str = "") -> tuple[bytes, str]:
+        """The exposition and its content type. May wait for a sample.
+
+        `accept` is the request's header: OpenMetrics for whoever takes it, else Prometheus' text format.
+        """
+        if OPENMETRICS in accept:
+            text: bytes = openmetrics.generate_latest(self.registry)  # type: ignore[no-untyped-call]
+            return text, openmetrics.CONTENT_TYPE_LATEST
+        return generate_latest(self.registry), CONTENT_TYPE
 
     def close(self) -> None:
         """Stops counting events."""
@@ -152,10 +172,13 @@ class PrometheusExporter(Collector):
         """All metrics with the samples there are."""
         snapshot = self._snapshot()
         with self._lock:
+            self._count()
             families = [self._filled_family(spec, snapshot) for spec in CATALOGUE]
         return (family for family in families if family is not None)
 
     def _snapshot(self) -> Snapshot | None:
+        if self._monitor is None:
+            return None
         try:
             return self._monitor.sample(MAX_AGE_SECONDS)
         except Exception:
@@ -166,8 +189,8 @@ class PrometheusExporter(Collector):
         family = self._family(spec)
         try:
             if isinstance(family, HistogramMetricFamily):
-                for labels, bounds, counts, total in self._histograms(spec.name, snapshot):
-                    family.add_metric([*labels, *self._marker], _cumulative(bounds, counts), total)
+                for labels, histogram in self._histograms(spec.name, snapshot):
+                    family.add_metric([*labels, *self._marker], *_buckets_and_sum(histogram))
             else:
                 for labels, value in self._values(spec.name, snapshot):
                     if value is not None and math.isfinite(value):
@@ -179,7 +202,10 @@ class PrometheusExporter(Collector):
 
     def _family(self, spec: MetricSpec) -> _Family:
         labels = (*spec.labels, SIMULATED_LABEL) if self._marker else spec.labels
-        return _FAMILIES[spec.type](spec.name, spec.help, labels=labels)
+        family = _FAMILIES[spec.type](spec.name, spec.help, labels=labels)
+        if spec.unit is not None and family.name.endswith(spec.unit):  # OpenMetrics allows no other
+            family.unit = spec.unit
+        return family
 
     def _values(self, name: str, snapshot: Snapshot | None) -> Values:
         if name == "crystools_tpu_build_info":
@@ -188,21 +214,38 @@ class PrometheusExporter(Collector):
             return _SNAPSHOT_READERS[name](snapshot) if snapshot is not None else ()
         return self._runs.values[name].items()
 
-    def _histograms(self, name: str, snapshot: Snapshot | None) -> Iterator[_Histogram]:
-        """Labels, bounds, counts and sum of each."""
+    def _histograms(self, name: str, snapshot: Snapshot | None) -> Histograms:
         if name in _SNAPSHOT_HISTOGRAMS:
-            for labels, known in _SNAPSHOT_HISTOGRAMS[name](snapshot) if snapshot is not None else ():
-                yield labels, known.bounds_seconds, known.counts, known.sum_seconds
-        else:
-            for labels, counted in self._runs.histograms[name].items():
-                yield labels, counted.bounds, counted.counts, counted.sum
+            return _SNAPSHOT_HISTOGRAMS[name](snapshot) if snapshot is not None else ()
+        return self._runs.histograms[name].items()
 
     def _count_events(self) -> None:
-        with self._lock:
-            for event in self._subscription.drain():
-                self._runs.observe(event)
+        if self._lock.acquire(blocking=False):  # else what came is counted by the next event or scrape
+            try:
+                self._count()
+            finally:
+                self._lock.release()
+
+    def _count(self) -> None:
+        for event in self._subscription.drain():
+            self._runs.observe(event)
 
 
-def _cumulative(bounds: Sequence[float], counts: Sequence[int]) -> list[tuple[str, float]]:
-    texts = [*map(floatToGoString, bounds), "+Inf"]
-    return list(zip(texts, itertools.accumulate(counts), strict=True))
+def _buckets_and_sum(histogram: Durations | Histogram) -> tuple[list[Any], float]:
+    """As `HistogramMetricFamily.add_metric` takes them."""
+    counts = list(itertools.accumulate(histogram.counts))
+    if not isinstance(histogram, Histogram):
+        return list(zip(_bound_texts(histogram.bounds_seconds), counts, strict=True)), histogram.sum_seconds
+    exemplars = map(_exemplar, histogram.exemplars)
+    return list(zip(_bound_texts(histogram.bounds), counts, exemplars, strict=True)), histogram.sum
+
+
+def _exemplar(known: Exemplar | None) -> PrometheusExemplar | None:
+    if known is None:
+        return None
+    return PrometheusExemplar({"run_id": known.run_id}, known.value, round(known.time_unix_seconds, 3))
+
+
+@functools.lru_cache(maxsize=64)
+def _bound_texts(bounds: tuple[float, ...]) -> tuple[str, ...]:
+    return (*map(floatToGoString, bounds), "+Inf")

@@ -173,6 +173,6 @@ def bus() -> telemetry.Bus:
 
 @pytest.fixture
 def exporter(monitor: FixedMonitor, bus: telemetry.Bus) -> Iterator[PrometheusExporter]:
-    exporter = PrometheusExporter(monitor, bus=bus, version="1.2.3")
+    exporter = PrometheusExporter(monitor, bus=bus, version="1.2.3", clock=lambda: 1_700_000_042.5)
     yield exporter
     exporter.close()
