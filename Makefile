@@ -57,7 +57,7 @@ clean:
 	done
 	touch $@
 
-.system-programs:
+.system-programs: tests/install_system_programs.sh
 	sh tests/install_system_programs.sh
 	touch $@
 

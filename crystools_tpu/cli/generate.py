@@ -13,6 +13,7 @@ from rich.console import Console
 from crystools_pipelines.models import MODELS
 from crystools_tpu import telemetry
 from crystools_tpu.cli.errors import CommandError, needs_pipelines
+from crystools_tpu.cli.exports import leaving_metrics
 from crystools_tpu.cli.live import watch
 from crystools_tpu.stage_table import stage_table
 
@@ -63,18 +64,22 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     add("--fps", type=int, help="frames a second of the video (16)")
     add("--out", type=Path, required=True, metavar="FILE", help=".mp4, flux.2: .png; or .npy")
     add("--report", type=Path, metavar="FILE", help="where to write the report (JSON)")
+    add("--textfile", type=Path, metavar="FILE", help="where to write the metrics, for node_exporter (.prom)")
+    add("--pushgateway", metavar="URL", help="where to push the metrics, such as http://gateway:9091")
     add("--json", action="store_true", help="print the report (JSON) instead of the table of stages")
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Generates as asked; the report is written however the run ends."""
+    """Generates as asked; the report is written however the run ends, and then its metrics."""
     from crystools_exporters.exporting import exporting
 
-    with exporting():
+    request = request_of(arguments)
+    metrics = leaving_metrics(textfile=arguments.textfile, pushgateway=arguments.pushgateway)
+    with exporting(), metrics:
         report = generate_watched(
             arguments.model,
-            request_of(arguments),
+            request,
             checkpoint=arguments.checkpoint,
             devices=arguments.devices,
             fps=arguments.fps,
@@ -82,11 +87,11 @@ def run(arguments: argparse.Namespace) -> None:
             report_path=arguments.report,
             console=Console(stderr=arguments.json),
         )
-    if arguments.json:
-        print(json.dumps(telemetry.to_wire(report), indent=2))
-    else:
-        Console().print(stage_table(report))
-        print(f"{arguments.out}")
+        if arguments.json:
+            print(json.dumps(telemetry.to_wire(report), indent=2), flush=True)
+        else:
+            Console().print(stage_table(report))
+            print(f"{arguments.out}", flush=True)
 
 
 def request_of(arguments: argparse.Namespace) -> Any:

@@ -6,12 +6,16 @@ import argparse
 import contextlib
 import secrets
 import signal
+import ssl
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from crystools_tpu import telemetry
 from crystools_tpu.cli.errors import CommandError
+from crystools_tpu.cli.exports import check_textfile
+from crystools_tpu.cli.protection import tls_context, token_in
 
 if TYPE_CHECKING:
     from crystools_tpu.sources.base import Source
@@ -21,22 +25,23 @@ DEFAULT_PORT = 8189
 
 @dataclass(frozen=True)
 class Panel:
-    """A running monitor and server. `url` is the page."""
+    """A running monitor and server. `url` is the page. `scheme` is http or https."""
 
     host: str
     port: int
     token: str | None
+    scheme: str
 
     @property
     def url(self) -> str:
         """The page's address, with the token where one is needed."""
         query = f"?token={self.token}" if self.token else ""
-        return f"http://{self.host}:{self.port}/crystools-tpu/{query}"
+        return f"{self.scheme}://{self.host}:{self.port}/crystools-tpu/{query}"
 
     @property
     def metrics_url(self) -> str:
         """Where Prometheus scrapes."""
-        return f"http://{self.host}:{self.port}/metrics"
+        return f"{self.scheme}://{self.host}:{self.port}/metrics"
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -53,8 +58,20 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         metavar="SECONDS",
         help="between two samples (default: %(default)s)",
     )
+    token = parser.add_mutually_exclusive_group()
+    token.add_argument(
+        "--token", help="what clients must show (default: a random one where the address is not loopback)"
+    )
+    token.add_argument("--token-file", type=Path, metavar="FILE", help="which holds the token")
     parser.add_argument(
-        "--token", help="what clients must show on an address that is not loopback (default: a random one)"
+        "--tls-cert", type=Path, metavar="FILE", help="serve https with this certificate (PEM)"
+    )
+    parser.add_argument("--tls-key", type=Path, metavar="FILE", help="its private key (PEM)")
+    parser.add_argument(
+        "--textfile",
+        type=Path,
+        metavar="FILE",
+        help="also write the metrics there, for node_exporter (.prom)",
     )
     parser.add_argument(
         "--simulate", metavar="TOPOLOGY", help="show a simulated machine such as v6e-8, marked as simulated"
@@ -64,11 +81,16 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def run(arguments: argparse.Namespace) -> None:
     """Serves until Ctrl-C or SIGTERM."""
+    token = arguments.token
+    if arguments.token_file is not None:
+        token = token_in(arguments.token_file)
     with panel(
         host=arguments.host,
         port=arguments.port,
         rate_seconds=arguments.rate,
-        token=arguments.token,
+        token=token,
+        tls=tls_context(arguments.tls_cert, arguments.tls_key),
+        textfile=arguments.textfile,
         simulate=arguments.simulate,
     ) as shown:
         print(f"page:    {shown.url}")
@@ -85,19 +107,25 @@ def panel(
     port: int = 0,
     rate_seconds: float = 0.5,
     token: str | None = None,
+    tls: ssl.SSLContext | None = None,
+    textfile: Path | None = None,
     simulate: str | None = None,
 ) -> Iterator[Panel]:
     """A monitor and a server in threads of their own, for as long as the block lasts.
 
-    Raises CommandError for a port that is taken, a rate out of range, or an unknown topology.
+    Raises CommandError for a port that is taken, a rate out of range, an unknown topology, or a textfile that
+    cannot be.
     """
     from crystools_exporters.exporting import exporting
     from crystools_exporters.prometheus import PrometheusExporter
+    from crystools_exporters.textfile import TextfileWriter
     from crystools_tpu.monitor import Monitor
     from crystools_tpu.server import Server, ServerError, create_app
     from crystools_tpu.server.security import is_loopback
     from crystools_tpu.sources import default_sources
 
+    if textfile is not None:
+        check_textfile(textfile)
     if token is None and not is_loopback(host):
         token = secrets.token_urlsafe(16)
     with contextlib.ExitStack() as stack:
@@ -121,12 +149,14 @@ def panel(
             metrics_text=exporter.render,
         )
         try:
-            server = Server(app, host=host, port=port)
+            server = Server(app, host=host, port=port, tls=tls)
             bound_host, bound_port = server.start()
         except ServerError as error:
             raise CommandError(f"--host, --port: {error}") from None
         stack.callback(server.stop)
-        yield Panel(bound_host, bound_port, token)
+        if textfile is not None:
+            stack.enter_context(TextfileWriter(textfile, exporter.registry))
+        yield Panel(bound_host, bound_port, token, "http" if tls is None else "https")
 
 
 def _simulated_sources(topology: str, stack: contextlib.ExitStack) -> Sequence[Source]:
