@@ -32,6 +32,7 @@ screenshots: .venv/.dev .venv/frontends/.installed
 benchmark: .venv/.dev
 	$(BIN)/python -m benchmarks.telemetry
 	$(BIN)/python -m benchmarks.history
+	$(BIN)/python -m benchmarks.scrape
 
 clean:
 	rm -rf .venv node_modules demo-output .mypy_cache .ruff_cache .pytest_cache

@@ -51,6 +51,12 @@ class MetricSpec:
     help: str
     buckets: tuple[float, ...] = ()
 
+    @property
+    def suffix_unit(self) -> str:
+        """The unit where the name ends with it: OpenMetrics knows no other."""
+        named = self.unit is not None and self.name.removesuffix("_total").endswith(f"_{self.unit}")
+        return self.unit if self.unit is not None and named else ""
+
 
 CATALOGUE: Final = (
     MetricSpec(

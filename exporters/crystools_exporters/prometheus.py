@@ -9,28 +9,27 @@ stages, steps and compiles have an exemplar each: the run of the latest observat
 
 from __future__ import annotations
 
-import functools
 import itertools
 import logging
 import math
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias, TypeVar
 
-from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client import CollectorRegistry
 from prometheus_client.core import (
     CounterMetricFamily,
     GaugeMetricFamily,
     HistogramMetricFamily,
     Metric,
 )
-from prometheus_client.openmetrics import exposition as openmetrics
 from prometheus_client.registry import Collector
 from prometheus_client.samples import Exemplar as PrometheusExemplar
 from prometheus_client.utils import floatToGoString
 
 from crystools_exporters.catalogue import CATALOGUE, SIMULATED_LABEL, MetricSpec
+from crystools_exporters.exposition import END_OF_OPENMETRICS, Exposition, Series
 from crystools_exporters.run_metrics import Exemplar, Histogram, Labels, RunMetrics
 from crystools_tpu import __version__
 from crystools_tpu.telemetry import Bus, bus
@@ -47,6 +46,7 @@ MAX_AGE_SECONDS: Final = 0.5
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 
 OPENMETRICS: Final = "application/openmetrics-text"
+OPENMETRICS_CONTENT_TYPE: Final = f"{OPENMETRICS}; version=1.0.0; charset=utf-8"
 
 
 class Sampler(Protocol):
@@ -63,8 +63,8 @@ _FAMILIES: Final[Mapping[str, type[_Family]]] = {
     "histogram": HistogramMetricFamily,
 }
 
-Values: TypeAlias = Iterable[tuple[Labels, float | None]]
-Histograms: TypeAlias = "Iterable[tuple[Labels, Durations | Histogram]]"
+_T = TypeVar("_T")
+Values: TypeAlias = Iterable[tuple[Labels, float | Histogram | None]]
 
 
 def _chips(field: str) -> Callable[[Snapshot], Values]:
@@ -79,14 +79,18 @@ def _host(field: str) -> Callable[[Snapshot], Values]:
     return lambda snapshot: [((), getattr(snapshot.host, field))] if snapshot.host is not None else []
 
 
-def _hlo_executions(snapshot: Snapshot) -> Histograms:
+def _hlo_executions(snapshot: Snapshot) -> Values:
     known = snapshot.histograms.hlo_executions if snapshot.histograms else ()
-    return [((one.chip, one.core_type), one.durations) for one in known]
+    return [((one.chip, one.core_type), _histogram(one.durations)) for one in known]
 
 
-def _megascale_latencies(snapshot: Snapshot) -> Histograms:
+def _megascale_latencies(snapshot: Snapshot) -> Values:
     known = snapshot.histograms.megascale_latencies if snapshot.histograms else ()
-    return [((one.operation, one.buffer_size), one.durations) for one in known]
+    return [((one.operation, one.buffer_size), _histogram(one.durations)) for one in known]
+
+
+def _histogram(durations: Durations) -> Histogram:
+    return Histogram(durations.bounds_seconds, durations.counts, durations.sum_seconds)
 
 
 def _disks(field: str) -> Callable[[Snapshot], Values]:
@@ -107,6 +111,8 @@ _SNAPSHOT_READERS: Final[Mapping[str, Callable[[Snapshot], Values]]] = {
     "crystools_tpu_chip_tensorcore_utilization_ratio": _chips("tensorcore_utilization_ratio"),
     "crystools_tpu_chip_hbm_bandwidth_utilization_ratio": _chips("hbm_bandwidth_utilization_ratio"),
     "crystools_tpu_chip_temperature_celsius": _chips("temperature_celsius"),
+    "crystools_tpu_chip_hlo_execution_seconds": _hlo_executions,
+    "crystools_tpu_megascale_latency_seconds": _megascale_latencies,
     "crystools_tpu_host_cpu_utilization_ratio": _host("cpu_utilization_ratio"),
     "crystools_tpu_host_memory_used_bytes": _host("memory_used_bytes"),
     "crystools_tpu_host_memory_total_bytes": _host("memory_total_bytes"),
@@ -115,11 +121,6 @@ _SNAPSHOT_READERS: Final[Mapping[str, Callable[[Snapshot], Values]]] = {
     "crystools_tpu_source_up": _sources("up"),
     "crystools_tpu_source_last_success_timestamp_seconds": _sources("last_success_unix_seconds"),
     "crystools_tpu_source_errors_total": _sources("errors_total"),
-}
-
-_SNAPSHOT_HISTOGRAMS: Final[Mapping[str, Callable[[Snapshot], Histograms]]] = {
-    "crystools_tpu_chip_hlo_execution_seconds": _hlo_executions,
-    "crystools_tpu_megascale_latency_seconds": _megascale_latencies,
 }
 
 
@@ -143,6 +144,7 @@ class PrometheusExporter(Collector):
     ) -> None:
         self._monitor = monitor
         self._marker = () if simulated is None else (simulated,)
+        self._exposition = Exposition()
         self._version = version
         self._runs = RunMetrics(clock)
         self._lock = threading.Lock()
@@ -155,10 +157,15 @@ class PrometheusExporter(Collector):
 
         `accept` is the request's header: OpenMetrics for whoever takes it, else Prometheus' text format.
         """
-        if OPENMETRICS in accept:
-            text: bytes = openmetrics.generate_latest(self.registry)  # type: ignore[no-untyped-call]
-            return text, openmetrics.CONTENT_TYPE_LATEST
-        return generate_latest(self.registry), CONTENT_TYPE
+        openmetrics = OPENMETRICS in accept
+
+        def text(spec: MetricSpec, series: Iterable[Series]) -> str:
+            return self._exposition.family(spec, self._label_names(spec), series, openmetrics=openmetrics)
+
+        families = "".join(self._collect(text))
+        if openmetrics:
+            return f"{families}{END_OF_OPENMETRICS}".encode(), OPENMETRICS_CONTENT_TYPE
+        return families.encode(), CONTENT_TYPE
 
     def close(self) -> None:
         """Stops counting events."""
@@ -166,15 +173,19 @@ class PrometheusExporter(Collector):
 
     def describe(self) -> Iterator[Metric]:
         """All metrics without samples: registering the exporter takes no sample."""
-        return map(self._family, CATALOGUE)
+        return (self._family(spec, ()) for spec in CATALOGUE)
 
     def collect(self) -> Iterator[Metric]:
         """All metrics with the samples there are."""
+        return iter(self._collect(self._family))
+
+    def _collect(self, form: Callable[[MetricSpec, Iterable[Series]], _T]) -> list[_T]:
+        """Each metric that can be read, in its form."""
         snapshot = self._snapshot()
         with self._lock:
             self._count()
-            families = [self._filled_family(spec, snapshot) for spec in CATALOGUE]
-        return (family for family in families if family is not None)
+            known = ((spec, self._series(spec, snapshot)) for spec in CATALOGUE)
+            return [form(spec, series) for spec, series in known if series is not None]
 
     def _snapshot(self) -> Snapshot | None:
         if self._monitor is None:
@@ -185,39 +196,40 @@ class PrometheusExporter(Collector):
             logger.exception("the monitor could not be sampled")
             return None
 
-    def _filled_family(self, spec: MetricSpec, snapshot: Snapshot | None) -> Metric | None:
-        family = self._family(spec)
+    def _series(self, spec: MetricSpec, snapshot: Snapshot | None) -> list[Series] | None:
         try:
-            if isinstance(family, HistogramMetricFamily):
-                for labels, histogram in self._histograms(spec.name, snapshot):
-                    family.add_metric([*labels, *self._marker], *_buckets_and_sum(histogram))
-            else:
-                for labels, value in self._values(spec.name, snapshot):
-                    if value is not None and math.isfinite(value):
-                        family.add_metric([*labels, *self._marker], value)
+            return [
+                ((*labels, *self._marker), value)
+                for labels, value in self._values(spec, snapshot)
+                if isinstance(value, Histogram) or (value is not None and math.isfinite(value))
+            ]
         except Exception:
             logger.exception("%s could not be collected", spec.name)
             return None
-        return family
 
-    def _family(self, spec: MetricSpec) -> _Family:
-        labels = (*spec.labels, SIMULATED_LABEL) if self._marker else spec.labels
-        family = _FAMILIES[spec.type](spec.name, spec.help, labels=labels)
-        if spec.unit is not None and family.name.endswith(spec.unit):  # OpenMetrics allows no other
-            family.unit = spec.unit
-        return family
-
-    def _values(self, name: str, snapshot: Snapshot | None) -> Values:
-        if name == "crystools_tpu_build_info":
+    def _values(self, spec: MetricSpec, snapshot: Snapshot | None) -> Values:
+        if spec.name == "crystools_tpu_build_info":
             return [((self._version,), 1)]
-        if name in _SNAPSHOT_READERS:
-            return _SNAPSHOT_READERS[name](snapshot) if snapshot is not None else ()
-        return self._runs.values[name].items()
+        if spec.name in _SNAPSHOT_READERS:
+            return _SNAPSHOT_READERS[spec.name](snapshot) if snapshot is not None else ()
+        if spec.type == "histogram":
+            return self._runs.histograms[spec.name].items()
+        return self._runs.values[spec.name].items()
 
-    def _histograms(self, name: str, snapshot: Snapshot | None) -> Histograms:
-        if name in _SNAPSHOT_HISTOGRAMS:
-            return _SNAPSHOT_HISTOGRAMS[name](snapshot) if snapshot is not None else ()
-        return self._runs.histograms[name].items()
+    def _label_names(self, spec: MetricSpec) -> tuple[str, ...]:
+        return (*spec.labels, SIMULATED_LABEL) if self._marker else spec.labels
+
+    def _family(self, spec: MetricSpec, series: Iterable[Series]) -> Metric:
+        family = _FAMILIES[spec.type](spec.name, spec.help, labels=self._label_names(spec))
+        family.unit = spec.suffix_unit
+        for labels, value in series:
+            if isinstance(family, HistogramMetricFamily):
+                assert isinstance(value, Histogram)
+                family.add_metric(labels, _buckets(value), value.sum)
+            else:
+                assert not isinstance(value, Histogram)
+                family.add_metric(labels, value)
+        return family
 
     def _count_events(self) -> None:
         if self._lock.acquire(blocking=False):  # else what came is counted by the next event or scrape
@@ -231,21 +243,14 @@ class PrometheusExporter(Collector):
             self._runs.observe(event)
 
 
-def _buckets_and_sum(histogram: Durations | Histogram) -> tuple[list[Any], float]:
+def _buckets(histogram: Histogram) -> list[Any]:
     """As `HistogramMetricFamily.add_metric` takes them."""
-    counts = list(itertools.accumulate(histogram.counts))
-    if not isinstance(histogram, Histogram):
-        return list(zip(_bound_texts(histogram.bounds_seconds), counts, strict=True)), histogram.sum_seconds
-    exemplars = map(_exemplar, histogram.exemplars)
-    return list(zip(_bound_texts(histogram.bounds), counts, exemplars, strict=True)), histogram.sum
+    bounds = [*map(floatToGoString, histogram.bounds), "+Inf"]
+    exemplars = [_exemplar(histogram.exemplars.get(bucket)) for bucket in range(len(bounds))]
+    return list(zip(bounds, itertools.accumulate(histogram.counts), exemplars, strict=True))
 
 
 def _exemplar(known: Exemplar | None) -> PrometheusExemplar | None:
     if known is None:
         return None
-    return PrometheusExemplar({"run_id": known.run_id}, known.value, round(known.time_unix_seconds, 3))
-
-
-@functools.lru_cache(maxsize=64)
-def _bound_texts(bounds: tuple[float, ...]) -> tuple[str, ...]:
-    return (*map(floatToGoString, bounds), "+Inf")
+    return PrometheusExemplar({"run_id": known.run_id}, known.value, known.time_unix_seconds)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
@@ -39,14 +39,16 @@ class Exemplar:
 class Histogram:
     """Observations in buckets; `counts` has one entry a bound and a last one for what exceeds them all.
 
-    `exemplars` has the latest observation of each bucket, None where there is none.
+    `exemplars` has the latest observation of each bucket that has one.
     """
 
-    def __init__(self, bounds: tuple[float, ...]) -> None:
+    def __init__(
+        self, bounds: tuple[float, ...], counts: Iterable[int] | None = None, sum_: float = 0.0
+    ) -> None:
         self.bounds = bounds
-        self.counts = [0] * (len(bounds) + 1)
-        self.exemplars: list[Exemplar | None] = [None] * (len(bounds) + 1)
-        self.sum = 0.0
+        self.counts = list(counts) if counts is not None else [0] * (len(bounds) + 1)
+        self.exemplars: dict[int, Exemplar] = {}
+        self.sum = sum_
 
     def observe(self, exemplar: Exemplar) -> None:
         """Counts one observation."""
@@ -138,7 +140,7 @@ class RunMetrics:
         histograms = self.histograms[name]
         if labels not in histograms:
             histograms[labels] = Histogram(_BUCKETS[name])
-        histograms[labels].observe(Exemplar(run_id, value, self._clock()))
+        histograms[labels].observe(Exemplar(run_id, value, round(self._clock(), 3)))
 
     def _set_ratio(self, name: str, labels: Labels, ratio: Ratio | None) -> None:
         """An unknown ratio has no sample, even where an earlier stage had one."""

@@ -13,6 +13,7 @@ from pathlib import Path
 import prometheus_client
 import pytest
 from prometheus_client.core import Metric
+from prometheus_client.openmetrics.exposition import generate_latest as openmetrics_text
 from prometheus_client.openmetrics.parser import (
     text_string_to_metric_families as openmetrics_families,
 )
@@ -22,7 +23,7 @@ from crystools_exporters.catalogue import CATALOGUE, SIMULATED_LABEL
 from crystools_exporters.prometheus import CONTENT_TYPE, PrometheusExporter
 from crystools_tpu import telemetry
 from crystools_tpu.monitor import Snapshot
-from crystools_tpu.sources.base import ChipReading
+from crystools_tpu.sources.base import ChipReading, Durations, Histograms, HloExecutions
 from crystools_tpu.telemetry import CompileCache, Ratio, RunFinished, Status
 
 from .conftest import RUN, SNAPSHOT, FixedMonitor, compile_, stage_finished, step
@@ -88,6 +89,30 @@ def test_openmetrics_is_the_golden_one_to_the_byte_for_whoever_accepts_it(
     assert b"_created" not in body
     assert content_type == "application/openmetrics-text; version=1.0.0; charset=utf-8"
     assert exporter.render("text/html, */*")[1] == exporter.render()[1] == CONTENT_TYPE
+
+
+@pytest.mark.parametrize("simulated", [None, 'a "name"\n\\'])
+def test_both_formats_are_to_the_byte_what_prometheus_client_makes_of_the_same_families(
+    bus: telemetry.Bus, simulated: str | None
+) -> None:
+    exporter = PrometheusExporter(FixedMonitor(), bus=bus, simulated=simulated)
+    for event in (*RUN, dataclasses.replace(step(1, 1e-7), run_id='"\n\\')):
+        bus.publish(event)
+    for _ in range(2):  # the second time from what was kept
+        assert exporter.render()[0] == prometheus_client.generate_latest(exporter.registry)
+        theirs = openmetrics_text(exporter.registry)  # type: ignore[no-untyped-call]
+        assert exporter.render(PROMETHEUS_ACCEPTS)[0] == theirs
+
+
+def test_buckets_that_the_runtime_changes_are_the_new_ones(
+    exporter: PrometheusExporter, monitor: FixedMonitor
+) -> None:
+    chip = {"chip": "tpu0", "core_type": "tensor_core"}
+    assert value(exporter, "chip_hlo_execution_seconds_bucket", {**chip, "le": "0.0014"}) == 50
+    changed = HloExecutions("tpu0", "tensor_core", Durations((0.002, 0.003, 0.004), (1, 2, 3, 4), 1.0))
+    monitor.snapshot = dataclasses.replace(SNAPSHOT, histograms=Histograms((changed,), ()))
+    assert value(exporter, "chip_hlo_execution_seconds_bucket", {**chip, "le": "0.0014"}) is None
+    assert value(exporter, "chip_hlo_execution_seconds_bucket", {**chip, "le": "0.003"}) == 3
 
 
 def test_both_formats_say_the_same(exporter: PrometheusExporter, bus: telemetry.Bus) -> None:
@@ -366,4 +391,5 @@ def test_one_metric_has_one_row_in_the_catalogue() -> None:
     assert len(names) == len(set(names))
     assert all(name.startswith("crystools_tpu_") for name in names)
     assert all(spec.type == "histogram" for spec in CATALOGUE if spec.buckets)
+    assert all(set(spec.help).isdisjoint('"\\\n') for spec in CATALOGUE)  # which the formats escape
     assert all(spec.name.endswith("_total") == (spec.type == "counter") for spec in CATALOGUE)
