@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import secrets
 import signal
 import ssl
@@ -93,6 +94,8 @@ def run(arguments: argparse.Namespace) -> None:
         textfile=arguments.textfile,
         simulate=arguments.simulate,
     ) as shown:
+        if arguments.token_file is not None:  # it is kept there so as not to be read elsewhere
+            shown = dataclasses.replace(shown, token=None)
         print(f"page:    {shown.url}")
         print(f"metrics: {shown.metrics_url}", flush=True)
         signal.signal(signal.SIGTERM, signal.default_int_handler)
