@@ -240,7 +240,10 @@ class PrometheusExporter(Collector):
 
     def _count(self) -> None:
         for event in self._subscription.drain():
-            self._runs.observe(event)
+            try:
+                self._runs.observe(event)
+            except Exception:
+                logger.exception("%s could not be counted", event.type)
 
 
 def _buckets(histogram: Histogram) -> list[Any]:

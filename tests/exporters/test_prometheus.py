@@ -360,6 +360,16 @@ def test_a_monitor_that_fails_leaves_the_runs(bus: telemetry.Bus, caplog: pytest
     assert "no sources" in caplog.text
 
 
+def test_an_event_that_cannot_be_counted_takes_no_other_along(
+    exporter: PrometheusExporter, bus: telemetry.Bus, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.ERROR):
+        bus.publish(stage_finished(seconds="soon"))
+        bus.publish(step(1, 4.0))
+    assert value(exporter, "step_duration_seconds_count", DENOISE) == 1
+    assert "stage_finished could not be counted" in caplog.text
+
+
 def test_no_event_is_lost_between_scrapes(exporter: PrometheusExporter, bus: telemetry.Bus) -> None:
     for _ in range(10_000):
         bus.publish(step(1, 1.0))
