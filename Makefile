@@ -32,6 +32,7 @@ screenshots: .venv/.dev .venv/frontends/.installed
 benchmark: .venv/.dev
 	$(BIN)/python -m benchmarks.telemetry
 	$(BIN)/python -m benchmarks.history
+	$(BIN)/python -m benchmarks.scrape
 
 clean:
 	rm -rf .venv node_modules demo-output .mypy_cache .ruff_cache .pytest_cache
@@ -57,7 +58,7 @@ clean:
 	done
 	touch $@
 
-.system-programs:
+.system-programs: tests/install_system_programs.sh
 	sh tests/install_system_programs.sh
 	touch $@
 

@@ -1,12 +1,15 @@
 #!/bin/sh
-# The tests use a real Chromium, ffprobe, promtool and node. Installs what is missing where it may
-# (root, with apt); elsewhere it says what to install, and the tests that need it are skipped.
+# The tests use a real Chromium, ffprobe, Prometheus with its node_exporter and pushgateway, and node. Installs
+# what is missing where it may (root, with apt); elsewhere it says what to install, and the tests that need it are skipped.
 set -eu
 missing=""
 need() { command -v "$1" >/dev/null 2>&1 || missing="$missing $2"; }
 need chromium chromium
 need ffprobe ffmpeg
 need promtool prometheus
+need prometheus-node-exporter prometheus-node-exporter
+need prometheus-pushgateway prometheus-pushgateway
+need openssl openssl
 need node nodejs
 need npm npm
 [ -n "$missing" ] || exit 0

@@ -14,6 +14,7 @@ from rich.console import Console
 from crystools_pipelines.models import MODELS
 from crystools_tpu import telemetry
 from crystools_tpu.cli.errors import CommandError, needs_pipelines
+from crystools_tpu.cli.exports import leaving_metrics
 from crystools_tpu.cli.live import watch
 from crystools_tpu.data_dir import PROFILES, data_dir
 from crystools_tpu.stage_table import stage_table
@@ -65,6 +66,8 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     add("--fps", type=int, help="frames a second of the video (16)")
     add("--out", type=Path, required=True, metavar="FILE", help=".mp4, flux.2: .png; or .npy")
     add("--report", type=Path, metavar="FILE", help="where to write the report (JSON)")
+    add("--textfile", type=Path, metavar="FILE", help="where to write the metrics, for node_exporter (.prom)")
+    add("--pushgateway", metavar="URL", help="where to push the metrics, such as http://gateway:9091")
     add("--json", action="store_true", help="print the report (JSON) instead of the table of stages")
     add(
         "--profile-steps",
@@ -77,12 +80,13 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Generates as asked; the report is written however the run ends."""
+    """Generates as asked; the report is written however the run ends, and then its metrics."""
     from crystools_exporters.exporting import exporting
 
     request = request_of(arguments)
     request_profile(arguments.profile_steps, arguments.profile_dir)
-    with exporting():
+    metrics = leaving_metrics(textfile=arguments.textfile, pushgateway=arguments.pushgateway)
+    with exporting(), metrics:
         report = generate_watched(
             arguments.model,
             request,
@@ -93,13 +97,13 @@ def run(arguments: argparse.Namespace) -> None:
             report_path=arguments.report,
             console=Console(stderr=arguments.json),
         )
-    if arguments.json:
-        print(json.dumps(telemetry.to_wire(report), indent=2))
-    else:
-        Console().print(stage_table(report))
-        print(f"{arguments.out}")
-    if arguments.profile_steps is not None:
-        print(profile_text(telemetry.profiler.wait()), file=sys.stderr)
+        if arguments.json:
+            print(json.dumps(telemetry.to_wire(report), indent=2), flush=True)
+        else:
+            Console().print(stage_table(report))
+            print(f"{arguments.out}", flush=True)
+        if arguments.profile_steps is not None:
+            print(profile_text(telemetry.profiler.wait()), file=sys.stderr)
 
 
 def request_profile(steps: int | None, folder: Path | None) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import secrets
 import signal
+import ssl
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +15,8 @@ from typing import TYPE_CHECKING
 
 from crystools_tpu import telemetry
 from crystools_tpu.cli.errors import CommandError
+from crystools_tpu.cli.exports import check_textfile
+from crystools_tpu.cli.protection import tls_context, token_in
 
 if TYPE_CHECKING:
     from crystools_tpu.sources.base import Source
@@ -22,22 +26,23 @@ DEFAULT_PORT = 8189
 
 @dataclass(frozen=True)
 class Panel:
-    """A running monitor and server. `url` is the page."""
+    """A running monitor and server. `url` is the page. `scheme` is http or https."""
 
     host: str
     port: int
     token: str | None
+    scheme: str
 
     @property
     def url(self) -> str:
         """The page's address, with the token where one is needed."""
         query = f"?token={self.token}" if self.token else ""
-        return f"http://{self.host}:{self.port}/crystools-tpu/{query}"
+        return f"{self.scheme}://{self.host}:{self.port}/crystools-tpu/{query}"
 
     @property
     def metrics_url(self) -> str:
         """Where Prometheus scrapes."""
-        return f"http://{self.host}:{self.port}/metrics"
+        return f"{self.scheme}://{self.host}:{self.port}/metrics"
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -54,8 +59,20 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         metavar="SECONDS",
         help="between two samples (default: %(default)s)",
     )
+    token = parser.add_mutually_exclusive_group()
+    token.add_argument(
+        "--token", help="what clients must show (default: a random one where the address is not loopback)"
+    )
+    token.add_argument("--token-file", type=Path, metavar="FILE", help="which holds the token")
     parser.add_argument(
-        "--token", help="what clients must show on an address that is not loopback (default: a random one)"
+        "--tls-cert", type=Path, metavar="FILE", help="serve https with this certificate (PEM)"
+    )
+    parser.add_argument("--tls-key", type=Path, metavar="FILE", help="its private key (PEM)")
+    parser.add_argument(
+        "--textfile",
+        type=Path,
+        metavar="FILE",
+        help="also write the metrics there, for node_exporter (.prom)",
     )
     parser.add_argument(
         "--simulate", metavar="TOPOLOGY", help="show a simulated machine such as v6e-8, marked as simulated"
@@ -65,13 +82,20 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def run(arguments: argparse.Namespace) -> None:
     """Serves until Ctrl-C or SIGTERM."""
+    token = arguments.token
+    if arguments.token_file is not None:
+        token = token_in(arguments.token_file)
     with panel(
         host=arguments.host,
         port=arguments.port,
         rate_seconds=arguments.rate,
-        token=arguments.token,
+        token=token,
+        tls=tls_context(arguments.tls_cert, arguments.tls_key),
+        textfile=arguments.textfile,
         simulate=arguments.simulate,
     ) as shown:
+        if arguments.token_file is not None:  # it is kept there so as not to be read elsewhere
+            shown = dataclasses.replace(shown, token=None)
         print(f"page:    {shown.url}")
         print(f"metrics: {shown.metrics_url}", flush=True)
         signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -86,6 +110,8 @@ def panel(
     port: int = 0,
     rate_seconds: float = 0.5,
     token: str | None = None,
+    tls: ssl.SSLContext | None = None,
+    textfile: Path | None = None,
     simulate: str | None = None,
     profiles: Path | None = None,
 ) -> Iterator[Panel]:
@@ -93,16 +119,20 @@ def panel(
 
     `profiles` is where captures of this process's pipelines go, if it runs any.
 
-    Raises CommandError for a port that is taken, a rate out of range, or an unknown topology.
+    Raises CommandError for a port that is taken, a rate out of range, an unknown topology, or a textfile that
+    cannot be.
     """
     from crystools_exporters.exporting import exporting
     from crystools_exporters.optional import trace_renderer
     from crystools_exporters.prometheus import PrometheusExporter
+    from crystools_exporters.textfile import TextfileWriter
     from crystools_tpu.monitor import Monitor
     from crystools_tpu.server import Profiling, Server, ServerError, create_app
     from crystools_tpu.server.security import is_loopback
     from crystools_tpu.sources import default_sources
 
+    if textfile is not None:
+        check_textfile(textfile)
     if token is None and not is_loopback(host):
         token = secrets.token_urlsafe(16)
     with contextlib.ExitStack() as stack:
@@ -128,12 +158,14 @@ def panel(
             profiling=None if profiles is None else Profiling(telemetry.profiler, profiles),
         )
         try:
-            server = Server(app, host=host, port=port)
+            server = Server(app, host=host, port=port, tls=tls)
             bound_host, bound_port = server.start()
         except ServerError as error:
             raise CommandError(f"--host, --port: {error}") from None
         stack.callback(server.stop)
-        yield Panel(bound_host, bound_port, token)
+        if textfile is not None:
+            stack.enter_context(TextfileWriter(textfile, exporter.registry))
+        yield Panel(bound_host, bound_port, token, "http" if tls is None else "https")
 
 
 def _simulated_sources(topology: str, stack: contextlib.ExitStack) -> Sequence[Source]:

@@ -6,7 +6,7 @@ import dataclasses
 import re
 from collections.abc import Sequence
 
-from crystools_tpu.sources.base import ChipReading, HostReading, Reading
+from crystools_tpu.sources.base import ChipReading, Histograms, HostReading, Reading
 
 _FIELDS = tuple(field.name for field in dataclasses.fields(ChipReading))
 
@@ -24,6 +24,11 @@ def merge_chips(readings: Sequence[Reading]) -> tuple[ChipReading, ...]:
 def merge_host(readings: Sequence[Reading]) -> HostReading | None:
     """The first reading of the host."""
     return next((reading.host for reading in readings if reading.host is not None), None)
+
+
+def merge_histograms(readings: Sequence[Reading]) -> Histograms | None:
+    """The first source's histograms."""
+    return next((reading.histograms for reading in readings if reading.histograms is not None), None)
 
 
 def _fill(known: ChipReading, more: ChipReading) -> ChipReading:

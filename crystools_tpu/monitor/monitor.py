@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
-from crystools_tpu.monitor.merge import merge_chips, merge_host
+from crystools_tpu.monitor.merge import merge_chips, merge_histograms, merge_host
 from crystools_tpu.monitor.snapshot import Snapshot, SourceHealth
 from crystools_tpu.monitor.worker import PROMPT_SECONDS, SourceWorker
 from crystools_tpu.sources.base import Source
@@ -173,6 +173,7 @@ class Monitor:
             chips=merge_chips(readings),
             host=merge_host(readings),
             sources=tuple(health for _, health in states),
+            histograms=merge_histograms(readings),
         )
         self._sampled_at = time.monotonic()
         self._samples_total += 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from crystools_tpu.sources.base import ChipReading, HostReading
+from crystools_tpu.sources.base import ChipReading, Histograms, HostReading
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,10 +20,14 @@ class SourceHealth:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """What the monitor publishes at each sample. Chips are in order of their number."""
+    """What the monitor publishes at each sample. Chips are in order of their number.
+
+    `histograms` are for scrapes: they do not travel over the wire.
+    """
 
     time_unix_seconds: float
     simulated: bool
     chips: tuple[ChipReading, ...]
     host: HostReading | None
     sources: tuple[SourceHealth, ...]
+    histograms: Histograms | None = None

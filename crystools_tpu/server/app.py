@@ -28,7 +28,7 @@ HELLO_RUNS: Final = 20
 MOST_RUNS: Final = 100
 TOKEN: Final[web.AppKey[str | None]] = web.AppKey("token")
 
-MetricsText: TypeAlias = Callable[[], tuple[bytes, str]]
+MetricsText: TypeAlias = Callable[[str], tuple[bytes, str]]
 Trace: TypeAlias = Callable[[RunReport], bytes]
 
 
@@ -49,10 +49,10 @@ def create_app(
 ) -> web.Application:
     """The application for `Server`, with everything under `prefix`.
 
-    `kept` are the runs of other processes. `metrics_text` renders the Prometheus text and its content type;
-    it may block. `trace` makes a trace file of a run; it may take its time. `profiling` lets clients ask for
-    captures. `simulated` names the simulated machine and goes to every client. Raises ValueError for an empty
-    token.
+    `kept` are the runs of other processes. `metrics_text` takes the request's `Accept` and renders the
+    metrics and their content type; it may block. `trace` makes a trace file of a run; it may take its time.
+    `profiling` lets clients ask for captures. `simulated` names the simulated machine and goes to every
+    client. Raises ValueError for an empty token.
     """
     if token == "":
         raise ValueError("token is empty: give a secret, or None to serve the loopback interface alone")
@@ -264,8 +264,9 @@ def _limit(text: str) -> int:
 
 def _metrics_handler(metrics_text: MetricsText) -> Handler:
     async def metrics(request: web.Request) -> web.Response:
-        text, content_type = await asyncio.to_thread(metrics_text)
-        return web.Response(body=text, headers={hdrs.CONTENT_TYPE: content_type})
+        accept = ",".join(request.headers.getall(hdrs.ACCEPT, ()))
+        text, content_type = await asyncio.to_thread(metrics_text, accept)
+        return web.Response(body=text, headers={hdrs.CONTENT_TYPE: content_type, hdrs.VARY: hdrs.ACCEPT})
 
     return metrics
 

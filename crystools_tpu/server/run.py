@@ -6,6 +6,7 @@ import asyncio
 import errno
 import logging
 import socket
+import ssl
 import threading
 from concurrent.futures import Future
 
@@ -24,17 +25,25 @@ class ServerError(Exception):
 
 
 class Server:
-    """A server for an application made by `create_app`; `port` 0 takes a free one.
+    """A server for an application made by `create_app`; `port` 0 takes a free one, with `tls` it is https.
 
     Raises ServerError for a host that is not loopback where the application has no token.
     """
 
-    def __init__(self, app: web.Application, *, host: str = "127.0.0.1", port: int = 0) -> None:
+    def __init__(
+        self,
+        app: web.Application,
+        *,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
         if not is_loopback(host) and app[TOKEN] is None:
             raise ServerError(f"host {host} is reachable from other machines: give a token, or use 127.0.0.1")
         self._app = app
         self._host = host
         self._port = port
+        self._tls = tls
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stopping = asyncio.Event()
@@ -65,7 +74,7 @@ class Server:
         runner = web.AppRunner(self._app, access_log=None, shutdown_timeout=_SHUTDOWN_SECONDS)
         try:
             await runner.setup()
-            await web.SockSite(runner, listener).start()
+            await web.SockSite(runner, listener, ssl_context=self._tls).start()
             started.set_result(None)
             await self._stopping.wait()
         except Exception as error:  # noqa: BLE001 - `start` raises it

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Collection, Iterable
 from typing import Any
@@ -24,8 +25,9 @@ def message(**fields: Any) -> dict[str, Any]:
 def snapshot_message(
     snapshot: Snapshot, disks: Collection[str] | None = None, metrics: Collection[str] | None = None
 ) -> dict[str, Any]:
-    """The snapshot with only the chosen disks and metrics, None for all."""
-    body = plain(snapshot)
+    """The snapshot with only the chosen disks and metrics, None for all; never the histograms."""
+    body = plain(dataclasses.replace(snapshot, histograms=None))
+    del body["histograms"]
     host = body["host"]
     if host is not None and disks is not None:
         host["disks"] = [disk for disk in host["disks"] if disk["mount"] in disks]

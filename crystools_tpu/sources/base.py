@@ -52,11 +52,51 @@ class HostReading:
 
 
 @dataclass(frozen=True, slots=True)
+class Durations:
+    """Durations that a TPU runtime has counted, in buckets, and their sum.
+
+    `counts` has one entry a bound, for what lies below it and not below the one before, and a last one for
+    what exceeds them all.
+    """
+
+    bounds_seconds: tuple[float, ...]
+    counts: tuple[int, ...]
+    sum_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class HloExecutions:
+    """How long the programs took that ran on the cores of one chip. `core_type` as the runtime names it."""
+
+    chip: str
+    core_type: str
+    durations: Durations
+
+
+@dataclass(frozen=True, slots=True)
+class MegascaleLatencies:
+    """How long one operation between slices took. `buffer_size` as the runtime names it (`8MB+`)."""
+
+    operation: str
+    buffer_size: str
+    durations: Durations
+
+
+@dataclass(frozen=True, slots=True)
+class Histograms:
+    """The distributions of a TPU runtime."""
+
+    hlo_executions: tuple[HloExecutions, ...]
+    megascale_latencies: tuple[MegascaleLatencies, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Reading:
     """What one source says at one moment."""
 
     chips: tuple[ChipReading, ...] = ()
     host: HostReading | None = None
+    histograms: Histograms | None = None
 
 
 class Source(Protocol):

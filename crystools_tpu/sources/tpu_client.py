@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from typing import Final
 
@@ -10,7 +11,13 @@ from tpu_info.proto import tpu_metric_service_pb2 as proto
 from tpu_info.proto.tpu_metric_service_pb2_grpc import RuntimeMetricServiceStub
 
 from crystools_tpu.sources.base import SourceError
+from crystools_tpu.sources.tpu_histograms import DISTRIBUTIONS, PortDistributions
 from crystools_tpu.sources.tpu_payload import Gauges, Metric, PortMetrics, gauges
+
+_log = logging.getLogger(__name__)
+
+DISTRIBUTIONS_SECONDS: Final = 5.0
+"""The distributions, which a scrape wants and the page does not, are asked for no more often."""
 
 _OPTIONS: Final = (
     # A runtime that comes back must be seen within two intervals, the shortest of which is 0.2 s.
@@ -39,16 +46,20 @@ class RuntimeClient:
         self._channel = grpc.secure_channel(address, grpc.local_channel_credentials(), options=_OPTIONS)
         self._stub = RuntimeMetricServiceStub(self._channel)
         self._totals: Gauges = {}
+        self._distributions: PortDistributions = {}
+        self._distributions_due = 0.0
 
     def read(self, timeout_seconds: float) -> PortMetrics:
         """Every metric that the runtime has, within `timeout_seconds` altogether. Raises `SourceError`."""
         ends = time.monotonic() + timeout_seconds
         try:
             metrics: PortMetrics = {
-                metric: self._ask(metric, ends) for metric in Metric if metric is not Metric.HBM_TOTAL_BYTES
+                metric: gauges(self._ask(metric.value, ends))
+                for metric in Metric
+                if metric is not Metric.HBM_TOTAL_BYTES
             }
             if self._totals.keys() != metrics[Metric.HBM_USED_BYTES].keys() or not self._totals:
-                self._totals = self._ask(Metric.HBM_TOTAL_BYTES, ends)
+                self._totals = gauges(self._ask(Metric.HBM_TOTAL_BYTES.value, ends))
         except grpc.RpcError as error:
             self._totals = {}
             raise SourceError(
@@ -57,17 +68,29 @@ class RuntimeClient:
             ) from error
         return {**metrics, Metric.HBM_TOTAL_BYTES: self._totals}
 
+    def distributions(self, timeout_seconds: float) -> PortDistributions:
+        """The distributions of at most `DISTRIBUTIONS_SECONDS` ago, none where the runtime did not answer."""
+        now = time.monotonic()
+        if now >= self._distributions_due:
+            self._distributions_due = now + DISTRIBUTIONS_SECONDS
+            try:
+                self._distributions = {name: self._ask(name, now + timeout_seconds) for name in DISTRIBUTIONS}
+            except grpc.RpcError as error:
+                self._distributions = {}
+                _log.debug("%s gave no distributions (%s)", self._address, error.code().name)
+        return self._distributions
+
     def close(self) -> None:
         """Closes the channel and cancels what is under way."""
         self._channel.close()
 
-    def _ask(self, metric: Metric, ends: float) -> Gauges:
-        """The metric by device, empty if the runtime does not have it."""
-        request = proto.MetricRequest(metric_name=metric.value)
+    def _ask(self, name: str, ends: float) -> list[proto.Metric]:
+        """The metric's entries, none if the runtime does not have it."""
+        request = proto.MetricRequest(metric_name=name)
         try:
             response = self._stub.GetRuntimeMetric(request, timeout=max(ends - time.monotonic(), 0.001))
         except grpc.RpcError as error:
             if error.code() in _METRIC_ABSENT:
-                return {}
+                return []
             raise
-        return gauges(response.metric.metrics)
+        return list(response.metric.metrics)

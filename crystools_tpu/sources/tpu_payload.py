@@ -34,13 +34,13 @@ def gauges(metrics: Iterable[proto.Metric]) -> Gauges:
     """The gauge of each device. An entry without a device id or a proper number is left out."""
     values: Gauges = {}
     for metric in metrics:
-        device_id = _device_id(metric.attribute.value)
+        id_ = device_id(metric.attribute.value)
         kind = metric.gauge.WhichOneof("value")
-        if device_id is None or kind not in ("as_int", "as_double"):
+        if id_ is None or kind not in ("as_int", "as_double"):
             continue
         value = getattr(metric.gauge, kind)
         if math.isfinite(value) and value >= 0:  # libtpu says -1 for a figure that it does not have
-            values[device_id] = value
+            values[id_] = value
     return values
 
 
@@ -59,7 +59,7 @@ def chip_readings(
     """
     numbered: dict[int, ChipReading] = {}
     for address, port in ports.items():
-        per_chip = devices_per_chip or _devices_per_chip(port)
+        per_chip = devices_per_chip or devices_per_chip_of(port)
         used = _sum_by_chip(port.get(Metric.HBM_USED_BYTES, {}), per_chip)
         total = _sum_by_chip(port.get(Metric.HBM_TOTAL_BYTES, {}), per_chip)
         duty = _ratio_by_chip(port, Metric.DUTY_CYCLE_PERCENT, per_chip)
@@ -80,7 +80,7 @@ def chip_readings(
     return tuple(numbered[number] for number in sorted(numbered))
 
 
-def _device_id(value: proto.AttrValue) -> int | None:
+def device_id(value: proto.AttrValue) -> int | None:
     """The id, a number or its digits: runtimes of different age have given both for their attributes."""
     match value.WhichOneof("attr"):
         case "int_attr":
@@ -90,13 +90,14 @@ def _device_id(value: proto.AttrValue) -> int | None:
     return None
 
 
-def _devices(port: PortMetrics) -> set[int]:
+def devices_of(port: PortMetrics) -> set[int]:
+    """The ids of the devices whose memory is known."""
     return {*port.get(Metric.HBM_USED_BYTES, {}), *port.get(Metric.HBM_TOTAL_BYTES, {})}
 
 
-def _devices_per_chip(port: PortMetrics) -> int:
-    """2 where there are two memory figures to each duty cycle, else 1."""
-    return 2 if len(_devices(port)) == 2 * len(port.get(Metric.DUTY_CYCLE_PERCENT, {})) > 0 else 1
+def devices_per_chip_of(port: PortMetrics) -> int:
+    """Told from the answers: 2 where there are two memory figures to each duty cycle, else 1."""
+    return 2 if len(devices_of(port)) == 2 * len(port.get(Metric.DUTY_CYCLE_PERCENT, {})) > 0 else 1
 
 
 def _sum_by_chip(bytes_by_device: Gauges, per_chip: int) -> dict[int, int]:
@@ -112,7 +113,7 @@ def _ratio_by_chip(port: PortMetrics, metric: Metric, per_chip: int) -> dict[int
     devices. Given per chip, its ids are not to be trusted (0, 1, 2.. or 0, 2, 4..): the order counts.
     """
     percent = port.get(metric, {})
-    devices = _devices(port)
+    devices = devices_of(port)
     chips = sorted({device // per_chip for device in devices})
     if percent.keys() == devices or (per_chip == 1 and (not devices or percent.keys() & devices)):
         return {chip: fmean(values) / 100 for chip, values in _group(percent, per_chip).items()}

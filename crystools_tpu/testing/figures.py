@@ -10,13 +10,14 @@ from crystools_tpu.testing.topology import Topology
 
 @dataclass(frozen=True, slots=True)
 class ChipFigures:
-    """One chip. Memory in bytes over all its devices, the rest in percent."""
+    """One chip. Memory in bytes over all its devices, programs run so far by each, the rest in percent."""
 
     hbm_used_bytes: int
     hbm_total_bytes: int
     duty_cycle_percent: float
     hbm_bandwidth_percent: float
     tensorcore_percent: float
+    hlo_executions: int = 100
 
 
 def plausible_figures(topology: Topology, seconds: float = 0.0) -> tuple[ChipFigures, ...]:
@@ -35,4 +36,5 @@ def _chip(topology: Topology, chip: int, seconds: float) -> ChipFigures:
         duty_cycle_percent=round(84 + 12 * wave - 0.5 * chip, 2),
         hbm_bandwidth_percent=round(46 + 9 * wave - 0.25 * chip, 2),
         tensorcore_percent=round(38 + 11 * wave - 0.5 * chip, 2),
+        hlo_executions=100 + 10 * int(seconds),
     )

@@ -4,6 +4,10 @@ Labels are closed sets: never a prompt, a seed or a run id.
 
 - `chip`      the monitor's rows (`tpu0`, `gpu0`, `cpu0`)
 - `device`    a jax device (`tpu:0`): on v2, v3 and 7x there are two to a chip, each with its own peak
+- `core_type` the runtime's word for what runs programs on a chip (`tensor_core`)
+- `operation` what Megascale times: `dcn_transfer dcn_inbound_transfer host_to_device_transfer
+              device_to_host_transfer collective_end_to_end mxla_compute grpc_tcp_min_rtt`
+- `buffer_size` the runtime's classes of what is transferred (`8MB+`)
 - `mount`     a disk's mount point: as many as the machine has disks, chosen by nobody from outside
 - `source`    the names of the sources (`host tpu libtpu_sdk jax_memory nvml`)
 - `pipeline`  the names that pipelines report under (`wan2.1-t2v`)
@@ -34,7 +38,11 @@ _DURATION_BUCKETS: Final = (
 
 @dataclass(frozen=True, slots=True)
 class MetricSpec:
-    """One metric. `buckets` are a histogram's upper bounds, in the metric's unit, without +Inf."""
+    """One metric.
+
+    `buckets` are a histogram's upper bounds, in the metric's unit, without +Inf; empty where the TPU runtime
+    that counts chooses them.
+    """
 
     name: str
     type: Literal["gauge", "counter", "histogram"]
@@ -42,6 +50,12 @@ class MetricSpec:
     labels: tuple[str, ...]
     help: str
     buckets: tuple[float, ...] = ()
+
+    @property
+    def suffix_unit(self) -> str:
+        """The unit where the name ends with it: OpenMetrics knows no other."""
+        named = self.unit is not None and self.name.removesuffix("_total").endswith(f"_{self.unit}")
+        return self.unit if self.unit is not None and named else ""
 
 
 CATALOGUE: Final = (
@@ -76,6 +90,14 @@ CATALOGUE: Final = (
     MetricSpec(
         "crystools_tpu_chip_temperature_celsius", "gauge", "celsius", ("chip",),
         "Temperature of the chip.",
+    ),
+    MetricSpec(
+        "crystools_tpu_chip_hlo_execution_seconds", "histogram", "seconds", ("chip", "core_type"),
+        "Duration of the programs that ran on the chip's cores, in the runtime's own buckets.",
+    ),
+    MetricSpec(
+        "crystools_tpu_megascale_latency_seconds", "histogram", "seconds", ("operation", "buffer_size"),
+        "Duration of operations between slices and between host and device, in the runtime's own buckets.",
     ),
     MetricSpec(
         "crystools_tpu_host_cpu_utilization_ratio", "gauge", "ratio", (),

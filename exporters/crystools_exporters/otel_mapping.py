@@ -77,8 +77,11 @@ def _own(spec: MetricSpec) -> Instrument:
     return Instrument(f"{PREFIX}.{name}", spec.type, _UNITS[spec.unit], spec.labels)
 
 
+EXPORTED: Final = tuple(spec for spec in CATALOGUE if spec.type != "histogram" or spec.buckets)
+"""All but the distributions that the runtime counts itself: an instrument takes observations, not buckets."""
+
 INSTRUMENTS: Final[Mapping[str, Instrument]] = {
-    spec.name: _CONVENTIONS.get(spec.name) or _own(spec) for spec in CATALOGUE
+    spec.name: _CONVENTIONS.get(spec.name) or _own(spec) for spec in EXPORTED
 }
 """By the catalogue's names, in its order."""
 

@@ -18,9 +18,9 @@ from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import MetricReader
 from opentelemetry.sdk.resources import Resource
 
-from crystools_exporters.catalogue import CATALOGUE, SIMULATED_LABEL, MetricSpec
-from crystools_exporters.otel_mapping import INSTRUMENTS
-from crystools_exporters.run_metrics import Labels, RunMetrics
+from crystools_exporters.catalogue import SIMULATED_LABEL, MetricSpec
+from crystools_exporters.otel_mapping import EXPORTED, INSTRUMENTS
+from crystools_exporters.run_metrics import Histogram, Labels, RunMetrics
 from crystools_exporters.snapshot_metrics import MAX_AGE_SECONDS, SNAPSHOT_READERS, Sampler, Values
 from crystools_tpu.telemetry import Event
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 class OtelMetrics:
-    """Instruments for all metrics of the catalogue, filled from events and from snapshots.
+    """Instruments for the metrics of the catalogue, filled from events and from snapshots.
 
     `simulated` names the simulated machine on every point, if it is one.
     """
@@ -53,7 +53,7 @@ class OtelMetrics:
         self._runs = _RecordedRuns(self._record)
         self._provider = MeterProvider([reader], resource, shutdown_on_exit=False)
         meter = self._provider.get_meter("crystools_tpu", version)
-        for spec in CATALOGUE:
+        for spec in EXPORTED:
             self._create(meter, spec)
 
     def observe(self, event: Event) -> None:
@@ -87,7 +87,7 @@ class OtelMetrics:
             return [
                 Observation(_number(value), self._attributes(name, labels))
                 for labels, value in self._values(name)
-                if value is not None and math.isfinite(value)
+                if value is not None and not isinstance(value, Histogram) and math.isfinite(value)
             ]
 
         return observations
@@ -129,5 +129,5 @@ class _RecordedRuns(RunMetrics):
         super().__init__()
         self._record = record
 
-    def _observe(self, name: str, labels: Labels, value: float) -> None:
+    def _observe(self, name: str, labels: Labels, value: float, run_id: str) -> None:
         self._record(name, labels, value)

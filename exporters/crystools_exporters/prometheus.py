@@ -1,9 +1,10 @@
-"""The catalogue as a Prometheus collector: the monitor's snapshot and the runs, in the text format.
+"""The catalogue as a Prometheus collector: the monitor's snapshot and the runs.
 
     exporter = PrometheusExporter(monitor)
     body, content_type = exporter.render()          # or REGISTRY.register(exporter)
 
-What is unknown has no sample. There are no `_created` series.
+What is unknown has no sample. There are no `_created` series. In OpenMetrics' format the buckets of runs,
+stages, steps and compiles have an exemplar each: the run of the latest observation.
 """
 
 from __future__ import annotations
@@ -12,10 +13,11 @@ import itertools
 import logging
 import math
 import threading
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Final, TypeAlias
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
 
-from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client import CollectorRegistry
 from prometheus_client.core import (
     CounterMetricFamily,
     GaugeMetricFamily,
@@ -23,10 +25,12 @@ from prometheus_client.core import (
     Metric,
 )
 from prometheus_client.registry import Collector
+from prometheus_client.samples import Exemplar as PrometheusExemplar
 from prometheus_client.utils import floatToGoString
 
 from crystools_exporters.catalogue import CATALOGUE, SIMULATED_LABEL, MetricSpec
-from crystools_exporters.run_metrics import Histogram, RunMetrics
+from crystools_exporters.exposition import END_OF_OPENMETRICS, Exposition, Series
+from crystools_exporters.run_metrics import Exemplar, Histogram, RunMetrics
 from crystools_exporters.snapshot_metrics import MAX_AGE_SECONDS, SNAPSHOT_READERS, Sampler, Values
 from crystools_tpu import __version__
 from crystools_tpu.telemetry import Bus, bus
@@ -38,6 +42,9 @@ logger = logging.getLogger(__name__)
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 
+OPENMETRICS: Final = "application/openmetrics-text"
+OPENMETRICS_CONTENT_TYPE: Final = f"{OPENMETRICS}; version=1.0.0; charset=utf-8"
+
 
 _Family: TypeAlias = GaugeMetricFamily | CounterMetricFamily | HistogramMetricFamily
 _FAMILIES: Final[Mapping[str, type[_Family]]] = {
@@ -46,29 +53,51 @@ _FAMILIES: Final[Mapping[str, type[_Family]]] = {
     "histogram": HistogramMetricFamily,
 }
 
+_T = TypeVar("_T")
+
 
 class PrometheusExporter(Collector):
-    """Collects all metrics of the catalogue. `simulated` names the simulated machine, if it is one.
+    """Collects all metrics of the catalogue; without a monitor those of the runs alone.
 
-    It counts events from its making until `close`, in the publishers' threads (some microseconds each),
-    so that none is lost between scrapes. A metric that fails is logged and left out; the others stay.
+    `simulated` names the simulated machine, if it is one; `clock` gives the Unix time. `registry` holds this
+    collector and no other. Events are counted from its making until `close`, in the publishers' threads (some
+    microseconds each), so that none is lost between scrapes; a scrape under way holds no publisher up. A
+    metric that fails is logged and left out; the others stay.
     """
 
     def __init__(
-        self, monitor: Sampler, *, bus: Bus = bus, simulated: str | None = None, version: str = __version__
+        self,
+        monitor: Sampler | None,
+        *,
+        bus: Bus = bus,
+        simulated: str | None = None,
+        version: str = __version__,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self._monitor = monitor
         self._marker = () if simulated is None else (simulated,)
+        self._exposition = Exposition()
         self._version = version
-        self._runs = RunMetrics()
+        self._runs = RunMetrics(clock)
         self._lock = threading.Lock()
-        self._registry = CollectorRegistry()
-        self._registry.register(self)
+        self.registry = CollectorRegistry()
+        self.registry.register(self)
         self._subscription = bus.subscribe(wakeup=self._count_events)
 
-    def render(self) -> tuple[bytes, str]:
-        """The exposition in Prometheus' text format, and its content type. May wait for a sample."""
-        return generate_latest(self._registry), CONTENT_TYPE
+    def render(self, accept: str = "") -> tuple[bytes, str]:
+        """The exposition and its content type. May wait for a sample.
+
+        `accept` is the request's header: OpenMetrics for whoever takes it, else Prometheus' text format.
+        """
+        openmetrics = OPENMETRICS in accept
+
+        def text(spec: MetricSpec, series: Iterable[Series]) -> str:
+            return self._exposition.family(spec, self._label_names(spec), series, openmetrics=openmetrics)
+
+        families = "".join(self._collect(text))
+        if openmetrics:
+            return f"{families}{END_OF_OPENMETRICS}".encode(), OPENMETRICS_CONTENT_TYPE
+        return families.encode(), CONTENT_TYPE
 
     def close(self) -> None:
         """Stops counting events."""
@@ -76,54 +105,87 @@ class PrometheusExporter(Collector):
 
     def describe(self) -> Iterator[Metric]:
         """All metrics without samples: registering the exporter takes no sample."""
-        return map(self._family, CATALOGUE)
+        return (self._family(spec, ()) for spec in CATALOGUE)
 
     def collect(self) -> Iterator[Metric]:
         """All metrics with the samples there are."""
+        return iter(self._collect(self._family))
+
+    def _collect(self, form: Callable[[MetricSpec, Iterable[Series]], _T]) -> list[_T]:
+        """Each metric that can be read, in its form."""
         snapshot = self._snapshot()
         with self._lock:
-            families = [self._filled_family(spec, snapshot) for spec in CATALOGUE]
-        return (family for family in families if family is not None)
+            self._count()
+            known = ((spec, self._series(spec, snapshot)) for spec in CATALOGUE)
+            return [form(spec, series) for spec, series in known if series is not None]
 
     def _snapshot(self) -> Snapshot | None:
+        if self._monitor is None:
+            return None
         try:
             return self._monitor.sample(MAX_AGE_SECONDS)
         except Exception:
             logger.exception("the monitor could not be sampled")
             return None
 
-    def _filled_family(self, spec: MetricSpec, snapshot: Snapshot | None) -> Metric | None:
-        family = self._family(spec)
+    def _series(self, spec: MetricSpec, snapshot: Snapshot | None) -> list[Series] | None:
         try:
-            if isinstance(family, HistogramMetricFamily):
-                for labels, histogram in self._runs.histograms[spec.name].items():
-                    family.add_metric([*labels, *self._marker], _cumulative(histogram), histogram.sum)
-            else:
-                for labels, value in self._values(spec.name, snapshot):
-                    if value is not None and math.isfinite(value):
-                        family.add_metric([*labels, *self._marker], value)
+            return [
+                ((*labels, *self._marker), value)
+                for labels, value in self._values(spec, snapshot)
+                if isinstance(value, Histogram) or (value is not None and math.isfinite(value))
+            ]
         except Exception:
             logger.exception("%s could not be collected", spec.name)
             return None
+
+    def _values(self, spec: MetricSpec, snapshot: Snapshot | None) -> Values:
+        if spec.name == "crystools_tpu_build_info":
+            return [((self._version,), 1)]
+        if spec.name in SNAPSHOT_READERS:
+            return SNAPSHOT_READERS[spec.name](snapshot) if snapshot is not None else ()
+        if spec.type == "histogram":
+            return self._runs.histograms[spec.name].items()
+        return self._runs.values[spec.name].items()
+
+    def _label_names(self, spec: MetricSpec) -> tuple[str, ...]:
+        return (*spec.labels, SIMULATED_LABEL) if self._marker else spec.labels
+
+    def _family(self, spec: MetricSpec, series: Iterable[Series]) -> Metric:
+        family = _FAMILIES[spec.type](spec.name, spec.help, labels=self._label_names(spec))
+        family.unit = spec.suffix_unit
+        for labels, value in series:
+            if isinstance(family, HistogramMetricFamily):
+                assert isinstance(value, Histogram)
+                family.add_metric(labels, _buckets(value), value.sum)
+            else:
+                assert not isinstance(value, Histogram)
+                family.add_metric(labels, value)
         return family
 
-    def _family(self, spec: MetricSpec) -> _Family:
-        labels = (*spec.labels, SIMULATED_LABEL) if self._marker else spec.labels
-        return _FAMILIES[spec.type](spec.name, spec.help, labels=labels)
-
-    def _values(self, name: str, snapshot: Snapshot | None) -> Values:
-        if name == "crystools_tpu_build_info":
-            return [((self._version,), 1)]
-        if name in SNAPSHOT_READERS:
-            return SNAPSHOT_READERS[name](snapshot) if snapshot is not None else ()
-        return self._runs.values[name].items()
-
     def _count_events(self) -> None:
-        with self._lock:
-            for event in self._subscription.drain():
+        if self._lock.acquire(blocking=False):  # else what came is counted by the next event or scrape
+            try:
+                self._count()
+            finally:
+                self._lock.release()
+
+    def _count(self) -> None:
+        for event in self._subscription.drain():
+            try:
                 self._runs.observe(event)
+            except Exception:
+                logger.exception("%s could not be counted", event.type)
 
 
-def _cumulative(histogram: Histogram) -> list[tuple[str, float]]:
+def _buckets(histogram: Histogram) -> list[Any]:
+    """As `HistogramMetricFamily.add_metric` takes them."""
     bounds = [*map(floatToGoString, histogram.bounds), "+Inf"]
-    return list(zip(bounds, itertools.accumulate(histogram.counts), strict=True))
+    exemplars = [_exemplar(histogram.exemplars.get(bucket)) for bucket in range(len(bounds))]
+    return list(zip(bounds, itertools.accumulate(histogram.counts), exemplars, strict=True))
+
+
+def _exemplar(known: Exemplar | None) -> PrometheusExemplar | None:
+    if known is None:
+        return None
+    return PrometheusExemplar({"run_id": known.run_id}, known.value, known.time_unix_seconds)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from bisect import bisect_left
 from collections import defaultdict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Final, TypeAlias
 
 from crystools_exporters.catalogue import CATALOGUE
@@ -24,24 +27,45 @@ Labels: TypeAlias = tuple[str, ...]
 _BUCKETS: Final = {spec.name: spec.buckets for spec in CATALOGUE if spec.type == "histogram"}
 
 
+@dataclass(frozen=True, slots=True)
+class Exemplar:
+    """One observation, and the run that it was made in."""
+
+    run_id: str
+    value: float
+    time_unix_seconds: float
+
+
 class Histogram:
-    """Observations in buckets; `counts` has one entry a bound and a last one for what exceeds them all."""
+    """Observations in buckets; `counts` has one entry a bound and a last one for what exceeds them all.
 
-    def __init__(self, bounds: tuple[float, ...]) -> None:
+    `exemplars` has the latest observation of each bucket that has one.
+    """
+
+    def __init__(
+        self, bounds: tuple[float, ...], counts: Iterable[int] | None = None, sum_: float = 0.0
+    ) -> None:
         self.bounds = bounds
-        self.counts = [0] * (len(bounds) + 1)
-        self.sum = 0.0
+        self.counts = list(counts) if counts is not None else [0] * (len(bounds) + 1)
+        self.exemplars: dict[int, Exemplar] = {}
+        self.sum = sum_
 
-    def observe(self, value: float) -> None:
+    def observe(self, exemplar: Exemplar) -> None:
         """Counts one observation."""
-        self.counts[bisect_left(self.bounds, value)] += 1
-        self.sum += value
+        bucket = bisect_left(self.bounds, exemplar.value)
+        self.counts[bucket] += 1
+        self.exemplars[bucket] = exemplar
+        self.sum += exemplar.value
 
 
 class RunMetrics:
-    """The state of the catalogue's run metrics, by metric name and label values. Not thread-safe."""
+    """The state of the catalogue's run metrics, by metric name and label values. Not thread-safe.
 
-    def __init__(self) -> None:
+    `clock` gives the Unix time, of exemplars.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.time) -> None:
+        self._clock = clock
         self.values: defaultdict[str, dict[Labels, float]] = defaultdict(dict)
         self.histograms: defaultdict[str, dict[Labels, Histogram]] = defaultdict(dict)
         self._in_progress: set[str] = set()
@@ -70,7 +94,8 @@ class RunMetrics:
             self._in_progress.remove(report.run_id)
             self._add("crystools_tpu_runs_in_progress", (report.pipeline,), -1)
         if report.total_seconds is not None:
-            self._observe("crystools_tpu_run_duration_seconds", labels, report.total_seconds)
+            name = "crystools_tpu_run_duration_seconds"
+            self._observe(name, labels, report.total_seconds, report.run_id)
             if report.device is not None:
                 chip_seconds = report.total_seconds * report.device.chips
                 self._add("crystools_tpu_run_chip_seconds_total", labels, chip_seconds)
@@ -80,13 +105,15 @@ class RunMetrics:
         if event.record.finite is not None:
             self._add("crystools_tpu_nonfinite_steps_total", labels, int(not event.record.finite))
         if not event.record.compiled:
-            self._observe("crystools_tpu_step_duration_seconds", labels, event.record.seconds)
+            name = "crystools_tpu_step_duration_seconds"
+            self._observe(name, labels, event.record.seconds, event.run_id)
             self._set_ratio("crystools_tpu_stage_mfu_ratio", labels, event.mfu)
 
     def _compile(self, event: CompileFinished) -> None:
         stage = (event.pipeline, event.stage_name.value)
         labels = (*stage, event.record.cache.value)
-        self._observe("crystools_tpu_compile_duration_seconds", labels, event.record.seconds)
+        name = "crystools_tpu_compile_duration_seconds"
+        self._observe(name, labels, event.record.seconds, event.run_id)
         self._add("crystools_tpu_compiles_total", labels, 1)
         self._add("crystools_tpu_recompiles_total", stage, int(event.recompile))
 
@@ -95,7 +122,7 @@ class RunMetrics:
         labels = (event.pipeline, report.name.value)
         if report.seconds is not None:
             name = "crystools_tpu_stage_duration_seconds"
-            self._observe(name, (*labels, report.status.value), report.seconds)
+            self._observe(name, (*labels, report.status.value), report.seconds, event.run_id)
         self._set_ratio("crystools_tpu_stage_mfu_ratio", labels, report.mfu)
         self._set_ratio("crystools_tpu_stage_mbu_ratio", labels, report.mbu)
         if report.flops is not None:
@@ -109,11 +136,11 @@ class RunMetrics:
         values = self.values[name]
         values[labels] = values.get(labels, 0) + amount
 
-    def _observe(self, name: str, labels: Labels, value: float) -> None:
+    def _observe(self, name: str, labels: Labels, value: float, run_id: str) -> None:
         histograms = self.histograms[name]
         if labels not in histograms:
             histograms[labels] = Histogram(_BUCKETS[name])
-        histograms[labels].observe(value)
+        histograms[labels].observe(Exemplar(run_id, value, round(self._clock(), 3)))
 
     def _set_ratio(self, name: str, labels: Labels, ratio: Ratio | None) -> None:
         """An unknown ratio has no sample, even where an earlier stage had one."""

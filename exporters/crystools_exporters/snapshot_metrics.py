@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
 
-from crystools_exporters.run_metrics import Labels
+from crystools_exporters.run_metrics import Histogram, Labels
 
 if TYPE_CHECKING:
     from crystools_tpu.monitor import Snapshot
+    from crystools_tpu.sources.base import Durations
 
 MAX_AGE_SECONDS: Final = 0.5
 """A scrape or export takes a snapshot of its own unless there is one so young."""
 
-Values: TypeAlias = Iterable[tuple[Labels, float | None]]
+Values: TypeAlias = Iterable[tuple[Labels, float | Histogram | None]]
 
 
 class Sampler(Protocol):
@@ -35,6 +36,20 @@ def _host(field: str) -> Callable[[Snapshot], Values]:
     return lambda snapshot: [((), getattr(snapshot.host, field))] if snapshot.host is not None else []
 
 
+def _hlo_executions(snapshot: Snapshot) -> Values:
+    known = snapshot.histograms.hlo_executions if snapshot.histograms else ()
+    return [((one.chip, one.core_type), _histogram(one.durations)) for one in known]
+
+
+def _megascale_latencies(snapshot: Snapshot) -> Values:
+    known = snapshot.histograms.megascale_latencies if snapshot.histograms else ()
+    return [((one.operation, one.buffer_size), _histogram(one.durations)) for one in known]
+
+
+def _histogram(durations: Durations) -> Histogram:
+    return Histogram(durations.bounds_seconds, durations.counts, durations.sum_seconds)
+
+
 def _disks(field: str) -> Callable[[Snapshot], Values]:
     return lambda snapshot: [
         ((disk.mount,), getattr(disk, field)) for disk in (snapshot.host.disks if snapshot.host else ())
@@ -53,6 +68,8 @@ SNAPSHOT_READERS: Final[Mapping[str, Callable[[Snapshot], Values]]] = {
     "crystools_tpu_chip_tensorcore_utilization_ratio": _chips("tensorcore_utilization_ratio"),
     "crystools_tpu_chip_hbm_bandwidth_utilization_ratio": _chips("hbm_bandwidth_utilization_ratio"),
     "crystools_tpu_chip_temperature_celsius": _chips("temperature_celsius"),
+    "crystools_tpu_chip_hlo_execution_seconds": _hlo_executions,
+    "crystools_tpu_megascale_latency_seconds": _megascale_latencies,
     "crystools_tpu_host_cpu_utilization_ratio": _host("cpu_utilization_ratio"),
     "crystools_tpu_host_memory_used_bytes": _host("memory_used_bytes"),
     "crystools_tpu_host_memory_total_bytes": _host("memory_total_bytes"),

@@ -54,12 +54,14 @@ def command(cache: Path, arguments: list[str]) -> subprocess.Popen[str]:
     )
 
 
-def test_it_writes_the_frames_and_a_valid_report_and_prints_the_report(
+def test_it_writes_the_frames_a_valid_report_and_the_metrics_and_prints_the_report(
     checkpoint: Path, tmp_path: Path
 ) -> None:
-    frames, report = tmp_path / "frames.npy", tmp_path / "report.json"
+    frames, report, metrics = tmp_path / "frames.npy", tmp_path / "report.json", tmp_path / "run.prom"
+    nobody = "http://127.0.0.1:1"
     more = ["--out", str(frames), "--report", str(report), "--json"]
     profile = ["--profile-steps", "2", "--profile-dir", str(tmp_path / "profiles")]
+    more += ["--textfile", str(metrics), "--pushgateway", nobody]
     with command(tmp_path / "cache", arguments(checkpoint, *more, *profile)) as process:
         out, err = process.communicate(timeout=240)
     assert process.returncode == 0, err
@@ -79,6 +81,9 @@ def test_it_writes_the_frames_and_a_valid_report_and_prints_the_report(
         "save ...",
     ]
     assert "Warning" not in err
+    (warning,) = (line for line in err.splitlines() if line.startswith("WARNING"))
+    assert warning.startswith(f"WARNING: the metrics could not be pushed to {nobody}: ")
+    assert '\ncrystools_tpu_runs_total{pipeline="wan2.1-t2v",status="succeeded"} 1.0\n' in metrics.read_text()
     report_params = json.loads(out)["params"]
     assert (report_params["num_frames"], report_params["num_inference_steps"]) == (5, 3)
 

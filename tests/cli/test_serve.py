@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -70,6 +71,17 @@ def test_this_machine_is_served_unmarked(tmp_path: Path) -> None:
         text = get(metrics)
         assert "simulated=" not in text
         assert re.search(r"^crystools_tpu_host_memory_total_bytes [1-9]", text, re.MULTILINE)
+
+
+def test_a_token_in_a_file_is_asked_for_and_not_printed(tmp_path: Path) -> None:
+    token = tmp_path / "token"
+    token.write_text("secret\n")
+    with served(tmp_path, "--simulate", "v6e-1", "--token-file", str(token)) as (_, page, metrics):
+        assert "secret" not in page
+        assert "crystools_tpu_build_info" in get(f"{metrics}?token=secret")
+        with pytest.raises(urllib.error.HTTPError, match="401") as refused:
+            get(metrics)
+        refused.value.close()
 
 
 def test_a_port_that_is_taken_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,7 +11,15 @@ import pytest
 from crystools_exporters.prometheus import PrometheusExporter
 from crystools_tpu import telemetry
 from crystools_tpu.monitor import Snapshot, SourceHealth
-from crystools_tpu.sources.base import ChipReading, DiskReading, HostReading
+from crystools_tpu.sources.base import (
+    ChipReading,
+    DiskReading,
+    Durations,
+    Histograms,
+    HloExecutions,
+    HostReading,
+    MegascaleLatencies,
+)
 from crystools_tpu.telemetry import (
     CompileCache,
     CompileFinished,
@@ -62,6 +70,10 @@ SNAPSHOT = Snapshot(
         SourceHealth("host", True, 1_700_000_000.25, 0, None),
         SourceHealth("tpu", False, 1_699_999_000.0, 7, "no answer within 1 s"),
         SourceHealth("nvml", None, None, 0, "no NVIDIA driver"),
+    ),
+    histograms=Histograms(
+        (HloExecutions("tpu0", "tensor_core", Durations((0.001, 0.0014, 0.00196), (0, 50, 50, 0), 0.14)),),
+        (MegascaleLatencies("dcn_transfer", "8MB+", Durations((0.001, 0.002), (1, 0, 2), 0.5)),),
     ),
 )
 
@@ -161,6 +173,6 @@ def bus() -> telemetry.Bus:
 
 @pytest.fixture
 def exporter(monitor: FixedMonitor, bus: telemetry.Bus) -> Iterator[PrometheusExporter]:
-    exporter = PrometheusExporter(monitor, bus=bus, version="1.2.3")
+    exporter = PrometheusExporter(monitor, bus=bus, version="1.2.3", clock=lambda: 1_700_000_042.5)
     yield exporter
     exporter.close()

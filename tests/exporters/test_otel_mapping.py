@@ -13,10 +13,10 @@ from opentelemetry.semconv._incubating.attributes import hw_attributes, system_a
 from opentelemetry.semconv._incubating.metrics import hw_metrics, system_metrics
 
 from crystools_exporters.catalogue import CATALOGUE
-from crystools_exporters.otel_mapping import INSTRUMENTS, Instrument, span_attributes
+from crystools_exporters.otel_mapping import EXPORTED, INSTRUMENTS, Instrument, span_attributes
 
 CONVENTIONAL = [i for i in INSTRUMENTS.values() if not i.name.startswith("crystools_tpu.")]
-OTHERS = [spec for spec in CATALOGUE if INSTRUMENTS[spec.name].name.startswith("crystools_tpu.")]
+OTHERS = [spec for spec in EXPORTED if INSTRUMENTS[spec.name].name.startswith("crystools_tpu.")]
 
 
 class RecordingMeter:
@@ -28,8 +28,12 @@ class RecordingMeter:
 
 
 def test_each_metric_has_an_instrument_of_its_own() -> None:
-    assert list(INSTRUMENTS) == [spec.name for spec in CATALOGUE]
-    assert len({instrument.name for instrument in INSTRUMENTS.values()}) == len(CATALOGUE)
+    assert {spec.name for spec in CATALOGUE} - set(INSTRUMENTS) == {
+        "crystools_tpu_chip_hlo_execution_seconds",
+        "crystools_tpu_megascale_latency_seconds",
+    }
+    assert list(INSTRUMENTS) == [spec.name for spec in EXPORTED]
+    assert len({instrument.name for instrument in INSTRUMENTS.values()}) == len(EXPORTED)
 
 
 @pytest.mark.parametrize("instrument", CONVENTIONAL, ids=lambda instrument: instrument.name)

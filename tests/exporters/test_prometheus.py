@@ -6,21 +6,33 @@ import dataclasses
 import logging
 import shutil
 import subprocess
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import prometheus_client
 import pytest
+from prometheus_client.core import Metric
+from prometheus_client.openmetrics.exposition import generate_latest as openmetrics_text
+from prometheus_client.openmetrics.parser import (
+    text_string_to_metric_families as openmetrics_families,
+)
 from prometheus_client.parser import text_string_to_metric_families
 
 from crystools_exporters.catalogue import CATALOGUE, SIMULATED_LABEL
-from crystools_exporters.prometheus import PrometheusExporter
+from crystools_exporters.prometheus import CONTENT_TYPE, PrometheusExporter
 from crystools_tpu import telemetry
 from crystools_tpu.monitor import Snapshot
+from crystools_tpu.sources.base import ChipReading, Durations, Histograms, HloExecutions
 from crystools_tpu.telemetry import CompileCache, Ratio, RunFinished, Status
 
 from .conftest import RUN, SNAPSHOT, FixedMonitor, compile_, stage_finished, step
 
 GOLDEN = Path(__file__).parent / "golden"
+PROMETHEUS_ACCEPTS = (
+    "application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;q=0.75,"
+    "text/plain;version=0.0.4;q=0.5,*/*;q=0.1"
+)
 DENOISE = {"pipeline": "wan2.1-t2v", "stage": "denoise"}
 
 
@@ -31,6 +43,12 @@ def value(exporter: PrometheusExporter, name: str, labels: dict[str, str]) -> fl
             if sample.name == f"crystools_tpu_{name}" and sample.labels == labels:
                 return sample.value
     return None
+
+
+def openmetrics(exporter: PrometheusExporter) -> list[Metric]:
+    """What prometheus-client's own parser reads in the OpenMetrics text."""
+    text = exporter.render(PROMETHEUS_ACCEPTS)[0].decode()
+    return list(openmetrics_families(text))  # type: ignore[no-untyped-call]
 
 
 def test_the_exposition_is_the_golden_one_to_the_byte(
@@ -54,8 +72,114 @@ def test_a_simulated_machine_marks_every_sample(bus: telemetry.Bus) -> None:
 
     assert body == (GOLDEN / "simulated.prom").read_text()
     samples = [sample for family in text_string_to_metric_families(body) for sample in family.samples]
-    assert len(samples) == 113
+    assert len(samples) == 124
     assert {sample.labels[SIMULATED_LABEL] for sample in samples} == {"v6e-8"}
+
+
+def test_openmetrics_is_the_golden_one_to_the_byte_for_whoever_accepts_it(
+    exporter: PrometheusExporter, bus: telemetry.Bus
+) -> None:
+    for event in RUN:
+        bus.publish(event)
+
+    body, content_type = exporter.render(PROMETHEUS_ACCEPTS)
+
+    assert body.decode() == (GOLDEN / "real.openmetrics").read_text()
+    assert body.endswith(b"\n# EOF\n")
+    assert b"_created" not in body
+    assert content_type == "application/openmetrics-text; version=1.0.0; charset=utf-8"
+    assert exporter.render("text/html, */*")[1] == exporter.render()[1] == CONTENT_TYPE
+
+
+@pytest.mark.parametrize("simulated", [None, 'a "name"\n\\'])
+def test_both_formats_are_to_the_byte_what_prometheus_client_makes_of_the_same_families(
+    bus: telemetry.Bus, simulated: str | None
+) -> None:
+    exporter = PrometheusExporter(FixedMonitor(), bus=bus, simulated=simulated)
+    for event in (*RUN, dataclasses.replace(step(1, 1e-7), run_id='"\n\\')):
+        bus.publish(event)
+    for _ in range(2):  # the second time from what was kept
+        assert exporter.render()[0] == prometheus_client.generate_latest(exporter.registry)
+        theirs = openmetrics_text(exporter.registry)  # type: ignore[no-untyped-call]
+        assert exporter.render(PROMETHEUS_ACCEPTS)[0] == theirs
+
+
+def test_buckets_that_the_runtime_changes_are_the_new_ones(
+    exporter: PrometheusExporter, monitor: FixedMonitor
+) -> None:
+    chip = {"chip": "tpu0", "core_type": "tensor_core"}
+    assert value(exporter, "chip_hlo_execution_seconds_bucket", {**chip, "le": "0.0014"}) == 50
+    changed = HloExecutions("tpu0", "tensor_core", Durations((0.002, 0.003, 0.004), (1, 2, 3, 4), 1.0))
+    monitor.snapshot = dataclasses.replace(SNAPSHOT, histograms=Histograms((changed,), ()))
+    assert value(exporter, "chip_hlo_execution_seconds_bucket", {**chip, "le": "0.0014"}) is None
+    assert value(exporter, "chip_hlo_execution_seconds_bucket", {**chip, "le": "0.003"}) == 3
+
+
+def test_both_formats_say_the_same(exporter: PrometheusExporter, bus: telemetry.Bus) -> None:
+    for event in RUN:
+        bus.publish(event)
+    text = text_string_to_metric_families(exporter.render()[0].decode())
+    assert [(s.name, s.labels, s.value) for family in openmetrics(exporter) for s in family.samples] == [
+        (s.name, s.labels, s.value) for family in text for s in family.samples
+    ]
+
+
+def test_the_exemplar_of_a_bucket_is_the_run_of_its_latest_observation(
+    exporter: PrometheusExporter, bus: telemetry.Bus
+) -> None:
+    for run_id, seconds in (("first", 4.0), ("second", 4.5), ("third", 0.75)):
+        bus.publish(dataclasses.replace(step(1, seconds), run_id=run_id))
+    exemplars = {
+        sample.labels["le"]: (sample.exemplar.labels, sample.exemplar.value, str(sample.exemplar.timestamp))
+        for family in openmetrics(exporter)
+        for sample in family.samples
+        if sample.exemplar is not None
+    }
+    assert exemplars == {
+        "1.0": ({"run_id": "third"}, 0.75, "1700000042.500000000"),
+        "5.0": ({"run_id": "second"}, 4.5, "1700000042.500000000"),
+    }
+
+
+def test_runs_stages_steps_and_compiles_have_exemplars_and_nothing_else_has(
+    exporter: PrometheusExporter, bus: telemetry.Bus
+) -> None:
+    for event in RUN:
+        bus.publish(event)
+    samples = [(family.name, sample) for family in openmetrics(exporter) for sample in family.samples]
+    assert {name for name, sample in samples if sample.exemplar is not None} == {
+        f"crystools_tpu_{what}_duration_seconds" for what in ("run", "stage", "step", "compile")
+    }
+    assert {s.exemplar.labels["run_id"] for _, s in samples if s.exemplar is not None} == {"5f3c0a"}
+    assert not any("5f3c0a" in sample.labels.values() for _, sample in samples)
+
+
+def test_without_a_monitor_there_are_the_runs_alone(bus: telemetry.Bus) -> None:
+    exporter = PrometheusExporter(None, bus=bus, version="1.2.3")
+    for event in RUN:
+        bus.publish(event)
+    names = {family.name for family in exporter.collect() if family.samples}
+    assert "crystools_tpu_runs" in names
+    assert not [name for name in names if name.startswith(("crystools_tpu_chip_", "crystools_tpu_host_"))]
+
+
+def test_a_scrape_under_way_holds_no_event_up_and_the_next_one_counts_it(
+    exporter: PrometheusExporter, monitor: FixedMonitor, bus: telemetry.Bus
+) -> None:
+    """The run's own thread publishes while the scrape is in the midst of its families."""
+
+    class Publishing(tuple[ChipReading, ...]):
+        def __iter__(self) -> Iterator[ChipReading]:
+            publisher = threading.Thread(target=bus.publish, args=(step(1, 4.0),))
+            publisher.start()
+            publisher.join(20)
+            assert not publisher.is_alive()
+            return super().__iter__()
+
+    monitor.snapshot = dataclasses.replace(SNAPSHOT, chips=Publishing(SNAPSHOT.chips))
+    assert value(exporter, "step_duration_seconds_count", DENOISE) is None
+    monitor.snapshot = SNAPSHOT
+    assert value(exporter, "step_duration_seconds_count", DENOISE) == 7  # each of the chips' metrics
 
 
 @pytest.mark.parametrize("name", ["real.prom", "simulated.prom"])
@@ -215,7 +339,8 @@ def test_a_metric_that_fails_does_not_take_the_others_along(
     monitor.snapshot = dataclasses.replace(SNAPSHOT, chips=None)  # type: ignore[arg-type]
     with caplog.at_level(logging.ERROR):
         body = exporter.render()[0].decode()
-    assert "crystools_tpu_chip_" not in body
+    assert "crystools_tpu_chip_hbm_" not in body
+    assert "\ncrystools_tpu_chip_hlo_execution_seconds_bucket{" in body
     assert "\ncrystools_tpu_host_memory_used_bytes 3.221225472e+09" in body
     assert "crystools_tpu_chip_hbm_used_bytes could not be collected" in caplog.text
 
@@ -233,6 +358,16 @@ def test_a_monitor_that_fails_leaves_the_runs(bus: telemetry.Bus, caplog: pytest
     assert "\ncrystools_tpu_host_" not in body
     assert '\ncrystools_tpu_runs_total{pipeline="wan2.1-t2v",status="succeeded"} 1.0\n' in body
     assert "no sources" in caplog.text
+
+
+def test_an_event_that_cannot_be_counted_takes_no_other_along(
+    exporter: PrometheusExporter, bus: telemetry.Bus, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.ERROR):
+        bus.publish(stage_finished(seconds="soon"))
+        bus.publish(step(1, 4.0))
+    assert value(exporter, "step_duration_seconds_count", DENOISE) == 1
+    assert "stage_finished could not be counted" in caplog.text
 
 
 def test_no_event_is_lost_between_scrapes(exporter: PrometheusExporter, bus: telemetry.Bus) -> None:
@@ -265,5 +400,6 @@ def test_one_metric_has_one_row_in_the_catalogue() -> None:
     names = [spec.name for spec in CATALOGUE]
     assert len(names) == len(set(names))
     assert all(name.startswith("crystools_tpu_") for name in names)
-    assert all(bool(spec.buckets) == (spec.type == "histogram") for spec in CATALOGUE)
+    assert all(spec.type == "histogram" for spec in CATALOGUE if spec.buckets)
+    assert all(set(spec.help).isdisjoint('"\\\n') for spec in CATALOGUE)  # which the formats escape
     assert all(spec.name.endswith("_total") == (spec.type == "counter") for spec in CATALOGUE)

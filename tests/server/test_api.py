@@ -248,18 +248,22 @@ async def test_an_unknown_run_is_not_found(client: Client, validate: Validate, r
         validate("ErrorAnswer", await answer.json())
 
 
-async def test_metrics_are_rendered_off_the_event_loop(serve: Serve) -> None:
+async def test_metrics_are_rendered_off_the_event_loop_as_the_request_accepts_them(serve: Serve) -> None:
     threads: list[threading.Thread] = []
+    asked: list[str] = []
 
-    def render() -> tuple[bytes, str]:
+    def render(accept: str) -> tuple[bytes, str]:
         threads.append(threading.current_thread())
+        asked.append(accept)
         return b"up 1\n", "text/plain; version=0.0.4; charset=utf-8"
 
     client = await serve(metrics_text=render)
     for path in ("/metrics", "/crystools-tpu/metrics"):
-        answer = await client.get(path)
+        answer = await client.get(path, headers={"Accept": "application/openmetrics-text;version=1.0.0"})
         assert await answer.read() == b"up 1\n"
         assert answer.headers["Content-Type"] == "text/plain; version=0.0.4; charset=utf-8"
+        assert answer.headers["Vary"] == "Accept"
+    assert asked == ["application/openmetrics-text;version=1.0.0"] * 2
     assert threading.main_thread() not in threads
 
 

@@ -103,7 +103,8 @@ async def test_eight_chips_show_the_rigs_exact_figures(
         assert {name: chip[name] for name in expected} == expected
         labels = frozenset({("chip", chip["chip"]), SIMULATED})
         assert {name: samples[f"chip_{name}", labels] for name in expected} == expected
-    assert len(chip_samples(samples)) == 8 * 6
+    histogram = 2 + 4  # count, sum and four buckets
+    assert len(chip_samples(samples)) == 8 * (len(expected) + 1 + histogram)
 
 
 async def test_a_lost_runtime_takes_its_series_along_and_brings_them_back(

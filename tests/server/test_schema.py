@@ -11,7 +11,15 @@ import pytest
 
 from crystools_tpu.monitor import Snapshot, SourceHealth
 from crystools_tpu.server.settings import Settings
-from crystools_tpu.sources.base import ChipReading, DiskReading, HostReading
+from crystools_tpu.server.wire import snapshot_message
+from crystools_tpu.sources.base import (
+    ChipReading,
+    DiskReading,
+    Durations,
+    Histograms,
+    HloExecutions,
+    HostReading,
+)
 from crystools_tpu.telemetry import ProfileCapture
 
 from .conftest import PACKAGE
@@ -30,9 +38,19 @@ def test_a_definition_has_the_fields_of_its_dataclass(definitions: dict[str, Any
     assert list(definitions[cls.__name__]["properties"]) == [f.name for f in dataclasses.fields(cls)]
 
 
-def test_a_snapshot_message_is_a_snapshot_with_schema_and_type(definitions: dict[str, Any]) -> None:
-    fields = [field.name for field in dataclasses.fields(Snapshot)]
+def test_a_snapshot_message_is_a_snapshot_without_histograms_and_with_schema_and_type(
+    definitions: dict[str, Any],
+) -> None:
+    fields = [field.name for field in dataclasses.fields(Snapshot) if field.name != "histograms"]
     assert list(definitions["SnapshotMessage"]["properties"]) == ["schema", "type", *fields]
+
+
+def test_histograms_are_for_scrapes_and_do_not_travel_to_the_page() -> None:
+    durations = Durations((1.0,), (1, 0), 0.5)
+    histograms = Histograms((HloExecutions("tpu0", "tensor_core", durations),), ())
+    without = Snapshot(1.5, False, (), None, ())
+    assert snapshot_message(dataclasses.replace(without, histograms=histograms)) == snapshot_message(without)
+    assert "histograms" not in snapshot_message(without)
 
 
 def test_settings_are_the_same_over_http_and_websocket(definitions: dict[str, Any]) -> None:

@@ -70,7 +70,7 @@ async def test_behind_a_proxy_the_origin_is_what_the_proxy_was_asked_for(serve: 
     "path", ["/api/health", "/api/devices", "/api/runs", "/api/settings", "/metrics", "/ws"]
 )
 async def test_with_a_token_nothing_is_told_without_it(serve: Serve, path: str) -> None:
-    client = await serve(token="secret", metrics_text=lambda: (b"up 1\n", "text/plain"))
+    client = await serve(token="secret", metrics_text=lambda _: (b"up 1\n", "text/plain"))
     refused = [
         await client.get(f"/crystools-tpu{path}"),
         await client.get(f"/crystools-tpu{path}?token=wrong"),

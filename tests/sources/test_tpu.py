@@ -13,6 +13,7 @@ from tpu_info.proto import tpu_metric_service_pb2 as proto
 from crystools_tpu.sources.base import ChipReading, SourceError, SourceUnavailable
 from crystools_tpu.sources.tpu import TpuSource, runtime_addresses
 from crystools_tpu.sources.tpu_discovery import find_chips, kind_name
+from crystools_tpu.sources.tpu_histograms import DISTRIBUTIONS
 from crystools_tpu.sources.tpu_payload import Metric, PortMetrics, chip_readings, gauges
 from crystools_tpu.testing import payload
 from crystools_tpu.testing.figures import ChipFigures
@@ -255,13 +256,16 @@ def test_no_chip_and_no_address_is_no_fault_and_loads_no_grpc() -> None:
     assert json.loads(answer) == ["no TPU chip is attached to this machine", False, False]
 
 
-def test_one_channel_is_kept_and_the_total_memory_asked_for_once(tmp_path: Path) -> None:
+def test_one_channel_is_kept_and_the_total_memory_and_the_distributions_are_asked_for_once(
+    tmp_path: Path,
+) -> None:
     with run_scenario(Scenario.HEALTHY, "v6e-8", tmp_path) as rig:
         source = rig.tpu_source()
         for _ in range(3):
             assert len(source.read().chips) == 8
         asked = [payload.HBM_USED, payload.DUTY_CYCLE, payload.HBM_BANDWIDTH]
-        assert rig.runtimes[0].requests == [*asked, payload.HBM_TOTAL, *asked, *asked]
+        once = [payload.HBM_TOTAL, *DISTRIBUTIONS]
+        assert rig.runtimes[0].requests == [*asked, *once, *asked, *asked]
         assert len(source._clients) == 1
         source.close()
         source.close()

@@ -1,0 +1,137 @@
+"""The file for node_exporter: whole or not at all, and never anybody's trouble."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from crystools_exporters.prometheus import PrometheusExporter
+from crystools_exporters.textfile import TextfileWriter
+from crystools_tpu import telemetry
+
+from .conftest import RUN
+from .programs import get, running
+
+
+class Changing(Collector):
+    """A metric that counts how often it was collected, and can wait for the test before it is."""
+
+    def __init__(self) -> None:
+        self.collected = threading.Semaphore(0)
+        self.count = 0
+
+    def collect(self) -> Iterator[Metric]:
+        self.count += 1
+        yield GaugeMetricFamily("collected", "How often.", self.count)
+        self.collected.release()
+
+
+def test_node_exporter_shows_the_run(
+    exporter: PrometheusExporter, bus: telemetry.Bus, tmp_path: Path
+) -> None:
+    for event in RUN:
+        bus.publish(event)
+    folder = tmp_path / "textfile"
+    folder.mkdir()
+
+    TextfileWriter(folder / "crystools.prom", exporter.registry).write()
+
+    options = (
+        "--collector.disable-defaults",
+        "--collector.textfile",
+        f"--collector.textfile.directory={folder}",
+    )
+    with running("prometheus-node-exporter", tmp_path, *options) as url:
+        shown = get(f"{url}/metrics").decode()
+    assert "\nnode_textfile_scrape_error 0\n" in shown
+    assert '\ncrystools_tpu_runs_total{pipeline="wan2.1-t2v",status="succeeded"} 1\n' in shown
+    bucket = 'crystools_tpu_step_duration_seconds_bucket{pipeline="wan2.1-t2v",stage="denoise",le="5"} 2\n'
+    assert bucket in shown
+    assert '\ncrystools_tpu_chip_hbm_used_bytes{chip="tpu0"} 1.2884901888e+10\n' in shown
+
+
+def test_it_is_written_at_once_at_each_interval_and_at_the_end(tmp_path: Path) -> None:
+    path, metric = tmp_path / "metrics.prom", Changing()
+    with TextfileWriter(path, metric, interval_seconds=0.001):
+        for _ in range(3):
+            assert metric.collected.acquire(timeout=20)
+    assert path.read_text().endswith(f"\ncollected {metric.count:.1f}\n")
+    assert metric.count >= 4
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def fill_the_disk(folder: Path) -> Path:
+    """What is written beside the file goes to a device that is always full."""
+    path = folder / "metrics.prom"
+    Path(f"{path}.{os.getpid()}.{threading.get_ident()}").symlink_to("/dev/full")
+    return path
+
+
+def read_only(folder: Path) -> Path:
+    """A folder in which root may not write either."""
+    return Path("/sys/metrics.prom")
+
+
+@pytest.mark.parametrize(
+    ("place", "reason"),
+    [
+        (fill_the_disk, "No space left on device"),
+        (read_only, "(Permission denied|Read-only file system|Operation not permitted)"),
+    ],
+)
+def test_a_disk_that_is_full_or_read_only_is_one_warning_and_harms_nothing(
+    place: Callable[[Path], Path],
+    reason: str,
+    exporter: PrometheusExporter,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    path = place(tmp_path)
+    writer = TextfileWriter(path, exporter.registry)
+    writer.write()
+    if path.parent == tmp_path:
+        assert list(tmp_path.iterdir()) == []
+        place(tmp_path)
+    writer.write()
+    (warning,) = caplog.messages
+    assert re.fullmatch(f"the metrics could not be written to {path}: {reason}", warning)
+
+
+def test_a_file_that_can_be_written_again_is_and_the_next_failure_is_told(
+    exporter: PrometheusExporter, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "gone"
+    writer = TextfileWriter(folder / "metrics.prom", exporter.registry)
+    writer.write()
+    folder.mkdir()
+    writer.write()
+    assert (folder / "metrics.prom").read_text().startswith("# HELP crystools_tpu_build_info ")
+    (folder / "metrics.prom").unlink()
+    folder.rmdir()
+    writer.write()
+    assert len(caplog.messages) == 2
+
+
+def test_a_write_that_hangs_is_left_behind_with_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hangs = threading.Event()
+
+    class Hanging(Collector):
+        def collect(self) -> Iterator[Metric]:
+            hangs.wait(20)
+            return iter(())
+
+    monkeypatch.setattr("crystools_exporters.textfile._LAST_WRITE_SECONDS", 0.05)
+    with caplog.at_level(logging.WARNING), TextfileWriter(tmp_path / "metrics.prom", Hanging()):
+        pass
+    hangs.set()
+    assert "still being written" in caplog.text
