@@ -20,8 +20,8 @@ logger = logging.getLogger(__name__)
 INTERVAL_SECONDS: Final = 0.5
 """Between two writes of a run in progress: what a killed process loses, with a margin to a second."""
 
-# A report of many thousand steps takes its time to write: no more than this share of it.
-_MOST_OF_THE_TIME: Final = 0.05
+# A report of many thousand steps takes its time to write: no more than this share of a core.
+_MOST_OF_THE_CPU: Final = 0.05
 
 _FIRST_RETRY_SECONDS: Final = 1.0
 _LAST_RETRY_SECONDS: Final = 30.0
@@ -44,13 +44,11 @@ class RunLogWriter:
         history: History,
         tidy: Callable[[RunLog], None] = lambda log: None,
         interval_seconds: float = INTERVAL_SECONDS,
-        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._open_log = open_log
         self._history = history
         self._tidy = tidy
         self._interval_seconds = interval_seconds
-        self._clock = clock
         self._log: RunLog | None = None
         self._lock = threading.Lock()
         self._running: set[str] = set()
@@ -94,9 +92,10 @@ class RunLogWriter:
         try:
             while self._changed.wait() and not self._closing.is_set():
                 self._changed.clear()
-                began = self._clock()
+                began = time.thread_time()
                 if self._write_changes():
-                    pause = max(self._interval_seconds, (self._clock() - began) / _MOST_OF_THE_TIME)
+                    spent = time.thread_time() - began
+                    pause = max(self._interval_seconds, spent / _MOST_OF_THE_CPU)
                 else:
                     pause = min(_FIRST_RETRY_SECONDS * 2**self._failures, _LAST_RETRY_SECONDS)
                 self._closing.wait(pause)

@@ -48,9 +48,9 @@ def test_the_demo_is_watched_live_and_leaves_a_video_a_report_and_a_table(tmp_pa
             "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "cache"),
             "JAX_NUM_CPU_DEVICES": "1",
             "TMPDIR": str(temporary),
-            "TORCHINDUCTOR_CACHE_DIR": str(
-                tmp_path / "inductor"
-            ),  # torch makes that folder as it is imported
+            "CRYSTOOLS_TPU_DATA_DIR": str(tmp_path / "data"),
+            # torch makes this folder as it is imported, by default in the one for temporary files
+            "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "inductor"),
         },
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
