@@ -56,6 +56,8 @@ export class Store extends EventTarget {
   snapshot = null;
   /** Newest first. @type {RunReport[]} */
   runs = [];
+  /** Grows when a run comes, ends or goes, and not with what happens within one. */
+  runsRevision = 0;
   /** Whether there are older runs than these; null until somebody asks. @type {boolean | null} */
   moreRuns = null;
   /** The last complaint of the server about a message of ours. @type {string | null} */
@@ -127,6 +129,7 @@ export class Store extends EventTarget {
         this.hello = message;
         this.runs = message.runs;
         this.moreRuns = null;
+        this.runsRevision += 1;
         this.profile = message.profile;
         this.#progress.clear();
         this.problem = null;
@@ -159,6 +162,7 @@ export class Store extends EventTarget {
     } finally {
       this.#asking = false;
     }
+    this.runsRevision += 1;
     this.#changed();
   }
 
@@ -307,6 +311,7 @@ export class Store extends EventTarget {
       if (this.moreRuns != null) this.moreRuns = true;
     }
     if (report.status !== "running") this.#progress.delete(report.run_id);
+    this.runsRevision += 1;
   }
 
   /** @param {string} runId */

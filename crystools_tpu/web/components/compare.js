@@ -91,12 +91,15 @@ export class Compare extends StoreView {
   /** @type {Comparison | null} */
   #comparison = null;
   #problem = "";
+  /** Of the runs that are offered. @type {number | null} */
+  #revision = null;
 
   constructor() {
     super();
     for (const select of [this.#a, this.#b]) {
       select.addEventListener("change", () => {
         this.#held.add(select);
+        this.#revision = null;
         this.refresh();
       });
     }
@@ -104,6 +107,8 @@ export class Compare extends StoreView {
 
   /** @param {Store} store */
   render(store) {
+    if (store.runsRevision === this.#revision) return;
+    this.#revision = store.runsRevision;
     const runs = store.runs.filter((run) => run.status !== "running" && run.stages.length > 0);
     const [newest, other] = runs;
     this.hidden = !newest || !other;
@@ -131,6 +136,7 @@ export class Compare extends StoreView {
     } catch (error) {
       if (this.#asked === asked) this.#problem = String(error);
     }
+    this.#revision = null;
     this.refresh();
   }
 

@@ -67,6 +67,8 @@ export class Runs extends StoreView {
   #selected = null;
   /** @type {Store | null} */
   #store = null;
+  /** Of the runs that are shown: nothing is done again with each snapshot. @type {number | null} */
+  #revision = null;
 
   constructor() {
     super();
@@ -77,7 +79,9 @@ export class Runs extends StoreView {
 
   /** @param {Store} store */
   render(store) {
+    if (store === this.#store && store.runsRevision === this.#revision) return;
     this.#store = store;
+    this.#revision = store.runsRevision;
     if (store.hello && store.moreRuns == null) store.loadRuns();
     this.byId("more").hidden = !store.moreRuns;
     const shown = new Set(shownRuns(store));
@@ -103,6 +107,7 @@ export class Runs extends StoreView {
     if (!button) return;
     const runId = button.dataset.run ?? null;
     this.#selected = this.#selected === runId ? null : runId;
+    this.#revision = null;
     this.refresh();
   };
 
