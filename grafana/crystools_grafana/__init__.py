@@ -1,0 +1,1 @@
+"""Grafana's dashboards, generated: `python grafana/generate.py` writes `grafana/dashboards`."""

@@ -1,0 +1,259 @@
+"""What the pipelines do: runs, stages, steps, how well they use the chips, and what they compile."""
+
+from __future__ import annotations
+
+from grafana_foundation_sdk.models import dashboard as models
+
+from crystools_grafana.dashboard import dashboard as made
+from crystools_grafana.dashboard import machine_variables, run_variables
+from crystools_grafana.panels import Panel, Query, lines, number, quantile
+
+PIPELINE = "{{pipeline}} {{simulated}}"
+STAGE = "{{pipeline}} {{stage}} {{simulated}}"
+
+
+def dashboard() -> models.Dashboard:
+    """Of all hosts, or of those chosen."""
+    return made(
+        "crystools-tpu-pipelines",
+        "Crystools TPU / Pipelines",
+        "Runs, stages and steps of every pipeline, how well they use the chips, and what they compile.",
+        {
+            "Runs": runs(),
+            "Stages": stages(),
+            "Steps": steps(),
+            "Efficiency": efficiency(),
+            "Compilation and memory": compilation(),
+        },
+        variables=[*machine_variables(), *run_variables()],
+    )
+
+
+def runs() -> list[Panel]:
+    """How many, how they ended, how long they took."""
+    ended = "increase(crystools_tpu_runs_total{runs}[$__range])"
+    succeeded = 'increase(crystools_tpu_runs_total{runs,status="succeeded"}[$__range])'
+    return [
+        number(
+            "Runs in progress",
+            "Runs that have begun and not ended. A run over several hosts counts once a host.",
+            "short",
+            Query("sum by (pipeline, simulated) (crystools_tpu_runs_in_progress{runs})", PIPELINE),
+        ),
+        number(
+            "Runs ended",
+            "In the whole range, by how they ended. Prometheus extrapolates, so the number is rounded.",
+            "short",
+            Query(f"sum by (status, simulated) ({ended})", "{{status}} {{simulated}}"),
+            decimals=0,
+        ),
+        number(
+            "Succeeded",
+            "Share of the runs that ended in the whole range. Cancelled runs count as not succeeded.",
+            "percentunit",
+            Query(f"sum by (simulated) ({succeeded}) / sum by (simulated) ({ended})", "{{simulated}}"),
+            decimals=1,
+        ),
+        lines(
+            "Runs that end",
+            "Runs in each interval, by how they ended.",
+            "short",
+            Query(
+                "sum by (status, simulated) (increase(crystools_tpu_runs_total{runs}[$__rate_interval]))",
+                "{{status}} {{simulated}}",
+            ),
+            width=6,
+            stacked=True,
+        ),
+        lines(
+            "Run duration",
+            "From the first load to the last save, of runs that succeeded; interpolated within the "
+            "histogram's buckets.",
+            "s",
+            *(
+                Query(
+                    quantile(
+                        share,
+                        "run_duration_seconds",
+                        '{runs,status="succeeded"}',
+                        "pipeline, simulated",
+                    ),
+                    f"{name} {PIPELINE}",
+                )
+                for name, share in (("median", 0.5), ("p95", 0.95))
+            ),
+            width=6,
+        ),
+    ]
+
+
+def stages() -> list[Panel]:
+    """Where the time goes."""
+    return [
+        lines(
+            "Time by stage",
+            "Seconds that all runs together spent in each stage, for each second that passed. Counted when a "
+            "stage ends, so a long stage shows late.",
+            "short",
+            Query(
+                "sum by (pipeline, stage, simulated) "
+                "(rate(crystools_tpu_stage_duration_seconds_sum{stages}[$__rate_interval]))",
+                STAGE,
+            ),
+            stacked=True,
+        ),
+        lines(
+            "Stage duration, median",
+            "Compilation included; interpolated within the histogram's buckets.",
+            "s",
+            Query(
+                quantile(0.5, "stage_duration_seconds", "{stages}", "pipeline, stage, simulated"),
+                STAGE,
+            ),
+        ),
+        lines(
+            "Stages that end",
+            "Stages in each interval, by how they ended. One that failed names where its run broke.",
+            "short",
+            Query(
+                "sum by (stage, status, simulated) "
+                "(increase(crystools_tpu_stage_duration_seconds_count{stages}[$__rate_interval]))",
+                "{{stage}} {{status}} {{simulated}}",
+            ),
+            stacked=True,
+        ),
+    ]
+
+
+def steps() -> list[Panel]:
+    """How fast, and whether what they make is a number."""
+    by = "pipeline, stage, simulated"
+    seconds = "crystools_tpu_step_duration_seconds"
+    return [
+        lines(
+            "Step time",
+            "Time of a step on the device, without steps in which a compile fell; interpolated within the "
+            "histogram's buckets.",
+            "s",
+            Query(quantile(0.5, "step_duration_seconds", "{stages}", by), f"median {STAGE}"),
+            Query(quantile(0.95, "step_duration_seconds", "{stages}", by), f"p95 {STAGE}"),
+        ),
+        lines(
+            "Step time, mean",
+            "The steps' seconds over their number: exact, where the quantiles are interpolated.",
+            "s",
+            Query(
+                f"sum by ({by}) (rate({seconds}_sum{{stages}}[$__rate_interval])) / "
+                f"sum by ({by}) (rate({seconds}_count{{stages}}[$__rate_interval]))",
+                STAGE,
+            ),
+        ),
+        lines(
+            "Steps with a NaN or an infinity",
+            "In each interval, by the device's own check of what a step puts out. Anything but 0 is a fault.",
+            "short",
+            Query(
+                f"sum by ({by}) (increase(crystools_tpu_nonfinite_steps_total{{stages}}[$__rate_interval]))",
+                STAGE,
+            ),
+        ),
+    ]
+
+
+def efficiency() -> list[Panel]:
+    """What the steps make of the chips."""
+    by = "host, pipeline, stage, simulated"
+    legend = "{{host}} {{pipeline}} {{stage}} {{simulated}}"
+    return [
+        lines(
+            "MFU",
+            "Model FLOPs over time, chips and peak FLOP/s. Holds its last value when no run runs. Not the "
+            "TensorCore utilisation.",
+            "percentunit",
+            Query(f"max by ({by}) (crystools_tpu_stage_mfu_ratio{{stages}})", legend),
+            width=6,
+        ),
+        lines(
+            "MBU",
+            "Bytes that had to move over time, chips and peak bandwidth, of the latest stage that ended.",
+            "percentunit",
+            Query(f"max by ({by}) (crystools_tpu_stage_mbu_ratio{{stages}})", legend),
+            width=6,
+        ),
+        lines(
+            "Model FLOP/s",
+            "Of the architecture, over all chips. Counted when a stage ends, so a long stage shows late.",
+            "flops",
+            Query(
+                "sum by (pipeline, stage, simulated) "
+                "(rate(crystools_tpu_model_flops_total{stages}[$__rate_interval]))",
+                STAGE,
+            ),
+            width=6,
+            stacked=True,
+        ),
+        lines(
+            "HBM at peak",
+            "Of the fullest device, in the latest stage that ended.",
+            "bytes",
+            Query(
+                "max by (pipeline, stage, simulated) (crystools_tpu_stage_hbm_peak_bytes{stages})",
+                STAGE,
+            ),
+            width=6,
+        ),
+    ]
+
+
+def compilation() -> list[Panel]:
+    """What was compiled, and again, and what left the memory."""
+    return [
+        lines(
+            "Time spent compiling",
+            "Seconds of backend compiles in each interval. `hit` came out of the compilation cache.",
+            "s",
+            Query(
+                "sum by (pipeline, cache, simulated) "
+                "(increase(crystools_tpu_compile_duration_seconds_sum{stages}[$__rate_interval]))",
+                "{{pipeline}} {{cache}} {{simulated}}",
+            ),
+            width=6,
+            stacked=True,
+        ),
+        lines(
+            "Compiles",
+            "Backend compiles in each interval, by what the compilation cache did.",
+            "short",
+            Query(
+                "sum by (stage, cache, simulated) "
+                "(increase(crystools_tpu_compiles_total{stages}[$__rate_interval]))",
+                "{{stage}} {{cache}} {{simulated}}",
+            ),
+            width=6,
+            stacked=True,
+        ),
+        lines(
+            "Recompiles",
+            "Steps after the first of their stage in which something was compiled, in each interval. The "
+            "run's report says why.",
+            "short",
+            Query(
+                "sum by (pipeline, stage, simulated) "
+                "(increase(crystools_tpu_recompiles_total{stages}[$__rate_interval]))",
+                STAGE,
+            ),
+            width=6,
+        ),
+        lines(
+            "Components that left the memory",
+            "Text encoders, transformers and VAEs, in each interval: evicted for another, freed by the user, "
+            "or because the memory ran out.",
+            "short",
+            Query(
+                "sum by (reason, simulated) "
+                "(increase(crystools_tpu_components_freed_total{hosts}[$__rate_interval]))",
+                "{{reason}} {{simulated}}",
+            ),
+            width=6,
+        ),
+    ]
