@@ -8,17 +8,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
-from crystools_grafana import chips, cost, fleet, pipelines
-from crystools_grafana.dashboard import to_json
+from crystools_grafana import generated
 
 DASHBOARDS: Final = Path(__file__).parent / "dashboards"
-MODULES: Final = (pipelines, chips, fleet, cost)
-
-
-def generated() -> dict[str, str]:
-    """The text of each dashboard's file, by its name."""
-    dashboards = (module.dashboard() for module in MODULES)
-    return {f"{dashboard.uid}.json": to_json(dashboard) for dashboard in dashboards}
 
 
 def main() -> None:
