@@ -30,13 +30,14 @@ GIB: Final = 2**30
 
 @dataclass
 class Host:
-    """One that is scraped; what happens on it is published on its own bus."""
+    """One that is scraped; what happens on it goes to its own bus. `name` stands for the address."""
 
     address: str
     server: Server
     bus: telemetry.Bus
     simulation: Simulation | None = None
     port: int = 0
+    name: str = ""
 
     @property
     def target(self) -> str:
@@ -115,13 +116,13 @@ class Recorder:
 
 
 def repeat(
-    events: Sequence[Event], host: Host, *, slower: float = 1.0, status: Status = Status.SUCCEEDED
+    events: Sequence[Event], host: Host, *, step_seconds: float = 1.0, status: Status = Status.SUCCEEDED
 ) -> None:
-    """The same run on another host: its steps take `slower` times as long, and it ends with `status`."""
+    """The same run on another host, with steps of `step_seconds` and this end."""
     for event in events:
         match event:
             case StepFinished(record=record):
-                record = dataclasses.replace(record, seconds=record.seconds * slower)
+                record = dataclasses.replace(record, seconds=step_seconds)
                 host.bus.publish(dataclasses.replace(event, record=record))
             case RunFinished(report=report):
                 host.bus.publish(RunFinished(dataclasses.replace(report, status=status)))
@@ -163,9 +164,8 @@ def write_configuration(
     targets.mkdir()
     (targets / "token").write_text(TOKEN)
     for name, hosts in slices.items():
-        labels = {"slice": name} if name else {}
-        group = {"targets": [host.target for host in hosts], "labels": labels}
-        (targets / f"{name or 'none'}.yml").write_text(yaml.safe_dump([group]))
+        groups = [{"targets": [host.target], "labels": {"slice": name, "host": host.name}} for host in hosts]
+        (targets / f"{name or 'none'}.yml").write_text(yaml.safe_dump(groups))
     config: dict[str, Any] = yaml.safe_load((GRAFANA / "prometheus.yml").read_text())
     config["global"] = {"scrape_interval": interval, "evaluation_interval": interval}
     config["scrape_configs"][0]["static_configs"][0]["targets"] = [alone]

@@ -8,7 +8,7 @@ import re
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -24,7 +24,7 @@ from crystools_pipelines.runtime import residency
 from crystools_tpu import telemetry
 from crystools_tpu.cli.serve import panel
 from crystools_tpu.telemetry import Status
-from crystools_tpu.testing.prometheus import RunningPrometheus, Series, running_prometheus
+from crystools_tpu.testing.prometheus import POLL_SECONDS, RunningPrometheus, Series, running_prometheus
 
 from .fleet import (
     GRAFANA,
@@ -70,7 +70,7 @@ class Scene:
 
     def firing(self, alert: str) -> set[str]:
         """The hosts for which an alert's expression holds now."""
-        return {series.labels["host"] for series in self.prometheus.query(ALERTS[alert])}
+        return {series.labels.get("host", "") for series in self.prometheus.query(ALERTS[alert])}
 
     def wait_for(self, expr: str) -> None:
         self.prometheus.wait_for(expr, seconds=PATIENCE_SECONDS)
@@ -115,13 +115,13 @@ def scene(tiny_flux2: Path, compile_cache: None, tmp_path_factory: pytest.TempPa
             for host in (first, second):
                 repeat(scene.run.events, host)
             repeat(with_bandwidth(scene.run.events), third)
-            scene.wait_for(f"count(crystools_tpu_runs_total == {number}) == {3 + number - 1}")
+            scene.wait_for(f"count(crystools_tpu_runs_total == {number}) == 4")
             if number == 1:
                 generate(REQUEST, checkpoint=tiny_flux2, devices=1, out=folder / "cat.png")
         repeat(with_bandwidth(scene.run.events), third, status=Status.FAILED)
         scene.wait_for('crystools_tpu_runs_total{status="failed"} offset 1s')
         scene.wait_for(f'crystools_tpu_chip_tensorcore_utilization_ratio{{host="{ALONE}"}}')
-        scene.wait_for("host_stage:crystools_tpu_stage_mfu_ratio:active")
+        scene.wait_for("ALERTS")
         yield scene
 
 
@@ -146,19 +146,32 @@ def without_data(scene: Scene, dashboard: Mapping[str, Any], **values: str) -> s
     return {query.panel for query in queries(dashboard) if not scene.ask(query.expr, **values)}
 
 
+def holds(condition: Callable[[], bool]) -> bool:
+    """Whether it comes true: on a busy machine a source may miss its deadline, and be back at once."""
+    ends = time.monotonic() + PATIENCE_SECONDS
+    while not condition():
+        if time.monotonic() > ends:
+            return False
+        time.sleep(POLL_SECONDS)
+    return True
+
+
 @pytest.mark.parametrize("name", sorted(DASHBOARDS))
 def test_every_panels_query_returns_data(scene: Scene, name: str) -> None:
-    assert without_data(scene, DASHBOARDS[name]) == set()
+    assert holds(lambda: not without_data(scene, DASHBOARDS[name])), without_data(scene, DASHBOARDS[name])
 
 
 def test_a_host_of_tpus_has_all_but_a_temperature(scene: Scene) -> None:
-    assert without_data(scene, DASHBOARDS["crystools-tpu-chips"], host=ALONE) == {"Temperature"}
+    chips = DASHBOARDS["crystools-tpu-chips"]
+    assert holds(lambda: without_data(scene, chips, host=ALONE) == {"Temperature"})
 
 
 def test_every_metric_of_the_catalogue_is_scraped(scene: Scene) -> None:
-    names = {series.labels["__name__"] for series in scene.prometheus.query('{__name__=~"crystools_tpu_.*"}')}
-    scraped = {re.sub("_(bucket|sum|count)$", "", name) for name in names}
-    assert scraped == {metric.name for metric in CATALOGUE}
+    every = 'last_over_time({__name__=~"crystools_tpu_.*"}[10m])'
+    names = {series.labels["__name__"] for series in scene.prometheus.query(every)}
+    assert {re.sub("_(bucket|sum|count)$", "", name) for name in names} == {
+        metric.name for metric in CATALOGUE
+    }
 
 
 def test_every_variable_has_values_to_choose_from(scene: Scene) -> None:
@@ -176,16 +189,15 @@ def test_every_variable_has_values_to_choose_from(scene: Scene) -> None:
 
 
 def test_real_and_simulated_machines_are_told_apart(scene: Scene) -> None:
-    chips = 'crystools_tpu_chip_hbm_used_bytes{simulated=~"$simulated"}'
-    assert {series.labels["host"] for series in scene.ask(chips, simulated="^$")} == {GPU}
-    assert {series.labels["host"] for series in scene.ask(chips, simulated=".+")} == {ALONE, FIRST, SECOND}
+    hosts = 'crystools_tpu_build_info{simulated=~"$simulated"}'
+    assert {series.labels["host"] for series in scene.ask(hosts, simulated="^$")} == {GPU}
+    assert {series.labels["host"] for series in scene.ask(hosts, simulated=".+")} == {ALONE, FIRST, SECOND}
 
 
 @pytest.mark.parametrize("record", [rule["record"] for rule in RULES if "record" in rule])
 def test_every_recorded_series_is_recorded_and_its_expression_returns_data(scene: Scene, record: str) -> None:
     (expr,) = (rule["expr"] for rule in RULES if rule.get("record") == record)
-    assert scene.ask(expr)
-    assert scene.ask(record)
+    assert holds(lambda: bool(scene.ask(expr) and scene.ask(record)))
 
 
 @pytest.mark.parametrize("alert", ALERTS)
@@ -193,12 +205,11 @@ def test_every_series_that_an_alert_looks_at_is_there(scene: Scene, alert: str) 
     scene.prometheus.query(ALERTS[alert])
     series = set(re.findall(r"(?:\w+:)?(?:crystools_tpu_\w+|\bup)(?::\w+)?", ALERTS[alert]))
     assert series
-    assert all(scene.ask(name) for name in series)
+    assert holds(lambda: all(scene.ask(name) for name in series))
 
 
 def test_a_healthy_fleet_has_no_alert_but_the_week_that_was_better(scene: Scene) -> None:
-    firing = {alert for alert, expr in ALERTS.items() if scene.prometheus.query(expr)}
-    assert firing == {"CrystoolsTpuMfuFell"}
+    assert holds(lambda: {alert for alert in ALERTS if scene.firing(alert)} == {"CrystoolsTpuMfuFell"})
     scene.wait_for('ALERTS{alertname="CrystoolsTpuMfuFell",alertstate="pending"}')
     assert scene.firing("CrystoolsTpuMfuFell") == {ALONE}
 
@@ -209,12 +220,11 @@ def test_one_host_slow_idle_and_a_chip_short_is_shown_as_that_host(scene: Scene)
     assert second.simulation is not None
     lose_a_chip_and_idle(second.simulation)
     for _ in range(4):
-        repeat(scene.run.events, second, slower=10)
+        repeat(scene.run.events, second, step_seconds=10.0)
     scene.wait_until_firing("CrystoolsTpuHostStepsSlow", SECOND)
     scene.wait_until_firing("CrystoolsTpuHostIdle", SECOND)
     scene.wait_until_firing("CrystoolsTpuChipLost", SECOND)
-    for name in DASHBOARDS:
-        assert without_data(scene, DASHBOARDS[name]) == set()
+    assert holds(lambda: not any(without_data(scene, dashboard) for dashboard in DASHBOARDS.values()))
     fleet = {query.panel: query.expr for query in queries(DASHBOARDS["crystools-tpu-fleet"])}
     slow = {series.labels["host"]: series.value for series in scene.ask(fleet["Step time against the slice"])}
     assert slow[FIRST] < 1 < slow[SECOND]
