@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 SOURCES := pyproject.toml constraints.txt
 
-.PHONY: demo test lint pytest frontends format screenshots benchmark clean
+.PHONY: demo test lint pytest dashboards frontends format screenshots benchmark clean
 
 demo: .venv/.demo
 	$(BIN)/crystools-tpu demo
@@ -20,6 +20,9 @@ pytest: .venv/.dev .venv/frontends/.installed node_modules/.installed
 
 frontends: .venv/frontends/.installed
 
+dashboards: .venv/.dev
+	$(BIN)/python grafana/generate.py
+
 format: .venv/.dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
@@ -27,6 +30,7 @@ format: .venv/.dev
 # Those of ComfyUI too, where COMFYUI_DIR and COMFYUI_PYTHON say which: see CONTRIBUTING.md.
 screenshots: .venv/.dev .venv/frontends/.installed
 	$(BIN)/python docs/make_screenshots.py
+	PYTHONPATH=.:grafana $(BIN)/python docs/make_dashboard_pictures.py
 	test -z "$$COMFYUI_DIR" || $(BIN)/python docs/make_comfyui_screenshots.py
 
 benchmark: .venv/.dev

@@ -95,7 +95,7 @@ def chips() -> list[Panel]:
             by_chip("chip_hbm_used_bytes"),
             Query(
                 "min by (simulated) (crystools_tpu_chip_hbm_total_bytes{hosts})",
-                "total of a chip {{simulated}}",
+                "total {{simulated}}",
             ),
         ),
         lines(

@@ -43,14 +43,14 @@ def cost() -> list[Panel]:
             "Chip-hours",
             "Duration of the runs that ended times the chips they ran on.",
             "short",
-            Query(f"{total} / 3600", "{{simulated}}"),
+            Query(f"{total} / 3600", "chip-hours {{simulated}}"),
             decimals=2,
         ),
         number(
             "Cost",
             "Chip-hours times the price of one, in that price's currency.",
             "short",
-            Query(f"{total} / 3600 * $price", "{{simulated}}"),
+            Query(f"{total} / 3600 * $price", "cost {{simulated}}"),
             decimals=2,
         ),
         number(
@@ -110,7 +110,7 @@ def capacity() -> list[Panel]:
             "Chip-time in runs",
             "Chip-time of the runs that ended over that of all chips there were, in the whole range.",
             "percentunit",
-            Query(f"sum by (simulated) ({CHIP_SECONDS}) / ({chips} * $__range_s)", "{{simulated}}"),
+            Query(f"sum by (simulated) ({CHIP_SECONDS}) / ({chips} * $__range_s)", "in runs {{simulated}}"),
             decimals=1,
         ),
         number(
@@ -121,7 +121,7 @@ def capacity() -> list[Panel]:
                 f"count by (slice, simulated) (max by ({BY}, chip) "
                 "(avg_over_time(crystools_tpu_chip_duty_cycle_ratio{hosts}[$__range])) < 0.05) or "
                 "0 * sum by (slice, simulated) (host:crystools_tpu_chips:count{hosts})",
-                "{{slice}} {{simulated}}",
+                "chips {{slice}} {{simulated}}",
             ),
         ),
         lines(
@@ -131,7 +131,7 @@ def capacity() -> list[Panel]:
             Query(
                 f"sum by (slice, simulated) (1 - max by ({BY}, chip) "
                 "(crystools_tpu_chip_duty_cycle_ratio{hosts}))",
-                "{{slice}} {{simulated}}",
+                "chips {{slice}} {{simulated}}",
             ),
             stacked=True,
         ),

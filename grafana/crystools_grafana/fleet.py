@@ -35,7 +35,7 @@ def totals() -> list[Panel]:
             "short",
             Query(
                 f"count by (slice, simulated) (max by ({BY}) (crystools_tpu_build_info{{hosts}}))",
-                "{{slice}} {{simulated}}",
+                "hosts {{slice}} {{simulated}}",
             ),
         ),
         number(
@@ -43,7 +43,8 @@ def totals() -> list[Panel]:
             "Chips that report now, by slice.",
             "short",
             Query(
-                "sum by (slice, simulated) (host:crystools_tpu_chips:count{hosts})", "{{slice}} {{simulated}}"
+                "sum by (slice, simulated) (host:crystools_tpu_chips:count{hosts})",
+                "chips {{slice}} {{simulated}}",
             ),
         ),
         number(

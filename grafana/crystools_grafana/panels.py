@@ -192,7 +192,8 @@ def up_or_down(panel: Panel) -> Panel:
 
 
 def _target(expr: str, reference: str) -> prometheus.Dataquery:
-    return prometheus.Dataquery().datasource(DATASOURCE).expr(full(expr)).ref_id(reference)
+    target = prometheus.Dataquery().datasource(DATASOURCE).expr(full(expr)).ref_id(reference)
+    return target.exemplar(True) if "_bucket{" in expr else target
 
 
 def _named(queries: Sequence[_T]) -> list[tuple[str, _T]]:

@@ -51,7 +51,9 @@ def runs() -> list[Panel]:
             "Succeeded",
             "Share of the runs that ended in the whole range. Cancelled runs count as not succeeded.",
             "percentunit",
-            Query(f"sum by (simulated) ({succeeded}) / sum by (simulated) ({ended})", "{{simulated}}"),
+            Query(
+                f"sum by (simulated) ({succeeded}) / sum by (simulated) ({ended})", "succeeded {{simulated}}"
+            ),
             decimals=1,
         ),
         lines(
@@ -162,22 +164,22 @@ def steps() -> list[Panel]:
 
 def efficiency() -> list[Panel]:
     """What the steps make of the chips."""
-    by = "host, pipeline, stage, simulated"
-    legend = "{{host}} {{pipeline}} {{stage}} {{simulated}}"
+    by = "pipeline, stage, simulated"
     return [
         lines(
             "MFU",
-            "Model FLOPs over time, chips and peak FLOP/s. Holds its last value when no run runs. Not the "
-            "TensorCore utilisation.",
+            "Model FLOPs over time, chips and peak FLOP/s, mean of the hosts. Holds its last value when no "
+            "run runs. Not the TensorCore utilisation.",
             "percentunit",
-            Query(f"max by ({by}) (crystools_tpu_stage_mfu_ratio{{stages}})", legend),
+            Query(f"avg by ({by}) (crystools_tpu_stage_mfu_ratio{{stages}})", STAGE),
             width=6,
         ),
         lines(
             "MBU",
-            "Bytes that had to move over time, chips and peak bandwidth, of the latest stage that ended.",
+            "Bytes that had to move over time, chips and peak bandwidth, of the latest stage that ended; "
+            "mean of the hosts.",
             "percentunit",
-            Query(f"max by ({by}) (crystools_tpu_stage_mbu_ratio{{stages}})", legend),
+            Query(f"avg by ({by}) (crystools_tpu_stage_mbu_ratio{{stages}})", STAGE),
             width=6,
         ),
         lines(
