@@ -6,7 +6,7 @@ from grafana_foundation_sdk.models import dashboard as models
 
 from crystools_grafana.dashboard import dashboard as made
 from crystools_grafana.dashboard import machine_variables
-from crystools_grafana.panels import Panel, Query, lines, number, up_or_down
+from crystools_grafana.panels import Panel, Query, lines, number, quantile, up_or_down
 
 CHIP = "{{chip}} {{simulated}}"
 SOURCE = "{{source}} {{simulated}}"
@@ -19,7 +19,12 @@ def dashboard() -> models.Dashboard:
         "Crystools TPU / Chips of a host",
         "Every chip of one host: memory, duty cycle, TensorCore, temperature; its CPU, memory and disks; and "
         "whether the figures can be trusted.",
-        {"Host": host(), "Chips": chips(), "Collection": collection()},
+        {
+            "Host": host(),
+            "Chips": chips(),
+            "Timed by the runtime": timings(),
+            "Collection": collection(),
+        },
         variables=machine_variables(one_host=True),
         last="1h",
     )
@@ -132,6 +137,33 @@ def chips() -> list[Panel]:
             "celsius",
             by_chip("chip_temperature_celsius"),
             minimum=None,
+        ),
+    ]
+
+
+def timings() -> list[Panel]:
+    """What the TPU runtime measures of itself."""
+    program = ("chip_hlo_execution_seconds", "{hosts}", "chip, core_type, simulated")
+    return [
+        *(
+            lines(
+                f"Programs on the chip, {name}",
+                "Duration of the compiled programs that ran on each chip's cores, as the runtime counts; "
+                "interpolated within its buckets.",
+                "s",
+                Query(quantile(share, *program), "{{chip}} {{core_type}} {{simulated}}"),
+            )
+            for name, share in (("median", 0.5), ("p95", 0.95))
+        ),
+        lines(
+            "Transfers, p95",
+            "Operations between slices and between host and device, as Megascale times them; interpolated "
+            "within its buckets.",
+            "s",
+            Query(
+                quantile(0.95, "megascale_latency_seconds", "{hosts}", "operation, buffer_size, simulated"),
+                "{{operation}} {{buffer_size}} {{simulated}}",
+            ),
         ),
     ]
 

@@ -6,7 +6,7 @@ from grafana_foundation_sdk.models import dashboard as models
 
 from crystools_grafana.dashboard import dashboard as made
 from crystools_grafana.dashboard import machine_variables, run_variables
-from crystools_grafana.panels import Column, Panel, Query, lines, number, rows
+from crystools_grafana.panels import Column, Panel, Query, lines, number, quantile, rows
 
 HOST = "{{slice}} {{host}} {{simulated}}"
 BY = "slice, host, simulated"
@@ -20,7 +20,13 @@ def dashboard() -> models.Dashboard:
         "Crystools TPU / Fleet",
         "All hosts of one Prometheus: what is down, which host of a slice lags behind the others, and the "
         "figures of each.",
-        {"Fleet": totals(), "Stragglers": stragglers(), "Hosts": hosts(), "Runs": runs()},
+        {
+            "Fleet": totals(),
+            "Stragglers": stragglers(),
+            "Hosts": hosts(),
+            "Runs": runs(),
+            "Transfers": transfers(),
+        },
         variables=[*machine_variables(), *run_variables()],
         last="3h",
     )
@@ -168,5 +174,22 @@ def runs() -> list[Panel]:
                 "host_stage:crystools_tpu_stage_mfu_ratio:active{stages}",
                 f"{HOST} {{{{pipeline}}}} {{{{stage}}}}",
             ),
+        ),
+    ]
+
+
+def transfers() -> list[Panel]:
+    """Whether one host waits for the network, or the others for it."""
+    return [
+        lines(
+            "Transfers, p95",
+            "Operations between slices and between host and device, by host, as Megascale times them; "
+            "interpolated within its buckets.",
+            "s",
+            Query(
+                quantile(0.95, "megascale_latency_seconds", "{hosts}", f"operation, {BY}"),
+                f"{{{{operation}}}} {HOST}",
+            ),
+            width=24,
         ),
     ]
