@@ -105,13 +105,23 @@ def test_simulated_machines_are_never_added_to_real_ones(name: str) -> None:
             assert not re.search(r"\b(sum|max|min|avg|count) \(", query.expr), query
 
 
+def named_in(text: str) -> set[str]:
+    """The samples that a query or a page asks for; recorded series have colons and are none."""
+    return set(re.findall(r"(?<!:)\bcrystools_tpu_\w+(?!:|\w)", text))
+
+
 def test_catalogue_and_dashboards_and_rules_name_exactly_the_same_metrics() -> None:
     exprs = [query.expr for dashboard in DASHBOARDS.values() for query in queries(dashboard)]
-    exprs += [rule["expr"] for rule in rules()]
-    named = {name for expr in exprs for name in re.findall(r"(?<!:)\bcrystools_tpu_\w+(?!:|\w)", expr)}
+    named = named_in("\n".join([*exprs, *(rule["expr"] for rule in rules())]))
     known = {sample: metric.name for metric in CATALOGUE for sample in samples_of(metric)}
     assert named <= set(known)
     assert {known[name] for name in named} == {metric.name for metric in CATALOGUE}
+
+
+def test_the_pages_name_no_metric_that_there_is_not() -> None:
+    known = {sample for metric in CATALOGUE for sample in samples_of(metric)}
+    for page in [ROOT / "docs/grafana.md", *(ROOT / "docs/runbooks").glob("*.md")]:
+        assert named_in(page.read_text()) <= known, page.name
 
 
 def test_recorded_series_are_those_that_are_asked_for() -> None:
