@@ -171,8 +171,9 @@ def _legend(axes: Axes, names: Sequence[str], width: float) -> None:
         handles.append(plt.Line2D([], [], linestyle=""))
         shown.append(f"and {len(names) - len(shown)} more")
     axes.legend(
-        handles, shown, loc="upper left", bbox_to_anchor=(-0.08, -0.14), ncols=min(columns, len(shown)),
-        frameon=False, fontsize=6.5, handlelength=1, columnspacing=1, labelspacing=0.3, borderpad=0,
+        handles, shown, loc="upper left", bbox_to_anchor=(-0.5 / (width - 0.8), -0.14),
+        ncols=min(columns, len(shown)), frameon=False, fontsize=6.5, handlelength=1, columnspacing=1,
+        labelspacing=0.3, borderpad=0,
     )  # fmt: skip
 
 

@@ -46,13 +46,10 @@ from crystools_tpu.telemetry import (
 from crystools_tpu.testing.prometheus import RunningPrometheus, Series, running_prometheus
 from tests.grafana.fleet import (
     GRAFANA,
-    GpuSource,
     Host,
     Recorder,
-    gpu_host,
     lose_a_chip_and_idle,
     simulated_host,
-    with_bandwidth,
     write_configuration,
 )
 
@@ -61,6 +58,7 @@ SLOW_AT, IDLE_AT, HANGS_AT = 90, 150, 220
 RATE_SECONDS: Final = 20
 STEP_SECONDS: Final = 0.6
 TOPOLOGY: Final = "v6e-8"
+CHIPS: Final = 8
 TRAINERS: Final = 4
 FAILS_EACH: Final = 4
 IMAGE: Final = Flux2Request("a paper boat", height=256, width=256, num_inference_steps=8)
@@ -77,20 +75,18 @@ def main() -> None:
             stack.enter_context(simulated_host(f"127.0.0.{number + 1}", TOPOLOGY))
             for number in range(1, TRAINERS + 1)
         ]
-        renderer = stack.enter_context(gpu_host("127.0.0.9", GpuSource()))
         for number, host in enumerate(trainers, start=1):
             host.name = f"trainer-{number}"
-        renderer.name = "renderer-1"
-        slices = {"v6e-32-a": trainers, "": [renderer]}
+        slices = {"v6e-32-a": trainers}
         config = write_configuration(folder, alone=f"127.0.0.1:{shown.port}", slices=slices, interval="1s")
         prometheus = stack.enter_context(running_prometheus(config, folder / "data"))
-        prometheus.wait_for(f"sum(up) == {TRAINERS + 2}", seconds=60)
+        prometheus.wait_for(f"sum(up) == {TRAINERS + 1}", seconds=60)
         started = time.time()
-        live(folder, trainers, renderer)
+        live(folder, trainers)
         pictures(prometheus, started, time.time())
 
 
-def live(folder: Path, trainers: Sequence[Host], renderer: Host) -> None:
+def live(folder: Path, trainers: Sequence[Host]) -> None:
     """Real runs here, which the others repeat, until the time is up."""
     stop = threading.Event()
     image = write_tiny_checkpoint("flux.2", folder / "flux2")
@@ -103,36 +99,35 @@ def live(folder: Path, trainers: Sequence[Host], renderer: Host) -> None:
 
     with recorder.recording(telemetry.bus):
         generate()
-    players = [
-        threading.Thread(target=Player(host, recorder.events, stop, chips=8).play, daemon=True)
-        for host in trainers
-    ]
-    events = with_bandwidth(recorder.events)
-    players.append(threading.Thread(target=Player(renderer, events, stop, chips=1).play, daemon=True))
-    for player in players:
-        player.start()
+    players = [Player(host, recorder.events, stop) for host in trainers]
+    threads = [threading.Thread(target=player.play) for player in players]
+    threads.append(threading.Thread(target=degrade, args=(players[2],)))
+    for thread in threads:
+        thread.start()
     ends = time.monotonic() + SECONDS
-    threading.Thread(target=degrade, args=(trainers[2], stop), daemon=True).start()
-    while time.monotonic() < ends:
-        generate()
-        residency.free_all()
-        stop.wait(8)
-    stop.set()
-    for player in players:
-        player.join()
+    try:
+        while time.monotonic() < ends:
+            generate()
+            residency.free_all()
+            stop.wait(8)
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
 
 
-def degrade(host: Host, stop: threading.Event) -> None:
+def degrade(player: Player) -> None:
     """Slow, then idle and a chip short, then without a runtime."""
-    assert host.simulation is not None
-    for wait, change in (
-        (SLOW_AT, lambda: setattr(host, "slowness", 1.8)),
-        (IDLE_AT - SLOW_AT, lambda: lose_a_chip_and_idle(host.simulation)),
-        (HANGS_AT - IDLE_AT, host.simulation.runtime.hang),
-    ):
-        if stop.wait(wait):
-            return
-        change()
+    simulation = player.host.simulation
+    assert simulation is not None
+    if player.stop.wait(SLOW_AT):
+        return
+    player.step_seconds *= 1.8
+    if player.stop.wait(IDLE_AT - SLOW_AT):
+        return
+    lose_a_chip_and_idle(simulation)
+    if not player.stop.wait(HANGS_AT - IDLE_AT):
+        simulation.runtime.hang()
 
 
 @dataclasses.dataclass
@@ -142,7 +137,7 @@ class Player:
     host: Host
     events: Sequence[Event]
     stop: threading.Event
-    chips: int
+    step_seconds: float = STEP_SECONDS
     began: dict[int, float] = dataclasses.field(default_factory=dict)
     runs: int = 0
 
@@ -161,7 +156,7 @@ class Player:
             case StageStarted(stage=stage):
                 self.began[stage] = time.monotonic()
             case StepFinished(record=record, mfu=mfu):
-                seconds = STEP_SECONDS * getattr(self.host, "slowness", 1.0)
+                seconds = self.step_seconds
                 self.stop.wait(seconds)
                 slower = record.seconds / seconds
                 return dataclasses.replace(
@@ -180,7 +175,7 @@ class Player:
             case RunFinished(report=report):
                 self.runs += 1
                 failed = self.runs % FAILS_EACH == 0
-                device = report.device and dataclasses.replace(report.device, chips=self.chips)
+                device = report.device and dataclasses.replace(report.device, chips=CHIPS)
                 return RunFinished(
                     dataclasses.replace(
                         report,
