@@ -19,10 +19,13 @@ from crystools_tpu.telemetry import (
     RunReport,
     RunStarted,
     StageFinished,
+    Status,
     StepFinished,
 )
 
 Labels: TypeAlias = tuple[str, ...]
+
+_ENDS: Final = (Status.SUCCEEDED, Status.FAILED, Status.CANCELLED)
 
 _BUCKETS: Final = {spec.name: spec.buckets for spec in CATALOGUE if spec.type == "histogram"}
 
@@ -82,6 +85,9 @@ class RunMetrics:
             case RunStarted(report):
                 self._in_progress.add(report.run_id)
                 self._add("crystools_tpu_runs_in_progress", (report.pipeline,), 1)
+                for status in _ENDS:  # an increase is seen only from a value that was there
+                    self._add("crystools_tpu_runs_total", (report.pipeline, status.value), 0)
+                    self._add("crystools_tpu_run_chip_seconds_total", (report.pipeline, status.value), 0)
             case RunFinished(report):
                 self._run(report)
             case ModelFreed():
