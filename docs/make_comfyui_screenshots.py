@@ -57,7 +57,11 @@ def main() -> None:
         settings.parent.mkdir(parents=True)
         settings.write_text(json.dumps(SETTINGS))
         environ = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-        environ |= {"JAX_PLATFORMS": "cpu", "CRYSTOOLS_TPU_SIMULATE": TOPOLOGY}
+        environ |= {
+            "JAX_PLATFORMS": "cpu",
+            "CRYSTOOLS_TPU_SIMULATE": TOPOLOGY,
+            "CRYSTOOLS_TPU_HISTORY": "off",
+        }
         with running_comfyui(
             base,
             {"crystools-tpu": ROOT},
