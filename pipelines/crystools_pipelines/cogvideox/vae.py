@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import torch
 from diffusers import AutoencoderKLCogVideoX
+from diffusers.models.autoencoders.autoencoder_kl_cogvideox import CogVideoXSafeConv3d
 from jax.sharding import NamedSharding
 
 from crystools_pipelines.cogvideox import flops
@@ -58,7 +59,15 @@ def build_decoder(folder: Path) -> TurnDecoder:
     if config.get("use_post_quant_conv"):
         raise CheckpointError(f"{folder} has a convolution before the decoder; give a published CogVideoX")
     with torch.device("meta"):
-        return TurnDecoder(AutoencoderKLCogVideoX.from_config(config).eval())
+        return TurnDecoder(_undivided(AutoencoderKLCogVideoX.from_config(config).eval()))
+
+
+def _undivided(vae: AutoencoderKLCogVideoX) -> AutoencoderKLCogVideoX:
+    """Its convolutions over all frames at once: diffusers takes few at a time where many would be too much."""
+    for module in vae.modules():
+        if isinstance(module, CogVideoXSafeConv3d):
+            module.__class__ = torch.nn.Conv3d
+    return vae
 
 
 def turns(latent_frames: int) -> list[int]:

@@ -49,6 +49,8 @@ _mha_fastpath = torch.backends.mha.get_fastpath_enabled()
 import torchax  # noqa: E402
 import torchax.tensor  # noqa: E402
 
+from crystools_pipelines.runtime import lowerings  # noqa: E402
+
 # torchax turns the fast path off on import, for every user of torch in the process.
 torch.backends.mha.set_fastpath_enabled(_mha_fastpath)
 
@@ -59,4 +61,6 @@ def environment() -> torchax.tensor.Environment:
 
     Made on first use, because making it starts jax's backend.
     """
-    return torchax.tensor.Environment()
+    made = torchax.tensor.Environment()
+    lowerings.register(made)
+    return made

@@ -1,0 +1,82 @@
+"""Operators over pixels, lowered so that devices which share the pixels go on sharing them.
+
+torchax's own take the pixels in a row to normalise a group, and gather them to enlarge a picture. XLA's
+partitioner can split neither: each device would hold all of them.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import torch
+import torchax.tensor
+
+
+def register(environment: torchax.tensor.Environment) -> None:
+    """Puts them in the place of the environment's own."""
+    aten = torch.ops.aten
+    for operator, function in (
+        (aten.native_group_norm, native_group_norm),
+        (aten.upsample_nearest2d, upsample_nearest),
+        (aten._upsample_nearest_exact2d, upsample_nearest),
+        (aten.upsample_nearest3d, upsample_nearest),
+    ):
+        environment.override_op_definition(operator, _on_arrays(environment, function))
+
+
+def _on_arrays(environment: torchax.tensor.Environment, function: Any) -> Any:
+    def operator(*args: Any, **kwargs: Any) -> Any:
+        args, kwargs = environment.t2j_iso((args, kwargs))
+        return environment.j2t_iso(function(*args, **kwargs))
+
+    return operator
+
+
+def native_group_norm(
+    input: jax.Array,
+    weight: jax.Array | None,
+    bias: jax.Array | None,
+    N: int,
+    C: int,
+    HxW: int,
+    group: int,
+    eps: float,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """`aten.native_group_norm` of `[N, C, ...]`: the normed, and each group's mean and 1 / deviation.
+
+    Only what is left of each channel is sorted into groups: no array of the input's size changes its shape.
+    """
+
+    def of_groups(values: jax.Array) -> jax.Array:
+        channels = jnp.mean(values, range(2, input.ndim), dtype=jnp.float32)
+        return jnp.mean(channels.reshape(N, group, C // group), -1)
+
+    def to_channels(values: jax.Array) -> jax.Array:
+        return jnp.repeat(values, C // group, 1).reshape(N, C, *[1] * (input.ndim - 2))
+
+    mean = of_groups(input)
+    centred = input - to_channels(mean)
+    reciprocal = jax.lax.rsqrt(of_groups(centred * centred) + eps)
+    scale = to_channels(reciprocal)
+    shape = (1, C, *[1] * (input.ndim - 2))
+    if weight is not None:
+        scale = scale * weight.reshape(shape)
+    output = centred * scale
+    if bias is not None:
+        output = output + bias.reshape(shape)
+    return output.astype(input.dtype), mean.astype(input.dtype), reciprocal.astype(input.dtype)
+
+
+def upsample_nearest(input: jax.Array, output_size: Sequence[int], *scales: float | None) -> jax.Array:
+    """aten's `upsample_nearest`, and its `exact` sibling, by whole factors: there the two are the same.
+
+    Raises NotImplementedError for another factor.
+    """
+    first = input.ndim - len(output_size)
+    for axis, size in enumerate(output_size, start=first):
+        factor, rest = divmod(size, input.shape[axis])
+        if rest:
+            raise NotImplementedError(f"{input.shape[first:]} to {tuple(output_size)}: not by whole factors")
+        input = jnp.repeat(input, factor, axis) if factor > 1 else input
+    return input
