@@ -167,9 +167,7 @@ def decode_latents(job: Job, latents: AnyArray, padding_frames: int) -> NDArray[
         StageName.VAE_DECODE,
         decoder,
         job.put(latents, job.everywhere),
-        decoding_turns(
-            decoder.module, job.checkpoint.config("vae"), latents.shape, padding_frames, job.everywhere
-        ),
+        decoding_turns(decoder.module, job.checkpoint.config("vae"), latents.shape, padding_frames, job.mesh),
         sharding=layout.frames(split),
         cache_sharding=split,
     )

@@ -45,27 +45,30 @@ def native_group_norm(
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """`aten.native_group_norm` of `[N, C, ...]`: the normed, and each group's mean and 1 / deviation.
 
-    Only what is left of each channel is sorted into groups: no array of the input's size changes its shape.
+    Only what is left of each channel is sorted into groups: nothing of the input's size changes its shape.
     """
 
-    def of_groups(values: jax.Array) -> jax.Array:
-        channels = jnp.mean(values, range(2, input.ndim), dtype=jnp.float32)
-        return jnp.mean(channels.reshape(N, group, C // group), -1)
+    def by_channel(values: jax.Array) -> jax.Array:
+        return values.reshape(-1, C, *[1] * (input.ndim - 2))
 
-    def to_channels(values: jax.Array) -> jax.Array:
-        return jnp.repeat(values, C // group, 1).reshape(N, C, *[1] * (input.ndim - 2))
-
-    mean = of_groups(input)
-    centred = input - to_channels(mean)
-    reciprocal = jax.lax.rsqrt(of_groups(centred * centred) + eps)
-    scale = to_channels(reciprocal)
-    shape = (1, C, *[1] * (input.ndim - 2))
-    if weight is not None:
-        scale = scale * weight.reshape(shape)
-    output = centred * scale
+    axes = range(2, input.ndim)
+    mean = channel_means(input, axes, group)
+    centred = input - by_channel(mean)
+    reciprocal = jax.lax.rsqrt(channel_means(centred * centred, axes, group) + eps)
+    output = centred * by_channel(reciprocal if weight is None else reciprocal * weight)
     if bias is not None:
-        output = output + bias.reshape(shape)
-    return output.astype(input.dtype), mean.astype(input.dtype), reciprocal.astype(input.dtype)
+        output = output + by_channel(bias)
+    of_groups = slice(None, None, C // group)
+    statistics = (values[:, of_groups].astype(input.dtype) for values in (mean, reciprocal))
+    return output.astype(input.dtype), *statistics
+
+
+def channel_means(array: jax.Array, axes: Sequence[int], groups: int) -> jax.Array:
+    """For each channel, the mean over `axes` of its group, float32; channels are the last axis that is left."""
+    means = jnp.mean(array, axes, dtype=jnp.float32)
+    *others, channels = means.shape
+    of_groups = jnp.mean(means.reshape(*others, groups, channels // groups), -1)
+    return jnp.repeat(of_groups, channels // groups, axis=-1)
 
 
 def upsample_nearest(input: jax.Array, output_size: Sequence[int], *scales: float | None) -> jax.Array:
