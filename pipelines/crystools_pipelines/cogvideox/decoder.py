@@ -1,8 +1,8 @@
-"""The decoder of AutoencoderKLCogVideoX, frame by frame: what diffusers' modules compute, in less memory.
+"""The decoder of AutoencoderKLCogVideoX, few frames at a time: what diffusers' computes, in less memory.
 
-A convolution in time reads two past frames and the present one. So each is a loop that norms one frame, writes
-one and hands on two: never do all frames of a turn lie there normed, padded or enlarged. Alike blocks are a
-loop as well, which makes one compile of them.
+A convolution in time reads two past frames. So each is a loop that norms some frames, writes as many and
+hands on the last two: never are all frames of a turn there normed, padded or enlarged. Alike blocks are a
+loop as well: one compile for all of them. Channels come last, as XLA's convolutions want them everywhere.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -13,33 +13,38 @@ from typing import Any, TypeAlias
 import jax
 import jax.numpy as jnp
 from diffusers.models.autoencoders.autoencoder_kl_cogvideox import CogVideoXDecoder3D
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding
 
 from crystools_pipelines.runtime.lowerings import channel_means
+from crystools_pipelines.runtime.mesh import replicated
 
 Weights: TypeAlias = Mapping[str, jax.Array]
 
 # The last inputs of each convolution in time, by its name in the first of alike blocks:
-# `[alike blocks, 2, channels, height, width]`.
+# `[alike blocks, 2, height, width, channels]`.
 Cache: TypeAlias = dict[str, jax.Array]
+
+_PIXELS = (0, 1, 2)  # the axes of `[frame, height, width, channel]` that a norm sees at once
+
+# The most frames at a time. Each time, two past ones are arranged for the convolution anew.
+_FRAMES = 5
 
 
 def decode(
     decoder: CogVideoXDecoder3D,
+    split: NamedSharding,
     weights: Weights,
     latents: jax.Array,
     cache: Cache | None,
-    *,
-    everywhere: NamedSharding,
-    pixels: NamedSharding,
 ) -> tuple[jax.Array, Cache]:
-    """Latents `[frames, channels, height, width]` of a turn to its `[frames, 3, 8 height, 8 width]`.
+    """Latents `[frames, height, width, channels]` of a turn to its `[frames, 8 height, 8 width, 3]`.
 
-    `weights` has the parameters of `decoder`, which may be on the meta device. The first turn has no cache;
-    the next one's is returned. `everywhere` is the sharding of weights at work, `pixels` that of the latents.
+    `weights` has the parameters of `decoder`, which may be on the meta device. `split` is the sharding of all
+    that has the shape of frames; weights at work are whole on every device. The first turn has no cache; that
+    of the next is returned.
     """
     norm = decoder.norm_out.norm_layer
-    turn = _Turn(latents, norm.num_groups, norm.eps, everywhere, pixels)
+    turn = _Turn(latents, norm.num_groups, norm.eps, split)
     past = cache or {}
     new: Cache = {}
 
@@ -49,20 +54,20 @@ def decode(
         new[name] = last[None]
         return frames
 
-    frames = convolve("conv_in", latents, lambda frame: frame)
+    frames = convolve("conv_in", latents, lambda frames: frames)
     for blocks, upsampler in _levels(decoder):
         for _, group in groupby(blocks, lambda block: weights[f"{block}.conv1.conv.weight"].shape):
             alike = list(group)
             names = [f"{alike[0]}.conv1", f"{alike[0]}.conv2"]
-            alike_weights = [_under(weights, block) for block in alike]
-            frames, lasts = turn.blocks(frames, alike_weights, [past.get(name) for name in names])
+            frames, lasts = turn.blocks(
+                frames, [_under(weights, block) for block in alike], [past.get(name) for name in names]
+            )
             new.update(zip(names, lasts, strict=True))
         if upsampler is not None:
             frames = turn.upsample(_under(weights, upsampler), frames)
             if decoder.get_submodule(upsampler).compress_time:
                 frames = _spread(frames, 2 * len(frames) - len(frames) % 2)
-    prepare = turn.normed(_under(weights, "norm_out"), frames)
-    return convolve("conv_out", (frames, turn.latents_of(frames)), prepare), new
+    return convolve("conv_out", *turn.norm(_under(weights, "norm_out"), frames)), new
 
 
 def _levels(decoder: CogVideoXDecoder3D) -> Iterator[tuple[list[str], str | None]]:
@@ -89,64 +94,68 @@ def _spread(frames: jax.Array, count: int) -> jax.Array:
 
 @dataclass(frozen=True)
 class _Turn:
-    """What all layers see of a turn. Frames are `[frames, channels, height, width]`."""
+    """What all layers see of a turn. Frames are `[frames, height, width, channels]`."""
 
     latents: jax.Array
     groups: int
     eps: float
-    everywhere: NamedSharding
-    pixels: NamedSharding
+    split: NamedSharding
 
     def blocks(
-        self, frames: jax.Array, alike: list[Weights], pasts: list[Any]
+        self, frames: jax.Array, alike: list[dict[str, jax.Array]], pasts: list[Any]
     ) -> tuple[jax.Array, list[jax.Array]]:
-        """Blocks one after the other; only one by itself may change the number of channels."""
+        """Residual blocks one after the other; one that changes the number of channels is alone.
+
+        Also the last inputs of their two convolutions, as `pasts` has those of the turn before.
+        """
         if len(alike) == 1:
-            frames, lasts = self.block(frames, (alike[0], [past if past is None else past[0] for past in pasts]))
+            alone = [past if past is None else past[0] for past in pasts]
+            frames, lasts = self._block(frames, (alike[0], alone))
             return frames, [last[None] for last in lasts]
         stacked = jax.tree.map(lambda *each: jnp.stack(each), *alike)
-        return jax.lax.scan(self.block, frames, (stacked, pasts))
+        frames, lasts = jax.lax.scan(self._block, frames, (stacked, pasts))
+        return frames, lasts
 
-    def block(
+    def _block(
         self, frames: jax.Array, layer: tuple[Weights, list[jax.Array | None]]
     ) -> tuple[jax.Array, list[jax.Array]]:
-        """A residual block: its frames, and the last inputs of its two convolutions, as it takes those before."""
         weights, (past1, past2) = layer
-        weights = jax.lax.with_sharding_constraint(weights, self.everywhere)
-        latents = self.latents_of(frames)
-        prepare = self.normed(_under(weights, "norm1"), frames)
-        hidden, last1 = self.convolve(_under(weights, "conv1"), (frames, latents), prepare, past1)
-
-        norm2 = self.normed(_under(weights, "norm2"), hidden)
+        weights = self._whole(weights)
 
         def shortcut(inputs: Any) -> jax.Array:
-            frame: jax.Array = inputs[2]
-            if "conv_shortcut.weight" in weights:
-                return _pointwise(_under(weights, "conv_shortcut"), frame)
-            return frame
+            some: jax.Array = inputs[-1]
+            projection = _under(weights, "conv_shortcut")
+            return _pointwise(projection["weight"], projection["bias"], some) if projection else some
 
-        inputs = (hidden, latents, frames)
-        frames, last2 = self.convolve(_under(weights, "conv2"), inputs, norm2, past2, shortcut)
+        inputs, prepare = self.norm(_under(weights, "norm1"), frames)
+        hidden, last1 = self.convolve(_under(weights, "conv1"), inputs, prepare, past1)
+        inputs, prepare = self.norm(_under(weights, "norm2"), hidden)
+        inputs = (*inputs, frames)
+        frames, last2 = self.convolve(_under(weights, "conv2"), inputs, prepare, past2, shortcut)
         return frames, [last1, last2]
 
-    def normed(self, weights: Weights, frames: jax.Array) -> Callable[[Any], jax.Array]:
-        """Of a frame and its latent, the frame normed as all `frames` are, modulated by the latent, activated.
+    def norm(self, weights: Weights, frames: jax.Array) -> tuple[Any, Callable[[Any], jax.Array]]:
+        """What makes of `frames` the normed, modulated by the latents and activated ones, and its inputs.
 
-        The modulation is of the latent and then enlarged, which is that of the enlarged latent.
+        The modulation is pointwise: that of an enlarged latent is that of the latent, enlarged.
         """
-        mean = _by_pixel(channel_means(frames, (0, 2, 3), self.groups))
-        variance = channel_means(jnp.square(frames - mean), (0, 2, 3), self.groups)
-        scale = _by_pixel(jax.lax.rsqrt(variance + self.eps) * weights["norm_layer.weight"])
-        shift = _by_pixel(weights["norm_layer.bias"])
+        weights = self._whole(weights)
+        mean = channel_means(frames, _PIXELS, self.groups)
+        variance = channel_means(jnp.square(frames - mean), _PIXELS, self.groups)
+        scale = jax.lax.rsqrt(variance + self.eps) * weights["norm_layer.weight"]
+        kernel, bias = (
+            jnp.concatenate([weights[f"{name}.conv.{parameter}"] for name in ("conv_y", "conv_b")])
+            for parameter in ("weight", "bias")
+        )
+        modulation = self._split(_pointwise(kernel, bias, self.latents))
 
-        def of_frame(inputs: Any) -> jax.Array:
-            frame, latent, *_ = inputs
-            by, plus = (_pointwise(_under(weights, f"{name}.conv"), latent) for name in ("conv_y", "conv_b"))
-            factor = frame.shape[-1] // latent.shape[-1]
-            frame = (frame - mean) * scale + shift
-            return jax.nn.silu(frame * _enlarged(by, factor) + _enlarged(plus, factor))
+        def prepare(inputs: Any) -> jax.Array:
+            some, modulation, *_ = inputs
+            scale_by, shift_by = jnp.split(_enlarged(modulation, some.shape[1] // modulation.shape[1]), 2, -1)
+            normed = (some - mean) * scale + weights["norm_layer.bias"]
+            return jax.nn.silu(normed * scale_by + shift_by)
 
-        return of_frame
+        return (frames, _spread(modulation, len(frames))), prepare
 
     def convolve(
         self,
@@ -156,65 +165,61 @@ class _Turn:
         past: jax.Array | None,
         residual: Callable[[Any], jax.Array] | None = None,
     ) -> tuple[jax.Array, jax.Array]:
-        """The convolution in time of what `prepare` makes of each frame of `inputs`, plus the frame's residual.
+        """The convolution in time of what `prepare` makes of the frames of `inputs`, plus their residual.
 
-        Also the two frames that are `past` for the next turn; where nothing is past, the first frame was always.
+        Also the two frames that are `past` in the next turn. In the first the past is the first frame, twice.
         """
-        kernel, bias = jax.lax.with_sharding_constraint(
-            (weights["conv.weight"], weights["conv.bias"]), self.everywhere
-        )
+        weights = self._whole(weights)
+        kernel = jnp.transpose(weights["conv.weight"], (2, 3, 4, 1, 0))
 
         def step(past: jax.Array, inputs: Any) -> tuple[jax.Array, jax.Array]:
-            window = self._split(jnp.concatenate([past, prepare(inputs)[None]]))
-            frame = jax.lax.conv_general_dilated(
-                window[None],
-                kernel,
-                (1, 1, 1),
-                ((0, 0), (1, 1), (1, 1)),
-                dimension_numbers=("NDCHW", "OIDHW", "NDCHW"),
-            )[0, 0]
-            frame = frame + _by_pixel(bias)
-            return window[1:], self._split(frame if residual is None else frame + residual(inputs))
+            window = self._split(jnp.concatenate([past, prepare(inputs)]))
+            padding = ((0, 0), (1, 1), (1, 1))
+            frames = _convolution(window[None], kernel, padding, "DHW")[0] + weights["conv.bias"]
+            return window[-2:], frames if residual is None else frames + residual(inputs)
 
         if past is None:
-            first = prepare(jax.tree.map(lambda frames: frames[0], inputs))
-            past = self._split(jnp.stack([first, first]))
-        last, frames = jax.lax.scan(step, past, inputs)
-        return frames, last
+            first = prepare(jax.tree.map(lambda frames: frames[:1], inputs))
+            past = self._split(jnp.concatenate([first, first]))
+        last, frames = jax.lax.scan(step, past, jax.tree.map(_some_at_a_time, inputs))
+        return self._split(frames.reshape(-1, *frames.shape[2:])), last
 
     def upsample(self, weights: Weights, frames: jax.Array) -> jax.Array:
         """Frames of twice the height and width."""
-        kernel, bias = jax.lax.with_sharding_constraint(
-            (weights["conv.weight"], weights["conv.bias"]), self.everywhere
-        )
+        weights = self._whole(weights)
+        kernel = jnp.transpose(weights["conv.weight"], (2, 3, 1, 0))
 
-        def of_frame(frame: jax.Array) -> jax.Array:
-            enlarged = self._split(_enlarged(frame, 2))
-            padding = ((1, 1), (1, 1))
-            frame = jax.lax.conv_general_dilated(enlarged[None], kernel, (1, 1), padding)[0]
-            return self._split(frame + _by_pixel(bias))
+        def of_some(frames: jax.Array) -> jax.Array:
+            enlarged = self._split(_enlarged(frames, 2))
+            return _convolution(enlarged, kernel, ((1, 1), (1, 1)), "HW") + weights["conv.bias"]
 
-        return jax.lax.map(of_frame, frames)
+        enlarged = jax.lax.map(of_some, _some_at_a_time(frames))
+        return self._split(enlarged.reshape(-1, *enlarged.shape[2:]))
 
-    def latents_of(self, frames: jax.Array) -> jax.Array:
-        """The latent of each frame."""
-        return _spread(self.latents, len(frames))
+    def _whole(self, weights: Weights) -> Weights:
+        return jax.lax.with_sharding_constraint(weights, replicated(self.split.mesh))
 
-    def _split(self, array: jax.Array) -> jax.Array:
-        """`[..., height, width]`, split over the devices."""
-        rows, columns = self.pixels.spec[-2:] or (None, None)
-        spec = PartitionSpec(*[None] * (array.ndim - 2), rows, columns)
-        return jax.lax.with_sharding_constraint(array, NamedSharding(self.pixels.mesh, spec))
+    def _split(self, frames: jax.Array) -> jax.Array:
+        return jax.lax.with_sharding_constraint(frames, self.split)
 
 
-def _pointwise(weights: Weights, frame: jax.Array) -> jax.Array:
-    """A 1x1x1 convolution of one frame."""
-    return jnp.einsum("oc,chw->ohw", weights["weight"][..., 0, 0, 0], frame) + _by_pixel(weights["bias"])
+def _convolution(
+    inputs: jax.Array, kernel: jax.Array, padding: tuple[tuple[int, int], ...], axes: str
+) -> jax.Array:
+    names = (f"N{axes}C", f"{axes}IO", f"N{axes}C")
+    return jax.lax.conv_general_dilated(inputs, kernel, [1] * len(axes), padding, dimension_numbers=names)
 
 
-def _by_pixel(channels: jax.Array) -> jax.Array:
-    return channels[:, None, None]
+def _some_at_a_time(frames: jax.Array) -> jax.Array:
+    """`[times, frames at a time, ...]`"""
+    count = max(some for some in range(1, _FRAMES + 1) if len(frames) % some == 0)
+    return frames.reshape(-1, count, *frames.shape[1:])
 
 
-def _enlarged(frame: jax.Array, factor: int) -> jax.Array:
-    return jnp.repeat(jnp.repeat(frame, factor, axis=-2), factor, axis=-1)
+def _pointwise(kernel: jax.Array, bias: jax.Array, frames: jax.Array) -> jax.Array:
+    """A 1x1x1 convolution."""
+    return jnp.einsum("oc,fhwc->fhwo", kernel[..., 0, 0, 0], frames) + bias
+
+
+def _enlarged(frames: jax.Array, factor: int) -> jax.Array:
+    return jnp.repeat(jnp.repeat(frames, factor, axis=1), factor, axis=2)

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import torch
 from diffusers.utils.torch_utils import randn_tensor
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from numpy.typing import NDArray
 
 from crystools_pipelines.cogvideox import flops, scheduler, sharding
@@ -161,15 +161,15 @@ def denoise(job: Job, request: CogVideoXRequest, prepared: Prepared, embeddings:
 def decode_latents(job: Job, latents: AnyArray, padding_frames: int) -> NDArray[np.float32]:
     """The video frames `[frames, height, width, 3]` in 0..1, on the host."""
     decoder = job.load("vae", build_decoder, sharding.VAE, dtype="float32")
-    split = layout.pixels(job.mesh, latents.shape)
+    split = layout.frames(layout.pixels(job.mesh, latents.shape))
     return run_turns(
         job,
         StageName.VAE_DECODE,
         decoder,
         job.put(latents, job.everywhere),
-        decoding_turns(decoder.module, job.checkpoint.config("vae"), latents.shape, padding_frames, job.mesh),
-        sharding=layout.frames(split),
-        cache_sharding=split,
+        decoding_turns(decoder.module, job.checkpoint.config("vae"), latents.shape, padding_frames, split),
+        sharding=split,
+        cache_sharding=NamedSharding(job.mesh, PartitionSpec(None, *split.spec)),
     )
 
 

@@ -11,13 +11,11 @@ import jax
 import jax.numpy as jnp
 import torch
 from diffusers import AutoencoderKLCogVideoX
-from jax.sharding import Mesh
+from jax.sharding import NamedSharding
 
 from crystools_pipelines.cogvideox import flops
 from crystools_pipelines.cogvideox.decoder import Cache, decode
-from crystools_pipelines.runtime import layout
 from crystools_pipelines.runtime.errors import CheckpointError
-from crystools_pipelines.runtime.mesh import replicated
 from crystools_pipelines.runtime.stages import FLOAT32_BYTES, StepCost, Turn
 from crystools_pipelines.runtime.weights import State
 
@@ -57,9 +55,11 @@ def decoding_turns(
     config: flops.Config,
     latent_shape: tuple[int, ...],
     padding_frames: int,
-    mesh: Mesh,
+    split: NamedSharding,
 ) -> list[Turn]:
     """The turns over latents `[1, frames, channels, height, width]`, less the padding in front.
+
+    `split` is the sharding of frames `[frame, height, width, channel]`.
 
     Each gives video frames, float32 `[1 to 9, 8 height, 8 width, 3]` in 0..1.
     """
@@ -71,14 +71,14 @@ def decoding_turns(
             flops.vae_turn_flops(config, frames, height, width),
             flops.vae_turn_bytes(config, frames, height, width, FLOAT32_BYTES, first=first),
         )
-        decoding.append(Turn(partial(_decode_turn, decoder, mesh, frames), start, cost))
+        decoding.append(Turn(partial(_decode_turn, decoder, split, frames), start, cost))
         start += frames
     return decoding
 
 
 def _decode_turn(
     decoder: TurnDecoder,
-    mesh: Mesh,
+    split: NamedSharding,
     count: int,
     weights: State,
     latents: jax.Array,
@@ -87,13 +87,6 @@ def _decode_turn(
 ) -> tuple[jax.Array, Cache, jax.Array]:
     """The video frames of `count` latent ones, the cache for the next, and whether the frames are finite."""
     turn = jax.lax.dynamic_slice_in_dim(latents[0], start, count) / decoder.scaling_factor
-    video, cache = decode(
-        decoder.decoder,
-        {name.removeprefix("decoder."): array for name, array in weights.items()},
-        turn,
-        cache,
-        everywhere=replicated(mesh),
-        pixels=layout.pixels(mesh, latents.shape),
-    )
-    frames = jnp.clip(video / 2 + 0.5, 0, 1)
-    return jnp.transpose(frames, (0, 2, 3, 1)), cache, jnp.isfinite(video).all()
+    inner = {name.removeprefix("decoder."): array for name, array in weights.items()}
+    video, cache = decode(decoder.decoder, split, inner, jnp.transpose(turn, (0, 2, 3, 1)), cache)
+    return jnp.clip(video / 2 + 0.5, 0, 1), cache, jnp.isfinite(video).all()

@@ -64,7 +64,7 @@ def native_group_norm(
 
 
 def channel_means(array: jax.Array, axes: Sequence[int], groups: int) -> jax.Array:
-    """For each channel, the mean over `axes` of its group, float32; channels are the last axis that is left."""
+    """For each channel the mean of its group over `axes`, in float32; of the axes left channels are the last."""
     means = jnp.mean(array, axes, dtype=jnp.float32)
     *others, channels = means.shape
     of_groups = jnp.mean(means.reshape(*others, groups, channels // groups), -1)
