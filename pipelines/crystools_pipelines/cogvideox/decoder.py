@@ -13,10 +13,9 @@ from typing import Any, TypeAlias
 import jax
 import jax.numpy as jnp
 from diffusers.models.autoencoders.autoencoder_kl_cogvideox import CogVideoXDecoder3D
-from jax.sharding import NamedSharding
+from jax.sharding import NamedSharding, PartitionSpec
 
 from crystools_pipelines.runtime.lowerings import channel_means
-from crystools_pipelines.runtime.mesh import replicated
 
 Weights: TypeAlias = Mapping[str, jax.Array]
 
@@ -197,10 +196,13 @@ class _Turn:
         return self._split(enlarged.reshape(-1, *enlarged.shape[2:]))
 
     def _whole(self, weights: Weights) -> Weights:
-        return jax.lax.with_sharding_constraint(weights, replicated(self.split.mesh))
+        everywhere = NamedSharding(self.split.mesh, PartitionSpec())
+        whole: Weights = jax.lax.with_sharding_constraint(weights, everywhere)
+        return whole
 
     def _split(self, frames: jax.Array) -> jax.Array:
-        return jax.lax.with_sharding_constraint(frames, self.split)
+        split: jax.Array = jax.lax.with_sharding_constraint(frames, self.split)
+        return split
 
 
 def _convolution(

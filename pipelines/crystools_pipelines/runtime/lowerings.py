@@ -10,11 +10,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import torch
-import torchax.tensor
 
 
-def register(environment: torchax.tensor.Environment) -> None:
-    """Puts them in the place of the environment's own."""
+def register(environment: Any) -> None:
+    """Puts them in the place of those of `environment`, which is torchax's."""
     aten = torch.ops.aten
     for operator, function in (
         (aten.native_group_norm, native_group_norm),
@@ -25,7 +24,7 @@ def register(environment: torchax.tensor.Environment) -> None:
         environment.override_op_definition(operator, _on_arrays(environment, function))
 
 
-def _on_arrays(environment: torchax.tensor.Environment, function: Any) -> Any:
+def _on_arrays(environment: Any, function: Any) -> Any:
     def operator(*args: Any, **kwargs: Any) -> Any:
         args, kwargs = environment.t2j_iso((args, kwargs))
         return environment.j2t_iso(function(*args, **kwargs))
@@ -59,12 +58,12 @@ def native_group_norm(
     if bias is not None:
         output = output + by_channel(bias)
     of_groups = slice(None, None, C // group)
-    statistics = (values[:, of_groups].astype(input.dtype) for values in (mean, reciprocal))
-    return output.astype(input.dtype), *statistics
+    output, mean, reciprocal = (each.astype(input.dtype) for each in (output, mean, reciprocal))
+    return output, mean[:, of_groups], reciprocal[:, of_groups]
 
 
 def channel_means(array: jax.Array, axes: Sequence[int], groups: int) -> jax.Array:
-    """For each channel the mean of its group over `axes`, in float32; of the axes left channels are the last."""
+    """For each channel the mean of its group over `axes`, float32; `axes` leaves the channels as the last."""
     means = jnp.mean(array, axes, dtype=jnp.float32)
     *others, channels = means.shape
     of_groups = jnp.mean(means.reshape(*others, groups, channels // groups), -1)
