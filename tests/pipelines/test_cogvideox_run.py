@@ -17,7 +17,7 @@ from diffusers import AutoencoderKLCogVideoX, CogVideoXTransformer3DModel
 from crystools_pipelines.cogvideox import sharding
 from crystools_pipelines.cogvideox.pipeline import CogVideoXRequest, Generation, generate
 from crystools_pipelines.cogvideox.transformer import build_transformer
-from crystools_pipelines.cogvideox.vae import TurnDecoder
+from crystools_pipelines.cogvideox.vae import TurnDecoder, build_decoder
 from crystools_pipelines.runtime.errors import CheckpointError, RequestError
 from crystools_pipelines.runtime.mesh import make_mesh
 from crystools_pipelines.runtime.sharding import match
@@ -113,6 +113,21 @@ def test_a_checkpoint_that_is_another_model_is_refused(
     other = changed_checkpoint(tiny_cogvideox, tmp_path / "other", file, **changes)
     with pytest.raises(CheckpointError, match=message):
         generate(REQUEST, checkpoint=other, devices=1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"use_post_quant_conv": True}, "has a convolution before the decoder"),
+        ({"act_fn": "gelu"}, "is activated by gelu, not silu"),
+    ],
+)
+def test_a_vae_that_has_more_to_it_is_refused(
+    tiny_cogvideox: Path, tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    other = changed_checkpoint(tiny_cogvideox, tmp_path / "other", "vae/config.json", **changes)
+    with pytest.raises(CheckpointError, match=message):
+        build_decoder(other / "vae")
 
 
 def test_a_picture_larger_than_the_checkpoint_knows_is_refused(tiny_cogvideox: Path, tmp_path: Path) -> None:

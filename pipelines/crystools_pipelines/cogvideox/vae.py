@@ -34,11 +34,13 @@ class TurnDecoder(torch.nn.Module):
 def build_decoder(folder: Path) -> TurnDecoder:
     """The decoder from the configuration in `folder`, on the meta device.
 
-    Raises CheckpointError for a VAE that has more to it.
+    Raises CheckpointError for a VAE that has more to it, or other activations.
     """
     config = AutoencoderKLCogVideoX.load_config(folder)
     if config.get("use_post_quant_conv"):
         raise CheckpointError(f"{folder} has a convolution before the decoder; give a published CogVideoX")
+    if (activation := config.get("act_fn", "silu")) != "silu":
+        raise CheckpointError(f"{folder} is activated by {activation}, not silu; give a published CogVideoX")
     with torch.device("meta"):
         return TurnDecoder(AutoencoderKLCogVideoX.from_config(config).eval())
 

@@ -18,7 +18,6 @@ def register(environment: Any) -> None:
     for operator, function in (
         (aten.native_group_norm, native_group_norm),
         (aten.upsample_nearest2d, upsample_nearest),
-        (aten._upsample_nearest_exact2d, upsample_nearest),
         (aten.upsample_nearest3d, upsample_nearest),
     ):
         environment.override_op_definition(operator, _on_arrays(environment, function))
@@ -71,7 +70,7 @@ def channel_means(array: jax.Array, axes: Sequence[int], groups: int) -> jax.Arr
 
 
 def upsample_nearest(input: jax.Array, output_size: Sequence[int], *scales: float | None) -> jax.Array:
-    """aten's `upsample_nearest`, and its `exact` sibling, by whole factors: there the two are the same.
+    """aten's `upsample_nearest2d` and `3d`, by whole factors.
 
     Raises NotImplementedError for another factor.
     """
