@@ -37,9 +37,16 @@ def arguments(checkpoint: Path, *more: str) -> list[str]:
     return ["generate", "wan2.1-t2v", "--checkpoint", str(checkpoint), "--prompt", "a boat", *small, *more]
 
 
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the commands keep what they compiled."""
+    return tmp_path_factory.mktemp("cache")
+
+
 def environment(cache: Path) -> dict[str, str]:
     path = os.pathsep.join(str(ROOT / part) for part in (".", "pipelines", "exporters"))
-    return {**os.environ, "PYTHONPATH": path, "JAX_COMPILATION_CACHE_DIR": str(cache)}
+    quick = {"JAX_COMPILATION_CACHE_DIR": str(cache), "JAX_DISABLE_MOST_OPTIMIZATIONS": "true"}
+    return {**os.environ, "PYTHONPATH": path, **quick}
 
 
 def command(cache: Path, arguments: list[str]) -> subprocess.Popen[str]:
@@ -55,14 +62,14 @@ def command(cache: Path, arguments: list[str]) -> subprocess.Popen[str]:
 
 
 def test_it_writes_the_frames_a_valid_report_and_the_metrics_and_prints_the_report(
-    checkpoint: Path, tmp_path: Path
+    checkpoint: Path, cache: Path, tmp_path: Path
 ) -> None:
     frames, report, metrics = tmp_path / "frames.npy", tmp_path / "report.json", tmp_path / "run.prom"
     nobody = "http://127.0.0.1:1"
     more = ["--out", str(frames), "--report", str(report), "--json"]
     profile = ["--profile-steps", "2", "--profile-dir", str(tmp_path / "profiles")]
     more += ["--textfile", str(metrics), "--pushgateway", nobody]
-    with command(tmp_path / "cache", arguments(checkpoint, *more, *profile)) as process:
+    with command(cache, arguments(checkpoint, *more, *profile)) as process:
         out, err = process.communicate(timeout=240)
     assert process.returncode == 0, err
     (perfetto_trace,) = (tmp_path / "profiles").rglob("perfetto_trace.json.gz")
@@ -89,12 +96,12 @@ def test_it_writes_the_frames_a_valid_report_and_the_metrics_and_prints_the_repo
 
 
 def test_ctrl_c_leaves_a_report_that_says_cancelled_and_nothing_else(
-    checkpoint: Path, tmp_path: Path
+    checkpoint: Path, cache: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
     out.mkdir()
     more = ["--steps", "1000", "--out", str(out / "video.mp4"), "--report", str(out / "report.json")]
-    with command(tmp_path / "cache", arguments(checkpoint, *more)) as process:
+    with command(cache, arguments(checkpoint, *more)) as process:
         assert process.stdout is not None
         while "step 100/1000" not in (line := process.stdout.readline()):
             assert line, "it ended before its hundredth step"
@@ -156,6 +163,7 @@ def test_cogvideox_is_asked_for_dynamic_guidance(more: list[str], dynamic: bool)
     assert request.use_dynamic_cfg is dynamic
 
 
+@pytest.mark.usefixtures("compile_cache")
 @pytest.mark.parametrize("model", MODELS)
 def test_every_model_makes_a_tiny_one_of_itself(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], model: str
