@@ -109,26 +109,9 @@ def test_every_number_is_taken(model: str) -> None:
             assert getattr(ask(model, **{field: value}), field) == value
 
 
-# 112 x 176 are 14 x 22 latents and 7 x 11 patches, which neither 3, 5 nor 8 devices divide among them.
-ODD = {"height": 112, "width": 176}
-LEAST = {"height": 16, "width": 16}
-
-
-@pytest.mark.parametrize(
-    ("model", "devices", "fields"),
-    [
-        ("cogvideox-t2v", 3, ODD),
-        ("cogvideox-t2v", 1, LEAST | {"num_frames": 161}),
-        ("wan2.1-t2v", 5, ODD),
-        ("wan2.1-t2v", 1, LEAST | {"num_frames": 121}),
-        ("wan2.2-i2v", 8, ODD),
-        ("flux.2", 5, ODD),
-    ],
-)
-def test_sizes_that_the_devices_do_not_divide_and_the_most_frames_work(
-    run: Run, model: str, devices: int, fields: dict[str, Any]
-) -> None:
-    generation = run(model, devices, **fields)
-    assert generation.frames.shape == (fields.get("num_frames", 1), fields["height"], fields["width"], 3)
+@pytest.mark.parametrize(("model", "frames"), [("cogvideox-t2v", 161), ("wan2.1-t2v", 121)])
+def test_the_most_frames_work(run: Run, model: str, frames: int) -> None:
+    generation = run(model, height=16, width=16, num_frames=frames)
+    assert generation.frames.shape == (frames, 16, 16, 3)
     assert np.isfinite(generation.latents).all()
     assert all(step.finite for stage in generation.report.stages for step in stage.steps)

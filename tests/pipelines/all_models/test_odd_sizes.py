@@ -1,0 +1,60 @@
+"""A size that the devices do not divide works, and a rehearsal on shapes foresees that run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from crystools_pipelines.models import MODELS
+from crystools_pipelines.runtime.checkpoint import Checkpoint
+from crystools_pipelines.runtime.job import Generation
+from crystools_pipelines.runtime.rehearsal import rehearse
+from crystools_tpu.telemetry import StageName
+from tests.pipelines.all_models.conftest import Run, smallest
+
+# 112 x 176 are 14 x 22 latents and 7 x 11 patches, which neither 3, 5 nor 8 devices divide among them.
+ODD = {"height": 112, "width": 176}
+DEVICES = {"cogvideox-t2v": 3, "wan2.1-t2v": 5, "wan2.2-i2v": 8, "flux.2": 5}
+NOT_REHEARSED = (StageName.LOAD, StageName.SAVE)
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def model(request: pytest.FixtureRequest) -> str:
+    model: str = request.param
+    return model
+
+
+@pytest.fixture(scope="module")
+def generation(model: str, run: Run) -> Generation:
+    return run(model, DEVICES[model], **ODD)
+
+
+def test_it_works(generation: Generation) -> None:
+    assert generation.frames.shape == (1, ODD["height"], ODD["width"], 3)
+    assert np.isfinite(generation.latents).all()
+    assert all(step.finite for stage in generation.report.stages for step in stage.steps)
+
+
+def test_a_rehearsal_has_the_stages_steps_and_costs_of_the_run(
+    model: str, generation: Generation, checkpoints: dict[str, Path]
+) -> None:
+    stages = generation.report.stages
+    rehearsal = rehearse(
+        MODELS[model].pipeline(),
+        smallest(model, **ODD),
+        Checkpoint(checkpoints[model]),
+        jax.devices()[: DEVICES[model]],
+        "float32",
+    )
+    assert [(stage.name, stage.component, stage.steps, stage.flops) for stage in rehearsal.stages] == [
+        (stage.name, stage.component, len(stage.steps), stage.flops)
+        for stage in stages
+        if stage.name not in NOT_REHEARSED
+    ]
+    assert [load.component for load in rehearsal.loads] == [
+        stage.component for stage in stages if stage.name is StageName.LOAD
+    ]
+    assert all(stage.moved_bytes > 0 for stage in rehearsal.stages)
