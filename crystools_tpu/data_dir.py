@@ -1,4 +1,4 @@
-"""Where this user's own data is kept: the history of runs and the profiles."""
+"""Where this user's own data is kept: the history of runs and the profiles; and what can be made again."""
 
 from __future__ import annotations
 
@@ -20,3 +20,9 @@ def data_dir(environ: Mapping[str, str] = os.environ) -> Path:
         return Path(chosen)
     base = environ.get("XDG_DATA_HOME")
     return (Path(base) if base else Path.home() / ".local" / "share") / "crystools-tpu"
+
+
+def cache_dir(environ: Mapping[str, str] = os.environ) -> Path:
+    """For what may be deleted at any time: `crystools-tpu` in `$XDG_CACHE_HOME`, by default `~/.cache`."""
+    base = environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "crystools-tpu"

@@ -142,7 +142,7 @@ def request_of(arguments: argparse.Namespace) -> Any:
         from crystools_pipelines.runtime.errors import RequestError
     request_class = MODELS[arguments.model].request_class()
     known = {field.name for field in dataclasses.fields(request_class)}
-    given = {option: getattr(arguments, option) for option in _REQUEST_OPTIONS}
+    given = {option: getattr(arguments, option, None) for option in _REQUEST_OPTIONS}
     fields = {_REQUEST_OPTIONS[option]: value for option, value in given.items() if value is not None}
     for option, field in _REQUEST_OPTIONS.items():
         if field in fields and field not in known:

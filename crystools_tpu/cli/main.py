@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 
 from crystools_tpu import __version__
-from crystools_tpu.cli import comfyui, demo, generate, runs, serve, tiny_checkpoint, trace
+from crystools_tpu.cli import comfyui, demo, generate, plan, runs, serve, tiny_checkpoint, trace
 from crystools_tpu.cli.errors import CommandError
 
 
@@ -22,7 +22,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"crystools-tpu {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for command in (comfyui, demo, generate, runs, serve, tiny_checkpoint, trace):
+    for command in (comfyui, demo, generate, plan, runs, serve, tiny_checkpoint, trace):
         command.add_parser(commands)
     return parser
 

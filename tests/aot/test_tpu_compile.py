@@ -68,7 +68,7 @@ def test_every_full_size_stage_compiles_and_fits_the_chip(
             room = HBM_BYTES[topology.split("-")[0]]
             if stage.name in (StageName.VAE_ENCODE, StageName.VAE_DECODE):
                 room //= 3  # a third suffices where the devices share the pixels from end to end
-            assert 0 < program.total_bytes < room, stage.name
+            assert 0 < program.memory.total_bytes < room, stage.name
 
 
 @pytest.mark.parametrize(

@@ -4,13 +4,13 @@ libtpu compiles for a described topology. It takes its settings from the environ
 that happens in a child process. Weights are shapes with shardings: only configurations are read.
 """
 
-import os
+import pickle
+import tempfile
 import time
 from collections.abc import Collection, Hashable
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from hashlib import sha256
-from multiprocessing import get_context
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -19,21 +19,28 @@ import jax
 from jax.experimental import topologies
 
 from crystools_pipelines.models import MODELS
+from crystools_pipelines.runtime import kernels
 from crystools_pipelines.runtime.checkpoint import Checkpoint
+from crystools_pipelines.runtime.compiler_process import ChildProcess
 from crystools_pipelines.runtime.component import compile_with
-from crystools_pipelines.runtime.rehearsal import RehearsedStage, rehearse
+from crystools_pipelines.runtime.kernels import Kernel
+from crystools_pipelines.runtime.out_of_memory import Shortage, shortage
+from crystools_pipelines.runtime.rehearsal import (
+    Rehearsal,
+    RehearsedProgram,
+    RehearsedStage,
+    device_bytes,
+    rehearse,
+)
+from crystools_pipelines.runtime.topologies import TOPOLOGIES
 from crystools_tpu.telemetry import StageName
-
-# libtpu's names for one host of each accelerator type: chips by their place in the torus.
-TOPOLOGIES = {
-    "v5p-8": "v5p:2x2x1",
-    "v6e-8": "v6e:2x4",
-}
 
 _LIBTPU_ENVIRONMENT = {
     "JAX_PLATFORMS": "cpu",
     "TPU_SKIP_MDS_QUERY": "1",  # off Google Cloud, asking its metadata server takes minutes
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # no chip is opened, so nobody else's is taken
+    "TPU_LOG_DIR": "disabled",
+    "TPU_STDERR_LOG_LEVEL": "3",
 }
 
 
@@ -56,22 +63,69 @@ class ProgramMemory:
 
 
 @dataclass(frozen=True)
+class CompiledProgram:
+    """What the compiler made of a program, how often the stage runs it, and its optimised HLO."""
+
+    memory: ProgramMemory
+    runs: int
+    hlo: str
+    kernels: tuple[Kernel, ...]
+
+
+@dataclass(frozen=True)
 class CompiledStage:
-    """A stage as it would run, compiled: its model FLOPs over all devices, and how long its compiles took."""
+    """A stage as it would run, compiled: its model FLOPs over all devices, and how long its compiles took.
+
+    A program that does not fit into a device's HBM ends it: `shortage` is what the compiler says.
+    """
 
     name: StageName
     component: str | None
     steps: int
     flops: float
-    programs: tuple[ProgramMemory, ...]
+    programs: tuple[CompiledProgram, ...]
     compile_seconds: float
+    shortage: Shortage | None = None
+
+
+@dataclass(frozen=True)
+class LoadOutline:
+    """A component that is loaded after so many stages, and what its weights take of one device."""
+
+    component: str
+    after_stages: int
+    device_bytes: int
+
+
+@dataclass(frozen=True)
+class StageOutline:
+    """A stage before anything is compiled. `held_device_bytes` is what earlier steps leave on a device."""
+
+    name: StageName
+    component: str | None
+    steps: int
+    flops: float
+    moved_bytes: float
+    held_device_bytes: int
+
+
+@dataclass(frozen=True)
+class RunOutline:
+    """What happens in a run, and the sizes of its mesh's axes."""
+
+    mesh: dict[str, int]
+    loads: tuple[LoadOutline, ...]
+    stages: tuple[StageOutline, ...]
 
 
 class TpuCompiler:
-    """A child process that compiles, one stage after the other, until the context ends."""
+    """Child processes that compile, one stage after the other, until the context ends."""
 
     def __init__(self) -> None:
-        self._pool = ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=_prepare)
+        self._stack = ExitStack()
+        self._child = self._stack.enter_context(ChildProcess(_LIBTPU_ENVIRONMENT))
+        self._kernel_child: ChildProcess | None = None
+        self._dump = ""
 
     def __enter__(self) -> "TpuCompiler":
         return self
@@ -82,7 +136,7 @@ class TpuCompiler:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._pool.shutdown()
+        self._stack.close()
 
     def compile(
         self,
@@ -98,50 +152,120 @@ class TpuCompiler:
 
         `configurations` is a checkpoint's folder; weights need not be in it. `effort` takes the place of the
         run's own, which is what its memory and speed depend on. Stages in `without` are left out. A program
-        that was compiled before is not compiled again. Raises what the compiler raises where a program does
-        not fit into a device's HBM.
+        that was compiled before is not compiled again.
         """
-        arguments = (TOPOLOGIES[topology], model, request, configurations, effort, frozenset(without))
-        return self._pool.submit(_compile, *arguments).result()
+        outline = self.outline(topology, model, request, configurations)
+        return tuple(
+            self.compile_stage(topology, model, request, configurations, index, effort=effort)
+            for index, stage in enumerate(outline.stages)
+            if stage.name not in without
+        )
+
+    def outline(self, topology: str, model: str, request: Any, configurations: Path) -> RunOutline:
+        """What the run does, without a compile. Raises what a run would raise before its first stage."""
+        return self._child.call(_outline, topology, model, request, configurations)
+
+    def compile_stage(
+        self,
+        topology: str,
+        model: str,
+        request: Any,
+        configurations: Path,
+        index: int,
+        *,
+        effort: float | None = None,
+    ) -> CompiledStage:
+        """Compiles the stage with this place in the outline."""
+        return self._child.call(_compile_stage, topology, model, request, configurations, index, effort)
+
+    def kernel_cycles(self, topology: str, kernel: Kernel) -> int | None:
+        """Cycles of the whole kernel by its final schedule; None where the compiler does not show it.
+
+        Its bundles, of which the chip issues one a cycle, times the steps of its grid. It is compiled alone,
+        by a process of its own that writes down all it does: of a whole model that would be gigabytes.
+        """
+        if kernel.grid_steps is None:
+            return None
+        if self._kernel_child is None:
+            self._dump = self._stack.enter_context(tempfile.TemporaryDirectory(prefix="crystools-tpu-"))
+            flags = f"--xla_jf_dump_to={self._dump} --xla_jf_dump_llo_text=true"
+            environment = _LIBTPU_ENVIRONMENT | {"LIBTPU_INIT_ARGS": flags}
+            self._kernel_child = self._stack.enter_context(ChildProcess(environment))
+        devices = TOPOLOGIES[topology]
+        bundles = self._kernel_child.call(
+            kernels.bundles, devices.libtpu_name, dict(devices.libtpu_options), kernel.exported, self._dump
+        )
+        return None if bundles is None else bundles * kernel.grid_steps
 
 
-def _prepare() -> None:
-    os.environ.update(_LIBTPU_ENVIRONMENT)
+# What follows runs in the child.
+
+_rehearsed: tuple[bytes, Rehearsal] | None = None
+_compiled: dict[Hashable, CompiledProgram] = {}
 
 
-def _compile(
-    topology_name: str,
-    model: str,
-    request: Any,
-    configurations: Path,
-    effort: float | None,
-    without: frozenset[StageName],
-) -> tuple[CompiledStage, ...]:
-    topology = topologies.get_topology_desc(platform="tpu", topology_name=topology_name)
-    checkpoint, devices = Checkpoint(configurations), list(topology.devices)
-    rehearsal = rehearse(MODELS[model].pipeline(), request, checkpoint, devices)
-    stages = (stage for stage in rehearsal.stages if stage.name not in without)
-    return tuple(_compile_stage(topology_name, stage, effort) for stage in stages)
-
-
-def _compile_stage(topology_name: str, stage: RehearsedStage, effort: float | None) -> CompiledStage:
-    started_at = time.perf_counter()
-    programs = tuple(
-        _compile_program(topology_name, program.traced.lower(), program.effort if effort is None else effort)
-        for program in stage.programs
+def _outline(topology: str, model: str, request: Any, configurations: Path) -> RunOutline:
+    rehearsal = _rehearse(topology, model, request, configurations)
+    return RunOutline(
+        {str(axis): size for axis, size in rehearsal.mesh.shape.items()},
+        tuple(
+            LoadOutline(load.component, load.after_stages, sum(map(device_bytes, load.weights.values())))
+            for load in rehearsal.loads
+        ),
+        tuple(_outline_stage(stage) for stage in rehearsal.stages),
     )
+
+
+def _outline_stage(stage: RehearsedStage) -> StageOutline:
+    # The last output is among those of the program that makes it.
+    held = sum(stage.fetched_device_bytes[:-1])
+    return StageOutline(stage.name, stage.component, stage.steps, stage.flops, stage.moved_bytes, held)
+
+
+def _rehearse(topology: str, model: str, request: Any, configurations: Path) -> Rehearsal:
+    """The rehearsal of these arguments, or the one before where they are the same."""
+    global _rehearsed
+    key = sha256(pickle.dumps((topology, model, request, configurations))).digest()
+    if _rehearsed is None or _rehearsed[0] != key:
+        chosen = TOPOLOGIES[topology]
+        description = topologies.get_topology_desc(
+            platform="tpu", topology_name=chosen.libtpu_name, **chosen.libtpu_options
+        )
+        pipeline, devices = MODELS[model].pipeline(), list(description.devices)
+        _rehearsed = key, rehearse(pipeline, request, Checkpoint(configurations), devices)
+    return _rehearsed[1]
+
+
+def _compile_stage(
+    topology: str, model: str, request: Any, configurations: Path, index: int, effort: float | None
+) -> CompiledStage:
+    stage = _rehearse(topology, model, request, configurations).stages[index]
+    started_at = time.perf_counter()
+    programs: list[CompiledProgram] = []
+    lacking = None
+    for program in stage.programs:
+        try:
+            programs.append(_compile_program(topology, program, effort))
+        except jax.errors.JaxRuntimeError as error:
+            lacking = shortage(error)
+            if lacking is None:
+                raise
+            break
     seconds = time.perf_counter() - started_at
-    return CompiledStage(stage.name, stage.component, stage.steps, stage.flops, programs, seconds)
+    return CompiledStage(
+        stage.name, stage.component, stage.steps, stage.flops, tuple(programs), seconds, lacking
+    )
 
 
-_compiled: dict[Hashable, ProgramMemory] = {}
-
-
-def _compile_program(topology_name: str, lowered: jax.stages.Lowered, effort: float) -> ProgramMemory:
-    key = (topology_name, sha256(lowered.as_text().encode()).digest(), effort)
+def _compile_program(topology: str, program: RehearsedProgram, effort: float | None) -> CompiledProgram:
+    lowered = program.traced.lower()
+    chosen = program.effort if effort is None else effort
+    key = (topology, sha256(lowered.as_text().encode()).digest(), chosen)
     if key not in _compiled:
-        _compiled[key] = _memory(compile_with(lowered, effort))
-    return _compiled[key]
+        compiled = compile_with(lowered, chosen)
+        found = kernels.kernels_in(program.traced)
+        _compiled[key] = CompiledProgram(_memory(compiled), 0, compiled.as_text() or "", found)
+    return replace(_compiled[key], runs=program.runs)
 
 
 def _memory(compiled: jax.stages.Compiled) -> ProgramMemory:

@@ -23,7 +23,7 @@ _TEXTS = (  # the bytes wanted and, where they are said, those available
 _EXPONENTS = {unit: 10 * exponent for exponent, unit in enumerate(["", *"KMGTPE"])}
 
 # In these stages nothing depends on the size of what is made.
-_FIXED_SIZE = (StageName.LOAD, StageName.TEXT_ENCODE)
+FIXED_SIZE_STAGES = (StageName.LOAD, StageName.TEXT_ENCODE)
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def in_words(run: telemetry.Run) -> Iterator[None]:
 
 def _remedies(stage: StageName, params: Params, devices: tuple[Any, ...]) -> list[str]:
     remedies = []
-    if stage not in _FIXED_SIZE:
+    if stage not in FIXED_SIZE_STAGES:
         frames, height, width = (params.get(name) for name in ("num_frames", "height", "width"))
         if isinstance(frames, int) and frames > 1:
             remedies.append(f"fewer frames (num_frames is {frames})")

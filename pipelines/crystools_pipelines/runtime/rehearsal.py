@@ -7,6 +7,7 @@ is known of the one that runs. The devices may be those of a TPU that this machi
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from math import prod
 from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar, cast
@@ -31,20 +32,23 @@ from crystools_tpu.telemetry import StageName
 Module = TypeVar("Module", bound=torch.nn.Module)
 
 
-@dataclass(frozen=True)
+@dataclass
 class RehearsedProgram:
     """A program of a stage, traced, and how hard a run has XLA work on it (`component.compile_with`)."""
 
     traced: jax.stages.Traced
     effort: float
+    runs: int = 0
+    """How many times the stage runs it."""
 
 
 @dataclass(frozen=True)
 class RehearsedLoad:
-    """A component that is loaded, and its weights."""
+    """A component that is loaded, and its weights; so many stages came before it."""
 
     component: str
     weights: dict[str, jax.ShapeDtypeStruct]
+    after_stages: int = 0
 
 
 @dataclass
@@ -59,12 +63,15 @@ class RehearsedStage:
     moved_bytes: float = 0.0
     """Bytes that must move through HBM in all steps, over all devices."""
     programs: list[RehearsedProgram] = field(default_factory=list)
+    fetched_device_bytes: list[int] = field(default_factory=list)
+    """Of each output that stays on the devices until the stage ends, its bytes on one device."""
 
 
 @dataclass(frozen=True)
 class Rehearsal:
-    """What happens in a run, in the order in which it happens."""
+    """What happens in a run, in the order in which it happens, and the mesh that it happens on."""
 
+    mesh: Mesh
     loads: list[RehearsedLoad] = field(default_factory=list)
     stages: list[RehearsedStage] = field(default_factory=list)
 
@@ -81,8 +88,8 @@ def rehearse(
     `pipeline` is a model's module `pipeline`. Raises what a run would raise before its first stage.
     """
     prepared = pipeline.prepare(request, checkpoint)
-    rehearsal = Rehearsal()
     mesh = pipeline.make_mesh(request, checkpoint, devices)
+    rehearsal = Rehearsal(mesh)
     run = cast(telemetry.Run, _Run(rehearsal.stages))
     pipeline.run_stages(_Job(checkpoint, mesh, dtype, run, rehearsal=rehearsal), request, prepared)
     return rehearsal
@@ -133,7 +140,7 @@ class _Job(Job):
     ) -> Component[Module]:
         module = build(self.checkpoint.weights(component))
         weights = abstract_state(module, self.mesh, rules, dtype or self.dtype)
-        self.rehearsal.loads.append(RehearsedLoad(component, weights))
+        self.rehearsal.loads.append(RehearsedLoad(component, weights, len(self.rehearsal.stages)))
         return _Component(module, cast(State, weights), _at_once, stages=self.rehearsal.stages)
 
     def put(self, tree: Any, sharding: NamedSharding) -> Any:
@@ -144,6 +151,7 @@ class _Job(Job):
         return nothing, nothing
 
     def fetch(self, array: jax.Array) -> jax.Array:
+        self.rehearsal.stages[-1].fetched_device_bytes.append(device_bytes(array))
         return array
 
     def to_host(self, chunks: Sequence[jax.Array], axis: int = 0) -> NDArray[Any]:
@@ -168,10 +176,16 @@ class _Component(Component[Module]):
         donate: tuple[int, ...] = (),
         effort: float = 0.0,
     ) -> Program:
-        traced = trace(function, self.weights, args, out_shardings, donate)
-        self.stages[-1].programs.append(RehearsedProgram(traced, effort))
-        outputs = jax.tree.map(_abstract_with, out_shardings, traced.out_info, is_leaf=_is_sharding)
-        return Program(outputs, cast(jax.stages.Compiled, lambda *_: outputs), self.weights, _at_once)
+        rehearsed = RehearsedProgram(trace(function, self.weights, args, out_shardings, donate), effort)
+        self.stages[-1].programs.append(rehearsed)
+        out_info = rehearsed.traced.out_info
+        outputs = jax.tree.map(_abstract_with, out_shardings, out_info, is_leaf=_is_sharding)
+
+        def run(*_: Any) -> Any:
+            rehearsed.runs += 1
+            return outputs
+
+        return Program(outputs, cast(jax.stages.Compiled, run), self.weights, _at_once)
 
 
 def _is_sharding(value: Any) -> bool:
@@ -184,6 +198,12 @@ def _abstract_with(sharding: NamedSharding, tree: Any) -> Any:
 
 def _abstract(tree: Any, sharding: NamedSharding) -> Any:
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), tree)
+
+
+def device_bytes(array: jax.Array | jax.ShapeDtypeStruct) -> int:
+    """What an array with a sharding takes of one device."""
+    shape = cast(NamedSharding, array.sharding).shard_shape(array.shape)
+    return prod(shape) * int(array.dtype.itemsize)
 
 
 def abstract_state(

@@ -1,0 +1,172 @@
+"""A plan as tables, and what is done while it is made: bars on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from crystools_tpu.stage_table import ABSENT, size
+
+if TYPE_CHECKING:
+    from crystools_pipelines.planning.plan import Plan, Shape, StagePlan
+    from crystools_pipelines.planning.planner import Progress as Sees
+
+_SMALLEST_SHARE = 0.005  # of a stage's time that has a row of its own
+
+
+@contextlib.contextmanager
+def show_progress(console: Console) -> Iterator[Sees]:
+    """Shows what a planner says of its work, for as long as the block lasts."""
+    if not console.is_terminal:
+        yield PlainLines(console)
+        return
+    columns = (
+        SpinnerColumn(finished_text="[green]✓"),
+        TextColumn("{task.description:<24}"),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
+    with Progress(*columns, console=console) as progress:
+        yield Bars(progress)
+
+
+class Bars:
+    """A line for each stage, with the time it has taken."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._tasks: list[TaskID] = []
+        self._search: TaskID | None = None
+
+    def outlined(self, labels: list[str]) -> None:
+        """Shows the stages."""
+        self._tasks = [self._progress.add_task(label, start=False, total=1, note="") for label in labels]
+
+    def doing(self, index: int, what: str) -> None:
+        """Shows what is being done for a stage."""
+        self._progress.start_task(self._tasks[index])
+        self._progress.update(self._tasks[index], note=what)
+
+    def finished(self, index: int, stage: StagePlan) -> None:
+        """Shows what came of it."""
+        self._progress.update(self._tasks[index], completed=1, note=_outcome(stage))
+
+    def searching(self, shape: Shape) -> None:
+        """Shows the shape that is being tried."""
+        if self._search is None:
+            self._search = self._progress.add_task("what would fit", total=None, note="")
+        self._progress.update(self._search, note=f"trying {shape}")
+
+
+class PlainLines:
+    """A line for each thing that is done."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._labels: list[str] = []
+
+    def outlined(self, labels: list[str]) -> None:
+        """Says which stages there are."""
+        self._labels = labels
+        self._print(f"{len(labels)} stages to compile: {', '.join(labels)}")
+
+    def doing(self, index: int, what: str) -> None:
+        """Says what is being done for a stage."""
+        self._print(f"{self._labels[index]}: {what} ...")
+
+    def finished(self, index: int, stage: StagePlan) -> None:
+        """Says what came of it."""
+        self._print(f"{self._labels[index]}: {_outcome(stage)}")
+
+    def searching(self, shape: Shape) -> None:
+        """Says which shape is being tried."""
+        self._print(f"trying {shape} ...")
+
+    def _print(self, line: str) -> None:
+        self._console.print(line, markup=False, highlight=False)
+
+
+def _outcome(stage: StagePlan) -> str:
+    fits = "fits" if stage.fits else "does not fit"
+    wanted = _size(stage.peak_hbm_bytes_per_chip)
+    return f"{fits}: {wanted} of {size(stage.hbm_bytes_per_chip)}, compiled in {stage.compile_seconds:.1f} s"
+
+
+def print_plan(console: Console, plan: Plan, request: Any) -> None:
+    """The stages, then where the time of each would go."""
+    console.print(stages_table(plan, request))
+    for stage in plan.stages:
+        if stage.evicts:
+            console.print(f"{stage.label}: {', '.join(stage.evicts)} leaves the HBM for it", highlight=False)
+    if any(stage.estimate for stage in plan.stages):
+        console.print(time_table(plan))
+    for note in dict.fromkeys(f"{stage.label}: {note}" for stage in plan.stages for note in stage.notes):
+        console.print(note, markup=False, highlight=False)
+    console.print(
+        "Seconds and MFU are estimates by the compiler's own schedule, not calibrated and not measured.",
+        highlight=False,
+    )
+
+
+def stages_table(plan: Plan, request: Any) -> Table:
+    """A row a stage: what it takes of a chip, and its time."""
+    mesh = " ".join(f"{axis}={count}" for axis, count in plan.mesh.items())
+    frames = f", {request.num_frames} frames" if hasattr(request, "num_frames") else ""
+    what = f"{plan.model}, {request.height} x {request.width}{frames}, {request.num_inference_steps} steps"
+    limit = size(plan.stages[0].hbm_bytes_per_chip)
+    table = _table(f"{what}\non {plan.topology} ({mesh}), {limit} of HBM a chip", "stage", "fits")
+    for heading in ("HBM peak", "PFLOP", "floor s", "est. s", "s/step", "MFU", "compile s"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for stage in plan.stages:
+        seconds = stage.estimated_seconds
+        table.add_row(
+            escape(stage.label),
+            "[green]yes[/]" if stage.fits else "[red]no[/]",
+            _size(stage.peak_hbm_bytes_per_chip),
+            f"{stage.flops / 1e15:.3f}",
+            f"{stage.roofline_seconds:.3f}",
+            ABSENT if seconds is None else f"{seconds:.3f}",
+            ABSENT if seconds is None else f"{seconds / stage.steps:.3f}",
+            ABSENT if stage.estimated_mfu is None else f"{stage.estimated_mfu:.1%}",
+            f"{stage.compile_seconds:.1f}",
+        )
+    return table
+
+
+def time_table(plan: Plan) -> Table:
+    """On what each stage's seconds would be spent, and what each chip sends."""
+    table = _table("where the time would go (estimate)", "stage", "what")
+    for heading in ("seconds", "share", "sent by a chip"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for stage in plan.stages:
+        spent, sent = stage.estimate or {}, stage.collective_bytes or {}
+        shown = [name for name, seconds in spent.items() if seconds >= _SMALLEST_SHARE * sum(spent.values())]
+        for number, name in enumerate(shown):
+            table.add_row(
+                escape(stage.label) if number == 0 else "",
+                escape(name),
+                f"{spent[name]:.3f}",
+                f"{spent[name] / sum(spent.values()):.1%}",
+                size(sent[name]) if name in sent else "",
+            )
+    return table
+
+
+def _table(title: str, *headings: str) -> Table:
+    table = Table(
+        title=title, title_justify="left", box=box.HORIZONTALS, padding=(0, 1, 0, 0), pad_edge=False
+    )
+    for heading in headings:
+        table.add_column(heading, no_wrap=True)
+    return table
+
+
+def _size(count: int | None) -> str:
+    return ABSENT if count is None else size(count)

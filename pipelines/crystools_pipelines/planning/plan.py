@@ -1,0 +1,85 @@
+"""What a plan says of a run, and of each of its stages; the same as JSON and back."""
+
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """A stage of a run that was compiled and not run. What is not known is None.
+
+    Bytes are of one chip: `peak_hbm_bytes_per_chip` is what must be there together while the stage runs (its
+    component's weights, its arrays, its largest program), `hbm_bytes_per_chip` what programs may have.
+    FLOPs are the model's, of all steps on all chips together; seconds are of all steps. `roofline_seconds`
+    cannot be beaten; `estimated_seconds` and `estimated_mfu` are by the compiler's own schedule, and
+    `estimate` says on what they are spent. `collective_bytes` is what each chip sends, by kind, in all steps.
+    `evicts` are the components that leave the HBM for this stage.
+    """
+
+    name: str
+    component: str | None
+    steps: int
+    peak_hbm_bytes_per_chip: int | None
+    hbm_bytes_per_chip: int
+    fits: bool
+    flops: float
+    moved_bytes: float
+    roofline_seconds: float
+    estimated_seconds: float | None
+    estimated_mfu: float | None
+    compile_seconds: float
+    collective_bytes: dict[str, int] | None
+    evicts: tuple[str, ...]
+    estimate: dict[str, float] | None
+    notes: tuple[str, ...]
+
+    @property
+    def label(self) -> str:
+        """`denoise transformer`, or just the stage's name."""
+        return f"{self.name} {self.component}" if self.component else self.name
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What is made: pixels and, of a video, frames."""
+
+    height: int
+    width: int
+    num_frames: int | None
+
+    def __str__(self) -> str:
+        return f"{self.height} x {self.width}" + (f", {self.num_frames} frames" if self.num_frames else "")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A run as the compiler sees it. `fits` is of all stages, with what leaves the HBM between them.
+
+    Where it does not, `largest_that_fits` has the most frames and the largest size that do, each with the
+    other as asked, each compiled; it is empty where no shape would fit.
+    """
+
+    model: str
+    topology: str
+    mesh: dict[str, int]
+    fits: bool
+    stages: tuple[StagePlan, ...]
+    largest_that_fits: tuple[Shape, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """As `plan --json` prints it; `largest_that_fits` is there only where the run does not fit."""
+        plain = asdict(self)
+        if self.fits:
+            del plain["largest_that_fits"]
+        return plain
+
+
+def from_json(plain: dict[str, Any]) -> Plan:
+    """The plan that `to_json` made this of. Raises TypeError or KeyError for what is none."""
+    tuples = {field.name for field in fields(StagePlan) if str(field.type).startswith("tuple")}
+    stages = tuple(
+        StagePlan(**{name: tuple(value) if name in tuples else value for name, value in stage.items()})
+        for stage in plain["stages"]
+    )
+    shapes = tuple(Shape(**shape) for shape in plain.get("largest_that_fits", ()))
+    return Plan(**{**plain, "stages": stages, "largest_that_fits": shapes})

@@ -1,0 +1,223 @@
+"""Makes a plan: compiles every stage of a run for TPUs that are not here, and reads what comes of it."""
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+from crystools_pipelines.planning.fitting import largest_that_fits
+from crystools_pipelines.planning.hlo import parse
+from crystools_pipelines.planning.plan import Plan, Shape, StagePlan
+from crystools_pipelines.planning.residency import StageMemory, evictions
+from crystools_pipelines.planning.schedule import Estimate, estimate
+from crystools_pipelines.runtime.aot import CompiledStage, RunOutline, StageOutline, TpuCompiler
+from crystools_pipelines.runtime.errors import RequestError
+from crystools_pipelines.runtime.kernels import Kernel
+from crystools_pipelines.runtime.out_of_memory import FIXED_SIZE_STAGES
+from crystools_pipelines.runtime.topologies import TOPOLOGIES, Topology
+
+_SIZE_MULTIPLE = 16  # of every model's height and width
+
+
+class Progress(Protocol):
+    """Is told what is being done, which may take minutes."""
+
+    def outlined(self, labels: list[str]) -> None:
+        """The run has these stages."""
+
+    def doing(self, index: int, what: str) -> None:
+        """Something is being done for a stage."""
+
+    def finished(self, index: int, stage: StagePlan) -> None:
+        """The stage's plan is made."""
+
+    def searching(self, shape: Shape) -> None:
+        """Looks whether this shape would fit."""
+
+
+@dataclass
+class Planner:
+    """Plans runs of a model, an id of MODELS, on a key of TOPOLOGIES; `configurations` is a checkpoint's
+    folder, of which only configurations are read."""
+
+    compiler: TpuCompiler
+    topology_name: str
+    model: str
+    configurations: Path
+    progress: Progress
+    _cycles: dict[str, int | None] = field(default_factory=dict)  # by the kernel's digest
+
+    @property
+    def topology(self) -> Topology:
+        """The chips."""
+        return TOPOLOGIES[self.topology_name]
+
+    @property
+    def limit_bytes(self) -> int:
+        """What programs may have of a chip's HBM."""
+        return self.topology.chip.usable_hbm_bytes or self.topology.chip.hbm_bytes
+
+    def plan(self, request: Any) -> Plan:
+        """The plan of a request. Raises what a run would raise before its first stage."""
+        outline = self._outline(request)
+        self.progress.outlined([_label(stage) for stage in outline.stages])
+        stages = [self._plan_stage(request, outline, index) for index in range(len(outline.stages))]
+        leaving = evictions(
+            [
+                StageMemory(self._loads(outline, index), stage.peak_hbm_bytes_per_chip)
+                for index, stage in enumerate(stages)
+            ],
+            self.limit_bytes,
+        )
+        stages = [replace(stage, evicts=names) for stage, names in zip(stages, leaving, strict=True)]
+        failing = [index for index, stage in enumerate(stages) if not stage.fits]
+        return Plan(
+            model=self.model,
+            topology=self.topology_name,
+            mesh=outline.mesh,
+            fits=not failing,
+            stages=tuple(stages),
+            largest_that_fits=tuple(self._largest(request, [stages[i].name for i in failing], failing)),
+        )
+
+    def _outline(self, request: Any) -> RunOutline:
+        return self.compiler.outline(self.topology_name, self.model, request, self.configurations)
+
+    def _compile(self, request: Any, index: int) -> CompiledStage:
+        return self.compiler.compile_stage(
+            self.topology_name, self.model, request, self.configurations, index
+        )
+
+    def _loads(self, outline: RunOutline, index: int) -> tuple[tuple[str, int], ...]:
+        """The components that are loaded for a stage, and their bytes on a chip."""
+        per_chip = self.topology.chip.devices_per_chip
+        return tuple(
+            (load.component, load.device_bytes * per_chip)
+            for load in outline.loads
+            if load.after_stages == index
+        )
+
+    def _plan_stage(self, request: Any, outline: RunOutline, index: int) -> StagePlan:
+        stage, chip, chips = outline.stages[index], self.topology.chip, self.topology.chips
+        self.progress.doing(index, "compiling")
+        compiled = self._compile(request, index)
+        peak = self._peak_bytes(outline, index, compiled)
+        estimated = None if compiled.shortage else self._estimate(index, compiled)
+        seconds = None if estimated is None else estimated.total_seconds
+        possible_flops = chips * chip.peak_bf16_flops
+        plan = StagePlan(
+            name=stage.name.value,
+            component=stage.component,
+            steps=stage.steps,
+            peak_hbm_bytes_per_chip=peak,
+            hbm_bytes_per_chip=self.limit_bytes,
+            fits=compiled.shortage is None and peak is not None and peak <= self.limit_bytes,
+            flops=stage.flops,
+            moved_bytes=stage.moved_bytes,
+            roofline_seconds=max(
+                stage.flops / possible_flops,
+                stage.moved_bytes / (chips * chip.hbm_bandwidth_bytes_per_second),
+            ),
+            estimated_seconds=seconds,
+            estimated_mfu=stage.flops / (seconds * possible_flops) if seconds else None,
+            compile_seconds=compiled.compile_seconds,
+            collective_bytes=None if estimated is None else dict(estimated.collective_bytes),
+            evicts=(),
+            estimate=None if estimated is None else dict(estimated.seconds.most_common()),
+            notes=() if estimated is None else tuple(sorted(estimated.notes)),
+        )
+        self.progress.finished(index, plan)
+        return plan
+
+    def _peak_bytes(self, outline: RunOutline, index: int, compiled: CompiledStage) -> int | None:
+        """What a chip must hold for the stage; None where XLA does not say how much too much it is."""
+        per_chip = self.topology.chip.devices_per_chip
+        peaks = [program.memory.total_bytes for program in compiled.programs]
+        if compiled.shortage is not None:
+            if compiled.shortage.wanted_bytes is None:
+                return None
+            peaks.append(compiled.shortage.wanted_bytes)
+        program = (max(peaks, default=0) + outline.stages[index].held_device_bytes) * per_chip
+        return max(program, sum(size for _, size in self._loads(outline, index)))
+
+    def _estimate(self, index: int, compiled: CompiledStage) -> Estimate:
+        """Of all programs of the stage, each as often as it runs."""
+        total = Estimate()
+        devices = self.topology.chips * self.topology.chip.devices_per_chip
+        for program in compiled.programs:
+            cycles = {
+                (kernel.name, kernel.operands): found
+                for kernel in program.kernels
+                if (found := self._kernel_cycles(index, kernel)) is not None
+            }
+            total.add(estimate(parse(program.hlo), self.topology.chip, devices, cycles), program.runs)
+        per_chip = self.topology.chip.devices_per_chip
+        total.collective_bytes = Counter(
+            {kind: sent * per_chip for kind, sent in total.collective_bytes.items()}
+        )
+        return total
+
+    def _kernel_cycles(self, index: int, kernel: Kernel) -> int | None:
+        if kernel.digest not in self._cycles:
+            self.progress.doing(index, f"scheduling {kernel.name}")
+            self._cycles[kernel.digest] = self.compiler.kernel_cycles(self.topology_name, kernel)
+        return self._cycles[kernel.digest]
+
+    def _largest(self, request: Any, names: list[str], failing: list[int]) -> Iterable[Shape]:
+        """The most frames and the largest size with which what fails would fit."""
+        if not failing or any(name in FIXED_SIZE_STAGES for name in names):
+            return
+        for smaller in (_with_fewer_frames(request), _with_smaller_sizes(request)):
+
+            def peak_of(size: int, smaller: dict[int, Any] = smaller) -> int:
+                return self._peak_of(smaller[size], failing)
+
+            size = largest_that_fits(sorted(smaller), peak_of, self.limit_bytes)
+            if size is not None:
+                yield _shape(smaller[size])
+
+    def _peak_of(self, request: Any, stages: list[int]) -> int:
+        """The largest of these stages' peaks; more than there is where XLA does not say."""
+        self.progress.searching(_shape(request))
+        outline = self._outline(request)
+        peaks = []
+        for index in stages:
+            compiled = self._compile(request, index)
+            peak = self._peak_bytes(outline, index, compiled)
+            least = self.limit_bytes + 1 if compiled.shortage else 0
+            peaks.append(max(peak or 0, least))
+        return max(peaks)
+
+
+def _with_fewer_frames(request: Any) -> dict[int, Any]:
+    """The request with every smaller number of frames that it can have, by that; none for an image."""
+    frames = getattr(request, "num_frames", 0)
+    return {count: valid for count in range(1, frames) if (valid := _valid(request, num_frames=count))}
+
+
+def _with_smaller_sizes(request: Any) -> dict[int, Any]:
+    """The request with smaller heights and widths of about the same proportion, by their pixels."""
+    smaller = {}
+    for height in range(_SIZE_MULTIPLE, request.height, _SIZE_MULTIPLE):
+        width = round(height * request.width / request.height / _SIZE_MULTIPLE) * _SIZE_MULTIPLE
+        if valid := _valid(request, height=height, width=width):
+            smaller[height * width] = valid
+    return smaller
+
+
+def _valid(request: Any, **changes: int) -> Any | None:
+    """The changed request, None where the model cannot serve it."""
+    try:
+        return replace(request, **changes)
+    except RequestError:
+        return None
+
+
+def _shape(request: Any) -> Shape:
+    known = {field.name for field in fields(request)}
+    return Shape(request.height, request.width, request.num_frames if "num_frames" in known else None)
+
+
+def _label(stage: StageOutline) -> str:
+    return f"{stage.name} {stage.component}" if stage.component else stage.name.value

@@ -1,0 +1,227 @@
+"""How long a program takes by the compiler's own schedule: an estimate, never a measurement.
+
+- Each operation takes the cycles that the compiler estimates for it, at the chip's clock; a loop so many
+  times what is in it.
+- A Pallas kernel takes the bundles of its body's final schedule times the steps of its grid, one bundle a
+  cycle; or, where they are not known, its own cost estimate at the chip's peak. Never less than moving its
+  operands takes.
+- A collective takes its bytes over the links. A group of more than two chips is taken as a ring that sends
+  both ways, with one link each way; two chips have one link. One that runs beside other operations costs
+  what is left of it when it is waited for. Latencies are left out.
+- Copies that the compiler starts early to run beside the rest (`copy-start`, `slice-start`) are left out.
+
+Nothing is calibrated: no constant here was fitted to a measurement.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from math import prod
+
+from crystools_pipelines.planning.hlo import Instruction, Module
+from crystools_tpu.telemetry.chips import ChipSpec
+
+COLLECTIVES = ("all-gather", "all-reduce", "all-to-all", "collective-permute", "reduce-scatter")
+_MATRIX_OPCODES = {"convolution", "dot"}
+_LAYOUT_OPCODES = {"bitcast-convert", "concatenate", "copy", "pad", "reshape", "slice", "transpose"}
+_KERNEL_TARGET = 'custom_call_target="tpu_custom_call"'
+_CUSTOM_TARGET = re.compile(r'custom_call_target="([^"]*)"')
+_FREE_CUSTOM_CALLS = {"ConcatBitcast"}  # several names for one piece of memory
+
+_LISTED_GROUPS = re.compile(r"replica_groups=\{\{([\d,]*)\}")
+_IOTA_GROUPS = re.compile(r"replica_groups=\[(\d+),(\d+)\]<=")
+_MESH_GROUPS = re.compile(r"replica_groups=mesh\[([^\]]*)\].*?\{((?:'[^']*',?)+)\}")
+_MESH_AXIS = re.compile(r"'([^']*)'=(\d+)")
+
+Kernels = Mapping[tuple[str, tuple[str, ...]], int]
+"""Cycles of kernels by name and operand types."""
+
+
+@dataclass
+class Estimate:
+    """Seconds by what they are spent on, and what each chip sends, by the kind of collective.
+
+    `notes` says what makes it less than it could be.
+    """
+
+    seconds: Counter[str] = field(default_factory=Counter)
+    collective_bytes: Counter[str] = field(default_factory=Counter)
+    notes: set[str] = field(default_factory=set)
+
+    @property
+    def total_seconds(self) -> float:
+        return sum(self.seconds.values())
+
+    def add(self, other: "Estimate", times: int = 1) -> None:
+        """Counts the other in, so many times."""
+        for name, seconds in other.seconds.items():
+            self.seconds[name] += seconds * times  # type: ignore[assignment]
+        for kind, sent in other.collective_bytes.items():
+            self.collective_bytes[kind] += sent * times
+        self.notes |= other.notes
+
+
+def estimate(module: Module, chip: ChipSpec, devices: int, kernels: Kernels) -> Estimate:
+    """One run of the program on `devices`. Raises ValueError for a chip without a clock in the table."""
+    if chip.clock_hz is None or chip.ici_link_bytes_per_second is None:
+        raise ValueError(f"{chip.name} has no clock and no links in the table of chips")
+    return _Reader(module, chip, devices, kernels, chip.clock_hz, chip.ici_link_bytes_per_second).run(
+        module.entry
+    )
+
+
+@dataclass
+class _Reader:
+    module: Module
+    chip: ChipSpec
+    devices: int
+    kernels: Kernels
+    clock_hz: float
+    link_bytes_per_second: float
+
+    def run(self, computation: str) -> Estimate:
+        """All of a computation, in its order."""
+        total = Estimate()
+        ready: dict[str, tuple[float, str]] = {}  # when a collective that was started will be done
+        instructions = self.module.computations.get(computation, ())
+        done_bytes = {each.operands[0]: each.result_bytes for each in instructions if _is_done(each)}
+        for each in instructions:
+            kind = self._collective_kind(each)
+            if kind is not None and each.opcode.endswith("-start"):
+                sent = _sent_bytes(kind, done_bytes.get(each.name, each.result_bytes), self._group(each))
+                total.collective_bytes[kind] += sent
+                ready[each.name] = (total.total_seconds + self._seconds(kind, sent, self._group(each)), kind)
+            elif _is_done(each) and each.operands[0] in ready:
+                at, kind = ready.pop(each.operands[0])
+                total.seconds[kind] += max(0.0, at - total.total_seconds)  # type: ignore[assignment]
+            elif kind is not None and each.opcode == kind:
+                sent = _sent_bytes(kind, each.result_bytes, self._group(each))
+                total.collective_bytes[kind] += sent
+                total.seconds[kind] += self._seconds(kind, sent, self._group(each))  # type: ignore[assignment]
+            else:
+                total.add(self._other(each))
+        return total
+
+    def _other(self, each: Instruction) -> Estimate:
+        if each.opcode == "while":
+            return self._loop(each)
+        if each.opcode == "conditional":
+            return max((self.run(name) for name in each.called), key=lambda branch: branch.total_seconds)
+        if each.opcode == "call":
+            total = Estimate()
+            for name in each.called:
+                total.add(self.run(name))
+            return total
+        if each.opcode == "custom-call" and _KERNEL_TARGET in each.rest:
+            return self._kernel(each)
+        if each.cycles:
+            return self._operation(each, each.cycles / self.clock_hz)
+        return _not_counted(each)
+
+    def _loop(self, each: Instruction) -> Estimate:
+        total, trips = Estimate(), self.module.trips(each)
+        for name in each.called:
+            total.add(self.run(name), 1 if trips is None else trips)
+        if trips is None:
+            total.notes.add(f"{each.name}: how often it runs is not known; counted once")
+        return total
+
+    def _operation(self, each: Instruction, seconds: float) -> Estimate:
+        """A fusion with collectives in it takes no less than they do."""
+        total = Estimate()
+        moving = 0.0
+        for inner in self.module.within(each) if each.opcode == "fusion" else ():
+            if inner.opcode in COLLECTIVES:
+                sent = _sent_bytes(inner.opcode, inner.result_bytes, self._group(inner))
+                total.collective_bytes[inner.opcode] += sent
+                moving += self._seconds(inner.opcode, sent, self._group(inner))
+        total.seconds[self._category(each)] = max(seconds, moving)  # type: ignore[assignment]
+        return total
+
+    def _category(self, each: Instruction) -> str:
+        opcodes = {inner.opcode for inner in self.module.within(each)} | {each.opcode}
+        if opcodes & _MATRIX_OPCODES:
+            return "matrix products and convolutions"
+        if each.opcode in _LAYOUT_OPCODES:
+            return "copies and layout"
+        return "element-wise, norms and reductions"
+
+    def _kernel(self, each: Instruction) -> Estimate:
+        cost = {
+            name: int(found[1]) if (found := re.search(rf'"{name}":"(\d+)"', each.rest)) else 0
+            for name in ("flops", "bytes_accessed")
+        }
+        moving = cost["bytes_accessed"] / self._share(self.chip.hbm_bandwidth_bytes_per_second)
+        name = _kernel_name(each)
+        cycles = self.kernels.get((name, each.operand_types))
+        if cycles is not None:
+            return Estimate(Counter({f"kernel {name}": max(cycles / self.clock_hz, moving)}))  # type: ignore[dict-item]
+        if not cost["flops"]:
+            return Estimate(notes={f"kernel {name}: neither schedule nor cost estimate; not counted"})
+        seconds = max(cost["flops"] / self._share(self.chip.peak_bf16_flops), moving)
+        label = f"kernel {name} (at peak, by its cost estimate)"
+        note = f"kernel {name}: no schedule; by its own cost estimate at the chip's peak"
+        return Estimate(Counter({label: seconds}), notes={note})  # type: ignore[dict-item]
+
+    def _share(self, of_chip: float) -> float:
+        return of_chip / self.chip.devices_per_chip
+
+    def _collective_kind(self, each: Instruction) -> str | None:
+        name = each.opcode.removesuffix("-start")
+        if name in COLLECTIVES:
+            return name
+        if each.opcode == "async-start":
+            return next((i.opcode for i in self.module.within(each) if i.opcode in COLLECTIVES), None)
+        return None
+
+    def _group(self, each: Instruction) -> int:
+        """How many devices take part, all of them where the text does not say."""
+        if each.opcode.removesuffix("-start") not in COLLECTIVES:
+            inner = [i for i in self.module.within(each) if i.opcode in COLLECTIVES]
+            return self._group(inner[0]) if inner else self.devices
+        if listed := _LISTED_GROUPS.search(each.rest):
+            return len(listed[1].split(",")) if listed[1] else self.devices
+        if iota := _IOTA_GROUPS.search(each.rest):
+            return int(iota[2])
+        if on_mesh := _MESH_GROUPS.search(each.rest):
+            sizes = dict(_MESH_AXIS.findall(on_mesh[1]))
+            return prod(int(sizes[axis.strip("'")]) for axis in on_mesh[2].split(",") if axis)
+        return self.devices
+
+    def _seconds(self, kind: str, sent: int, group: int) -> float:
+        if kind == "all-to-all" and group > 2:
+            # On a ring a block travels a quarter of the way on average: n/4 links, of n-1 blocks of n.
+            sent = sent * group * group // (4 * (group - 1))
+        both_ways = 1 if group <= 2 or kind == "collective-permute" else 2
+        return sent / (both_ways * self.link_bytes_per_second)
+
+
+def _sent_bytes(kind: str, result_bytes: int, group: int) -> int:
+    """What each of `group` devices sends so that each has such a result."""
+    share = {
+        "all-gather": (group - 1, group),
+        "all-reduce": (2 * (group - 1), group),
+        "all-to-all": (group - 1, group),
+        "reduce-scatter": (group - 1, 1),
+        "collective-permute": (1, 1),
+    }[kind]
+    return result_bytes * share[0] // share[1]
+
+
+def _is_done(each: Instruction) -> bool:
+    return each.opcode.endswith("-done") and bool(each.operands)
+
+
+def _kernel_name(each: Instruction) -> str:
+    """`splash_mha`, of an op name that ends in `splash_mha/pallas_call`; else the instruction's own."""
+    parts = each.op_name.split("/")
+    return parts[-2] if len(parts) > 1 and parts[-1] == "pallas_call" else each.name.split(".")[0]
+
+
+def _not_counted(each: Instruction) -> Estimate:
+    target = _CUSTOM_TARGET.search(each.rest)
+    name = target[1] if target else each.name
+    if each.opcode != "custom-call" or name in _FREE_CUSTOM_CALLS:
+        return Estimate()
+    return Estimate(notes={f"custom call {name}: the compiler gives no cycles; not counted"})
