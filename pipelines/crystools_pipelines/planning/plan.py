@@ -1,6 +1,6 @@
 """What a plan says of a run, and of each of its stages; the same as JSON and back."""
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import Any
 
 
@@ -76,9 +76,8 @@ class Plan:
 
 def from_json(plain: dict[str, Any]) -> Plan:
     """The plan that `to_json` made this of. Raises TypeError or KeyError for what is none."""
-    tuples = {field.name for field in fields(StagePlan) if str(field.type).startswith("tuple")}
     stages = tuple(
-        StagePlan(**{name: tuple(value) if name in tuples else value for name, value in stage.items()})
+        StagePlan(**{**stage, "evicts": tuple(stage["evicts"]), "notes": tuple(stage["notes"])})
         for stage in plain["stages"]
     )
     shapes = tuple(Shape(**shape) for shape in plain.get("largest_that_fits", ()))

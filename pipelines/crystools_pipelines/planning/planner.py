@@ -1,7 +1,6 @@
 """Makes a plan: compiles every stage of a run for TPUs that are not here, and reads what comes of it."""
 
-from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -122,9 +121,11 @@ class Planner:
             estimated_seconds=seconds,
             estimated_mfu=stage.flops / (seconds * possible_flops) if seconds else None,
             compile_seconds=compiled.compile_seconds,
-            collective_bytes=None if estimated is None else dict(estimated.collective_bytes),
+            collective_bytes=None
+            if estimated is None
+            else {kind: sent * chip.devices_per_chip for kind, sent in estimated.collective_bytes.items()},
             evicts=(),
-            estimate=None if estimated is None else dict(estimated.seconds.most_common()),
+            estimate=None if estimated is None else _largest_first(estimated.seconds),
             notes=() if estimated is None else tuple(sorted(estimated.notes)),
         )
         self.progress.finished(index, plan)
@@ -152,10 +153,6 @@ class Planner:
                 if (found := self._kernel_cycles(index, kernel)) is not None
             }
             total.add(estimate(parse(program.hlo), self.topology.chip, devices, cycles), program.runs)
-        per_chip = self.topology.chip.devices_per_chip
-        total.collective_bytes = Counter(
-            {kind: sent * per_chip for kind, sent in total.collective_bytes.items()}
-        )
         return total
 
     def _kernel_cycles(self, index: int, kernel: Kernel) -> int | None:
@@ -188,6 +185,10 @@ class Planner:
             least = self.limit_bytes + 1 if compiled.shortage else 0
             peaks.append(max(peak or 0, least))
         return max(peaks)
+
+
+def _largest_first(seconds: Mapping[str, float]) -> dict[str, float]:
+    return dict(sorted(seconds.items(), key=lambda item: -item[1]))
 
 
 def _with_fewer_frames(request: Any) -> dict[int, Any]:

@@ -14,7 +14,7 @@ Nothing is calibrated: no constant here was fitted to a measurement.
 """
 
 import re
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import prod
@@ -45,8 +45,8 @@ class Estimate:
     `notes` says what makes it less than it could be.
     """
 
-    seconds: Counter[str] = field(default_factory=Counter)
-    collective_bytes: Counter[str] = field(default_factory=Counter)
+    seconds: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
+    collective_bytes: defaultdict[str, int] = field(default_factory=lambda: defaultdict(int))
     notes: set[str] = field(default_factory=set)
 
     @property
@@ -56,7 +56,7 @@ class Estimate:
     def add(self, other: "Estimate", times: int = 1) -> None:
         """Counts the other in, so many times."""
         for name, seconds in other.seconds.items():
-            self.seconds[name] += seconds * times  # type: ignore[assignment]
+            self.seconds[name] += seconds * times
         for kind, sent in other.collective_bytes.items():
             self.collective_bytes[kind] += sent * times
         self.notes |= other.notes
@@ -94,11 +94,11 @@ class _Reader:
                 ready[each.name] = (total.total_seconds + self._seconds(kind, sent, self._group(each)), kind)
             elif _is_done(each) and each.operands[0] in ready:
                 at, kind = ready.pop(each.operands[0])
-                total.seconds[kind] += max(0.0, at - total.total_seconds)  # type: ignore[assignment]
+                total.seconds[kind] += max(0.0, at - total.total_seconds)
             elif kind is not None and each.opcode == kind:
                 sent = _sent_bytes(kind, each.result_bytes, self._group(each))
                 total.collective_bytes[kind] += sent
-                total.seconds[kind] += self._seconds(kind, sent, self._group(each))  # type: ignore[assignment]
+                total.seconds[kind] += self._seconds(kind, sent, self._group(each))
             else:
                 total.add(self._other(each))
         return total
@@ -136,7 +136,7 @@ class _Reader:
                 sent = _sent_bytes(inner.opcode, inner.result_bytes, self._group(inner))
                 total.collective_bytes[inner.opcode] += sent
                 moving += self._seconds(inner.opcode, sent, self._group(inner))
-        total.seconds[self._category(each)] = max(seconds, moving)  # type: ignore[assignment]
+        total.seconds[self._category(each)] = max(seconds, moving)
         return total
 
     def _category(self, each: Instruction) -> str:
@@ -153,16 +153,17 @@ class _Reader:
             for name in ("flops", "bytes_accessed")
         }
         moving = cost["bytes_accessed"] / self._share(self.chip.hbm_bandwidth_bytes_per_second)
-        name = _kernel_name(each)
+        name, total = _kernel_name(each), Estimate()
         cycles = self.kernels.get((name, each.operand_types))
         if cycles is not None:
-            return Estimate(Counter({f"kernel {name}": max(cycles / self.clock_hz, moving)}))  # type: ignore[dict-item]
-        if not cost["flops"]:
-            return Estimate(notes={f"kernel {name}: neither schedule nor cost estimate; not counted"})
-        seconds = max(cost["flops"] / self._share(self.chip.peak_bf16_flops), moving)
-        label = f"kernel {name} (at peak, by its cost estimate)"
-        note = f"kernel {name}: no schedule; by its own cost estimate at the chip's peak"
-        return Estimate(Counter({label: seconds}), notes={note})  # type: ignore[dict-item]
+            total.seconds[f"kernel {name}"] = max(cycles / self.clock_hz, moving)
+        elif cost["flops"]:
+            at_peak = cost["flops"] / self._share(self.chip.peak_bf16_flops)
+            total.seconds[f"kernel {name} (its cost estimate at peak)"] = max(at_peak, moving)
+            total.notes.add(f"kernel {name}: no schedule; by its own cost estimate at the chip's peak")
+        else:
+            total.notes.add(f"kernel {name}: neither schedule nor cost estimate; not counted")
+        return total
 
     def _share(self, of_chip: float) -> float:
         return of_chip / self.chip.devices_per_chip
