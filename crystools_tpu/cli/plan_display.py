@@ -49,10 +49,10 @@ class Bars:
         """Shows the stages."""
         self._tasks = [self._progress.add_task(label, start=False, total=1, note="") for label in labels]
 
-    def doing(self, index: int, what: str) -> None:
-        """Shows what is being done for a stage."""
+    def compiling(self, index: int) -> None:
+        """Shows which stage is being compiled."""
         self._progress.start_task(self._tasks[index])
-        self._progress.update(self._tasks[index], note=what)
+        self._progress.update(self._tasks[index], note="compiling")
 
     def finished(self, index: int, stage: StagePlan) -> None:
         """Shows what came of it."""
@@ -77,9 +77,9 @@ class PlainLines:
         self._labels = labels
         self._print(f"{len(labels)} stages to compile: {', '.join(labels)}")
 
-    def doing(self, index: int, what: str) -> None:
-        """Says what is being done for a stage."""
-        self._print(f"{self._labels[index]}: {what} ...")
+    def compiling(self, index: int) -> None:
+        """Says which stage is being compiled."""
+        self._print(f"{self._labels[index]} ...")
 
     def finished(self, index: int, stage: StagePlan) -> None:
         """Says what came of it."""
@@ -122,7 +122,7 @@ def stages_table(plan: Plan, request: Any) -> Table:
     what = f"{plan.model}, {request.height} x {request.width}{frames}, {request.num_inference_steps} steps"
     limit = size(plan.stages[0].hbm_bytes_per_chip)
     table = _table(f"{what}\non {plan.topology} ({mesh}), {limit} of HBM a chip", "stage", "fits")
-    for heading in ("HBM peak", "PFLOP", "floor s", "est. s", "s/step", "MFU", "compile s"):
+    for heading in ("HBM peak", "PFLOP", "floor", "est. s", "s/step", "MFU", "compile"):
         table.add_column(heading, justify="right", no_wrap=True)
     for stage in plan.stages:
         seconds = stage.estimated_seconds
@@ -143,7 +143,7 @@ def stages_table(plan: Plan, request: Any) -> Table:
 def time_table(plan: Plan) -> Table:
     """On what each stage's seconds would be spent, and what each chip sends."""
     table = _table("where the time would go (estimate)", "stage", "what")
-    for heading in ("seconds", "share", "sent by a chip"):
+    for heading in ("est. s", "share", "sent a chip"):
         table.add_column(heading, justify="right", no_wrap=True)
     for stage in plan.stages:
         spent, sent = stage.estimate or {}, stage.collective_bytes or {}
@@ -164,7 +164,7 @@ def _table(title: str, *headings: str) -> Table:
         title=title, title_justify="left", box=box.HORIZONTALS, padding=(0, 1, 0, 0), pad_edge=False
     )
     for heading in headings:
-        table.add_column(heading, no_wrap=True)
+        table.add_column(heading)
     return table
 
 

@@ -1,7 +1,7 @@
 """Makes a plan: compiles every stage of a run for TPUs that are not here, and reads what comes of it."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -12,7 +12,6 @@ from crystools_pipelines.planning.residency import StageMemory, evictions
 from crystools_pipelines.planning.schedule import Estimate, estimate
 from crystools_pipelines.runtime.aot import CompiledStage, RunOutline, StageOutline, TpuCompiler
 from crystools_pipelines.runtime.errors import RequestError
-from crystools_pipelines.runtime.kernels import Kernel
 from crystools_pipelines.runtime.out_of_memory import FIXED_SIZE_STAGES
 from crystools_pipelines.runtime.topologies import TOPOLOGIES, Topology
 
@@ -25,8 +24,8 @@ class Progress(Protocol):
     def outlined(self, labels: list[str]) -> None:
         """The run has these stages."""
 
-    def doing(self, index: int, what: str) -> None:
-        """Something is being done for a stage."""
+    def compiling(self, index: int) -> None:
+        """A stage is being compiled."""
 
     def finished(self, index: int, stage: StagePlan) -> None:
         """The stage's plan is made."""
@@ -35,7 +34,7 @@ class Progress(Protocol):
         """Looks whether this shape would fit."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class Planner:
     """Plans runs of a model, an id of MODELS, on a key of TOPOLOGIES; `configurations` is a checkpoint's
     folder, of which only configurations are read."""
@@ -45,7 +44,6 @@ class Planner:
     model: str
     configurations: Path
     progress: Progress
-    _cycles: dict[str, int | None] = field(default_factory=dict)  # by the kernel's digest
 
     @property
     def topology(self) -> Topology:
@@ -99,10 +97,10 @@ class Planner:
 
     def _plan_stage(self, request: Any, outline: RunOutline, index: int) -> StagePlan:
         stage, chip, chips = outline.stages[index], self.topology.chip, self.topology.chips
-        self.progress.doing(index, "compiling")
+        self.progress.compiling(index)
         compiled = self._compile(request, index)
         peak = self._peak_bytes(outline, index, compiled)
-        estimated = None if compiled.shortage else self._estimate(index, compiled)
+        estimated = None if compiled.shortage else self._estimate(compiled)
         seconds = None if estimated is None else estimated.total_seconds
         possible_flops = chips * chip.peak_bf16_flops
         plan = StagePlan(
@@ -142,24 +140,15 @@ class Planner:
         program = (max(peaks, default=0) + outline.stages[index].held_device_bytes) * per_chip
         return max(program, sum(size for _, size in self._loads(outline, index)))
 
-    def _estimate(self, index: int, compiled: CompiledStage) -> Estimate:
+    def _estimate(self, compiled: CompiledStage) -> Estimate:
         """Of all programs of the stage, each as often as it runs."""
-        total = Estimate()
-        devices = self.topology.chips * self.topology.chip.devices_per_chip
+        total, chip = Estimate(), self.topology.chip
+        devices = self.topology.chips * chip.devices_per_chip
         for program in compiled.programs:
-            cycles = {
-                (kernel.name, kernel.operands): found
-                for kernel in program.kernels
-                if (found := self._kernel_cycles(index, kernel)) is not None
-            }
-            total.add(estimate(parse(program.hlo), self.topology.chip, devices, cycles), program.runs)
+            module = parse(program.hlo)
+            once = estimate(module, chip, devices, program.bundles, program.grid_steps)
+            total.add(once, program.runs)
         return total
-
-    def _kernel_cycles(self, index: int, kernel: Kernel) -> int | None:
-        if kernel.digest not in self._cycles:
-            self.progress.doing(index, f"scheduling {kernel.name}")
-            self._cycles[kernel.digest] = self.compiler.kernel_cycles(self.topology_name, kernel)
-        return self._cycles[kernel.digest]
 
     def _largest(self, request: Any, names: list[str], failing: list[int]) -> Iterable[Shape]:
         """The most frames and the largest size with which what fails would fit."""

@@ -18,6 +18,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import prod
+from typing import TypeAlias
 
 from crystools_pipelines.planning.hlo import Instruction, Module
 from crystools_tpu.telemetry.chips import ChipSpec
@@ -27,15 +28,16 @@ _MATRIX_OPCODES = {"convolution", "dot"}
 _LAYOUT_OPCODES = {"bitcast-convert", "concatenate", "copy", "pad", "reshape", "slice", "transpose"}
 _KERNEL_TARGET = 'custom_call_target="tpu_custom_call"'
 _CUSTOM_TARGET = re.compile(r'custom_call_target="([^"]*)"')
-_FREE_CUSTOM_CALLS = {"ConcatBitcast"}  # several names for one piece of memory
+_FREE_CUSTOM_CALLS = {"AllocateBuffer", "ConcatBitcast"}  # names for memory
 
 _LISTED_GROUPS = re.compile(r"replica_groups=\{\{([\d,]*)\}")
 _IOTA_GROUPS = re.compile(r"replica_groups=\[(\d+),(\d+)\]<=")
 _MESH_GROUPS = re.compile(r"replica_groups=mesh\[([^\]]*)\].*?\{((?:'[^']*',?)+)\}")
 _MESH_AXIS = re.compile(r"'([^']*)'=(\d+)")
 
-Kernels = Mapping[tuple[str, tuple[str, ...]], int]
-"""Cycles of kernels by name and operand types."""
+_Kernel: TypeAlias = tuple[str, tuple[str, ...]]  # its name and its operands' types
+Bundles: TypeAlias = Mapping[str, int]  # by the instruction's name
+GridSteps: TypeAlias = Mapping[_Kernel, int]
 
 
 @dataclass
@@ -62,13 +64,30 @@ class Estimate:
         self.notes |= other.notes
 
 
-def estimate(module: Module, chip: ChipSpec, devices: int, kernels: Kernels) -> Estimate:
+def estimate(
+    module: Module, chip: ChipSpec, devices: int, bundles: Bundles, grid_steps: GridSteps
+) -> Estimate:
     """One run of the program on `devices`. Raises ValueError for a chip without a clock in the table."""
     if chip.clock_hz is None or chip.ici_link_bytes_per_second is None:
         raise ValueError(f"{chip.name} has no clock and no links in the table of chips")
-    return _Reader(module, chip, devices, kernels, chip.clock_hz, chip.ici_link_bytes_per_second).run(
-        module.entry
-    )
+    cycles = _kernel_cycles(module, bundles, grid_steps)
+    speeds = chip.clock_hz, chip.ici_link_bytes_per_second
+    return _Reader(module, chip, devices, cycles, *speeds).run(module.entry)
+
+
+def _kernel_cycles(module: Module, bundles: Bundles, grid_steps: GridSteps) -> dict[_Kernel, int]:
+    """Of each kernel that has a schedule and a grid; the compiler schedules equal ones once."""
+    kernels = {
+        each.name: (_kernel_name(each), each.operand_types)
+        for instructions in module.computations.values()
+        for each in instructions
+        if _KERNEL_TARGET in each.rest
+    }
+    return {
+        kernel: bundles[name] * grid_steps[kernel]
+        for name, kernel in kernels.items()
+        if name in bundles and kernel in grid_steps
+    }
 
 
 @dataclass
@@ -76,7 +95,7 @@ class _Reader:
     module: Module
     chip: ChipSpec
     devices: int
-    kernels: Kernels
+    kernel_cycles: Mapping[_Kernel, int]
     clock_hz: float
     link_bytes_per_second: float
 
@@ -154,7 +173,7 @@ class _Reader:
         }
         moving = cost["bytes_accessed"] / self._share(self.chip.hbm_bandwidth_bytes_per_second)
         name, total = _kernel_name(each), Estimate()
-        cycles = self.kernels.get((name, each.operand_types))
+        cycles = self.kernel_cycles.get((name, each.operand_types))
         if cycles is not None:
             total.seconds[f"kernel {name}"] = max(cycles / self.clock_hz, moving)
         elif cost["flops"]:

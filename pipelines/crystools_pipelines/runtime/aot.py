@@ -19,11 +19,10 @@ import jax
 from jax.experimental import topologies
 
 from crystools_pipelines.models import MODELS
-from crystools_pipelines.runtime import kernels
 from crystools_pipelines.runtime.checkpoint import Checkpoint
 from crystools_pipelines.runtime.compiler_process import ChildProcess
 from crystools_pipelines.runtime.component import compile_with
-from crystools_pipelines.runtime.kernels import Kernel
+from crystools_pipelines.runtime.kernels import SCHEDULE_FLAGS, grid_steps, take_bundles
 from crystools_pipelines.runtime.out_of_memory import Shortage, shortage
 from crystools_pipelines.runtime.rehearsal import (
     Rehearsal,
@@ -64,12 +63,15 @@ class ProgramMemory:
 
 @dataclass(frozen=True)
 class CompiledProgram:
-    """What the compiler made of a program, how often the stage runs it, and its optimised HLO."""
+    """What the compiler made of a program, how often the stage runs it, its optimised HLO and schedules."""
 
     memory: ProgramMemory
     runs: int
     hlo: str
-    kernels: tuple[Kernel, ...]
+    bundles: dict[str, int]
+    """By the name of an instruction, of those that have a schedule of their own: kernels among them."""
+    grid_steps: dict[tuple[str, tuple[str, ...]], int]
+    """Of Pallas kernels, by name and operands' types."""
 
 
 @dataclass(frozen=True)
@@ -119,13 +121,15 @@ class RunOutline:
 
 
 class TpuCompiler:
-    """Child processes that compile, one stage after the other, until the context ends."""
+    """A child process that compiles, one stage after the other, until the context ends."""
 
     def __init__(self) -> None:
         self._stack = ExitStack()
-        self._child = self._stack.enter_context(ChildProcess(_LIBTPU_ENVIRONMENT))
-        self._kernel_child: ChildProcess | None = None
-        self._dump = ""
+        folder = self._stack.enter_context(tempfile.TemporaryDirectory(prefix="crystools-tpu-"))
+        self._schedules = Path(folder)
+        flags = SCHEDULE_FLAGS.format(folder=folder)
+        environment = _LIBTPU_ENVIRONMENT | {"LIBTPU_INIT_ARGS": flags}
+        self._child = self._stack.enter_context(ChildProcess(environment))
 
     def __enter__(self) -> "TpuCompiler":
         return self
@@ -176,26 +180,8 @@ class TpuCompiler:
         effort: float | None = None,
     ) -> CompiledStage:
         """Compiles the stage with this place in the outline."""
-        return self._child.call(_compile_stage, topology, model, request, configurations, index, effort)
-
-    def kernel_cycles(self, topology: str, kernel: Kernel) -> int | None:
-        """Cycles of the whole kernel by its final schedule; None where the compiler does not show it.
-
-        Its bundles, of which the chip issues one a cycle, times the steps of its grid. It is compiled alone,
-        by a process of its own that writes down all it does: of a whole model that would be gigabytes.
-        """
-        if kernel.grid_steps is None:
-            return None
-        if self._kernel_child is None:
-            self._dump = self._stack.enter_context(tempfile.TemporaryDirectory(prefix="crystools-tpu-"))
-            flags = f"--xla_jf_dump_to={self._dump} --xla_jf_dump_llo_text=true"
-            environment = _LIBTPU_ENVIRONMENT | {"LIBTPU_INIT_ARGS": flags}
-            self._kernel_child = self._stack.enter_context(ChildProcess(environment))
-        devices = TOPOLOGIES[topology]
-        bundles = self._kernel_child.call(
-            kernels.bundles, devices.libtpu_name, dict(devices.libtpu_options), kernel.exported, self._dump
-        )
-        return None if bundles is None else bundles * kernel.grid_steps
+        arguments = (topology, model, request, configurations, index, effort, self._schedules)
+        return self._child.call(_compile_stage, *arguments)
 
 
 # What follows runs in the child.
@@ -237,7 +223,13 @@ def _rehearse(topology: str, model: str, request: Any, configurations: Path) -> 
 
 
 def _compile_stage(
-    topology: str, model: str, request: Any, configurations: Path, index: int, effort: float | None
+    topology: str,
+    model: str,
+    request: Any,
+    configurations: Path,
+    index: int,
+    effort: float | None,
+    schedules: Path,
 ) -> CompiledStage:
     stage = _rehearse(topology, model, request, configurations).stages[index]
     started_at = time.perf_counter()
@@ -245,7 +237,7 @@ def _compile_stage(
     lacking = None
     for program in stage.programs:
         try:
-            programs.append(_compile_program(topology, program, effort))
+            programs.append(_compile_program(topology, program, effort, schedules))
         except jax.errors.JaxRuntimeError as error:
             lacking = shortage(error)
             if lacking is None:
@@ -257,14 +249,17 @@ def _compile_stage(
     )
 
 
-def _compile_program(topology: str, program: RehearsedProgram, effort: float | None) -> CompiledProgram:
+def _compile_program(
+    topology: str, program: RehearsedProgram, effort: float | None, schedules: Path
+) -> CompiledProgram:
     lowered = program.traced.lower()
     chosen = program.effort if effort is None else effort
     key = (topology, sha256(lowered.as_text().encode()).digest(), chosen)
     if key not in _compiled:
         compiled = compile_with(lowered, chosen)
-        found = kernels.kernels_in(program.traced)
-        _compiled[key] = CompiledProgram(_memory(compiled), 0, compiled.as_text() or "", found)
+        steps = grid_steps(program.traced)
+        bundles = take_bundles(schedules)
+        _compiled[key] = CompiledProgram(_memory(compiled), 0, compiled.as_text() or "", bundles, steps)
     return replace(_compiled[key], runs=program.runs)
 
 
