@@ -21,6 +21,7 @@ from crystools_tpu.cli.errors import CheckFailed, CommandError, needs_pipelines
 from crystools_tpu.cli.generate import request_of
 from crystools_tpu.cli.plan_display import print_plan, show_progress
 from crystools_tpu.data_dir import cache_dir
+from crystools_tpu.telemetry import StageName
 
 if TYPE_CHECKING:
     from crystools_pipelines.planning.plan import Plan
@@ -45,6 +46,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     add("--frames", type=int, metavar="N", help="of a video")
     add("--steps", type=int, metavar="N", help="denoising steps")
     add("--guidance-scale", type=float, help="1 and below: unguided (flux.2 is always guided)")
+    add("--stages", metavar="NAMES", help="these alone, such as denoise,vae_decode (default: all)")
     add("--json", action="store_true", help="print the plan as JSON instead of tables")
     add("--no-cache", action="store_true", help="compile anew, even if the same was planned before")
     parser.set_defaults(run=run, prompt="")
@@ -58,7 +60,7 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.checkpoint is not None and not arguments.checkpoint.is_dir():
         raise CommandError(f"--checkpoint: {arguments.checkpoint} is no folder; give one, or leave it out")
     request = _request(arguments)
-    plan = _plan(arguments, request)
+    plan = _plan(arguments, request, _only(arguments.stages))
     if arguments.json:
         print(json.dumps(plan.to_json(), indent=2), flush=True)
     else:
@@ -76,18 +78,28 @@ def _request(arguments: argparse.Namespace) -> Any:
     return request_of(argparse.Namespace(**vars(arguments), image=image))
 
 
-def _plan(arguments: argparse.Namespace, request: Any) -> Plan:
+def _only(names: str | None) -> frozenset[StageName] | None:
+    if names is None:
+        return None
+    try:
+        return frozenset(StageName(name.strip()) for name in names.split(","))
+    except ValueError as error:
+        known = ", ".join(sorted(set(StageName) - {StageName.LOAD, StageName.SAVE}))
+        raise CommandError(f"--stages: {error}; give some of {known}") from None
+
+
+def _plan(arguments: argparse.Namespace, request: Any, only: frozenset[StageName] | None) -> Plan:
     """The plan that was made of the same before, or a new one, which is kept."""
     with needs_pipelines():
         from crystools_pipelines.planning.cache import keep_plan, plan_key, read_plan
     with _configurations(arguments) as configurations:
-        key = plan_key(arguments.topology, arguments.model, request, configurations)
+        key = plan_key(arguments.topology, arguments.model, request, configurations, only)
         folder = cache_dir() / PLANS
         plan = None if arguments.no_cache else read_plan(folder, key)
         if plan is not None:
             print("planned before; --no-cache compiles anew", file=sys.stderr)
             return plan
-        plan = _new_plan(arguments, request, configurations)
+        plan = _new_plan(arguments, request, configurations, only)
         try:
             keep_plan(folder, key, plan)
         except OSError as error:
@@ -95,7 +107,9 @@ def _plan(arguments: argparse.Namespace, request: Any) -> Plan:
         return plan
 
 
-def _new_plan(arguments: argparse.Namespace, request: Any, configurations: Path) -> Plan:
+def _new_plan(
+    arguments: argparse.Namespace, request: Any, configurations: Path, only: frozenset[StageName] | None
+) -> Plan:
     if importlib.util.find_spec("libtpu") is None:
         raise CommandError(
             "libtpu (the TPU's compiler) is not installed: pip install 'crystools-tpu[pipelines,tpu]'"
@@ -106,8 +120,8 @@ def _new_plan(arguments: argparse.Namespace, request: Any, configurations: Path)
         from crystools_pipelines.runtime.errors import PipelineError
     try:
         with show_progress(Console(stderr=True)) as progress, TpuCompiler() as compiler:
-            planner = Planner(compiler, arguments.topology, arguments.model, configurations, progress)
-            return planner.plan(request)
+            asked = arguments.topology, arguments.model, configurations
+            return Planner(compiler, *asked, progress, only).plan(request)
     except PipelineError as error:
         raise CommandError(str(error)) from None
 

@@ -10,19 +10,22 @@ from typing import Any
 
 import crystools_pipelines
 from crystools_pipelines.planning.plan import Plan, from_json
-from crystools_tpu.telemetry import chips
+from crystools_tpu.telemetry import StageName, chips
 
 _PACKAGES = ("jax", "jaxlib", "libtpu", "tokamax", "torchax", "torch", "diffusers", "transformers")
 # No program depends on what these hold.
 _CONTENT = {"prompt", "negative_prompt", "image", "seed"}
 
 
-def plan_key(topology: str, model: str, request: Any, configurations: Path) -> str:
-    """The same for what comes to the same plan: configurations, request, topology, and versions."""
+def plan_key(
+    topology: str, model: str, request: Any, configurations: Path, only: frozenset[StageName] | None
+) -> str:
+    """The same for what comes to the same plan: configurations, request, topology, stages, and versions."""
     asked = {field.name: getattr(request, field.name) for field in fields(request)}
     parts: Mapping[str, Any] = {
         "topology": topology,
         "model": model,
+        "only": None if only is None else sorted(only),
         "request": {name: repr(value) for name, value in asked.items() if name not in _CONTENT},
         "configurations": _digests(configurations, "*.json"),
         "packages": {name: _version(name) for name in _PACKAGES},

@@ -14,6 +14,7 @@ from crystools_pipelines.runtime.aot import CompiledStage, RunOutline, StageOutl
 from crystools_pipelines.runtime.errors import RequestError
 from crystools_pipelines.runtime.out_of_memory import FIXED_SIZE_STAGES
 from crystools_pipelines.runtime.topologies import TOPOLOGIES, Topology
+from crystools_tpu.telemetry import StageName
 
 _SIZE_MULTIPLE = 16  # of every model's height and width
 
@@ -25,7 +26,7 @@ class Progress(Protocol):
         """The run has these stages."""
 
     def compiling(self, index: int) -> None:
-        """A stage is being compiled."""
+        """The stage with this place among them is being compiled."""
 
     def finished(self, index: int, stage: StagePlan) -> None:
         """The stage's plan is made."""
@@ -44,6 +45,10 @@ class Planner:
     model: str
     configurations: Path
     progress: Progress
+    only: frozenset[StageName] | None = None
+    """The stages to plan, all where it is None."""
+    usable_hbm_bytes: int | None = None
+    """What programs may have of a chip's HBM, instead of what the table of chips says."""
 
     @property
     def topology(self) -> Topology:
@@ -53,30 +58,35 @@ class Planner:
     @property
     def limit_bytes(self) -> int:
         """What programs may have of a chip's HBM."""
-        return self.topology.chip.usable_hbm_bytes or self.topology.chip.hbm_bytes
+        return self.usable_hbm_bytes or self.topology.chip.usable_hbm_bytes or self.topology.chip.hbm_bytes
 
     def plan(self, request: Any) -> Plan:
         """The plan of a request. Raises what a run would raise before its first stage."""
         outline = self._outline(request)
-        self.progress.outlined([_label(stage) for stage in outline.stages])
-        stages = [self._plan_stage(request, outline, index) for index in range(len(outline.stages))]
+        chosen = [index for index, stage in enumerate(outline.stages) if self._is_chosen(stage)]
+        self.progress.outlined([_label(outline.stages[index]) for index in chosen])
+        stages = {
+            index: self._plan_stage(request, outline, index, place) for place, index in enumerate(chosen)
+        }
         leaving = evictions(
-            [
-                StageMemory(self._loads(outline, index), stage.peak_hbm_bytes_per_chip)
-                for index, stage in enumerate(stages)
-            ],
-            self.limit_bytes,
+            [self._memory(outline, index, stages) for index in range(len(outline.stages))], self.limit_bytes
         )
-        stages = [replace(stage, evicts=names) for stage, names in zip(stages, leaving, strict=True)]
-        failing = [index for index, stage in enumerate(stages) if not stage.fits]
+        failing = [index for index, stage in stages.items() if not stage.fits]
         return Plan(
             model=self.model,
             topology=self.topology_name,
             mesh=outline.mesh,
             fits=not failing,
-            stages=tuple(stages),
-            largest_that_fits=tuple(self._largest(request, [stages[i].name for i in failing], failing)),
+            stages=tuple(replace(stage, evicts=leaving[index]) for index, stage in stages.items()),
+            largest_that_fits=tuple(self._largest(request, outline, failing)),
         )
+
+    def _is_chosen(self, stage: StageOutline) -> bool:
+        return self.only is None or stage.name in self.only
+
+    def _memory(self, outline: RunOutline, index: int, stages: Mapping[int, StagePlan]) -> StageMemory:
+        peak = stages[index].peak_hbm_bytes_per_chip if index in stages else None
+        return StageMemory(self._loads(outline, index), peak)
 
     def _outline(self, request: Any) -> RunOutline:
         return self.compiler.outline(self.topology_name, self.model, request, self.configurations)
@@ -95,9 +105,9 @@ class Planner:
             if load.after_stages == index
         )
 
-    def _plan_stage(self, request: Any, outline: RunOutline, index: int) -> StagePlan:
+    def _plan_stage(self, request: Any, outline: RunOutline, index: int, place: int) -> StagePlan:
         stage, chip, chips = outline.stages[index], self.topology.chip, self.topology.chips
-        self.progress.compiling(index)
+        self.progress.compiling(place)
         compiled = self._compile(request, index)
         peak = self._peak_bytes(outline, index, compiled)
         estimated = None if compiled.shortage else self._estimate(compiled)
@@ -126,7 +136,7 @@ class Planner:
             estimate=None if estimated is None else _largest_first(estimated.seconds),
             notes=() if estimated is None else tuple(sorted(estimated.notes)),
         )
-        self.progress.finished(index, plan)
+        self.progress.finished(place, plan)
         return plan
 
     def _peak_bytes(self, outline: RunOutline, index: int, compiled: CompiledStage) -> int | None:
@@ -150,9 +160,9 @@ class Planner:
             total.add(once, program.runs)
         return total
 
-    def _largest(self, request: Any, names: list[str], failing: list[int]) -> Iterable[Shape]:
+    def _largest(self, request: Any, outline: RunOutline, failing: list[int]) -> Iterable[Shape]:
         """The most frames and the largest size with which what fails would fit."""
-        if not failing or any(name in FIXED_SIZE_STAGES for name in names):
+        if not failing or any(outline.stages[index].name in FIXED_SIZE_STAGES for index in failing):
             return
         for smaller in (_with_fewer_frames(request), _with_smaller_sizes(request)):
 

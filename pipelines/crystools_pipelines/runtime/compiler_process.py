@@ -6,10 +6,11 @@ Compilers take their settings from the environment when they are loaded, and do 
 import os
 import signal
 from collections.abc import Callable, Mapping
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from multiprocessing.connection import Connection
 from pathlib import Path
 from tempfile import NamedTemporaryFile
+from threading import Thread
 from types import TracebackType
 from typing import Any, ParamSpec, TypeVar
 
@@ -78,6 +79,7 @@ def _serve(connection: Connection, environment: dict[str, str], stderr: str) -> 
         os.dup2(file.fileno(), 2)  # libtpu writes there what is no error
     os.environ.update(environment)  # before a call's function brings its imports
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's, which kills
+    Thread(target=_leave_with_parent, daemon=True).start()
     while True:
         try:
             function, args, kwargs = connection.recv()
@@ -89,3 +91,10 @@ def _serve(connection: Connection, environment: dict[str, str], stderr: str) -> 
         except Exception as error:  # noqa: BLE001 the parent raises it
             answer = error, None
         connection.send(answer)
+
+
+def _leave_with_parent() -> None:
+    parent = parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)

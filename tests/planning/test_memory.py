@@ -1,0 +1,60 @@
+"""Who leaves the HBM for whom, and the largest size that fits."""
+
+from __future__ import annotations
+
+import pytest
+
+from crystools_pipelines.planning.fitting import largest_that_fits
+from crystools_pipelines.planning.residency import StageMemory, evictions
+
+SIZES = range(1, 81)
+
+
+def test_what_fits_together_stays() -> None:
+    stages = [StageMemory((("text_encoder", 10),), 12), StageMemory((("transformer", 50),), 80)]
+    assert evictions(stages, 90) == [(), ()]
+
+
+def test_the_oldest_leaves_for_the_weights_of_the_next_and_all_others_for_a_program() -> None:
+    stages = [
+        StageMemory((("text_encoder", 40),), 45),
+        StageMemory((("transformer", 50),), 55),
+        StageMemory((("transformer_2", 30),), 45),
+        StageMemory((("vae", 5),), 96),
+    ]
+    assert evictions(stages, 100) == [(), (), ("text_encoder",), ("transformer", "transformer_2")]
+
+
+def test_a_stage_whose_peak_is_not_known_only_loads() -> None:
+    assert evictions([StageMemory((("vae", 5),), 6), StageMemory((("other", 5),), None)], 10) == [(), ()]
+
+
+def test_a_line_through_two_small_sizes_finds_the_largest_which_is_then_measured() -> None:
+    measured = []
+
+    def peak_of(size: int) -> int:
+        measured.append(size)
+        return 1000 + 10 * size
+
+    assert largest_that_fits(SIZES, peak_of, 1605) == 60
+    assert sorted(measured) == [20, 40, 60]
+
+
+def test_where_the_line_was_wrong_it_is_drawn_anew() -> None:
+    found = largest_that_fits(SIZES, lambda size: 1000 + 10 * size + (200 if size > 50 else 0), 1605)
+    assert found == 50
+
+
+@pytest.mark.parametrize("peak", [2000, 3000])
+def test_nothing_fits_where_memory_does_not_depend_on_the_size(peak: int) -> None:
+    assert largest_that_fits(SIZES, lambda size: peak, 1605) is None
+
+
+def test_a_size_smaller_than_both_measured_is_found() -> None:
+    assert largest_that_fits(SIZES, lambda size: 100 * size, 1000) == 10
+
+
+def test_one_or_no_smaller_size_is_measured_or_not() -> None:
+    assert largest_that_fits([3], lambda size: size, 5) == 3
+    assert largest_that_fits([3], lambda size: size, 2) is None
+    assert largest_that_fits([], lambda size: size, 5) is None
