@@ -9,7 +9,7 @@ from crystools_pipelines.planning.fitting import largest_that_fits
 from crystools_pipelines.planning.hlo import parse
 from crystools_pipelines.planning.plan import Plan, Shape, StagePlan
 from crystools_pipelines.planning.residency import StageMemory, evictions
-from crystools_pipelines.planning.schedule import Estimate, estimate
+from crystools_pipelines.planning.schedule import Estimate, KernelCycles, estimate, has_kernels
 from crystools_pipelines.runtime.aot import CompiledStage, RunOutline, StageOutline, TpuCompiler
 from crystools_pipelines.runtime.errors import RequestError
 from crystools_pipelines.runtime.out_of_memory import FIXED_SIZE_STAGES
@@ -110,7 +110,8 @@ class Planner:
         self.progress.compiling(place)
         compiled = self._compile(request, index)
         peak = self._peak_bytes(outline, index, compiled)
-        estimated = None if compiled.shortage else self._estimate(compiled)
+        fits = compiled.shortage is None and peak is not None and peak <= self.limit_bytes
+        estimated = self._estimate(request, index, compiled) if fits else None
         seconds = None if estimated is None else estimated.total_seconds
         possible_flops = chips * chip.peak_bf16_flops
         plan = StagePlan(
@@ -119,7 +120,7 @@ class Planner:
             steps=stage.steps,
             peak_hbm_bytes_per_chip=peak,
             hbm_bytes_per_chip=self.limit_bytes,
-            fits=compiled.shortage is None and peak is not None and peak <= self.limit_bytes,
+            fits=fits,
             flops=stage.flops,
             moved_bytes=stage.moved_bytes,
             roofline_seconds=max(
@@ -150,14 +151,16 @@ class Planner:
         program = (max(peaks, default=0) + outline.stages[index].held_device_bytes) * per_chip
         return max(program, sum(size for _, size in self._loads(outline, index)))
 
-    def _estimate(self, compiled: CompiledStage) -> Estimate:
+    def _estimate(self, request: Any, index: int, compiled: CompiledStage) -> Estimate:
         """Of all programs of the stage, each as often as it runs."""
         total, chip = Estimate(), self.topology.chip
-        devices = self.topology.chips * chip.devices_per_chip
-        for program in compiled.programs:
-            module = parse(program.hlo)
-            once = estimate(module, chip, devices, program.bundles, program.grid_steps)
-            total.add(once, program.runs)
+        modules = [(parse(program.hlo), program.runs) for program in compiled.programs]
+        cycles: KernelCycles = {}
+        if any(has_kernels(module) for module, _ in modules):
+            asked = self.topology_name, self.model, request, self.configurations
+            cycles = self.compiler.kernel_cycles(*asked, index)
+        for module, runs in modules:
+            total.add(estimate(module, chip, self.topology.chips * chip.devices_per_chip, cycles), runs)
         return total
 
     def _largest(self, request: Any, outline: RunOutline, failing: list[int]) -> Iterable[Shape]:

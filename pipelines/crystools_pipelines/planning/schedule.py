@@ -35,9 +35,8 @@ _IOTA_GROUPS = re.compile(r"replica_groups=\[(\d+),(\d+)\]<=")
 _MESH_GROUPS = re.compile(r"replica_groups=mesh\[([^\]]*)\].*?\{((?:'[^']*',?)+)\}")
 _MESH_AXIS = re.compile(r"'([^']*)'=(\d+)")
 
-_Kernel: TypeAlias = tuple[str, tuple[str, ...]]  # its name and its operands' types
-Bundles: TypeAlias = Mapping[str, int]  # by the instruction's name
-GridSteps: TypeAlias = Mapping[_Kernel, int]
+KernelCycles: TypeAlias = Mapping[tuple[str, tuple[str, ...]], int]
+"""By the kernel's name and its operands' types."""
 
 
 @dataclass
@@ -64,30 +63,21 @@ class Estimate:
         self.notes |= other.notes
 
 
-def estimate(
-    module: Module, chip: ChipSpec, devices: int, bundles: Bundles, grid_steps: GridSteps
-) -> Estimate:
+def estimate(module: Module, chip: ChipSpec, devices: int, kernel_cycles: KernelCycles) -> Estimate:
     """One run of the program on `devices`. Raises ValueError for a chip without a clock in the table."""
     if chip.clock_hz is None or chip.ici_link_bytes_per_second is None:
         raise ValueError(f"{chip.name} has no clock and no links in the table of chips")
-    cycles = _kernel_cycles(module, bundles, grid_steps)
     speeds = chip.clock_hz, chip.ici_link_bytes_per_second
-    return _Reader(module, chip, devices, cycles, *speeds).run(module.entry)
+    return _Reader(module, chip, devices, kernel_cycles, *speeds).run(module.entry)
 
 
-def _kernel_cycles(module: Module, bundles: Bundles, grid_steps: GridSteps) -> dict[_Kernel, int]:
-    """Of each kernel that has a schedule and a grid; the compiler schedules equal ones once."""
-    kernels = {
-        each.name: (_kernel_name(each), each.operand_types)
-        for instructions in module.computations.values()
-        for each in instructions
-        if _KERNEL_TARGET in each.rest
-    }
-    return {
-        kernel: bundles[name] * grid_steps[kernel]
-        for name, kernel in kernels.items()
-        if name in bundles and kernel in grid_steps
-    }
+def has_kernels(module: Module) -> bool:
+    """Whether there are Pallas kernels in it."""
+    return any(_is_kernel(each) for every in module.computations.values() for each in every)
+
+
+def _is_kernel(each: Instruction) -> bool:
+    return each.opcode == "custom-call" and _KERNEL_TARGET in each.rest
 
 
 @dataclass
@@ -95,7 +85,7 @@ class _Reader:
     module: Module
     chip: ChipSpec
     devices: int
-    kernel_cycles: Mapping[_Kernel, int]
+    kernel_cycles: KernelCycles
     clock_hz: float
     link_bytes_per_second: float
 
@@ -132,7 +122,7 @@ class _Reader:
             for name in each.called:
                 total.add(self.run(name))
             return total
-        if each.opcode == "custom-call" and _KERNEL_TARGET in each.rest:
+        if _is_kernel(each):
             return self._kernel(each)
         if each.cycles:
             return self._operation(each, each.cycles / self.clock_hz)

@@ -22,7 +22,7 @@ from crystools_pipelines.models import MODELS
 from crystools_pipelines.runtime.checkpoint import Checkpoint
 from crystools_pipelines.runtime.compiler_process import ChildProcess
 from crystools_pipelines.runtime.component import compile_with
-from crystools_pipelines.runtime.kernels import SCHEDULE_FLAGS, grid_steps, take_bundles
+from crystools_pipelines.runtime.kernels import SCHEDULE_FLAGS, Kernel, kernel_cycles
 from crystools_pipelines.runtime.out_of_memory import Shortage, shortage
 from crystools_pipelines.runtime.rehearsal import (
     Rehearsal,
@@ -63,15 +63,11 @@ class ProgramMemory:
 
 @dataclass(frozen=True)
 class CompiledProgram:
-    """What the compiler made of a program, how often the stage runs it, its optimised HLO and schedules."""
+    """What the compiler made of a program, how often the stage runs it, and its optimised HLO."""
 
     memory: ProgramMemory
     runs: int
     hlo: str
-    bundles: dict[str, int]
-    """By the name of an instruction, of those that have a schedule of their own: kernels among them."""
-    grid_steps: dict[tuple[str, tuple[str, ...]], int]
-    """Of Pallas kernels, by name and operands' types."""
 
 
 @dataclass(frozen=True)
@@ -121,15 +117,12 @@ class RunOutline:
 
 
 class TpuCompiler:
-    """A child process that compiles, one stage after the other, until the context ends."""
+    """Child processes that compile, one for programs and one for kernels, until the context ends."""
 
     def __init__(self) -> None:
         self._stack = ExitStack()
-        folder = self._stack.enter_context(tempfile.TemporaryDirectory(prefix="crystools-tpu-"))
-        self._schedules = Path(folder)
-        flags = SCHEDULE_FLAGS.format(folder=folder)
-        environment = _LIBTPU_ENVIRONMENT | {"LIBTPU_INIT_ARGS": flags}
-        self._child = self._stack.enter_context(ChildProcess(environment))
+        self._child = self._stack.enter_context(ChildProcess(_LIBTPU_ENVIRONMENT))
+        self._kernels: tuple[ChildProcess, Path] | None = None
 
     def __enter__(self) -> "TpuCompiler":
         return self
@@ -180,8 +173,19 @@ class TpuCompiler:
         effort: float | None = None,
     ) -> CompiledStage:
         """Compiles the stage with this place in the outline."""
-        arguments = (topology, model, request, configurations, index, effort, self._schedules)
-        return self._child.call(_compile_stage, *arguments)
+        return self._child.call(_compile_stage, topology, model, request, configurations, index, effort)
+
+    def kernel_cycles(
+        self, topology: str, model: str, request: Any, configurations: Path, index: int
+    ) -> dict[Kernel, int]:
+        """TensorCore cycles of the Pallas kernels of that stage, as `kernels.kernel_cycles` has them."""
+        if self._kernels is None:
+            folder = self._stack.enter_context(tempfile.TemporaryDirectory(prefix="crystools-tpu-"))
+            flags = {"LIBTPU_INIT_ARGS": SCHEDULE_FLAGS.format(folder=folder)}
+            child = self._stack.enter_context(ChildProcess(_LIBTPU_ENVIRONMENT | flags))
+            self._kernels = child, Path(folder)
+        child, written = self._kernels
+        return child.call(_kernel_cycles, topology, model, request, configurations, index, written)
 
 
 # What follows runs in the child.
@@ -229,7 +233,6 @@ def _compile_stage(
     configurations: Path,
     index: int,
     effort: float | None,
-    schedules: Path,
 ) -> CompiledStage:
     stage = _rehearse(topology, model, request, configurations).stages[index]
     started_at = time.perf_counter()
@@ -237,7 +240,7 @@ def _compile_stage(
     lacking = None
     for program in stage.programs:
         try:
-            programs.append(_compile_program(topology, program, effort, schedules))
+            programs.append(_compile_program(topology, program, effort))
         except jax.errors.JaxRuntimeError as error:
             lacking = shortage(error)
             if lacking is None:
@@ -249,18 +252,22 @@ def _compile_stage(
     )
 
 
-def _compile_program(
-    topology: str, program: RehearsedProgram, effort: float | None, schedules: Path
-) -> CompiledProgram:
+def _compile_program(topology: str, program: RehearsedProgram, effort: float | None) -> CompiledProgram:
     lowered = program.traced.lower()
     chosen = program.effort if effort is None else effort
     key = (topology, sha256(lowered.as_text().encode()).digest(), chosen)
     if key not in _compiled:
         compiled = compile_with(lowered, chosen)
-        steps = grid_steps(program.traced)
-        bundles = take_bundles(schedules)
-        _compiled[key] = CompiledProgram(_memory(compiled), 0, compiled.as_text() or "", bundles, steps)
+        _compiled[key] = CompiledProgram(_memory(compiled), 0, compiled.as_text() or "")
     return replace(_compiled[key], runs=program.runs)
+
+
+def _kernel_cycles(
+    topology: str, model: str, request: Any, configurations: Path, index: int, written: Path
+) -> dict[Kernel, int]:
+    stage = _rehearse(topology, model, request, configurations).stages[index]
+    cycles = [kernel_cycles(program.traced, written) for program in stage.programs]
+    return {kernel: count for of_program in cycles for kernel, count in of_program.items()}
 
 
 def _memory(compiled: jax.stages.Compiled) -> ProgramMemory:

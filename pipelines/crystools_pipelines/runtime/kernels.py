@@ -1,49 +1,95 @@
-"""The Pallas kernels of a program: how often the body of each runs, and libtpu's schedule of it."""
+"""The Pallas kernels of a program, each compiled alone for the length of libtpu's schedule of it.
+
+In a process that was started with SCHEDULE_FLAGS. What libtpu would write of a whole model takes longer than
+its compile.
+"""
 
 import re
 from collections.abc import Iterator
+from hashlib import sha256
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 from jax.extend.core import Jaxpr, JaxprEqn, jaxprs_in_params
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 SCHEDULE_FLAGS = (
     "--xla_jf_dump_to={folder} --xla_jf_dump_llo_text=true --xla_jf_dump_llo_pass_label_regex=final_bundles"
 )
-"""Of libtpu, when it is loaded: it writes down the final schedule of all that it compiles, and no more."""
+"""With them libtpu writes down the final schedule of all that it compiles."""
 
-_SCHEDULE_FILE = re.compile(r"\d+-(.+?)-\d+-schedule-analysis_final_bundles\.txt")
+Kernel: TypeAlias = tuple[str, tuple[str, ...]]
+"""A kernel's name, and its operands' types as HLO writes them, such as `bf16[10,75776,128]`."""
+
 _BUNDLES = re.compile(r"total scheduled bundles:\s+(\d+)")
 
 # HLO's names of dtypes, where they are not `s32` for `int32` and the like.
 _HLO_DTYPES = {"bfloat16": "bf16", "bool": "pred"}
 _HLO_KINDS = {"float": "f", "int": "s", "uint": "u"}
 
+_bundles: dict[bytes, int | None] = {}  # of what was compiled before
 
-def grid_steps(traced: jax.stages.Traced) -> dict[tuple[str, tuple[str, ...]], int]:
-    """Steps of the grid of each kernel, by its name and its operands' types, such as `bf16[10,75776,128]`.
 
-    Those whose grid is known only when they run are left out.
+def kernel_cycles(traced: jax.stages.Traced, folder: Path) -> dict[Kernel, int]:
+    """TensorCore cycles of each kernel of a program that was traced for TPUs.
+
+    The instruction bundles of its body, of which one is issued a cycle, times the steps of its grid. Left out
+    is a kernel whose grid is known only when it runs, or whose schedule libtpu does not write into `folder`.
     """
     closed: Any = traced.jaxpr
-    steps = {}
-    for equation in _pallas_calls(closed.jaxpr):
+    cycles = {}
+    for equation, mesh in _pallas_calls(closed.jaxpr, None):
         grid = equation.params["grid_mapping"].grid
-        if all(isinstance(size, int) for size in grid):
-            operands = tuple(_hlo_type(variable.aval) for variable in equation.invars)
-            steps[str(equation.params["name"]), operands] = prod(grid)
-    return steps
+        if mesh is None or not all(isinstance(size, int) for size in grid):
+            continue
+        kernel = str(equation.params["name"]), tuple(_hlo_type(each.aval) for each in equation.invars)
+        bundles = None if kernel in cycles else _schedule(_alone(equation, mesh), folder)
+        if bundles is not None:
+            cycles[kernel] = bundles * prod(grid)
+    return cycles
 
 
-def _pallas_calls(jaxpr: Jaxpr) -> Iterator[JaxprEqn]:
+def _pallas_calls(jaxpr: Jaxpr, mesh: Mesh | None) -> Iterator[tuple[JaxprEqn, Mesh | None]]:
+    """Each with the mesh of the `shard_map` around it."""
     for equation in jaxpr.eqns:
         if equation.primitive.name == "pallas_call":
-            yield equation
-        else:
-            for inner in jaxprs_in_params(equation.params):
-                yield from _pallas_calls(inner)
+            yield equation, mesh
+            continue
+        within = equation.params["mesh"] if equation.primitive.name == "shard_map" else mesh
+        for inner in jaxprs_in_params(equation.params):
+            yield from _pallas_calls(inner, within)
+
+
+def _alone(equation: JaxprEqn, mesh: Mesh) -> jax.stages.Lowered:
+    """The kernel on one device of the mesh; Pallas asks the mesh around it for the chip."""
+    one = Mesh(mesh.devices.flat[:1], ("alone",))
+    whole = PartitionSpec()
+
+    def alone(*args: jax.Array) -> Any:
+        return equation.primitive.bind(*args, **equation.params)
+
+    function = jax.shard_map(alone, mesh=one, in_specs=whole, out_specs=whole, check_vma=False)
+    sharding = NamedSharding(one, whole)
+    avals: list[Any] = [variable.aval for variable in equation.invars]
+    args = [jax.ShapeDtypeStruct(aval.shape, aval.dtype, sharding=sharding) for aval in avals]
+    lowered: jax.stages.Lowered = jax.jit(function).trace(*args).lower()
+    return lowered
+
+
+def _schedule(lowered: jax.stages.Lowered, folder: Path) -> int | None:
+    """Bundles of the longest schedule: the kernel's; the others are of what surrounds it."""
+    key = sha256(lowered.as_text().encode()).digest()
+    if key not in _bundles:
+        lowered.compile()
+        found = []
+        for path in folder.iterdir():
+            if path.name.endswith("schedule-analysis_final_bundles.txt"):
+                found += [int(count) for count in _BUNDLES.findall(path.read_text())]
+            path.unlink()
+        _bundles[key] = max(found, default=None)
+    return _bundles[key]
 
 
 def _hlo_type(aval: Any) -> str:
@@ -51,17 +97,3 @@ def _hlo_type(aval: Any) -> str:
     kind = name.rstrip("0123456789")
     short = _HLO_DTYPES.get(name) or _HLO_KINDS.get(kind, kind) + name[len(kind) :]
     return f"{short}[{','.join(map(str, aval.shape))}]"
-
-
-def take_bundles(folder: Path) -> dict[str, int]:
-    """What `SCHEDULE_FLAGS` made libtpu write into a folder, which is then empty.
-
-    By the name of the instruction the bundles of its schedule, of which a TensorCore issues one a cycle.
-    """
-    bundles = {}
-    for path in folder.iterdir():
-        named = _SCHEDULE_FILE.fullmatch(path.name)
-        if named and (found := _BUNDLES.search(path.read_text())):
-            bundles[named[1]] = int(found[1])
-        path.unlink()
-    return bundles
