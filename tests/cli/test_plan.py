@@ -28,7 +28,7 @@ STAGE_KEYS = {
     "collective_bytes",
 }
 GIB = 2**30
-LIMIT = 16 * 2**20
+LIMIT = 9 * 2**20
 
 
 @pytest.fixture(autouse=True)
