@@ -28,7 +28,7 @@ STAGE_KEYS = {
     "collective_bytes",
 }
 GIB = 2**30
-LIMIT = 9 * 2**20
+LIMIT = 6_500_000  # of bytes: 256 x 256 pixels of the tiny model fit, 272 x 272 do not
 
 
 @pytest.fixture(autouse=True)
@@ -42,7 +42,7 @@ def test_a_run_is_planned_and_the_same_is_not_planned_twice(
     tiny_flux2: Path, cache: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     command = ["plan", "flux.2", "--topology", "v6e-4", "--checkpoint", str(tiny_flux2), "--json"]
-    command += ["--height", "64", "--width", "64", "--steps", "3", "--stages", "text_encode,denoise"]
+    command += ["--height", "64", "--width", "64", "--steps", "3", "--stages", "denoise"]
     assert main(command) == 0
     printed = capsys.readouterr()
     assert "denoise transformer: fits" in printed.err
@@ -51,7 +51,6 @@ def test_a_run_is_planned_and_the_same_is_not_planned_twice(
     assert (plan["model"], plan["topology"], plan["fits"]) == ("flux.2", "v6e-4", True)
     assert plan["mesh"]["data"] * plan["mesh"]["sequence"] * plan["mesh"]["tensor"] == 4
     assert [(stage["name"], stage["component"], stage["steps"]) for stage in plan["stages"]] == [
-        ("text_encode", None, 1),
         ("denoise", "transformer", 3),
     ]
     for stage in plan["stages"]:
@@ -63,7 +62,7 @@ def test_a_run_is_planned_and_the_same_is_not_planned_twice(
             stage["flops"] / (stage["estimated_seconds"] * 4 * 918e12)
         )
         assert sum(stage["estimate"].values()) == pytest.approx(stage["estimated_seconds"])
-    denoise = plan["stages"][1]
+    (denoise,) = plan["stages"]
     assert denoise["estimate"]["kernel splash_mha_fwd_segmented_no_residuals"] > 0
     assert denoise["notes"] == []
     assert denoise["collective_bytes"]["all-reduce"] > 0
@@ -106,7 +105,7 @@ class Silent:
 
 def test_the_largest_size_that_fits_is_found_and_compiled(tiny_flux2: Path) -> None:
     progress = Silent()
-    request = Flux2Request("", height=512, width=512, num_inference_steps=2)
+    request = Flux2Request("", height=272, width=272, num_inference_steps=2)
     with TpuCompiler() as compiler:
         planner = Planner(
             compiler, "v6e-1", "flux.2", tiny_flux2, progress, frozenset({StageName.DENOISE}), LIMIT
@@ -116,11 +115,10 @@ def test_the_largest_size_that_fits_is_found_and_compiled(tiny_flux2: Path) -> N
     (stage,) = plan.stages
     assert stage.peak_hbm_bytes_per_chip is not None
     assert stage.peak_hbm_bytes_per_chip > LIMIT
-    print(stage, plan.largest_that_fits, progress.tried)
     (largest,) = plan.largest_that_fits
-    assert 0 < largest.height == largest.width < 512
+    assert largest == Shape(256, 256, None)
     assert largest in progress.tried
-    assert len(progress.tried) <= 4
+    assert len(progress.tried) == 3
 
 
 def test_a_plan_survives_its_own_json() -> None:
