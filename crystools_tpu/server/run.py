@@ -80,8 +80,15 @@ class Server:
         except Exception as error:  # noqa: BLE001 - `start` raises it
             started.set_exception(error)
         finally:
+            await _stop_accepting(listener)
             await runner.cleanup()
             listener.close()
+
+
+async def _stop_accepting(listener: socket.socket) -> None:
+    """Before asyncio closes its server, which leaves open what it has accepted and not yet begun to serve."""
+    asyncio.get_running_loop().remove_reader(listener.fileno())
+    await asyncio.sleep(0)
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import socket
 import threading
@@ -84,3 +85,30 @@ def test_with_a_token_it_may_listen_everywhere(bench: Bench) -> None:
         assert answer.status == 200
     assert host == "0.0.0.0"
     server.stop()
+
+
+def test_a_connection_that_comes_while_it_stops_is_closed(bench: Bench) -> None:
+    """What is left open warns when it is collected, and a warning fails the test."""
+    for _ in range(3):
+        server = Server(app_for(bench))
+        address = server.start()
+        clients: list[socket.socket] = []
+        stopped = threading.Event()
+        thread = threading.Thread(target=_connect_until, args=(stopped, address, clients))
+        thread.start()
+        while len(clients) < 20:
+            stopped.wait(0.001)
+        server.stop()
+        stopped.set()
+        thread.join()
+        for client in clients:
+            client.close()
+    gc.collect()
+
+
+def _connect_until(stopped: threading.Event, address: tuple[str, int], clients: list[socket.socket]) -> None:
+    while not stopped.is_set():
+        try:
+            clients.append(socket.create_connection(address))
+        except OSError:  # nobody listens any more
+            return
