@@ -15,6 +15,7 @@ from crystools_pipelines.models import MODELS
 from crystools_tpu import telemetry
 from crystools_tpu.cli.errors import CommandError, needs_pipelines
 from crystools_tpu.cli.exports import leaving_metrics
+from crystools_tpu.cli.files import written_whole
 from crystools_tpu.cli.live import watch
 from crystools_tpu.data_dir import PROFILES, data_dir
 from crystools_tpu.stage_table import stage_table
@@ -194,6 +195,5 @@ def generate_watched(
 
 def write_report(report: telemetry.RunReport, path: Path) -> None:
     """Writes the report as JSON, whole or not at all."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps(telemetry.to_wire(report), indent=2) + "\n")
-    partial.replace(path)
+    with written_whole(path) as out:
+        out.write(json.dumps(telemetry.to_wire(report), indent=2) + "\n")

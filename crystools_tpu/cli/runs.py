@@ -9,7 +9,6 @@ import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
 
 from rich.console import Console
 
@@ -17,6 +16,7 @@ from crystools_exporters.retention import parse_age_seconds, parse_size_bytes
 from crystools_exporters.run_log import RunLog, RunLogError
 from crystools_tpu import telemetry
 from crystools_tpu.cli.errors import CheckFailed, CommandError
+from crystools_tpu.cli.files import written_whole
 from crystools_tpu.cli.run_tables import (
     change_text,
     comparison_table,
@@ -201,15 +201,3 @@ def parse_percent(text: str) -> float:
     if number is None:
         raise CommandError(f"--fail-on: {text!r} is no percentage, such as 10%")
     return float(number[1]) / 100
-
-
-@contextlib.contextmanager
-def written_whole(path: Path) -> Iterator[IO[str]]:
-    """A file that is there only once the block is done."""
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        with partial.open("w") as out:
-            yield out
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
