@@ -20,6 +20,7 @@ import numpy as np
 
 from crystools_pipelines.models import MODELS
 from crystools_pipelines.runtime.aot import CompiledStage, TpuCompiler
+from crystools_pipelines.runtime.run_spec import RunSpec
 
 TOPOLOGIES_COMPILED = ("v5p-8", "v6e-8")
 RESULTS = Path(__file__).parent / "results" / "tpu_compile.json"
@@ -40,7 +41,7 @@ def main(models: Sequence[str]) -> None:
         for topology in TOPOLOGIES_COMPILED:
             for model in models or MODELS:
                 configurations = MODELS[model].write_published(Path(folder) / model)
-                stages = compiler.compile(topology, model, full_size(model), configurations)
+                stages = compiler.compile(RunSpec(topology, model, full_size(model), configurations))
                 results.setdefault(topology, {})[model] = [_row(stage) for stage in stages]
                 print(topology, model, json.dumps(results[topology][model]), flush=True)
                 RESULTS.write_text(json.dumps(results, indent=2) + "\n")

@@ -12,8 +12,10 @@ from typing import Any
 from rich.console import Console
 
 from crystools_pipelines.models import MODELS
+from crystools_pipelines.runtime.errors import PipelineError, RequestError
+from crystools_pipelines.runtime.mesh_shape import MeshShape, parse_mesh
 from crystools_tpu import telemetry
-from crystools_tpu.cli.errors import CommandError, needs_pipelines
+from crystools_tpu.cli.errors import CommandError
 from crystools_tpu.cli.exports import leaving_metrics
 from crystools_tpu.cli.files import written_whole
 from crystools_tpu.cli.live import watch
@@ -64,6 +66,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     add("--boundary-ratio", type=float, help="where the second transformer takes over (wan2.2-i2v)")
     add("--seed", type=int)
     add("--devices", type=int, default=0, metavar="N", help="0 means all (default: %(default)s)")
+    add("--mesh", metavar="SHAPE", help="how they share the work, such as dp=2,tp=4 (default: best known)")
     add("--fps", type=int, help="frames a second of the video (16)")
     add("--out", type=Path, required=True, metavar="FILE", help=".mp4, flux.2: .png; or .npy")
     add("--report", type=Path, metavar="FILE", help="where to write the report (JSON)")
@@ -85,6 +88,7 @@ def run(arguments: argparse.Namespace) -> None:
     from crystools_exporters.exporting import exporting
 
     request = request_of(arguments)
+    mesh = mesh_of(arguments.mesh)
     request_profile(arguments.profile_steps, arguments.profile_dir)
     metrics = leaving_metrics(textfile=arguments.textfile, pushgateway=arguments.pushgateway)
     with exporting(), metrics:
@@ -93,6 +97,7 @@ def run(arguments: argparse.Namespace) -> None:
             request,
             checkpoint=arguments.checkpoint,
             devices=arguments.devices,
+            mesh=mesh,
             fps=arguments.fps,
             out=arguments.out,
             report_path=arguments.report,
@@ -139,8 +144,6 @@ def request_of(arguments: argparse.Namespace) -> Any:
 
     Raises CommandError for an option that the model does not have or cannot serve.
     """
-    with needs_pipelines():
-        from crystools_pipelines.runtime.errors import RequestError
     request_class = MODELS[arguments.model].request_class()
     known = {field.name for field in dataclasses.fields(request_class)}
     given = {option: getattr(arguments, option, None) for option in _REQUEST_OPTIONS}
@@ -151,8 +154,23 @@ def request_of(arguments: argparse.Namespace) -> Any:
     try:
         return request_class(**fields)
     except RequestError as error:
-        option = next((o for o, field in _REQUEST_OPTIONS.items() if field == error.field), error.field)
-        raise CommandError(f"{_flag(option)}: {error.message}") from None
+        raise refusal(error) from None
+
+
+def mesh_of(text: str | None) -> MeshShape | None:
+    """The mesh that `--mesh` says. Raises CommandError for what is none."""
+    try:
+        return None if text is None else parse_mesh(text)
+    except RequestError as error:
+        raise refusal(error) from None
+
+
+def refusal(error: PipelineError) -> CommandError:
+    """What a pipeline refuses, by the option that asked for it."""
+    if not isinstance(error, RequestError):
+        return CommandError(str(error))
+    option = next((o for o, field in _REQUEST_OPTIONS.items() if field == error.field), error.field)
+    return CommandError(f"{_flag(option)}: {error.message}")
 
 
 def _flag(option: str) -> str:
@@ -168,11 +186,10 @@ def generate_watched(
     report_path: Path | None,
     console: Console,
     devices: int = 0,
+    mesh: MeshShape | None = None,
     fps: int | None = None,
 ) -> telemetry.RunReport:
     """Generates with a progress display; writes the report however the run ends, and returns it."""
-    from crystools_pipelines.runtime.errors import PipelineError
-
     if fps is not None and MODELS[model].makes == "image":
         raise CommandError(f"--fps: {model} makes an image; leave it out")
     rate = {} if fps is None else {"fps": fps}
@@ -182,9 +199,9 @@ def generate_watched(
     try:
         with watch(telemetry.bus, console):
             generate = MODELS[model].pipeline().generate
-            generation = generate(request, checkpoint=checkpoint, devices=devices, out=out, **rate)
+            generation = generate(request, checkpoint=checkpoint, devices=devices, mesh=mesh, out=out, **rate)
     except PipelineError as error:
-        raise CommandError(str(error)) from None
+        raise refusal(error) from None
     finally:
         reports = telemetry.history.reports()
         if report_path is not None and reports:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import functools
 import importlib.util
 import json
+import signal
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -16,15 +18,20 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from crystools_pipelines.models import MODELS
+from crystools_pipelines.planning.meshes import compare
+from crystools_pipelines.runtime.errors import PipelineError
+from crystools_pipelines.runtime.run_spec import RunSpec
 from crystools_pipelines.runtime.topologies import TOPOLOGIES
 from crystools_tpu.cli.errors import CheckFailed, CommandError, needs_pipelines
-from crystools_tpu.cli.generate import request_of
-from crystools_tpu.cli.plan_display import print_plan, show_progress
+from crystools_tpu.cli.generate import mesh_of, refusal, request_of
+from crystools_tpu.cli.plan_display import print_meshes, print_plan, show_progress
 from crystools_tpu.data_dir import cache_dir
 from crystools_tpu.telemetry import StageName
 
 if TYPE_CHECKING:
     from crystools_pipelines.planning.plan import Plan
+    from crystools_pipelines.runtime.aot import TpuCompiler
+    from crystools_pipelines.runtime.mesh_shape import MeshShape
 
 PLANS = "plans"
 """Where in the cache folder plans are kept."""
@@ -47,26 +54,63 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     add("--steps", type=int, metavar="N", help="denoising steps")
     add("--guidance-scale", type=float, help="1 and below: unguided (flux.2 is always guided)")
     add("--stages", metavar="NAMES", help="these alone, such as denoise,vae_decode (default: all)")
+    meshes = parser.add_mutually_exclusive_group()
+    meshes.add_argument(
+        "--mesh",
+        metavar="SHAPE",
+        help="how the chips share the work, such as dp=2,tp=4 (default: best known)",
+    )
+    meshes.add_argument(
+        "--compare-meshes",
+        action="store_true",
+        help="rank every mesh by the estimate of its denoising, or of --stages",
+    )
     add("--json", action="store_true", help="print the plan as JSON instead of tables")
     add("--no-cache", action="store_true", help="compile anew, even if the same was planned before")
     parser.set_defaults(run=run, prompt="")
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Prints the plan. Raises CheckFailed where the run does not fit."""
+    """Prints the plan, or the comparison. Raises CheckFailed where nothing fits."""
     if arguments.topology not in TOPOLOGIES:
         known = ", ".join(TOPOLOGIES)
         raise CommandError(f"--topology: {arguments.topology!r} is not known; give one of {known}")
     if arguments.checkpoint is not None and not arguments.checkpoint.is_dir():
         raise CommandError(f"--checkpoint: {arguments.checkpoint} is no folder; give one, or leave it out")
-    request = _request(arguments)
-    plan = _plan(arguments, request, _only(arguments.stages))
+    request, mesh, only = _request(arguments), mesh_of(arguments.mesh), _only(arguments.stages)
+    with _ended_by_sigterm(), _configurations(arguments) as configurations:
+        spec = RunSpec(arguments.topology, arguments.model, request, configurations, mesh)
+        if arguments.compare_meshes:
+            _compare_meshes(arguments, spec, only or frozenset({StageName.DENOISE}))
+        else:
+            _plan(arguments, spec, only)
+
+
+def _plan(arguments: argparse.Namespace, spec: RunSpec, only: frozenset[StageName] | None) -> None:
+    with _Plans(only, anew=arguments.no_cache) as plans:
+        plan = plans.plan(spec)
     if arguments.json:
         print(json.dumps(plan.to_json(), indent=2), flush=True)
     else:
-        print_plan(Console(), plan, request)
+        print_plan(Console(), plan, spec.request)
     if not plan.fits:
         raise CheckFailed(_does_not_fit(plan))
+
+
+def _compare_meshes(arguments: argparse.Namespace, spec: RunSpec, only: frozenset[StageName]) -> None:
+    with _Plans(only, anew=arguments.no_cache) as plans:
+        default, legal = plans.meshes(spec)
+        made = []
+        for number, mesh in enumerate(legal, 1):
+            print(f"mesh {mesh} ({number} of {len(legal)})", file=sys.stderr)
+            made.append(plans.plan(dataclasses.replace(spec, mesh=mesh), search=False))
+    comparison = compare(default, made)
+    if arguments.json:
+        print(json.dumps(comparison.to_json(), indent=2), flush=True)
+    else:
+        print_meshes(Console(), comparison, spec.request)
+    if not comparison.plans[0].fits:
+        raise CheckFailed(f"does not fit {spec.topology} with any mesh; try more chips")
 
 
 def _request(arguments: argparse.Namespace) -> Any:
@@ -88,42 +132,75 @@ def _only(names: str | None) -> frozenset[StageName] | None:
         raise CommandError(f"--stages: {error}; give some of {known}") from None
 
 
-def _plan(arguments: argparse.Namespace, request: Any, only: frozenset[StageName] | None) -> Plan:
-    """The plan that was made of the same before, or a new one, which is kept."""
-    with needs_pipelines():
-        from crystools_pipelines.planning.cache import keep_plan, plan_key, read_plan
-    with _configurations(arguments) as configurations:
-        key = plan_key(arguments.topology, arguments.model, request, configurations, only)
-        folder = cache_dir() / PLANS
-        plan = None if arguments.no_cache else read_plan(folder, key)
-        if plan is not None:
+class _Plans:
+    """Plans of the same stages: those that were made before, and new ones, which are kept.
+
+    The compiler is there from the first new one until the context ends.
+    """
+
+    def __init__(self, only: frozenset[StageName] | None, *, anew: bool) -> None:
+        self._only = only
+        self._anew = anew
+        self._folder = cache_dir() / PLANS
+        self._stack = contextlib.ExitStack()
+
+    def __enter__(self) -> _Plans:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stack.close()
+
+    def meshes(self, spec: RunSpec) -> tuple[MeshShape, list[MeshShape]]:
+        """The default one, and every one that such a run can have."""
+        with _refusals():
+            return self._compiler.meshes(spec)
+
+    def plan(self, spec: RunSpec, *, search: bool = True) -> Plan:
+        """The plan; `search` is for what would fit where it does not."""
+        with needs_pipelines():
+            from crystools_pipelines.planning.cache import keep_plan, plan_key, read_plan
+        key = plan_key(spec, self._only)
+        plan = None if self._anew else read_plan(self._folder, key)
+        if plan is not None and (plan.largest_that_fits is not None or not search):
             print("planned before; --no-cache compiles anew", file=sys.stderr)
             return plan
-        plan = _new_plan(arguments, request, configurations, only)
+        with needs_pipelines():
+            from crystools_pipelines.planning.planner import Planner
+        with _refusals(), show_progress(Console(stderr=True)) as progress:
+            plan = Planner(self._compiler, spec, progress, self._only).plan(search=search)
         try:
-            keep_plan(folder, key, plan)
+            keep_plan(self._folder, key, plan)
         except OSError as error:
             print(f"crystools-tpu: the plan is not kept: {error}", file=sys.stderr)
         return plan
 
+    @functools.cached_property
+    def _compiler(self) -> TpuCompiler:
+        if importlib.util.find_spec("libtpu") is None:
+            raise CommandError(
+                "libtpu (the TPU's compiler) is not installed: pip install 'crystools-tpu[pipelines,tpu]'"
+            )
+        with needs_pipelines():
+            from crystools_pipelines.runtime.aot import TpuCompiler
+        return self._stack.enter_context(TpuCompiler())
 
-def _new_plan(
-    arguments: argparse.Namespace, request: Any, configurations: Path, only: frozenset[StageName] | None
-) -> Plan:
-    if importlib.util.find_spec("libtpu") is None:
-        raise CommandError(
-            "libtpu (the TPU's compiler) is not installed: pip install 'crystools-tpu[pipelines,tpu]'"
-        )
-    with needs_pipelines():
-        from crystools_pipelines.planning.planner import Planner
-        from crystools_pipelines.runtime.aot import TpuCompiler
-        from crystools_pipelines.runtime.errors import PipelineError
+
+@contextlib.contextmanager
+def _refusals() -> Iterator[None]:
     try:
-        with show_progress(Console(stderr=True)) as progress, TpuCompiler() as compiler:
-            asked = arguments.topology, arguments.model, configurations
-            return Planner(compiler, *asked, progress, only).plan(request)
+        yield
     except PipelineError as error:
-        raise CommandError(str(error)) from None
+        raise refusal(error) from None
+
+
+@contextlib.contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    """SIGTERM ends the block as Ctrl-C does: the compilers and what is in temporary folders go, too."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextlib.contextmanager
@@ -137,5 +214,5 @@ def _configurations(arguments: argparse.Namespace) -> Iterator[Path]:
 
 def _does_not_fit(plan: Plan) -> str:
     failing = ", ".join(stage.label for stage in plan.stages if not stage.fits)
-    remedies = [f"{shape} would fit" for shape in plan.largest_that_fits] or ["try more chips"]
+    remedies = [f"{shape} would fit" for shape in plan.largest_that_fits or ()] or ["try more chips"]
     return f"does not fit {plan.topology} ({failing}); {'; '.join(remedies)}"

@@ -15,9 +15,11 @@ from rich.table import Table
 from crystools_tpu.stage_table import ABSENT, size
 
 if TYPE_CHECKING:
+    from crystools_pipelines.planning.meshes import MeshComparison
     from crystools_pipelines.planning.plan import Plan, Shape, StagePlan
     from crystools_pipelines.planning.planner import Progress as Sees
 
+_FITS = {True: "[green]yes[/]", False: "[red]no[/]"}
 _SMALLEST_SHARE = 0.005  # of a stage's time that has a row of its own
 
 
@@ -117,18 +119,14 @@ def print_plan(console: Console, plan: Plan, request: Any) -> None:
 
 def stages_table(plan: Plan, request: Any) -> Table:
     """A row a stage: what it takes of a chip, and its time."""
-    mesh = " ".join(f"{axis}={count}" for axis, count in plan.mesh.items())
-    frames = f", {request.num_frames} frames" if hasattr(request, "num_frames") else ""
-    what = f"{plan.model}, {request.height} x {request.width}{frames}, {request.num_inference_steps} steps"
-    limit = size(plan.stages[0].hbm_bytes_per_chip)
-    table = _table(f"{what}\non {plan.topology} ({mesh}), {limit} of HBM a chip", "stage", "fits")
+    table = _table(f"{_what(plan, request)}, mesh {plan.mesh}", "stage", "fits")
     for heading in ("HBM peak", "PFLOP", "floor", "est. s", "s/step", "MFU", "compile"):
         table.add_column(heading, justify="right", no_wrap=True)
     for stage in plan.stages:
         seconds = stage.estimated_seconds
         table.add_row(
             escape(stage.label),
-            "[green]yes[/]" if stage.fits else "[red]no[/]",
+            _FITS[stage.fits],
             _size(stage.peak_hbm_bytes_per_chip),
             f"{stage.flops / 1e15:.3f}",
             f"{stage.roofline_seconds:.3f}",
@@ -136,6 +134,34 @@ def stages_table(plan: Plan, request: Any) -> Table:
             ABSENT if seconds is None else f"{seconds / stage.steps:.3f}",
             ABSENT if stage.estimated_mfu is None else f"{stage.estimated_mfu:.1%}",
             f"{stage.compile_seconds:.1f}",
+        )
+    return table
+
+
+def print_meshes(console: Console, comparison: MeshComparison, request: Any) -> None:
+    """The meshes, and which is used where none is asked for."""
+    console.print(meshes_table(comparison, request))
+    console.print("Seconds are estimates by the compiler's own schedule, not measured.", highlight=False)
+
+
+def meshes_table(comparison: MeshComparison, request: Any) -> Table:
+    """A row a mesh: what all its stages take of a chip, and their time, also as a share of the default's."""
+    first = comparison.plans[0]
+    stages = ", ".join(stage.label for stage in first.stages)
+    table = _table(f"{_what(first, request)}: {stages}", "mesh", "fits")
+    for heading in ("HBM peak", "sent a chip", "est. s", "of default"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    usual = next(plan for plan in comparison.plans if plan.mesh == comparison.default).estimated_seconds
+    for plan in comparison.plans:
+        peaks, seconds = [stage.peak_hbm_bytes_per_chip for stage in plan.stages], plan.estimated_seconds
+        sent = [bytes_ for stage in plan.stages for bytes_ in (stage.collective_bytes or {}).values()]
+        table.add_row(
+            f"{plan.mesh}{' (default)' if plan.mesh == comparison.default else ''}",
+            _FITS[plan.fits],
+            _size(None if None in peaks else max(filter(None, peaks), default=None)),
+            ABSENT if seconds is None else size(sum(sent)),
+            ABSENT if seconds is None else f"{seconds:.3f}",
+            ABSENT if seconds is None or usual is None else f"{seconds / usual:.0%}",
         )
     return table
 
@@ -157,6 +183,12 @@ def time_table(plan: Plan) -> Table:
                 size(sent[name]) if name in sent else "",
             )
     return table
+
+
+def _what(plan: Plan, request: Any) -> str:
+    frames = f", {request.num_frames} frames" if hasattr(request, "num_frames") else ""
+    what = f"{plan.model}, {request.height} x {request.width}{frames}, {request.num_inference_steps} steps"
+    return f"{what}\non {plan.topology}, {size(plan.stages[0].hbm_bytes_per_chip)} of HBM a chip"
 
 
 def _table(title: str, *headings: str) -> Table:

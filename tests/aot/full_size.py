@@ -12,6 +12,7 @@ import pytest
 from benchmarks.tpu_compile import full_size
 from crystools_pipelines.models import MODELS
 from crystools_pipelines.runtime.aot import TpuCompiler
+from crystools_pipelines.runtime.run_spec import RunSpec
 from crystools_tpu.telemetry import StageName
 from crystools_tpu.telemetry.chips import CHIPS
 
@@ -47,9 +48,8 @@ def every_stage_compiles_and_fits(
 ) -> None:
     """Asserts it of every stage but those in `without`; `folder` is for the configurations."""
     configurations = MODELS[model].write_published(folder)
-    stages = compiler.compile(
-        topology, model, full_size(model), configurations, effort=LEAST_EFFORT, without=without
-    )
+    spec = RunSpec(topology, model, full_size(model), configurations)
+    stages = compiler.compile(spec, effort=LEAST_EFFORT, without=without)
     assert [(stage.name, stage.component, len(stage.programs)) for stage in stages] == [
         stage for stage in STAGES[model] if stage[0] not in without
     ]

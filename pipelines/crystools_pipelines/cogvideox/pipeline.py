@@ -35,6 +35,7 @@ from crystools_pipelines.runtime.job import (
 )
 from crystools_pipelines.runtime.mesh import DATA
 from crystools_pipelines.runtime.mesh import make_mesh as mesh_of
+from crystools_pipelines.runtime.mesh_shape import MeshShape, legal_shapes
 from crystools_pipelines.runtime.stages import StepCost, run_denoising, run_once, run_turns
 from crystools_tpu.telemetry import StageName
 
@@ -48,6 +49,7 @@ def generate(
     *,
     checkpoint: str | Path,
     devices: int = 0,
+    mesh: MeshShape | None = None,
     dtype: str | None = None,
     fps: int = 16,
     out: Path | None = None,
@@ -55,8 +57,9 @@ def generate(
     """Generates one video and, if `out` is given, writes it there: `.mp4`, or `.npy` for the bare frames.
 
     `checkpoint` is a folder in diffusers' format or a hub id. `devices` is how many jax devices to use, 0 for
-    all. `dtype` is that of the text encoder and the transformer, by default bfloat16, on a CPU float32; the
-    VAE is always in float32. The generation's latents are those that become video, without padding.
+    all; `mesh` is how they share the work. `dtype` is that of the text encoder and the transformer, by
+    default bfloat16, on a CPU float32; the VAE is always in float32. The generation's latents are those that
+    become video, without padding.
 
     Raises RequestError for an argument that cannot be served, CheckpointError for a checkpoint that we cannot
     run.
@@ -64,8 +67,8 @@ def generate(
     check_output(out, request.num_frames, fps)
     source = Checkpoint(checkpoint)
     prepared = prepare(request, source)
-    mesh = make_mesh(request, source, choose_devices(devices))
-    with started_job(PIPELINE, params_of(request), source, mesh, dtype) as job:
+    placed = make_mesh(request, source, choose_devices(devices), mesh)
+    with started_job(PIPELINE, params_of(request), source, placed, dtype) as job:
         latents, frames = run_stages(job, request, prepared)
         job.save(frames, out, fps)
     return Generation(frames, np.array(latents)[:, request.padding_frames :], job.run.report)
@@ -78,15 +81,35 @@ class Prepared(NamedTuple):
     rotary: tuple[NDArray[np.float32], NDArray[np.float32]]
 
 
-def make_mesh(request: CogVideoXRequest, checkpoint: Checkpoint, devices: Sequence[jax.Device]) -> Mesh:
-    """The devices as this request's stages use them."""
-    return mesh_over(devices, checkpoint, request.branches)
+def make_mesh(
+    request: CogVideoXRequest,
+    checkpoint: Checkpoint,
+    devices: Sequence[jax.Device],
+    shape: MeshShape | None = None,
+) -> Mesh:
+    """The devices as this request's stages use them. Raises RequestError for a shape that cannot be."""
+    return mesh_over(devices, checkpoint, request.branches, shape)
 
 
-def mesh_over(devices: Sequence[jax.Device], checkpoint: Checkpoint, branches: int) -> Mesh:
-    """The devices as the stages of a checkpoint use them, for so many guidance branches."""
+def legal_meshes(request: CogVideoXRequest, checkpoint: Checkpoint, devices: int) -> list[MeshShape]:
+    """The shapes that `make_mesh` takes for so many devices."""
+    return legal_shapes(devices, branches=request.branches, widths=widths(checkpoint))
+
+
+def mesh_over(
+    devices: Sequence[jax.Device], checkpoint: Checkpoint, branches: int, shape: MeshShape | None = None
+) -> Mesh:
+    """The devices as the stages of a checkpoint use them, for so many guidance branches.
+
+    Raises RequestError for a shape that cannot be.
+    """
+    return mesh_of(devices, branches=branches, widths=widths(checkpoint), model=PIPELINE, shape=shape)
+
+
+def widths(checkpoint: Checkpoint) -> tuple[int, ...]:
+    """The sizes that a mesh's `tensor` splits."""
     configs = (checkpoint.config(component) for component in ("transformer", "text_encoder", "vae"))
-    return mesh_of(devices, branches=branches, widths=sharding.widths(*configs))
+    return sharding.widths(*configs)
 
 
 def prepare(request: CogVideoXRequest, checkpoint: Checkpoint) -> Prepared:

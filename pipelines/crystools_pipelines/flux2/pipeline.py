@@ -40,6 +40,7 @@ from crystools_pipelines.runtime.job import (
     started_job,
 )
 from crystools_pipelines.runtime.mesh import make_mesh as mesh_of
+from crystools_pipelines.runtime.mesh_shape import MeshShape, legal_shapes
 from crystools_pipelines.runtime.stages import FLOAT32_BYTES, StepCost, run_denoising, run_once
 from crystools_tpu.telemetry import StageName
 
@@ -53,14 +54,16 @@ def generate(
     *,
     checkpoint: str | Path,
     devices: int = 0,
+    mesh: MeshShape | None = None,
     dtype: str | None = None,
     out: Path | None = None,
 ) -> Generation:
     """Generates one image and, if `out` is given, writes it there: `.png`, or `.npy` for the bare array.
 
     `checkpoint` is a folder in diffusers' format or a hub id. `devices` is how many jax devices to use, 0 for
-    all. `dtype` is that of the text encoder and the transformer, by default bfloat16, on a CPU float32; the
-    VAE is always in float32. The latents come back as the transformer sees them, `[1, tokens, 128]`.
+    all; `mesh` is how they share the work. `dtype` is that of the text encoder and the transformer, by
+    default bfloat16, on a CPU float32; the VAE is always in float32. The latents come back as the transformer
+    sees them, `[1, tokens, 128]`.
 
     Raises RequestError for an argument that cannot be served, CheckpointError for a checkpoint that we cannot
     run.
@@ -68,22 +71,39 @@ def generate(
     check_output(out, frames=1, fps=1)
     source = Checkpoint(checkpoint)
     scheduler = prepare(request, source)
-    mesh = make_mesh(request, source, choose_devices(devices))
-    with started_job(PIPELINE, params_of(request), source, mesh, dtype) as job:
+    placed = make_mesh(request, source, choose_devices(devices), mesh)
+    with started_job(PIPELINE, params_of(request), source, placed, dtype) as job:
         latents, image = run_stages(job, request, scheduler)
         job.save(image, out, fps=1)
     return Generation(image, np.array(latents), job.run.report)
 
 
-def make_mesh(request: Flux2Request, checkpoint: Checkpoint, devices: Sequence[jax.Device]) -> Mesh:
-    """The devices as any request's stages use them."""
-    return mesh_over(devices, checkpoint)
+def make_mesh(
+    request: Flux2Request,
+    checkpoint: Checkpoint,
+    devices: Sequence[jax.Device],
+    shape: MeshShape | None = None,
+) -> Mesh:
+    """The devices as any request's stages use them. Raises RequestError for a shape that cannot be."""
+    return mesh_over(devices, checkpoint, shape)
 
 
-def mesh_over(devices: Sequence[jax.Device], checkpoint: Checkpoint) -> Mesh:
-    """The devices as the stages of a checkpoint use them."""
+def legal_meshes(request: Flux2Request, checkpoint: Checkpoint, devices: int) -> list[MeshShape]:
+    """The shapes that `make_mesh` takes for so many devices."""
+    return legal_shapes(devices, branches=request.branches, widths=widths(checkpoint))
+
+
+def mesh_over(devices: Sequence[jax.Device], checkpoint: Checkpoint, shape: MeshShape | None = None) -> Mesh:
+    """The devices as the stages of a checkpoint use them. Raises RequestError for a shape that cannot be."""
+    return mesh_of(
+        devices, branches=Flux2Request.branches, widths=widths(checkpoint), model=PIPELINE, shape=shape
+    )
+
+
+def widths(checkpoint: Checkpoint) -> tuple[int, ...]:
+    """The sizes that a mesh's `tensor` splits."""
     text_config = check_text_encoder(checkpoint.config("text_encoder"))
-    return mesh_of(devices, branches=1, widths=sharding.widths(checkpoint.config("transformer"), text_config))
+    return sharding.widths(checkpoint.config("transformer"), text_config)
 
 
 def prepare(request: Flux2Request, checkpoint: Checkpoint) -> FlowMatchEulerDiscreteScheduler:

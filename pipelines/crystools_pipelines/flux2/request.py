@@ -1,6 +1,7 @@
 """What one asks of FLUX.2 text-to-image, and what is wrong with it, said before anything is loaded."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from crystools_pipelines.runtime.checks import check_guidance, check_seed, check_size, check_steps
 
@@ -19,6 +20,9 @@ class Flux2Request:
 
     Raises RequestError naming the field that cannot be served, and what would.
     """
+
+    branches: ClassVar = 1
+    """Guidance takes no branch of its own."""
 
     prompt: str
     height: int = 1024

@@ -10,6 +10,8 @@ from typing import Any
 
 import crystools_pipelines
 from crystools_pipelines.planning.plan import Plan, from_json
+from crystools_pipelines.runtime.defaults import DEFAULTS
+from crystools_pipelines.runtime.run_spec import RunSpec
 from crystools_tpu.telemetry import StageName, chips
 
 _PACKAGES = ("jax", "jaxlib", "libtpu", "tokamax", "torchax", "torch", "diffusers", "transformers")
@@ -17,19 +19,19 @@ _PACKAGES = ("jax", "jaxlib", "libtpu", "tokamax", "torchax", "torch", "diffuser
 _CONTENT = {"prompt", "negative_prompt", "image", "seed"}
 
 
-def plan_key(
-    topology: str, model: str, request: Any, configurations: Path, only: frozenset[StageName] | None
-) -> str:
-    """The same for what comes to the same plan: configurations, request, topology, stages, and versions."""
-    asked = {field.name: getattr(request, field.name) for field in fields(request)}
+def plan_key(spec: RunSpec, only: frozenset[StageName] | None) -> str:
+    """The same for what comes to the same plan: configurations, request, topology, mesh, stages, versions."""
+    asked = {field.name: getattr(spec.request, field.name) for field in fields(spec.request)}
     parts: Mapping[str, Any] = {
-        "topology": topology,
-        "model": model,
+        "topology": spec.topology,
+        "model": spec.model,
+        "mesh": str(spec.mesh),
         "only": None if only is None else sorted(only),
         "request": {name: repr(value) for name, value in asked.items() if name not in _CONTENT},
-        "configurations": _digests(configurations, "*.json"),
+        "configurations": _digests(spec.configurations, "*.json"),
         "packages": {name: _version(name) for name in _PACKAGES},
         "source": _digests(Path(crystools_pipelines.__file__).parent, "*.py"),
+        "defaults": sha256(DEFAULTS.read_bytes()).hexdigest(),
         "chips": sha256(Path(chips.__file__).read_bytes()).hexdigest(),
     }
     return sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

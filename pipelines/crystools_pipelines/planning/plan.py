@@ -3,6 +3,8 @@
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from crystools_pipelines.runtime.mesh_shape import MeshShape
+
 
 @dataclass(frozen=True)
 class StagePlan:
@@ -56,15 +58,21 @@ class Plan:
     """A run as the compiler sees it. `fits` is of all stages, with what leaves the HBM between them.
 
     Where it does not, `largest_that_fits` has the most frames and the largest size that do, each with the
-    other as asked, each compiled; it is empty where no shape would fit.
+    other as asked, each compiled; it is empty where no shape would fit, None where nobody looked for one.
     """
 
     model: str
     topology: str
-    mesh: dict[str, int]
+    mesh: MeshShape
     fits: bool
     stages: tuple[StagePlan, ...]
-    largest_that_fits: tuple[Shape, ...] = ()
+    largest_that_fits: tuple[Shape, ...] | None = ()
+
+    @property
+    def estimated_seconds(self) -> float | None:
+        """Of all stages together; None where one of them has no estimate."""
+        known = [stage.estimated_seconds for stage in self.stages if stage.estimated_seconds is not None]
+        return sum(known) if len(known) == len(self.stages) else None
 
     def to_json(self) -> dict[str, Any]:
         """As `plan --json` prints it; `largest_that_fits` is there only where the run does not fit."""
@@ -80,5 +88,7 @@ def from_json(plain: dict[str, Any]) -> Plan:
         StagePlan(**{**stage, "evicts": tuple(stage["evicts"]), "notes": tuple(stage["notes"])})
         for stage in plain["stages"]
     )
-    shapes = tuple(Shape(**shape) for shape in plain.get("largest_that_fits", ()))
-    return Plan(**{**plain, "stages": stages, "largest_that_fits": shapes})
+    largest = plain.get("largest_that_fits", ())
+    shapes = None if largest is None else tuple(Shape(**shape) for shape in largest)
+    mesh = MeshShape(**plain["mesh"])
+    return Plan(**{**plain, "mesh": mesh, "stages": stages, "largest_that_fits": shapes})

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
-from pathlib import Path
 from typing import Any, Protocol
 
 from crystools_pipelines.planning.fitting import largest_that_fits
@@ -13,6 +12,7 @@ from crystools_pipelines.planning.schedule import Estimate, KernelCycles, estima
 from crystools_pipelines.runtime.aot import CompiledStage, RunOutline, StageOutline, TpuCompiler
 from crystools_pipelines.runtime.errors import RequestError
 from crystools_pipelines.runtime.out_of_memory import FIXED_SIZE_STAGES
+from crystools_pipelines.runtime.run_spec import RunSpec
 from crystools_pipelines.runtime.topologies import TOPOLOGIES, Topology
 from crystools_tpu.telemetry import StageName
 
@@ -37,13 +37,10 @@ class Progress(Protocol):
 
 @dataclass(frozen=True)
 class Planner:
-    """Plans runs of a model, an id of MODELS, on a key of TOPOLOGIES; `configurations` is a checkpoint's
-    folder, of which only configurations are read."""
+    """Plans a run."""
 
     compiler: TpuCompiler
-    topology_name: str
-    model: str
-    configurations: Path
+    spec: RunSpec
     progress: Progress
     only: frozenset[StageName] | None = None
     """The stages to plan, all where it is None."""
@@ -53,32 +50,33 @@ class Planner:
     @property
     def topology(self) -> Topology:
         """The chips."""
-        return TOPOLOGIES[self.topology_name]
+        return TOPOLOGIES[self.spec.topology]
 
     @property
     def limit_bytes(self) -> int:
         """What programs may have of a chip's HBM."""
         return self.usable_hbm_bytes or self.topology.chip.usable_hbm_bytes or self.topology.chip.hbm_bytes
 
-    def plan(self, request: Any) -> Plan:
-        """The plan of a request. Raises what a run would raise before its first stage."""
-        outline = self._outline(request)
+    def plan(self, *, search: bool = True) -> Plan:
+        """The plan, where it does not fit and `search` is true with what would.
+
+        Raises what a run would raise before its first stage.
+        """
+        outline = self.compiler.outline(self.spec)
         chosen = [index for index, stage in enumerate(outline.stages) if self._is_chosen(stage)]
         self.progress.outlined([_label(outline.stages[index]) for index in chosen])
-        stages = {
-            index: self._plan_stage(request, outline, index, place) for place, index in enumerate(chosen)
-        }
+        stages = {index: self._plan_stage(outline, index, place) for place, index in enumerate(chosen)}
         leaving = evictions(
             [self._memory(outline, index, stages) for index in range(len(outline.stages))], self.limit_bytes
         )
         failing = [index for index, stage in stages.items() if not stage.fits]
         return Plan(
-            model=self.model,
-            topology=self.topology_name,
+            model=self.spec.model,
+            topology=self.spec.topology,
             mesh=outline.mesh,
             fits=not failing,
             stages=tuple(replace(stage, evicts=leaving[index]) for index, stage in stages.items()),
-            largest_that_fits=tuple(self._largest(request, outline, failing)),
+            largest_that_fits=tuple(self._largest(outline, failing)) if search or not failing else None,
         )
 
     def _is_chosen(self, stage: StageOutline) -> bool:
@@ -87,14 +85,6 @@ class Planner:
     def _memory(self, outline: RunOutline, index: int, stages: Mapping[int, StagePlan]) -> StageMemory:
         peak = stages[index].peak_hbm_bytes_per_chip if index in stages else None
         return StageMemory(self._loads(outline, index), peak)
-
-    def _outline(self, request: Any) -> RunOutline:
-        return self.compiler.outline(self.topology_name, self.model, request, self.configurations)
-
-    def _compile(self, request: Any, index: int) -> CompiledStage:
-        return self.compiler.compile_stage(
-            self.topology_name, self.model, request, self.configurations, index
-        )
 
     def _loads(self, outline: RunOutline, index: int) -> tuple[tuple[str, int], ...]:
         """The components that are loaded for a stage, and their bytes on a chip."""
@@ -105,13 +95,13 @@ class Planner:
             if load.after_stages == index
         )
 
-    def _plan_stage(self, request: Any, outline: RunOutline, index: int, place: int) -> StagePlan:
+    def _plan_stage(self, outline: RunOutline, index: int, place: int) -> StagePlan:
         stage, chip, chips = outline.stages[index], self.topology.chip, self.topology.chips
         self.progress.compiling(place)
-        compiled = self._compile(request, index)
+        compiled = self.compiler.compile_stage(self.spec, index)
         peak = self._peak_bytes(outline, index, compiled)
         fits = compiled.shortage is None and peak is not None and peak <= self.limit_bytes
-        estimated = self._estimate(request, index, compiled) if fits else None
+        estimated = self._estimate(index, compiled) if fits else None
         seconds = None if estimated is None else estimated.total_seconds
         possible_flops = chips * chip.peak_bf16_flops
         plan = StagePlan(
@@ -151,22 +141,22 @@ class Planner:
         program = (max(peaks, default=0) + outline.stages[index].held_device_bytes) * per_chip
         return max(program, sum(size for _, size in self._loads(outline, index)))
 
-    def _estimate(self, request: Any, index: int, compiled: CompiledStage) -> Estimate:
+    def _estimate(self, index: int, compiled: CompiledStage) -> Estimate:
         """Of all programs of the stage, each as often as it runs."""
         total, chip = Estimate(), self.topology.chip
         modules = [(parse(program.hlo), program.runs) for program in compiled.programs]
         cycles: KernelCycles = {}
         if any(has_kernels(module) for module, _ in modules):
-            asked = self.topology_name, self.model, request, self.configurations
-            cycles = self.compiler.kernel_cycles(*asked, index)
+            cycles = self.compiler.kernel_cycles(self.spec, index)
         for module, runs in modules:
             total.add(estimate(module, chip, self.topology.chips * chip.devices_per_chip, cycles), runs)
         return total
 
-    def _largest(self, request: Any, outline: RunOutline, failing: list[int]) -> Iterable[Shape]:
+    def _largest(self, outline: RunOutline, failing: list[int]) -> Iterable[Shape]:
         """The most frames and the largest size with which what fails would fit."""
         if not failing or any(outline.stages[index].name in FIXED_SIZE_STAGES for index in failing):
             return
+        request = self.spec.request
         for smaller in (_with_fewer_frames(request), _with_smaller_sizes(request)):
 
             def peak_of(size: int, smaller: dict[int, Any] = smaller) -> int:
@@ -179,10 +169,11 @@ class Planner:
     def _peak_of(self, request: Any, stages: list[int]) -> int:
         """The largest of these stages' peaks; more than there is where XLA does not say."""
         self.progress.searching(_shape(request))
-        outline = self._outline(request)
+        spec = replace(self.spec, request=request)
+        outline = self.compiler.outline(spec)
         peaks = []
         for index in stages:
-            compiled = self._compile(request, index)
+            compiled = self.compiler.compile_stage(spec, index)
             peak = self._peak_bytes(outline, index, compiled)
             least = self.limit_bytes + 1 if compiled.shortage else 0
             peaks.append(max(peak or 0, least))

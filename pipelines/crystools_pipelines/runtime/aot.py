@@ -23,6 +23,8 @@ from crystools_pipelines.runtime.checkpoint import Checkpoint
 from crystools_pipelines.runtime.compiler_process import ChildProcess
 from crystools_pipelines.runtime.component import compile_with
 from crystools_pipelines.runtime.kernels import SCHEDULE_FLAGS, Kernel, kernel_cycles
+from crystools_pipelines.runtime.mesh import shape_of
+from crystools_pipelines.runtime.mesh_shape import MeshShape
 from crystools_pipelines.runtime.out_of_memory import Shortage, shortage
 from crystools_pipelines.runtime.rehearsal import (
     Rehearsal,
@@ -31,6 +33,7 @@ from crystools_pipelines.runtime.rehearsal import (
     device_bytes,
     rehearse,
 )
+from crystools_pipelines.runtime.run_spec import RunSpec
 from crystools_pipelines.runtime.topologies import TOPOLOGIES
 from crystools_tpu.telemetry import StageName
 
@@ -109,9 +112,9 @@ class StageOutline:
 
 @dataclass(frozen=True)
 class RunOutline:
-    """What happens in a run, and the sizes of its mesh's axes."""
+    """What happens in a run, and on which mesh."""
 
-    mesh: dict[str, int]
+    mesh: MeshShape
     loads: tuple[LoadOutline, ...]
     stages: tuple[StageOutline, ...]
 
@@ -136,48 +139,32 @@ class TpuCompiler:
         self._stack.close()
 
     def compile(
-        self,
-        topology: str,
-        model: str,
-        request: Any,
-        configurations: Path,
-        *,
-        effort: float | None = None,
-        without: Collection[StageName] = (),
+        self, spec: RunSpec, *, effort: float | None = None, without: Collection[StageName] = ()
     ) -> tuple[CompiledStage, ...]:
-        """Compiles the stages of `request` to `model`, an id of MODELS, for a key of TOPOLOGIES.
+        """Compiles the stages of a run.
 
-        `configurations` is a checkpoint's folder; weights need not be in it. `effort` takes the place of the
-        run's own, which is what its memory and speed depend on. Stages in `without` are left out. A program
-        that was compiled before is not compiled again.
+        `effort` takes the place of the run's own, which is what its memory and speed depend on. Stages in
+        `without` are left out. A program that was compiled before is not compiled again.
         """
-        outline = self.outline(topology, model, request, configurations)
         return tuple(
-            self.compile_stage(topology, model, request, configurations, index, effort=effort)
-            for index, stage in enumerate(outline.stages)
+            self.compile_stage(spec, index, effort=effort)
+            for index, stage in enumerate(self.outline(spec).stages)
             if stage.name not in without
         )
 
-    def outline(self, topology: str, model: str, request: Any, configurations: Path) -> RunOutline:
+    def meshes(self, spec: RunSpec) -> tuple[MeshShape, list[MeshShape]]:
+        """The default mesh of such a run, and every one that it can have. Raises as `outline` does."""
+        return self._child.call(_meshes, spec)
+
+    def outline(self, spec: RunSpec) -> RunOutline:
         """What the run does, without a compile. Raises what a run would raise before its first stage."""
-        return self._child.call(_outline, topology, model, request, configurations)
+        return self._child.call(_outline, spec)
 
-    def compile_stage(
-        self,
-        topology: str,
-        model: str,
-        request: Any,
-        configurations: Path,
-        index: int,
-        *,
-        effort: float | None = None,
-    ) -> CompiledStage:
+    def compile_stage(self, spec: RunSpec, index: int, *, effort: float | None = None) -> CompiledStage:
         """Compiles the stage with this place in the outline."""
-        return self._child.call(_compile_stage, topology, model, request, configurations, index, effort)
+        return self._child.call(_compile_stage, spec, index, effort)
 
-    def kernel_cycles(
-        self, topology: str, model: str, request: Any, configurations: Path, index: int
-    ) -> dict[Kernel, int]:
+    def kernel_cycles(self, spec: RunSpec, index: int) -> dict[Kernel, int]:
         """TensorCore cycles of the Pallas kernels of that stage, as `kernels.kernel_cycles` has them."""
         if self._kernels is None:
             folder = self._stack.enter_context(tempfile.TemporaryDirectory(prefix="crystools-tpu-"))
@@ -185,7 +172,7 @@ class TpuCompiler:
             child = self._stack.enter_context(ChildProcess(_LIBTPU_ENVIRONMENT | flags))
             self._kernels = child, Path(folder)
         child, written = self._kernels
-        return child.call(_kernel_cycles, topology, model, request, configurations, index, written)
+        return child.call(_kernel_cycles, spec, index, written)
 
 
 # What follows runs in the child.
@@ -194,10 +181,18 @@ _rehearsed: tuple[bytes, Rehearsal] | None = None
 _compiled: dict[Hashable, CompiledProgram] = {}
 
 
-def _outline(topology: str, model: str, request: Any, configurations: Path) -> RunOutline:
-    rehearsal = _rehearse(topology, model, request, configurations)
+def _meshes(spec: RunSpec) -> tuple[MeshShape, list[MeshShape]]:
+    pipeline, checkpoint = MODELS[spec.model].pipeline(), Checkpoint(spec.configurations)
+    pipeline.prepare(spec.request, checkpoint)
+    devices = _devices(spec.topology)
+    default = shape_of(pipeline.make_mesh(spec.request, checkpoint, devices))
+    return default, pipeline.legal_meshes(spec.request, checkpoint, len(devices))
+
+
+def _outline(spec: RunSpec) -> RunOutline:
+    rehearsal = _rehearse(spec)
     return RunOutline(
-        {str(axis): size for axis, size in rehearsal.mesh.shape.items()},
+        shape_of(rehearsal.mesh),
         tuple(
             LoadOutline(load.component, load.after_stages, sum(map(device_bytes, load.weights.values())))
             for load in rehearsal.loads
@@ -212,35 +207,33 @@ def _outline_stage(stage: RehearsedStage) -> StageOutline:
     return StageOutline(stage.name, stage.component, stage.steps, stage.flops, stage.moved_bytes, held)
 
 
-def _rehearse(topology: str, model: str, request: Any, configurations: Path) -> Rehearsal:
-    """The rehearsal of these arguments, or the one before where they are the same."""
+def _devices(topology: str) -> list[Any]:
+    chosen = TOPOLOGIES[topology]
+    description = topologies.get_topology_desc(
+        platform="tpu", topology_name=chosen.libtpu_name, **chosen.libtpu_options
+    )
+    return list(description.devices)
+
+
+def _rehearse(spec: RunSpec) -> Rehearsal:
+    """The rehearsal of this run, or the one before where it is the same."""
     global _rehearsed
-    key = sha256(pickle.dumps((topology, model, request, configurations))).digest()
+    key = sha256(pickle.dumps(spec)).digest()
     if _rehearsed is None or _rehearsed[0] != key:
-        chosen = TOPOLOGIES[topology]
-        description = topologies.get_topology_desc(
-            platform="tpu", topology_name=chosen.libtpu_name, **chosen.libtpu_options
-        )
-        pipeline, devices = MODELS[model].pipeline(), list(description.devices)
-        _rehearsed = key, rehearse(pipeline, request, Checkpoint(configurations), devices)
+        pipeline, checkpoint = MODELS[spec.model].pipeline(), Checkpoint(spec.configurations)
+        devices = _devices(spec.topology)
+        _rehearsed = key, rehearse(pipeline, spec.request, checkpoint, devices, shape=spec.mesh)
     return _rehearsed[1]
 
 
-def _compile_stage(
-    topology: str,
-    model: str,
-    request: Any,
-    configurations: Path,
-    index: int,
-    effort: float | None,
-) -> CompiledStage:
-    stage = _rehearse(topology, model, request, configurations).stages[index]
+def _compile_stage(spec: RunSpec, index: int, effort: float | None) -> CompiledStage:
+    stage = _rehearse(spec).stages[index]
     started_at = time.perf_counter()
     programs: list[CompiledProgram] = []
     lacking = None
     for program in stage.programs:
         try:
-            programs.append(_compile_program(topology, program, effort))
+            programs.append(_compile_program(spec.topology, program, effort))
         except jax.errors.JaxRuntimeError as error:
             lacking = shortage(error)
             if lacking is None:
@@ -262,10 +255,8 @@ def _compile_program(topology: str, program: RehearsedProgram, effort: float | N
     return replace(_compiled[key], runs=program.runs)
 
 
-def _kernel_cycles(
-    topology: str, model: str, request: Any, configurations: Path, index: int, written: Path
-) -> dict[Kernel, int]:
-    stage = _rehearse(topology, model, request, configurations).stages[index]
+def _kernel_cycles(spec: RunSpec, index: int, written: Path) -> dict[Kernel, int]:
+    stage = _rehearse(spec).stages[index]
     cycles = [kernel_cycles(program.traced, written) for program in stage.programs]
     return {kernel: count for of_program in cycles for kernel, count in of_program.items()}
 

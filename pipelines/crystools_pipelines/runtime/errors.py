@@ -22,6 +22,9 @@ class RequestError(PipelineError, ValueError):
         self.field = field
         self.message = message
 
+    def __reduce__(self) -> tuple[type["RequestError"], tuple[str, str]]:
+        return type(self), (self.field, self.message)  # a compiler's process raises it in ours
+
 
 class CheckpointError(PipelineError):
     """The checkpoint lacks something that the model needs, or asks for something that we do not run."""

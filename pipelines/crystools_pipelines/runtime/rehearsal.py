@@ -23,6 +23,7 @@ from crystools_pipelines.runtime.checkpoint import Checkpoint
 from crystools_pipelines.runtime.component import Component, Program, trace
 from crystools_pipelines.runtime.job import Job, Tokenize, Tokens, kept_float32
 from crystools_pipelines.runtime.mesh import replicated
+from crystools_pipelines.runtime.mesh_shape import MeshShape
 from crystools_pipelines.runtime.scan import ScannedLayers
 from crystools_pipelines.runtime.sharding import Rules, match
 from crystools_pipelines.runtime.weights import State
@@ -82,13 +83,15 @@ def rehearse(
     checkpoint: Checkpoint,
     devices: Sequence[jax.Device],
     dtype: str = "bfloat16",
+    shape: MeshShape | None = None,
 ) -> Rehearsal:
     """What happens in a run of `request` on these devices; of the checkpoint only configurations are read.
 
-    `pipeline` is a model's module `pipeline`. Raises what a run would raise before its first stage.
+    `shape` is that of the mesh, if it is not to be the default. `pipeline` is a model's module `pipeline`.
+    Raises what a run would raise before its first stage.
     """
     prepared = pipeline.prepare(request, checkpoint)
-    mesh = pipeline.make_mesh(request, checkpoint, devices)
+    mesh = pipeline.make_mesh(request, checkpoint, devices, shape)
     rehearsal = Rehearsal(mesh)
     run = cast(telemetry.Run, _Run(rehearsal.stages))
     pipeline.run_stages(_Job(checkpoint, mesh, dtype, run, rehearsal=rehearsal), request, prepared)

@@ -63,7 +63,7 @@ class Wan21TextEncoder(ModelNode):
 
         checkpoint = checkpoint_at(model_id)
         prompts = {"prompt": prompt, "negative_prompt": negative_prompt}
-        with self.job(checkpoint, mesh_over(devices(), checkpoint, 2), prompts) as job:
+        with self.job(checkpoint, mesh_over(self.PIPELINE, devices(), checkpoint, 2), prompts) as job:
             values = np.asarray(encode_prompts(job, [*prompts.values()]))
         first, second = (
             Embeddings(self.PIPELINE, checkpoint.location, text, values[[branch]])
@@ -122,7 +122,7 @@ class Wan21TPUSampler(ModelNode):
         scheduler = prepare(request, checkpoint)
         width = checkpoint.config("transformer")["text_dim"]
         embeddings = guided(self.PIPELINE, request.branches, width, prompt_embeds, negative_prompt_embeds)
-        mesh = mesh_over(devices(num_devices), checkpoint, request.branches)
+        mesh = mesh_over(self.PIPELINE, devices(num_devices), checkpoint, request.branches)
         phase = Phase("transformer", request.num_inference_steps, request.guidance_scale)
         with self.job(checkpoint, mesh, params_of(request)) as job:
             values = np.asarray(denoise(job, request, scheduler, [phase], embeddings))
@@ -154,7 +154,7 @@ class Wan21TPUVAEDecoder(ModelNode):
 
         check_origin("latents", latents, self.PIPELINE)
         checkpoint = checkpoint_at(model_id)
-        with self.job(checkpoint, mesh_over(devices(), checkpoint, 2), latents.size) as job:
+        with self.job(checkpoint, mesh_over(self.PIPELINE, devices(), checkpoint, 2), latents.size) as job:
             frames = decode_latents(job, latents.values)
         return torch.from_numpy(frames), fps, timing_of(job)
 

@@ -18,6 +18,7 @@ from crystools_pipelines.runtime.job import (
     params_of,
     started_job,
 )
+from crystools_pipelines.runtime.mesh_shape import MeshShape, legal_shapes
 from crystools_pipelines.wan21.request import Wan21Request
 from crystools_pipelines.wan21.stages import (
     Phase,
@@ -26,6 +27,7 @@ from crystools_pipelines.wan21.stages import (
     encode_prompts,
     load_scheduler,
     mesh_over,
+    widths,
 )
 from crystools_pipelines.wan21.transformer import check_transformer
 
@@ -39,6 +41,7 @@ def generate(
     *,
     checkpoint: str | Path,
     devices: int = 0,
+    mesh: MeshShape | None = None,
     dtype: str | None = None,
     fps: int = 16,
     out: Path | None = None,
@@ -46,25 +49,36 @@ def generate(
     """Generates one video and, if `out` is given, writes it there: `.mp4`, or `.npy` for the bare frames.
 
     `checkpoint` is a folder in diffusers' format or a hub id. `devices` is how many jax devices to use, 0 for
-    all. `dtype` is that of the text encoder and the transformer, by default bfloat16, on a CPU float32; what
-    the transformer keeps in float32 stays so, and the VAE is always in float32.
+    all; `mesh` is how they share the work. `dtype` is that of the text encoder and the transformer, by
+    default bfloat16, on a CPU float32; what the transformer keeps in float32 stays so, and the VAE is always
+    in float32.
 
     Raises RequestError for an argument that cannot be served, CheckpointError for a checkpoint that we cannot
     run.
     """
     check_output(out, request.num_frames, fps)
     source = Checkpoint(checkpoint)
-    mesh = make_mesh(request, source, choose_devices(devices))
+    placed = make_mesh(request, source, choose_devices(devices), mesh)
     scheduler = prepare(request, source)
-    with started_job(PIPELINE, params_of(request), source, mesh, dtype) as job:
+    with started_job(PIPELINE, params_of(request), source, placed, dtype) as job:
         latents, frames = run_stages(job, request, scheduler)
         job.save(frames, out, fps)
     return Generation(frames, np.array(latents), job.run.report)
 
 
-def make_mesh(request: Wan21Request, checkpoint: Checkpoint, devices: Sequence[jax.Device]) -> Mesh:
-    """The devices as this request's stages use them."""
-    return mesh_over(devices, checkpoint, request.branches)
+def make_mesh(
+    request: Wan21Request,
+    checkpoint: Checkpoint,
+    devices: Sequence[jax.Device],
+    shape: MeshShape | None = None,
+) -> Mesh:
+    """The devices as this request's stages use them. Raises RequestError for a shape that cannot be."""
+    return mesh_over(PIPELINE, devices, checkpoint, request.branches, shape)
+
+
+def legal_meshes(request: Wan21Request, checkpoint: Checkpoint, devices: int) -> list[MeshShape]:
+    """The shapes that `make_mesh` takes for so many devices."""
+    return legal_shapes(devices, branches=request.branches, widths=widths(checkpoint))
 
 
 def prepare(request: Wan21Request, checkpoint: Checkpoint) -> UniPCMultistepScheduler:

@@ -15,6 +15,7 @@ from crystools_pipelines.runtime.checkpoint import Checkpoint
 from crystools_pipelines.runtime.errors import CheckpointError
 from crystools_pipelines.runtime.job import AnyArray, Job, initial_noise
 from crystools_pipelines.runtime.mesh import DATA, make_mesh
+from crystools_pipelines.runtime.mesh_shape import MeshShape
 from crystools_pipelines.runtime.multistep import Schedule, SolverState
 from crystools_pipelines.runtime.stages import StepCost, run_denoising, run_once, run_turns
 from crystools_pipelines.wan21 import flops, sharding
@@ -25,10 +26,23 @@ from crystools_pipelines.wan21.vae import build_decoder, decoding_turns
 from crystools_tpu.telemetry import StageName
 
 
-def mesh_over(devices: Sequence[jax.Device], checkpoint: Checkpoint, branches: int) -> Mesh:
-    """The devices as the stages of a checkpoint use them, for so many guidance branches."""
-    widths = sharding.widths(checkpoint.config("transformer"), checkpoint.config("text_encoder"))
-    return make_mesh(devices, branches=branches, widths=widths)
+def mesh_over(
+    model: str,
+    devices: Sequence[jax.Device],
+    checkpoint: Checkpoint,
+    branches: int,
+    shape: MeshShape | None = None,
+) -> Mesh:
+    """The devices as the stages of a checkpoint use them, for so many guidance branches.
+
+    Raises RequestError for a shape that cannot be.
+    """
+    return make_mesh(devices, branches=branches, widths=widths(checkpoint), model=model, shape=shape)
+
+
+def widths(checkpoint: Checkpoint) -> tuple[int, ...]:
+    """The sizes that a mesh's `tensor` splits."""
+    return sharding.widths(checkpoint.config("transformer"), checkpoint.config("text_encoder"))
 
 
 def encode_prompts(job: Job, prompts: list[str]) -> jax.Array:

@@ -87,7 +87,7 @@ class Wan22I2VImageEncoder(ModelNode):
         request = Wan22I2VRequest("", **vars(info))
         checkpoint = checkpoint_at(model_id)
         size = params_of(info)
-        with self.job(checkpoint, mesh_over(devices(), checkpoint, 2), size) as job:
+        with self.job(checkpoint, mesh_over(self.PIPELINE, devices(), checkpoint, 2), size) as job:
             condition = encode_image(job, request.latent_shape, read_image(info.image, height, width))
         return condition, info, timing_of(job)
 
@@ -169,7 +169,7 @@ class Wan22I2VTPUSampler(ModelNode):
         prepared = prepare(request, checkpoint)
         width = checkpoint.config(prepared.phases[0].component)["text_dim"]
         embeddings = guided(self.PIPELINE, request.branches, width, prompt_embeds, negative_prompt_embeds)
-        mesh = mesh_over(devices(num_devices), checkpoint, request.branches)
+        mesh = mesh_over(self.PIPELINE, devices(num_devices), checkpoint, request.branches)
         with self.job(checkpoint, mesh, params_of(request)) as job:
             values = np.asarray(
                 denoise(job, request, prepared.scheduler, prepared.phases, embeddings, condition)

@@ -21,6 +21,7 @@ from crystools_pipelines.runtime.job import (
     params_of,
     started_job,
 )
+from crystools_pipelines.runtime.mesh_shape import MeshShape, legal_shapes
 from crystools_pipelines.runtime.stages import run_turns
 from crystools_pipelines.wan21.request import LATENT_CHANNELS, VAE_TEMPORAL_RATIO
 from crystools_pipelines.wan21.stages import (
@@ -30,6 +31,7 @@ from crystools_pipelines.wan21.stages import (
     encode_prompts,
     load_scheduler,
     mesh_over,
+    widths,
 )
 from crystools_pipelines.wan21.transformer import check_transformer
 from crystools_pipelines.wan22_i2v import sharding
@@ -51,6 +53,7 @@ def generate(
     *,
     checkpoint: str | Path,
     devices: int = 0,
+    mesh: MeshShape | None = None,
     dtype: str | None = None,
     fps: int = 16,
     out: Path | None = None,
@@ -58,8 +61,9 @@ def generate(
     """Generates one video and, if `out` is given, writes it there: `.mp4`, or `.npy` for the bare frames.
 
     `checkpoint` is a folder in diffusers' format or a hub id. `devices` is how many jax devices to use, 0 for
-    all. `dtype` is that of the text encoder and the transformers, by default bfloat16, on a CPU float32; what
-    the transformers keep in float32 stays so, and the VAE is always in float32.
+    all; `mesh` is how they share the work. `dtype` is that of the text encoder and the transformers, by
+    default bfloat16, on a CPU float32; what the transformers keep in float32 stays so, and the VAE is always
+    in float32.
 
     Raises RequestError for an argument that cannot be served, CheckpointError for a checkpoint that we cannot
     run.
@@ -67,8 +71,8 @@ def generate(
     check_output(out, request.num_frames, fps)
     source = Checkpoint(checkpoint)
     prepared = prepare(request, source)
-    mesh = make_mesh(request, source, choose_devices(devices))
-    with started_job(PIPELINE, params_of(request), source, mesh, dtype) as job:
+    placed = make_mesh(request, source, choose_devices(devices), mesh)
+    with started_job(PIPELINE, params_of(request), source, placed, dtype) as job:
         latents, frames = run_stages(job, request, prepared)
         job.save(frames, out, fps)
     return Generation(frames, np.array(latents), job.run.report)
@@ -82,9 +86,19 @@ class Prepared(NamedTuple):
     phases: list[Phase]
 
 
-def make_mesh(request: Wan22I2VRequest, checkpoint: Checkpoint, devices: Sequence[jax.Device]) -> Mesh:
-    """The devices as this request's stages use them."""
-    return mesh_over(devices, checkpoint, request.branches)
+def make_mesh(
+    request: Wan22I2VRequest,
+    checkpoint: Checkpoint,
+    devices: Sequence[jax.Device],
+    shape: MeshShape | None = None,
+) -> Mesh:
+    """The devices as this request's stages use them. Raises RequestError for a shape that cannot be."""
+    return mesh_over(PIPELINE, devices, checkpoint, request.branches, shape)
+
+
+def legal_meshes(request: Wan22I2VRequest, checkpoint: Checkpoint, devices: int) -> list[MeshShape]:
+    """The shapes that `make_mesh` takes for so many devices."""
+    return legal_shapes(devices, branches=request.branches, widths=widths(checkpoint))
 
 
 def prepare(request: Wan22I2VRequest, checkpoint: Checkpoint) -> Prepared:

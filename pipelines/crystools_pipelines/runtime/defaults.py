@@ -1,0 +1,28 @@
+"""The choices that were found best by `plan`, kept as data with how each was found: `defaults.json`.
+
+`meshes` has for a model, a chip, a number of devices and of guidance branches the best `mesh` among those in
+`estimated_seconds`, which are of all steps of `stages`, null for a mesh that does not fit.
+"""
+
+import json
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from crystools_pipelines.runtime.mesh_shape import MeshShape, parse_mesh
+
+DEFAULTS = Path(__file__).with_name("defaults.json")
+
+
+@cache
+def read_defaults() -> dict[str, list[dict[str, Any]]]:
+    """The whole file."""
+    defaults: dict[str, list[dict[str, Any]]] = json.loads(DEFAULTS.read_text())
+    return defaults
+
+
+def best_mesh(model: str, chip: str, devices: int, branches: int) -> MeshShape | None:
+    """The best one for an id of MODELS on so many devices of a chip of CHIPS; None where it is not known."""
+    asked = {"model": model, "chip": chip, "devices": devices, "branches": branches}
+    found = (entry for entry in read_defaults()["meshes"] if asked.items() <= entry.items())
+    return next((parse_mesh(entry["mesh"]) for entry in found), None)
