@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import multiprocessing
+import os
+import signal
+import tempfile
+from collections.abc import Iterator
+from contextlib import nullcontext, redirect_stderr, redirect_stdout
+from io import StringIO
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from crystools_pipelines.flux2.request import Flux2Request
+from crystools_pipelines.planning.meshes import compare
 from crystools_pipelines.planning.plan import Plan, Shape, StagePlan, from_json
 from crystools_pipelines.planning.planner import Planner
+from crystools_pipelines.runtime import aot
 from crystools_pipelines.runtime.aot import TpuCompiler
+from crystools_pipelines.runtime.compiler_process import ChildProcess
+from crystools_pipelines.runtime.mesh_shape import MeshShape
+from crystools_pipelines.runtime.run_spec import RunSpec
 from crystools_pipelines.runtime.topologies import TOPOLOGIES
 from crystools_tpu.cli import main
 from crystools_tpu.telemetry import StageName
@@ -28,52 +42,92 @@ STAGE_KEYS = {
     "collective_bytes",
 }
 GIB = 2**30
-LIMIT = 6_200_000  # of bytes: 64 x 64 pixels of the tiny model fit, 128 x 128 do not
+LIMIT = 7_000_000  # of bytes: the tiny model decodes 16 x 16 pixels in them, and not 32 x 32
+USUAL = {"data": 1, "sequence": 1, "tensor": 4}
 
 
-@pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Plans are kept here, and not in the home."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    return tmp_path / "crystools-tpu" / "plans"
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(folder))
+        yield folder / "crystools-tpu" / "plans"
 
 
-def test_a_run_is_planned_and_the_same_is_not_planned_twice(
-    tiny_flux2: Path, cache: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+@pytest.fixture(scope="module")
+def compiler() -> Iterator[TpuCompiler]:
+    """One for all commands: it takes longer to start than to compile what is asked here."""
+    with TpuCompiler() as compiler, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(aot, "TpuCompiler", lambda: nullcontext(compiler))
+        yield compiler
+
+
+@pytest.fixture(scope="module")
+def command(tiny_flux2: Path) -> list[str]:
+    """Plans the tiny model's denoising on four chips, as JSON."""
     command = ["plan", "flux.2", "--topology", "v6e-4", "--checkpoint", str(tiny_flux2), "--json"]
-    command += ["--height", "64", "--width", "64", "--steps", "3", "--stages", "denoise"]
-    assert main(command) == 0
+    return [*command, "--height", "64", "--width", "64", "--steps", "3", "--stages", "denoise"]
+
+
+@pytest.fixture(scope="module")
+def compared(compiler: TpuCompiler, command: list[str]) -> tuple[dict[str, Any], str]:
+    """What a comparison of all meshes printed: the JSON, and the progress."""
+    out, err = StringIO(), StringIO()
+    with redirect_stdout(out), redirect_stderr(err):
+        assert main([*command, "--compare-meshes"]) == 0
+    return json.loads(out.getvalue()), err.getvalue()
+
+
+def test_every_mesh_is_planned_and_the_fastest_comes_first(compared: tuple[dict[str, Any], str]) -> None:
+    comparison, progress = compared
+    assert {key: comparison[key] for key in ("model", "topology")} == {"model": "flux.2", "topology": "v6e-4"}
+    meshes = comparison["meshes"]
+    assert sorted((each["mesh"]["sequence"], each["mesh"]["tensor"]) for each in meshes) == [
+        (1, 4),
+        (2, 2),
+        (4, 1),
+    ]
+    assert [each["is_default"] for each in meshes] == [each["mesh"] == USUAL for each in meshes]
+    seconds = [each["estimated_seconds"] for each in meshes]
+    assert seconds == sorted(seconds)
+    for each in meshes:
+        (stage,) = each["stages"]
+        assert each["fits"]
+        assert (stage["name"], stage["estimated_seconds"]) == ("denoise", each["estimated_seconds"])
+    assert "mesh dp=1,sp=4,tp=1 (1 of 3)\n1 stages to compile: denoise transformer\n" in progress
+    assert progress.count("denoise transformer: fits") == 3
+
+
+@pytest.mark.usefixtures("compared")
+def test_a_plan_says_all_of_a_stage_and_what_was_planned_before_is_there_at_once(
+    command: list[str], cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kept = len([*cache.iterdir()])
+    assert main([*command, "--mesh", "tp=4"]) == 0
     printed = capsys.readouterr()
-    assert "denoise transformer: fits" in printed.err
+    assert printed.err == "planned before; --no-cache compiles anew\n"
+    assert len([*cache.iterdir()]) == kept
     plan = json.loads(printed.out)
     assert set(plan) == {"model", "topology", "mesh", "fits", "stages"}
     assert (plan["model"], plan["topology"], plan["fits"]) == ("flux.2", "v6e-4", True)
-    assert plan["mesh"]["data"] * plan["mesh"]["sequence"] * plan["mesh"]["tensor"] == 4
-    assert [(stage["name"], stage["component"], stage["steps"]) for stage in plan["stages"]] == [
-        ("denoise", "transformer", 3),
-    ]
-    for stage in plan["stages"]:
-        assert set(stage) >= STAGE_KEYS
-        assert 0 < stage["peak_hbm_bytes_per_chip"] < 0.1 * GIB
-        assert stage["hbm_bytes_per_chip"] == int(31.24 * GIB)
-        assert 0 < stage["roofline_seconds"] < stage["estimated_seconds"] < 1
-        assert stage["estimated_mfu"] == pytest.approx(
-            stage["flops"] / (stage["estimated_seconds"] * 4 * 918e12)
-        )
-        assert sum(stage["estimate"].values()) == pytest.approx(stage["estimated_seconds"])
+    assert plan["mesh"] == USUAL
     (denoise,) = plan["stages"]
-    assert denoise["estimate"]["kernel splash_mha_fwd_segmented_no_residuals"] > 0
+    assert (denoise["name"], denoise["component"], denoise["steps"]) == ("denoise", "transformer", 3)
+    assert set(denoise) >= STAGE_KEYS
+    assert 0 < denoise["peak_hbm_bytes_per_chip"] < 0.1 * GIB
+    assert denoise["hbm_bytes_per_chip"] == int(31.24 * GIB)
+    assert 0 < denoise["roofline_seconds"] < denoise["estimated_seconds"] < 1
+    assert denoise["estimated_mfu"] == pytest.approx(
+        denoise["flops"] / (denoise["estimated_seconds"] * 4 * 918e12)
+    )
+    assert sum(denoise["estimate"].values()) == pytest.approx(denoise["estimated_seconds"])
+    assert any(name.startswith("kernel ") and spent > 0 for name, spent in denoise["estimate"].items())
     assert denoise["notes"] == []
     assert denoise["collective_bytes"]["all-reduce"] > 0
 
-    assert main(command) == 0
-    again = capsys.readouterr()
-    assert again.err == "planned before; --no-cache compiles anew\n"
-    assert json.loads(again.out) == plan
-    assert len([*cache.iterdir()]) == 1
 
-
+@pytest.mark.usefixtures("compiler")
 def test_what_does_not_fit_is_said_with_what_it_wants(capsys: pytest.CaptureFixture[str]) -> None:
     command = ["plan", "flux.2", "--topology", "v5e-1", "--height", "64", "--width", "64", "--json"]
     assert main([*command, "--stages", "text_encode"]) == 1
@@ -103,27 +157,60 @@ class Silent:
         self.tried.append(shape)
 
 
-def test_the_largest_size_that_fits_is_found_and_compiled(tiny_flux2: Path) -> None:
+def test_the_largest_size_that_fits_is_found_and_compiled(compiler: TpuCompiler, tiny_flux2: Path) -> None:
     progress = Silent()
-    request = Flux2Request("", height=128, width=128, num_inference_steps=2)
-    with TpuCompiler() as compiler:
-        planner = Planner(
-            compiler, "v6e-1", "flux.2", tiny_flux2, progress, frozenset({StageName.DENOISE}), LIMIT
-        )
-        plan = planner.plan(request)
+    spec = RunSpec("v6e-1", "flux.2", Flux2Request("", height=32, width=32), tiny_flux2)
+    plan = Planner(compiler, spec, progress, frozenset({StageName.VAE_DECODE}), LIMIT).plan()
     assert not plan.fits
     (stage,) = plan.stages
     assert stage.peak_hbm_bytes_per_chip is not None
     assert stage.peak_hbm_bytes_per_chip > LIMIT
-    (largest,) = plan.largest_that_fits
-    assert 16 <= largest.height == largest.width < 128
-    assert largest in progress.tried
-    assert 2 <= len(progress.tried) <= 6
+    assert plan.largest_that_fits == (Shape(16, 16, None),)
+    assert progress.tried == [Shape(16, 16, None)]
 
 
 def test_a_plan_survives_its_own_json() -> None:
-    plan = Plan("flux.2", "v6e-8", {"data": 1}, False, (), (Shape(512, 512, None),))
-    assert from_json(json.loads(json.dumps(plan.to_json()))) == plan
+    for largest in ((Shape(512, 512, None),), (), None):
+        plan = Plan("flux.2", "v6e-8", MeshShape(1, 2, 4), False, (), largest)
+        assert from_json(json.loads(json.dumps(plan.to_json()))) == plan
+
+
+def test_a_mesh_that_does_not_fit_comes_last() -> None:
+    def planned(mesh: MeshShape, seconds: float | None) -> Plan:
+        stage = {field.name: None for field in dataclasses.fields(StagePlan)} | {"estimated_seconds": seconds}
+        return Plan("flux.2", "v6e-8", mesh, seconds is not None, (StagePlan(**stage),))  # type: ignore[arg-type]
+
+    plans = [planned(MeshShape(sequence=8), None), planned(MeshShape(tensor=8), 3), planned(MeshShape(2), 2)]
+    ranked = compare(MeshShape(tensor=8), plans)
+    assert [plan.estimated_seconds for plan in ranked.plans] == [2, 3, None]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_it_and_leaves_nothing(
+    number: signal.Signals,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """It arrives while the compiler is at work."""
+    monkeypatch.setattr(aot, "TpuCompiler", TpuCompiler)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    others = set(multiprocessing.active_children())
+    call = ChildProcess.call
+
+    def interrupted(self: ChildProcess, *args: Any) -> Any:
+        assert len({*multiprocessing.active_children()} - others) == 1
+        assert len([*tmp_path.iterdir()]) == 2  # configurations, and what the compiler says
+        os.kill(os.getpid(), number)
+        return call(self, *args)
+
+    monkeypatch.setattr(ChildProcess, "call", interrupted)
+    handler = signal.getsignal(number)
+    assert main(["plan", "flux.2", "--topology", "v6e-8"]) == 130
+    assert "cancelled" in capsys.readouterr().err
+    assert set(multiprocessing.active_children()) <= others
+    assert [*tmp_path.iterdir()] == []
+    assert signal.getsignal(number) == handler
 
 
 @pytest.mark.parametrize(
@@ -134,6 +221,7 @@ def test_a_plan_survives_its_own_json() -> None:
         (["--topology", "v6e-8", "--height", "65"], "--height: 65 is not a positive multiple of 16"),
         (["--topology", "v6e-8", "--stages", "sing"], "--stages: 'sing' is not a valid StageName; give some"),
         (["--topology", "v6e-8", "--checkpoint", "/none"], "--checkpoint: /none is no folder"),
+        (["--topology", "v6e-8", "--mesh", "xp=8"], "--mesh: 'xp=8' is none; give some of dp, sp and tp, "),
     ],
 )
 def test_what_cannot_be_planned_is_one_line(
