@@ -120,11 +120,15 @@ class RunOutline:
 
 
 class TpuCompiler:
-    """Child processes that compile, one for programs and one for kernels, until the context ends."""
+    """Child processes that compile, one for programs and one for kernels, until the context ends.
+
+    What libtpu and torch leave in the folder for temporary files goes with them.
+    """
 
     def __init__(self) -> None:
         self._stack = ExitStack()
-        self._child = self._stack.enter_context(ChildProcess(_LIBTPU_ENVIRONMENT))
+        self._environment = _LIBTPU_ENVIRONMENT | {"TMPDIR": self._folder()}
+        self._child = self._stack.enter_context(ChildProcess(self._environment))
         self._kernels: tuple[ChildProcess, Path] | None = None
 
     def __enter__(self) -> "TpuCompiler":
@@ -167,12 +171,15 @@ class TpuCompiler:
     def kernel_cycles(self, spec: RunSpec, index: int) -> dict[Kernel, int]:
         """TensorCore cycles of the Pallas kernels of that stage, as `kernels.kernel_cycles` has them."""
         if self._kernels is None:
-            folder = self._stack.enter_context(tempfile.TemporaryDirectory(prefix="crystools-tpu-"))
+            folder = self._folder()
             flags = {"LIBTPU_INIT_ARGS": SCHEDULE_FLAGS.format(folder=folder)}
-            child = self._stack.enter_context(ChildProcess(_LIBTPU_ENVIRONMENT | flags))
+            child = self._stack.enter_context(ChildProcess(self._environment | flags))
             self._kernels = child, Path(folder)
         child, written = self._kernels
         return child.call(_kernel_cycles, spec, index, written)
+
+    def _folder(self) -> str:
+        return self._stack.enter_context(tempfile.TemporaryDirectory(prefix="crystools-tpu-"))
 
 
 # What follows runs in the child.
