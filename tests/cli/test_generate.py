@@ -127,7 +127,9 @@ def test_ctrl_c_leaves_a_report_that_says_cancelled_and_nothing_else(
         (["--steps", "0"], "--steps: 0 is too few; give 1 or more"),
         (["--flow-shift", "0"], "--flow-shift: 0.0 is not a positive number"),
         (["--out", "nowhere/video.mp4"], "nowhere/video.mp4: its folder does not exist; create it first"),
-        (["--devices", "99"], "devices: 99 is out of range; give 1 to 8, or 0 for all"),
+        (["--devices", "99"], "--devices: 99 is out of range; give 1 to 8, or 0 for all"),
+        (["--mesh", "tensor=2"], "--mesh: 'tensor=2' is none; give some of dp, sp and tp, such as dp=2,tp=4"),
+        (["--mesh", "tp=2"], "--mesh: dp=1,sp=1,tp=2 cannot be had of 1 devices with this model; give dp=1,"),
     ],
 )
 def test_what_cannot_be_done_is_one_line_that_names_the_option_and_the_remedy(

@@ -10,7 +10,7 @@ from typing import Any
 
 import crystools_pipelines
 from crystools_pipelines.planning.plan import Plan, from_json
-from crystools_pipelines.runtime.defaults import DEFAULTS
+from crystools_pipelines.runtime.defaults import read_defaults
 from crystools_pipelines.runtime.run_spec import RunSpec
 from crystools_tpu.telemetry import StageName, chips
 
@@ -31,7 +31,9 @@ def plan_key(spec: RunSpec, only: frozenset[StageName] | None) -> str:
         "configurations": _digests(spec.configurations, "*.json"),
         "packages": {name: _version(name) for name in _PACKAGES},
         "source": _digests(Path(crystools_pipelines.__file__).parent, "*.py"),
-        "defaults": sha256(DEFAULTS.read_bytes()).hexdigest(),
+        "defaults": {
+            name: kept for name, kept in read_defaults().items() if name != "meshes" or not spec.mesh
+        },
         "chips": sha256(Path(chips.__file__).read_bytes()).hexdigest(),
     }
     return sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

@@ -1,7 +1,8 @@
 """The choices that were found best by `plan`, kept as data with how each was found: `defaults.json`.
 
-`meshes` has for a model, a chip, a number of devices and of guidance branches the best `mesh` among those in
-`estimated_seconds`, which are of all steps of `stages`, null for a mesh that does not fit.
+`meshes` has for a model, a chip, a number of devices and of guidance branches the `mesh` with the least of
+the `estimated_seconds` that the `command` said, which are null for one that does not fit. `benchmarks.meshes`
+writes it.
 """
 
 import json

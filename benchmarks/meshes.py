@@ -1,0 +1,80 @@
+"""Ranks every mesh for every full-size model's default request, and keeps the best ones as defaults.
+
+    python -m benchmarks.meshes [--topology v6e-8 ...] [MODEL ...]
+
+rewrites the entries of these in `crystools_pipelines/runtime/defaults.json`. Each compile takes about a
+minute. What was planned before is not compiled again, so that it goes on where it was interrupted. Nothing is
+run on a TPU: the seconds are estimates.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+from collections.abc import Mapping
+from importlib.metadata import version
+from typing import Any
+
+from benchmarks.tpu_compile import full_size
+from crystools_pipelines.models import MODELS
+from crystools_pipelines.runtime.defaults import DEFAULTS
+from crystools_pipelines.runtime.mesh_shape import MeshShape
+from crystools_pipelines.runtime.topologies import TOPOLOGIES
+
+TOPOLOGIES_COMPARED = ("v5e-8", "v5e-16", "v5p-8", "v5p-16", "v6e-4", "v6e-8", "v6e-16")
+# What depends on the mesh: the pixels of a VAE are split over all devices in any of them.
+STAGES = "text_encode,denoise"
+KEY = ("model", "chip", "devices", "branches")
+
+
+def main() -> None:
+    """Compares, prints, and writes after each comparison; the other entries stay."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("models", nargs="*", metavar="MODEL", help=", ".join(MODELS))
+    parser.add_argument("--topology", action="append", choices=TOPOLOGIES, metavar="NAME")
+    arguments = parser.parse_args()
+    for topology in arguments.topology or TOPOLOGIES_COMPARED:
+        for model in arguments.models or MODELS:
+            key = key_of(model, topology)
+            found = compare(model, topology)
+            print(json.dumps(key | found), flush=True)
+            keep(key, found)
+
+
+def key_of(model: str, topology: str) -> dict[str, Any]:
+    """By what the entry is found."""
+    chip = TOPOLOGIES[topology].chip
+    devices = TOPOLOGIES[topology].chips * chip.devices_per_chip
+    return dict(zip(KEY, (model, chip.name, devices, full_size(model).branches), strict=True))
+
+
+def compare(model: str, topology: str) -> dict[str, Any]:
+    """The best mesh and how it was found; empty where none fits."""
+    command = f"plan {model} --topology {topology} --stages {STAGES} --compare-meshes"
+    program = [sys.executable, "-m", "crystools_tpu", *command.split(), "--json"]
+    done = subprocess.run(program, stdout=subprocess.PIPE, check=False)
+    if done.returncode not in (0, 1):  # 1: no mesh fits
+        sys.exit(done.returncode)
+    meshes = json.loads(done.stdout)["meshes"]
+    if not meshes[0]["fits"]:
+        return {}
+    seconds = {str(MeshShape(**each["mesh"])): each["estimated_seconds"] for each in meshes}
+    return {
+        "mesh": next(iter(seconds)),
+        "estimated_seconds": seconds,
+        "command": f"crystools-tpu {command}",
+        "libtpu": version("libtpu"),
+    }
+
+
+def keep(key: Mapping[str, Any], found: Mapping[str, Any]) -> None:
+    """Puts what was found in the place of what the file has for the key."""
+    defaults = json.loads(DEFAULTS.read_text())
+    others = [entry for entry in defaults["meshes"] if not key.items() <= entry.items()]
+    entries = [*others, {**key, **found}] if found else others
+    defaults["meshes"] = sorted(entries, key=lambda entry: [entry[name] for name in KEY])
+    DEFAULTS.write_text(json.dumps(defaults, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

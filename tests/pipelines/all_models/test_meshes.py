@@ -1,0 +1,38 @@
+"""A run's mesh is the one that is asked for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from crystools_pipelines.models import MODELS
+from crystools_pipelines.runtime.checkpoint import Checkpoint
+from crystools_pipelines.runtime.errors import RequestError
+from crystools_pipelines.runtime.mesh import shape_of
+from crystools_pipelines.runtime.mesh_shape import MeshShape
+from tests.pipelines.all_models.conftest import smallest
+
+
+class Started(Exception):
+    """The run would start now."""
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_a_run_has_the_mesh_that_is_asked_for_or_is_refused(
+    model: str, checkpoints: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def started_job(pipeline: str, params: Any, checkpoint: Any, mesh: Any, dtype: Any) -> None:
+        raise Started(shape_of(mesh))
+
+    pipeline, request = MODELS[model].pipeline(), smallest(model)
+    monkeypatch.setattr(pipeline, "started_job", started_job)
+    legal = pipeline.legal_meshes(request, Checkpoint(checkpoints[model]), 4)
+    assert {MeshShape(1, 4, 1), MeshShape(1, 2, 2)} <= {*legal}
+    for shape, taken in [(shape, shape) for shape in legal] + [(None, legal[-1])]:
+        with pytest.raises(Started) as started:
+            pipeline.generate(request, checkpoint=checkpoints[model], devices=4, mesh=shape)
+        assert started.value.args == (taken,)
+    with pytest.raises(RequestError, match=r"^mesh: dp=2,sp=1,tp=2 cannot be had of 4 devices"):
+        pipeline.generate(request, checkpoint=checkpoints[model], devices=4, mesh=MeshShape(2, 1, 2))
