@@ -18,7 +18,10 @@ _TEXT_COLUMNS = 96
 
 
 def stage_table(report: RunReport) -> Table:
-    """One row a stage: where each second went, and the peak of HBM on the fullest chip."""
+    """One row a stage: where each second went, and the peak of HBM on the fullest chip.
+
+    Below a stage of which there was a forecast is what that said.
+    """
     total = "" if report.total_seconds is None else f"in {report.total_seconds:.2f} s"
     title = f"{report.pipeline} {report.status.value} {total}".rstrip()
     table = Table(title=title, box=box.HORIZONTALS, padding=(0, 1, 0, 0), pad_edge=False)
@@ -27,6 +30,9 @@ def stage_table(report: RunReport) -> Table:
         table.add_column(heading, justify="right", no_wrap=True)
     for stage in report.stages:
         table.add_row(*_row(stage))
+        step, peak = stage.predicted_step_seconds, stage.predicted_hbm_peak_bytes
+        if step is not None or peak is not None:
+            table.add_row("  forecast", "", "", "", _seconds(step), "", "", _size(peak), style="dim")
     return table
 
 
@@ -36,6 +42,13 @@ def stage_text(report: RunReport) -> str:
     with console.capture() as captured:
         console.print(stage_table(report))
     return "\n".join(line.rstrip() for line in captured.get().splitlines()).strip("\n")
+
+
+def forecast_note(stage: StageReport) -> str:
+    """`225.0 s to go by the forecast`, of a stage that begins; empty where it has none."""
+    if stage.predicted_step_seconds is None or stage.steps_total is None:
+        return ""
+    return f"{stage.predicted_step_seconds * stage.steps_total:.1f} s to go by the forecast"
 
 
 def step_note(event: StepFinished) -> str:
@@ -66,8 +79,12 @@ def _row(stage: StageReport) -> tuple[str, ...]:
         _seconds(stage.step_seconds.median if stage.step_seconds else None) if stage.steps else "-",
         percent(stage.mfu) if stage.steps else "-",
         (stage.bound.value if stage.bound else ABSENT) if stage.steps else "-",
-        ABSENT if peak is None else size(peak),
+        _size(peak),
     )
+
+
+def _size(size_bytes: int | None) -> str:
+    return ABSENT if size_bytes is None else size(size_bytes)
 
 
 def _seconds(seconds: float | None) -> str:

@@ -18,7 +18,7 @@ from rich.progress import (
     TimeElapsedColumn,
 )
 
-from crystools_tpu.stage_table import stage_label, step_note
+from crystools_tpu.stage_table import forecast_note, stage_label, step_note
 from crystools_tpu.telemetry import (
     Bus,
     CompileFinished,
@@ -86,7 +86,9 @@ class LiveBars:
         """Moves the bar of the event's stage."""
         if isinstance(event, StageStarted):
             self._task = self._progress.add_task(
-                stage_label(event.report), total=event.report.steps_total or 1, note=""
+                stage_label(event.report),
+                total=event.report.steps_total or 1,
+                note=forecast_note(event.report),
             )
         elif self._task is None:
             return
@@ -108,7 +110,7 @@ class PlainLines:
     def show(self, event: Event) -> None:
         """Prints the event's line, if it has one."""
         if isinstance(event, StageStarted):
-            self._print(f"{stage_label(event.report)} ...")
+            self._print(f"{stage_label(event.report)} ... {forecast_note(event.report)}".rstrip())
         elif isinstance(event, StepFinished):
             every = max(1, (event.steps_total or 1) // _LINES_PER_STAGE)
             if (event.step + 1) % every == 0:

@@ -63,6 +63,7 @@ class _Display:
         self._total = 1
         self._finished = 0
         self._label = ""
+        self._warning: str | None = None
 
     def show(self, events: list[Event]) -> None:
         """Counts steps as the devices finish them, and says what is going on."""
@@ -70,6 +71,8 @@ class _Display:
             if isinstance(event, RunStarted):
                 steps = event.report.params.get("num_inference_steps")
                 self._steps_of_run = steps if isinstance(steps, int) else None
+                if event.report.forecast is not None:
+                    self._warning = telemetry.will_not_fit(event.report.forecast)
             elif isinstance(event, StageStarted):
                 self._start(event.report)
             elif isinstance(event, CompileFinished):
@@ -86,11 +89,11 @@ class _Display:
             raise Cancelled(interrupted) from None
 
     def _start(self, stage: StageReport) -> None:
-        from crystools_tpu.stage_table import stage_label
+        from crystools_tpu.stage_table import forecast_note, stage_label
 
         self._label = stage_label(stage)
         self._total = self._steps_of_run or stage.steps_total or self._total
-        self._say("...")
+        self._say(forecast_note(stage) or "...")
 
     def _finish(self, event: StepFinished) -> None:
         from crystools_tpu.stage_table import step_note
@@ -102,5 +105,5 @@ class _Display:
     def _say(self, what: str) -> None:
         """To the page that queued the prompt, and to nobody else."""
         if self._server.client_id is not None:
-            text = f"{self._label}: {what}"
+            text = f"{self._label}: {what}" + (f"\n{self._warning}" if self._warning else "")
             self._server.send_progress_text(text, self._node_id, self._server.client_id)

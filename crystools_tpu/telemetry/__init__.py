@@ -27,6 +27,7 @@ from crystools_tpu.telemetry.events import (
     CompileRecord,
     Device,
     Event,
+    Forecast,
     HbmUsage,
     ModelFreed,
     ProfileCapture,
@@ -36,6 +37,7 @@ from crystools_tpu.telemetry.events import (
     RunReport,
     RunStarted,
     StageFinished,
+    StageForecast,
     StageName,
     StageReport,
     StageStarted,
@@ -45,6 +47,7 @@ from crystools_tpu.telemetry.events import (
     StepSeconds,
     to_wire,
 )
+from crystools_tpu.telemetry.forecast import will_not_fit
 from crystools_tpu.telemetry.profile import CaptureBusyError, Profiler
 from crystools_tpu.telemetry.pubsub import Bus, Subscription
 from crystools_tpu.telemetry.read_wire import report_from_wire
@@ -68,6 +71,7 @@ __all__ = [
     "CompileRecord",
     "Device",
     "Event",
+    "Forecast",
     "HbmUsage",
     "History",
     "ModelFreed",
@@ -82,6 +86,7 @@ __all__ = [
     "Stage",
     "StageComparison",
     "StageFinished",
+    "StageForecast",
     "StageName",
     "StageReport",
     "StageStarted",
@@ -102,4 +107,5 @@ __all__ = [
     "run",
     "subscribe",
     "to_wire",
+    "will_not_fit",
 ]

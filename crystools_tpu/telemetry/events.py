@@ -137,11 +137,42 @@ class CompileRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class StageForecast:
+    """What is expected of one stage. What is not known is None.
+
+    `step_seconds` is the mean of its steps, without compile; `hbm_peak_bytes_per_chip` what the stage itself
+    must hold of a chip.
+    """
+
+    name: StageName
+    component: str | None
+    fits: bool | None
+    step_seconds: float | None
+    hbm_peak_bytes_per_chip: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """What is expected of a run, said before it begins. `method` says where it comes from.
+
+    `hbm_limit_bytes_per_chip` is what programs may have of a chip; `would_fit` are shapes that would fit, in
+    words, where a stage does not.
+    """
+
+    method: str
+    hbm_limit_bytes_per_chip: int | None
+    stages: tuple[StageForecast, ...]
+    would_fit: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class StageReport:
     """One stage of one run. Durations in seconds; `flops` is the stage's model FLOPs over all its steps.
 
     `recompiles` counts the steps after the first in which something was compiled, with a reason each.
     `compile_seconds` is trace, lowering and backend together; `compiles` are the backend's.
+    `predicted_step_seconds` and `predicted_hbm_peak_bytes` are the forecast's, the latter of one of `hbm`'s
+    devices.
     """
 
     name: StageName
@@ -165,6 +196,9 @@ class StageReport:
     mbu: Ratio | None
     bound: Bound | None
     hbm: tuple[HbmUsage, ...]
+    # A report of before there were these has none of them, and is read all the same.
+    predicted_step_seconds: float | None = None
+    predicted_hbm_peak_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,7 +222,10 @@ class Device:
 
 @dataclass(frozen=True, slots=True)
 class RunReport:
-    """One run, whole. Also the file that `generate --report` writes."""
+    """One run, whole. Also the file that `generate --report` writes.
+
+    `forecast` is what was expected of it before it began, stages that never came included.
+    """
 
     run_id: str
     pipeline: str
@@ -202,6 +239,7 @@ class RunReport:
     output: str | None
     device: Device | None
     stages: tuple[StageReport, ...]
+    forecast: Forecast | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,7 +281,8 @@ class StageStarted:
 class StepFinished:
     """The device finished step `step` (from 0). `eta_seconds` is what the stage has still to go.
 
-    `mfu`, `mbu` and `bound` are of this step alone, None where a compile fell in it.
+    That is the steps to come times the median of the last ones, of which the forecast counts as one. `mfu`,
+    `mbu` and `bound` are of this step alone, None where a compile fell in it.
     """
 
     run_id: str

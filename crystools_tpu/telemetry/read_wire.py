@@ -43,15 +43,21 @@ def _read_fields(kind: Any, value: Any, where: str) -> Any:
     if not isinstance(value, Mapping):
         raise ValueError(f"{where} is no object")
     hints = _hints(kind)
-    missing = [field.name for field in dataclasses.fields(kind) if field.name not in value]
+    fields = [field for field in dataclasses.fields(kind) if field.name in value or _is_required(field)]
+    missing = [field.name for field in fields if field.name not in value]
     if missing:
         raise ValueError(f"{where} lacks {', '.join(missing)}")
     return kind(
         **{
             field.name: _read(hints[field.name], value[field.name], f"{where}.{field.name}")
-            for field in dataclasses.fields(kind)
+            for field in fields
         }
     )
+
+
+def _is_required(field: dataclasses.Field[Any]) -> bool:
+    """Not so what came later than the first reports: it has a default."""
+    return field.default is dataclasses.MISSING
 
 
 @cache

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import datetime
+import logging
 import time
 import uuid
 from collections import deque
@@ -14,6 +15,7 @@ from typing import Any
 from crystools_tpu.telemetry import compiles
 from crystools_tpu.telemetry.device import describe_devices
 from crystools_tpu.telemetry.events import (
+    Forecast,
     Params,
     RunFinished,
     RunReport,
@@ -23,9 +25,12 @@ from crystools_tpu.telemetry.events import (
     StageStarted,
     Status,
 )
+from crystools_tpu.telemetry.forecast import will_not_fit
 from crystools_tpu.telemetry.profile import Profiler
 from crystools_tpu.telemetry.pubsub import Bus
 from crystools_tpu.telemetry.stage import Stage, describe_error, status_of
+
+logger = logging.getLogger(__name__)
 
 
 class TelemetryError(Exception):
@@ -62,6 +67,7 @@ class Run:
         params: Params,
         devices: Sequence[Any],
         peak_flops_per_chip: float | None,
+        forecast: Forecast | None,
         bus: Bus,
         profiler: Profiler,
         clock: Callable[[], float],
@@ -77,6 +83,8 @@ class Run:
         self.output: str | None = None
         self._model_id = model_id
         self._params = dict(params)
+        self._forecast = forecast
+        self._expected = list(forecast.stages) if forecast else []
         self._stages: list[Stage] = []
         self._stage_is_open = False
         self._final: RunReport | None = None
@@ -122,6 +130,7 @@ class Run:
             steps_total=steps,
             flops_method=flops_method if flops_per_step is not None else None,
         )
+        report = self._with_forecast(report)
         stage = Stage(self, len(self._stages), report, flops_per_step, bytes_per_step)
         self._stages.append(stage)
         self._stage_is_open = True
@@ -140,6 +149,20 @@ class Run:
             ended_by = stage.finish(error)
             if error is None and ended_by is not None:
                 raise ended_by
+
+    def _with_forecast(self, report: StageReport) -> StageReport:
+        """The stage with the first forecast of its name and component that no stage before it has taken."""
+        named = (report.name, report.component)
+        expected = next((each for each in self._expected if (each.name, each.component) == named), None)
+        if expected is None:
+            return report
+        self._expected.remove(expected)
+        peak, device = expected.hbm_peak_bytes_per_chip, self.device
+        if peak is not None and device is not None:
+            peak = int(peak * device.chips / device.count)
+        return dataclasses.replace(
+            report, predicted_step_seconds=expected.step_seconds, predicted_hbm_peak_bytes=peak
+        )
 
     def finish(self, error: BaseException | None) -> None:
         """Ends the run, and a stage that Ctrl-C left unfinished, and publishes the report."""
@@ -166,6 +189,7 @@ class Run:
             output=self.output,
             device=self.device,
             stages=tuple(stage.report for stage in tuple(self._stages)),
+            forecast=self._forecast,
         )
 
 
@@ -182,6 +206,7 @@ def run(
     params: Params | None = None,
     devices: Sequence[Any] = (),
     peak_flops_per_chip: float | None = None,
+    forecast: Forecast | None = None,
     bus: Bus = bus,
     history: History = history,
     profiler: Profiler = profiler,
@@ -191,7 +216,9 @@ def run(
     """Records a run of `pipeline` on these jax devices; without devices there are no MFU and no HBM.
 
     An exception ends the run as `failed` with its reason, Ctrl-C as `cancelled`; both go on to the caller.
-    `peak_flops_per_chip` is for a device that the chip table does not have.
+    `peak_flops_per_chip` is for a device that the chip table does not have. `forecast` is what is expected of
+    the run: each stage takes what is said of its name and component, and the ETA begins with it. Where a
+    stage is not to fit, that is a warning in the log and on every screen; the run goes on.
     """
     recorded = Run(
         pipeline,
@@ -199,6 +226,7 @@ def run(
         params=params or {},
         devices=devices,
         peak_flops_per_chip=peak_flops_per_chip,
+        forecast=forecast,
         bus=bus,
         profiler=profiler,
         clock=clock,
@@ -206,6 +234,8 @@ def run(
     )
     history.add(recorded)
     bus.publish(RunStarted(recorded.report))
+    if forecast is not None and (warning := will_not_fit(forecast)):
+        logger.warning("%s: %s", pipeline, warning)
     try:
         yield recorded
     except BaseException as error:

@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 # After an error the device gets this long to finish the steps in flight, so that their times are kept.
 _DRAIN_AFTER_ERROR_SECONDS = 5.0
 
-# The ETA follows the last steps: it notices a change of speed, and costs the same at any length.
+# The ETA follows the last steps: it notices a change of speed, and costs the same at any length. A forecast
+# counts as one of them, as if it were the step before the first.
 _ETA_STEPS = 16
 
 
@@ -156,10 +157,13 @@ class Stage:
         )
 
     def _eta_seconds(self) -> float | None:
-        recent = step_statistics([step.record for step in self._finished[-_ETA_STEPS:]])
-        if recent is None or self._start.steps_total is None:
+        recent = [step.record.seconds for step in self._finished[-_ETA_STEPS:] if not step.record.compiled]
+        predicted = self._start.predicted_step_seconds
+        if predicted is not None and len(self._finished) < _ETA_STEPS:
+            recent.append(predicted)
+        if not recent or self._start.steps_total is None:
             return None
-        return recent.median * max(0, self._start.steps_total - len(self._finished))
+        return statistics.median(recent) * max(0, self._start.steps_total - len(self._finished))
 
     def _utilisation(self, steps: Sequence[_FinishedStep]) -> tuple[Ratio | None, Ratio | None, Bound | None]:
         """MFU, MBU and what bounds these steps; those in which a compile fell are left out."""

@@ -13,7 +13,7 @@ import pytest
 from crystools_tpu import telemetry
 from crystools_tpu.comfyui import nodes
 from crystools_tpu.comfyui.progress import shown
-from crystools_tpu.telemetry import StageName, Status
+from crystools_tpu.telemetry import Forecast, StageForecast, StageName, Status
 
 
 class InterruptProcessingException(Exception):
@@ -73,6 +73,17 @@ def test_the_bar_counts_all_steps_of_the_run_and_the_text_says_stage_seconds_and
     assert "denoise transformer_2: ..." in page.texts
     first_of_two = next(text for text in page.texts if text.startswith("denoise transformer_2: step 1/2, "))
     assert first_of_two.endswith(" s to go")
+
+
+def test_a_forecast_is_the_first_eta_and_what_will_not_fit_stays_on_the_node() -> None:
+    page = Page()
+    denoise = StageForecast(StageName.DENOISE, None, False, 4.5, None)
+    forecast = Forecast("an estimate", None, (denoise,), ("720 x 1280, 49 frames",))
+    with shown("7", page.modules()), telemetry.run("wan2.1-t2v", forecast=forecast) as run:
+        with run.stage(StageName.DENOISE, steps=50):
+            pass
+    warning = "will not fit by an estimate: denoise; 720 x 1280, 49 frames would fit"
+    assert page.texts == [f"denoise: 225.0 s to go by the forecast\n{warning}"]
 
 
 def test_cancel_ends_the_run_within_the_step_and_as_cancelled() -> None:

@@ -206,6 +206,17 @@ def test_a_file_that_is_no_history_is_left_alone_and_said(tmp_path: Path) -> Non
     assert (tmp_path / "runs.db").read_text().startswith("not a database")
 
 
+def test_runs_of_before_there_were_forecasts_are_still_there(log: RunLog) -> None:
+    log.write([REPORT])
+    with sqlite3.connect(log.path) as database:
+        database.execute(
+            "UPDATE run SET report = json_remove(report, '$.forecast', "
+            "'$.stages[0].predicted_step_seconds', '$.stages[0].predicted_hbm_peak_bytes')"
+        )
+    database.close()
+    assert log.page(10) == (REPORT,)
+
+
 def test_a_newer_layout_is_left_alone_and_said(log: RunLog) -> None:
     with sqlite3.connect(log.path) as database:
         database.execute("PRAGMA user_version = 7")

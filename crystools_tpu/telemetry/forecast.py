@@ -1,0 +1,25 @@
+"""A forecast in words."""
+
+from __future__ import annotations
+
+from crystools_tpu.telemetry.chips import GIB
+from crystools_tpu.telemetry.events import Forecast, StageForecast
+
+
+def will_not_fit(forecast: Forecast) -> str | None:
+    """What is expected not to fit, and what would; None where nothing is."""
+    failing = [_shortage(stage, forecast) for stage in forecast.stages if stage.fits is False]
+    if not failing:
+        return None
+    shapes = f"; {' or '.join(forecast.would_fit)} would fit" if forecast.would_fit else ""
+    return f"will not fit by {forecast.method}: {', '.join(failing)}{shapes}"
+
+
+def _shortage(stage: StageForecast, forecast: Forecast) -> str:
+    """`denoise transformer wants 40.10 GiB of a chip's 31.24 GiB`, as far as it is known."""
+    label = f"{stage.name.value} {stage.component}" if stage.component else stage.name.value
+    wanted, limit = stage.hbm_peak_bytes_per_chip, forecast.hbm_limit_bytes_per_chip
+    if wanted is None:
+        return label
+    of = "" if limit is None else f" of a chip's {limit / GIB:.2f} GiB"
+    return f"{label} wants {wanted / GIB:.2f} GiB{of}"
