@@ -72,7 +72,7 @@ class _Display:
                 steps = event.report.params.get("num_inference_steps")
                 self._steps_of_run = steps if isinstance(steps, int) else None
                 if event.report.forecast is not None:
-                    self._warning = telemetry.will_not_fit(event.report.forecast)
+                    self._warning = telemetry.forecast_warning(event.report.forecast)
             elif isinstance(event, StageStarted):
                 self._start(event.report)
             elif isinstance(event, CompileFinished):

@@ -47,7 +47,7 @@ from crystools_tpu.telemetry.events import (
     StepSeconds,
     to_wire,
 )
-from crystools_tpu.telemetry.forecast import will_not_fit
+from crystools_tpu.telemetry.forecast import forecast_warning
 from crystools_tpu.telemetry.profile import CaptureBusyError, Profiler
 from crystools_tpu.telemetry.pubsub import Bus, Subscription
 from crystools_tpu.telemetry.read_wire import report_from_wire
@@ -100,6 +100,7 @@ __all__ = [
     "bus",
     "chip_spec",
     "compare",
+    "forecast_warning",
     "history",
     "profiler",
     "regressions",
@@ -107,5 +108,4 @@ __all__ = [
     "run",
     "subscribe",
     "to_wire",
-    "will_not_fit",
 ]

@@ -6,13 +6,13 @@ from crystools_tpu.telemetry.chips import GIB
 from crystools_tpu.telemetry.events import Forecast, StageForecast
 
 
-def will_not_fit(forecast: Forecast) -> str | None:
+def forecast_warning(forecast: Forecast) -> str | None:
     """What is expected not to fit, and what would; None where nothing is."""
     failing = [_shortage(stage, forecast) for stage in forecast.stages if stage.fits is False]
     if not failing:
         return None
     shapes = f"; {' or '.join(forecast.would_fit)} would fit" if forecast.would_fit else ""
-    return f"will not fit by {forecast.method}: {', '.join(failing)}{shapes}"
+    return f"does not fit by {forecast.method}: {', '.join(failing)}{shapes}"
 
 
 def _shortage(stage: StageForecast, forecast: Forecast) -> str:

@@ -25,7 +25,7 @@ from crystools_tpu.telemetry.events import (
     StageStarted,
     Status,
 )
-from crystools_tpu.telemetry.forecast import will_not_fit
+from crystools_tpu.telemetry.forecast import forecast_warning
 from crystools_tpu.telemetry.profile import Profiler
 from crystools_tpu.telemetry.pubsub import Bus
 from crystools_tpu.telemetry.stage import Stage, describe_error, status_of
@@ -234,7 +234,7 @@ def run(
     )
     history.add(recorded)
     bus.publish(RunStarted(recorded.report))
-    if forecast is not None and (warning := will_not_fit(forecast)):
+    if forecast is not None and (warning := forecast_warning(forecast)):
         logger.warning("%s: %s", pipeline, warning)
     try:
         yield recorded

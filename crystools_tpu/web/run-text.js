@@ -7,6 +7,7 @@
 import {
   NOT_AVAILABLE,
   duration,
+  gibibytes,
   percent,
   ratioDetail,
   stageTitle,
@@ -101,7 +102,7 @@ export function figuresOf(run, stage, mfu) {
   const compile = run.stages.reduce((total, each) => total + each.compile_seconds, 0);
   const peak = fullestChip(hbmOverRun(run));
   const unknown = run.status === "running" ? "Known when the stage ends." : "Not reported.";
-  const median = `Median of the steps of ${stageTitle(stage)} without a compile.`;
+  const median = `Median of the steps of ${stageTitle(stage)} without a compile.${forecastText(run, stage)}`;
   const noMfu = "No step with known FLOPs on chips with a known peak.";
   return [
     ["Step time", duration(medianStepSeconds(stage)), median],
@@ -113,11 +114,38 @@ export function figuresOf(run, stage, mfu) {
   ];
 }
 
+/** @param {RunReport} run @param {StageReport} stage */
+function forecastText({ forecast }, { predicted_step_seconds: seconds }) {
+  return forecast && seconds != null ? ` Forecast: ${duration(seconds)}, by ${forecast.method}.` : "";
+}
+
 /** @typedef {[level: "warning" | "critical", text: string]} Warning */
 
 /** @param {RunReport} run @returns {Warning[]} */
 export function warningsOf(run) {
-  return run.stages.flatMap((stage) => [...nanWarning(stage), ...recompileWarning(stage)]);
+  const unfitting = forecastWarning(run);
+  return [
+    .../** @type {Warning[]} */ (unfitting ? [["warning", unfitting]] : []),
+    ...run.stages.flatMap((stage) => [...nanWarning(stage), ...recompileWarning(stage)]),
+  ];
+}
+
+/**
+ * What is expected not to fit, and what would; empty where nothing is.
+ * @param {RunReport} run
+ */
+export function forecastWarning({ forecast }) {
+  const failing = forecast?.stages.filter((stage) => stage.fits === false) ?? [];
+  if (!forecast || !failing.length) return "";
+  const { method, hbm_limit_bytes_per_chip: limit, would_fit: shapes } = forecast;
+  const wants = failing.map((stage) => {
+    const peak = stage.hbm_peak_bytes_per_chip;
+    if (peak == null) return stageTitle(stage);
+    const of = limit == null ? "" : ` of a chip's ${gibibytes(limit)}`;
+    return `${stageTitle(stage)} wants ${gibibytes(peak)}${of}`;
+  });
+  const offer = shapes.length ? `; ${shapes.join(" or ")} would fit` : "";
+  return `Does not fit by ${method}: ${wants.join(", ")}${offer}`;
 }
 
 /** @param {StageReport} stage @returns {Warning[]} */

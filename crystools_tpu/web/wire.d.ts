@@ -55,6 +55,21 @@ export interface CompileRecord {
   reason: string | null;
 }
 
+export interface StageForecast {
+  name: StageName;
+  component: string | null;
+  fits: boolean | null;
+  step_seconds: number | null;
+  hbm_peak_bytes_per_chip: number | null;
+}
+
+export interface Forecast {
+  method: string;
+  hbm_limit_bytes_per_chip: number | null;
+  stages: StageForecast[];
+  would_fit: string[];
+}
+
 export interface StageReport {
   name: StageName;
   component: string | null;
@@ -77,6 +92,8 @@ export interface StageReport {
   mbu: Ratio | null;
   bound: Bound | null;
   hbm: HbmUsage[];
+  predicted_step_seconds: number | null;
+  predicted_hbm_peak_bytes: number | null;
 }
 
 export interface Device {
@@ -104,6 +121,7 @@ export interface RunReport {
   output: string | null;
   device: Device | null;
   stages: StageReport[];
+  forecast: Forecast | null;
 }
 
 export interface RunStarted {

@@ -82,7 +82,7 @@ def test_a_forecast_is_the_first_eta_and_what_will_not_fit_stays_on_the_node() -
     with shown("7", page.modules()), telemetry.run("wan2.1-t2v", forecast=forecast) as run:
         with run.stage(StageName.DENOISE, steps=50):
             pass
-    warning = "will not fit by an estimate: denoise; 720 x 1280, 49 frames would fit"
+    warning = "does not fit by an estimate: denoise; 720 x 1280, 49 frames would fit"
     assert page.texts == [f"denoise: 225.0 s to go by the forecast\n{warning}"]
 
 

@@ -96,13 +96,13 @@ def test_what_will_not_fit_is_said_before_anything_begins_and_the_run_goes_on(
     bench: Bench, caplog: pytest.LogCaptureFixture
 ) -> None:
     warning = (
-        "will not fit by a slide rule, an estimate: denoise transformer wants 40.00 GiB of a chip's 31.00 "
+        "does not fit by a slide rule, an estimate: denoise transformer wants 40.00 GiB of a chip's 31.00 "
         "GiB; 720 x 1280, 49 frames or 544 x 960 would fit"
     )
     with caplog.at_level(logging.WARNING), bench.run("wan", forecast=DOES_NOT_FIT) as run:
         assert caplog.messages == [f"wan: {warning}"]
         assert bench.next("run_started").report.forecast == DOES_NOT_FIT
-    assert telemetry.will_not_fit(DOES_NOT_FIT) == warning
+    assert telemetry.forecast_warning(DOES_NOT_FIT) == warning
     assert run.report.status == "succeeded"
 
 
@@ -114,16 +114,16 @@ def test_what_will_not_fit_is_said_before_anything_begins_and_the_run_goes_on(
         (replace(FITS, stages=(replace(DENOISE, fits=None),)), None),
         (
             Forecast("a guess", None, (replace(TOO_LARGE, component=None),)),
-            "will not fit by a guess: denoise wants 40.00 GiB",
+            "does not fit by a guess: denoise wants 40.00 GiB",
         ),
         (
             Forecast("a guess", 1, (replace(TOO_LARGE, hbm_peak_bytes_per_chip=None),)),
-            "will not fit by a guess: denoise transformer",
+            "does not fit by a guess: denoise transformer",
         ),
     ],
 )
 def test_only_what_is_known_is_said(forecast: Forecast, warning: str | None) -> None:
-    assert telemetry.will_not_fit(forecast) == warning
+    assert telemetry.forecast_warning(forecast) == warning
 
 
 def test_a_report_of_before_there_were_forecasts_is_read(bench: Bench) -> None:

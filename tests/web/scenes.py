@@ -20,6 +20,7 @@ from crystools_tpu import telemetry
 from crystools_tpu.monitor import Monitor
 from crystools_tpu.server import Profiling, Server, create_app
 from crystools_tpu.sources.base import ChipReading, DiskReading, HostReading, Reading, Source, SourceError
+from crystools_tpu.telemetry import StageName
 
 GIB = 2**30
 EPOCH = 1_790_000_000.0
@@ -247,6 +248,18 @@ PARAMS = {
 }
 
 
+FORECAST = telemetry.Forecast(
+    "a played estimate",
+    int(31.24 * GIB),
+    (
+        telemetry.StageForecast(StageName.DENOISE, None, True, 4.5, 22 * GIB),
+        telemetry.StageForecast(StageName.VAE_DECODE, None, False, None, 40 * GIB),
+    ),
+    ("720 x 1280, 49 frames", "544 x 960, 81 frames"),
+)
+"""Of a run of `play_wan`, which it says will not fit."""
+
+
 def play_wan(
     scene: Scene,
     *,
@@ -256,10 +269,12 @@ def play_wan(
     nan_at: int | None = None,
     recompile_at: int | None = None,
     fail_at: int | None = None,
+    forecast: telemetry.Forecast | None = None,
 ) -> Generator[None, None, None]:
     """One Wan2.1 run at 720p. Yields once in the middle where `stop_after` steps are done."""
     devices = [V6eChip(number) for number in range(chips)]
-    with scene.run(model_id="Wan-AI/Wan2.1-T2V-14B-Diffusers", params=PARAMS, devices=devices) as run:
+    model_id = "Wan-AI/Wan2.1-T2V-14B-Diffusers"
+    with scene.run(model_id=model_id, params=PARAMS, devices=devices, forecast=forecast) as run:
         for component, seconds, gib in (("text_encoder", 9.4, 12.2), ("transformer", 21.8, 5.3)):
             with run.stage("load", component=component):
                 scene.clock.seconds += seconds

@@ -21,7 +21,7 @@ from crystools_tpu.sources.base import ChipReading, HostReading, Reading
 from crystools_tpu.telemetry.events import ModelFreed
 from tests.web.comfyui_host import EXTENSION, VERSIONS, ComfyScene, frontend
 from tests.web.conftest import HARMLESS
-from tests.web.scenes import GIB, HOST, play_to_end, played_until, v6e_readings
+from tests.web.scenes import FORECAST, GIB, HOST, play_to_end, played_until, v6e_readings
 from tests.web.test_look import contrast, luminance
 
 OURS = re.compile("crystools", re.IGNORECASE)
@@ -522,9 +522,12 @@ def test_it_survives_a_restart_of_the_server(tab: Tab) -> None:
     expect(tab.bar.locator("#bar")).not_to_have_attribute("data-stale", "")
 
 
-def test_toasts_for_a_recompile_a_nan_an_eviction_and_memory_that_ran_out(tab: Tab) -> None:
+def test_toasts_for_what_will_not_fit_a_recompile_a_nan_an_eviction_and_memory_that_ran_out(tab: Tab) -> None:
     toasts = tab.page.get_by_role("alert").filter(has=tab.page.get_by_role("button"))
-    play_to_end(tab.scene, steps=6, recompile_at=3, nan_at=4)
+    play_to_end(tab.scene, steps=6, recompile_at=3, nan_at=4, forecast=FORECAST)
+    expect(toasts.filter(has_text="Does not fit")).to_contain_text(
+        "wan2.1-t2v: Does not fit by a played estimate: VAE decode wants 40.0 GiB of a chip's 31.2 GiB"
+    )
     expect(toasts.filter(has_text="Recompiled in the middle of a run")).to_contain_text(
         "now f32[1,16,21,90,160]"
     )
@@ -537,7 +540,7 @@ def test_toasts_for_a_recompile_a_nan_an_eviction_and_memory_that_ran_out(tab: T
     evicted = toasts.filter(has_text="Model evicted")
     expect(evicted).to_contain_text("flux.2 transformer: 3.00 GiB")
     expect(evicted).to_contain_text("flux.2 vae: 3.00 GiB")
-    expect(toasts).to_have_count(4)  # what somebody asked to be freed is no news
+    expect(toasts).to_have_count(5)  # what somebody asked to be freed is no news
 
 
 def test_fault_a_negative_rate_killed_it_for_good(tab: Tab) -> None:

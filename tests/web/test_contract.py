@@ -21,6 +21,8 @@ DATACLASSES = [
     events.HbmUsage,
     events.StepRecord,
     events.StepSeconds,
+    events.StageForecast,
+    events.Forecast,
     events.StageReport,
     events.Device,
     events.CompileRecord,

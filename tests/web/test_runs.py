@@ -15,7 +15,7 @@ from crystools_exporters.processes import Process
 from crystools_exporters.run_log import RunLog
 from crystools_tpu.telemetry import RunReport, StageName, Status, StepFinished, StepRecord
 from tests.web.conftest import OpenPage
-from tests.web.scenes import Scene, play_to_end, played_until
+from tests.web.scenes import FORECAST, Scene, play_to_end, played_until
 
 
 @pytest.fixture
@@ -316,6 +316,34 @@ def test_a_page_that_comes_late_knows_how_long_the_run_still_takes(scene: Scene,
         scene.start()
         page = open_page(scene)
         expect(current(page).locator("#left")).to_have_text(re.compile(r"^(2 min 0\d|1 min [345]\d) s left$"))
+
+
+def test_the_time_left_starts_from_the_forecast(page: Page, scene: Scene) -> None:
+    with scene.run(forecast=FORECAST) as run, run.stage("denoise", steps=50) as stage:
+        left = current(page).locator("#left")
+        expect(left).to_have_text("3 min 45 s left")  # 50 steps of 4.5 s
+        scene.compile(stage, 38.0)
+        scene.step(stage, 4.6)
+        scene.step(stage, 10.5)
+        # 48 steps of 7.5 s, the median of the forecast and the step without a compile, are 6 min 00 s.
+        expect(left).to_have_text(re.compile(r"^(6 min 00|5 min [345]\d) s left$"))
+
+
+def test_the_forecast_stands_beside_what_was_measured(page: Page, scene: Scene) -> None:
+    play_to_end(scene, steps=4, forecast=FORECAST)
+    run = current(page)
+    rows = run.locator("crystools-stages tbody tr")
+    expect(rows.nth(3).locator("small").filter(has_text=re.compile("."))).to_have_text(
+        ["forecast 4.50 s", "forecast 22.0 GiB"]
+    )
+    expect(rows.nth(3).locator("td").nth(3)).to_contain_text("4.60 s")
+    expect(rows.nth(4).locator("small").filter(has_text=re.compile("."))).to_have_text(["forecast 40.0 GiB"])
+    step_time = re.compile(r"^Step time: 4.60 s\..* Forecast: 4.50 s, by a played estimate\.$")
+    expect(run.get_by_role("group", name=step_time)).to_be_visible()
+    expect(run.locator("#warnings li")).to_have_text(
+        "Does not fit by a played estimate: VAE decode wants 40.0 GiB of a chip's 31.2 GiB; "
+        "720 x 1280, 49 frames or 544 x 960, 81 frames would fit"
+    )
 
 
 def test_text_from_a_run_is_never_markup(page: Page, scene: Scene) -> None:

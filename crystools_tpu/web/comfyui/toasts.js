@@ -1,12 +1,14 @@
 /**
- * A toast when something happens that the user should know before the run ends: a recompile, a NaN, an
- * eviction, memory that ran out. Once for each stage, and what happens at once is one toast.
+ * A toast when something happens that the user should know before the run ends: a forecast that it will not
+ * fit, a recompile, a NaN, an eviction, memory that ran out. Once for each stage, and what happens at once is
+ * one toast.
  *
  * @import { RunReport, ServerMessage } from "../wire.js"
  * @import { App, ToastMessage } from "./comfyui.js"
  */
 
 import { gibibytes, stageTitle } from "../format.js";
+import { forecastWarning } from "../run-text.js";
 
 const WARNING_LIFE_MILLISECONDS = 12_000;
 const GATHER_MILLISECONDS = 300;
@@ -57,6 +59,12 @@ export class Toasts {
 /** @param {ServerMessage} message @returns {Notice | null} */
 function noticeOf(message) {
   switch (message.type) {
+    case "run_started": {
+      const { run_id: run, pipeline } = message.report;
+      const text = forecastWarning(message.report);
+      if (!text) return null;
+      return { key: `forecast ${run}`, summary: "Does not fit", detail: `${pipeline}: ${text}`, error: false };
+    }
     case "compile_finished": {
       if (!message.recompile) return null;
       const { run_id: run, pipeline, stage, stage_name: name, record } = message;

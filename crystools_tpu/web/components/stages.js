@@ -21,7 +21,7 @@ import { fullestChip, medianStepSeconds } from "../run-figures.js";
 import { STAGE_COLOURS } from "../stage-colours.js";
 
 /** @typedef {(stage: StageReport) => string} Telling */
-/** @typedef {{ title: string, text: Telling, detail?: Telling }} Column */
+/** @typedef {{ title: string, text: Telling, detail?: Telling, forecast?: Telling }} Column */
 
 /** @type {Column[]} */
 const COLUMNS = [
@@ -31,7 +31,12 @@ const COLUMNS = [
   },
   { title: "Compile", text: compileText, detail: compileDetail },
   { title: "Steps", text: stepsText, detail: stepsDetail },
-  { title: "s/step", text: (stage) => duration(medianStepSeconds(stage)), detail: stepSecondsDetail },
+  {
+    title: "s/step",
+    text: (stage) => duration(medianStepSeconds(stage)),
+    detail: stepSecondsDetail,
+    forecast: (stage) => duration(stage.predicted_step_seconds),
+  },
   { title: "MFU", text: (stage) => percent(stage.mfu?.ratio), detail: mfuDetail },
   { title: "MBU", text: (stage) => percent(stage.mbu?.ratio), detail: (stage) => ratioDetail(stage.mbu) },
   {
@@ -39,7 +44,12 @@ const COLUMNS = [
     text: (stage) => stage.bound ?? NOT_AVAILABLE,
     detail: (stage) => verdict(stage.bound),
   },
-  { title: "HBM peak", text: hbmText, detail: hbmDetail },
+  {
+    title: "HBM peak",
+    text: hbmText,
+    detail: hbmDetail,
+    forecast: (stage) => gibibytes(stage.predicted_hbm_peak_bytes),
+  },
 ];
 
 export class Stages extends Component {
@@ -64,7 +74,8 @@ export class Stages extends Component {
       content: ""; display: inline-block; width: 8px; height: 8px; border-radius: 2px; margin-right: 7px;
       background: var(--color);
     }
-    td[data-absent] { color: var(--crystools-muted); }
+    td[data-absent], small { color: var(--crystools-muted); }
+    small { display: block; font-size: 11px; }
     tr[data-status="failed"] th { color: var(--crystools-critical); }
     @container (max-width: 620px) {
       thead { display: none; }
@@ -97,7 +108,8 @@ export class Stages extends Component {
       COLUMNS.forEach((column, index) => {
         const cell = /** @type {HTMLTableCellElement} */ (row.cells[index + 1]);
         const text = column.text(stage);
-        setText(cell, text);
+        setText(/** @type {Element} */ (cell.firstElementChild), text);
+        setText(/** @type {Element} */ (cell.lastElementChild), forecastText(column, stage));
         setAttribute(cell, "data-absent", text === NOT_AVAILABLE ? "" : null);
         setAttribute(cell, "title", column.detail?.(stage) ?? null);
       });
@@ -106,8 +118,14 @@ export class Stages extends Component {
 }
 
 function createRow() {
-  const cells = COLUMNS.map(({ title }) => h("td", { "data-title": title }));
+  const cells = COLUMNS.map(({ title }) => h("td", { "data-title": title }, h("span"), h("small")));
   return h("tr", {}, h("th", { scope: "row" }), ...cells);
+}
+
+/** @param {Column} column @param {StageReport} stage */
+function forecastText({ forecast }, stage) {
+  const text = forecast?.(stage) ?? NOT_AVAILABLE;
+  return text === NOT_AVAILABLE ? "" : `forecast ${text}`;
 }
 
 /** @param {StageReport} stage */
