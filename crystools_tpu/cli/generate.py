@@ -67,6 +67,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     add("--seed", type=int)
     add("--devices", type=int, default=0, metavar="N", help="0 means all (default: %(default)s)")
     add("--mesh", metavar="SHAPE", help="how they share the work, such as dp=2,tp=4 (default: best known)")
+    add("--plan", action="store_true", help="plan the run first: does it fit, and how long will it take")
     add("--fps", type=int, help="frames a second of the video (16)")
     add("--out", type=Path, required=True, metavar="FILE", help=".mp4, flux.2: .png; or .npy")
     add("--report", type=Path, metavar="FILE", help="where to write the report (JSON)")
@@ -90,6 +91,16 @@ def run(arguments: argparse.Namespace) -> None:
     request = request_of(arguments)
     mesh = mesh_of(arguments.mesh)
     request_profile(arguments.profile_steps, arguments.profile_dir)
+    if arguments.plan:
+        from crystools_tpu.cli.plan import plan_first  # which imports this file
+
+        plan_first(
+            arguments.model,
+            request,
+            checkpoint=arguments.checkpoint,
+            devices=arguments.devices,
+            mesh=mesh,
+        )
     metrics = leaving_metrics(textfile=arguments.textfile, pushgateway=arguments.pushgateway)
     with exporting(), metrics:
         report = generate_watched(

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from crystools_pipelines.models import MODELS
+from crystools_pipelines.planning.cache import keep_plan, plan_key, plans_folder, read_plan
 from crystools_pipelines.planning.meshes import compare
 from crystools_pipelines.runtime.errors import PipelineError
 from crystools_pipelines.runtime.run_spec import RunSpec
@@ -25,16 +26,12 @@ from crystools_pipelines.runtime.topologies import TOPOLOGIES
 from crystools_tpu.cli.errors import CheckFailed, CommandError, needs_pipelines
 from crystools_tpu.cli.generate import mesh_of, refusal, request_of
 from crystools_tpu.cli.plan_display import print_meshes, print_plan, show_progress
-from crystools_tpu.data_dir import cache_dir
 from crystools_tpu.telemetry import StageName
 
 if TYPE_CHECKING:
     from crystools_pipelines.planning.plan import Plan
     from crystools_pipelines.runtime.aot import TpuCompiler
     from crystools_pipelines.runtime.mesh_shape import MeshShape
-
-PLANS = "plans"
-"""Where in the cache folder plans are kept."""
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -84,6 +81,26 @@ def run(arguments: argparse.Namespace) -> None:
             _compare_meshes(arguments, spec, only or frozenset({StageName.DENOISE}))
         else:
             _plan(arguments, spec, only)
+
+
+def plan_first(model: str, request: Any, *, checkpoint: str, devices: int, mesh: MeshShape | None) -> None:
+    """Keeps the plan of a run on this machine's own devices, which the run then finds.
+
+    Raises CommandError where they are no TPU that can be planned for.
+    """
+    with needs_pipelines():
+        from crystools_pipelines.runtime.checkpoint import Checkpoint
+        from crystools_pipelines.runtime.job import choose_devices
+        from crystools_pipelines.runtime.topologies import topology_of
+    with _refusals(), _ended_by_sigterm():
+        chosen = choose_devices(devices)
+        topology = topology_of(chosen)
+        if topology is None:
+            here, known = f"{len(chosen)} x {chosen[0].device_kind}", ", ".join(TOPOLOGIES)
+            raise CommandError(f"--plan: the devices ({here}) are none of {known}; leave it out")
+        configurations = Checkpoint(checkpoint).configurations()
+        with _Plans(None, anew=False) as plans:
+            plans.plan(RunSpec(topology, model, request, configurations, mesh))
 
 
 def _plan(arguments: argparse.Namespace, spec: RunSpec, only: frozenset[StageName] | None) -> None:
@@ -141,7 +158,7 @@ class _Plans:
     def __init__(self, only: frozenset[StageName] | None, *, anew: bool) -> None:
         self._only = only
         self._anew = anew
-        self._folder = cache_dir() / PLANS
+        self._folder = plans_folder()
         self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> _Plans:
@@ -157,8 +174,6 @@ class _Plans:
 
     def plan(self, spec: RunSpec, *, search: bool = True) -> Plan:
         """The plan; `search` is for what would fit where it does not."""
-        with needs_pipelines():
-            from crystools_pipelines.planning.cache import keep_plan, plan_key, read_plan
         key = plan_key(spec, self._only)
         plan = None if self._anew else read_plan(self._folder, key)
         if plan is not None and (plan.largest_that_fits is not None or not search):

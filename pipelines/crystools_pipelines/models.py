@@ -36,12 +36,35 @@ class Model:
 
         Of each configuration there is what matters to the architecture.
         """
-        resource = importlib.resources.files(f"crystools_pipelines.{self.package}") / "published.json"
-        for component, config in json.loads(resource.read_text()).items():
-            path = folder / _CONFIG_FILES.get(component, f"{component}/config.json")
+        for component, config in self.published().items():
+            path = _config_file(folder, component)
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(json.dumps(config))
         return folder
+
+    def published(self) -> dict[str, dict[str, Any]]:
+        """The published checkpoint's configurations, by component: what matters to the architecture."""
+        resource = importlib.resources.files(f"crystools_pipelines.{self.package}") / "published.json"
+        published: dict[str, dict[str, Any]] = json.loads(resource.read_text())
+        return published
+
+    def is_published(self, folder: Path) -> bool:
+        """Whether a checkpoint's configurations say all that the published ones do."""
+        return all(
+            _says(_config_file(folder, component), config) for component, config in self.published().items()
+        )
+
+
+def _config_file(folder: Path, component: str) -> Path:
+    return folder / _CONFIG_FILES.get(component, f"{component}/config.json")
+
+
+def _says(file: Path, config: dict[str, Any]) -> bool:
+    try:
+        said = json.loads(file.read_text())
+        return all(said[name] == value for name, value in config.items())
+    except (OSError, ValueError, TypeError, KeyError):
+        return False
 
 
 MODELS = {

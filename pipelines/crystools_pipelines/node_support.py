@@ -100,12 +100,16 @@ class ModelNode:
         types = {"required": required, "optional": optional, "hidden": {"unique_id": "UNIQUE_ID"}}
         return {kind: inputs for kind, inputs in types.items() if inputs}
 
-    def job(self, checkpoint: Checkpoint, mesh: Mesh, params: Params) -> AbstractContextManager[Job]:
-        """A run of the pipeline."""
+    def job(
+        self, checkpoint: Checkpoint, mesh: Mesh, params: Params, request: Any = None
+    ) -> AbstractContextManager[Job]:
+        """A run of the pipeline. What was planned of the whole `request` is its forecast."""
+        from crystools_pipelines.planning.forecasting import kept_forecast
         from crystools_pipelines.runtime.job import started_job
 
         named = {"node": type(self).__name__, **params}
-        return started_job(self.PIPELINE, named, checkpoint, mesh, on_step=self.on_step)
+        forecast = None if request is None else kept_forecast(self.PIPELINE, request, checkpoint, mesh)
+        return started_job(self.PIPELINE, named, checkpoint, mesh, on_step=self.on_step, forecast=forecast)
 
     @classmethod
     def verdict(cls, check: Callable[..., object], **given: Any) -> bool | str:

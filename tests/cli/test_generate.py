@@ -16,11 +16,18 @@ import PIL.Image
 import pytest
 
 from crystools_pipelines.models import MODELS
+from crystools_pipelines.planning import forecasting
+from crystools_pipelines.planning.cache import keep_plan, plan_key, plans_folder
+from crystools_pipelines.planning.plan import Shape
+from crystools_pipelines.runtime import topologies
+from crystools_pipelines.runtime.mesh_shape import MeshShape
+from crystools_pipelines.runtime.run_spec import RunSpec
 from crystools_tpu import telemetry
 from crystools_tpu.cli import main
 from crystools_tpu.cli.generate import request_of
 from crystools_tpu.cli.main import build_parser
 from crystools_tpu.telemetry.wire_schema import wire_schema
+from tests.planning.plans import GIB, made_up_plan, made_up_stage
 
 ROOT = Path(__file__).parents[2]
 
@@ -165,10 +172,28 @@ def test_cogvideox_is_asked_for_dynamic_guidance(more: list[str], dynamic: bool)
     assert request.use_dynamic_cfg is dynamic
 
 
-@pytest.mark.usefixtures("compile_cache")
+@pytest.fixture
+def one_v6e(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where plans are looked up, devices of this CPU are taken for v6e chips. None of the home's is found."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    for module in (topologies, forecasting):
+        monkeypatch.setattr(module, "topology_of", lambda devices: f"v6e-{len(devices)}")
+
+
+def keep_made_up_plan(command: list[str], checkpoint: Path) -> None:
+    """A plan made up by hand, by which the denoising of this command does not fit one v6e."""
+    arguments = build_parser().parse_args(command)
+    denoise = made_up_stage("denoise", "transformer", fits=False, peak_gib=40)
+    about = {"model": arguments.model, "topology": "v6e-1", "mesh": MeshShape()}
+    plan = made_up_plan(denoise, made_up_stage("vae_decode", steps=1), **about, shapes=(Shape(16, 32, None),))
+    spec = RunSpec("v6e-1", arguments.model, request_of(arguments), checkpoint)
+    keep_plan(plans_folder(), plan_key(spec, None), plan)
+
+
+@pytest.mark.usefixtures("compile_cache", "one_v6e")
 @pytest.mark.parametrize("model", MODELS)
-def test_every_model_makes_a_tiny_one_of_itself(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], model: str
+def test_every_model_makes_a_tiny_one_of_itself_and_is_told_what_was_planned_of_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture, model: str
 ) -> None:
     """From `tiny-checkpoint` to the finished file, with nothing but what the model needs."""
     folder, out = tmp_path / "checkpoint", tmp_path / "out.npy"
@@ -180,12 +205,37 @@ def test_every_model_makes_a_tiny_one_of_itself(
         PIL.Image.new("RGB", (48, 32), "teal").save(tmp_path / "start.png")
         more += ["--image", str(tmp_path / "start.png")]
     capsys.readouterr()
-    command = ["generate", model, "--checkpoint", str(folder), "--prompt", "a boat", *more]
+    command = ["generate", model, "--checkpoint", str(folder), "--prompt", "a boat", "--plan", *more]
+    keep_made_up_plan(command, folder)
     assert main(command) == 0
-    report = json.loads(capsys.readouterr().out)
+    printed = capsys.readouterr()
+    report = json.loads(printed.out)
     jsonschema.validate(report, wire_schema())
     assert (report["pipeline"], report["status"]) == (model, "succeeded")
     assert np.load(out).shape == (9 if "num_frames" in wanted else 1, 32, 48, 3)
+    assert "planned before; " in printed.err
+    warning = (
+        f"{model}: does not fit by the TPU compiler's own estimate: denoise transformer wants 40.00 GiB of a "
+        "chip's 31.00 GiB; 16 x 32 would fit"
+    )
+    assert caplog.messages.count(warning) == 1
+    predicted = {
+        stage["name"]: (stage["predicted_step_seconds"], stage["predicted_hbm_peak_bytes"])
+        for stage in report["stages"]
+        if stage["component"] in ("transformer", None)
+    }
+    assert predicted["denoise"] == (None, 40 * GIB)
+    assert predicted["vae_decode"] == (4.5, 10 * GIB)
+    assert predicted["text_encode"] == (None, None)
+
+
+def test_a_plan_of_what_is_no_tpu_is_refused(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments(checkpoint, "--out", str(tmp_path / "v.mp4"), "--plan")) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("crystools-tpu: --plan: the devices (1 x cpu) are none of v4-8, ")
+    assert error.endswith("; leave it out\n")
 
 
 def test_a_checkpoint_that_is_none_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,11 +11,15 @@ import numpy as np
 import pytest
 
 from crystools_pipelines.node_support import locate
+from crystools_pipelines.planning import forecasting
+from crystools_pipelines.planning.plan import Plan
 from crystools_pipelines.runtime.errors import RequestError
+from crystools_pipelines.runtime.run_spec import RunSpec
 from crystools_tpu import telemetry
 from crystools_tpu.comfyui.nodes import NODE_CLASS_MAPPINGS
 from crystools_tpu.comfyui.timing_nodes import TPUTimingPlot, TPUTimingReport
 from crystools_tpu.telemetry import Status
+from tests.planning.plans import GIB, made_up_plan, made_up_stage
 
 PROMPT = ("STRING", "")
 STEPS = ("INT", 50, 1, 100, 1)
@@ -242,8 +246,20 @@ def test_a_model_is_a_folder_one_of_comfyuis_or_on_the_hub(tmp_path: Path) -> No
             locate(nothing, modules)
 
 
+@pytest.fixture(autouse=True)
+def _made_up_plans(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every request counts as planned for a v6e-8; the plan is made up, a GiB for each row."""
+
+    def read_plans(folder: Path, spec: RunSpec) -> list[Plan]:
+        denoise = made_up_stage("denoise", "transformer", peak_gib=spec.request.height)
+        return [made_up_plan(denoise, model=spec.model, mesh=spec.mesh)]
+
+    monkeypatch.setattr(forecasting, "read_plans", read_plans)
+    monkeypatch.setattr(forecasting, "topology_of", lambda devices: "v6e-8")
+
+
 def execute(name: str, **inputs: Any) -> Any:
-    """What the node gives, without its timing."""
+    """What the node gives, without its timing. A sampler knows what was planned of its request."""
     node = NODE_CLASS_MAPPINGS[name]
     outputs = getattr(node(), node.FUNCTION)(**inputs)
     assert len(outputs) == len(node.RETURN_TYPES)
@@ -251,6 +267,9 @@ def execute(name: str, **inputs: Any) -> Any:
     assert (report.pipeline, report.status) == (node.PIPELINE, Status.SUCCEEDED)
     assert telemetry.history.reports()[0] == report
     assert report.params["node"] == node.__name__
+    predicted = [stage.predicted_hbm_peak_bytes for stage in report.stages if stage.name == "denoise"]
+    assert predicted[:1] == ([32 * GIB] if "Sampler" in name else [])
+    assert (report.forecast is not None) == ("Sampler" in name)
     return outputs[0] if len(outputs) == 2 else outputs[:-1]
 
 

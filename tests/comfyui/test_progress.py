@@ -10,10 +10,13 @@ from typing import Any
 
 import pytest
 
+from crystools_pipelines.planning import forecasting
+from crystools_pipelines.runtime.mesh_shape import MeshShape
 from crystools_tpu import telemetry
 from crystools_tpu.comfyui import nodes
 from crystools_tpu.comfyui.progress import shown
 from crystools_tpu.telemetry import Forecast, StageForecast, StageName, Status
+from tests.planning.plans import made_up_plan, made_up_stage
 
 
 class InterruptProcessingException(Exception):
@@ -120,6 +123,9 @@ def test_a_sampler_stops_within_one_step(tiny_wan21: Path, monkeypatch: pytest.M
 
     page = Page(cancel_after=2)
     monkeypatch.setattr(nodes, "shown", lambda node_id: shown(node_id, page.modules()))
+    made_up = made_up_plan(made_up_stage("vae_decode", fits=False, peak_gib=40), mesh=MeshShape())
+    monkeypatch.setattr(forecasting, "read_plans", lambda folder, spec: [made_up])
+    monkeypatch.setattr(forecasting, "topology_of", lambda devices: "v6e-1")
     embeddings = Embeddings("wan2.1-t2v", str(tiny_wan21), "a cat", np.zeros((1, 512, 64), np.float32))
     settings: dict[str, Any] = {"height": 32, "width": 32, "num_frames": 1, "num_inference_steps": 100}
     sampler = nodes.NODE_CLASS_MAPPINGS["Wan21TPUSampler"]()
@@ -139,3 +145,7 @@ def test_a_sampler_stops_within_one_step(tiny_wan21: Path, monkeypatch: pytest.M
     assert report.status is Status.CANCELLED
     assert len(report.stages[-1].steps) == 2
     assert page.bars[-1][1] == 100
+    assert page.texts[0] == (
+        "load transformer: ...\n"
+        "does not fit by the TPU compiler's own estimate: vae_decode wants 40.00 GiB of a chip's 31.00 GiB"
+    )

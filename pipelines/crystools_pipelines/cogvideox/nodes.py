@@ -117,7 +117,7 @@ class CogVideoXTPUSampler(ModelNode):
             check_width("embeddings", each, checkpoint.config("transformer")["text_embed_dim"])
         branches = np.concatenate([each.values for each in embeddings][: request.branches])
         mesh = mesh_over(devices(num_devices), checkpoint, request.branches)
-        with self.job(checkpoint, mesh, params_of(request)) as job:
+        with self.job(checkpoint, mesh, params_of(request), request) as job:
             values = np.asarray(denoise(job, request, prepared, branches))[:, request.padding_frames :]
         size = (request.height, request.width, request.num_frames)
         latents = Latents(self.PIPELINE, checkpoint.location, values, *size)

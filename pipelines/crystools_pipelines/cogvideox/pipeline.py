@@ -22,6 +22,7 @@ from crystools_pipelines.cogvideox.transformer import (
     rotary_embedding,
 )
 from crystools_pipelines.cogvideox.vae import build_decoder, decoding_turns
+from crystools_pipelines.planning.forecasting import kept_forecast
 from crystools_pipelines.runtime import layout, t5
 from crystools_pipelines.runtime.checkpoint import Checkpoint
 from crystools_pipelines.runtime.job import (
@@ -68,7 +69,8 @@ def generate(
     source = Checkpoint(checkpoint)
     prepared = prepare(request, source)
     placed = make_mesh(request, source, choose_devices(devices), mesh)
-    with started_job(PIPELINE, params_of(request), source, placed, dtype) as job:
+    forecast = kept_forecast(PIPELINE, request, source, placed, dtype)
+    with started_job(PIPELINE, params_of(request), source, placed, dtype, forecast=forecast) as job:
         latents, frames = run_stages(job, request, prepared)
         job.save(frames, out, fps)
     return Generation(frames, np.array(latents)[:, request.padding_frames :], job.run.report)

@@ -103,7 +103,7 @@ class FluxTPUSampler(ModelNode):
         width = checkpoint.config("transformer")["joint_attention_dim"]
         check_width("prompt_embeds", prompt_embeds, width)
         mesh = mesh_over(devices(num_devices), checkpoint)
-        with self.job(checkpoint, mesh, params_of(request)) as job:
+        with self.job(checkpoint, mesh, params_of(request), request) as job:
             values = np.asarray(denoise(job, request, scheduler, prompt_embeds.values))
         latents = Latents(self.PIPELINE, checkpoint.location, values, request.height, request.width)
         return latents, timing_of(job)

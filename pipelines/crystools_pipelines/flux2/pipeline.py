@@ -25,6 +25,7 @@ from crystools_pipelines.flux2.text import (
 )
 from crystools_pipelines.flux2.transformer import build_transformer, denoising_step, rotary_tables
 from crystools_pipelines.flux2.vae import build_decoder, decode
+from crystools_pipelines.planning.forecasting import kept_forecast
 from crystools_pipelines.runtime import layout
 from crystools_pipelines.runtime.checkpoint import Checkpoint
 from crystools_pipelines.runtime.component import QUICK_COMPILE
@@ -72,7 +73,8 @@ def generate(
     source = Checkpoint(checkpoint)
     scheduler = prepare(request, source)
     placed = make_mesh(request, source, choose_devices(devices), mesh)
-    with started_job(PIPELINE, params_of(request), source, placed, dtype) as job:
+    forecast = kept_forecast(PIPELINE, request, source, placed, dtype)
+    with started_job(PIPELINE, params_of(request), source, placed, dtype, forecast=forecast) as job:
         latents, image = run_stages(job, request, scheduler)
         job.save(image, out, fps=1)
     return Generation(image, np.array(latents), job.run.report)

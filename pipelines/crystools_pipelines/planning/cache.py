@@ -1,7 +1,7 @@
 """Plans that were made before, by all that they depend on."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from hashlib import sha256
 from importlib.metadata import PackageNotFoundError, version
@@ -9,42 +9,76 @@ from pathlib import Path
 from typing import Any
 
 import crystools_pipelines
+from crystools_pipelines.models import MODELS
 from crystools_pipelines.planning.plan import Plan, from_json
 from crystools_pipelines.runtime.defaults import read_defaults
 from crystools_pipelines.runtime.run_spec import RunSpec
+from crystools_tpu.data_dir import cache_dir
 from crystools_tpu.telemetry import StageName, chips
 
 _PACKAGES = ("jax", "jaxlib", "libtpu", "tokamax", "torchax", "torch", "diffusers", "transformers")
-# No program depends on what these hold.
+# No plan depends on what these hold.
 _CONTENT = {"prompt", "negative_prompt", "image", "seed"}
+# Of what depends on these, a program has only values and lengths of tables, and one step is as another.
+_SCHEDULE = {
+    "num_inference_steps",
+    "guidance_scale",
+    "guidance_scale_2",
+    "use_dynamic_cfg",
+    "flow_shift",
+    "shift",
+    "boundary_ratio",
+}
+_CONFIGURATIONS = ("model_index.json", "*/config.json", "*/scheduler_config.json")
+
+
+def plans_folder() -> Path:
+    """Where a user's plans are kept."""
+    return cache_dir() / "plans"
 
 
 def plan_key(spec: RunSpec, only: frozenset[StageName] | None) -> str:
-    """The same for what comes to the same plan: configurations, request, topology, mesh, stages, versions."""
-    asked = {field.name: getattr(spec.request, field.name) for field in fields(spec.request)}
-    parts: Mapping[str, Any] = {
-        "topology": spec.topology,
-        "model": spec.model,
+    """The same for what comes to the same plan: what `programs_key` names, mesh, stages and schedule."""
+    rest = {
         "mesh": str(spec.mesh),
         "only": None if only is None else sorted(only),
-        "request": {name: repr(value) for name, value in asked.items() if name not in _CONTENT},
-        "configurations": _digests(spec.configurations, "*.json"),
-        "packages": {name: _version(name) for name in _PACKAGES},
-        "source": _digests(Path(crystools_pipelines.__file__).parent, "*.py"),
-        "defaults": {
-            name: kept for name, kept in read_defaults().items() if name != "meshes" or not spec.mesh
-        },
-        "chips": sha256(Path(chips.__file__).read_bytes()).hexdigest(),
+        "best_meshes": None if spec.mesh else read_defaults()["meshes"],
+        "request": _asked(spec.request, without=_CONTENT),
     }
-    return sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+    return f"{programs_key(spec)}-{_digest(rest)}"
+
+
+def programs_key(spec: RunSpec) -> str:
+    """The same for runs of the same programs, but for the mesh: size, configurations, topology, versions."""
+    return _digest(
+        {
+            "topology": spec.topology,
+            "model": spec.model,
+            "request": _asked(spec.request, without=_CONTENT | _SCHEDULE),
+            "branches": spec.request.branches,
+            "configurations": _configurations(spec),
+            "packages": {name: _version(name) for name in _PACKAGES},
+            "source": _digests(Path(crystools_pipelines.__file__).parent, "**/*.py"),
+            "defaults": {name: kept for name, kept in read_defaults().items() if name != "meshes"},
+            "chips": sha256(Path(chips.__file__).read_bytes()).hexdigest(),
+        }
+    )
 
 
 def read_plan(folder: Path, key: str) -> Plan | None:
     """The plan that was kept; None where there is none, or what is there is none."""
-    try:
-        return from_json(json.loads((folder / f"{key}.json").read_text()))
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
-        return None
+    return _read(folder / f"{key}.json")
+
+
+def read_plans(folder: Path, spec: RunSpec) -> Iterator[Plan]:
+    """All that were kept of these programs, of any mesh, stages and schedule, the newest first.
+
+    Raises OSError where the folder cannot be read.
+    """
+    paths = folder.glob(f"{programs_key(spec)}-*.json")
+    for path in sorted(paths, key=lambda path: path.stat().st_mtime, reverse=True):
+        if (plan := _read(path)) is not None:
+            yield plan
 
 
 def keep_plan(folder: Path, key: str, plan: Plan) -> None:
@@ -55,11 +89,33 @@ def keep_plan(folder: Path, key: str, plan: Plan) -> None:
     partial.replace(folder / f"{key}.json")
 
 
-def _digests(folder: Path, pattern: str) -> dict[str, str]:
-    return {
-        str(path.relative_to(folder)): sha256(path.read_bytes()).hexdigest()
-        for path in sorted(folder.rglob(pattern))
-    }
+def _read(path: Path) -> Plan | None:
+    try:
+        return from_json(json.loads(path.read_text()))
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return None
+
+
+def _asked(request: Any, *, without: set[str]) -> dict[str, str]:
+    asked = {field.name: getattr(request, field.name) for field in fields(request)}
+    return {name: repr(value) for name, value in asked.items() if name not in without}
+
+
+def _configurations(spec: RunSpec) -> Mapping[str, Any]:
+    """The published ones for a checkpoint that agrees with them, so that a plan without it counts for it."""
+    model = MODELS[spec.model]
+    if model.is_published(spec.configurations):
+        return model.published()
+    return _digests(spec.configurations, *_CONFIGURATIONS)
+
+
+def _digest(parts: Mapping[str, Any]) -> str:
+    return sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def _digests(folder: Path, *patterns: str) -> dict[str, str]:
+    paths = sorted(path for pattern in patterns for path in folder.glob(pattern))
+    return {str(path.relative_to(folder)): sha256(path.read_bytes()).hexdigest() for path in paths}
 
 
 def _version(package: str) -> str | None:

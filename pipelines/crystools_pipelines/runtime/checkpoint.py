@@ -46,6 +46,10 @@ class Checkpoint:
         """The folder with the component's safetensors and configuration."""
         return self._fetch(component, ["config.json", *_WEIGHTS])
 
+    def configurations(self) -> Path:
+        """The folder in which the configurations of all components are."""
+        return self._download(["model_index.json", "*/config.json", "*/scheduler_config.json"])
+
     def folder(self, component: str) -> Path:
         """The whole folder of a component, for one without weights."""
         return self._fetch(component, ["*"])

@@ -28,7 +28,7 @@ from crystools_pipelines.runtime.sharding import Rules
 from crystools_pipelines.runtime.video import video_writer, write_video
 from crystools_pipelines.runtime.weights import StatePlan, plan_state
 from crystools_tpu import telemetry
-from crystools_tpu.telemetry import RunReport, StageName, Status
+from crystools_tpu.telemetry import Forecast, RunReport, StageName, Status
 from crystools_tpu.telemetry.events import Params
 
 DTYPES = ("bfloat16", "float32")
@@ -157,8 +157,9 @@ def started_job(
     mesh: Mesh,
     dtype: str | None = None,
     on_step: Callable[[], None] = lambda: None,
+    forecast: Forecast | None = None,
 ) -> Iterator[Job]:
-    """A run of `pipeline` with these parameters, and where its stages run.
+    """A run of `pipeline` with these parameters, of which `forecast` is expected, and where its stages run.
 
     `dtype` is by default bfloat16, on a CPU float32. Raises RequestError for any other, and OutOfMemoryError
     where a stage exhausts the devices' memory.
@@ -168,7 +169,13 @@ def started_job(
     try:
         with (
             default_compile_cache(),
-            telemetry.run(pipeline, model_id=checkpoint.location, params=params, devices=devices) as run,
+            telemetry.run(
+                pipeline,
+                model_id=checkpoint.location,
+                params=params,
+                devices=devices,
+                forecast=forecast,
+            ) as run,
             on_behalf_of(run.run_id),
             in_words(run),
         ):

@@ -3,12 +3,12 @@
 Those of v4, v5p and 7x count TensorCores, of which a chip has two; those of v5e and v6e count chips.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
-from crystools_tpu.telemetry.chips import CHIPS, ChipSpec
+from crystools_tpu.telemetry.chips import CHIPS, ChipSpec, chip_spec
 
 
 @dataclass(frozen=True)
@@ -48,3 +48,12 @@ TOPOLOGIES = {
     "7x-8": Topology("7x", 4, "tpu7x:2x2x1"),
     "7x-16": Topology("7x", 8, "tpu7x:2x2x2"),
 }
+
+
+def topology_of(devices: Sequence[Any]) -> str | None:
+    """The name of the topology that these jax devices make up; None where it is none of TOPOLOGIES."""
+    chip = chip_spec(devices[0].device_kind)
+    if chip is None:
+        return None
+    wanted = (chip.name, len(devices) / chip.devices_per_chip)
+    return next((name for name, each in TOPOLOGIES.items() if (each.chip_name, each.chips) == wanted), None)

@@ -124,7 +124,7 @@ class Wan21TPUSampler(ModelNode):
         embeddings = guided(self.PIPELINE, request.branches, width, prompt_embeds, negative_prompt_embeds)
         mesh = mesh_over(self.PIPELINE, devices(num_devices), checkpoint, request.branches)
         phase = Phase("transformer", request.num_inference_steps, request.guidance_scale)
-        with self.job(checkpoint, mesh, params_of(request)) as job:
+        with self.job(checkpoint, mesh, params_of(request), request) as job:
             values = np.asarray(denoise(job, request, scheduler, [phase], embeddings))
         latents = latents_of(self.PIPELINE, checkpoint.location, values, request)
         return latents, request.num_frames, timing_of(job)

@@ -9,6 +9,7 @@ from diffusers import UniPCMultistepScheduler
 from jax.sharding import Mesh
 from numpy.typing import NDArray
 
+from crystools_pipelines.planning.forecasting import kept_forecast
 from crystools_pipelines.runtime.checkpoint import Checkpoint
 from crystools_pipelines.runtime.job import (
     Generation,
@@ -60,7 +61,8 @@ def generate(
     source = Checkpoint(checkpoint)
     placed = make_mesh(request, source, choose_devices(devices), mesh)
     scheduler = prepare(request, source)
-    with started_job(PIPELINE, params_of(request), source, placed, dtype) as job:
+    forecast = kept_forecast(PIPELINE, request, source, placed, dtype)
+    with started_job(PIPELINE, params_of(request), source, placed, dtype, forecast=forecast) as job:
         latents, frames = run_stages(job, request, scheduler)
         job.save(frames, out, fps)
     return Generation(frames, np.array(latents), job.run.report)

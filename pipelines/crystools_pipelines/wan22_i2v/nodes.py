@@ -170,7 +170,7 @@ class Wan22I2VTPUSampler(ModelNode):
         width = checkpoint.config(prepared.phases[0].component)["text_dim"]
         embeddings = guided(self.PIPELINE, request.branches, width, prompt_embeds, negative_prompt_embeds)
         mesh = mesh_over(self.PIPELINE, devices(num_devices), checkpoint, request.branches)
-        with self.job(checkpoint, mesh, params_of(request)) as job:
+        with self.job(checkpoint, mesh, params_of(request), request) as job:
             values = np.asarray(
                 denoise(job, request, prepared.scheduler, prepared.phases, embeddings, condition)
             )

@@ -10,6 +10,7 @@ from diffusers import UniPCMultistepScheduler
 from jax.sharding import Mesh
 from numpy.typing import NDArray
 
+from crystools_pipelines.planning.forecasting import kept_forecast
 from crystools_pipelines.runtime import layout
 from crystools_pipelines.runtime.checkpoint import Checkpoint
 from crystools_pipelines.runtime.errors import CheckpointError, RequestError
@@ -72,7 +73,8 @@ def generate(
     source = Checkpoint(checkpoint)
     prepared = prepare(request, source)
     placed = make_mesh(request, source, choose_devices(devices), mesh)
-    with started_job(PIPELINE, params_of(request), source, placed, dtype) as job:
+    forecast = kept_forecast(PIPELINE, request, source, placed, dtype)
+    with started_job(PIPELINE, params_of(request), source, placed, dtype, forecast=forecast) as job:
         latents, frames = run_stages(job, request, prepared)
         job.save(frames, out, fps)
     return Generation(frames, np.array(latents), job.run.report)
