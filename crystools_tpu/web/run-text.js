@@ -82,6 +82,12 @@ export function leftText(eta) {
   return eta == null ? "" : `${wholeDuration(eta)} left`;
 }
 
+/** @param {StageReport | null} stage */
+export function leftDetail(stage) {
+  const predicted = stage?.steps.length === 0 && stage.predicted_step_seconds != null;
+  return `Until this stage ends${predicted ? ", by the forecast alone" : ""}`;
+}
+
 /** @param {RunReport} run @param {ReturnType<typeof hbmOverRun>[number]} peak */
 function peakText(run, { device, peakStage, method, peak_bytes, limit_bytes }) {
   const soFar = run.status === "running" ? "Of the stages that have ended: " : "";

@@ -322,11 +322,13 @@ def test_the_time_left_starts_from_the_forecast(page: Page, scene: Scene) -> Non
     with scene.run(forecast=FORECAST) as run, run.stage("denoise", steps=50) as stage:
         left = current(page).locator("#left")
         expect(left).to_have_text("3 min 45 s left")  # 50 steps of 4.5 s
+        expect(left).to_have_attribute("title", "Until this stage ends, by the forecast alone")
         scene.compile(stage, 38.0)
         scene.step(stage, 4.6)
         scene.step(stage, 10.5)
         # 48 steps of 7.5 s, the median of the forecast and the step without a compile, are 6 min 00 s.
         expect(left).to_have_text(re.compile(r"^(6 min 00|5 min [345]\d) s left$"))
+        expect(left).to_have_attribute("title", "Until this stage ends")
 
 
 def test_the_forecast_stands_beside_what_was_measured(page: Page, scene: Scene) -> None:

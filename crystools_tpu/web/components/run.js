@@ -13,6 +13,7 @@ import {
   deviceText,
   doing,
   figuresOf,
+  leftDetail,
   leftText,
   outcome,
   paramsOf,
@@ -138,7 +139,7 @@ export class RunView extends Component {
     setText(this.byId("doing"), running ? doing(stage) : outcome(run));
     setText(this.byId("steps"), running ? stepsText(stage) : (run.output ?? ""));
     setText(this.byId("left"), running ? leftText(eta) : duration(run.total_seconds));
-    setAttribute(this.byId("left"), "title", running ? "Until this stage ends" : null);
+    setAttribute(this.byId("left"), "title", running ? leftDetail(stage) : null);
     setText(this.byId("elapsed"), running ? `${wholeDuration(elapsedSeconds(run, now))} elapsed` : "in all");
     const progress = this.byId("progress");
     progress.hidden = total == null;
