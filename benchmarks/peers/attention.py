@@ -20,7 +20,7 @@ from jax.sharding import PartitionSpec as P
 
 QUERY_BLOCK, KEY_BLOCK, KEYS_AT_ONCE = 3328, 2816, 256
 
-_LEAST = -0.7 * float(jnp.finfo(jnp.float32).max)
+_LEAST = -1e38
 _LAST, _FIRST = (((1,), (1,)), ((), ())), (((0,), (0,)), ((), ()))  # contracts the last dimensions, the first
 
 
@@ -30,19 +30,14 @@ def split_by_tokens(mesh: Mesh) -> NamedSharding:
 
 
 def flash_attention(
-    query: jax.Array,
-    key: jax.Array,
-    value: jax.Array,
-    mesh: Mesh,
-    *,
-    dtype: Any = None,
-    blocks: tuple[int, int, int] = (QUERY_BLOCK, KEY_BLOCK, KEYS_AT_ONCE),
+    query: jax.Array, key: jax.Array, value: jax.Array, mesh: Mesh, dtype: Any = jnp.bfloat16
 ) -> jax.Array:
-    """Attention of `[branch, head, token, channel]` each, by the kernel; heads are split over `tp`."""
+    """Attention of `[branch, head, token, channel]` each, by the kernel on `dtype`; heads split over `tp`."""
     heads = P("dp", "tp", None, None)
-    local = partial(_local_attention, dtype=dtype or query.dtype, blocks=blocks)
+    local = partial(_local_attention, dtype=dtype)
     sharded = jax.shard_map(local, mesh=mesh, in_specs=heads, out_specs=heads, check_vma=False)
-    return jax.lax.with_sharding_constraint(sharded(query, key, value), split_by_tokens(mesh))
+    output: jax.Array = jax.lax.with_sharding_constraint(sharded(query, key, value), split_by_tokens(mesh))
+    return output
 
 
 def plain_attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
@@ -56,16 +51,16 @@ def without_mean(key: jax.Array) -> jax.Array:
     return key - jnp.mean(key, axis=2, keepdims=True)
 
 
-def _local_attention(
-    query: jax.Array, key: jax.Array, value: jax.Array, dtype: Any, blocks: tuple[int, int, int]
-) -> jax.Array:
+def _local_attention(query: jax.Array, key: jax.Array, value: jax.Array, dtype: Any) -> jax.Array:
     query = query * (math.log2(math.e) / math.sqrt(query.shape[-1]))
 
     def one_branch(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
-        tokens = query.shape[1]
-        padded = (_padded(query, blocks[0]), _padded(key, blocks[1]), _padded(value, blocks[1]))
-        output = _call_kernel(*(tensor.astype(dtype) for tensor in padded), blocks)
-        return jnp.swapaxes(output.astype(query.dtype), 1, 2)[:, :tokens]
+        output = _call_kernel(
+            _padded(query, QUERY_BLOCK).astype(dtype),
+            _padded(key, KEY_BLOCK).astype(dtype),
+            _padded(value, KEY_BLOCK).astype(dtype),
+        )
+        return jnp.swapaxes(output.astype(query.dtype), 1, 2)[:, : query.shape[1]]
 
     return jax.vmap(one_branch)(query, key, value)
 
@@ -74,38 +69,34 @@ def _padded(tensor: jax.Array, block: int) -> jax.Array:
     return jnp.pad(tensor, ((0, 0), (0, -tensor.shape[1] % block), (0, 0)))
 
 
-def _call_kernel(
-    query: jax.Array, key: jax.Array, value: jax.Array, blocks: tuple[int, int, int]
-) -> jax.Array:
+def _call_kernel(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
     """`[head, channel, token]` of `[head, token, channel]` each."""
     (heads, queries, width), keys = query.shape, key.shape[1]
-    query_block, key_block, at_once = blocks
-    return pl.pallas_call(
-        partial(_kernel, at_once=at_once),
+    output: jax.Array = pl.pallas_call(
+        _kernel,
         name="peer_attention",
-        grid=(heads, queries // query_block, keys // key_block),
+        grid=(heads, queries // QUERY_BLOCK, keys // KEY_BLOCK),
         in_specs=[
-            pl.BlockSpec((None, query_block, width), lambda head, i, j: (head, i, 0)),
-            pl.BlockSpec((None, key_block, width), lambda head, i, j: (head, j, 0)),
-            pl.BlockSpec((None, key_block, width), lambda head, i, j: (head, j, 0)),
+            pl.BlockSpec((None, QUERY_BLOCK, width), lambda head, i, j: (head, i, 0)),
+            pl.BlockSpec((None, KEY_BLOCK, width), lambda head, i, j: (head, j, 0)),
+            pl.BlockSpec((None, KEY_BLOCK, width), lambda head, i, j: (head, j, 0)),
         ],
-        out_specs=pl.BlockSpec((None, width, query_block), lambda head, i, j: (head, 0, i)),
+        out_specs=pl.BlockSpec((None, width, QUERY_BLOCK), lambda head, i, j: (head, 0, i)),
         out_shape=jax.ShapeDtypeStruct((heads, width, queries), query.dtype),
         scratch_shapes=[
-            pltpu.VMEM((8, query_block), jnp.float32),
-            pltpu.VMEM((8, query_block), jnp.float32),
-            pltpu.VMEM((width, query_block), jnp.float32),
+            pltpu.VMEM((8, QUERY_BLOCK), jnp.float32),
+            pltpu.VMEM((8, QUERY_BLOCK), jnp.float32),
+            pltpu.VMEM((width, QUERY_BLOCK), jnp.float32),
         ],
         compiler_params=pltpu.CompilerParams(
             dimension_semantics=("parallel", "arbitrary", "arbitrary"),
             flags={"XLA_TPU_FORCE_LP_LLO_SCHEDULER": True},
         ),
     )(query, key, value)
+    return output
 
 
-def _kernel(
-    query: Any, key: Any, value: Any, output: Any, largest: Any, total: Any, weighted: Any, at_once: int
-) -> None:
+def _kernel(query: Any, key: Any, value: Any, output: Any, largest: Any, total: Any, weighted: Any) -> None:
     """Softmax attention of one tile of queries over one tile of keys after the other, with running sums."""
     tile = pl.program_id(2)
 
@@ -116,7 +107,7 @@ def _kernel(
         weighted[...] = jnp.zeros_like(weighted)
 
     def one_chunk(chunk: jax.Array, _: None) -> None:
-        rows = pl.ds(chunk * at_once, at_once)
+        rows = pl.ds(chunk * KEYS_AT_ONCE, KEYS_AT_ONCE)
         scores = jax.lax.dot_general(key[rows, :], query[...], _LAST, preferred_element_type=jnp.float32)
         before = largest[...]
         now = jnp.maximum(before, scores.max(axis=0, keepdims=True))
@@ -127,7 +118,7 @@ def _kernel(
         values = value[rows, :].astype(jnp.float32)
         weighted[...] = shrink[:1] * weighted[...] + jax.lax.dot_general(values, weights, _FIRST)
 
-    jax.lax.fori_loop(0, key.shape[0] // at_once, one_chunk, None, unroll=True)
+    jax.lax.fori_loop(0, KEY_BLOCK // KEYS_AT_ONCE, one_chunk, None, unroll=True)
 
     @pl.when(tile == pl.num_programs(2) - 1)
     def finish() -> None:

@@ -59,7 +59,8 @@ def _two_streams(
     queries = (attn.norm_added_q(heads(attn.add_q_proj, text)), attn.norm_q(heads(attn.to_q, image)))
     keys = (attn.norm_added_k(heads(attn.add_k_proj, text)), attn.norm_k(heads(attn.to_k, image)))
     values = (heads(attn.add_v_proj, text), heads(attn.to_v, image))
-    output = _attend(*(torch.cat(pair, dim=1) for pair in (queries, keys, values)), image_rotary_emb)
+    query, key, value = (torch.cat(pair, dim=1) for pair in (queries, keys, values))
+    output = _attend(query, key, value, image_rotary_emb)
     return attn.to_out[0](output[:, text.shape[1] :]), attn.to_add_out(output[:, : text.shape[1]])
 
 

@@ -7,7 +7,6 @@ Self-attention by the kernel, attention to the text in plain XLA. Guidance and s
 own, small ones, and not counted.
 """
 
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -66,10 +65,10 @@ class _Attention:
         return attn.to_out[0](output.transpose(1, 2).flatten(2, 3))  # type: ignore[no-any-return]
 
     def _over_the_video(self, query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
-        tensors = jax.lax.with_sharding_constraint(
+        query, key, value = jax.lax.with_sharding_constraint(
             (query, without_mean(key), value), split_by_tokens(self._mesh)
         )
-        return flash_attention(*tensors, self._mesh)
+        return flash_attention(query, key, value, self._mesh)
 
 
 def _rotate(tensor: torch.Tensor, cosines: torch.Tensor, sines: torch.Tensor) -> torch.Tensor:

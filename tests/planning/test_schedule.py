@@ -7,14 +7,14 @@ import dataclasses
 import pytest
 
 from crystools_pipelines.planning.hlo import Module, parse
-from crystools_pipelines.planning.schedule import Estimate, estimate
+from crystools_pipelines.planning.schedule import OTHER_CYCLES_SHARE, Estimate, estimate
 from crystools_tpu.telemetry.chips import CHIPS, ChipSpec
 
-# With round numbers: a second are 1000 cycles, 100 bytes of a link, 10 FLOP or 10 bytes of HBM.
+# With round numbers: a second are 1000 cycles, 100 bytes of a link, 10 FLOP or 10,000 bytes of HBM.
 CHIP = dataclasses.replace(
     next(chip for chip in CHIPS if chip.name == "v6e"),
     peak_bf16_flops=10.0,
-    hbm_bandwidth_bytes_per_second=10.0,
+    hbm_bandwidth_bytes_per_second=10_000.0,
     clock_hz=1000.0,
     ici_link_bytes_per_second=100.0,
 )
@@ -112,16 +112,46 @@ def test_a_loop_runs_as_often_as_its_condition_or_the_compiler_says(module: Modu
     assert module.trips(known) == 7
 
 
-def test_operations_take_their_cycles_times_the_trips_of_their_loop() -> None:
+def test_matrix_products_take_their_cycles_and_the_rest_a_share_of_them_times_the_trips_of_their_loop() -> (
+    None
+):
     seconds = estimated(PROGRAM).seconds
     assert seconds["matrix products and convolutions"] == pytest.approx(40 * 0.5)
+    assert seconds["copies and layout"] == pytest.approx(OTHER_CYCLES_SHARE * (40 * 0.1 + 1.5))
+
+
+def test_without_the_calibration_all_take_their_cycles(module: Module) -> None:
+    seconds = estimate(module, CHIP, 8, {}, other_cycles_share=1.0).seconds
+    assert seconds["matrix products and convolutions"] == pytest.approx(40 * 0.5)
     assert seconds["copies and layout"] == pytest.approx(40 * 0.1 + 1.5)
+
+
+@pytest.mark.parametrize(
+    ("opcode", "entry_bytes"),
+    [("copy", 128 + 128), ("slice", 128), ("dynamic-update-slice", 0)],
+    ids=["reads and writes all", "reads a part", "reads and writes a part"],
+)
+def test_what_is_no_matrix_product_takes_no_less_than_moving_what_is_in_hbm(
+    opcode: str, entry_bytes: int
+) -> None:
+    slow = dataclasses.replace(CHIP, hbm_bandwidth_bytes_per_second=10.0)
+    text = PROGRAM.replace("%copy.2 = bf16[8,8]{0,1} copy(", f"%copy.2 = bf16[8,8]{{0,1}} {opcode}(")
+    # In the loop the operand is in a faster memory.
+    loop_seconds, entry_seconds = 40 * 128 / 10, max(entry_bytes / 10, OTHER_CYCLES_SHARE * 1.5)
+    seconds = estimated(text, slow).seconds
+    moved = seconds["copies and layout"] + seconds["element-wise, norms and reductions"]
+    assert moved == pytest.approx(loop_seconds + entry_seconds)
 
 
 def test_a_kernel_takes_the_cycles_of_its_schedule_and_no_less_than_its_bytes_take() -> None:
     assert estimated(PROGRAM).seconds["kernel splash"] == pytest.approx(40 * 600 / 1000)
     slow = dataclasses.replace(CHIP, hbm_bandwidth_bytes_per_second=0.5)
     assert estimated(PROGRAM, slow).seconds["kernel splash"] == pytest.approx(40 * 2)
+
+
+def test_a_kernel_is_known_by_its_name_without_what_transformed_it() -> None:
+    mapped = PROGRAM.replace("/splash/pallas_call", "/vmap(splash)/pallas_call")
+    assert estimated(mapped).seconds["kernel splash"] == pytest.approx(40 * 600 / 1000)
 
 
 def test_a_kernel_without_a_schedule_takes_its_own_estimate_at_peak_and_it_is_said(module: Module) -> None:
@@ -147,7 +177,7 @@ def test_collectives_take_what_a_chip_sends_over_its_links() -> None:
 
 
 def test_a_collective_that_runs_beside_other_work_costs_what_is_left_of_it() -> None:
-    assert estimated(PROGRAM).seconds["collective-permute"] == pytest.approx(4 - 1.5)
+    assert estimated(PROGRAM).seconds["collective-permute"] == pytest.approx(4 - OTHER_CYCLES_SHARE * 1.5)
 
 
 def test_a_loop_that_does_not_say_how_often_it_runs_is_counted_once_and_it_is_said() -> None:

@@ -12,6 +12,7 @@ _COMPUTATION = re.compile(r"(ENTRY )?%([^\s(]+) \(.*\{")
 _INSTRUCTION = re.compile(r"  (?:ROOT )?%([^\s=]+) = (.*)")
 _OPCODE = re.compile(r" *([a-z][\w\-]*)\(")
 _ARRAY = re.compile(r"\b(pred|token|[a-z]+\d+\w*)\[([\d,]*)\]")
+_PLACED_ARRAY = re.compile(_ARRAY.pattern + r"(\{[^{}]*\})?")
 _OPERAND = re.compile(r"%([^\s,(){}]+)")
 _CALLED = re.compile(r"\b(?:calls|body|to_apply|true_computation|false_computation)=%([^\s,(){}]+)")
 _BRANCHES = re.compile(r"\bbranch_computations=\{([^}]*)\}")
@@ -58,6 +59,12 @@ class Instruction:
     def result_bytes(self) -> int:
         """Of its result, all of a tuple together, without padding."""
         return sum(_array_bytes(dtype, sizes) for dtype, sizes in _ARRAY.findall(_bare(self.type)))
+
+    @property
+    def hbm_bytes(self) -> int:
+        """Of its result, what is not placed in a faster memory (`S(1)` in its layout)."""
+        arrays = _PLACED_ARRAY.findall(self.type)
+        return sum(_array_bytes(dtype, sizes) for dtype, sizes, layout in arrays if "S(" not in layout)
 
     @property
     def operand_types(self) -> tuple[str, ...]:

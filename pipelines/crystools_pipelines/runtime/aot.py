@@ -37,7 +37,7 @@ from crystools_pipelines.runtime.run_spec import RunSpec
 from crystools_pipelines.runtime.topologies import TOPOLOGIES
 from crystools_tpu.telemetry import StageName
 
-_LIBTPU_ENVIRONMENT = {
+LIBTPU_ENVIRONMENT = {
     "JAX_PLATFORMS": "cpu",
     "TPU_SKIP_MDS_QUERY": "1",  # off Google Cloud, asking its metadata server takes minutes
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # no chip is opened, so nobody else's is taken
@@ -127,7 +127,7 @@ class TpuCompiler:
 
     def __init__(self) -> None:
         self._stack = ExitStack()
-        self._environment = _LIBTPU_ENVIRONMENT | {"TMPDIR": self._folder()}
+        self._environment = LIBTPU_ENVIRONMENT | {"TMPDIR": self._folder()}
         self._child = self._stack.enter_context(ChildProcess(self._environment))
         self._kernels: tuple[ChildProcess, Path] | None = None
 
