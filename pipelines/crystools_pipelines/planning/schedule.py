@@ -44,7 +44,7 @@ Fitted to the two steps on v6e-8 that the authors of other node packs have publi
 CogVideoX's 2.08 s, with these packs' own designs compiled (`benchmarks/peer_designs.py`): the value for which
 the larger of the two errors is least. Why it is below 1: the compiler (libtpu 0.0.42) puts the sum of two
 large float32 arrays at 44% of v6e's HBM bandwidth, 45% of v5p's, 57% of v5e's, and nothing else limits that.
-Matrix products need none: it puts Wan2.1's at 64% of peak, and 66% were measured.
+Matrix products need none: it puts those of Wan2.1's layers at 63% of peak, 66% were measured.
 """
 
 KernelCycles: TypeAlias = Mapping[tuple[str, tuple[str, ...]], int]
