@@ -4,6 +4,7 @@ Facts of its design: a mesh of tp=8; projections into heads, into the feed-forwa
 modulations are split over `tp` by their outputs, those out of them by their inputs; nothing is asked of
 activations. The fast kernel is for more than 20,000 tokens, so attention is plain XLA. The node and the
 script that it derives from compile the same program; what makes the node slower is not on the chips.
+Positions come as their tables here, which takes a few microseconds of work out of the program.
 """
 
 from typing import Any
@@ -86,10 +87,19 @@ def _attend(
     return output.transpose(1, 2).flatten(2, 3)
 
 
+class _Tables(torch.nn.Module):
+    """Takes the place of Flux2PosEmbed: positions come as their tables, cosines and sines side by side."""
+
+    def forward(self, tables: torch.Tensor) -> Rotary:
+        cosines, sines = tables.chunk(2, dim=-1)
+        return cosines, sines
+
+
 def trace(configuration: dict[str, Any], mesh: Mesh, *, height: int, width: int) -> jax.stages.Traced:
     """One forward of the transformer with this configuration."""
     with torch.device("meta"):
         model = Flux2Transformer2DModel.from_config(configuration).eval()
+    model.pos_embed = _Tables()
     for block in model.transformer_blocks:
         block.attn.processor = _two_streams
     for block in model.single_transformer_blocks:
@@ -105,8 +115,8 @@ def trace(configuration: dict[str, Any], mesh: Mesh, *, height: int, width: int)
         "encoder_hidden_states": of((1, _TEXT_TOKENS, config.joint_attention_dim)),
         "timestep": of((1,)),
         "guidance": of((1,), jnp.float32),
-        "img_ids": of((1, image_tokens, 4), jnp.int32),
-        "txt_ids": of((1, _TEXT_TOKENS, 4), jnp.int32),
+        "img_ids": of((image_tokens, 2 * config.attention_head_dim), jnp.float32),
+        "txt_ids": of((_TEXT_TOKENS, 2 * config.attention_head_dim), jnp.float32),
     }
 
     def forward(weights: Any, arguments: dict[str, jax.Array]) -> Any:

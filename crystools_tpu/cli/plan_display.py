@@ -112,7 +112,7 @@ def print_plan(console: Console, plan: Plan, request: Any) -> None:
     for note in dict.fromkeys(f"{stage.label}: {note}" for stage in plan.stages for note in stage.notes):
         console.print(note, markup=False, highlight=False)
     console.print(
-        "Seconds and MFU are estimates by the compiler's own schedule, one constant calibrated; not measured.",
+        "Seconds and MFU are estimates by the compiler's own schedule, calibrated in part, not measured.",
         highlight=False,
     )
 
