@@ -31,10 +31,10 @@ ENTRY %main (param.1: bf16[8,8]) -> bf16[8,8] {{
 def test_their_kernel_is_attention_in_which_padded_keys_take_part() -> None:
     generator = np.random.default_rng(0)
     tokens, width = 300, 64
-    query, key, value = generator.normal(size=(3, 1, 1, tokens, width)).astype(np.float32)
+    query, key, value = jnp.asarray(generator.normal(size=(3, 1, 1, tokens, width)), jnp.float32)
     mesh = Mesh(np.asarray(jax.devices()[:1]).reshape(1, 1), ("dp", "tp"))
     with pltpu.force_tpu_interpret_mode():
-        output = attention.flash_attention(*map(jnp.asarray, (query, key, value)), mesh, jnp.float32)
+        output = attention.flash_attention(query, key, value, mesh, jnp.float32)
     padding = ((0, 0), (0, 0), (0, attention.KEY_BLOCK - tokens), (0, 0))
     scores = query @ np.pad(key, padding).swapaxes(-1, -2) / np.sqrt(width)
     weights = np.exp(scores)
