@@ -1,11 +1,16 @@
 """Attention over a mesh: the one place that knows which kernel runs where.
 
-On a TPU tokamax's splash attention, on a GPU cuDNN's flash attention, elsewhere plain XLA. In every case only
-true keys enter the softmax: where a kernel needs whole blocks, the padding is masked out.
+On a TPU our own kernel, tokamax's splash attention for what it does not take or cannot do exactly; on a GPU
+cuDNN's flash attention, elsewhere plain XLA. In every case only true keys enter the softmax.
+
+Heads lie side by side, `[batch, tokens, heads * head_dim]`, as projections leave them and take them: sorted by
+heads, tensors would have to be copied on the way in and out.
 """
 
 import math
+from collections.abc import Callable
 from functools import partial
+from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -13,61 +18,216 @@ from jax.sharding import Mesh, PartitionSpec
 from tokamax._src.ops.experimental.tpu.splash_attention import splash_attention_kernel as splash
 from tokamax._src.ops.experimental.tpu.splash_attention import splash_attention_mask as splash_mask
 
+from crystools_pipelines.runtime.flash_kernel import BlockSizes, fits, flash_attention, is_exact
 from crystools_pipelines.runtime.mesh import DATA, SEQUENCE, TENSOR
 
-# The splash kernel's tile sizes: for heads of 128 in bfloat16 the best of those tried, by the TPU compiler's
-# schedule. A tile of more bytes than theirs does not fit into the chip's vector memory.
+# The kernels' tile sizes: for heads of 128 in bfloat16 the best of those tried, by the TPU compiler's schedule.
+_SIZES = BlockSizes(query=3328, key=2816, compute=256)
+# A tile of more bytes than theirs does not fit into the chip's vector memory.
 _BLOCK = 2048
 _BLOCK_BYTES = 2048 * 128 * 2
 _BLOCK_COMPUTE = 256
 
 
-def attention(query: jax.Array, key: jax.Array, value: jax.Array, mesh: Mesh) -> jax.Array:
-    """Softmax attention without a mask, `[batch, tokens, heads, head_dim]` each; any number of tokens.
+class Heads(NamedTuple):
+    """What attends: `[batch, tokens, heads * head_dim]` each."""
 
-    Queries are split over the mesh's `sequence` axis, heads over `tensor`, which must divide them, and the
-    batch over `data` where that divides it. Every device sees all the keys of its heads.
+    query: jax.Array
+    key: jax.Array
+    value: jax.Array
+
+
+# `kernel(query, key, value, head_dim, keys)` on one device, of the first `keys` keys.
+_Kernel: TypeAlias = Callable[[jax.Array, jax.Array, jax.Array, int, int], jax.Array]
+
+
+def attention(own: Heads, mesh: Mesh, head_dim: int, tokens: int | None = None) -> jax.Array:
+    """Softmax attention without a mask of tokens to each other; any number of them.
+
+    Tokens behind the first `tokens` are padding: nothing attends to them.
+
+    The batch is split over the mesh's `data` axis where that divides it, tokens over `sequence`, heads over
+    `tensor`, which must divide them. Where `sequence` divides a device's heads too, devices exchange tokens for
+    heads and back; else each gathers all keys and values of its heads.
     """
-    data = DATA if query.shape[0] % mesh.shape[DATA] == 0 else None
-    query_spec = PartitionSpec(data, SEQUENCE, TENSOR, None)
-    key_spec = PartitionSpec(data, None, TENSOR, None)
+    output, _ = _attention(own, None, mesh, head_dim, tokens)
+    return output
+
+
+def joint_attention(
+    own: Heads,
+    text: Heads,
+    mesh: Mesh,
+    head_dim: int,
+    tokens: int | None = None,
+    text_tokens: int | None = None,
+) -> tuple[jax.Array, jax.Array]:
+    """As `attention`, of all tokens to all. Those of `text` are few: they are on every device of `sequence`."""
+    output, of_text = _attention(own, text, mesh, head_dim, tokens, text_tokens)
+    assert of_text is not None
+    return output, of_text
+
+
+def cross_attention(query: jax.Array, key: jax.Array, value: jax.Array, mesh: Mesh, head_dim: int) -> jax.Array:
+    """Attention of tokens, split as in `attention`, to the few keys of a text, which every device has."""
+    batch, tokens, _ = query.shape
+    split, whole = _specs(mesh, batch)
     sharded = jax.shard_map(
-        _KERNELS.get(mesh.devices.flat[0].platform, _xla),
+        partial(_kernel_of(mesh), head_dim=head_dim, keys=key.shape[1]),
         mesh=mesh,
-        in_specs=(query_spec, key_spec, key_spec),
-        out_specs=query_spec,
+        in_specs=(split, whole, whole),
+        out_specs=split,
         check_vma=False,  # a Pallas call does not say over which axes its output varies
     )
-    return sharded(_pad_tokens(query, mesh.shape[SEQUENCE]), key, value)[:, : query.shape[1]]
+    return sharded(_pad_tokens(query, mesh.shape[SEQUENCE]), key, value)[:, :tokens]
+
+
+def _attention(
+    own: Heads,
+    text: Heads | None,
+    mesh: Mesh,
+    head_dim: int,
+    tokens: int | None,
+    text_tokens: int | None = None,
+) -> tuple[jax.Array, jax.Array | None]:
+    batch, padded, width = own.query.shape
+    split, whole = _specs(mesh, batch)
+    heads = width // head_dim // mesh.shape[TENSOR]
+    exchange = mesh.shape[SEQUENCE] > 1 and heads % mesh.shape[SEQUENCE] == 0
+    sharded = jax.shard_map(
+        partial(
+            _exchanged if exchange else _gathered,
+            tokens=padded if tokens is None else tokens,
+            text_tokens=text_tokens,
+            kernel=partial(_kernel_of(mesh), head_dim=head_dim),
+        ),
+        mesh=mesh,
+        in_specs=(split, whole),
+        out_specs=(split, whole),
+        check_vma=False,
+    )
+    output, of_text = sharded(Heads(*(_pad_tokens(each, mesh.shape[SEQUENCE]) for each in own)), text)
+    return output[:, :padded], of_text
+
+
+def _specs(mesh: Mesh, batch: int) -> tuple[PartitionSpec, PartitionSpec]:
+    """Of what is split by tokens, and of what is not."""
+    data = DATA if batch % mesh.shape[DATA] == 0 else None
+    return PartitionSpec(data, SEQUENCE, TENSOR), PartitionSpec(data, None, TENSOR)
+
+
+def _exchanged(
+    own: Heads, text: Heads | None, *, tokens: int, text_tokens: int | None, kernel: Callable[..., jax.Array]
+) -> tuple[jax.Array, jax.Array | None]:
+    """On one device: all tokens of a share of its heads."""
+    shares = jax.lax.axis_size(SEQUENCE)
+    mine = Heads(*map(_tokens_for_heads, own))
+    if text is None:
+        output = kernel(*mine, keys=tokens)
+        return _heads_for_tokens(output), None
+    width = text.query.shape[2] // shares
+    start = jax.lax.axis_index(SEQUENCE) * width
+    theirs = Heads(*(jax.lax.dynamic_slice_in_dim(each, start, width, 2) for each in text))
+    output, of_text = _joint(mine, theirs, tokens, text_tokens, kernel)
+    return _heads_for_tokens(output), jax.lax.all_gather(of_text, SEQUENCE, axis=2, tiled=True)
+
+
+def _tokens_for_heads(mine: jax.Array) -> jax.Array:
+    """All tokens of a share of the heads, for a share of the tokens of all heads.
+
+    What goes to a device lies together first. Asked to split channels, XLA would put them before the tokens,
+    and that copy takes longer than the exchange.
+    """
+    batch, tokens, width = mine.shape
+    shares = jax.lax.axis_size(SEQUENCE)
+    parcels = jnp.moveaxis(mine.reshape(batch, tokens, shares, width // shares), 2, 0)
+    parcels = jax.lax.all_to_all(parcels, SEQUENCE, 0, 0)
+    return jnp.moveaxis(parcels, 0, 1).reshape(batch, shares * tokens, width // shares)
+
+
+def _heads_for_tokens(mine: jax.Array) -> jax.Array:
+    """The inverse."""
+    batch, tokens, width = mine.shape
+    shares = jax.lax.axis_size(SEQUENCE)
+    parcels = jnp.moveaxis(mine.reshape(batch, shares, tokens // shares, width), 1, 0)
+    parcels = jax.lax.all_to_all(parcels, SEQUENCE, 0, 0)
+    return jnp.moveaxis(parcels, 0, 2).reshape(batch, tokens // shares, shares * width)
+
+
+def _gathered(
+    own: Heads, text: Heads | None, *, tokens: int, text_tokens: int | None, kernel: Callable[..., jax.Array]
+) -> tuple[jax.Array, jax.Array | None]:
+    """On one device: its share of the tokens, of all its heads."""
+    query, key, value = own
+    if jax.lax.axis_size(SEQUENCE) > 1:
+        key, value = (jax.lax.all_gather(each, SEQUENCE, axis=1, tiled=True) for each in (key, value))
+    if text is None:
+        return kernel(query, key, value, keys=tokens), None
+    return _joint(Heads(query, key, value), text, tokens, text_tokens, kernel)
+
+
+def _joint(
+    own: Heads, text: Heads, tokens: int, text_tokens: int | None, kernel: Callable[..., jax.Array]
+) -> tuple[jax.Array, jax.Array]:
+    """Of `own` and `text` together; padding of `own` and of `text` is left out of the keys."""
+    keys, values = (
+        jnp.concatenate([mine[:, :tokens], theirs[:, :text_tokens]], axis=1)
+        for mine, theirs in zip(own[1:], text[1:], strict=True)
+    )
+    queries = jnp.concatenate([own.query, text.query], axis=1)
+    output = kernel(queries, keys, values, keys=keys.shape[1])
+    own_queries = own.query.shape[1]
+    return output[:, :own_queries], output[:, own_queries:]
+
+
+def _kernel_of(mesh: Mesh) -> _Kernel:
+    return _KERNELS.get(mesh.devices.flat[0].platform, _xla)
+
+
+def _tpu(query: jax.Array, key: jax.Array, value: jax.Array, head_dim: int, keys: int) -> jax.Array:
+    """Our kernel where it is exact, decided by what it computed; else, at the price of another, splash."""
+    if not fits(query, head_dim):
+        return splash_attention(query, key, value, head_dim, keys)
+    output, sums = flash_attention(query, key, value, head_dim, keys, _SIZES)
+    return jax.lax.cond(
+        is_exact(sums),
+        lambda output, *_: output,
+        lambda _, *operands: splash_attention(*operands, head_dim, keys),
+        output,
+        query,
+        key,
+        value,
+    )
 
 
 def splash_attention(
-    query: jax.Array, key: jax.Array, value: jax.Array, *, interpret: bool = False
+    query: jax.Array, key: jax.Array, value: jax.Array, head_dim: int, keys: int, *, interpret: bool = False
 ) -> jax.Array:
     """tokamax's TPU kernel on one device; `interpret` runs it without a TPU, slowly.
 
     Not through tokamax's own door, which asks the default device for the chip where this asks the mesh.
     """
-    query_tokens, key_tokens = query.shape[1], key.shape[1]
+    query, key, value = (_by_heads(each, head_dim) for each in (query, key, value))
+    query_tokens = query.shape[1]
     config = splash.SplashConfig(
         block_q=_block(query),
         block_kv=_block(key),
         block_kv_compute=_BLOCK_COMPUTE,
         interpret=interpret,
     )
-    query = _pad_tokens(query / math.sqrt(query.shape[-1]), config.block_q)
+    query = _pad_tokens(query / math.sqrt(head_dim), config.block_q)
     key, value = _pad_tokens(key, config.block_kv), _pad_tokens(value, config.block_kv)
     kernel = splash.make_splash_mha_single_device(
         splash_mask.FullMask((query.shape[1], key.shape[1])), config=config
     )
     segments = None
-    if key.shape[1] > key_tokens:
+    if key.shape[1] > keys:
         # Padding is a segment of its own, which no query belongs to.
-        is_padding = jnp.arange(key.shape[1]) >= key_tokens
+        is_padding = jnp.arange(key.shape[1]) >= keys
         segments = splash.SegmentIds(jnp.zeros(query.shape[1], jnp.int32), is_padding.astype(jnp.int32))
     heads_first = (jnp.swapaxes(tensor, 1, 2) for tensor in (query, key, value))
     output = jax.vmap(partial(kernel, segment_ids=segments))(*heads_first)
-    return jnp.swapaxes(output, 1, 2)[:, :query_tokens]
+    return _side_by_side(jnp.swapaxes(output, 1, 2)[:, :query_tokens])
 
 
 def _block(tensor: jax.Array) -> int:
@@ -77,23 +237,33 @@ def _block(tensor: jax.Array) -> int:
     return min(_BLOCK, max(_BLOCK_COMPUTE, fitting), _round_up(tokens, _BLOCK_COMPUTE))
 
 
-def _cudnn(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
+def _cudnn(query: jax.Array, key: jax.Array, value: jax.Array, head_dim: int, keys: int) -> jax.Array:
     if query.dtype == jnp.float32:  # which cuDNN does not do
-        return _xla(query, key, value)
-    return jax.nn.dot_product_attention(query, key, value, implementation="cudnn")
+        return _xla(query, key, value, head_dim, keys)
+    heads = (_by_heads(each, head_dim) for each in (query, key[:, :keys], value[:, :keys]))
+    return _side_by_side(jax.nn.dot_product_attention(*heads, implementation="cudnn"))
 
 
-def _xla(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
+def _xla(query: jax.Array, key: jax.Array, value: jax.Array, head_dim: int, keys: int) -> jax.Array:
     # Not by way of tokamax: on first use that parses the process's command line as flags of its own.
-    return jax.nn.dot_product_attention(query, key, value, implementation="xla")
+    heads = (_by_heads(each, head_dim) for each in (query, key[:, :keys], value[:, :keys]))
+    return _side_by_side(jax.nn.dot_product_attention(*heads, implementation="xla"))
 
 
-_KERNELS = {"tpu": splash_attention, "gpu": _cudnn}
+_KERNELS: dict[str, _Kernel] = {"tpu": _tpu, "gpu": _cudnn}
+
+
+def _by_heads(tensor: jax.Array, head_dim: int) -> jax.Array:
+    return tensor.reshape(*tensor.shape[:2], -1, head_dim)
+
+
+def _side_by_side(tensor: jax.Array) -> jax.Array:
+    return tensor.reshape(*tensor.shape[:2], -1)
 
 
 def _pad_tokens(tensor: jax.Array, multiple: int) -> jax.Array:
     padding = _round_up(tensor.shape[1], multiple) - tensor.shape[1]
-    return jnp.pad(tensor, ((0, 0), (0, padding), (0, 0), (0, 0)))
+    return jnp.pad(tensor, ((0, 0), (0, padding), *[(0, 0)] * (tensor.ndim - 2)))
 
 
 def _round_up(number: int, multiple: int) -> int:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from crystools_pipelines.runtime.mesh import DATA, SEQUENCE, TENSOR
+from crystools_pipelines.runtime.sharding import Rules, match
 
 
 def branches(mesh: Mesh) -> NamedSharding:
@@ -12,15 +13,39 @@ def branches(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(DATA))
 
 
-def tokens(mesh: Mesh, count: int) -> NamedSharding:
-    """Of hidden states `[branch, token, channel]` between blocks, so that no norm is computed twice.
+def tokens(mesh: Mesh) -> NamedSharding:
+    """Of hidden states `[branch, token, channel]` between blocks, so that no norm is computed twice."""
+    return NamedSharding(mesh, PartitionSpec(DATA, (SEQUENCE, TENSOR), None))
 
-    Whole where a device's share of `count` tokens would not be a whole even number: XLA's compiler for v5p
-    fails on odd shares in bfloat16 ("Bitcast cannot have different shape sizes", libtpu 0.0.42).
+
+def tokens_multiple(mesh: Mesh) -> int:
+    """What the number of tokens is padded to: each device's share is of whole tiles, 16 rows of bfloat16.
+
+    Of other shares XLA makes copies wherever devices exchange them, row by row; and its compiler for v5p fails
+    on odd ones ("Bitcast cannot have different shape sizes", libtpu 0.0.42).
     """
-    shares = mesh.shape[SEQUENCE] * mesh.shape[TENSOR]
-    split = (SEQUENCE, TENSOR) if count % (2 * shares) == 0 else None
-    return NamedSharding(mesh, PartitionSpec(DATA, split, None))
+    return 16 * mesh.shape[SEQUENCE] * mesh.shape[TENSOR]
+
+
+def at_work(mesh: Mesh, rules: Rules, prefix: str, name: str) -> NamedSharding:
+    """Of a layer's parameter while the layer runs, by the rules for `prefix` and its name."""
+    (spec,) = match(rules, [prefix + name]).values()
+    return NamedSharding(mesh, spec)
+
+
+def at_rest(mesh: Mesh, spec: PartitionSpec, shape: Sequence[int]) -> PartitionSpec:
+    """Of a matrix that lies at work as `spec` says, while it waits: split over `data` and `sequence` as well.
+
+    Its longest axis that is whole at work is, if that can be split evenly.
+    """
+    axes = (DATA, SEQUENCE)
+    shares = mesh.shape[DATA] * mesh.shape[SEQUENCE]
+    whole = [*spec, *[None] * (len(shape) - len(spec))]
+    even = [axis for axis, taken in enumerate(whole) if taken is None and shape[axis] % shares == 0]
+    if len(shape) < 2 or not even:
+        return spec
+    whole[max(even, key=lambda axis: shape[axis])] = axes
+    return PartitionSpec(*whole)
 
 
 def pixels(mesh: Mesh, latent_shape: Sequence[int]) -> NamedSharding:

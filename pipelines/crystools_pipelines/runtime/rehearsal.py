@@ -25,8 +25,8 @@ from crystools_pipelines.runtime.job import Job, Tokenize, Tokens, kept_float32
 from crystools_pipelines.runtime.mesh import replicated
 from crystools_pipelines.runtime.mesh_shape import MeshShape
 from crystools_pipelines.runtime.scan import ScannedLayers
-from crystools_pipelines.runtime.sharding import Rules, match
-from crystools_pipelines.runtime.weights import State
+from crystools_pipelines.runtime.sharding import Rules
+from crystools_pipelines.runtime.weights import State, specs_at_rest
 from crystools_tpu import telemetry
 from crystools_tpu.telemetry import StageName
 
@@ -217,7 +217,7 @@ def abstract_state(
     parameters = dict(module.named_parameters())
     depths = _stack_depths(module)
     state = {}
-    for name, spec in match(rules, parameters).items():
+    for name, spec in specs_at_rest(module, mesh, rules).items():
         shape = tuple(parameters[name].shape)
         if name in depths:
             shape, spec = (depths[name], *shape), PartitionSpec(None, *spec)

@@ -4,9 +4,11 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import torch
-from jax.sharding import NamedSharding
+from jax.sharding import Mesh, NamedSharding
 
+from crystools_pipelines.runtime import layout
 from crystools_pipelines.runtime.functional import as_jax, as_torch, call
 
 
@@ -15,8 +17,13 @@ class ScannedLayers(torch.nn.Module):
 
     Its parameters are those of one layer, named `layer.<name>`; the arrays bound to them when it is called
     are stacked, `[depth, ...]`, except those in `shared`: what all layers have in common. Iterating yields
-    itself once, so the owner's `for layer in layers` runs the whole stack. `sharding`, if given, makes of
-    a number of tokens what is asked of hidden states `[branch, token, channel]` between layers.
+    itself once, so the owner's `for layer in layers` runs the whole stack.
+
+    On a `mesh` hidden states `[branch, token, channel]` are split by tokens between layers, padded for that:
+    layers may see more tokens than they were given, of which nothing may depend.
+
+    `weights`, if given, makes of a parameter's name and shape the sharding that it has while its layer runs. Such
+    a stack is kept split over more of the mesh (`layout.at_rest`): each layer's share is gathered for it.
 
     Layers that take their hidden states by keyword name them in `carries`, in the order in which they return
     them. What a layer returns beyond its hidden states is dropped. With `every` the hidden states after each
@@ -26,18 +33,20 @@ class ScannedLayers(torch.nn.Module):
     def __init__(
         self,
         layers: torch.nn.ModuleList,
-        sharding: Callable[[int], NamedSharding] | None = None,
+        mesh: Mesh | None = None,
         carries: tuple[str, ...] = (),
         every: bool = False,
+        weights: Callable[[str], NamedSharding] | None = None,
     ) -> None:
         super().__init__()
         self.layer = layers[0]
         self.depth = len(layers)
         own = set(map(id, layers[-1].parameters())) if self.depth > 1 else set()
         self.shared = {name for name, tensor in self.layer.named_parameters() if id(tensor) in own}
-        self._sharding = sharding
+        self._mesh = mesh
         self._carries = carries
         self._every = every
+        self.weights = weights
 
     def __iter__(self) -> Iterator["ScannedLayers"]:
         yield self
@@ -54,9 +63,11 @@ class ScannedLayers(torch.nn.Module):
         def run_layer(
             hidden: tuple[jax.Array, ...], state: dict[str, jax.Array]
         ) -> tuple[tuple[jax.Array, ...], tuple[jax.Array, ...] | None]:
-            if self._sharding is not None:
-                shardings = tuple(self._sharding(states.shape[1]) for states in hidden)
-                hidden = jax.lax.with_sharding_constraint(hidden, shardings)
+            if self._mesh is not None:
+                hidden = jax.lax.with_sharding_constraint(hidden, layout.tokens(self._mesh))
+            if self.weights is not None:
+                at_work = {name: self.weights(name) for name in state}
+                state = jax.lax.with_sharding_constraint(state, at_work)
             if self._carries:
                 named = dict(zip(self._carries, hidden, strict=True))
                 output = call(self.layer, state | shared, *args, **named, **kwargs)
@@ -66,6 +77,13 @@ class ScannedLayers(torch.nn.Module):
             hidden = outputs[: len(hidden)]
             return hidden, hidden if self._every else None
 
-        last, every = jax.lax.scan(run_layer, hidden, state)
+        counts = [states.shape[1] for states in hidden]
+        last, every = jax.lax.scan(run_layer, tuple(map(self._padded, hidden)), state)
+        if not self._every:
+            last = tuple(states[:, :count] for states, count in zip(last, counts, strict=True))
         outputs = as_torch(every if self._every else last)
         return outputs if len(outputs) > 1 else outputs[0]
+
+    def _padded(self, states: jax.Array) -> jax.Array:
+        padding = 0 if self._mesh is None else -states.shape[1] % layout.tokens_multiple(self._mesh)
+        return jnp.pad(states, ((0, 0), (0, padding), (0, 0))) if padding else states

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from crystools_pipelines.runtime.errors import CheckpointError
 from crystools_pipelines.runtime.folded import stored_shape
+from crystools_pipelines.runtime.layout import at_rest
 from crystools_pipelines.runtime.mesh import replicated
 from crystools_pipelines.runtime.scan import ScannedLayers
 from crystools_pipelines.runtime.sharding import Rules, match
@@ -101,7 +102,7 @@ def plan_state(
     missing or has the wrong shape.
     """
     parameters = dict(module.named_parameters())
-    specs = match(rules, parameters)
+    specs = specs_at_rest(module, mesh, rules)
     sources = _sources(module)
     tensors: dict[str, StoredTensor] = {}
     for path in weight_files(folder):
@@ -119,6 +120,18 @@ def plan_state(
             jnp.dtype("float32" if kept else dtype),
         )
     return StatePlan(planned, {name: buffer.numpy() for name, buffer in module.named_buffers()}, mesh)
+
+
+def specs_at_rest(module: torch.nn.Module, mesh: Mesh, rules: Rules) -> dict[str, PartitionSpec]:
+    """How each parameter is kept, one of each stack; `layout.at_rest` where its layers gather it for work."""
+    parameters = dict(module.named_parameters())
+    specs = match(rules, parameters)
+    for prefix, layers in module.named_modules():
+        if isinstance(layers, ScannedLayers) and layers.weights is not None:
+            for name in set(dict(layers.layer.named_parameters())) - layers.shared:
+                name = f"{prefix}.layer.{name}"
+                specs[name] = at_rest(mesh, specs[name], parameters[name].shape)
+    return specs
 
 
 def _sources(module: torch.nn.Module) -> dict[str, _Source]:

@@ -13,12 +13,14 @@ from diffusers.models.transformers.transformer_wan import WanAttention, WanRotar
 from jax.sharding import Mesh
 
 from crystools_pipelines.runtime import layout
-from crystools_pipelines.runtime.attention import attention
+from crystools_pipelines.runtime.attention import Heads, attention, cross_attention
 from crystools_pipelines.runtime.errors import CheckpointError
 from crystools_pipelines.runtime.functional import as_jax, as_torch, call
 from crystools_pipelines.runtime.multistep import Schedule, SolverState, advance
+from crystools_pipelines.runtime.rotary import Norm, rotated
 from crystools_pipelines.runtime.scan import ScannedLayers
 from crystools_pipelines.runtime.weights import State
+from crystools_pipelines.wan21 import sharding
 
 
 class _Attention:
@@ -36,21 +38,25 @@ class _Attention:
         rotary_emb: tuple[torch.Tensor, torch.Tensor] | None = None,
     ) -> torch.Tensor:
         source = hidden_states if encoder_hidden_states is None else encoder_hidden_states
-        query = attn.norm_q(attn.to_q(hidden_states)).unflatten(2, (attn.heads, -1))
-        key = attn.norm_k(attn.to_k(source)).unflatten(2, (attn.heads, -1))
-        value = attn.to_v(source).unflatten(2, (attn.heads, -1))
+        query, key, value = as_jax((attn.to_q(hidden_states), attn.to_k(source), attn.to_v(source)))
+        head_dim = query.shape[2] // attn.heads
+        tables, tokens = None, query.shape[1]
         if rotary_emb is not None:
-            query, key = _rotate(query, *rotary_emb), _rotate(key, *rotary_emb)
-        output = as_torch(attention(as_jax(query), as_jax(key), as_jax(value), self._mesh))
-        return attn.to_out[0](output.flatten(2, 3))  # type: ignore[no-any-return]
+            tables = tuple(table.reshape(-1, head_dim) for table in as_jax(rotary_emb))
+            tokens = tables[0].shape[0]
+        query, key = (
+            rotated(each, *_norm(norm), tables, self._mesh, head_dim)
+            for each, norm in ((query, attn.norm_q), (key, attn.norm_k))
+        )
+        if encoder_hidden_states is None:
+            output = attention(Heads(query, key, value), self._mesh, head_dim, tokens)
+        else:
+            output = cross_attention(query, key, value, self._mesh, head_dim)
+        return attn.to_out[0](as_torch(output))  # type: ignore[no-any-return]
 
 
-def _rotate(tensor: torch.Tensor, cosines: torch.Tensor, sines: torch.Tensor) -> torch.Tensor:
-    """Rotary embedding of adjacent pairs; each frequency stands twice in the tables."""
-    first, second = tensor.unflatten(-1, (-1, 2)).unbind(-1)
-    cosine, sine = cosines[..., 0::2], sines[..., 1::2]
-    pairs = torch.stack((first * cosine - second * sine, first * sine + second * cosine), dim=-1)
-    return pairs.flatten(-2).to(tensor.dtype)
+def _norm(norm: torch.nn.RMSNorm) -> tuple[jax.Array, None, Norm]:
+    return as_jax(norm.weight), None, Norm("all heads", norm.eps or torch.finfo(torch.float32).eps)
 
 
 def check_transformer(config: Mapping[str, Any], condition_channels: int) -> None:
@@ -75,7 +81,11 @@ def build_transformer(folder: Path, mesh: Mesh) -> WanTransformer3DModel:
     )
     for block in model.blocks:
         block.attn1.processor = block.attn2.processor = _Attention(mesh)
-    model.blocks = ScannedLayers(model.blocks, partial(layout.tokens, mesh))
+    model.blocks = ScannedLayers(
+        model.blocks,
+        mesh,
+        weights=partial(layout.at_work, mesh, sharding.TRANSFORMER, "blocks.layer."),
+    )
     return model
 
 

@@ -1,0 +1,194 @@
+"""Softmax attention as one Pallas kernel for TPUs, without a running maximum.
+
+A softmax is the same whatever is subtracted from its logits. Usually their maximum is, so that no exponential
+overflows, and where keys come block by block everything so far is rescaled whenever the maximum rises. Here
+nothing is: float32 (and bfloat16, which has its exponents) holds `2**logit` of any logit up to about 100 either
+way. Each query's sum of weights comes back with its output and says whether that was so (`is_exact`).
+
+Logits are computed transposed, keys by queries, so that the weights are what stays in the matrix unit while the
+values, which are few, stream past: a product with values as wide as one head would fill half of a v6e's unit.
+The sums are made there as well, by rows of ones below the values, which are zero for padding.
+"""
+
+import math
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import tpu as pltpu
+
+LANES = 128
+
+_SUM_ROWS = 16  # a tile of bfloat16 has so many rows
+_OUTPUT_ROWS = 8  # a tile of float32
+_VMEM_BYTES = 100 * 2**20
+
+_CONTRACT_LAST = (((1,), (1,)), ((), ()))
+_CONTRACT_INNER = (((1,), (0,)), ((), ()))
+
+
+@dataclass(frozen=True)
+class BlockSizes:
+    """Tokens: queries that a step of the kernel's grid works on, keys that it works on, and keys at a time."""
+
+    query: int
+    key: int
+    compute: int
+
+
+def fits(query: jax.Array, head_dim: int) -> bool:
+    """Whether the kernel takes such queries: bfloat16, and heads that fill whole groups of 128 lanes."""
+    whole_heads = LANES % head_dim == 0 or head_dim % LANES == 0
+    return query.dtype == jnp.bfloat16 and whole_heads and query.shape[2] % LANES == 0
+
+
+def flash_attention(
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    head_dim: int,
+    keys: int,
+    sizes: BlockSizes,
+    *,
+    interpret: bool = False,
+) -> tuple[jax.Array, jax.Array]:
+    """Attention of `[batch, tokens, heads * head_dim]` each, any number of tokens, of the first `keys` keys; and the sums.
+
+    The output is like `query`; the sums are float32 `[batch, heads * head_dim / width, rows, tokens]`, each
+    repeated over some rows, with `width` lanes of heads together.
+    """
+    batch, queries, lanes = query.shape
+    width = max(head_dim, LANES)
+    heads = width // head_dim
+    block_q = _even_block(queries, sizes.query, LANES)
+    block_k = _even_block(keys, sizes.key, sizes.compute)
+    sum_rows = heads * _OUTPUT_ROWS
+
+    def of_queries(batch: Any, group: Any, i: Any, j: Any) -> tuple[Any, ...]:
+        return batch, i, group
+
+    def of_keys(batch: Any, group: Any, i: Any, j: Any) -> tuple[Any, ...]:
+        return batch, j, group
+
+    def of_sums(batch: Any, group: Any, i: Any, j: Any) -> tuple[Any, ...]:
+        return batch, group, 0, i
+
+    output: tuple[jax.Array, jax.Array] = pl.pallas_call(
+        partial(_kernel, head_dim=head_dim, keys=keys, compute=sizes.compute),
+        grid=(batch, lanes // width, pl.cdiv(queries, block_q), pl.cdiv(keys, block_k)),
+        in_specs=[
+            pl.BlockSpec((1, block_q, width), of_queries),
+            pl.BlockSpec((1, block_k, width), of_keys),
+            pl.BlockSpec((1, block_k, width), of_keys),
+        ],
+        out_specs=[
+            pl.BlockSpec((1, block_q, width), of_queries),
+            pl.BlockSpec((1, 1, sum_rows, block_q), of_sums),
+        ],
+        out_shape=[
+            jax.ShapeDtypeStruct(query.shape, query.dtype),
+            jax.ShapeDtypeStruct((batch, lanes // width, sum_rows, queries), jnp.float32),
+        ],
+        scratch_shapes=[
+            pltpu.VMEM((width, block_q), jnp.float32),
+            pltpu.VMEM((sum_rows, block_q), jnp.float32),
+        ],
+        compiler_params=pltpu.CompilerParams(
+            dimension_semantics=("parallel", "parallel", "parallel", "arbitrary"),
+            vmem_limit_bytes=_VMEM_BYTES,
+        ),
+        cost_estimate=pl.CostEstimate(
+            flops=4 * batch * queries * keys * lanes,
+            transcendentals=batch * queries * keys * lanes // head_dim,
+            bytes_accessed=query.dtype.itemsize * batch * lanes * (2 * queries + 2 * keys),
+        ),
+        interpret=interpret,
+        name="flash_attention",
+    )(query, key, value)
+    return output
+
+
+def is_exact(sums: jax.Array) -> jax.Array:
+    """Whether no weight that matters was lost: a query's largest weight is in its sum, and all are finite.
+
+    What underflows is below 2**-126. Next to a sum of 2**-90 a million such keys do not show in bfloat16.
+    """
+    return jnp.all((sums > 2.0**-90) & (sums < 2.0**120))
+
+
+def _kernel(
+    query: Any,
+    key: Any,
+    value: Any,
+    output: Any,
+    sums: Any,
+    weighted: Any,
+    weights: Any,
+    *,
+    head_dim: int,
+    keys: int,
+    compute: int,
+) -> None:
+    """One block of queries and one of keys; `weighted` and `weights` gather what all blocks of keys add."""
+    j = pl.program_id(3)
+    _, block_k, width = key.shape
+    to_base_2 = math.log2(math.e) / math.sqrt(head_dim)
+    left = keys - j * block_k
+
+    @pl.when(j == 0)
+    def begin() -> None:
+        weighted[...] = jnp.zeros_like(weighted)
+        weights[...] = jnp.zeros_like(weights)
+
+    for start in range(0, block_k, compute):
+        rows = pl.ds(start, compute)
+        # Behind the last key is anything at all, NaN too, so it has to go; its logits are then 0.
+        true = start + jax.lax.broadcasted_iota(jnp.int32, (compute, width), 0) < left
+        keys_here = jnp.where(true, key[0, rows, :], 0)
+        values_here = jnp.swapaxes(jnp.where(true, value[0, rows, :], 0), 0, 1)
+        true_columns = start + jax.lax.broadcasted_iota(jnp.int32, (_SUM_ROWS, compute), 1) < left
+        ones = true_columns.astype(jnp.bfloat16)
+        for head in range(width // head_dim):
+            of_head = slice(head * head_dim, (head + 1) * head_dim)
+            logits = jax.lax.dot_general(
+                keys_here, _only(query[0], head, head_dim), _CONTRACT_LAST, preferred_element_type=jnp.float32
+            )
+            exponentials = jnp.exp2(logits * to_base_2).astype(jnp.bfloat16)
+            product = jax.lax.dot_general(
+                jnp.concatenate([values_here[of_head], ones]),
+                exponentials,
+                _CONTRACT_INNER,
+                preferred_element_type=jnp.float32,
+            )
+            weighted[of_head] += product[:head_dim]
+            weights[pl.ds(head * _OUTPUT_ROWS, _OUTPUT_ROWS)] += product[head_dim : head_dim + _OUTPUT_ROWS]
+
+    @pl.when(j == pl.num_programs(3) - 1)
+    def end() -> None:
+        outputs = [
+            weighted[head * head_dim : (head + 1) * head_dim]
+            / weights[head * _OUTPUT_ROWS : head * _OUTPUT_ROWS + 1]
+            for head in range(width // head_dim)
+        ]
+        output[0] = jnp.swapaxes(jnp.concatenate(outputs).astype(output.dtype), 0, 1)
+        sums[0, 0] = weights[...]
+
+
+def _only(lanes: jax.Array, head: int, head_dim: int) -> jax.Array:
+    """Zero but for one head's lanes, where several share the row."""
+    if lanes.shape[1] == head_dim:
+        return lanes
+    of_lane = jax.lax.broadcasted_iota(jnp.int32, lanes.shape, 1) // head_dim
+    return jnp.where(of_lane == head, lanes, 0)
+
+
+def _even_block(tokens: int, most: int, multiple: int) -> int:
+    """Tokens of a block: as few blocks of at most `most` as will do, all about as full."""
+    return _round_up(pl.cdiv(tokens, pl.cdiv(tokens, most)), multiple)
+
+
+def _round_up(number: int, multiple: int) -> int:
+    return -(-number // multiple) * multiple
