@@ -20,6 +20,7 @@ from math import prod
 from typing import TypeAlias
 
 from crystools_pipelines.planning.hlo import Instruction, Module
+from crystools_pipelines.runtime.scopes import UNLIKELY
 from crystools_tpu.telemetry.chips import ChipSpec
 
 COLLECTIVES = ("all-gather", "all-reduce", "all-to-all", "collective-permute", "reduce-scatter")
@@ -136,6 +137,8 @@ class _Reader:
         return total
 
     def _other(self, each: Instruction, named: Mapping[str, Instruction]) -> Estimate:
+        if each.opcode == "while" and UNLIKELY in each.op_name.split("/"):
+            return Estimate(notes={"what is unlikely to run is not counted"})
         if each.opcode == "while":
             return self._loop(each)
         if each.opcode == "conditional":

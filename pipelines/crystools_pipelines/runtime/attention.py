@@ -20,6 +20,7 @@ from tokamax._src.ops.experimental.tpu.splash_attention import splash_attention_
 
 from crystools_pipelines.runtime.flash_kernel import BlockSizes, fits, flash_attention, is_exact
 from crystools_pipelines.runtime.mesh import DATA, SEQUENCE, TENSOR
+from crystools_pipelines.runtime.scopes import UNLIKELY
 
 # The kernels' tile sizes: for heads of 128 in bfloat16 the best of those tried, by the TPU compiler's schedule.
 _SIZES = BlockSizes(query=3328, key=2816, compute=256)
@@ -185,19 +186,19 @@ def _kernel_of(mesh: Mesh) -> _Kernel:
 
 
 def _tpu(query: jax.Array, key: jax.Array, value: jax.Array, head_dim: int, keys: int) -> jax.Array:
-    """Our kernel where it is exact, decided by what it computed; else, at the price of another, splash."""
+    """Our kernel without a running maximum, and once more with one where its own sums say that it was wrong."""
     if not fits(query, head_dim):
         return splash_attention(query, key, value, head_dim, keys)
     output, sums = flash_attention(query, key, value, head_dim, keys, _SIZES)
-    return jax.lax.cond(
-        is_exact(sums),
-        lambda output, *_: output,
-        lambda _, *operands: splash_attention(*operands, head_dim, keys),
-        output,
-        query,
-        key,
-        value,
-    )
+
+    def again(_: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        shifted, _ = flash_attention(query, key, value, head_dim, keys, _SIZES, running_maximum=True)
+        return shifted, jnp.array(True)
+
+    # Not by `cond`, for which the output would have to be copied.
+    with jax.named_scope(UNLIKELY):
+        output, _ = jax.lax.while_loop(lambda carry: ~carry[1], again, (output, is_exact(sums)))
+    return output
 
 
 def splash_attention(

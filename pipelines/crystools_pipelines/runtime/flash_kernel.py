@@ -1,9 +1,10 @@
-"""Softmax attention as one Pallas kernel for TPUs, without a running maximum.
+"""Softmax attention as one Pallas kernel for TPUs, with or without a running maximum.
 
 A softmax is the same whatever is subtracted from its logits. Usually their maximum is, so that no exponential
-overflows, and where keys come block by block everything so far is rescaled whenever the maximum rises. Here
-nothing is: float32 (and bfloat16, which has its exponents) holds `2**logit` of any logit up to about 100 either
-way. Each query's sum of weights comes back with its output and says whether that was so (`is_exact`).
+overflows, and where keys come block by block everything so far is rescaled whenever the maximum rises. That is
+more work than all the rest of the softmax, and seldom needed: float32, and bfloat16 with the same exponents,
+hold `2**logit` of any logit up to about 100 either way. So nothing is subtracted at first. Each query's sum of
+weights comes back with its output and says whether that was right (`is_exact`).
 
 Logits are computed transposed, keys by queries, so that the weights are what stays in the matrix unit while the
 values, which are few, stream past: a product with values as wide as one head would fill half of a v6e's unit.
@@ -25,6 +26,7 @@ LANES = 128
 _SUM_ROWS = 16  # a tile of bfloat16 has so many rows
 _OUTPUT_ROWS = 8  # a tile of float32
 _VMEM_BYTES = 100 * 2**20
+_LEAST = -1e30  # of logits: less than any, and the difference of two is no NaN
 
 _CONTRACT_LAST = (((1,), (1,)), ((), ()))
 _CONTRACT_INNER = (((1,), (0,)), ((), ()))
@@ -53,6 +55,7 @@ def flash_attention(
     keys: int,
     sizes: BlockSizes,
     *,
+    running_maximum: bool = False,
     interpret: bool = False,
 ) -> tuple[jax.Array, jax.Array]:
     """Attention of `[batch, tokens, heads * head_dim]` each, any number of tokens, of the first `keys` keys; and the sums.
@@ -77,7 +80,9 @@ def flash_attention(
         return batch, group, 0, i
 
     output: tuple[jax.Array, jax.Array] = pl.pallas_call(
-        partial(_kernel, head_dim=head_dim, keys=keys, compute=sizes.compute),
+        partial(
+            _kernel, head_dim=head_dim, keys=keys, compute=sizes.compute, running_maximum=running_maximum
+        ),
         grid=(batch, lanes // width, pl.cdiv(queries, block_q), pl.cdiv(keys, block_k)),
         in_specs=[
             pl.BlockSpec((1, block_q, width), of_queries),
@@ -95,6 +100,7 @@ def flash_attention(
         scratch_shapes=[
             pltpu.VMEM((width, block_q), jnp.float32),
             pltpu.VMEM((sum_rows, block_q), jnp.float32),
+            pltpu.VMEM((sum_rows, block_q), jnp.float32),
         ],
         compiler_params=pltpu.CompilerParams(
             dimension_semantics=("parallel", "parallel", "parallel", "arbitrary"),
@@ -106,7 +112,7 @@ def flash_attention(
             bytes_accessed=query.dtype.itemsize * batch * lanes * (2 * queries + 2 * keys),
         ),
         interpret=interpret,
-        name="flash_attention",
+        name="flash_attention_shifted" if running_maximum else "flash_attention",
     )(query, key, value)
     return output
 
@@ -127,10 +133,12 @@ def _kernel(
     sums: Any,
     weighted: Any,
     weights: Any,
+    maxima: Any,
     *,
     head_dim: int,
     keys: int,
     compute: int,
+    running_maximum: bool,
 ) -> None:
     """One block of queries and one of keys; `weighted` and `weights` gather what all blocks of keys add."""
     j = pl.program_id(3)
@@ -142,6 +150,8 @@ def _kernel(
     def begin() -> None:
         weighted[...] = jnp.zeros_like(weighted)
         weights[...] = jnp.zeros_like(weights)
+        if running_maximum:
+            maxima[...] = jnp.full_like(maxima, _LEAST)
 
     for start in range(0, block_k, compute):
         rows = pl.ds(start, compute)
@@ -153,10 +163,20 @@ def _kernel(
         ones = true_columns.astype(jnp.bfloat16)
         for head in range(width // head_dim):
             of_head = slice(head * head_dim, (head + 1) * head_dim)
-            logits = jax.lax.dot_general(
+            of_sums = slice(head * _OUTPUT_ROWS, (head + 1) * _OUTPUT_ROWS)
+            logits = to_base_2 * jax.lax.dot_general(
                 keys_here, _only(query[0], head, head_dim), _CONTRACT_LAST, preferred_element_type=jnp.float32
             )
-            exponentials = jnp.exp2(logits * to_base_2).astype(jnp.bfloat16)
+            if running_maximum:
+                is_true = start + jax.lax.broadcasted_iota(jnp.int32, logits.shape, 0) < left
+                logits = jnp.where(is_true, logits, _LEAST)
+                highest = jnp.maximum(maxima[of_sums], jnp.max(logits, axis=0, keepdims=True))
+                shrink = jnp.exp2(maxima[of_sums] - highest)
+                maxima[of_sums] = highest
+                weights[of_sums] *= shrink
+                weighted[of_head] *= shrink[:1]
+                logits -= highest[:1]
+            exponentials = jnp.exp2(logits).astype(jnp.bfloat16)
             product = jax.lax.dot_general(
                 jnp.concatenate([values_here[of_head], ones]),
                 exponentials,
@@ -164,7 +184,7 @@ def _kernel(
                 preferred_element_type=jnp.float32,
             )
             weighted[of_head] += product[:head_dim]
-            weights[pl.ds(head * _OUTPUT_ROWS, _OUTPUT_ROWS)] += product[head_dim : head_dim + _OUTPUT_ROWS]
+            weights[of_sums] += product[head_dim : head_dim + _OUTPUT_ROWS]
 
     @pl.when(j == pl.num_programs(3) - 1)
     def end() -> None:

@@ -15,6 +15,8 @@ import jax
 from jax.extend.core import Jaxpr, JaxprEqn, jaxprs_in_params
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from crystools_pipelines.runtime.scopes import UNLIKELY
+
 SCHEDULE_FLAGS = (
     "--xla_jf_dump_to={folder} --xla_jf_dump_llo_text=true --xla_jf_dump_llo_pass_label_regex=final_bundles"
 )
@@ -52,8 +54,10 @@ def kernel_cycles(traced: jax.stages.Traced, folder: Path) -> dict[Kernel, int]:
 
 
 def _pallas_calls(jaxpr: Jaxpr, mesh: Mesh | None) -> Iterator[tuple[JaxprEqn, Mesh | None]]:
-    """Each with the mesh of the `shard_map` around it."""
+    """Each with the mesh of the `shard_map` around it; without those that are unlikely to run."""
     for equation in jaxpr.eqns:
+        if UNLIKELY in str(equation.source_info.name_stack).split("/"):
+            continue
         if equation.primitive.name == "pallas_call":
             yield equation, mesh
             continue
