@@ -257,7 +257,7 @@ def _compile_program(topology: str, program: RehearsedProgram, effort: float | N
     chosen = program.effort if effort is None else effort
     key = (topology, sha256(lowered.as_text().encode()).digest(), chosen)
     if key not in _compiled:
-        compiled = compile_with(lowered, chosen)
+        compiled = compile_with(lowered, chosen, "tpu")
         _compiled[key] = CompiledProgram(_memory(compiled), 0, compiled.as_text() or "")
     return replace(_compiled[key], runs=program.runs)
 
