@@ -2,7 +2,7 @@
 
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -10,62 +10,118 @@ import numpy as np
 import torch
 from diffusers import CogVideoXTransformer3DModel
 from diffusers.models.attention_processor import Attention
-from diffusers.models.embeddings import apply_rotary_emb, get_3d_rotary_pos_embed
+from diffusers.models.embeddings import get_3d_rotary_pos_embed
+from diffusers.models.normalization import CogVideoXLayerNormZero
+from diffusers.models.transformers.cogvideox_transformer_3d import CogVideoXBlock
 from jax.sharding import Mesh
 from numpy.typing import NDArray
 
+from crystools_pipelines.cogvideox import sharding
 from crystools_pipelines.cogvideox.request import PATCH_SIZE
 from crystools_pipelines.cogvideox.scheduler import Schedule, SolverState, advance
-from crystools_pipelines.cogvideox.text import MAX_TOKENS
 from crystools_pipelines.runtime import layout
-from crystools_pipelines.runtime.attention import attention
+from crystools_pipelines.runtime.attention import Heads, attention
 from crystools_pipelines.runtime.errors import CheckpointError, RequestError
 from crystools_pipelines.runtime.functional import as_jax, as_torch, call
+from crystools_pipelines.runtime.rotary import Norm, rotated
 from crystools_pipelines.runtime.scan import ScannedLayers
 from crystools_pipelines.runtime.weights import State
 
-Rotary = tuple[jax.Array, jax.Array]
-
-
-# XLA's compiler (libtpu 0.0.42) fails on sums over two devices of an odd number of tokens in bfloat16, as
-# those of 226 text tokens: "Bitcast cannot have different shape sizes". So the text is padded.
-_TOKENS_MULTIPLE = 32
+Rotary: TypeAlias = tuple[jax.Array, jax.Array]
 
 
 class MeshAttention:
     """Takes the place of diffusers' CogVideoXAttnProcessor2_0: attention over the mesh, no write in place.
 
-    Of the text only the first `text_tokens` are seen, the rest is padding. The rotation is that of the video.
+    Text and video are one stream, turned by the tables; tokens that these have no row for are padding.
     """
 
-    def __init__(self, mesh: Mesh, text_tokens: int) -> None:
+    def __init__(self, mesh: Mesh) -> None:
         self._mesh = mesh
-        self._text_tokens = text_tokens
 
     def __call__(
         self,
         attn: Attention,
         hidden_states: torch.Tensor,
-        encoder_hidden_states: torch.Tensor,
+        encoder_hidden_states: None,
         attention_mask: None,
         image_rotary_emb: tuple[torch.Tensor, torch.Tensor],
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        padded = encoder_hidden_states.shape[1]
-        tokens = torch.cat([encoder_hidden_states, hidden_states], dim=1)
-
-        def rotated(heads: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-            return heads[:, :padded], apply_rotary_emb(heads[:, padded:], image_rotary_emb, sequence_dim=1)
-
-        query = rotated(attn.norm_q(attn.to_q(tokens).unflatten(2, (attn.heads, -1))))
-        key = rotated(attn.norm_k(attn.to_k(tokens).unflatten(2, (attn.heads, -1))))
-        heads = attn.to_v(tokens).unflatten(2, (attn.heads, -1))
-        value = heads[:, :padded], heads[:, padded:]
-        keys, values = (
-            as_jax(torch.cat([text[:, : self._text_tokens], video], dim=1)) for text, video in (key, value)
+    ) -> torch.Tensor:
+        tables = as_jax(image_rotary_emb)
+        tokens, head_dim = tables[0].shape
+        value = as_jax(attn.to_v(hidden_states))
+        query, key = (
+            rotated(
+                as_jax(projection(hidden_states)),
+                as_jax(norm.weight),
+                as_jax(norm.bias),
+                Norm("head", norm.eps, centred=True),
+                tables,
+                self._mesh,
+                head_dim,
+            )
+            for projection, norm in ((attn.to_q, attn.norm_q), (attn.to_k, attn.norm_k))
         )
-        output = as_torch(attention(as_jax(torch.cat(query, dim=1)), keys, values, self._mesh))
-        output = attn.to_out[0](output.flatten(2, 3))
-        return output[:, padded:], output[:, :padded]
+        output = attention(Heads(query, key, value), self._mesh, head_dim, tokens)
+        return attn.to_out[0](as_torch(output))  # type: ignore[no-any-return]
+
+
+class _Block(torch.nn.Module):
+    """A CogVideoXBlock's layers on one stream: `video_tokens` of the video, then the text's."""
+
+    def __init__(self, block: CogVideoXBlock) -> None:
+        super().__init__()
+        self.norm1, self.attn1 = block.norm1, block.attn1
+        self.norm2, self.ff = block.norm2, block.ff
+
+    def forward(
+        self,
+        hidden: torch.Tensor,
+        embedding: torch.Tensor,
+        rotary: tuple[torch.Tensor, torch.Tensor],
+        video_tokens: int,
+    ) -> torch.Tensor:
+        is_video = as_torch(jnp.arange(hidden.shape[1])[:, None] < video_tokens)
+        normed, gate = _modulated(self.norm1, hidden, embedding, is_video)
+        hidden = hidden + gate * self.attn1(normed, image_rotary_emb=rotary)
+        normed, gate = _modulated(self.norm2, hidden, embedding, is_video)
+        return hidden + gate * self.ff(normed)  # type: ignore[no-any-return]
+
+
+def _modulated(
+    norm: CogVideoXLayerNormZero, hidden: torch.Tensor, embedding: torch.Tensor, is_video: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The normed states, and the gate for what is made of them: video and text have modulations each."""
+    modulations = norm.linear(norm.silu(embedding))[:, None].chunk(6, dim=2)
+    shift, scale, gate = (
+        torch.where(is_video, of_video, of_text)
+        for of_video, of_text in zip(modulations[:3], modulations[3:], strict=True)
+    )
+    return norm.norm(hidden) * (1 + scale) + shift, gate
+
+
+class _Blocks(ScannedLayers):
+    """The stack, called as diffusers' model calls a block: video and text meet before it and part behind."""
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        encoder_hidden_states: torch.Tensor,
+        temb: torch.Tensor,
+        image_rotary_emb: tuple[torch.Tensor, torch.Tensor],
+        attention_kwargs: None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        video_tokens, text_tokens = hidden_states.shape[1], encoder_hidden_states.shape[1]
+        cosines, sines = as_jax(image_rotary_emb)
+        rotary = as_torch(
+            (
+                jnp.pad(cosines, ((0, text_tokens), (0, 0)), constant_values=1),  # text is not turned
+                jnp.pad(sines, ((0, text_tokens), (0, 0))),
+            )
+        )
+        hidden = torch.cat([hidden_states, encoder_hidden_states], dim=1)
+        hidden = super().forward(hidden, temb, rotary, video_tokens)
+        return hidden[:, :video_tokens], hidden[:, video_tokens:]
 
 
 def check_transformer(config: dict[str, Any]) -> None:
@@ -82,9 +138,12 @@ def build_transformer(folder: Path, mesh: Mesh) -> CogVideoXTransformer3DModel:
     config = CogVideoXTransformer3DModel.load_config(folder)
     with torch.device("meta"):
         model = CogVideoXTransformer3DModel.from_config(config).eval()
-    model.set_attn_processor(MeshAttention(mesh, MAX_TOKENS))
-    carries = ("hidden_states", "encoder_hidden_states")
-    model.transformer_blocks = ScannedLayers(model.transformer_blocks, partial(layout.tokens, mesh), carries)
+    model.set_attn_processor(MeshAttention(mesh))
+    model.transformer_blocks = _Blocks(
+        torch.nn.ModuleList(map(_Block, model.transformer_blocks)),
+        mesh,
+        weights=partial(layout.at_work, mesh, sharding.TRANSFORMER, "transformer_blocks.layer."),
+    )
     return model
 
 
@@ -129,8 +188,6 @@ def denoising_step(
     if guided, the negative prompt's.
     """
     branches = embeddings.shape[0]
-    padding = -(embeddings.shape[1] + rotary[0].shape[0]) % _TOKENS_MULTIPLE
-    embeddings = jnp.pad(embeddings.astype(dtype), ((0, 0), (0, padding), (0, 0)))
     sample = jnp.broadcast_to(solver.sample.astype(dtype), (branches, *solver.sample.shape[1:]))
     sample = jax.lax.with_sharding_constraint(sample, layout.branches(mesh))
     timestep = jnp.broadcast_to(schedule.timesteps[solver.step], (branches,))
@@ -138,7 +195,7 @@ def denoising_step(
         model,
         weights,
         hidden_states=sample,
-        encoder_hidden_states=embeddings,
+        encoder_hidden_states=embeddings.astype(dtype),
         timestep=timestep,
         image_rotary_emb=rotary,
         return_dict=False,

@@ -1,15 +1,13 @@
 """The denoiser: diffusers' Flux2Transformer2DModel with our attention and scanned blocks, and its step."""
 
-from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
 from diffusers import Flux2Transformer2DModel
-from diffusers.models.embeddings import apply_rotary_emb
 from diffusers.models.transformers.transformer_flux2 import (
     Flux2Attention,
     Flux2ParallelSelfAttention,
@@ -19,46 +17,60 @@ from jax.sharding import Mesh
 from numpy.typing import NDArray
 
 from crystools_pipelines.flux2.schedule import Schedule, SolverState, advance
-from crystools_pipelines.runtime import layout
-from crystools_pipelines.runtime.attention import attention
+from crystools_pipelines.flux2.text import MAX_TOKENS
+from crystools_pipelines.runtime.attention import Heads, attention, joint_attention
 from crystools_pipelines.runtime.errors import CheckpointError
 from crystools_pipelines.runtime.folded import FoldedInputs, FoldedOutputs
 from crystools_pipelines.runtime.functional import as_jax, as_torch, call
+from crystools_pipelines.runtime.rotary import Norm, Tables, rotated
 from crystools_pipelines.runtime.scan import ScannedLayers
 from crystools_pipelines.runtime.weights import State
 
-Rotary = tuple[torch.Tensor, torch.Tensor]
+Rotary: TypeAlias = tuple[torch.Tensor, torch.Tensor]
 
 
 class _DoubleAttention:
-    """Takes the place of Flux2AttnProcessor: text and image attend to both, each with its own weights."""
+    """Takes the place of Flux2AttnProcessor: text and image attend to both, each with its own weights.
 
-    def __init__(self, mesh: Mesh) -> None:
+    The tables are those of `text_tokens` of text, then of the image; more tokens of either are padding.
+    """
+
+    def __init__(self, mesh: Mesh, text_tokens: int) -> None:
         self._mesh = mesh
+        self._text_tokens = text_tokens
 
     def __call__(
         self,
         attn: Flux2Attention,
         hidden_states: torch.Tensor,
         encoder_hidden_states: torch.Tensor,
-        attention_mask: torch.Tensor | None = None,
-        image_rotary_emb: Rotary | None = None,
+        attention_mask: None,
+        image_rotary_emb: Rotary,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        def heads(projection: torch.nn.Module, states: torch.Tensor) -> torch.Tensor:
-            return projection(states).unflatten(-1, (-1, attn.head_dim))  # type: ignore[no-any-return]
-
-        text, image = encoder_hidden_states, hidden_states
-        queries = (attn.norm_added_q(heads(attn.add_q_proj, text)), attn.norm_q(heads(attn.to_q, image)))
-        keys = (attn.norm_added_k(heads(attn.add_k_proj, text)), attn.norm_k(heads(attn.to_k, image)))
-        values = (heads(attn.add_v_proj, text), heads(attn.to_v, image))
-        query, key, value = (torch.cat(pair, dim=1) for pair in (queries, keys, values))
-        output = _attend(query, key, value, image_rotary_emb, self._mesh)
-        count = text.shape[1]
-        return attn.to_out[0](output[:, count:]), attn.to_add_out(output[:, :count])
+        tables = as_jax(image_rotary_emb)
+        of_text = tuple(table[: self._text_tokens] for table in tables)
+        of_image = tuple(table[self._text_tokens :] for table in tables)
+        text = Heads(
+            _turned(attn.add_q_proj(encoder_hidden_states), attn.norm_added_q, of_text, self._mesh),
+            _turned(attn.add_k_proj(encoder_hidden_states), attn.norm_added_k, of_text, self._mesh),
+            as_jax(attn.add_v_proj(encoder_hidden_states)),
+        )
+        image = Heads(
+            _turned(attn.to_q(hidden_states), attn.norm_q, of_image, self._mesh),
+            _turned(attn.to_k(hidden_states), attn.norm_k, of_image, self._mesh),
+            as_jax(attn.to_v(hidden_states)),
+        )
+        tokens, head_dim = of_image[0].shape
+        outputs = joint_attention(image, text, self._mesh, head_dim, tokens, self._text_tokens)
+        of_image, of_text = as_torch(outputs)
+        return attn.to_out[0](of_image), attn.to_add_out(of_text)
 
 
 class _SingleAttention:
-    """Takes the place of Flux2ParallelSelfAttnProcessor: attention and feed-forward side by side."""
+    """Takes the place of Flux2ParallelSelfAttnProcessor: attention and feed-forward side by side.
+
+    Tokens that the tables have no row for are padding.
+    """
 
     def __init__(self, mesh: Mesh) -> None:
         self._mesh = mesh
@@ -67,23 +79,27 @@ class _SingleAttention:
         self,
         attn: Flux2ParallelSelfAttention,
         hidden_states: torch.Tensor,
-        attention_mask: torch.Tensor | None = None,
-        image_rotary_emb: Rotary | None = None,
+        attention_mask: None,
+        image_rotary_emb: Rotary,
     ) -> torch.Tensor:
         projected = attn.to_qkv_mlp_proj(hidden_states)
-        heads = projected[..., :3, :].unflatten(-1, (-1, attn.head_dim))
-        query, key, value = heads.unbind(2)
-        output = _attend(attn.norm_q(query), attn.norm_k(key), value, image_rotary_emb, self._mesh)
+        query, key, value = projected[..., :3, :].unbind(2)
+        tables = as_jax(image_rotary_emb)
+        heads = Heads(
+            _turned(query, attn.norm_q, tables, self._mesh),
+            _turned(key, attn.norm_k, tables, self._mesh),
+            as_jax(value),
+        )
+        tokens, head_dim = tables[0].shape
+        output = as_torch(attention(heads, self._mesh, head_dim, tokens))
         inner = attn.mlp_act_fn(projected[..., 3:, :])
         return attn.to_out(torch.cat([output.unsqueeze(2), inner], dim=2))  # type: ignore[no-any-return]
 
 
-def _attend(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, rotary: Rotary | None, mesh: Mesh
-) -> torch.Tensor:
-    query, key = (apply_rotary_emb(tensor, rotary, sequence_dim=1) for tensor in (query, key))
-    output = as_torch(attention(as_jax(query), as_jax(key), as_jax(value), mesh))
-    return output.flatten(2, 3)  # type: ignore[no-any-return]
+def _turned(projected: torch.Tensor, norm: torch.nn.RMSNorm, tables: Tables, mesh: Mesh) -> jax.Array:
+    weight = as_jax(norm.weight)
+    assert norm.eps is not None
+    return rotated(as_jax(projected), weight, None, Norm("head", norm.eps), tables, mesh, weight.shape[0])
 
 
 class _SwiGLU(torch.nn.Module):
@@ -115,7 +131,7 @@ def build_transformer(folder: Path, mesh: Mesh) -> Flux2Transformer2DModel:
         model = Flux2Transformer2DModel.from_config(config).eval()
     model.pos_embed = _Tables()
     for block in model.transformer_blocks:
-        block.attn.processor = _DoubleAttention(mesh)
+        block.attn.processor = _DoubleAttention(mesh, MAX_TOKENS)
         for feed_forward in (block.ff, block.ff_context):
             feed_forward.linear_in = FoldedOutputs(feed_forward.linear_in, 2)
             feed_forward.act_fn = _SwiGLU()
@@ -125,12 +141,11 @@ def build_transformer(folder: Path, mesh: Mesh) -> Flux2Transformer2DModel:
         attn.processor, attn.mlp_act_fn = _SingleAttention(mesh), _SwiGLU()
         attn.to_qkv_mlp_proj = FoldedOutputs(attn.to_qkv_mlp_proj, 3 + 2 * ratio)
         attn.to_out = FoldedInputs(attn.to_out, 1 + ratio)
-    tokens = partial(layout.tokens, mesh)
     model.transformer_blocks = ScannedLayers(
-        model.transformer_blocks, tokens, carries=("encoder_hidden_states", "hidden_states")
+        model.transformer_blocks, mesh, carries=("encoder_hidden_states", "hidden_states")
     )
     model.single_transformer_blocks = ScannedLayers(
-        model.single_transformer_blocks, tokens, carries=("hidden_states",)
+        model.single_transformer_blocks, mesh, carries=("hidden_states",)
     )
     return model
 

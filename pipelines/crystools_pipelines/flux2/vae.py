@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 
 from crystools_pipelines.flux2 import sharding
 from crystools_pipelines.runtime import layout
-from crystools_pipelines.runtime.attention import attention
+from crystools_pipelines.runtime.attention import Heads, attention
 from crystools_pipelines.runtime.functional import as_jax, as_torch, call
 from crystools_pipelines.runtime.weights import State
 
@@ -64,10 +64,8 @@ class _Attention:
         temb: torch.Tensor | None = None,
     ) -> torch.Tensor:
         normed = attn.group_norm(hidden_states.flatten(2)).transpose(1, 2)
-        query, key, value = (
-            as_jax(projection(normed).unsqueeze(2)) for projection in (attn.to_q, attn.to_k, attn.to_v)
-        )
-        output = as_torch(attention(query, key, value, self._mesh)).squeeze(2)
+        heads = Heads(*(as_jax(projection(normed)) for projection in (attn.to_q, attn.to_k, attn.to_v)))
+        output = as_torch(attention(heads, self._mesh, head_dim=heads.query.shape[2]))
         return attn.to_out[0](output).transpose(1, 2).reshape(hidden_states.shape) + hidden_states  # type: ignore[no-any-return]
 
 
