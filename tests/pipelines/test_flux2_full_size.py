@@ -154,7 +154,7 @@ def test_every_weight_of_the_transformer_is_placed_and_hardly_any_replicated(
 
 def test_every_weight_of_the_text_encoder_that_is_used_is_placed(tmp_path: Path) -> None:
     Mistral3Config(text_config=TEXT_ENCODER | {"model_type": "mistral"}).save_pretrained(tmp_path)
-    encoder = build_prompt_encoder(tmp_path)
+    encoder = build_prompt_encoder(tmp_path, make_mesh(jax.devices()[:1], branches=1, widths=(1,)))
     assert not [name for name, _ in encoder.named_parameters() if "lm_head" in name or "vision" in name]
     assert replicated_share(encoder, sharding.TEXT_ENCODER) < 1e-3
 

@@ -140,7 +140,7 @@ def run_stages(
 
 def encode_prompts(job: Job, prompts: list[str]) -> jax.Array:
     """Embeddings `[prompts, 226, width]`, split over the guidance branches."""
-    encoder = job.load("text_encoder", build_text_encoder, t5.ENCODER)
+    encoder = job.load("text_encoder", partial(build_text_encoder, mesh=job.mesh), t5.ENCODER)
     ids, _ = job.tokens(tokenize, prompts, MAX_TOKENS)  # the pipeline gives T5 no mask
     config = job.checkpoint.config("text_encoder")
     return run_once(

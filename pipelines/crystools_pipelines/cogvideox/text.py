@@ -1,15 +1,18 @@
 """Prompts to embeddings: T5 with its own tokenizer, as diffusers' CogVideoXPipeline uses them."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
+from jax.sharding import Mesh
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase, T5Config, T5EncoderModel
 
+from crystools_pipelines.runtime import layout, t5
 from crystools_pipelines.runtime.functional import call
 from crystools_pipelines.runtime.scan import ScannedLayers
 from crystools_pipelines.runtime.weights import State
@@ -24,7 +27,7 @@ class TextEncoder(torch.nn.Module):
     scan all layers must be alike: here each makes the same of the same table.
     """
 
-    def __init__(self, model: T5EncoderModel) -> None:
+    def __init__(self, model: T5EncoderModel, mesh: Mesh) -> None:
         super().__init__()
         self.shared = model.shared
         self.encoder = model.encoder
@@ -34,7 +37,8 @@ class TextEncoder(torch.nn.Module):
             attention = block.layer[0].SelfAttention
             attention.has_relative_attention_bias = True
             attention.relative_attention_bias = owner.relative_attention_bias
-        self.encoder.block = ScannedLayers(blocks)
+        at_work = partial(layout.at_work, mesh, t5.ENCODER, "encoder.block.layer.")
+        self.encoder.block = ScannedLayers(blocks, weights=at_work)
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
         """Embeddings of token ids, padding included: the pipeline gives T5 no mask."""
@@ -42,12 +46,12 @@ class TextEncoder(torch.nn.Module):
         return self.encoder.final_layer_norm(hidden)  # type: ignore[no-any-return]
 
 
-def build_text_encoder(folder: Path) -> TextEncoder:
+def build_text_encoder(folder: Path, mesh: Mesh) -> TextEncoder:
     """T5's encoder from the configuration in `folder`, on the meta device."""
     # Eager attention: the one that adds T5's relative position bias without further conditions.
     config = T5Config.from_pretrained(folder, attn_implementation="eager")
     with torch.device("meta"):
-        return TextEncoder(T5EncoderModel(config).eval())
+        return TextEncoder(T5EncoderModel(config).eval(), mesh)
 
 
 def tokenize(

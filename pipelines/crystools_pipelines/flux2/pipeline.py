@@ -125,7 +125,7 @@ def run_stages(
 
 def encode_prompt(job: Job, prompt: str) -> jax.Array:
     """Embeddings `[1, 512, 3 * width]`, on every device."""
-    encoder = job.load("text_encoder", build_prompt_encoder, sharding.TEXT_ENCODER)
+    encoder = job.load("text_encoder", partial(build_prompt_encoder, mesh=job.mesh), sharding.TEXT_ENCODER)
     config = job.checkpoint.config("text_encoder")["text_config"]
     return run_once(
         job,

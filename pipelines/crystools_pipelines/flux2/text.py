@@ -1,6 +1,7 @@
 """A prompt to embeddings: the language model of Mistral 3 as diffusers' Flux2Pipeline uses it."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 import torch
 from diffusers.pipelines.flux2.pipeline_flux2 import format_input
 from diffusers.pipelines.flux2.system_messages import SYSTEM_MESSAGE
+from jax.sharding import Mesh
 from numpy.typing import NDArray
 from transformers import AutoConfig, PreTrainedTokenizerBase
 from transformers.models.mistral.modeling_mistral import (
@@ -19,6 +21,8 @@ from transformers.models.mistral.modeling_mistral import (
     apply_rotary_pos_emb,
 )
 
+from crystools_pipelines.flux2.sharding import TEXT_ENCODER
+from crystools_pipelines.runtime import layout
 from crystools_pipelines.runtime.errors import CheckpointError
 from crystools_pipelines.runtime.functional import as_jax, as_torch, call
 from crystools_pipelines.runtime.scan import ScannedLayers
@@ -32,7 +36,7 @@ LAYERS = (10, 20, 30)
 class PromptEncoder(torch.nn.Module):
     """The parts of Mistral3ForConditionalGeneration that embed a prompt, under the checkpoint's names."""
 
-    def __init__(self, model: MistralModel, rotary_emb: MistralRotaryEmbedding) -> None:
+    def __init__(self, model: MistralModel, rotary_emb: MistralRotaryEmbedding, mesh: Mesh) -> None:
         super().__init__()
         for layer in model.layers:
             layer.self_attn = _Attention(layer.self_attn)
@@ -40,7 +44,11 @@ class PromptEncoder(torch.nn.Module):
         self.language_model = torch.nn.Module()
         self.language_model.model = torch.nn.Module()
         self.language_model.model.embed_tokens = model.embed_tokens
-        self.language_model.model.layers = ScannedLayers(model.layers, every=True)
+        self.language_model.model.layers = ScannedLayers(
+            model.layers,
+            every=True,
+            weights=partial(layout.at_work, mesh, TEXT_ENCODER, "language_model.model.layers.layer."),
+        )
 
     def forward(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """Embeddings `[prompts, tokens, 3 * width]` of token ids and mask `[prompts, tokens]`."""
@@ -102,13 +110,13 @@ def check_text_encoder(config: dict[str, Any]) -> dict[str, Any]:
     return text
 
 
-def build_prompt_encoder(folder: Path) -> PromptEncoder:
+def build_prompt_encoder(folder: Path, mesh: Mesh) -> PromptEncoder:
     """The encoder from the configuration in `folder`; parameters on the meta device, layers scanned."""
     config = AutoConfig.from_pretrained(folder).text_config
     config.num_hidden_layers = LAYERS[-1]
     with torch.device("meta"):
         model = MistralModel(config).eval()
-    return PromptEncoder(model, MistralRotaryEmbedding(config))
+    return PromptEncoder(model, MistralRotaryEmbedding(config), mesh)
 
 
 def tokenize(

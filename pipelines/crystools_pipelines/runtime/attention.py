@@ -3,8 +3,8 @@
 On a TPU our own kernel, tokamax's splash attention for what it does not take or cannot do exactly; on a GPU
 cuDNN's flash attention, elsewhere plain XLA. In every case only true keys enter the softmax.
 
-Heads lie side by side, `[batch, tokens, heads * head_dim]`, as projections leave them and take them: sorted by
-heads, tensors would have to be copied on the way in and out.
+Heads lie side by side, `[batch, tokens, heads * head_dim]`, as projections leave them and take them: sorted
+by heads, tensors would have to be copied on the way in and out.
 """
 
 import math
@@ -22,9 +22,9 @@ from crystools_pipelines.runtime.flash_kernel import BlockSizes, fits, flash_att
 from crystools_pipelines.runtime.mesh import DATA, SEQUENCE, TENSOR
 from crystools_pipelines.runtime.scopes import UNLIKELY
 
-# The kernels' tile sizes: for heads of 128 in bfloat16 the best of those tried, by the TPU compiler's schedule.
-_SIZES = BlockSizes(query=3328, key=2816, compute=256)
-# A tile of more bytes than theirs does not fit into the chip's vector memory.
+# Our kernel's tiles: for heads of 128 on a v6e among the best of those tried, by the compiler's schedule.
+_SIZES = BlockSizes(query=2048, key=5120, compute=256)
+# Splash attention's. A tile of more bytes does not fit into the chip's vector memory.
 _BLOCK = 2048
 _BLOCK_BYTES = 2048 * 128 * 2
 _BLOCK_COMPUTE = 256
@@ -38,8 +38,8 @@ class Heads(NamedTuple):
     value: jax.Array
 
 
-# `kernel(query, key, value, head_dim, keys)` on one device, of the first `keys` keys.
-_Kernel: TypeAlias = Callable[[jax.Array, jax.Array, jax.Array, int, int], jax.Array]
+_Kernel: TypeAlias = Callable[..., jax.Array]
+"""`kernel(query, key, value, head_dim, keys)` on one device, of the first `keys` keys."""
 
 
 def attention(own: Heads, mesh: Mesh, head_dim: int, tokens: int | None = None) -> jax.Array:
@@ -48,8 +48,8 @@ def attention(own: Heads, mesh: Mesh, head_dim: int, tokens: int | None = None) 
     Tokens behind the first `tokens` are padding: nothing attends to them.
 
     The batch is split over the mesh's `data` axis where that divides it, tokens over `sequence`, heads over
-    `tensor`, which must divide them. Where `sequence` divides a device's heads too, devices exchange tokens for
-    heads and back; else each gathers all keys and values of its heads.
+    `tensor`, which must divide them. Where `sequence` divides a device's heads too, devices exchange tokens
+    for heads and back; else each gathers all keys and values of its heads.
     """
     output, _ = _attention(own, None, mesh, head_dim, tokens)
     return output
@@ -63,13 +63,18 @@ def joint_attention(
     tokens: int | None = None,
     text_tokens: int | None = None,
 ) -> tuple[jax.Array, jax.Array]:
-    """As `attention`, of all tokens to all. Those of `text` are few: they are on every device of `sequence`."""
+    """As `attention`, of all tokens to all.
+
+    Those of `text` are few: every device of `sequence` has them. The first `text_tokens` are no padding.
+    """
     output, of_text = _attention(own, text, mesh, head_dim, tokens, text_tokens)
     assert of_text is not None
     return output, of_text
 
 
-def cross_attention(query: jax.Array, key: jax.Array, value: jax.Array, mesh: Mesh, head_dim: int) -> jax.Array:
+def cross_attention(
+    query: jax.Array, key: jax.Array, value: jax.Array, mesh: Mesh, head_dim: int
+) -> jax.Array:
     """Attention of tokens, split as in `attention`, to the few keys of a text, which every device has."""
     batch, tokens, _ = query.shape
     split, whole = _specs(mesh, batch)
@@ -186,12 +191,12 @@ def _kernel_of(mesh: Mesh) -> _Kernel:
 
 
 def _tpu(query: jax.Array, key: jax.Array, value: jax.Array, head_dim: int, keys: int) -> jax.Array:
-    """Our kernel without a running maximum, and once more with one where its own sums say that it was wrong."""
+    """Our kernel without a running maximum, and once more with one where its sums say that it was wrong."""
     if not fits(query, head_dim):
         return splash_attention(query, key, value, head_dim, keys)
     output, sums = flash_attention(query, key, value, head_dim, keys, _SIZES)
 
-    def again(_: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+    def again(carry: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         shifted, _ = flash_attention(query, key, value, head_dim, keys, _SIZES, running_maximum=True)
         return shifted, jnp.array(True)
 

@@ -21,9 +21,9 @@ WithRoom: TypeAlias = Callable[..., Any]
 # 0 and came to 8.7 M cycles by the compiler's own estimate, at -0.5 3.0 s and 9.7 M, at -1 1.3 s and 14.7 M.
 QUICK_COMPILE = -0.5
 
-# What a TPU's programs gain by, by the compiler's own estimate of Wan2.1's step on v6e-8: matrix products may use
-# half of the vector memory, 0.61 s instead of 0.76; what tokens are exchanged for runs beside the projections,
-# 0.09 s instead of 0.17.
+# What a TPU's programs gain by, by the compiler's own estimate of Wan2.1's step on v6e-8: matrix products may
+# use half of the vector memory, 0.61 s instead of 0.76; exchanges of tokens for heads run beside the
+# projections, 0.09 s instead of 0.17.
 _TPU_OPTIONS: dict[str, Any] = {
     "xla_tpu_scoped_vmem_limit_kib": "65536",
     "xla_tpu_enable_async_all_to_all": "true",
@@ -94,8 +94,9 @@ class Component(Generic[Module]):
         effort: float,
     ) -> Program:
         traced = trace(function, self.weights, args, out_shardings, donate)
-        device = next(iter(next(iter(self.weights.values())).sharding.device_set))
-        compiled = self._with_room(compile_with, traced.lower(), effort, device.platform)
+        some_weight = next(iter(self.weights.values()))
+        (platform,) = {device.platform for device in some_weight.devices()}
+        compiled = self._with_room(compile_with, traced.lower(), effort, platform)
         return Program(traced.out_info, compiled, self.weights, self._with_room)
 
 

@@ -1,14 +1,14 @@
 """Softmax attention as one Pallas kernel for TPUs, with or without a running maximum.
 
-A softmax is the same whatever is subtracted from its logits. Usually their maximum is, so that no exponential
-overflows, and where keys come block by block everything so far is rescaled whenever the maximum rises. That is
-more work than all the rest of the softmax, and seldom needed: float32, and bfloat16 with the same exponents,
-hold `2**logit` of any logit up to about 100 either way. So nothing is subtracted at first. Each query's sum of
-weights comes back with its output and says whether that was right (`is_exact`).
+A softmax is the same whatever is subtracted from its logits. Usually their maximum is, so that no
+exponential overflows, and where keys come block by block everything so far is rescaled whenever the maximum
+rises. That is more work than all the rest of the softmax, and seldom needed: float32, and bfloat16 with the
+same exponents, hold `2**logit` of any logit up to about 100 either way. So nothing is subtracted at first.
+Each query's sum of weights comes back with its output and says whether that was right (`is_exact`).
 
-Logits are computed transposed, keys by queries, so that the weights are what stays in the matrix unit while the
-values, which are few, stream past: a product with values as wide as one head would fill half of a v6e's unit.
-The sums are made there as well, by rows of ones below the values, which are zero for padding.
+Logits are computed transposed, keys by queries, so that the weights are what stays in the matrix unit while
+the values, which are few, stream past: a product with values as wide as one head would fill half of a v6e's
+unit. The sums are made there as well, by rows of ones below the values, which are zero for padding.
 """
 
 import math
@@ -34,7 +34,7 @@ _CONTRACT_INNER = (((1,), (0,)), ((), ()))
 
 @dataclass(frozen=True)
 class BlockSizes:
-    """Tokens: queries that a step of the kernel's grid works on, keys that it works on, and keys at a time."""
+    """Tokens: queries and keys that a step of the kernel's grid works on at most, and keys at a time."""
 
     query: int
     key: int
@@ -58,10 +58,10 @@ def flash_attention(
     running_maximum: bool = False,
     interpret: bool = False,
 ) -> tuple[jax.Array, jax.Array]:
-    """Attention of `[batch, tokens, heads * head_dim]` each, any number of tokens, of the first `keys` keys; and the sums.
+    """Attention of `[batch, tokens, heads * head_dim]` each to the first `keys` keys; and the weights' sums.
 
-    The output is like `query`; the sums are float32 `[batch, heads * head_dim / width, rows, tokens]`, each
-    repeated over some rows, with `width` lanes of heads together.
+    The output is like `query`; the sums are float32 `[batch, groups of lanes, rows, tokens]`, a head's in
+    several rows.
     """
     batch, queries, lanes = query.shape
     width = max(head_dim, LANES)

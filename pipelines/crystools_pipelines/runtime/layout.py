@@ -21,10 +21,10 @@ def tokens(mesh: Mesh) -> NamedSharding:
 def tokens_multiple(mesh: Mesh) -> int:
     """What the number of tokens is padded to: each device's share is of whole tiles, 16 rows of bfloat16.
 
-    Of other shares XLA makes copies wherever devices exchange them, row by row; and its compiler for v5p fails
-    on odd ones ("Bitcast cannot have different shape sizes", libtpu 0.0.42).
+    Of other shares XLA makes copies wherever devices exchange them, row by row; and its compiler for v5p
+    fails on odd ones ("Bitcast cannot have different shape sizes", libtpu 0.0.42).
     """
-    return 16 * mesh.shape[SEQUENCE] * mesh.shape[TENSOR]
+    return 16 * int(mesh.shape[SEQUENCE] * mesh.shape[TENSOR])
 
 
 def at_work(mesh: Mesh, rules: Rules, prefix: str, name: str) -> NamedSharding:

@@ -1,10 +1,9 @@
 """Queries and keys as attention takes them: normed, and their pairs of channels turned by rotary tables.
 
-Heads lie side by side. On a TPU this is a Pallas kernel: XLA would sort the channels by heads and pairs first,
-and each of these copies takes as long as all the rest.
+Heads lie side by side. On a TPU this is a Pallas kernel: XLA would sort the channels by heads and pairs
+first, and each of these copies takes as long as all the rest.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, TypeAlias
@@ -26,7 +25,7 @@ Tables: TypeAlias = tuple[jax.Array, jax.Array]
 
 @dataclass(frozen=True)
 class Norm:
-    """How heads are normed: over all of them together, or each by itself, to a root mean square or centred too."""
+    """How heads are normed: all together or each by itself; to a root mean square of 1, centred or not."""
 
     over: Literal["all heads", "head"]
     eps: float
@@ -68,13 +67,11 @@ def rotated(
     )
     bias = jnp.zeros_like(weight) if bias is None else bias
     if tables is not None:
-        padding = tokens - tables[0].shape[0]
-        tables = tuple(jnp.pad(table, ((0, padding), (0, 0))) for table in tables)
+        cosines, sines = tables
+        padding = ((0, tokens - cosines.shape[0]), (0, 0))
+        tables = jnp.pad(cosines, padding), jnp.pad(sines, padding)
     output: jax.Array = sharded(tensor, factor, weight, bias, tables)
     return output
-
-
-_Local: TypeAlias = Callable[..., jax.Array]
 
 
 def _plain(

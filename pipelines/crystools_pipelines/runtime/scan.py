@@ -22,8 +22,8 @@ class ScannedLayers(torch.nn.Module):
     On a `mesh` hidden states `[branch, token, channel]` are split by tokens between layers, padded for that:
     layers may see more tokens than they were given, of which nothing may depend.
 
-    `weights`, if given, makes of a parameter's name and shape the sharding that it has while its layer runs. Such
-    a stack is kept split over more of the mesh (`layout.at_rest`): each layer's share is gathered for it.
+    `weights`, if given, makes of a parameter's name the sharding that it has while its layer runs. Such a
+    stack is kept split over more of the mesh (`layout.at_rest`), and gathered layer by layer.
 
     Layers that take their hidden states by keyword name them in `carries`, in the order in which they return
     them. What a layer returns beyond its hidden states is dropped. With `every` the hidden states after each

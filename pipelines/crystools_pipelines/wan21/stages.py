@@ -47,7 +47,7 @@ def widths(checkpoint: Checkpoint) -> tuple[int, ...]:
 
 def encode_prompts(job: Job, prompts: list[str]) -> jax.Array:
     """Embeddings `[prompts, 512, width]`, split over the guidance branches."""
-    encoder = job.load("text_encoder", build_text_encoder, t5.ENCODER)
+    encoder = job.load("text_encoder", partial(build_text_encoder, mesh=job.mesh), t5.ENCODER)
     return run_once(
         job,
         StageName.TEXT_ENCODE,

@@ -3,6 +3,7 @@
 import html
 import re
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import ftfy
@@ -10,9 +11,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
+from jax.sharding import Mesh
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase, UMT5Config, UMT5EncoderModel
 
+from crystools_pipelines.runtime import layout, t5
 from crystools_pipelines.runtime.functional import call
 from crystools_pipelines.runtime.scan import ScannedLayers
 from crystools_pipelines.runtime.weights import State
@@ -20,13 +23,14 @@ from crystools_pipelines.runtime.weights import State
 MAX_TOKENS = 512
 
 
-def build_text_encoder(folder: Path) -> UMT5EncoderModel:
+def build_text_encoder(folder: Path, mesh: Mesh) -> UMT5EncoderModel:
     """UMT5's encoder from the configuration in `folder`, layers scanned, on the meta device."""
     # Eager attention: the one that adds UMT5's relative position bias without further conditions.
     config = UMT5Config.from_pretrained(folder, attn_implementation="eager")
     with torch.device("meta"):
         encoder = UMT5EncoderModel(config).eval()
-    encoder.encoder.block = ScannedLayers(encoder.encoder.block)
+    at_work = partial(layout.at_work, mesh, t5.ENCODER, "encoder.block.layer.")
+    encoder.encoder.block = ScannedLayers(encoder.encoder.block, weights=at_work)
     return encoder
 
 
