@@ -157,7 +157,7 @@ def _heads_for_tokens(mine: jax.Array) -> jax.Array:
     shares = jax.lax.axis_size(SEQUENCE)
     parcels = jnp.moveaxis(mine.reshape(batch, shares, tokens // shares, width), 1, 0)
     parcels = jax.lax.all_to_all(parcels, SEQUENCE, 0, 0)
-    return jnp.moveaxis(parcels, 0, 2).reshape(batch, tokens // shares, shares * width)
+    return jnp.concatenate(list(parcels), axis=2)
 
 
 def _gathered(
