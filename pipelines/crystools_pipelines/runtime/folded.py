@@ -15,6 +15,11 @@ def stored_shape(parameter: torch.nn.Parameter) -> tuple[int, ...]:
     return tuple(getattr(parameter, "stored_shape", parameter.shape))
 
 
+def stored_axes(parameter: torch.nn.Parameter) -> tuple[int, ...]:
+    """The order in which the parameter has the axes of what is stored, blocks told apart."""
+    return tuple(getattr(parameter, "stored_axes", range(parameter.ndim)))
+
+
 class FoldedOutputs(torch.nn.Module):
     """In place of a Linear without bias whose outputs are `blocks` blocks: weight `[blocks, out, in]`.
 
@@ -30,9 +35,10 @@ class FoldedOutputs(torch.nn.Module):
 
 
 class FoldedInputs(torch.nn.Module):
-    """In place of a Linear without bias whose inputs are `blocks` blocks: weight `[out, blocks, in]`.
+    """In place of a Linear without bias whose inputs are `blocks` blocks: weight `[blocks, out, in]`.
 
-    Takes `[..., blocks, in]`, gives `[..., out]`.
+    Takes `[..., blocks, in]`, gives `[..., out]`. Were blocks not first, as they are not in the checkpoint, a
+    TPU would hold a layer's weight in tiles of few rows and rearrange it before each product.
     """
 
     def __init__(self, linear: torch.nn.Linear, blocks: int) -> None:
@@ -40,12 +46,14 @@ class FoldedInputs(torch.nn.Module):
         self.weight = _fold(linear, 1, blocks)
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-        return _product("...bi,obi->...o", hidden, self.weight)
+        return _product("...bi,boi->...o", hidden, self.weight)
 
 
 def _fold(linear: torch.nn.Linear, axis: int, blocks: int) -> torch.nn.Parameter:
-    folded = torch.nn.Parameter(linear.weight.detach().unflatten(axis, (blocks, -1)), requires_grad=False)
+    unfolded = linear.weight.detach().unflatten(axis, (blocks, -1))
+    folded = torch.nn.Parameter(unfolded.movedim(axis, 0), requires_grad=False)
     folded.stored_shape = linear.weight.shape  # type: ignore[attr-defined]
+    folded.stored_axes = (axis, *(other for other in range(3) if other != axis))  # type: ignore[attr-defined]
     return folded
 
 

@@ -18,7 +18,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from numpy.typing import NDArray
 
 from crystools_pipelines.runtime.errors import CheckpointError
-from crystools_pipelines.runtime.folded import stored_shape
+from crystools_pipelines.runtime.folded import stored_axes, stored_shape
 from crystools_pipelines.runtime.layout import at_rest
 from crystools_pipelines.runtime.mesh import replicated
 from crystools_pipelines.runtime.scan import ScannedLayers
@@ -41,9 +41,13 @@ class _Source:
 
 @dataclass(frozen=True)
 class _Parameter:
-    """Where a parameter comes from and where it goes; `sharding` is that of one of its tensors."""
+    """Where a parameter comes from and where it goes; `sharding` is that of one of its tensors.
+
+    `axes` is the order in which it has the axes of what is stored.
+    """
 
     tensors: tuple[StoredTensor, ...]
+    axes: tuple[int, ...]
     stacked: bool
     sharding: NamedSharding
     dtype: jnp.dtype[Any]
@@ -51,14 +55,15 @@ class _Parameter:
     @property
     def device_bytes(self) -> int:
         """What it takes on each device."""
-        shard = self.sharding.shard_shape(self.tensors[0].shape)
+        stored = self.tensors[0].shape
+        shard = self.sharding.shard_shape(tuple(stored[axis] for axis in self.axes))
         return len(self.tensors) * math.prod(shard) * self.dtype.itemsize
 
     def load(self) -> jax.Array:
         """The array, read now."""
         if self.stacked:
-            return _load_stacked(self.tensors, self.sharding, self.dtype)
-        return _load_single(self.tensors[0], self.sharding, self.dtype)
+            return _load_stacked(self.tensors, self.axes, self.sharding, self.dtype)
+        return _load_single(self.tensors[0], self.axes, self.sharding, self.dtype)
 
 
 @dataclass(frozen=True)
@@ -112,9 +117,11 @@ def plan_state(
     planned = {}
     for name, source in sources.items():
         kept = not set(name.split(".")).isdisjoint(float32)
-        shape = tuple(parameters[name].shape)
+        axes = stored_axes(parameters[name])
+        shape = tuple(parameters[name].shape[axes.index(axis)] for axis in range(len(axes)))
         planned[name] = _Parameter(
             tuple(replace(tensors[tensor], shape=shape) for tensor in source.names),
+            axes,
             source.stacked,
             NamedSharding(mesh, specs[name]),
             jnp.dtype("float32" if kept else dtype),
@@ -183,21 +190,23 @@ def _check(
         raise CheckpointError(f"{folder} does not fit its own config.json: {'; '.join(faults)}")
 
 
-def _load_single(source: StoredTensor, sharding: NamedSharding, dtype: jnp.dtype[Any]) -> jax.Array:
-    tensor = source.read()
+def _load_single(
+    source: StoredTensor, axes: tuple[int, ...], sharding: NamedSharding, dtype: jnp.dtype[Any]
+) -> jax.Array:
+    tensor = source.read().transpose(axes)
     return jax.make_array_from_callback(
-        source.shape, sharding, lambda index: tensor[index].astype(dtype, copy=False)
+        tensor.shape, sharding, lambda index: tensor[index].astype(dtype, copy=False)
     )
 
 
 def _load_stacked(
-    sources: Sequence[StoredTensor], sharding: NamedSharding, dtype: jnp.dtype[Any]
+    sources: Sequence[StoredTensor], axes: tuple[int, ...], sharding: NamedSharding, dtype: jnp.dtype[Any]
 ) -> jax.Array:
-    shape = (len(sources), *sources[0].shape)
+    shape = (len(sources), *(sources[0].shape[axis] for axis in axes))
     stacked = NamedSharding(sharding.mesh, PartitionSpec(None, *sharding.spec))
     array = jnp.zeros(shape, dtype, device=stacked)
     for layer, source in enumerate(sources):
-        array = _set_layer(array, _load_single(source, sharding, dtype), layer)
+        array = _set_layer(array, _load_single(source, axes, sharding, dtype), layer)
         array.block_until_ready()  # so that the host holds one tensor, not a queue of them
     return array
 
