@@ -2,7 +2,8 @@
 
 Weights are `[out, in]`, folded ones as in `runtime.folded`. A projection into heads or into the hidden width
 of the feed-forward is split by its outputs over `tensor`, the one out of it by its inputs: one reduction for
-each such pair. The projections of embeddings and modulations are split so that no device holds them whole.
+each such pair. The projections of embeddings and modulations are split so that no device holds them whole,
+those of modulations by their inputs: split by outputs, each layer would gather what it takes of them.
 """
 
 from collections.abc import Mapping
@@ -30,8 +31,8 @@ TRANSFORMER: Rules = (
     (r"context_embedder\.weight", P(TENSOR, None)),
     (r"time_guidance_embed\.\w+\.linear_1\.weight", P(TENSOR, None)),
     (r"time_guidance_embed\.\w+\.linear_2\.weight", P(None, TENSOR)),
-    (r"\w+_stream_modulation\w*\.linear\.weight", P(TENSOR, None)),
-    (r"norm_out\.linear\.weight", P(TENSOR, None)),
+    (r"\w+_stream_modulation\w*\.linear\.weight", P(None, TENSOR)),
+    (r"norm_out\.linear\.weight", P(None, TENSOR)),
     (_DOUBLE + r"attn\.(to_[qkv]|add_[qkv]_proj)\.weight", P(TENSOR, None)),
     (_DOUBLE + r"attn\.(to_out\.0|to_add_out)\.weight", P(None, TENSOR)),
     (_DOUBLE + r"ff(_context)?\.linear_in\.weight", P(None, TENSOR, None)),
