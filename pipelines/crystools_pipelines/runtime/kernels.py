@@ -47,10 +47,22 @@ def kernel_cycles(traced: jax.stages.Traced, folder: Path) -> dict[Kernel, int]:
         if mesh is None or not all(isinstance(size, int) for size in grid):
             continue
         kernel = str(equation.params["name"]), tuple(_hlo_type(each.aval) for each in equation.invars)
-        bundles = None if kernel in cycles else _schedule(_alone(equation, mesh), folder)
+        bundles = None if kernel in cycles else _schedule(_alone(equation, mesh), kernel[0], folder)
         if bundles is not None:
-            cycles[kernel] = bundles * prod(grid)
+            cycles[kernel] = bundles * _steps(equation, mesh.devices.flat[0])
     return cycles
+
+
+def _steps(equation: JaxprEqn, device: jax.Device) -> int:
+    """Of its grid, on the busiest TensorCore: where a device has two, they share the first parallel axis."""
+    grid = list(equation.params["grid_mapping"].grid)
+    semantics = getattr(equation.params["compiler_params"], "dimension_semantics", None) or ()
+    cores = getattr(device, "num_cores", 1)
+    for axis, meaning in enumerate(semantics):
+        if "parallel" in str(meaning).lower() and grid[axis] >= cores:
+            grid[axis] = -(-grid[axis] // cores)
+            break
+    return prod(grid)
 
 
 def _pallas_calls(jaxpr: Jaxpr, mesh: Mesh | None) -> Iterator[tuple[JaxprEqn, Mesh | None]]:
@@ -82,14 +94,14 @@ def _alone(equation: JaxprEqn, mesh: Mesh) -> jax.stages.Lowered:
     return lowered
 
 
-def _schedule(lowered: jax.stages.Lowered, folder: Path) -> int | None:
-    """Bundles of the longest schedule: the kernel's; the others are of what surrounds it."""
+def _schedule(lowered: jax.stages.Lowered, name: str, folder: Path) -> int | None:
+    """Bundles of the kernel's schedule; there are others, of copies around it."""
     key = sha256(lowered.as_text().encode()).digest()
     if key not in _bundles:
         lowered.compile()
         found = []
         for path in folder.iterdir():
-            if path.name.endswith("schedule-analysis_final_bundles.txt"):
+            if f"-{name}" in path.name and path.name.endswith("schedule-analysis_final_bundles.txt"):
                 found += [int(count) for count in _BUNDLES.findall(path.read_text())]
             path.unlink()
         _bundles[key] = max(found, default=None)

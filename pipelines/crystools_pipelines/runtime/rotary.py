@@ -17,7 +17,7 @@ from jax.sharding import Mesh, PartitionSpec
 from crystools_pipelines.runtime.flash_kernel import LANES
 from crystools_pipelines.runtime.mesh import DATA, SEQUENCE, TENSOR
 
-_BLOCK_TOKENS = 512
+_BLOCK_TOKENS = 1024
 
 Tables: TypeAlias = tuple[jax.Array, jax.Array]
 """Cosines and sines `[tokens, head_dim]`, each frequency twice, for adjacent channels."""
@@ -135,6 +135,7 @@ def _pallas(
         in_specs=specs,
         out_specs=pl.BlockSpec((1, block, lanes), lambda batch, i, group: (batch, i, group)),
         out_shape=jax.ShapeDtypeStruct(tensor.shape, tensor.dtype),
+        compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel",) * 3),
         cost_estimate=pl.CostEstimate(flops=0, transcendentals=0, bytes_accessed=2 * tensor.nbytes),
         interpret=interpret,
         name="norm_and_rotate",
