@@ -47,7 +47,7 @@ def kernel_cycles(traced: jax.stages.Traced, folder: Path) -> dict[Kernel, int]:
         if mesh is None or not all(isinstance(size, int) for size in grid):
             continue
         kernel = str(equation.params["name"]), tuple(_hlo_type(each.aval) for each in equation.invars)
-        bundles = None if kernel in cycles else _schedule(_alone(equation, mesh), kernel[0], folder)
+        bundles = None if kernel in cycles else _schedule(_alone(equation, mesh), folder)
         if bundles is not None:
             cycles[kernel] = bundles * _steps(equation, mesh.devices.flat[0])
     return cycles
@@ -94,14 +94,14 @@ def _alone(equation: JaxprEqn, mesh: Mesh) -> jax.stages.Lowered:
     return lowered
 
 
-def _schedule(lowered: jax.stages.Lowered, name: str, folder: Path) -> int | None:
-    """Bundles of the kernel's schedule; there are others, of copies around it."""
+def _schedule(lowered: jax.stages.Lowered, folder: Path) -> int | None:
+    """Bundles of the kernel's schedule, which is called as the function around it; others are of copies."""
     key = sha256(lowered.as_text().encode()).digest()
     if key not in _bundles:
         lowered.compile()
         found = []
         for path in folder.iterdir():
-            if f"-{name}" in path.name and path.name.endswith("schedule-analysis_final_bundles.txt"):
+            if "-alone." in path.name and path.name.endswith("schedule-analysis_final_bundles.txt"):
                 found += [int(count) for count in _BUNDLES.findall(path.read_text())]
             path.unlink()
         _bundles[key] = max(found, default=None)
