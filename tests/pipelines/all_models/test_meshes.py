@@ -23,7 +23,7 @@ class Started(Exception):
 def test_a_run_has_the_mesh_that_is_asked_for_or_is_refused(
     model: str, checkpoints: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def started_job(pipeline: str, params: Any, checkpoint: Any, mesh: Any, dtype: Any) -> None:
+    def started_job(pipeline: str, params: Any, checkpoint: Any, mesh: Any, *_: Any, **others: Any) -> None:
         raise Started(shape_of(mesh))
 
     pipeline, request = MODELS[model].pipeline(), smallest(model)
