@@ -69,6 +69,7 @@ def test_blocks_are_split_and_the_result_is_the_same(tmp_path: Path) -> None:
     weight = state["layers.layer.up.weight"]
     assert weight.shape == (2, 3, 8, 4)
     assert weight.addressable_shards[0].data.shape == (2, 3, 1, 4)
+    assert state["layers.layer.down.weight"].shape == (2, 3, 4, 8)
     np.testing.assert_allclose(call(stack, state, hidden.numpy()), expected, atol=1e-6)
 
     every = call(fold(Stack(), every=True), state, hidden.numpy())
