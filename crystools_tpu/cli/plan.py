@@ -5,8 +5,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
-import functools
-import importlib.util
 import json
 import signal
 import sys
@@ -18,19 +16,17 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from crystools_pipelines.models import MODELS
-from crystools_pipelines.planning.cache import keep_plan, plan_key, plans_folder, read_plan
 from crystools_pipelines.planning.meshes import compare
-from crystools_pipelines.runtime.errors import PipelineError
 from crystools_pipelines.runtime.run_spec import RunSpec
 from crystools_pipelines.runtime.topologies import TOPOLOGIES
 from crystools_tpu.cli.errors import CheckFailed, CommandError, needs_pipelines
-from crystools_tpu.cli.generate import mesh_of, refusal, request_of
-from crystools_tpu.cli.plan_display import print_meshes, print_plan, show_progress
+from crystools_tpu.cli.generate import mesh_of, request_of
+from crystools_tpu.cli.plan_display import print_meshes, print_plan, print_tuning, show_tries
+from crystools_tpu.cli.plans import Plans, refusals, tpu_compiler
 from crystools_tpu.telemetry import StageName
 
 if TYPE_CHECKING:
     from crystools_pipelines.planning.plan import Plan
-    from crystools_pipelines.runtime.aot import TpuCompiler
     from crystools_pipelines.runtime.mesh_shape import MeshShape
 
 
@@ -51,16 +47,17 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     add("--steps", type=int, metavar="N", help="denoising steps")
     add("--guidance-scale", type=float, help="1 and below: unguided (flux.2 is always guided)")
     add("--stages", metavar="NAMES", help="these alone, such as denoise,vae_decode (default: all)")
-    meshes = parser.add_mutually_exclusive_group()
-    meshes.add_argument(
-        "--mesh",
-        metavar="SHAPE",
-        help="how the chips share the work, such as dp=2,tp=4 (default: best known)",
-    )
-    meshes.add_argument(
+    add("--mesh", metavar="SHAPE", help="how chips share the work, such as dp=2,tp=4 (default: best known)")
+    instead = parser.add_mutually_exclusive_group()
+    instead.add_argument(
         "--compare-meshes",
         action="store_true",
         help="rank every mesh by the estimate of its denoising, or of --stages",
+    )
+    instead.add_argument(
+        "--tune-attention",
+        action="store_true",
+        help="rank block sizes of the attention kernel by the estimate of its largest call in denoising",
     )
     add("--json", action="store_true", help="print the plan as JSON instead of tables")
     add("--no-cache", action="store_true", help="compile anew, even if the same was planned before")
@@ -74,11 +71,15 @@ def run(arguments: argparse.Namespace) -> None:
         raise CommandError(f"--topology: {arguments.topology!r} is not known; give one of {known}")
     if arguments.checkpoint is not None and not arguments.checkpoint.is_dir():
         raise CommandError(f"--checkpoint: {arguments.checkpoint} is no folder; give one, or leave it out")
+    if arguments.compare_meshes and arguments.mesh is not None:
+        raise CommandError("--mesh: --compare-meshes plans all of them; leave one of the two out")
     request, mesh, only = _request(arguments), mesh_of(arguments.mesh), _only(arguments.stages)
     with _ended_by_sigterm(), _configurations(arguments) as configurations:
         spec = RunSpec(arguments.topology, arguments.model, request, configurations, mesh)
         if arguments.compare_meshes:
             _compare_meshes(arguments, spec, only or frozenset({StageName.DENOISE}))
+        elif arguments.tune_attention:
+            _tune_attention(arguments, spec)
         else:
             _plan(arguments, spec, only)
 
@@ -92,19 +93,19 @@ def plan_first(model: str, request: Any, *, checkpoint: str, devices: int, mesh:
         from crystools_pipelines.runtime.checkpoint import Checkpoint
         from crystools_pipelines.runtime.job import choose_devices
         from crystools_pipelines.runtime.topologies import topology_of
-    with _refusals(), _ended_by_sigterm():
+    with refusals(), _ended_by_sigterm():
         chosen = choose_devices(devices)
         topology = topology_of(chosen)
         if topology is None:
             here, known = f"{len(chosen)} x {chosen[0].device_kind}", ", ".join(TOPOLOGIES)
             raise CommandError(f"--plan: the devices ({here}) are none of {known}; leave it out")
         configurations = Checkpoint(checkpoint).configurations()
-        with _Plans(None, anew=False) as plans:
+        with Plans(None, anew=False) as plans:
             plans.plan(RunSpec(topology, model, request, configurations, mesh))
 
 
 def _plan(arguments: argparse.Namespace, spec: RunSpec, only: frozenset[StageName] | None) -> None:
-    with _Plans(only, anew=arguments.no_cache) as plans:
+    with Plans(only, anew=arguments.no_cache) as plans:
         plan = plans.plan(spec)
     if arguments.json:
         print(json.dumps(plan.to_json(), indent=2), flush=True)
@@ -115,7 +116,7 @@ def _plan(arguments: argparse.Namespace, spec: RunSpec, only: frozenset[StageNam
 
 
 def _compare_meshes(arguments: argparse.Namespace, spec: RunSpec, only: frozenset[StageName]) -> None:
-    with _Plans(only, anew=arguments.no_cache) as plans:
+    with Plans(only, anew=arguments.no_cache) as plans:
         default, legal = plans.meshes(spec)
         made = []
         for number, mesh in enumerate(legal, 1):
@@ -128,6 +129,17 @@ def _compare_meshes(arguments: argparse.Namespace, spec: RunSpec, only: frozense
         print_meshes(Console(), comparison, spec.request)
     if not comparison.plans[0].fits:
         raise CheckFailed(f"does not fit {spec.topology} with any mesh; try more chips")
+
+
+def _tune_attention(arguments: argparse.Namespace, spec: RunSpec) -> None:
+    with tpu_compiler() as compiler, refusals(), show_tries(Console(stderr=True)) as tried:
+        from crystools_pipelines.planning.tuning import tune_attention
+
+        tuning = tune_attention(compiler, spec, tried)
+    if arguments.json:
+        print(json.dumps(tuning.to_json(), indent=2), flush=True)
+    else:
+        print_tuning(Console(), tuning)
 
 
 def _request(arguments: argparse.Namespace) -> Any:
@@ -147,65 +159,6 @@ def _only(names: str | None) -> frozenset[StageName] | None:
     except ValueError as error:
         known = ", ".join(sorted(set(StageName) - {StageName.LOAD, StageName.SAVE}))
         raise CommandError(f"--stages: {error}; give some of {known}") from None
-
-
-class _Plans:
-    """Plans of the same stages: those that were made before, and new ones, which are kept.
-
-    The compiler is there from the first new one until the context ends.
-    """
-
-    def __init__(self, only: frozenset[StageName] | None, *, anew: bool) -> None:
-        self._only = only
-        self._anew = anew
-        self._folder = plans_folder()
-        self._stack = contextlib.ExitStack()
-
-    def __enter__(self) -> _Plans:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._stack.close()
-
-    def meshes(self, spec: RunSpec) -> tuple[MeshShape, list[MeshShape]]:
-        """The default one, and every one that such a run can have."""
-        with _refusals():
-            return self._compiler.meshes(spec)
-
-    def plan(self, spec: RunSpec, *, search: bool = True) -> Plan:
-        """The plan; `search` is for what would fit where it does not."""
-        key = plan_key(spec, self._only)
-        plan = None if self._anew else read_plan(self._folder, key)
-        if plan is not None and (plan.largest_that_fits is not None or not search):
-            print("planned before; --no-cache compiles anew", file=sys.stderr)
-            return plan
-        with needs_pipelines():
-            from crystools_pipelines.planning.planner import Planner
-        with _refusals(), show_progress(Console(stderr=True)) as progress:
-            plan = Planner(self._compiler, spec, progress, self._only).plan(search=search)
-        try:
-            keep_plan(self._folder, key, plan)
-        except OSError as error:
-            print(f"crystools-tpu: the plan is not kept: {error}", file=sys.stderr)
-        return plan
-
-    @functools.cached_property
-    def _compiler(self) -> TpuCompiler:
-        if importlib.util.find_spec("libtpu") is None:
-            raise CommandError(
-                "libtpu (the TPU's compiler) is not installed: pip install 'crystools-tpu[pipelines,tpu]'"
-            )
-        with needs_pipelines():
-            from crystools_pipelines.runtime.aot import TpuCompiler
-        return self._stack.enter_context(TpuCompiler())
-
-
-@contextlib.contextmanager
-def _refusals() -> Iterator[None]:
-    try:
-        yield
-    except PipelineError as error:
-        raise refusal(error) from None
 
 
 @contextlib.contextmanager

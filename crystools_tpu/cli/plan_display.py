@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from crystools_tpu.stage_table import ABSENT, size
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from crystools_pipelines.planning.meshes import MeshComparison
     from crystools_pipelines.planning.plan import Plan, Shape, StagePlan
     from crystools_pipelines.planning.planner import Progress as Sees
+    from crystools_pipelines.planning.tuning import AttentionTuning, TunedBlocks
+    from crystools_pipelines.runtime.flash_kernel import BlockSizes
 
 _FITS = {True: "[green]yes[/]", False: "[red]no[/]"}
 _SMALLEST_SHARE = 0.005  # of a stage's time that has a row of its own
@@ -37,6 +39,22 @@ def show_progress(console: Console) -> Iterator[Sees]:
     )
     with Progress(*columns, console=console) as progress:
         yield Bars(progress)
+
+
+@contextlib.contextmanager
+def show_tries(console: Console) -> Iterator[Callable[[int, int, TunedBlocks], None]]:
+    """Shows how far a tuning is, for as long as the block lasts."""
+    columns = SpinnerColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.fields[note]}")
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+        task = progress.add_task("", total=None, note="")
+
+        def tried(number: int, count: int, blocks: TunedBlocks) -> None:
+            note = f"{_blocks(blocks.sizes)}: {_milliseconds(blocks.estimated_seconds)}"
+            progress.update(task, completed=number, total=count, note=note)
+            if not console.is_terminal:
+                console.print(f"{number} of {count}: {note}", highlight=False)
+
+        yield tried
 
 
 class Bars:
@@ -164,6 +182,39 @@ def meshes_table(comparison: MeshComparison, request: Any) -> Table:
             ABSENT if seconds is None or usual is None else f"{seconds / usual:.0%}",
         )
     return table
+
+
+def print_tuning(console: Console, tuning: AttentionTuning) -> None:
+    """The block sizes, and of what attention."""
+    console.print(tuning_table(tuning))
+    console.print("Milliseconds are estimates by the compiler's own schedule, not measured.", highlight=False)
+
+
+def tuning_table(tuning: AttentionTuning) -> Table:
+    """A row for each three of block sizes: a call's time, also as a multiple of the best one's."""
+    shape = tuning.shape
+    heads = f"{shape.lanes // shape.head_dim} heads of {shape.head_dim}, batch of {shape.batch}"
+    title = (
+        f"{tuning.model} on {tuning.topology}, mesh {tuning.mesh}\n"
+        f"on a device: {shape.queries} tokens to {shape.keys}, {heads}"
+    )
+    table = _table(title, "queries x keys x keys at a time")
+    for heading in ("est. ms", "of best"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    best = tuning.blocks[0].estimated_seconds
+    for blocks in tuning.blocks:
+        seconds = blocks.estimated_seconds
+        share = ABSENT if seconds is None or best is None else f"{seconds / best:.0%}"
+        table.add_row(_blocks(blocks.sizes), _milliseconds(seconds), share)
+    return table
+
+
+def _blocks(sizes: BlockSizes) -> str:
+    return f"{sizes.query} x {sizes.key} x {sizes.compute}"
+
+
+def _milliseconds(seconds: float | None) -> str:
+    return "does not compile" if seconds is None else f"{seconds * 1000:.3f}"
 
 
 def time_table(plan: Plan) -> Table:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Collection, Hashable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
 from types import TracebackType
@@ -19,9 +20,11 @@ import jax
 from jax.experimental import topologies
 
 from crystools_pipelines.models import MODELS
+from crystools_pipelines.runtime.attention_tuning import AttentionShape, attention_cycles, attention_shapes
 from crystools_pipelines.runtime.checkpoint import Checkpoint
 from crystools_pipelines.runtime.compiler_process import ChildProcess
 from crystools_pipelines.runtime.component import compile_with
+from crystools_pipelines.runtime.flash_kernel import BlockSizes
 from crystools_pipelines.runtime.kernels import SCHEDULE_FLAGS, Kernel, kernel_cycles
 from crystools_pipelines.runtime.mesh import shape_of
 from crystools_pipelines.runtime.mesh_shape import MeshShape
@@ -129,7 +132,6 @@ class TpuCompiler:
         self._stack = ExitStack()
         self._environment = LIBTPU_ENVIRONMENT | {"TMPDIR": self._folder()}
         self._child = self._stack.enter_context(ChildProcess(self._environment))
-        self._kernels: tuple[ChildProcess, Path] | None = None
 
     def __enter__(self) -> "TpuCompiler":
         return self
@@ -170,13 +172,24 @@ class TpuCompiler:
 
     def kernel_cycles(self, spec: RunSpec, index: int) -> dict[Kernel, int]:
         """TensorCore cycles of the Pallas kernels of that stage, as `kernels.kernel_cycles` has them."""
-        if self._kernels is None:
-            folder = self._folder()
-            flags = {"LIBTPU_INIT_ARGS": SCHEDULE_FLAGS.format(folder=folder)}
-            child = self._stack.enter_context(ChildProcess(self._environment | flags))
-            self._kernels = child, Path(folder)
-        child, written = self._kernels
+        child, written = self._scheduling
         return child.call(_kernel_cycles, spec, index, written)
+
+    def attention_shapes(self, spec: RunSpec, index: int) -> set[AttentionShape]:
+        """What the attention kernel is called with in the stage with this place in the outline."""
+        return self._child.call(_attention_shapes, spec, index)
+
+    def attention_cycles(self, topology: str, shape: AttentionShape, sizes: BlockSizes) -> int | None:
+        """TensorCore cycles of one call, as `attention_tuning.attention_cycles` has them."""
+        child, written = self._scheduling
+        return child.call(_attention_cycles, topology, shape, sizes, written)
+
+    @cached_property
+    def _scheduling(self) -> tuple[ChildProcess, Path]:
+        """The process that compiles kernels, and the folder to which libtpu writes their schedules."""
+        folder = self._folder()
+        flags = {"LIBTPU_INIT_ARGS": SCHEDULE_FLAGS.format(folder=folder)}
+        return self._stack.enter_context(ChildProcess(self._environment | flags)), Path(folder)
 
     def _folder(self) -> str:
         return self._stack.enter_context(tempfile.TemporaryDirectory(prefix="crystools-tpu-"))
@@ -266,6 +279,16 @@ def _kernel_cycles(spec: RunSpec, index: int, written: Path) -> dict[Kernel, int
     stage = _rehearse(spec).stages[index]
     cycles = [kernel_cycles(program.traced, written) for program in stage.programs]
     return {kernel: count for of_program in cycles for kernel, count in of_program.items()}
+
+
+def _attention_shapes(spec: RunSpec, index: int) -> set[AttentionShape]:
+    stage = _rehearse(spec).stages[index]
+    config = Checkpoint(spec.configurations).config(stage.component or "")
+    return attention_shapes((program.traced for program in stage.programs), config["attention_head_dim"])
+
+
+def _attention_cycles(topology: str, shape: AttentionShape, sizes: BlockSizes, written: Path) -> int | None:
+    return attention_cycles(shape, sizes, _devices(topology)[0], written)
 
 
 def _memory(compiled: jax.stages.Compiled) -> ProgramMemory:

@@ -42,7 +42,7 @@ def kernel_cycles(traced: jax.stages.Traced, folder: Path) -> dict[Kernel, int]:
     """
     closed: Any = traced.jaxpr
     cycles = {}
-    for equation, mesh in _pallas_calls(closed.jaxpr, None):
+    for equation, mesh in pallas_calls(closed.jaxpr, None):
         grid = equation.params["grid_mapping"].grid
         if mesh is None or not all(isinstance(size, int) for size in grid):
             continue
@@ -65,7 +65,7 @@ def _steps(equation: JaxprEqn, device: jax.Device) -> int:
     return prod(grid)
 
 
-def _pallas_calls(jaxpr: Jaxpr, mesh: Mesh | None) -> Iterator[tuple[JaxprEqn, Mesh | None]]:
+def pallas_calls(jaxpr: Jaxpr, mesh: Mesh | None) -> Iterator[tuple[JaxprEqn, Mesh | None]]:
     """Each with the mesh of the `shard_map` around it; without those that are unlikely to run."""
     for equation in jaxpr.eqns:
         if UNLIKELY in str(equation.source_info.name_stack).split("/"):
@@ -75,7 +75,7 @@ def _pallas_calls(jaxpr: Jaxpr, mesh: Mesh | None) -> Iterator[tuple[JaxprEqn, M
             continue
         within = equation.params["mesh"] if equation.primitive.name == "shard_map" else mesh
         for inner in jaxprs_in_params(equation.params):
-            yield from _pallas_calls(inner, within)
+            yield from pallas_calls(inner, within)
 
 
 def _alone(equation: JaxprEqn, mesh: Mesh) -> jax.stages.Lowered:

@@ -1,0 +1,90 @@
+"""Plans as commands make them: kept in the cache folder, and with what is done shown."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib.util
+import sys
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from crystools_pipelines.planning.cache import keep_plan, plan_key, plans_folder, read_plan
+from crystools_pipelines.runtime.errors import PipelineError
+from crystools_pipelines.runtime.run_spec import RunSpec
+from crystools_tpu.cli.errors import CommandError, needs_pipelines
+from crystools_tpu.cli.generate import refusal
+from crystools_tpu.cli.plan_display import show_progress
+from crystools_tpu.telemetry import StageName
+
+if TYPE_CHECKING:
+    from crystools_pipelines.planning.plan import Plan
+    from crystools_pipelines.runtime.aot import TpuCompiler
+    from crystools_pipelines.runtime.mesh_shape import MeshShape
+
+
+class Plans:
+    """Plans of the same stages: those that were made before, and new ones, which are kept.
+
+    The compiler is there from the first new one until the context ends.
+    """
+
+    def __init__(self, only: frozenset[StageName] | None, *, anew: bool) -> None:
+        self._only = only
+        self._anew = anew
+        self._folder = plans_folder()
+        self._stack = contextlib.ExitStack()
+
+    def __enter__(self) -> Plans:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stack.close()
+
+    def meshes(self, spec: RunSpec) -> tuple[MeshShape, list[MeshShape]]:
+        """The default one, and every one that such a run can have."""
+        with refusals():
+            return self._compiler.meshes(spec)
+
+    def plan(self, spec: RunSpec, *, search: bool = True) -> Plan:
+        """The plan; `search` is for what would fit where it does not."""
+        key = plan_key(spec, self._only)
+        plan = None if self._anew else read_plan(self._folder, key)
+        if plan is not None and (plan.largest_that_fits is not None or not search):
+            print("planned before; --no-cache compiles anew", file=sys.stderr)
+            return plan
+        with needs_pipelines():
+            from crystools_pipelines.planning.planner import Planner
+        with refusals(), show_progress(Console(stderr=True)) as progress:
+            plan = Planner(self._compiler, spec, progress, self._only).plan(search=search)
+        try:
+            keep_plan(self._folder, key, plan)
+        except OSError as error:
+            print(f"crystools-tpu: the plan is not kept: {error}", file=sys.stderr)
+        return plan
+
+    @functools.cached_property
+    def _compiler(self) -> TpuCompiler:
+        return self._stack.enter_context(tpu_compiler())
+
+
+def tpu_compiler() -> TpuCompiler:
+    """A compiler. Raises CommandError where what it needs is not installed."""
+    if importlib.util.find_spec("libtpu") is None:
+        raise CommandError(
+            "libtpu (the TPU's compiler) is not installed: pip install 'crystools-tpu[pipelines,tpu]'"
+        )
+    with needs_pipelines():
+        from crystools_pipelines.runtime.aot import TpuCompiler
+    return TpuCompiler()
+
+
+@contextlib.contextmanager
+def refusals() -> Iterator[None]:
+    """What a pipeline refuses ends the command."""
+    try:
+        yield
+    except PipelineError as error:
+        raise refusal(error) from None

@@ -1,0 +1,83 @@
+"""How long the attention kernel takes with other block sizes, each compiled alone for its schedule."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from crystools_pipelines.runtime.flash_kernel import BlockSizes, flash_attention
+from crystools_pipelines.runtime.kernels import kernel_cycles, pallas_calls
+
+_QUERIES, _KEYS, _COMPUTE = (512, 1024, 2048, 4096), (1024, 2048, 4096), (256, 512, 1024)
+_ITEMSIZE = 2  # of bfloat16
+
+
+@dataclass(frozen=True)
+class AttentionShape:
+    """What one device attends: so many tokens to so many, heads side by side in `lanes`."""
+
+    batch: int
+    queries: int
+    keys: int
+    lanes: int
+    head_dim: int
+
+
+def attention_shapes(programs: Iterable[jax.stages.Traced], head_dim: int) -> set[AttentionShape]:
+    """Those of the kernel's calls in programs with heads of this width."""
+    shapes = set()
+    for traced in programs:
+        closed: Any = traced.jaxpr
+        for equation, _ in pallas_calls(closed.jaxpr, None):
+            if equation.params["name"] == flash_attention.__name__:
+                avals: list[Any] = [variable.aval for variable in equation.invars]
+                (batch, queries, lanes), (_, keys, _) = (aval.shape for aval in avals[:2])
+                shapes.add(AttentionShape(batch, queries, keys, lanes, head_dim))
+    return shapes
+
+
+def candidates(shape: AttentionShape) -> list[BlockSizes]:
+    """Block sizes to try; one that is larger than what there is would be another one again."""
+    return [
+        BlockSizes(query, key, compute)
+        for query in _upto(_QUERIES, shape.queries)
+        for key in _upto(_KEYS, shape.keys)
+        for compute in _COMPUTE
+        if compute <= key
+    ]
+
+
+def _upto(sizes: tuple[int, ...], tokens: int) -> list[int]:
+    return [size for place, size in enumerate(sizes) if place == 0 or sizes[place - 1] < tokens]
+
+
+def attention_cycles(
+    shape: AttentionShape, sizes: BlockSizes, device: jax.Device, folder: Path
+) -> int | None:
+    """TensorCore cycles of one call, as `kernels.kernel_cycles` has them; None where it does not compile."""
+    one = Mesh([device], ("alone",))
+    whole = PartitionSpec()
+    kernel = partial(flash_attention, head_dim=shape.head_dim, sizes=sizes)
+    function = jax.shard_map(kernel, mesh=one, in_specs=whole, out_specs=whole, check_vma=False)
+    sharding = NamedSharding(one, whole)
+    query, key = (
+        jax.ShapeDtypeStruct((shape.batch, tokens, shape.lanes), jnp.bfloat16, sharding=sharding)
+        for tokens in (shape.queries, shape.keys)
+    )
+    try:
+        cycles = kernel_cycles(jax.jit(function).trace(query, key, key), folder)
+    except jax.errors.JaxRuntimeError:  # its blocks do not fit into the vector memory
+        return None
+    return next(iter(cycles.values()), None)
+
+
+def moved_bytes(shape: AttentionShape, sizes: BlockSizes) -> int:
+    """From and to HBM: queries and outputs once, keys and values once for each block of queries."""
+    passes = -(-shape.queries // sizes.query)
+    tokens = 2 * shape.queries + 2 * shape.keys * passes
+    return shape.batch * tokens * shape.lanes * _ITEMSIZE
