@@ -9,15 +9,11 @@ run on a TPU: the seconds are estimates.
 
 import argparse
 import json
-import subprocess
-import sys
-from collections.abc import Mapping
-from importlib.metadata import version
 from typing import Any
 
+from benchmarks.defaults import answer, how_found, keep
 from benchmarks.tpu_compile import full_size
 from crystools_pipelines.models import MODELS
-from crystools_pipelines.runtime.defaults import DEFAULTS
 from crystools_pipelines.runtime.mesh_shape import MeshShape
 from crystools_pipelines.runtime.topologies import TOPOLOGIES
 
@@ -38,7 +34,7 @@ def main() -> None:
             key = key_of(model, topology)
             found = compare(model, topology)
             print(json.dumps(key | found), flush=True)
-            keep(key, found)
+            keep("meshes", key, found)
 
 
 def key_of(model: str, topology: str) -> dict[str, Any]:
@@ -51,29 +47,15 @@ def key_of(model: str, topology: str) -> dict[str, Any]:
 def compare(model: str, topology: str) -> dict[str, Any]:
     """The best mesh and how it was found; empty where none fits."""
     command = f"plan {model} --topology {topology} --stages {STAGES} --compare-meshes"
-    program = [sys.executable, "-m", "crystools_tpu", *command.split(), "--json"]
-    done = subprocess.run(program, stdout=subprocess.PIPE, check=False)
-    if done.returncode not in (0, 1):  # 1: no mesh fits
-        sys.exit(done.returncode)
-    meshes = json.loads(done.stdout)["meshes"]
+    meshes = answer(command)["meshes"]
     if not meshes[0]["fits"]:
         return {}
     seconds = {str(MeshShape(**each["mesh"])): each["estimated_seconds"] for each in meshes}
     return {
         "mesh": next(iter(seconds)),
         "estimated_seconds": seconds,
-        "command": f"crystools-tpu {command}",
-        "libtpu": version("libtpu"),
+        **how_found(command),
     }
-
-
-def keep(key: Mapping[str, Any], found: Mapping[str, Any]) -> None:
-    """Puts what was found in the place of what the file has for the key."""
-    defaults = json.loads(DEFAULTS.read_text())
-    others = [entry for entry in defaults["meshes"] if not key.items() <= entry.items()]
-    entries = [*others, {**key, **found}] if found else others
-    defaults["meshes"] = sorted(entries, key=lambda entry: [entry[name] for name in KEY])
-    DEFAULTS.write_text(json.dumps(defaults, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -49,7 +49,7 @@ def show_tries(console: Console) -> Iterator[Callable[[int, int, TunedBlocks], N
         task = progress.add_task("", total=None, note="")
 
         def tried(number: int, count: int, blocks: TunedBlocks) -> None:
-            note = f"{_blocks(blocks.sizes)}: {_milliseconds(blocks.estimated_seconds)}"
+            note = f"{_blocks(blocks.sizes)}: {_milliseconds(blocks.estimated_seconds)} ms"
             progress.update(task, completed=number, total=count, note=note)
             if not console.is_terminal:
                 console.print(f"{number} of {count}: {note}", highlight=False)
@@ -214,7 +214,7 @@ def _blocks(sizes: BlockSizes) -> str:
 
 
 def _milliseconds(seconds: float | None) -> str:
-    return "does not compile" if seconds is None else f"{seconds * 1000:.3f}"
+    return ABSENT if seconds is None else f"{seconds * 1000:.3f}"
 
 
 def time_table(plan: Plan) -> Table:

@@ -3,6 +3,10 @@
 `meshes` has for a model, a chip, a number of devices and of guidance branches the `mesh` with the least of
 the `estimated_seconds` that the `command` said, which are null for one that does not fit. `benchmarks.meshes`
 writes it.
+
+`attention_blocks` has for a chip and a width of heads the `blocks` of the attention kernel with the least
+`estimated_seconds` of those that the `command` tried, named `queries x keys x keys at a time`.
+`benchmarks.attention_blocks` writes it.
 """
 
 import json
@@ -27,3 +31,10 @@ def best_mesh(model: str, chip: str, devices: int, branches: int) -> MeshShape |
     asked = {"model": model, "chip": chip, "devices": devices, "branches": branches}
     found = (entry for entry in read_defaults()["meshes"] if asked.items() <= entry.items())
     return next((parse_mesh(entry["mesh"]) for entry in found), None)
+
+
+def best_blocks(chip: str, head_dim: int) -> dict[str, int] | None:
+    """The fields of the best `BlockSizes` for heads of this width on a chip of CHIPS; None if not known."""
+    asked = {"chip": chip, "head_dim": head_dim}
+    found = (entry for entry in read_defaults()["attention_blocks"] if asked.items() <= entry.items())
+    return next((entry["blocks"] for entry in found), None)

@@ -1,0 +1,72 @@
+"""For which attention block sizes are tried, which, and what their blocks take through HBM."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from crystools_pipelines.runtime import defaults
+from crystools_pipelines.runtime.attention_tuning import (
+    AttentionShape,
+    attention_shapes,
+    candidates,
+    moved_bytes,
+)
+from crystools_pipelines.runtime.defaults import best_blocks, read_defaults
+from crystools_pipelines.runtime.flash_kernel import BlockSizes, flash_attention
+from crystools_tpu.telemetry.chips import CHIPS
+
+
+def test_the_kernels_calls_are_found_in_a_program() -> None:
+    kernel = partial(flash_attention, head_dim=64, sizes=BlockSizes(128, 256, 256))
+    query, key = (jax.ShapeDtypeStruct((2, tokens, 256), jnp.bfloat16) for tokens in (300, 500))
+
+    @jax.jit
+    def program(query: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return kernel(query, key, key)[0], kernel(query, query, query)[0]
+
+    assert attention_shapes([program.trace(query, key)], 64) == {
+        AttentionShape(2, 300, 500, 256, 64),
+        AttentionShape(2, 300, 300, 256, 64),
+    }
+
+
+def test_no_block_is_tried_that_is_larger_than_it_need_be() -> None:
+    small = candidates(AttentionShape(1, 500, 1000, 128, 128))
+    assert small == [BlockSizes(512, 1024, compute) for compute in (256, 512, 1024)]
+    large = candidates(AttentionShape(1, 1025, 3000, 128, 128))
+    assert {blocks.query for blocks in large} == {512, 1024, 2048}
+    assert {blocks.key for blocks in large} == {1024, 2048, 4096}
+    assert all(blocks.key % blocks.compute == 0 for blocks in large)
+
+
+def test_keys_and_values_come_once_for_each_block_of_queries() -> None:
+    shape = AttentionShape(2, 1000, 300, 256, 64)
+    row_bytes = 2 * 256 * 2
+    assert moved_bytes(shape, BlockSizes(1024, 512, 256)) == row_bytes * (2 * 1000 + 2 * 300)
+    assert moved_bytes(shape, BlockSizes(512, 512, 256)) == row_bytes * (2 * 1000 + 2 * 300 * 2)
+
+
+def test_the_best_blocks_are_those_for_a_chip_and_a_width_of_heads(monkeypatch: pytest.MonkeyPatch) -> None:
+    blocks = {"query": 2048, "key": 4096, "compute": 256}
+    entry = {"chip": "v6e", "head_dim": 128, "blocks": blocks}
+    monkeypatch.setattr(defaults, "read_defaults", lambda: {"attention_blocks": [entry]})
+    assert best_blocks("v6e", 128) == blocks
+    assert best_blocks("v6e", 64) is None
+    assert best_blocks("v5e", 128) is None
+
+
+def test_every_entry_is_the_best_of_those_tried_and_says_how_it_was_found() -> None:
+    entries = read_defaults()["attention_blocks"]
+    assert len({(entry["chip"], entry["head_dim"]) for entry in entries}) == len(entries)
+    for entry in entries:
+        seconds = entry["estimated_seconds"]
+        tried = {name: value for name, value in seconds.items() if value is not None}
+        sizes = BlockSizes(**entry["blocks"])
+        assert f"{sizes.query} x {sizes.key} x {sizes.compute}" == min(tried, key=tried.__getitem__)
+        assert entry["chip"] in {chip.name for chip in CHIPS}
+        assert "--tune-attention" in entry["command"]
+        assert entry["libtpu"]
