@@ -173,7 +173,7 @@ def test_the_largest_size_that_fits_is_found_and_compiled(compiler: TpuCompiler,
 def test_block_sizes_of_the_attention_are_ranked_by_their_schedules(
     tiny_wan21: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The largest attention of so small a video is that of its 3 x 3 x 5 tokens to the prompt's 512."""
+    """The largest attention of so small a video: 3 x 3 x 5 tokens, with padding 48, to the prompt's 512."""
     command = ["plan", "wan2.1-t2v", "--topology", "v6e-1", "--checkpoint", str(tiny_wan21), "--json"]
     command += ["--height", "48", "--width", "80", "--frames", "9", "--steps", "1"]
     assert main([*command, "--tune-attention"]) == 0
@@ -181,16 +181,16 @@ def test_block_sizes_of_the_attention_are_ranked_by_their_schedules(
     tuning = json.loads(printed.out)
     assert set(tuning) == {"model", "topology", "mesh", "shape", "blocks"}
     assert tuning["mesh"] == {"data": 1, "sequence": 1, "tensor": 1}
-    assert tuning["shape"] == {"batch": 2, "queries": 45, "keys": 512, "lanes": 128, "head_dim": 16}
+    assert tuning["shape"] == {"batch": 2, "queries": 48, "keys": 512, "lanes": 128, "head_dim": 16}
     assert sorted(tuple(each["sizes"].values()) for each in tuning["blocks"]) == [
-        (512, 1024, 256),
-        (512, 1024, 512),
-        (512, 1024, 1024),
+        (1024, 2048, 256),
+        (1024, 2048, 512),
+        (1024, 2048, 1024),
     ]
     seconds = [each["estimated_seconds"] for each in tuning["blocks"]]
     assert seconds == sorted(seconds)
     assert 0 < seconds[0] < seconds[-1] < 0.001
-    assert "3 of 3: 512 x 1024 x 1024: " in printed.err
+    assert "3 of 3: 1024 x 2048 x 1024: " in printed.err
 
 
 def test_a_plan_survives_its_own_json() -> None:

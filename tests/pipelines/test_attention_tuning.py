@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import pytest
 
 from crystools_pipelines.runtime import defaults
+from crystools_pipelines.runtime.attention import block_sizes
 from crystools_pipelines.runtime.attention_tuning import (
     AttentionShape,
     attention_shapes,
@@ -17,16 +18,16 @@ from crystools_pipelines.runtime.attention_tuning import (
 )
 from crystools_pipelines.runtime.defaults import best_blocks, read_defaults
 from crystools_pipelines.runtime.flash_kernel import BlockSizes, flash_attention
-from crystools_tpu.telemetry.chips import CHIPS
+from crystools_tpu.telemetry.chips import CHIPS, chip_spec
 
 
 def test_the_kernels_calls_are_found_in_a_program() -> None:
-    kernel = partial(flash_attention, head_dim=64, sizes=BlockSizes(128, 256, 256))
+    kernel = partial(flash_attention, head_dim=64, sizes=BlockSizes(256, 512, 256))
     query, key = (jax.ShapeDtypeStruct((2, tokens, 256), jnp.bfloat16) for tokens in (300, 500))
 
     @jax.jit
     def program(query: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array]:
-        return kernel(query, key, key)[0], kernel(query, query, query)[0]
+        return kernel(query, key, key, keys=500)[0], kernel(query, query, query, keys=300)[0]
 
     assert attention_shapes([program.trace(query, key)], 64) == {
         AttentionShape(2, 300, 500, 256, 64),
@@ -34,20 +35,30 @@ def test_the_kernels_calls_are_found_in_a_program() -> None:
     }
 
 
-def test_no_block_is_tried_that_is_larger_than_it_need_be() -> None:
-    small = candidates(AttentionShape(1, 500, 1000, 128, 128))
-    assert small == [BlockSizes(512, 1024, compute) for compute in (256, 512, 1024)]
-    large = candidates(AttentionShape(1, 1025, 3000, 128, 128))
-    assert {blocks.query for blocks in large} == {512, 1024, 2048}
-    assert {blocks.key for blocks in large} == {1024, 2048, 4096}
-    assert all(blocks.key % blocks.compute == 0 for blocks in large)
+def test_blocks_are_evenly_full() -> None:
+    sizes = BlockSizes(query=2048, key=5120, compute=256)
+    assert sizes.even(75600, 75600) == BlockSizes(2048, 5120, 256)
+    assert sizes.even(2100, 5200) == BlockSizes(1152, 2816, 256)
+    assert sizes.even(45, 13) == BlockSizes(128, 256, 256)
+
+
+def test_no_two_are_tried_that_come_to_the_same_blocks() -> None:
+    """All queries and all keys are one block; what is left to choose is how many keys at a time."""
+    assert candidates(AttentionShape(1, 500, 1000, 128, 128)) == [
+        BlockSizes(1024, 2048, compute) for compute in (256, 512, 1024)
+    ]
+    long = AttentionShape(1, 75600, 75600, 1280, 128)
+    blocks = {sizes.even(long.queries, long.keys) for sizes in candidates(long)}
+    assert 8 <= len(blocks) == len(candidates(long)) <= 12
 
 
 def test_keys_and_values_come_once_for_each_block_of_queries() -> None:
-    shape = AttentionShape(2, 1000, 300, 256, 64)
+    """1100 queries are two blocks of 640 where a block may have 1024, and as few where it may have 640."""
+    shape = AttentionShape(2, 1100, 300, 256, 64)
     row_bytes = 2 * 256 * 2
-    assert moved_bytes(shape, BlockSizes(1024, 512, 256)) == row_bytes * (2 * 1000 + 2 * 300)
-    assert moved_bytes(shape, BlockSizes(512, 512, 256)) == row_bytes * (2 * 1000 + 2 * 300 * 2)
+    assert moved_bytes(shape, BlockSizes(2048, 512, 256)) == row_bytes * (2 * 1100 + 2 * 300)
+    for query in (640, 1024):
+        assert moved_bytes(shape, BlockSizes(query, 512, 256)) == row_bytes * (2 * 1100 + 2 * 300 * 2)
 
 
 def test_the_best_blocks_are_those_for_a_chip_and_a_width_of_heads(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -57,6 +68,10 @@ def test_the_best_blocks_are_those_for_a_chip_and_a_width_of_heads(monkeypatch: 
     assert best_blocks("v6e", 128) == blocks
     assert best_blocks("v6e", 64) is None
     assert best_blocks("v5e", 128) is None
+    assert block_sizes(chip_spec("TPU v6 lite"), 128) == BlockSizes(**blocks)
+    usual = block_sizes(None, 128)
+    assert usual != BlockSizes(**blocks)
+    assert block_sizes(chip_spec("TPU v5 lite"), 128) == block_sizes(chip_spec("TPU v6 lite"), 64) == usual
 
 
 def test_every_entry_is_the_best_of_those_tried_and_says_how_it_was_found() -> None:

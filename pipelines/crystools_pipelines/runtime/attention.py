@@ -18,11 +18,13 @@ from jax.sharding import Mesh, PartitionSpec
 from tokamax._src.ops.experimental.tpu.splash_attention import splash_attention_kernel as splash
 from tokamax._src.ops.experimental.tpu.splash_attention import splash_attention_mask as splash_mask
 
+from crystools_pipelines.runtime.defaults import best_blocks
 from crystools_pipelines.runtime.flash_kernel import BlockSizes, fits, flash_attention, is_exact
 from crystools_pipelines.runtime.mesh import DATA, SEQUENCE, TENSOR
 from crystools_pipelines.runtime.scopes import UNLIKELY
+from crystools_tpu.telemetry.chips import ChipSpec, chip_spec
 
-# Our kernel's tiles: for heads of 128 on a v6e among the best of those tried, by the compiler's schedule.
+# Our kernel's tiles where the best ones for the chip and its heads are not known.
 _SIZES = BlockSizes(query=2048, key=5120, compute=256)
 # Splash attention's. A tile of more bytes does not fit into the chip's vector memory.
 _BLOCK = 2048
@@ -187,17 +189,29 @@ def _joint(
 
 
 def _kernel_of(mesh: Mesh) -> _Kernel:
-    return _KERNELS.get(mesh.devices.flat[0].platform, _xla)
+    device = mesh.devices.flat[0]
+    if device.platform == "tpu":
+        return partial(_tpu, chip=chip_spec(device.device_kind))
+    return _cudnn if device.platform == "gpu" else _xla
 
 
-def _tpu(query: jax.Array, key: jax.Array, value: jax.Array, head_dim: int, keys: int) -> jax.Array:
+def block_sizes(chip: ChipSpec | None, head_dim: int) -> BlockSizes:
+    """Our kernel's: the best known for heads of this width on the chip, or the usual ones."""
+    best = None if chip is None else best_blocks(chip.name, head_dim)
+    return _SIZES if best is None else BlockSizes(**best)
+
+
+def _tpu(
+    query: jax.Array, key: jax.Array, value: jax.Array, head_dim: int, keys: int, *, chip: ChipSpec | None
+) -> jax.Array:
     """Our kernel without a running maximum, and once more with one where its sums say that it was wrong."""
     if not fits(query, head_dim):
         return splash_attention(query, key, value, head_dim, keys)
-    output, sums = flash_attention(query, key, value, head_dim, keys, _SIZES)
+    sizes = block_sizes(chip, head_dim)
+    output, sums = flash_attention(query, key, value, head_dim, keys, sizes)
 
     def again(carry: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        shifted, _ = flash_attention(query, key, value, head_dim, keys, _SIZES, running_maximum=True)
+        shifted, _ = flash_attention(query, key, value, head_dim, keys, sizes, running_maximum=True)
         return shifted, jnp.array(True)
 
     # Not by `cond`, for which the output would have to be copied.
@@ -254,9 +268,6 @@ def _xla(query: jax.Array, key: jax.Array, value: jax.Array, head_dim: int, keys
     # Not by way of tokamax: on first use that parses the process's command line as flags of its own.
     heads = (_by_heads(each, head_dim) for each in (query, key[:, :keys], value[:, :keys]))
     return _side_by_side(jax.nn.dot_product_attention(*heads, implementation="xla"))
-
-
-_KERNELS: dict[str, _Kernel] = {"tpu": _tpu, "gpu": _cudnn}
 
 
 def _by_heads(tensor: jax.Array, head_dim: int) -> jax.Array:

@@ -13,13 +13,28 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from crystools_pipelines.runtime.flash_kernel import BlockSizes, flash_attention
 from crystools_pipelines.runtime.kernels import kernel_cycles, pallas_calls
 
-_QUERIES, _KEYS, _COMPUTE = (512, 1024, 2048, 4096), (1024, 2048, 4096), (256, 512, 1024)
+_TRIED = tuple(
+    BlockSizes(*sizes)
+    for sizes in (
+        (1024, 2048, 256),
+        (1024, 2048, 512),
+        (1024, 2048, 1024),
+        (2048, 2048, 256),
+        (2048, 2048, 1024),
+        (2048, 5120, 256),
+        (2048, 5120, 512),
+        (2048, 5120, 1024),
+        (3328, 2816, 256),
+        (4096, 2048, 512),
+        (5120, 2816, 256),
+    )
+)
 _ITEMSIZE = 2  # of bfloat16
 
 
 @dataclass(frozen=True)
 class AttentionShape:
-    """What one device attends: so many tokens to so many, heads side by side in `lanes`."""
+    """What one device attends: so many tokens to so many, padding included, heads side by side in `lanes`."""
 
     batch: int
     queries: int
@@ -42,18 +57,11 @@ def attention_shapes(programs: Iterable[jax.stages.Traced], head_dim: int) -> se
 
 
 def candidates(shape: AttentionShape) -> list[BlockSizes]:
-    """Block sizes to try; one that is larger than what there is would be another one again."""
-    return [
-        BlockSizes(query, key, compute)
-        for query in _upto(_QUERIES, shape.queries)
-        for key in _upto(_KEYS, shape.keys)
-        for compute in _COMPUTE
-        if compute <= key
-    ]
-
-
-def _upto(sizes: tuple[int, ...], tokens: int) -> list[int]:
-    return [size for place, size in enumerate(sizes) if place == 0 or sizes[place - 1] < tokens]
+    """Block sizes to try, the first of those that come to the same blocks."""
+    different: dict[BlockSizes, BlockSizes] = {}
+    for sizes in _TRIED:
+        different.setdefault(sizes.even(shape.queries, shape.keys), sizes)
+    return list(different.values())
 
 
 def attention_cycles(
@@ -62,7 +70,7 @@ def attention_cycles(
     """TensorCore cycles of one call, as `kernels.kernel_cycles` has them; None where it does not compile."""
     one = Mesh([device], ("alone",))
     whole = PartitionSpec()
-    kernel = partial(flash_attention, head_dim=shape.head_dim, sizes=sizes)
+    kernel = partial(flash_attention, head_dim=shape.head_dim, keys=shape.keys, sizes=sizes)
     function = jax.shard_map(kernel, mesh=one, in_specs=whole, out_specs=whole, check_vma=False)
     sharding = NamedSharding(one, whole)
     query, key = (
@@ -78,6 +86,6 @@ def attention_cycles(
 
 def moved_bytes(shape: AttentionShape, sizes: BlockSizes) -> int:
     """From and to HBM: queries and outputs once, keys and values once for each block of queries."""
-    passes = -(-shape.queries // sizes.query)
+    passes = -(-shape.queries // sizes.even(shape.queries, shape.keys).query)
     tokens = 2 * shape.queries + 2 * shape.keys * passes
     return shape.batch * tokens * shape.lanes * _ITEMSIZE

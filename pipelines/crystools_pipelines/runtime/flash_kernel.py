@@ -40,6 +40,11 @@ class BlockSizes:
     key: int
     compute: int
 
+    def even(self, queries: int, keys: int) -> "BlockSizes":
+        """Those of the kernel for so many tokens: as few blocks as will do, all about as full."""
+        query = _even_block(queries, self.query, LANES)
+        return BlockSizes(query, _even_block(keys, self.key, self.compute), self.compute)
+
 
 def fits(query: jax.Array, head_dim: int) -> bool:
     """Whether the kernel takes such queries: bfloat16, and heads that fill whole groups of 128 lanes."""
@@ -66,8 +71,8 @@ def flash_attention(
     batch, queries, lanes = query.shape
     width = max(head_dim, LANES)
     heads = width // head_dim
-    block_q = _even_block(queries, sizes.query, LANES)
-    block_k = _even_block(keys, sizes.key, sizes.compute)
+    blocks = sizes.even(queries, keys)
+    block_q, block_k = blocks.query, blocks.key
     sum_rows = heads * _OUTPUT_ROWS
 
     def of_queries(batch: Any, group: Any, i: Any, j: Any) -> tuple[Any, ...]:

@@ -98,12 +98,12 @@ def _schedule(lowered: jax.stages.Lowered, folder: Path) -> int | None:
     """Bundles of the kernel's schedule, which is called as the function around it; others are of copies."""
     key = sha256(lowered.as_text().encode()).digest()
     if key not in _bundles:
+        for path in folder.iterdir():  # of the compile before, which may have failed
+            path.unlink()
         lowered.compile()
         found = []
-        for path in folder.iterdir():
-            if "-alone." in path.name and path.name.endswith("schedule-analysis_final_bundles.txt"):
-                found += [int(count) for count in _BUNDLES.findall(path.read_text())]
-            path.unlink()
+        for path in folder.glob("*-alone.*schedule-analysis_final_bundles.txt"):
+            found += [int(count) for count in _BUNDLES.findall(path.read_text())]
         _bundles[key] = max(found, default=None)
     return _bundles[key]
 
