@@ -152,7 +152,20 @@ class _Reader:
             return self._kernel(each)
         if each.cycles:
             return self._operation(each, each.cycles / self.clock_hz, named)
+        if each.opcode == "fusion":
+            return self._reduce_scatter(each)
         return _not_counted(each)
+
+    def _reduce_scatter(self, each: Instruction) -> Estimate:
+        """XLA writes one as a fusion, without cycles, of an all-reduce and what each device keeps of it."""
+        total = Estimate()
+        for inner in self.module.within(each):
+            if inner.opcode == "all-reduce":
+                group = self._group(inner)
+                sent = _sent_bytes("reduce-scatter", each.result_bytes, group)
+                total.collective_bytes["reduce-scatter"] += sent
+                total.seconds["reduce-scatter"] += self._seconds("reduce-scatter", sent, group)
+        return total
 
     def _loop(self, each: Instruction) -> Estimate:
         total, trips = Estimate(), self.module.trips(each)
