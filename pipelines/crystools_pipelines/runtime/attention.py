@@ -1,7 +1,7 @@
 """Attention over a mesh: the one place that knows which kernel runs where.
 
-On a TPU our own kernel, tokamax's splash attention for what it does not take or cannot do exactly; on a GPU
-cuDNN's flash attention, elsewhere plain XLA. In every case only true keys enter the softmax.
+On a TPU our own kernel, or tokamax's splash attention for what it does not take; on a GPU cuDNN's flash
+attention, elsewhere plain XLA. In every case only true keys enter the softmax.
 
 Heads lie side by side, `[batch, tokens, heads * head_dim]`, as projections leave them and take them: sorted
 by heads, tensors would have to be copied on the way in and out.
@@ -19,7 +19,7 @@ from tokamax._src.ops.experimental.tpu.splash_attention import splash_attention_
 from tokamax._src.ops.experimental.tpu.splash_attention import splash_attention_mask as splash_mask
 
 from crystools_pipelines.runtime.defaults import best_blocks
-from crystools_pipelines.runtime.flash_kernel import BlockSizes, fits, flash_attention, is_exact
+from crystools_pipelines.runtime.flash_kernel import BlockSizes, fits, flash_attention, is_exact, round_up
 from crystools_pipelines.runtime.mesh import DATA, SEQUENCE, TENSOR
 from crystools_pipelines.runtime.scopes import UNLIKELY
 from crystools_tpu.telemetry.chips import ChipSpec, chip_spec
@@ -254,7 +254,7 @@ def _block(tensor: jax.Array) -> int:
     """How many tokens of `[batch, tokens, heads, head_dim]` a tile has: a multiple of `_BLOCK_COMPUTE`."""
     _, tokens, _, head_dim = tensor.shape
     fitting = _BLOCK_BYTES // (head_dim * tensor.dtype.itemsize) // _BLOCK_COMPUTE * _BLOCK_COMPUTE
-    return min(_BLOCK, max(_BLOCK_COMPUTE, fitting), _round_up(tokens, _BLOCK_COMPUTE))
+    return min(_BLOCK, max(_BLOCK_COMPUTE, fitting), round_up(tokens, _BLOCK_COMPUTE))
 
 
 def _cudnn(query: jax.Array, key: jax.Array, value: jax.Array, head_dim: int, keys: int) -> jax.Array:
@@ -279,9 +279,5 @@ def _side_by_side(tensor: jax.Array) -> jax.Array:
 
 
 def _pad_tokens(tensor: jax.Array, multiple: int) -> jax.Array:
-    padding = _round_up(tensor.shape[1], multiple) - tensor.shape[1]
+    padding = round_up(tensor.shape[1], multiple) - tensor.shape[1]
     return jnp.pad(tensor, ((0, 0), (0, padding), *[(0, 0)] * (tensor.ndim - 2)))
-
-
-def _round_up(number: int, multiple: int) -> int:
-    return -(-number // multiple) * multiple

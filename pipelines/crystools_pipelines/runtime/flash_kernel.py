@@ -212,8 +212,9 @@ def _only(lanes: jax.Array, head: int, head_dim: int) -> jax.Array:
 
 def _even_block(tokens: int, most: int, multiple: int) -> int:
     """Tokens of a block: as few blocks of at most `most` as will do, all about as full."""
-    return _round_up(pl.cdiv(tokens, pl.cdiv(tokens, most)), multiple)
+    return round_up(pl.cdiv(tokens, pl.cdiv(tokens, most)), multiple)
 
 
-def _round_up(number: int, multiple: int) -> int:
+def round_up(number: int, multiple: int) -> int:
+    """The least multiple that is no less than the number."""
     return -(-number // multiple) * multiple

@@ -50,9 +50,8 @@ def _default(
     chip = chip_spec(devices[0].device_kind)
     if model is not None and chip is not None:
         best = best_mesh(model, chip.name, len(devices), branches)
-        if (
-            best is not None and best in legal
-        ):  # a checkpoint may have other widths than that for which it was found
+        # A checkpoint may have other widths than the one for which it was found.
+        if best is not None and best in legal:
             return best
     return legal[-1]
 

@@ -14,7 +14,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 from jax.sharding import Mesh, PartitionSpec
 
-from crystools_pipelines.runtime.flash_kernel import LANES
+from crystools_pipelines.runtime.flash_kernel import LANES, round_up
 from crystools_pipelines.runtime.mesh import DATA, SEQUENCE, TENSOR
 
 _BLOCK_TOKENS = 1024
@@ -118,7 +118,7 @@ def _pallas(
         jnp.tile(each, 1 if each.shape[0] == width else width // head_dim)[None] for each in (weight, bias)
     )
     factor = jnp.broadcast_to(factor, (batch, tokens, 1))
-    block = min(_BLOCK_TOKENS, -(-tokens // 16) * 16)
+    block = min(_BLOCK_TOKENS, round_up(tokens, 16))
     operands = [tensor, factor, weight.astype(jnp.float32), bias.astype(jnp.float32)]
     specs = [
         pl.BlockSpec((1, block, lanes), lambda batch, i, group: (batch, i, group)),
