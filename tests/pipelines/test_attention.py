@@ -115,6 +115,7 @@ def flash(
 KERNELS: dict[str, Kernel] = {
     "flash": flash,
     "flash with a running maximum": partial(flash, running_maximum=True),
+    "splash": partial(splash_attention, interpret=True),
     "xla": lambda query, key, value, head_dim, keys: attention(Heads(query, key, value), ONE, head_dim, keys),
 }
 

@@ -186,6 +186,34 @@ def test_a_loop_that_does_not_say_how_often_it_runs_is_counted_once_and_it_is_sa
     assert found.notes == {"while.1: how often it runs is not known; counted once"}
 
 
+def test_a_loop_that_is_unlikely_to_run_is_not_counted_and_it_is_said() -> None:
+    unlikely = 'body=%body, metadata={op_name="jit(step)/unlikely/while"}'
+    found = estimated(PROGRAM.replace("body=%body", unlikely))
+    assert "matrix products and convolutions" not in found.seconds
+    assert found.notes == {"what is unlikely to run is not counted"}
+
+
+def test_a_fusion_of_an_all_reduce_without_cycles_is_a_reduce_scatter() -> None:
+    """Of 100 bytes a device in groups of four: each sends three times its own."""
+    program = """\
+HloModule jit_step
+
+%fused (param.1: bf16[200]) -> bf16[50] {
+  %param.1 = bf16[200]{0} parameter(0)
+  %all-reduce.1 = bf16[200]{0} all-reduce(%param.1), replica_groups=[2,4]<=[8]
+  ROOT %dynamic-slice.1 = bf16[50]{0} dynamic-slice(%all-reduce.1)
+}
+
+ENTRY %main (param.2: bf16[200]) -> bf16[50] {
+  %param.2 = bf16[200]{0} parameter(0)
+  ROOT %fusion.1 = bf16[50]{0} fusion(%param.2), kind=kCustom, calls=%fused
+}
+"""
+    found = estimated(program)
+    assert found.collective_bytes == {"reduce-scatter": 300}
+    assert found.seconds == {"reduce-scatter": pytest.approx(300 / 200)}
+
+
 def test_a_custom_call_of_unknown_cost_is_said() -> None:
     unknown = 'custom-call(%param.3), custom_call_target="Sort"'
     found = estimated(PROGRAM.replace("copy(%param.3), ", f"{unknown}, ").replace('"1500"', '"-1"'))
