@@ -18,8 +18,6 @@ from crystools_pipelines.runtime.mesh_shape import MeshShape
 from crystools_pipelines.runtime.topologies import TOPOLOGIES
 
 TOPOLOGIES_COMPARED = ("v5e-8", "v5e-16", "v5p-8", "v5p-16", "v6e-4", "v6e-8", "v6e-16")
-# What depends on the mesh: the pixels of a VAE are split over all devices in any of them.
-STAGES = "text_encode,denoise"
 KEY = ("model", "chip", "devices", "branches")
 
 
@@ -46,7 +44,7 @@ def key_of(model: str, topology: str) -> dict[str, Any]:
 
 def compare(model: str, topology: str) -> dict[str, Any]:
     """The best mesh and how it was found; empty where none fits."""
-    command = f"plan {model} --topology {topology} --stages {STAGES} --compare-meshes"
+    command = f"plan {model} --topology {topology} --compare-meshes"
     meshes = answer(command)["meshes"]
     if not meshes[0]["fits"]:
         return {}

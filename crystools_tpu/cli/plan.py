@@ -118,10 +118,16 @@ def _plan(arguments: argparse.Namespace, spec: RunSpec, only: frozenset[StageNam
 def _compare_meshes(arguments: argparse.Namespace, spec: RunSpec, only: frozenset[StageName]) -> None:
     with Plans(only, anew=arguments.no_cache) as plans:
         default, legal = plans.meshes(spec)
-        made = []
+        made, failures = [], []
         for number, mesh in enumerate(legal, 1):
             print(f"mesh {mesh} ({number} of {len(legal)})", file=sys.stderr)
-            made.append(plans.plan(dataclasses.replace(spec, mesh=mesh), search=False))
+            try:
+                made.append(plans.plan(dataclasses.replace(spec, mesh=mesh), search=False))
+            except CommandError as error:
+                failures.append(error)
+                print(f"mesh {mesh} is left out: {error}", file=sys.stderr)
+        if not made:
+            raise failures[-1]
     comparison = compare(default, made)
     if arguments.json:
         print(json.dumps(comparison.to_json(), indent=2), flush=True)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from crystools_pipelines.planning.cache import keep_plan, plan_key, plans_folder, read_plan
+from crystools_pipelines.runtime.compiler_process import ProcessDiedError
 from crystools_pipelines.runtime.errors import PipelineError
 from crystools_pipelines.runtime.run_spec import RunSpec
 from crystools_tpu.cli.errors import CommandError, needs_pipelines
@@ -83,8 +84,10 @@ def tpu_compiler() -> TpuCompiler:
 
 @contextlib.contextmanager
 def refusals() -> Iterator[None]:
-    """What a pipeline refuses ends the command."""
+    """What a pipeline refuses, and the end of its compiler, ends the command."""
     try:
         yield
     except PipelineError as error:
         raise refusal(error) from None
+    except ProcessDiedError as error:
+        raise CommandError(f"the compiler is gone, mostly for want of memory here: {error}") from None

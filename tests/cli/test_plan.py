@@ -6,6 +6,7 @@ import dataclasses
 import json
 import multiprocessing
 import os
+import pickle
 import signal
 import tempfile
 from collections.abc import Iterator
@@ -21,8 +22,9 @@ from crystools_pipelines.planning.meshes import compare
 from crystools_pipelines.planning.plan import Plan, Shape, StagePlan, from_json
 from crystools_pipelines.planning.planner import Planner
 from crystools_pipelines.runtime import aot
-from crystools_pipelines.runtime.aot import TpuCompiler
-from crystools_pipelines.runtime.compiler_process import ChildProcess
+from crystools_pipelines.runtime.aot import CompiledStage, TpuCompiler
+from crystools_pipelines.runtime.compiler_process import ChildProcess, ProcessDiedError
+from crystools_pipelines.runtime.errors import CompileError
 from crystools_pipelines.runtime.mesh_shape import MeshShape
 from crystools_pipelines.runtime.run_spec import RunSpec
 from crystools_pipelines.runtime.topologies import TOPOLOGIES
@@ -97,6 +99,35 @@ def test_every_mesh_is_planned_and_the_fastest_comes_first(compared: tuple[dict[
         assert (stage["name"], stage["estimated_seconds"]) == ("denoise", each["estimated_seconds"])
     assert "mesh dp=1,sp=4,tp=1 (1 of 3)\n1 stages to compile: denoise transformer\n" in progress
     assert progress.count("denoise transformer: fits") == 3
+
+
+@pytest.mark.usefixtures("compared")
+def test_a_mesh_on_which_the_compiler_fails_is_left_out_of_the_comparison(
+    compiler: TpuCompiler,
+    command: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The error comes as it does from the compiler's process, pickled."""
+    compile_stage = compiler.compile_stage
+    fault = pickle.loads(pickle.dumps(CompileError("denoise", "INTERNAL: a check failed")))
+
+    def failing(spec: RunSpec, index: int) -> CompiledStage:
+        if spec.mesh in failing_on:
+            raise fault
+        return compile_stage(spec, index)
+
+    monkeypatch.setattr(compiler, "compile_stage", failing)
+    command = [*command, "--compare-meshes", "--no-cache"]
+    failing_on = [MeshShape(sequence=4)]
+    assert main(command) == 0
+    printed = capsys.readouterr()
+    message = "denoise: the compiler failed; another mesh or size may do. It said: INTERNAL: a check failed\n"
+    assert f"mesh dp=1,sp=4,tp=1 is left out: {message}" in printed.err
+    assert sorted(each["mesh"]["sequence"] for each in json.loads(printed.out)["meshes"]) == [1, 2]
+    failing_on += [MeshShape(sequence=2, tensor=2), MeshShape(tensor=4)]
+    assert main(command) == 2
+    assert capsys.readouterr().err.endswith(message)
 
 
 @pytest.mark.usefixtures("compared")
@@ -235,6 +266,20 @@ def test_a_signal_ends_it_and_leaves_nothing(
     assert set(multiprocessing.active_children()) <= others
     assert [*tmp_path.iterdir()] == []
     assert signal.getsignal(number) == handler
+
+
+def test_a_compiler_that_is_gone_is_one_line(
+    compiler: TpuCompiler,
+    command: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def gone(spec: RunSpec) -> None:
+        raise ProcessDiedError("the child ended with -9; it said: ")
+
+    monkeypatch.setattr(compiler, "outline", gone)
+    assert main([*command, "--no-cache"]) == 2
+    assert "the compiler is gone, mostly for want of memory here: the child ended" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

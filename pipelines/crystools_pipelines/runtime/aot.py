@@ -24,6 +24,7 @@ from crystools_pipelines.runtime.attention_tuning import AttentionShape, attenti
 from crystools_pipelines.runtime.checkpoint import Checkpoint
 from crystools_pipelines.runtime.compiler_process import ChildProcess
 from crystools_pipelines.runtime.component import compile_with
+from crystools_pipelines.runtime.errors import CompileError
 from crystools_pipelines.runtime.flash_kernel import BlockSizes
 from crystools_pipelines.runtime.kernels import SCHEDULE_FLAGS, Kernel, kernel_cycles
 from crystools_pipelines.runtime.mesh import shape_of
@@ -167,7 +168,7 @@ class TpuCompiler:
         return self._child.call(_outline, spec)
 
     def compile_stage(self, spec: RunSpec, index: int, *, effort: float | None = None) -> CompiledStage:
-        """Compiles the stage with this place in the outline."""
+        """Compiles the stage with this place in the outline. Raises CompileError where the compiler fails."""
         return self._child.call(_compile_stage, spec, index, effort)
 
     def kernel_cycles(self, spec: RunSpec, index: int) -> dict[Kernel, int]:
@@ -257,7 +258,7 @@ def _compile_stage(spec: RunSpec, index: int, effort: float | None) -> CompiledS
         except jax.errors.JaxRuntimeError as error:
             lacking = shortage(error)
             if lacking is None:
-                raise
+                raise CompileError(stage.name, str(error).partition("\n")[0]) from error
             break
     seconds = time.perf_counter() - started_at
     return CompiledStage(

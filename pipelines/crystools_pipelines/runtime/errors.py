@@ -4,6 +4,7 @@ PipelineError
 ├── RequestError       a field of the request cannot be served
 ├── CheckpointError    the checkpoint lacks something, or has something that we cannot run
 │   └── UnmatchedParametersError
+├── CompileError       the compiler fails, for another reason than memory
 └── OutOfMemoryError   the devices' memory does not suffice
 """
 
@@ -36,6 +37,18 @@ class UnmatchedParametersError(CheckpointError):
     def __init__(self, names: Sequence[str]) -> None:
         super().__init__(f"no sharding rule matches {len(names)} parameter(s): {', '.join(names)}")
         self.names = tuple(names)
+
+
+class CompileError(PipelineError):
+    """The compiler fails on a stage, though not for want of memory: a fault of its own, or of ours."""
+
+    def __init__(self, stage: str, said: str) -> None:
+        super().__init__(f"{stage}: the compiler failed; another mesh or size may do. It said: {said}")
+        self.stage = stage
+        self.said = said
+
+    def __reduce__(self) -> tuple[type["CompileError"], tuple[str, str]]:
+        return type(self), (self.stage, self.said)  # a compiler's process raises it in ours
 
 
 class OutOfMemoryError(PipelineError):
