@@ -12,7 +12,7 @@ import json
 from typing import Any
 
 from benchmarks.defaults import answer, how_found, keep
-from benchmarks.tpu_compile import full_size
+from benchmarks.plans import full_size
 from crystools_pipelines.models import MODELS
 from crystools_pipelines.runtime.mesh_shape import MeshShape
 from crystools_pipelines.runtime.topologies import TOPOLOGIES

@@ -18,7 +18,7 @@ from unittest import mock
 
 import jax
 
-from benchmarks.tpu_compile import full_size
+from benchmarks.plans import full_size
 from crystools_pipelines.models import MODELS
 from crystools_pipelines.runtime import aot
 from crystools_pipelines.runtime.compiler_process import ChildProcess

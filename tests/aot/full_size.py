@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.tpu_compile import full_size
+from benchmarks.plans import full_size
 from crystools_pipelines.models import MODELS
 from crystools_pipelines.runtime.aot import TpuCompiler
 from crystools_pipelines.runtime.run_spec import RunSpec

@@ -7,7 +7,7 @@ from pathlib import Path
 import jax
 import pytest
 
-from benchmarks.tpu_compile import full_size
+from benchmarks.plans import full_size
 from crystools_pipelines.models import MODELS
 from crystools_pipelines.runtime.checkpoint import Checkpoint
 from crystools_pipelines.runtime.rehearsal import rehearse

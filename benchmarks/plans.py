@@ -1,0 +1,70 @@
+"""Plans every full-size model's default request, all stages, for TPUs that this machine does not have.
+
+    python -m benchmarks.plans [--topology v6e-8 ...] [MODEL ...]
+
+writes `results/plans.json`: of each stage whether it fits, what a chip must hold for it, and its seconds,
+estimated, and of its compile on this machine. Nothing is run on a TPU.
+"""
+
+import argparse
+import json
+import os
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.defaults import answer
+from crystools_pipelines.models import MODELS
+from crystools_pipelines.runtime.topologies import TOPOLOGIES
+
+TOPOLOGIES_PLANNED = ("v6e-8", "v5p-8")
+RESULTS = Path(__file__).parent / "results" / "plans.json"
+KEPT = (
+    "name",
+    "component",
+    "steps",
+    "fits",
+    "peak_hbm_bytes_per_chip",
+    "hbm_bytes_per_chip",
+    "roofline_seconds",
+    "estimated_seconds",
+    "estimated_mfu",
+    "compile_seconds",
+    "evicts",
+)
+
+
+def full_size(model: str) -> Any:
+    """The model's default request: 720x1280, 81 frames, guided; an image of 1024x1024."""
+    image = {"image": np.zeros((720, 1280, 3), np.float32)} if model == "wan2.2-i2v" else {}
+    # Two steps, one for each transformer of Wan2.2: more are no other programs.
+    return MODELS[model].request_class()("a lighthouse in a storm", num_inference_steps=2, **image)
+
+
+def main() -> None:
+    """Plans, prints and writes; what was written of other models and topologies stays."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("models", nargs="*", metavar="MODEL", help=", ".join(MODELS))
+    parser.add_argument("--topology", action="append", choices=TOPOLOGIES, metavar="NAME")
+    arguments = parser.parse_args()
+    results: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    results |= {
+        "method": "estimates by the TPU compiler's own schedule; nothing was run on a TPU",
+        "libtpu": version("libtpu"),
+        "jax": version("jax"),
+        "cpus": os.cpu_count(),
+    }
+    for topology in arguments.topology or TOPOLOGIES_PLANNED:
+        for model in arguments.models or MODELS:
+            plan = answer(f"plan {model} --topology {topology}")
+            stages = [{name: stage[name] for name in KEPT} for stage in plan["stages"]]
+            row = {"mesh": plan["mesh"], "fits": plan["fits"], "stages": stages}
+            results.setdefault(topology, {})[model] = row
+            print(topology, model, json.dumps(row), flush=True)
+            RESULTS.write_text(json.dumps(results, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
