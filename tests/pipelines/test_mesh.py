@@ -94,7 +94,6 @@ def test_the_default_is_what_was_found_best(monkeypatch: pytest.MonkeyPatch) -> 
         ("v5p", {}, (1, 1, 4)),
         ("v6e", {"model": "wan2.1-t2v"}, (1, 1, 4)),
         ("v6e", {"model": None}, (1, 1, 4)),
-        ("v6e", {"devices": 8}, (1, 2, 4)),
         ("v6e", {"branches": 2}, (2, 1, 2)),
     ],
 )
@@ -102,6 +101,19 @@ def test_where_nothing_was_found_data_then_tensor_are_as_large_as_they_can_be(
     monkeypatch: pytest.MonkeyPatch, chip: str | None, asked: dict[str, Any], usual: tuple[int, int, int]
 ) -> None:
     assert default_of(monkeypatch, chip, **asked) == MeshShape(*usual)
+
+
+@pytest.mark.parametrize(
+    ("devices", "expected"), [(2, (1, 1, 2)), (3, (1, 1, 3)), (4, (1, 2, 2)), (6, (1, 1, 6)), (8, (1, 2, 4))]
+)
+def test_on_other_numbers_of_chips_the_next_ones_mesh_has_more_or_less_of_sequence(
+    monkeypatch: pytest.MonkeyPatch, devices: int, expected: tuple[int, int, int]
+) -> None:
+    """Where that cannot be, the usual rule holds."""
+    few = {"model": "flux.2", "chip": "v6e", "devices": 4, "branches": 1, "mesh": "dp=1,sp=2,tp=2"}
+    many = few | {"devices": 8, "mesh": "dp=1,sp=2,tp=4"}
+    monkeypatch.setattr(defaults, "read_defaults", lambda: {"meshes": [few, many]})
+    assert default_of(monkeypatch, "v6e", devices=devices, widths=(12,)) == MeshShape(*expected)
 
 
 def test_what_was_found_but_cannot_be_had_with_this_checkpoint_is_not_taken(

@@ -10,6 +10,7 @@ writes it.
 """
 
 import json
+import math
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -27,10 +28,20 @@ def read_defaults() -> dict[str, list[dict[str, Any]]]:
 
 
 def best_mesh(model: str, chip: str, devices: int, branches: int) -> MeshShape | None:
-    """The best one for an id of MODELS on so many devices of a chip of CHIPS; None where it is not known."""
-    asked = {"model": model, "chip": chip, "devices": devices, "branches": branches}
-    found = (entry for entry in read_defaults()["meshes"] if asked.items() <= entry.items())
-    return next((parse_mesh(entry["mesh"]) for entry in found), None)
+    """The best one for an id of MODELS on so many devices of a chip of CHIPS; None where it is not known.
+
+    Where no such number was compared, the next one's, with more or fewer devices on `sequence`: so each holds
+    as much of the weights.
+    """
+    asked = {"model": model, "chip": chip, "branches": branches}
+    found = [
+        parse_mesh(entry["mesh"]) for entry in read_defaults()["meshes"] if asked.items() <= entry.items()
+    ]
+    if not found:
+        return None
+    near = min(found, key=lambda mesh: abs(math.log2(mesh.devices / devices)))
+    sequence, left = divmod(devices, near.data * near.tensor)
+    return None if left else MeshShape(near.data, sequence, near.tensor)
 
 
 def best_blocks(chip: str, head_dim: int) -> dict[str, int] | None:
