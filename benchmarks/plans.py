@@ -19,7 +19,7 @@ from benchmarks.defaults import answer
 from crystools_pipelines.models import MODELS
 from crystools_pipelines.runtime.topologies import TOPOLOGIES
 
-TOPOLOGIES_PLANNED = ("v6e-8", "v5p-8")
+TOPOLOGIES_PLANNED = ("v6e-8",)
 RESULTS = Path(__file__).parent / "results" / "plans.json"
 KEPT = (
     "name",
