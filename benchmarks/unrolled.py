@@ -26,7 +26,7 @@ from crystools_pipelines.runtime.run_spec import RunSpec
 from crystools_tpu.telemetry import StageName
 
 MODEL, TOPOLOGY = "wan2.1-t2v", "v6e-8"
-WITHOUT_LOOP = (1, 2, 4)
+WITHOUT_LOOP = (1, 4, 12)
 RESULTS = Path(__file__).parent / "results" / "unrolled.json"
 
 

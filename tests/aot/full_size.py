@@ -36,7 +36,7 @@ topologies = pytest.mark.parametrize(
     ("topology", "without"),
     [
         ("v6e-8", ()),
-        # The benchmark compiles these for v5p too; their convolutions take as long as all the rest.
+        # Without these: their convolutions take as long as all the rest.
         ("v5p-8", (StageName.VAE_ENCODE, StageName.VAE_DECODE)),
     ],
     ids=["v6e-8", "v5p-8"],
