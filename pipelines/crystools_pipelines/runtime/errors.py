@@ -9,10 +9,19 @@ PipelineError
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 
 class PipelineError(Exception):
     """The root of what this package raises on purpose."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A compiler's process raises it in ours. Exception would call `__init__` with the message alone.
+        return _again, (type(self), self.args), self.__dict__
+
+
+def _again(kind: type[PipelineError], args: tuple[Any, ...]) -> PipelineError:
+    return kind.__new__(kind, *args)
 
 
 class RequestError(PipelineError, ValueError):
@@ -22,9 +31,6 @@ class RequestError(PipelineError, ValueError):
         super().__init__(f"{field}: {message}")
         self.field = field
         self.message = message
-
-    def __reduce__(self) -> tuple[type["RequestError"], tuple[str, str]]:
-        return type(self), (self.field, self.message)  # a compiler's process raises it in ours
 
 
 class CheckpointError(PipelineError):
@@ -44,11 +50,6 @@ class CompileError(PipelineError):
 
     def __init__(self, stage: str, said: str) -> None:
         super().__init__(f"{stage}: the compiler failed; another mesh or size may do. It said: {said}")
-        self.stage = stage
-        self.said = said
-
-    def __reduce__(self) -> tuple[type["CompileError"], tuple[str, str]]:
-        return type(self), (self.stage, self.said)  # a compiler's process raises it in ours
 
 
 class OutOfMemoryError(PipelineError):
