@@ -9,7 +9,8 @@ of two videos of 720p, with heads of 128 and of 64. Nothing is run on a TPU: the
 import argparse
 import json
 
-from benchmarks.defaults import answer, how_found, keep
+from benchmarks.defaults import how_found, keep
+from benchmarks.plans import answer
 from crystools_pipelines.runtime.topologies import TOPOLOGIES
 
 TOPOLOGIES_TUNED = ("v5e-8", "v5p-8", "v6e-8")

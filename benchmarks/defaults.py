@@ -1,23 +1,11 @@
 """How what `plan` finds best becomes a default: entries of `crystools_pipelines/runtime/defaults.json`."""
 
 import json
-import subprocess
-import sys
 from collections.abc import Mapping
 from importlib.metadata import version
 from typing import Any
 
 from crystools_pipelines.runtime.defaults import DEFAULTS
-
-
-def answer(command: str) -> dict[str, Any]:
-    """What a command of `crystools-tpu` prints as JSON."""
-    program = [sys.executable, "-m", "crystools_tpu", *command.split(), "--json"]
-    done = subprocess.run(program, stdout=subprocess.PIPE, check=False)
-    if done.returncode not in (0, 1):  # 1: nothing fits, which is an answer
-        sys.exit(done.returncode)
-    printed: dict[str, Any] = json.loads(done.stdout)
-    return printed
 
 
 def how_found(command: str) -> dict[str, str]:

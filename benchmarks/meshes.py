@@ -11,8 +11,8 @@ import argparse
 import json
 from typing import Any
 
-from benchmarks.defaults import answer, how_found, keep
-from benchmarks.plans import full_size
+from benchmarks.defaults import how_found, keep
+from benchmarks.plans import answer, full_size
 from crystools_pipelines.models import MODELS
 from crystools_pipelines.runtime.mesh_shape import MeshShape
 from crystools_pipelines.runtime.topologies import TOPOLOGIES

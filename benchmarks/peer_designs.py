@@ -13,8 +13,6 @@ Some 20 minutes on two cores. Nothing is run on a TPU: all but the published fig
 
 import argparse
 import json
-import subprocess
-import sys
 import tempfile
 from collections.abc import Mapping
 from functools import cache
@@ -28,6 +26,7 @@ from jax.experimental import topologies
 from jax.sharding import Mesh
 
 from benchmarks.peers.designs import DESIGNS, Published, depths
+from benchmarks.plans import answer
 from crystools_pipelines.models import MODELS
 from crystools_pipelines.planning.hlo import Module, parse
 from crystools_pipelines.planning.schedule import OTHER_CYCLES_SHARE, Estimate, KernelCycles, estimate
@@ -101,11 +100,7 @@ def largest_first(seconds: Mapping[str, float], steps: int) -> dict[str, float]:
 def against_ours(design: Published, theirs_seconds: float) -> dict[str, Any]:
     """Our default of the same model and shape, by the planner's own way."""
     shape = [argument for name, size in design.shape.items() for argument in (f"--{name}", str(size))]
-    command = ["plan", design.model, "--topology", TOPOLOGY, *shape, "--stages", "denoise", "--json"]
-    done = subprocess.run(
-        [sys.executable, "-m", "crystools_tpu", *command], stdout=subprocess.PIPE, check=True
-    )
-    plan = json.loads(done.stdout)
+    plan = answer(f"plan {design.model} --topology {TOPOLOGY} {' '.join(shape)} --stages denoise")
     (stage,) = plan["stages"]
     seconds = stage["estimated_seconds"] / stage["steps"]
     return {
