@@ -34,6 +34,7 @@ def test_the_page_survives_a_restart_of_the_server(scene: Scene, open_page: Open
 def test_readings_can_be_switched_off_and_the_browser_remembers(scene: Scene, open_page: OpenPage) -> None:
     scene.start()
     page = open_page(scene)
+    expect(page.locator("crystools-header #state")).to_have_text("Live")
     page.get_by_label("Refresh").select_option(label="Off")
     expect(page.locator("crystools-header #state")).to_have_text("Readings off")
     expect(page.locator("crystools-host #meters")).to_have_attribute("data-stale", "")
