@@ -23,8 +23,8 @@ from jax.experimental.pallas import tpu as pltpu
 
 LANES = 128
 
-_SUM_ROWS = 16  # a tile of bfloat16 has so many rows
-_OUTPUT_ROWS = 8  # a tile of float32
+_TILE_ROWS = 16  # of a tile of bfloat16
+_SUM_ROWS = 8  # of a tile of float32
 _VMEM_BYTES = 100 * 2**20
 _LEAST = -1e30  # of logits: less than any, and the difference of two is no NaN
 
@@ -34,7 +34,10 @@ _CONTRACT_INNER = (((1,), (0,)), ((), ()))
 
 @dataclass(frozen=True)
 class BlockSizes:
-    """Tokens: queries and keys that a step of the kernel's grid works on at most, and keys at a time."""
+    """Tokens: queries and keys that a step of the kernel's grid works on at most, and keys at a time.
+
+    Each block of keys ends with fewer at a time where `compute` does not divide it.
+    """
 
     query: int
     key: int
@@ -43,7 +46,7 @@ class BlockSizes:
     def even(self, queries: int, keys: int) -> "BlockSizes":
         """Those of the kernel for so many tokens: as few blocks as will do, all about as full."""
         query = _even_block(queries, self.query, LANES)
-        return BlockSizes(query, _even_block(keys, self.key, self.compute), self.compute)
+        return BlockSizes(query, _even_block(keys, self.key, _TILE_ROWS), self.compute)
 
 
 def fits(query: jax.Array, head_dim: int) -> bool:
@@ -73,7 +76,7 @@ def flash_attention(
     heads = width // head_dim
     blocks = sizes.even(queries, keys)
     block_q, block_k = blocks.query, blocks.key
-    sum_rows = heads * _OUTPUT_ROWS
+    sum_rows = heads * _SUM_ROWS
 
     def of_queries(batch: Any, group: Any, i: Any, j: Any) -> tuple[Any, ...]:
         return batch, i, group
@@ -86,7 +89,7 @@ def flash_attention(
 
     output: tuple[jax.Array, jax.Array] = pl.pallas_call(
         partial(
-            _kernel, head_dim=head_dim, keys=keys, compute=sizes.compute, running_maximum=running_maximum
+            _kernel, head_dim=head_dim, keys=keys, at_a_time=sizes.compute, running_maximum=running_maximum
         ),
         grid=(batch, lanes // width, pl.cdiv(queries, block_q), pl.cdiv(keys, block_k)),
         in_specs=[
@@ -142,7 +145,7 @@ def _kernel(
     *,
     head_dim: int,
     keys: int,
-    compute: int,
+    at_a_time: int,
     running_maximum: bool,
 ) -> None:
     """One block of queries and one of keys; `weighted` and `weights` gather what all blocks of keys add."""
@@ -150,6 +153,7 @@ def _kernel(
     _, block_k, width = key.shape
     to_base_2 = math.log2(math.e) / math.sqrt(head_dim)
     left = keys - j * block_k
+    has_padding = keys % block_k > 0
 
     @pl.when(j == 0)
     def begin() -> None:
@@ -158,23 +162,27 @@ def _kernel(
         if running_maximum:
             maxima[...] = jnp.full_like(maxima, _LEAST)
 
-    for start in range(0, block_k, compute):
-        rows = pl.ds(start, compute)
-        # Behind the last key is anything at all, NaN too, so it has to go; its logits are then 0.
-        true = start + jax.lax.broadcasted_iota(jnp.int32, (compute, width), 0) < left
-        keys_here = jnp.where(true, key[0, rows, :], 0)
-        values_here = jnp.swapaxes(jnp.where(true, value[0, rows, :], 0), 0, 1)
-        true_columns = start + jax.lax.broadcasted_iota(jnp.int32, (_SUM_ROWS, compute), 1) < left
-        ones = true_columns.astype(jnp.bfloat16)
+    for start in range(0, block_k, at_a_time):
+        compute = min(at_a_time, block_k - start)
+        keys_here, values_here = (tensor[0, pl.ds(start, compute), :] for tensor in (key, value))
+        ones = jnp.ones((_TILE_ROWS, compute), jnp.bfloat16)
+        if has_padding:
+            # Behind the last key is anything at all, NaN too, so it has to go; its logits are then 0.
+            is_true = start + jax.lax.broadcasted_iota(jnp.int32, (compute, width), 0) < left
+            keys_here, values_here = (jnp.where(is_true, each, 0) for each in (keys_here, values_here))
+            true_columns = start + jax.lax.broadcasted_iota(jnp.int32, ones.shape, 1) < left
+            ones = true_columns.astype(jnp.bfloat16)
+        values_here = jnp.swapaxes(values_here, 0, 1)
         for head in range(width // head_dim):
             of_head = slice(head * head_dim, (head + 1) * head_dim)
-            of_sums = slice(head * _OUTPUT_ROWS, (head + 1) * _OUTPUT_ROWS)
+            of_sums = slice(head * _SUM_ROWS, (head + 1) * _SUM_ROWS)
             logits = to_base_2 * jax.lax.dot_general(
                 keys_here, _only(query[0], head, head_dim), _CONTRACT_LAST, preferred_element_type=jnp.float32
             )
             if running_maximum:
-                is_true = start + jax.lax.broadcasted_iota(jnp.int32, logits.shape, 0) < left
-                logits = jnp.where(is_true, logits, _LEAST)
+                if has_padding:
+                    true_rows = start + jax.lax.broadcasted_iota(jnp.int32, logits.shape, 0) < left
+                    logits = jnp.where(true_rows, logits, _LEAST)
                 highest = jnp.maximum(maxima[of_sums], jnp.max(logits, axis=0, keepdims=True))
                 shrink = jnp.exp2(maxima[of_sums] - highest)
                 maxima[of_sums] = highest
@@ -189,13 +197,13 @@ def _kernel(
                 preferred_element_type=jnp.float32,
             )
             weighted[of_head] += product[:head_dim]
-            weights[of_sums] += product[head_dim : head_dim + _OUTPUT_ROWS]
+            weights[of_sums] += product[head_dim : head_dim + _SUM_ROWS]
 
     @pl.when(j == pl.num_programs(3) - 1)
     def end() -> None:
         outputs = [
             weighted[head * head_dim : (head + 1) * head_dim]
-            / weights[head * _OUTPUT_ROWS : head * _OUTPUT_ROWS + 1]
+            / weights[head * _SUM_ROWS : head * _SUM_ROWS + 1]
             for head in range(width // head_dim)
         ]
         output[0] = jnp.swapaxes(jnp.concatenate(outputs).astype(output.dtype), 0, 1)
