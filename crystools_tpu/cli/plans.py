@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 class Plans:
     """Plans of the same stages: those that were made before, and new ones, which are kept.
 
-    The compiler is there from the first new one until the context ends.
+    The compiler is there from the first new one until the context ends. One that is gone is replaced.
     """
 
     def __init__(self, only: frozenset[StageName] | None, *, anew: bool) -> None:
@@ -59,7 +59,11 @@ class Plans:
         with needs_pipelines():
             from crystools_pipelines.planning.planner import Planner
         with refusals(), show_progress(Console(stderr=True)) as progress:
-            plan = Planner(self._compiler, spec, progress, self._only).plan(search=search)
+            try:
+                plan = Planner(self._compiler, spec, progress, self._only).plan(search=search)
+            except ProcessDiedError:
+                del self._compiler  # the next plan has a new one
+                raise
         try:
             keep_plan(self._folder, key, plan)
         except OSError as error:

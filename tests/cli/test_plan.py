@@ -22,7 +22,7 @@ from crystools_pipelines.planning.meshes import compare
 from crystools_pipelines.planning.plan import Plan, Shape, StagePlan, from_json
 from crystools_pipelines.planning.planner import Planner
 from crystools_pipelines.runtime import aot
-from crystools_pipelines.runtime.aot import TpuCompiler
+from crystools_pipelines.runtime.aot import CompiledStage, TpuCompiler
 from crystools_pipelines.runtime.compiler_process import ChildProcess, ProcessDiedError
 from crystools_pipelines.runtime.errors import CompileError
 from crystools_pipelines.runtime.mesh_shape import MeshShape
@@ -126,6 +126,36 @@ def test_a_mesh_on_which_the_compiler_fails_is_left_out_of_the_comparison(
     assert sorted(each["mesh"]["sequence"] for each in json.loads(printed.out)["meshes"]) == [1, 2]
     assert main([*command, "--no-cache"]) == 2
     assert capsys.readouterr().err.endswith(message)
+
+
+@pytest.mark.usefixtures("compared")
+def test_a_comparison_goes_on_with_a_new_compiler_after_one_that_is_gone(
+    compiler: TpuCompiler,
+    command: list[str],
+    cache: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    started, compile_stage = [], compiler.compile_stage
+
+    def start() -> nullcontext[TpuCompiler]:
+        started.append(compiler)
+        return nullcontext(compiler)
+
+    def gone_at_first(spec: RunSpec, index: int) -> CompiledStage:
+        if len(started) == 1:
+            raise ProcessDiedError("the child ended with -6; it said: check failed")
+        return compile_stage(spec, index)
+
+    monkeypatch.setattr(aot, "TpuCompiler", start)
+    monkeypatch.setattr(compiler, "compile_stage", gone_at_first)
+    for path in cache.iterdir():
+        path.unlink()
+    assert main([*command, "--compare-meshes"]) == 0
+    printed = capsys.readouterr()
+    assert "mesh dp=1,sp=4,tp=1 is left out: the compiler is gone" in printed.err
+    assert sorted(each["mesh"]["sequence"] for each in json.loads(printed.out)["meshes"]) == [1, 2]
+    assert len(started) == 2
 
 
 @pytest.mark.usefixtures("compared")

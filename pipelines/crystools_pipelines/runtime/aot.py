@@ -172,7 +172,10 @@ class TpuCompiler:
         return self._child.call(_compile_stage, spec, index, effort)
 
     def kernel_cycles(self, spec: RunSpec, index: int) -> dict[Kernel, int]:
-        """TensorCore cycles of the Pallas kernels of that stage, as `kernels.kernel_cycles` has them."""
+        """TensorCore cycles of the Pallas kernels of that stage, as `kernels.kernel_cycles` has them.
+
+        Raises CompileError where the compiler fails.
+        """
         child, written = self._scheduling
         return child.call(_kernel_cycles, spec, index, written)
 
@@ -258,7 +261,7 @@ def _compile_stage(spec: RunSpec, index: int, effort: float | None) -> CompiledS
         except jax.errors.JaxRuntimeError as error:
             lacking = shortage(error)
             if lacking is None:
-                raise CompileError(stage.name, str(error).partition("\n")[0]) from error
+                raise _failed(stage, error) from error
             break
     seconds = time.perf_counter() - started_at
     return CompiledStage(
@@ -278,8 +281,15 @@ def _compile_program(topology: str, program: RehearsedProgram, effort: float | N
 
 def _kernel_cycles(spec: RunSpec, index: int, written: Path) -> dict[Kernel, int]:
     stage = _rehearse(spec).stages[index]
-    cycles = [kernel_cycles(program.traced, written) for program in stage.programs]
+    try:
+        cycles = [kernel_cycles(program.traced, written) for program in stage.programs]
+    except jax.errors.JaxRuntimeError as error:
+        raise _failed(stage, error) from error
     return {kernel: count for of_program in cycles for kernel, count in of_program.items()}
+
+
+def _failed(stage: RehearsedStage, error: jax.errors.JaxRuntimeError) -> CompileError:
+    return CompileError(stage.name, str(error).partition("\n")[0])
 
 
 def _attention_shapes(spec: RunSpec, index: int) -> set[AttentionShape]:
