@@ -8,7 +8,7 @@ Each query's sum of weights comes back with its output and says whether that was
 
 Logits are computed transposed, keys by queries, so that the weights are what stays in the matrix unit while
 the values, which are few, stream past: a product with values as wide as one head would fill half of a v6e's
-unit. The sums are made there as well, by rows of ones below the values, which are zero for padding.
+unit.
 """
 
 import math
@@ -153,7 +153,7 @@ def _kernel(
     _, block_k, width = key.shape
     to_base_2 = math.log2(math.e) / math.sqrt(head_dim)
     left = keys - j * block_k
-    has_padding = keys % block_k > 0
+    in_last_block = (keys - 1) % block_k + 1
 
     @pl.when(j == 0)
     def begin() -> None:
@@ -165,49 +165,50 @@ def _kernel(
     for start in range(0, block_k, at_a_time):
         compute = min(at_a_time, block_k - start)
         keys_here, values_here = (tensor[0, pl.ds(start, compute), :] for tensor in (key, value))
-        ones = jnp.ones((_TILE_ROWS, compute), jnp.bfloat16)
-        if has_padding:
-            # Behind the last key is anything at all, NaN too, so it has to go; its logits are then 0.
-            is_true = start + jax.lax.broadcasted_iota(jnp.int32, (compute, width), 0) < left
-            keys_here, values_here = (jnp.where(is_true, each, 0) for each in (keys_here, values_here))
-            true_columns = start + jax.lax.broadcasted_iota(jnp.int32, ones.shape, 1) < left
-            ones = true_columns.astype(jnp.bfloat16)
+        may_be_padding = start + compute > in_last_block
+        if may_be_padding:  # behind the last key is anything at all, NaN too
+            values_here = jnp.where(_rows(values_here) < left - start, values_here, 0)
         values_here = jnp.swapaxes(values_here, 0, 1)
         for head in range(width // head_dim):
-            of_head = slice(head * head_dim, (head + 1) * head_dim)
-            of_sums = slice(head * _SUM_ROWS, (head + 1) * _SUM_ROWS)
+            of_head, of_sums = _of(head, head_dim), _of(head, _SUM_ROWS)
             logits = to_base_2 * jax.lax.dot_general(
                 keys_here, _only(query[0], head, head_dim), _CONTRACT_LAST, preferred_element_type=jnp.float32
             )
+            if may_be_padding:
+                logits = jnp.where(_rows(logits) < left - start, logits, _LEAST)
             if running_maximum:
-                if has_padding:
-                    true_rows = start + jax.lax.broadcasted_iota(jnp.int32, logits.shape, 0) < left
-                    logits = jnp.where(true_rows, logits, _LEAST)
                 highest = jnp.maximum(maxima[of_sums], jnp.max(logits, axis=0, keepdims=True))
                 shrink = jnp.exp2(maxima[of_sums] - highest)
                 maxima[of_sums] = highest
                 weights[of_sums] *= shrink
                 weighted[of_head] *= shrink[:1]
                 logits -= highest[:1]
-            exponentials = jnp.exp2(logits).astype(jnp.bfloat16)
-            product = jax.lax.dot_general(
-                jnp.concatenate([values_here[of_head], ones]),
-                exponentials,
+            exponentials = jnp.exp2(logits)
+            weights[of_sums] += exponentials.reshape(-1, *weights[of_sums].shape).sum(axis=0)
+            weighted[of_head] += jax.lax.dot_general(
+                values_here[of_head],
+                exponentials.astype(jnp.bfloat16),
                 _CONTRACT_INNER,
                 preferred_element_type=jnp.float32,
             )
-            weighted[of_head] += product[:head_dim]
-            weights[of_sums] += product[head_dim : head_dim + _SUM_ROWS]
 
     @pl.when(j == pl.num_programs(3) - 1)
     def end() -> None:
-        outputs = [
-            weighted[head * head_dim : (head + 1) * head_dim]
-            / weights[head * _SUM_ROWS : head * _SUM_ROWS + 1]
-            for head in range(width // head_dim)
-        ]
-        output[0] = jnp.swapaxes(jnp.concatenate(outputs).astype(output.dtype), 0, 1)
-        sums[0, 0] = weights[...]
+        for head in range(width // head_dim):
+            of_head, of_sums = _of(head, head_dim), _of(head, _SUM_ROWS)
+            total = weights[of_sums].sum(axis=0, keepdims=True)
+            weighted[of_head] /= total
+            sums[0, 0, of_sums] = jnp.broadcast_to(total, sums[0, 0, of_sums].shape)
+        output[0] = jnp.swapaxes(weighted[...].astype(output.dtype), 0, 1)
+
+
+def _of(head: int, rows: int) -> slice:
+    return slice(head * rows, (head + 1) * rows)
+
+
+def _rows(tensor: jax.Array) -> jax.Array:
+    """The number of each element's row."""
+    return jax.lax.broadcasted_iota(jnp.int32, tensor.shape, 0)
 
 
 def _only(lanes: jax.Array, head: int, head_dim: int) -> jax.Array:
