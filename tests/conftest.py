@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import subprocess
@@ -13,6 +14,8 @@ import pytest
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["JAX_NUM_CPU_DEVICES"] = "8"
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # torch's threads spin, and the workers share the cores
+# jax allocates so much that looking for cycles, in a million objects each time, took half of the tests' time.
+gc.set_threshold(100_000)
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
