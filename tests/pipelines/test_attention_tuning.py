@@ -36,16 +36,20 @@ def test_the_kernels_calls_are_found_in_a_program() -> None:
 
 
 def test_blocks_are_evenly_full() -> None:
+    """Of keys whole tiles of 16 suffice: 15 blocks of 5040 are 75600, without padding."""
     sizes = BlockSizes(query=2048, key=5120, compute=256)
-    assert sizes.even(75600, 75600) == BlockSizes(2048, 5120, 256)
-    assert sizes.even(2100, 5200) == BlockSizes(1152, 2816, 256)
-    assert sizes.even(45, 13) == BlockSizes(128, 256, 256)
+    assert sizes.even(75600, 75600) == BlockSizes(2048, 5040, 256)
+    assert sizes.even(2100, 5200) == BlockSizes(1152, 2608, 256)
+    assert sizes.even(45, 13) == BlockSizes(128, 16, 16)
 
 
 def test_no_two_are_tried_that_come_to_the_same_blocks() -> None:
     """All queries and all keys are one block; what is left to choose is how many keys at a time."""
     assert candidates(AttentionShape(1, 500, 1000, 128, 128)) == [
         BlockSizes(1024, 2048, compute) for compute in (256, 512, 1024)
+    ]
+    assert candidates(AttentionShape(1, 500, 500, 128, 128)) == [
+        BlockSizes(1024, 2048, compute) for compute in (256, 512)
     ]
     long = AttentionShape(1, 75600, 75600, 1280, 128)
     blocks = {sizes.even(long.queries, long.keys) for sizes in candidates(long)}

@@ -45,8 +45,8 @@ class BlockSizes:
 
     def even(self, queries: int, keys: int) -> "BlockSizes":
         """Those of the kernel for so many tokens: as few blocks as will do, all about as full."""
-        query = _even_block(queries, self.query, LANES)
-        return BlockSizes(query, _even_block(keys, self.key, _TILE_ROWS), self.compute)
+        query, key = _even_block(queries, self.query, LANES), _even_block(keys, self.key, _TILE_ROWS)
+        return BlockSizes(query, key, min(self.compute, key))
 
 
 def fits(query: jax.Array, head_dim: int) -> bool:
@@ -89,7 +89,7 @@ def flash_attention(
 
     output: tuple[jax.Array, jax.Array] = pl.pallas_call(
         partial(
-            _kernel, head_dim=head_dim, keys=keys, at_a_time=sizes.compute, running_maximum=running_maximum
+            _kernel, head_dim=head_dim, keys=keys, at_a_time=blocks.compute, running_maximum=running_maximum
         ),
         grid=(batch, lanes // width, pl.cdiv(queries, block_q), pl.cdiv(keys, block_k)),
         in_specs=[
