@@ -62,6 +62,7 @@ class Plans:
             try:
                 plan = Planner(self._compiler, spec, progress, self._only).plan(search=search)
             except ProcessDiedError:
+                self._stack.close()
                 del self._compiler  # the next plan has a new one
                 raise
         try:

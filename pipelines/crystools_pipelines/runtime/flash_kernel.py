@@ -150,6 +150,7 @@ def _kernel(
 ) -> None:
     """One block of queries and one of keys; `weighted` and `weights` gather what all blocks of keys add."""
     j = pl.program_id(3)
+    _, block_q, _ = query.shape
     _, block_k, width = key.shape
     to_base_2 = math.log2(math.e) / math.sqrt(head_dim)
     left = keys - j * block_k
@@ -184,7 +185,7 @@ def _kernel(
                 weighted[of_head] *= shrink[:1]
                 logits -= highest[:1]
             exponentials = jnp.exp2(logits)
-            weights[of_sums] += exponentials.reshape(-1, *weights[of_sums].shape).sum(axis=0)
+            weights[of_sums] += exponentials.reshape(-1, _SUM_ROWS, block_q).sum(axis=0)
             weighted[of_head] += jax.lax.dot_general(
                 values_here[of_head],
                 exponentials.astype(jnp.bfloat16),
@@ -198,7 +199,7 @@ def _kernel(
             of_head, of_sums = _of(head, head_dim), _of(head, _SUM_ROWS)
             total = weights[of_sums].sum(axis=0, keepdims=True)
             weighted[of_head] /= total
-            sums[0, 0, of_sums] = jnp.broadcast_to(total, sums[0, 0, of_sums].shape)
+            sums[0, 0, of_sums] = jnp.broadcast_to(total, (_SUM_ROWS, block_q))
         output[0] = jnp.swapaxes(weighted[...].astype(output.dtype), 0, 1)
 
 
