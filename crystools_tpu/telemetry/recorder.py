@@ -300,7 +300,7 @@ def _count(name: str, value: Any, guard: Guard) -> int | None:
         return None
     with guard(f"{name} is left out"):
         count = int(value) if isinstance(value, float) and value.is_integer() else operator.index(value)
-        if count < 0:
+        if not 0 <= count < 2**63:
             raise ValueError(f"{value!r} is no such number")
         return count
     return None

@@ -52,10 +52,11 @@ def test_node_exporter_shows_the_run(
     with running("prometheus-node-exporter", tmp_path, *options) as url:
         shown = get(f"{url}/metrics").decode()
     assert "\nnode_textfile_scrape_error 0\n" in shown
-    assert '\ncrystools_tpu_runs_total{pipeline="wan2.1-t2v",status="succeeded"} 1\n' in shown
-    bucket = 'crystools_tpu_step_duration_seconds_bucket{pipeline="wan2.1-t2v",stage="denoise",le="5"} 2\n'
-    assert bucket in shown
-    assert '\ncrystools_tpu_chip_hbm_used_bytes{chip="tpu0"} 1.2884901888e+10\n' in shown
+    of_the_run = 'pipeline="wan2.1-t2v",status="succeeded",textfile="crystools"'
+    assert f"\ncrystools_tpu_runs_total{{{of_the_run}}} 1\n" in shown
+    of_the_step = 'pipeline="wan2.1-t2v",stage="denoise",textfile="crystools",le="5"'
+    assert f"\ncrystools_tpu_step_duration_seconds_bucket{{{of_the_step}}} 2\n" in shown
+    assert '\ncrystools_tpu_chip_hbm_used_bytes{chip="tpu0",textfile="crystools"} 1.2884901888e+10\n' in shown
 
 
 def test_it_is_written_at_once_at_each_interval_and_at_the_end(tmp_path: Path) -> None:
@@ -63,7 +64,7 @@ def test_it_is_written_at_once_at_each_interval_and_at_the_end(tmp_path: Path) -
     with TextfileWriter(path, metric, interval_seconds=0.001):
         for _ in range(3):
             assert metric.collected.acquire(timeout=20)
-    assert path.read_text().endswith(f"\ncollected {metric.count:.1f}\n")
+    assert path.read_text().endswith(f'\ncollected{{textfile="metrics"}} {metric.count:.1f}\n')
     assert metric.count >= 4
     assert list(tmp_path.iterdir()) == [path]
 
