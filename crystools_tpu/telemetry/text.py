@@ -25,10 +25,14 @@ def safe_text(value: object) -> str:
 
     Never raises: of a value whose own text fails, it is the name of its type.
     """
-    text = value if type(value) is str else _text_of(value)
-    if len(text) > MOST_CHARACTERS:
-        text = f"{text[:MOST_CHARACTERS]}… ({len(text) - MOST_CHARACTERS} characters more)"
-    return text if text.isprintable() else _UNSAFE.sub(_escape, text)
+    whole = value if type(value) is str else _text_of(value)
+    text = whole if len(whole) <= MOST_CHARACTERS else whole[:MOST_CHARACTERS]
+    if not text.isprintable():
+        text = _UNSAFE.sub(_escape, text)
+    if len(whole) > MOST_CHARACTERS or len(text) > MOST_CHARACTERS:
+        end = f"… (of {len(whole)} characters)"
+        text = text[: MOST_CHARACTERS - len(end)] + end
+    return text
 
 
 def safe_params(params: Mapping[Any, Any]) -> dict[str, Scalar]:

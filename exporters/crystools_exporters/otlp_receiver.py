@@ -47,6 +47,12 @@ class Address:
     endpoint_variable: str
     protocol_variable: str
 
+    @property
+    def shown(self) -> str:
+        """Without a password or key that it may hold."""
+        scheme, colon, rest = self.endpoint.partition("?")[0].rpartition("://")
+        return safe_text(f"{scheme}{colon}{rest.rpartition('@')[2]}")
+
 
 class Receiver:
     """What one receiver does with the signals that are exported to it. For use from any thread."""
@@ -54,6 +60,7 @@ class Receiver:
     def __init__(self, address: Address) -> None:
         self._address = address
         self._lock = threading.Lock()
+        self._looking = threading.Lock()
         self._failing: set[str] = set()
         self._complaint: str | None = None
         self._diagnosis: str | None = None
@@ -70,16 +77,18 @@ class Receiver:
         finally:
             _exporting_to.reset(token)
         if result == failure:
+            self.complain("it gives no reason")  # where OpenTelemetry keeps to itself what it has said before
             self._failed(signal)
         else:
             self._took(signal)
         return result
 
     def complain(self, text: str) -> None:
-        """Takes what is wrong, of which the first is told."""
-        if self._complaint is None:
-            self._complaint = safe_text(text)
-            self._diagnosis = diagnosis(self._address)
+        """Takes what is wrong, of which the first is told, once the receiver has been looked at."""
+        with self._looking:
+            if self._complaint is None:
+                self._complaint = safe_text(text)
+                self._diagnosis = diagnosis(self._address)
 
     def close(self, *, unanswered: bool) -> None:
         """Nothing is said from now on; but that it has not answered is, unless it was known already."""
@@ -89,7 +98,7 @@ class Receiver:
                 reason = f" ({self._reason()})" if self._complaint is not None else ""
                 logger.warning(
                     "the OTLP receiver %s does not answer: what it was sent last may be lost%s",
-                    safe_text(self._address.endpoint),
+                    self._address.shown,
                     reason,
                 )
 
@@ -98,7 +107,7 @@ class Receiver:
             if not self._failing and not self._closed:
                 logger.warning(
                     "the OTLP receiver %s does not take %s: %s. They are dropped until it does",
-                    safe_text(self._address.endpoint),
+                    self._address.shown,
                     signal,
                     self._reason(),
                 )
@@ -111,11 +120,11 @@ class Receiver:
             if not self._failing:
                 self._complaint = self._diagnosis = None
                 if was_failing and not self._closed:
-                    address = safe_text(self._address.endpoint)
+                    address = self._address.shown
                     logger.warning("the OTLP receiver %s takes %s again", address, signal)
 
     def _reason(self) -> str:
-        return self._diagnosis or (self._complaint or "it gives no reason")[:_REASON_CHARACTERS]
+        return self._diagnosis or (self._complaint or "")[:_REASON_CHARACTERS]
 
 
 _exporting_to: ContextVar[Receiver | None] = ContextVar("crystools_tpu_exporting_to", default=None)
@@ -154,8 +163,8 @@ def watched(exporter: type[Any], receiver: Receiver, signal: str, failure: Any) 
 def diagnosis(address: Address) -> str | None:
     """Why nothing can be sent there, if that can be seen from here. Takes some seconds at most."""
     endpoint = address.endpoint
-    place = urlsplit(endpoint if "://" in endpoint else f"//{endpoint}")
     with contextlib.suppress(ValueError):  # it is no address, and OpenTelemetry says so
+        place = urlsplit(endpoint if "://" in endpoint else f"//{endpoint}")
         host, port = place.hostname, place.port or (443 if address.secure else 80)
         behind_proxy = bool(getproxies()) and host is not None and not proxy_bypass(host)
         if host is not None and not behind_proxy:  # else it is the proxy that would be looked at

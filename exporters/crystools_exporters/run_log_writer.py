@@ -132,8 +132,8 @@ class RunLogWriter:
         except Exception as error:  # noqa: BLE001 - whatever it is, later runs are not to be lost by it
             self._keep(running, ended)
             if self._failures == 0:
-                what = str(error) if isinstance(error, RunLogError) else describe_error(error)
-                logger.warning("%s. Runs go on, and are written once they can be", what)
+                what = str(error) if isinstance(error, RunLogError) else f"{describe_error(error)}"
+                logger.warning("%s. Runs go on, and are written once they can be", what.rstrip("."))
             self._failures += 1
             return False
         if self._failures:

@@ -41,7 +41,16 @@ def test_what_cannot_be_written_is_there_as_its_escape(text: Any, safe: str) -> 
 
 def test_a_very_long_text_is_cut_and_says_so() -> None:
     assert safe_text("x" * MOST_CHARACTERS) == "x" * MOST_CHARACTERS
-    assert safe_text("x" * (MOST_CHARACTERS + 5)) == "x" * MOST_CHARACTERS + "… (5 characters more)"
+    cut = safe_text("x" * 1_000_000)
+    assert len(cut) == MOST_CHARACTERS
+    assert cut.endswith("xxx… (of 1000000 characters)")
+    assert len(safe_text("\x00" * MOST_CHARACTERS)) == MOST_CHARACTERS
+
+
+@pytest.mark.parametrize("text", ["x" * 1_000_000, "\x00" * 1_000_000, "\ud83d", "a\r\nb"])
+def test_a_text_that_was_made_safe_stays_as_it_is(text: str) -> None:
+    safe = safe_text(text)
+    assert safe_text(safe) is safe
 
 
 ODD = "odd \udcff \x00 \x1b"
