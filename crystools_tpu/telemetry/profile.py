@@ -178,8 +178,9 @@ class Profiler:
     def _stop(self) -> None:
         """Not a daemon: a process that ends waits for its capture."""
         self.armed = False
-        self._writer = threading.Thread(target=self._write, name="crystools-tpu-profile")
-        self._writer.start()
+        writer = threading.Thread(target=self._write, name="crystools-tpu-profile")
+        writer.start()
+        self._writer = writer
 
     def _write(self) -> None:
         try:
@@ -198,7 +199,9 @@ class Profiler:
                 _jax_profiler().stop_trace()
 
         with Guard(logger)("jax's profiler could not be ended"):
-            threading.Thread(target=end, name="crystools-tpu-profile").start()
+            writer = threading.Thread(target=end, name="crystools-tpu-profile")
+            writer.start()
+            self._writer = writer
 
     def _fail(self, error: Exception) -> None:
         self.armed = False

@@ -359,6 +359,18 @@ def test_lost_and_back_is_a_line_each(caplog: pytest.LogCaptureFixture) -> None:
     assert caplog.messages == [lost, "the OTLP receiver http://[ takes metrics again", lost]
 
 
+@pytest.mark.parametrize(
+    ("endpoint", "shown"),
+    [
+        ("http://collector:4318", "http://collector:4318"),
+        ("https://me:secret@collector/otlp?key=secret", "https://collector/otlp"),
+        ("me:secret@collector:4317", "collector:4317"),
+    ],
+)
+def test_no_password_of_an_address_is_logged(endpoint: str, shown: str) -> None:
+    assert Address(endpoint, "grpc", False, "ENDPOINT", "PROTOCOL").shown == shown
+
+
 def test_an_export_that_raises_is_one_that_failed(caplog: pytest.LogCaptureFixture) -> None:
     def broken() -> str:
         raise KeyError("\udcff")
