@@ -81,10 +81,13 @@ class _Safe:
     __slots__ = ()
 
     def __post_init__(self) -> None:
-        for name, made_safe in _texts(type(self)):
+        kind: Any = type(self)
+        for name, made_safe in _texts(kind):
             value = getattr(self, name)
-            if value is not None and (safe := made_safe(value)) is not value:
-                object.__setattr__(self, name, safe)
+            if value is not None:
+                safe = made_safe(value)
+                if safe is not value:
+                    object.__setattr__(self, name, safe)
 
 
 _MADE_SAFE: Final[Mapping[str, Callable[[Any], Any]]] = {
@@ -99,7 +102,8 @@ _MADE_SAFE: Final[Mapping[str, Callable[[Any], Any]]] = {
 @functools.cache
 def _texts(kind: Any) -> tuple[tuple[str, Callable[[Any], Any]], ...]:
     """The fields that hold text, and what makes each safe."""
-    return tuple((f.name, _MADE_SAFE[f.type]) for f in dataclasses.fields(kind) if f.type in _MADE_SAFE)
+    written = [(f.name, str(f.type)) for f in dataclasses.fields(kind)]
+    return tuple((name, _MADE_SAFE[type_]) for name, type_ in written if type_ in _MADE_SAFE)
 
 
 @dataclass(frozen=True, slots=True)

@@ -81,6 +81,7 @@ class Run:
         wall_clock: Callable[[], float],
     ) -> None:
         self.guard = Guard(logger)
+        self._telling = self.guard("what happens in the run could not be told")
         self.run_id = _new_id(self.guard)
         self.pipeline = safe_text(pipeline)
         self.devices = tuple(devices)
@@ -109,7 +110,7 @@ class Run:
 
     def publish(self, event: Event) -> None:
         """Tells whoever listens."""
-        with self.guard("what happens in the run could not be told"):
+        with self._telling:
             self.bus.publish(event)
 
     @property

@@ -43,6 +43,8 @@ class StepWaiter:
         self._on_done = on_done
         self._clock = clock
         self._guard = guard
+        self._reading = guard("whether a step's output is finite could not be read")
+        self._recording = guard("a step could not be recorded")
         self._queue: SimpleQueue[DispatchedStep | None] = SimpleQueue()
         self._newest: Any = None
         self._thread: threading.Thread | None = None
@@ -94,9 +96,9 @@ class StepWaiter:
                 self._error = error
                 return
             finished_at, finite = self._clock(), None
-            with self._guard("whether a step's output is finite could not be read"):
+            with self._reading:
                 finite = truth(step.output)
-            with self._guard("a step could not be recorded"):
+            with self._recording:
                 self._on_done(step, finished_at, finite)
 
 

@@ -25,7 +25,9 @@ def safe_text(value: object) -> str:
 
     Never raises: of a value whose own text fails, it is the name of its type.
     """
-    whole = value if type(value) is str else _text_of(value)
+    if type(value) is str and len(value) <= MOST_CHARACTERS and value.isprintable():
+        return value  # as nearly all are
+    whole = _text_of(value)
     text = whole if len(whole) <= MOST_CHARACTERS else whole[:MOST_CHARACTERS]
     if not text.isprintable():
         text = _UNSAFE.sub(_escape, text)

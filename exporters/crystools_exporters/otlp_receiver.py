@@ -148,7 +148,7 @@ _take_complaints: Final = _TakeComplaints()
 def watched(exporter: type[Any], receiver: Receiver, signal: str, failure: Any) -> Any:
     """An exporter of the class, whose exports are watched; of one that failed it returns `failure`."""
 
-    class Watched(exporter):  # type: ignore[misc, valid-type]
+    class Watched(exporter):  # type: ignore[misc]
         def export(self, *args: Any, **kwargs: Any) -> Any:
             return receiver.watch(signal, lambda: super(Watched, self).export(*args, **kwargs), failure)
 

@@ -175,7 +175,7 @@ def test_a_cancel_is_heard_where_the_bar_cannot_be_moved() -> None:
         raise OSError("the socket is gone")
 
     page = Page(cancel_after=1)
-    page.update_absolute = fails  # type: ignore[method-assign]
+    page.update_absolute = fails  # type: ignore[method-assign, assignment]
     with pytest.raises(InterruptProcessingException), shown("7", page.modules()) as on_step:
         work(on_step)
     assert telemetry.history.reports()[0].status is Status.CANCELLED

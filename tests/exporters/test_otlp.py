@@ -390,7 +390,7 @@ def test_the_users_own_opentelemetry_goes_on_complaining(
         start(received, "http/protobuf", bus=bus).close()
         assert said_by_all() == []
         theirs = OTLPSpanExporter(endpoint=f"{received.endpoint}/v1/traces")
-        theirs.shutdown()
+        theirs.shutdown()  # type: ignore[no-untyped-call]
         theirs.export([])
         assert said_by_all() == ["Exporter already shutdown, ignoring batch"]
 

@@ -290,7 +290,7 @@ class Picky(RunLog):
 def picky(bench: Bench, refused: Callable[[RunReport], bool], fault: Exception) -> Callable[[], RunLog]:
     def open_log() -> RunLog:
         log = Picky(bench.folder)
-        log.refused, log.fault = refused, fault  # type: ignore[method-assign]
+        log.refused, log.fault = refused, fault
         return log
 
     return open_log

@@ -174,7 +174,7 @@ def test_two_files_in_one_folder_are_both_shown_whole(
 
 
 def test_help_is_the_same_in_every_version_of_this_package() -> None:
-    """A file of another version may lie beside: where the texts differ node_exporter drops a file's series."""
+    """A file of another version may lie beside: where the texts differ node_exporter drops one of them."""
     assert HELP == "What it means is in docs/metrics.md of crystools-tpu."
 
 
