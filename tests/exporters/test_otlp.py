@@ -18,6 +18,7 @@ import pytest
 from opentelemetry.proto.metrics.v1.metrics_pb2 import AggregationTemporality, Metric
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
+from crystools_exporters import exporting as exporting_module
 from crystools_exporters.exporting import exporting
 from crystools_exporters.otlp import _CLOSE_SECONDS, OtlpExporter, otlp_exporter
 from crystools_exporters.otlp_receiver import Address, Receiver, diagnosis
@@ -429,6 +430,35 @@ def test_a_process_that_runs_pipelines_exports_them_as_its_environment_says(
         assert len(received.spans) == 8
         assert "crystools_tpu.runs" in received.latest_metrics
         assert "hw.gpu.memory.usage" not in received.latest_metrics  # there is no monitor
+
+
+@pytest.mark.parametrize("broken", ["otlp_exporter", "RunLogWriter.close", "OtlpExporter.close"])
+def test_whatever_of_it_fails_the_block_ends_with_its_own_result(
+    broken: str, bus: telemetry.Bus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    name, _, method = broken.partition(".")
+    whole = getattr(exporting_module, name)
+    done = getattr(whole, method) if method else lambda *_, **__: None
+
+    def fails(*args: Any, **options: Any) -> Any:
+        done(*args, **options)
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(f"crystools_exporters.exporting.{broken}", fails)
+    with receiver("grpc") as received:
+        environ = {
+            "OTEL_EXPORTER_OTLP_ENDPOINT": received.endpoint,
+            "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc",
+            "CRYSTOOLS_TPU_DATA_DIR": str(tmp_path),
+        }
+        for name, value in environ.items():
+            monkeypatch.setenv(name, value)
+        with exporting(environ, bus=bus, history=telemetry.History()) as kept:
+            publish_run(bus)
+    assert kept is not None
+    (line,) = caplog.messages
+    assert line.endswith(": RuntimeError: can't start new thread")
 
 
 def test_without_an_endpoint_nothing_is_started(monitor: FixedMonitor) -> None:
