@@ -15,6 +15,7 @@ from crystools_tpu.cli.generate import generate_watched
 from crystools_tpu.cli.serve import panel
 from crystools_tpu.data_dir import PROFILES, data_dir
 from crystools_tpu.stage_table import stage_table
+from crystools_tpu.telemetry.text import safe_text
 
 if TYPE_CHECKING:
     from crystools_pipelines.wan21.request import Wan21Request
@@ -58,7 +59,8 @@ def run(arguments: argparse.Namespace) -> None:
             console=console,
         )
         console.print(stage_table(report))
-        console.print(f"{out / 'video.mp4'}\n{out / 'report.json'}", markup=False, highlight=False)
+        written = f"{out / 'video.mp4'}\n{out / 'report.json'}"
+        console.print(safe_text(written), markup=False, highlight=False)
         if sys.stdin.isatty() and not arguments.once:
             console.print(f"The page stays at {shown.url}; press Enter to end.", highlight=False)
             sys.stdin.readline()

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from crystools_tpu import telemetry
 from crystools_tpu.cli.errors import CommandError
+from crystools_tpu.telemetry.guard import Guard
+
+logger = logging.getLogger(__name__)
 
 
 def check_textfile(path: Path) -> None:
@@ -54,9 +58,10 @@ def leaving_metrics(*, textfile: Path | None, pushgateway: str | None) -> Iterat
     try:
         yield
     finally:
-        exporter.close()
-        if any(family.name == "crystools_tpu_runs" and family.samples for family in exporter.collect()):
-            if textfile is not None:
-                TextfileWriter(textfile, exporter.registry).write()
-            if pushgateway is not None:
-                push(pushgateway, exporter.registry)
+        with Guard(logger)("the metrics of the run could not be left"):
+            exporter.close()
+            if any(family.name == "crystools_tpu_runs" and family.samples for family in exporter.collect()):
+                if textfile is not None:
+                    TextfileWriter(textfile, exporter.registry).write()
+                if pushgateway is not None:
+                    push(pushgateway, exporter.registry)

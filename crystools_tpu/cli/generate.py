@@ -21,6 +21,7 @@ from crystools_tpu.cli.files import written_whole
 from crystools_tpu.cli.live import watch
 from crystools_tpu.data_dir import PROFILES, data_dir
 from crystools_tpu.stage_table import stage_table
+from crystools_tpu.telemetry.text import safe_text
 
 # The options that are fields of a model's request; where the names differ, the field's.
 _REQUEST_OPTIONS = {
@@ -118,7 +119,7 @@ def run(arguments: argparse.Namespace) -> None:
             print(json.dumps(telemetry.to_wire(report), indent=2), flush=True)
         else:
             Console().print(stage_table(report))
-            print(f"{arguments.out}", flush=True)
+            print(safe_text(arguments.out), flush=True)
         if arguments.profile_steps is not None:
             print(profile_text(telemetry.profiler.wait()), file=sys.stderr)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import threading
 from collections.abc import Iterator
 from typing import Protocol
@@ -29,6 +30,11 @@ from crystools_tpu.telemetry import (
     StepFinished,
     Subscription,
 )
+from crystools_tpu.telemetry.guard import Guard
+
+logger = logging.getLogger(__name__)
+
+_NOT_SHOWN = "the run's progress could not be shown"
 
 # A line for each of a hundred steps is noise in a log: about ten a stage are enough.
 _LINES_PER_STAGE = 10
@@ -44,23 +50,35 @@ class Display(Protocol):
 @contextlib.contextmanager
 def watch(bus: Bus, console: Console) -> Iterator[None]:
     """Shows what the bus says for as long as the block lasts, in a thread of its own."""
-    with contextlib.ExitStack() as stack:
+    guard = Guard(logger)
+    shown = contextlib.ExitStack()
+    with guard(_NOT_SHOWN):
         display: Display = PlainLines(console)
         if console.is_terminal:
-            display = LiveBars(stack.enter_context(_progress(console)))
-        subscription = bus.subscribe()
-        thread = threading.Thread(target=_pump, args=(subscription, display), name="crystools-tpu-display")
+            display = LiveBars(shown.enter_context(_progress(console)))
+        shown.enter_context(_pumping(bus, display, guard))
+    try:
+        yield
+    finally:
+        with guard(_NOT_SHOWN):
+            shown.close()
+
+
+@contextlib.contextmanager
+def _pumping(bus: Bus, display: Display, guard: Guard) -> Iterator[None]:
+    with bus.subscribe() as subscription:
+        thread = threading.Thread(
+            target=_pump, args=(subscription, display, guard), name="crystools-tpu-display"
+        )
         thread.start()
-        try:
-            yield
-        finally:
-            subscription.close()
-            thread.join()
+        yield
+    thread.join()
 
 
-def _pump(subscription: Subscription, display: Display) -> None:
+def _pump(subscription: Subscription, display: Display, guard: Guard) -> None:
     while (event := subscription.get()) is not None:
-        display.show(event)
+        with guard(_NOT_SHOWN):
+            display.show(event)
 
 
 def _progress(console: Console) -> Progress:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from types import ModuleType
@@ -17,6 +18,11 @@ from crystools_tpu.telemetry import (
     StageStarted,
     StepFinished,
 )
+from crystools_tpu.telemetry.guard import Guard
+
+logger = logging.getLogger(__name__)
+
+_NOT_SHOWN = "ComfyUI could not be told how the node gets on"
 
 
 class Cancelled(BaseException):
@@ -42,7 +48,13 @@ def shown(
     if node_id is None or server is None or utils is None or management is None:
         yield lambda: None
         return
-    display = _Display(server, node_id, utils.ProgressBar(1), management)
+    display: _Display | None = None
+    guard = Guard(logger)
+    with guard(_NOT_SHOWN):
+        display = _Display(server, node_id, utils.ProgressBar(1), management, guard)
+    if display is None:
+        yield lambda: None
+        return
     with bus.subscribe(wakeup=lambda: display.show(subscription.drain())) as subscription:
         try:
             yield display.step
@@ -54,11 +66,12 @@ def shown(
 class _Display:
     """The bar and the line of text of a node. `show` is called in any thread, `step` in the executing one."""
 
-    def __init__(self, server: Any, node_id: str, bar: Any, management: Any) -> None:
+    def __init__(self, server: Any, node_id: str, bar: Any, management: Any, guard: Guard) -> None:
         self._server = server
         self._node_id = node_id
         self._bar = bar
         self._management = management
+        self._guard = guard
         self._steps_of_run: int | None = None
         self._total = 1
         self._finished = 0
@@ -68,22 +81,30 @@ class _Display:
     def show(self, events: list[Event]) -> None:
         """Counts steps as the devices finish them, and says what is going on."""
         for event in events:
-            if isinstance(event, RunStarted):
-                steps = event.report.params.get("num_inference_steps")
-                self._steps_of_run = steps if isinstance(steps, int) else None
-                if event.report.forecast is not None:
-                    self._warning = telemetry.forecast_warning(event.report.forecast)
-            elif isinstance(event, StageStarted):
-                self._start(event.report)
-            elif isinstance(event, CompileFinished):
-                self._say(f"compiled for {event.stage_compile_seconds:.1f} s")
-            elif isinstance(event, StepFinished):
-                self._finish(event)
+            with self._guard(_NOT_SHOWN):
+                self._show(event)
+
+    def _show(self, event: Event) -> None:
+        if isinstance(event, RunStarted):
+            steps = event.report.params.get("num_inference_steps")
+            self._steps_of_run = steps if isinstance(steps, int) else None
+            if event.report.forecast is not None:
+                self._warning = telemetry.forecast_warning(event.report.forecast)
+        elif isinstance(event, StageStarted):
+            self._start(event.report)
+        elif isinstance(event, CompileFinished):
+            self._say(f"compiled for {event.stage_compile_seconds:.1f} s")
+        elif isinstance(event, StepFinished):
+            self._finish(event)
 
     def step(self) -> None:
-        """Moves the bar. Raises Cancelled if the user has cancelled."""
+        """Moves the bar. Raises Cancelled if the user has cancelled, which moving it may find out too."""
         try:
-            self._bar.update_absolute(self._finished, self._total)
+            with self._guard(_NOT_SHOWN):
+                try:
+                    self._bar.update_absolute(self._finished, self._total)
+                except self._management.InterruptProcessingException as interrupted:
+                    raise Cancelled(interrupted) from None
             self._management.throw_exception_if_processing_interrupted()
         except self._management.InterruptProcessingException as interrupted:
             raise Cancelled(interrupted) from None

@@ -11,6 +11,7 @@ from crystools_tpu.monitor.merge import merge_chips, merge_histograms, merge_hos
 from crystools_tpu.monitor.snapshot import Snapshot, SourceHealth
 from crystools_tpu.monitor.worker import PROMPT_SECONDS, SourceWorker
 from crystools_tpu.sources.base import Source
+from crystools_tpu.telemetry.guard import Guard
 
 _log = logging.getLogger(__name__)
 
@@ -55,7 +56,8 @@ class Monitor:
         self._clock = clock
         self._lock = threading.Lock()
         self._sampling = threading.Lock()
-        self._subscribers: dict[object, Callable[[Snapshot], None]] = {}
+        self._subscribers: dict[object, tuple[Callable[[Snapshot], None], Guard]] = {}
+        self._guard = Guard(_log)
         self._started = False
         self._stopped = False
         self._loop_stop: threading.Event | None = None
@@ -106,7 +108,7 @@ class Monitor:
         """Calls `callback` with every snapshot, on the sampling thread. Returns the way to unsubscribe."""
         key = object()
         with self._lock:
-            self._subscribers[key] = callback
+            self._subscribers[key] = callback, Guard(_log)
             self._start_loop()
 
         def unsubscribe() -> None:
@@ -145,20 +147,20 @@ class Monitor:
             self._loop_stop = None
 
     def _loop(self, stop: threading.Event) -> None:
-        self._publish(stop)
-        while not stop.wait(self._interval_seconds):
-            self._publish(stop)
+        while True:
+            with self._guard("a sample could not be taken"):
+                self._publish(stop)
+            if stop.wait(self._interval_seconds):
+                return
 
     def _publish(self, stop: threading.Event) -> None:
         with self._sampling:
             snapshot = self._take(PROMPT_SECONDS)
         with self._lock:
             subscribers = () if stop.is_set() else tuple(self._subscribers.values())
-        for callback in subscribers:
-            try:
+        for callback, guard in subscribers:
+            with guard("a subscriber to the monitor raised"):
                 callback(snapshot)
-            except Exception:  # noqa: BLE001  one subscriber's fault must not end the sampling of the others
-                _log.exception("a subscriber to the monitor raised")
 
     def _take(self, patience_seconds: float) -> Snapshot:
         patience_ends = time.monotonic() + patience_seconds

@@ -10,6 +10,8 @@ from collections.abc import Callable
 
 from crystools_tpu.monitor.snapshot import SourceHealth
 from crystools_tpu.sources.base import Reading, Source, SourceError, SourceUnavailable
+from crystools_tpu.telemetry.guard import Guard
+from crystools_tpu.telemetry.text import describe_error
 
 _log = logging.getLogger(__name__)
 
@@ -62,12 +64,20 @@ class SourceWorker:
             if now - self._read_at > 2 * interval_seconds + self._deadline_seconds:
                 self._reading = None  # from before a pause: history, not a reading
             self._answered.clear()
-            if self._thread is None:
-                self._thread = threading.Thread(
-                    target=self._run, name=f"crystools-tpu-{self._source.name}", daemon=True
-                )
-                self._thread.start()
+            if self._thread is None and not self._start():
+                return False
         self._requests.put(True)
+        return True
+
+    def _start(self) -> bool:
+        thread = threading.Thread(target=self._run, name=f"crystools-tpu-{self._source.name}", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError as error:  # the system has none left; it may have later
+            self._count_error(str(error))
+            self._done(up=False, error=str(error), reading=None)
+            return False
+        self._thread = thread
         return True
 
     def wait(self, seconds: float) -> None:
@@ -93,7 +103,7 @@ class SourceWorker:
     def join(self) -> None:
         """Waits for the thread, at most one deadline; a source that hangs is left behind with a warning."""
         if self._thread is None:
-            self._source.close()
+            self._close_source()
             return
         self._thread.join(self._deadline_seconds)
         if self._thread.is_alive():
@@ -104,17 +114,20 @@ class SourceWorker:
             started = time.monotonic()
             try:
                 reading = self._source.read()
+                self._succeeded(reading, time.monotonic() - started)
             except SourceUnavailable as error:
                 self._absent(str(error))
             except SourceError as error:
                 self._failed(str(error), time.monotonic() - started)
             except Exception as error:  # noqa: BLE001  a fault in one source must not end its thread
                 _log.debug("source %s raised", self._source.name, exc_info=True)
-                self._failed(f"{type(error).__name__}: {error}", time.monotonic() - started)
-            else:
-                self._succeeded(reading, time.monotonic() - started)
+                self._failed(str(describe_error(error)), time.monotonic() - started)
             self._answered.set()
-        self._source.close()
+        self._close_source()
+
+    def _close_source(self) -> None:
+        with Guard(_log)(f"source {self._source.name} could not be closed"):
+            self._source.close()
 
     def _succeeded(self, reading: Reading, seconds: float) -> None:
         with self._lock:

@@ -27,6 +27,7 @@ from crystools_tpu.server.settings import (
     updated_client_settings,
 )
 from crystools_tpu.telemetry.events import to_wire
+from crystools_tpu.telemetry.guard import Guard
 from crystools_tpu.telemetry.pubsub import Bus, Subscription
 
 logger = logging.getLogger(__name__)
@@ -98,6 +99,7 @@ class Hub:
         self._hello = hello
         self._settings = Settings(interval_seconds=monitor.interval_seconds)
         self._clients: set[Client] = set()
+        self._guard = Guard(logger)
         self._unsubscribe: Callable[[], None] | None = None
         self._events: Subscription | None = None
 
@@ -184,6 +186,10 @@ class Hub:
             self._unsubscribe = None
 
     def _publish_snapshot(self, snapshot: Snapshot) -> None:
+        with self._guard("a snapshot could not be sent"):
+            self._offer_snapshot(snapshot)
+
+    def _offer_snapshot(self, snapshot: Snapshot) -> None:
         frames: dict[frozenset[str] | None, str] = {}
         for client in self._clients:
             interval = self._interval(client)
@@ -199,9 +205,10 @@ class Hub:
 
     def _publish_events(self) -> None:
         for event in self._events.drain() if self._events is not None else ():
-            frame = wire.dumps(to_wire(event))
-            for client in self._clients:
-                client.offer(frame)
+            with self._guard(f"{event.type} could not be sent"):
+                frame = wire.dumps(to_wire(event))
+                for client in self._clients:
+                    client.offer(frame)
 
 
 def _waker(callback: Callable[..., None]) -> Callable[..., None]:

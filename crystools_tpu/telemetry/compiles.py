@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -16,8 +17,11 @@ from contextvars import ContextVar
 from typing import Any
 
 from crystools_tpu.telemetry.events import CompileCache, CompileRecord
+from crystools_tpu.telemetry.guard import Guard
 
-logger = logging.getLogger(__name__)
+# jax guards neither its listeners nor its loggers: an error of ours would become one of the compile.
+_guard = Guard(logging.getLogger(__name__))
+_NOT_RECORDED = "a compile could not be recorded"
 
 _TRACE = "/jax/core/compile/jaxpr_trace_duration"
 _LOWER = "/jax/core/compile/jaxpr_to_mlir_module_duration"
@@ -78,7 +82,9 @@ class CompileLog:
         """Takes a duration of jax.monitoring, which is reported as it ends."""
         if name not in (_TRACE, _LOWER, _BACKEND):
             return
-        self._add_span(self._clock() - seconds, self._clock())
+        now = self._clock()
+        if not math.isnan(now):
+            self._add_span(now - seconds, now)
         if name == _BACKEND:  # fires on a cache hit too: then it is the retrieval
             cache = CompileCache.HIT if self._hit else _cache_without_hit()
             record = CompileRecord(function, self._unix_seconds(), seconds, cache, self._reason)
@@ -151,13 +157,14 @@ def _quietly(context: contextlib.AbstractContextManager[Any]) -> Iterator[None]:
 
 def _take_explanation(record: logging.LogRecord) -> bool:
     """A logging filter: hands "TRACING CACHE MISS" to the stage; drops the lines only we asked for."""
-    message = record.getMessage()
-    if not any(mark in message for mark in _EXPLANATIONS):
-        return True
-    log = _current.get()
-    if log is not None and message.startswith("TRACING CACHE MISS"):
-        log.explain(_reason_of(message))
-    return not _quiet.get()
+    with _guard("jax's explanation of a compile could not be read"):
+        message = record.getMessage()
+        if any(mark in message for mark in _EXPLANATIONS):
+            log = _current.get()
+            if log is not None and message.startswith("TRACING CACHE MISS"):
+                log.explain(_reason_of(message))
+            return not _quiet.get()
+    return True
 
 
 def _reason_of(message: str) -> str:
@@ -180,15 +187,13 @@ def _cache_without_hit() -> CompileCache:
 def _on_event(event: str, **_: str | int) -> None:
     log = _current.get()
     if log is not None:
-        log.event(event)
+        with _guard(_NOT_RECORDED):
+            log.event(event)
 
 
 def _on_duration(event: str, duration_secs: float, **kwargs: str | int) -> None:
     log = _current.get()
     if log is None:
         return
-    try:
+    with _guard(_NOT_RECORDED):
         log.duration(event, duration_secs, str(kwargs["fun_name"]) if "fun_name" in kwargs else None)
-    except Exception:
-        # jax does not guard its listeners: an error of ours would become an error of the compile.
-        logger.exception("a compile could not be recorded")

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import functools
+import logging
 import time
 from collections.abc import Sequence
 from typing import Any
 
 from crystools_tpu.telemetry.chips import chip_spec
 from crystools_tpu.telemetry.events import Device
+from crystools_tpu.telemetry.guard import Guard
+
+_guard = Guard(logging.getLogger(__name__))
 
 
 def describe_devices(devices: Sequence[Any], peak_flops_per_chip: float | None = None) -> Device | None:
@@ -27,7 +31,8 @@ def describe_devices(devices: Sequence[Any], peak_flops_per_chip: float | None =
         peak, source = spec.peak_bf16_flops, spec.source
     elif peak is None and first.platform == "cpu":
         # Virtual CPU devices share the machine's cores, so each has its part of the one measured peak.
-        peak = measured_cpu_flops(first) / len(first.client.local_devices())
+        with _guard("the CPU's peak could not be measured"):
+            peak = measured_cpu_flops(first) / len(first.client.local_devices())
         source = "measured by a float32 matrix product"
     return Device(
         platform=first.platform,

@@ -8,11 +8,14 @@ value is unknown is `None` here and `null` there, never 0 or a guess.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
+
+from crystools_tpu.telemetry.text import safe_params, safe_text
 
 WIRE_SCHEMA = 1
 
@@ -72,8 +75,39 @@ class Bound(StrEnum):
 Params: TypeAlias = Mapping[str, str | int | float | bool | None]
 
 
+class _Safe:
+    """What is said of a run. All its texts are safe from its making on, wherever they come from."""
+
+    __slots__ = ()
+
+    def __post_init__(self) -> None:
+        kind: Any = type(self)
+        for name, made_safe in _texts(kind):
+            value = getattr(self, name)
+            if value is not None:
+                safe = made_safe(value)
+                if safe is not value:
+                    object.__setattr__(self, name, safe)
+
+
+_MADE_SAFE: Final[Mapping[str, Callable[[Any], Any]]] = {
+    "str": safe_text,
+    "str | None": safe_text,
+    "tuple[str, ...]": lambda texts: tuple(map(safe_text, texts)),
+    "Params": safe_params,
+}
+"""By a field's type, as it is written below."""
+
+
+@functools.cache
+def _texts(kind: Any) -> tuple[tuple[str, Callable[[Any], Any]], ...]:
+    """The fields that hold text, and what makes each safe."""
+    written = [(f.name, str(f.type)) for f in dataclasses.fields(kind)]
+    return tuple((name, _MADE_SAFE[type_]) for name, type_ in written if type_ in _MADE_SAFE)
+
+
 @dataclass(frozen=True, slots=True)
-class Ratio:
+class Ratio(_Safe):
     """A ratio that carries what it was made of. `ratio = numerator / denominator`, 0..1."""
 
     ratio: float
@@ -84,7 +118,7 @@ class Ratio:
 
 
 @dataclass(frozen=True, slots=True)
-class HbmUsage:
+class HbmUsage(_Safe):
     """Device memory of one chip over one stage, in bytes. `method` says how it was read.
 
     `peak_bytes` is the exact peak where the method is `memory_stats` and the allocator's peak rose in
@@ -123,7 +157,7 @@ class StepSeconds:
 
 
 @dataclass(frozen=True, slots=True)
-class CompileRecord:
+class CompileRecord(_Safe):
     """One backend compile (or its retrieval from the cache): of what, when it ended, and how long it took.
 
     `reason` is jax's own explanation, where it gives one.
@@ -137,7 +171,7 @@ class CompileRecord:
 
 
 @dataclass(frozen=True, slots=True)
-class StageForecast:
+class StageForecast(_Safe):
     """What is expected of one stage. What is not known is None.
 
     `step_seconds` is the mean of its steps, without compile; `hbm_peak_bytes_per_chip` what the stage itself
@@ -152,7 +186,7 @@ class StageForecast:
 
 
 @dataclass(frozen=True, slots=True)
-class Forecast:
+class Forecast(_Safe):
     """What is expected of a run, said before it begins. `method` says where it comes from.
 
     `hbm_limit_bytes_per_chip` is what programs may have of a chip; `would_fit` are shapes that would fit, in
@@ -166,7 +200,7 @@ class Forecast:
 
 
 @dataclass(frozen=True, slots=True)
-class StageReport:
+class StageReport(_Safe):
     """One stage of one run. Durations in seconds; `flops` is the stage's model FLOPs over all its steps.
 
     `recompiles` counts the steps after the first in which something was compiled, with a reason each.
@@ -202,7 +236,7 @@ class StageReport:
 
 
 @dataclass(frozen=True, slots=True)
-class Device:
+class Device(_Safe):
     """The devices a run uses.
 
     `count` is the number of jax devices, `chips` the number of chips they make up (on v2, v3 and 7x a
@@ -221,7 +255,7 @@ class Device:
 
 
 @dataclass(frozen=True, slots=True)
-class RunReport:
+class RunReport(_Safe):
     """One run, whole. Also the file that `generate --report` writes.
 
     `forecast` is what was expected of it before it began, stages that never came included.
@@ -243,7 +277,7 @@ class RunReport:
 
 
 @dataclass(frozen=True, slots=True)
-class ProfileCapture:
+class ProfileCapture(_Safe):
     """The capture of jax's profiler that was asked for last.
 
     `steps` were asked for, of which `steps_captured` have been handed to the devices so far; `run_id` is the
@@ -268,7 +302,7 @@ class RunStarted:
 
 
 @dataclass(frozen=True, slots=True)
-class StageStarted:
+class StageStarted(_Safe):
     """A stage began; `stage` is its position in the run's `stages`."""
 
     run_id: str
@@ -278,7 +312,7 @@ class StageStarted:
 
 
 @dataclass(frozen=True, slots=True)
-class StepFinished:
+class StepFinished(_Safe):
     """The device finished step `step` (from 0). `eta_seconds` is what the stage has still to go.
 
     That is the steps to come times the median of the last ones, of which the forecast counts as one. `mfu`,
@@ -300,7 +334,7 @@ class StepFinished:
 
 
 @dataclass(frozen=True, slots=True)
-class CompileFinished:
+class CompileFinished(_Safe):
     """A stage compiled something.
 
     `stage_compile_seconds` is the stage's total so far: trace, lowering and backend together, overlaps
@@ -319,7 +353,7 @@ class CompileFinished:
 
 
 @dataclass(frozen=True, slots=True)
-class StageFinished:
+class StageFinished(_Safe):
     """A stage ended; `report` is final."""
 
     run_id: str
@@ -338,7 +372,7 @@ class RunFinished:
 
 
 @dataclass(frozen=True, slots=True)
-class ModelFreed:
+class ModelFreed(_Safe):
     """A component of a model left the devices' memory; `freed_bytes` is what it held on all of them together.
 
     `reason`: `evicted` for another that needed the room (or because its files have changed), `freed` because

@@ -2,55 +2,57 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from crystools_tpu.telemetry.events import HbmUsage
+from crystools_tpu.telemetry.guard import Guard
 from crystools_tpu.telemetry.memory import DeviceMemory, device_memory
-
-logger = logging.getLogger(__name__)
 
 # Counting live arrays walks all of them: once a second at most, so that it costs no step its time.
 _SAMPLE_SECONDS = 1.0
 
 
 class HbmRecorder:
-    """Samples the devices' memory when asked; a device that cannot say leaves no figures."""
+    """Samples the devices' memory when asked; what could not be read leaves no figures.
 
-    def __init__(self, devices: Sequence[Any], clock: Callable[[], float]) -> None:
+    A stage whose first or last reading failed has none: there is no telling what it began or ended with.
+    """
+
+    def __init__(self, devices: Sequence[Any], clock: Callable[[], float], guard: Guard) -> None:
         self._devices = devices
         self._clock = clock
+        self._guard = guard
         self._sampled_at = clock()
+        self._names: tuple[str, ...] = ()
+        with guard("the devices could not be named"):
+            self._names = tuple(f"{device.platform}:{device.id}" for device in devices)
         self._first = self._last = self._read()
         self._largest = [memory.used_bytes for memory in self._first]
 
     def sample(self, *, now: bool = False) -> None:
         """Takes a sample, if the last one is old enough or `now` is set."""
-        if not now and self._clock() - self._sampled_at < _SAMPLE_SECONDS:
+        if not self._first or (not now and self._clock() - self._sampled_at < _SAMPLE_SECONDS):
             return
-        self._last = self._read() or self._last
         self._sampled_at = self._clock()
-        self._largest = [
-            max(largest, memory.used_bytes) for largest, memory in zip(self._largest, self._last, strict=True)
-        ]
+        read = self._read()
+        if [memory.method for memory in read] == [memory.method for memory in self._first]:
+            self._last = read
+            self._largest = [
+                max(largest, memory.used_bytes) for largest, memory in zip(self._largest, read, strict=True)
+            ]
+        elif now:
+            self._last = ()
 
     def usage(self) -> tuple[HbmUsage, ...]:
         """What is known so far, one entry a device."""
-        return tuple(
-            _usage(f"{device.platform}:{device.id}", before, largest, after)
-            for device, before, largest, after in zip(
-                self._devices, self._first, self._largest, self._last, strict=False
-            )
-        )
+        return tuple(map(_usage, self._names, self._first, self._largest, self._last))
 
     def _read(self) -> tuple[DeviceMemory, ...]:
-        try:
+        """An array may be deleted while it is looked at, or a device be gone."""
+        with self._guard("the devices' memory could not be read"):
             return device_memory(self._devices)
-        except (RuntimeError, AttributeError, NotImplementedError) as error:
-            # An array deleted while it was looked at, or a device that is gone.
-            logger.warning("the devices' memory could not be read: %s", error)
-            return ()
+        return ()
 
 
 def _usage(device: str, before: DeviceMemory, largest: int, after: DeviceMemory) -> HbmUsage:

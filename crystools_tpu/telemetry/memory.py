@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -30,7 +31,7 @@ def device_memory(devices: Sequence[Any]) -> tuple[DeviceMemory, ...]:
     return tuple(
         DeviceMemory(
             device_id=device.id,
-            used_bytes=entry["bytes_in_use"],
+            used_bytes=operator.index(entry["bytes_in_use"]),
             peak_bytes=_known(entry.get("peak_bytes_in_use")),
             limit_bytes=_known(entry.get("bytes_limit")),
             method="memory_stats",
@@ -41,7 +42,7 @@ def device_memory(devices: Sequence[Any]) -> tuple[DeviceMemory, ...]:
 
 def _known(value: int | None) -> int | None:
     """libtpu says -1 for a figure that it does not have."""
-    return None if value is None or value < 0 else value
+    return None if value is None or value < 0 else operator.index(value)
 
 
 def _by_live_arrays(devices: Sequence[Any]) -> tuple[DeviceMemory, ...]:

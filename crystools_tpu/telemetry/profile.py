@@ -9,16 +9,20 @@ seconds, happens in a thread of its own. What goes wrong is logged and shown, an
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime
 import logging
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
 from crystools_tpu.telemetry.events import CaptureStatus, ProfileCapture, ProfileChanged, StageName
+from crystools_tpu.telemetry.guard import Guard
 from crystools_tpu.telemetry.pubsub import Bus
+from crystools_tpu.telemetry.text import describe_error
 
 logger = logging.getLogger(__name__)
 
@@ -85,7 +89,7 @@ class Profiler:
 
     def stage_began(self, run_id: str, stage: StageName, steps_total: int | None) -> None:
         """A stage of the run began, in this thread."""
-        with self._lock:
+        with self._surviving():
             if self._captures(run_id) and self._last_dispatched is None:
                 self._annotate_stage(stage)
                 if steps_total:
@@ -95,7 +99,7 @@ class Profiler:
         self, run_id: str, position: tuple[int, int], stage: StageName, steps_total: int | None
     ) -> None:
         """The run handed a step to the device: `position` is its stage's and its own number."""
-        with self._lock:
+        with self._surviving():
             number = position[1]
             if self._capture.status is CaptureStatus.WAITING:
                 if number + 1 != steps_total and self._only in (None, stage):
@@ -114,14 +118,14 @@ class Profiler:
 
     def step_done(self, run_id: str, position: tuple[int, int]) -> None:
         """The device finished a step of the run. Called by the thread that waits for it."""
-        with self._lock:
+        with self._surviving():
             if self._captures(run_id):
                 self._last_done = position
                 self._stop_if_done()
 
     def stage_ended(self, run_id: str) -> None:
         """A stage of the run ended, its steps included, in the thread in which it began."""
-        with self._lock:
+        with self._surviving():
             if self._captures(run_id):
                 self._end_step()
                 self._end_stage()
@@ -130,9 +134,21 @@ class Profiler:
 
     def run_ended(self, run_id: str) -> None:
         """The run ended, and with it the capture."""
-        with self._lock:
+        with self._surviving():
             if self._captures(run_id):
                 self._stop()
+
+    @contextlib.contextmanager
+    def _surviving(self) -> Iterator[None]:
+        """Whatever the profiler raises in the block ends the capture, and not the run."""
+        with self._lock:
+            try:
+                yield
+            except Exception as error:  # noqa: BLE001 - it is logged and shown
+                began = self._capture.status is CaptureStatus.CAPTURING
+                self._fail(error)
+                if began:
+                    self._discard()
 
     def _captures(self, run_id: str) -> bool:
         return self.armed and self._capture.run_id == run_id
@@ -162,8 +178,9 @@ class Profiler:
     def _stop(self) -> None:
         """Not a daemon: a process that ends waits for its capture."""
         self.armed = False
-        self._writer = threading.Thread(target=self._write, name="crystools-tpu-profile")
-        self._writer.start()
+        writer = threading.Thread(target=self._write, name="crystools-tpu-profile")
+        writer.start()
+        self._writer = writer
 
     def _write(self) -> None:
         try:
@@ -173,10 +190,23 @@ class Profiler:
             return
         self._change(dataclasses.replace(self._capture, status=CaptureStatus.WRITTEN))
 
+    def _discard(self) -> None:
+        """Ends jax's own capture, so that there can be another."""
+        self._stage = self._step = None
+
+        def end() -> None:
+            with Guard(logger)("jax's profiler could not be ended"):
+                _jax_profiler().stop_trace()
+
+        with Guard(logger)("jax's profiler could not be ended"):
+            writer = threading.Thread(target=end, name="crystools-tpu-profile")
+            writer.start()
+            self._writer = writer
+
     def _fail(self, error: Exception) -> None:
         self.armed = False
-        logger.warning("the profile could not be captured: %s", error)
-        text = f"{type(error).__name__}: {error}"
+        text = describe_error(error)
+        logger.warning("the profile could not be captured: %s", text)
         self._change(dataclasses.replace(self._capture, status=CaptureStatus.FAILED, path=None, error=text))
 
     def _change(self, capture: ProfileCapture) -> None:

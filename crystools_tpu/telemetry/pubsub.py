@@ -9,6 +9,7 @@ from collections.abc import Callable
 from types import TracebackType
 
 from crystools_tpu.telemetry.events import Event
+from crystools_tpu.telemetry.guard import Guard
 
 logger = logging.getLogger(__name__)
 
@@ -27,6 +28,7 @@ class Subscription:
         self._wakeup = wakeup
         self._ready = threading.Condition()
         self._closed = False
+        self._guard = Guard(logger)
         self.dropped = 0
 
     def get(self, timeout: float | None = None) -> Event | None:
@@ -65,7 +67,8 @@ class Subscription:
             self._events.append(event)
             self._ready.notify()
         if self._wakeup is not None:
-            self._wakeup()
+            with self._guard("a telemetry subscriber's wakeup failed"):
+                self._wakeup()
 
 
 class Bus:
@@ -85,12 +88,9 @@ class Bus:
         return subscription
 
     def publish(self, event: Event) -> None:
-        """Offers the event to all. A subscriber whose wakeup fails is logged and harms nobody."""
+        """Offers the event to all. A subscriber whose wakeup fails is logged once and harms nobody."""
         for subscription in self._subscriptions:
-            try:
-                subscription._offer(event)
-            except Exception:
-                logger.exception("a telemetry subscriber's wakeup failed")
+            subscription._offer(event)
 
     def _remove(self, subscription: Subscription) -> None:
         with self._lock:

@@ -6,6 +6,8 @@ import contextlib
 import dataclasses
 import datetime
 import logging
+import operator
+import random
 import time
 import uuid
 from collections import deque
@@ -13,8 +15,11 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from crystools_tpu.telemetry import compiles
+from crystools_tpu.telemetry.clock import elapsed, steady, time_of_day
 from crystools_tpu.telemetry.device import describe_devices
 from crystools_tpu.telemetry.events import (
+    Device,
+    Event,
     Forecast,
     Params,
     RunFinished,
@@ -26,9 +31,11 @@ from crystools_tpu.telemetry.events import (
     Status,
 )
 from crystools_tpu.telemetry.forecast import forecast_warning
+from crystools_tpu.telemetry.guard import Guard
 from crystools_tpu.telemetry.profile import Profiler
 from crystools_tpu.telemetry.pubsub import Bus
-from crystools_tpu.telemetry.stage import Stage, describe_error, status_of
+from crystools_tpu.telemetry.stage import PROFILER_FAILED, Stage, known_figure, status_of
+from crystools_tpu.telemetry.text import describe_error, safe_params, safe_text
 
 logger = logging.getLogger(__name__)
 
@@ -73,27 +80,38 @@ class Run:
         clock: Callable[[], float],
         wall_clock: Callable[[], float],
     ) -> None:
-        self.run_id = uuid.uuid4().hex
-        self.pipeline = pipeline
+        self.guard = Guard(logger)
+        self._telling = self.guard("what happens in the run could not be told")
+        self.run_id = _new_id(self.guard)
+        self.pipeline = safe_text(pipeline)
         self.devices = tuple(devices)
-        self.device = describe_devices(self.devices, peak_flops_per_chip)
+        self.device = _described(self.devices, peak_flops_per_chip, self.guard)
         self.bus = bus
         self.profiler = profiler
-        self.clock = clock
+        self.clock = steady(clock, self.guard)
         self.output: str | None = None
+        self._wall_clock = wall_clock
         self._model_id = model_id
-        self._params = dict(params)
+        self._params = safe_params(params)
         self._forecast = forecast
         self._expected = list(forecast.stages) if forecast else []
         self._stages: list[Stage] = []
         self._stage_is_open = False
         self._final: RunReport | None = None
-        self._started_at = clock()
-        self._started_unix_seconds = wall_clock()
+        self._started_at = self.clock()
+        self._started_unix_seconds = time_of_day(wall_clock, self.guard)
 
     def unix_seconds(self) -> float:
-        """The time of day by the run's own clock: it never jumps within a run."""
-        return self._started_unix_seconds + (self.clock() - self._started_at)
+        """The time of day by the run's own clock, which never jumps; where that is unknown, by the other."""
+        seconds = elapsed(self._started_at, self.clock())
+        if seconds is None:
+            return time_of_day(self._wall_clock, self.guard)
+        return self._started_unix_seconds + seconds
+
+    def publish(self, event: Event) -> None:
+        """Tells whoever listens."""
+        with self._telling:
+            self.bus.publish(event)
 
     @property
     def report(self) -> RunReport:
@@ -113,6 +131,8 @@ class Run:
     ) -> Iterator[Stage]:
         """A stage; its end waits for its steps, so `seconds` is what the device needed.
 
+        Whatever fails in the watching is a warning, and what it would have said is absent.
+
         `component` says which part of the model (a `load` has one each); `steps` how many are to come,
         for the ETA; `flops_per_step` the model FLOPs of a step over all devices, and `flops_method` where
         they come from; `bytes_per_step` the bytes that must move through HBM in a step, over all devices.
@@ -127,24 +147,30 @@ class Run:
             name=_stage_name(name),
             component=component,
             started_unix_seconds=self.unix_seconds(),
-            steps_total=steps,
+            steps_total=_count("steps", steps, self.guard),
             flops_method=flops_method if flops_per_step is not None else None,
         )
-        report = self._with_forecast(report)
+        with self.guard("a stage's forecast could not be read"):
+            report = self._with_forecast(report)
         stage = Stage(self, len(self._stages), report, flops_per_step, bytes_per_step)
         self._stages.append(stage)
         self._stage_is_open = True
-        self.bus.publish(StageStarted(self.run_id, len(self._stages) - 1, report))
+        self.publish(StageStarted(self.run_id, len(self._stages) - 1, report))
         if self.profiler.armed:
-            self.profiler.stage_began(self.run_id, report.name, steps)
+            with self.guard(PROFILER_FAILED):
+                self.profiler.stage_began(self.run_id, report.name, report.steps_total)
+        attribution = contextlib.ExitStack()
+        with self.guard("compiles cannot be told apart"):
+            attribution.enter_context(compiles.attributed_to(stage.compile_log))
         error: BaseException | None = None
         try:
-            with compiles.attributed_to(stage.compile_log):
-                yield stage
+            yield stage
         except BaseException as raised:
             error = raised
             raise
         finally:
+            with self.guard("compiles cannot be told apart"):
+                attribution.close()
             self._stage_is_open = False
             ended_by = stage.finish(error)
             if error is None and ended_by is not None:
@@ -165,14 +191,15 @@ class Run:
         )
 
     def finish(self, error: BaseException | None) -> None:
-        """Ends the run, and a stage that Ctrl-C left unfinished, and publishes the report."""
+        """Ends the run, and a stage that Ctrl-C left unfinished, and publishes the report. Raises nothing."""
         for stage in self._stages:
             stage.finish(error)
         if self.profiler.armed:
-            self.profiler.run_ended(self.run_id)
-        seconds = self.clock() - self._started_at
+            with self.guard(PROFILER_FAILED):
+                self.profiler.run_ended(self.run_id)
+        seconds = elapsed(self._started_at, self.clock())
         self._final = self._summary(status_of(error), error, seconds)
-        self.bus.publish(RunFinished(self._final))
+        self.publish(RunFinished(self._final))
 
     def _summary(self, status: Status, error: BaseException | None, seconds: float | None) -> RunReport:
         started = datetime.datetime.fromtimestamp(self._started_unix_seconds, datetime.UTC)
@@ -216,6 +243,7 @@ def run(
     """Records a run of `pipeline` on these jax devices; without devices there are no MFU and no HBM.
 
     An exception ends the run as `failed` with its reason, Ctrl-C as `cancelled`; both go on to the caller.
+    What fails in the watching itself is a warning, once a run, and never an exception here.
     `peak_flops_per_chip` is for a device that the chip table does not have. `forecast` is what is expected of
     the run: each stage takes what is said of its name and component, and the ETA begins with it. Where a
     stage is not to fit, that is a warning in the log and on every screen; the run goes on.
@@ -232,10 +260,12 @@ def run(
         clock=clock,
         wall_clock=wall_clock,
     )
-    history.add(recorded)
-    bus.publish(RunStarted(recorded.report))
-    if forecast is not None and (warning := forecast_warning(forecast)):
-        logger.warning("%s: %s", pipeline, warning)
+    with recorded.guard("the run could not be remembered"):
+        history.add(recorded)
+    recorded.publish(RunStarted(recorded.report))
+    with recorded.guard("the forecast could not be read"):
+        if forecast is not None and (warning := forecast_warning(forecast)):
+            logger.warning("%s: %s", recorded.pipeline, warning)
     try:
         yield recorded
     except BaseException as error:
@@ -249,6 +279,32 @@ def _stage_name(name: StageName | str) -> StageName:
         return StageName(name)
     except ValueError:
         raise ValueError(f"stage {name!r} is none of {', '.join(StageName)}") from None
+
+
+def _new_id(guard: Guard) -> str:
+    with guard("the system has no random number for the run's id"):
+        return uuid.uuid4().hex
+    return f"{random.getrandbits(128):032x}"
+
+
+def _described(devices: Sequence[Any], peak_flops_per_chip: Any, guard: Guard) -> Device | None:
+    # A peak of 0 is none: MFU divides by it.
+    peak = known_figure("peak_flops_per_chip", peak_flops_per_chip, guard) or None
+    with guard("the devices could not be described"):
+        return describe_devices(devices, peak)
+    return None
+
+
+def _count(name: str, value: Any, guard: Guard) -> int | None:
+    """A number of things that was given, if it is one; else it is not known, and that is said."""
+    if value is None:
+        return None
+    with guard(f"{name} is left out"):
+        count = int(value) if isinstance(value, float) and value.is_integer() else operator.index(value)
+        if not 0 <= count < 2**63:
+            raise ValueError(f"{value!r} is no such number")
+        return count
+    return None
 
 
 _EMPTY_STAGE = StageReport(

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import statistics
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from crystools_tpu.telemetry import compiles, roofline
+from crystools_tpu.telemetry.clock import elapsed
 from crystools_tpu.telemetry.events import (
     Bound,
     CompileFinished,
@@ -20,8 +22,10 @@ from crystools_tpu.telemetry.events import (
     StepRecord,
     StepSeconds,
 )
+from crystools_tpu.telemetry.guard import Guard
 from crystools_tpu.telemetry.hbm import HbmRecorder
 from crystools_tpu.telemetry.steps import DispatchedStep, StepWaiter
+from crystools_tpu.telemetry.text import describe_error
 
 if TYPE_CHECKING:
     from crystools_tpu.telemetry.recorder import Run
@@ -32,6 +36,8 @@ _DRAIN_AFTER_ERROR_SECONDS = 5.0
 # The ETA follows the last steps: it notices a change of speed, and costs the same at any length. A forecast
 # counts as one of them, as if it were the step before the first.
 _ETA_STEPS = 16
+
+PROFILER_FAILED = "the profiler failed"
 
 
 class _FinishedStep(NamedTuple):
@@ -49,10 +55,11 @@ class Stage:
     def __init__(self, run: Run, index: int, report: StageReport, flops_per_step: float | None,
                  bytes_per_step: float | None) -> None:  # fmt: skip
         self._run = run
+        self._guard = run.guard
         self._index = index
         self._start = report
-        self._flops_per_step = flops_per_step
-        self._bytes_per_step = bytes_per_step
+        self._flops_per_step = known_figure("flops_per_step", flops_per_step, run.guard)
+        self._bytes_per_step = known_figure("bytes_per_step", bytes_per_step, run.guard)
         self._started_at = self._last_done_at = run.clock()
         self._finished: list[_FinishedStep] = []
         self._dispatched = 0
@@ -60,8 +67,8 @@ class Stage:
         self._compiles: list[CompileRecord] = []
         self._recompiles: dict[int, list[CompileRecord]] = {}
         self._final: StageReport | None = None
-        self._hbm = HbmRecorder(run.devices, run.clock)
-        self._waiter = StepWaiter(self._step_done, run.clock)
+        self._hbm = HbmRecorder(run.devices, run.clock, run.guard)
+        self._waiter = StepWaiter(self._step_done, run.clock, run.guard)
         self.compile_log = compiles.CompileLog(self._compile_done, run.clock, run.unix_seconds)
 
     def step(self, done: Any, *, flops: float | None = None, moved_bytes: float | None = None) -> None:
@@ -80,14 +87,17 @@ class Stage:
                 output=done,
                 dispatched_at=self._run.clock(),
                 compiled=compiled,
-                flops=self._flops_per_step if flops is None else flops,
-                moved_bytes=self._bytes_per_step if moved_bytes is None else moved_bytes,
+                flops=self._flops_per_step if flops is None else known_figure("flops", flops, self._guard),
+                moved_bytes=self._bytes_per_step
+                if moved_bytes is None
+                else known_figure("moved_bytes", moved_bytes, self._guard),
             )
         )
         if self._run.profiler.armed:
             position = self._index, self._dispatched - 1
             start = self._start
-            self._run.profiler.step_dispatched(self._run.run_id, position, start.name, start.steps_total)
+            with self._guard(PROFILER_FAILED):
+                self._run.profiler.step_dispatched(self._run.run_id, position, start.name, start.steps_total)
 
     @property
     def report(self) -> StageReport:
@@ -97,33 +107,41 @@ class Stage:
     def finish(self, error: BaseException | None) -> BaseException | None:
         """Ends the stage: waits for its steps, publishes its report, returns the error that ended it.
 
-        Does nothing the second time, which comes where the first was interrupted by Ctrl-C.
+        Raises nothing. Does nothing the second time, which comes where the first was interrupted by Ctrl-C.
         """
         if self._final is not None:
             return error
         device_error = self._waiter.finish(None if error is None else _DRAIN_AFTER_ERROR_SECONDS)
         if self._run.profiler.armed:
-            self._run.profiler.stage_ended(self._run.run_id)
+            with self._guard(PROFILER_FAILED):
+                self._run.profiler.stage_ended(self._run.run_id)
         error = error or device_error
         self._hbm.sample(now=True)
-        seconds = self._run.clock() - self._started_at
-        self._final = self._summary(status_of(error), error, seconds)
-        self._run.bus.publish(StageFinished(self._run.run_id, self._run.pipeline, self._index, self._final))
+        seconds = elapsed(self._started_at, self._run.clock())
+        final = dataclasses.replace(self._start, status=status_of(error), error=describe_error(error))
+        with self._guard("a stage could not be summed up"):
+            final = self._summary(final.status, final.error, seconds)
+        self._final = final
+        self._run.publish(StageFinished(self._run.run_id, self._run.pipeline, self._index, final))
         return error
 
     def _step_done(self, step: DispatchedStep, finished_at: float, finite: bool | None) -> None:
         if self._final is not None:  # it outlived the wait after an error: the report is out
             return
         if self._run.profiler.armed:
-            self._run.profiler.step_done(self._run.run_id, (self._index, len(self._finished)))
-        host_wait_seconds = max(0.0, min(step.dispatched_at, finished_at) - self._last_done_at)
-        record = StepRecord(finished_at - self._last_done_at, step.compiled, finite)
-        self._last_done_at = finished_at
+            with self._guard(PROFILER_FAILED):
+                self._run.profiler.step_done(self._run.run_id, (self._index, len(self._finished)))
+        last_done_at, self._last_done_at = self._last_done_at, finished_at
+        seconds = elapsed(last_done_at, finished_at)
+        if seconds is None:  # a step is its time
+            return
+        host_wait_seconds = max(0.0, min(step.dispatched_at, finished_at) - last_done_at)
+        record = StepRecord(seconds, step.compiled, finite)
         finished = _FinishedStep(record, step.flops, step.moved_bytes, host_wait_seconds)
         self._finished.append(finished)
         self._hbm.sample()
         used, moved, bound = self._utilisation([finished])
-        self._run.bus.publish(
+        self._run.publish(
             StepFinished(
                 run_id=self._run.run_id,
                 pipeline=self._run.pipeline,
@@ -144,7 +162,7 @@ class Stage:
         recompile = self._dispatched > 0 and self._dispatched not in self._recompiles
         if self._dispatched > 0:
             self._recompiles.setdefault(self._dispatched, []).append(compiled)
-        self._run.bus.publish(
+        self._run.publish(
             CompileFinished(
                 run_id=self._run.run_id,
                 pipeline=self._run.pipeline,
@@ -177,14 +195,14 @@ class Stage:
         host_wait_ratio = sum(step.host_wait_seconds for step in steps) / seconds
         return used, moved, roofline.bound(used, moved, host_wait_ratio)
 
-    def _summary(self, status: Status, error: BaseException | None, seconds: float | None) -> StageReport:
+    def _summary(self, status: Status, error: str | None, seconds: float | None) -> StageReport:
         finished = tuple(self._finished)
         records = tuple(step.record for step in finished)
         used, moved, bound = self._utilisation(finished)
         return dataclasses.replace(
             self._start,
             status=status,
-            error=describe_error(error),
+            error=error,
             seconds=seconds,
             compile_seconds=self.compile_log.seconds,
             compile_cache=self.compile_log.cache,
@@ -209,9 +227,15 @@ def status_of(error: BaseException | None) -> Status:
     return Status.FAILED if isinstance(error, Exception) else Status.CANCELLED
 
 
-def describe_error(error: BaseException | None) -> str | None:
-    """`ValueError: what it says`, for the report."""
-    return None if error is None else f"{type(error).__name__}: {error}".rstrip(": ")
+def known_figure(name: str, value: Any, guard: Guard) -> float | None:
+    """A number that was given, if it can be one of FLOPs or bytes; else it is unknown, and that is said."""
+    if value is None:
+        return None
+    with guard(f"{name} is left out"):
+        if not 0 <= float(value) < math.inf:
+            raise ValueError(f"{value!r} is no such number")
+        return value if type(value) is int else float(value)
+    return None
 
 
 def step_statistics(records: Sequence[StepRecord]) -> StepSeconds | None:

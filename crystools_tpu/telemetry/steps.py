@@ -12,6 +12,8 @@ from collections.abc import Callable
 from queue import SimpleQueue
 from typing import Any, NamedTuple
 
+from crystools_tpu.telemetry.guard import Guard
+
 logger = logging.getLogger(__name__)
 
 
@@ -33,13 +35,20 @@ class StepWaiter:
     """
 
     def __init__(
-        self, on_done: Callable[[DispatchedStep, float, bool | None], None], clock: Callable[[], float]
+        self,
+        on_done: Callable[[DispatchedStep, float, bool | None], None],
+        clock: Callable[[], float],
+        guard: Guard,
     ) -> None:
         self._on_done = on_done
         self._clock = clock
+        self._guard = guard
+        self._reading = guard("whether a step's output is finite could not be read")
+        self._recording = guard("a step could not be recorded")
         self._queue: SimpleQueue[DispatchedStep | None] = SimpleQueue()
         self._newest: Any = None
         self._thread: threading.Thread | None = None
+        self._threadless = False
         self._error: Exception | None = None
 
     def add(self, step: DispatchedStep) -> None:
@@ -49,36 +58,48 @@ class StepWaiter:
         Raises the device's error of the step before, and TypeError for an output that cannot be waited for.
         """
         check_can_wait(step.output)
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="crystools-tpu-steps", daemon=True)
-            self._thread.start()
-        self._queue.put(step)
+        if self._thread is None and not self._threadless:
+            self._start()
+        if self._thread is not None:
+            self._queue.put(step)
         previous, self._newest = self._newest, step.output
         wait_for(previous)
 
     def finish(self, timeout: float | None = None) -> Exception | None:
         """Waits for the steps still in flight, at most `timeout` seconds, and ends the thread."""
-        self._newest = None
+        newest, self._newest = self._newest, None
         if self._thread is not None:
             self._queue.put(None)
             self._thread.join(timeout)
             if self._thread.is_alive():
                 logger.warning("steps are still running on the device; their times are not recorded")
+        elif self._threadless and timeout is None:
+            try:
+                wait_for(newest)
+            except Exception as error:  # noqa: BLE001 - whatever the device raises is returned
+                self._error = error
         return self._error
+
+    def _start(self) -> None:
+        """A system that has no thread left lets the run go on, without the times of its steps."""
+        thread = threading.Thread(target=self._run, name="crystools-tpu-steps", daemon=True)
+        self._threadless = True
+        with self._guard("the steps of a stage cannot be timed"):
+            thread.start()
+            self._thread, self._threadless = thread, False
 
     def _run(self) -> None:
         while (step := self._queue.get()) is not None:
             try:
                 wait_for(step.output)
-                finished_at = self._clock()
-                finite = truth(step.output)
             except Exception as error:  # noqa: BLE001 - whatever the device raises, `finish` returns
                 self._error = error
                 return
-            try:
+            finished_at, finite = self._clock(), None
+            with self._reading:
+                finite = truth(step.output)
+            with self._recording:
                 self._on_done(step, finished_at, finite)
-            except Exception:
-                logger.exception("a step could not be recorded")  # the run goes on
 
 
 def check_can_wait(output: Any) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
-from crystools_exporters.otlp import otlp_exporter
+from crystools_exporters.otlp import OtlpExporter, otlp_exporter
 from crystools_exporters.retention import Retention, parse_retention
 from crystools_exporters.run_log import RunLog, RunLogError
 from crystools_exporters.run_log_writer import RunLogWriter
@@ -19,6 +19,7 @@ from crystools_exporters.snapshot_metrics import Sampler
 from crystools_tpu import telemetry
 from crystools_tpu.data_dir import data_dir
 from crystools_tpu.telemetry import Bus, History, RunReport
+from crystools_tpu.telemetry.guard import Guard
 
 logger = logging.getLogger(__name__)
 
@@ -90,11 +91,17 @@ def exporting(
     None where the environment turns it off. Where it names an OTLP receiver the runs go there too, and the
     machine as `monitor` sees it. Nothing that fails here reaches the runs.
     """
-    with contextlib.ExitStack() as stack:
+    guard = Guard(logger)
+    otlp: OtlpExporter | None = None
+    with guard("nothing is exported over OTLP"):
         otlp = otlp_exporter(monitor, bus=bus, simulated=simulated, environ=environ)
-        if otlp is not None:
-            stack.callback(otlp.close)
-        yield stack.enter_context(_keeping(environ, bus, history))
+    try:
+        with _keeping(environ, bus, history) as kept:
+            yield kept
+    finally:
+        with guard("the OTLP exporter could not be ended"):
+            if otlp is not None:
+                otlp.close()
 
 
 @contextlib.contextmanager
@@ -110,8 +117,9 @@ def _keeping(environ: Mapping[str, str], bus: Bus, history: History) -> Iterator
     try:
         yield kept
     finally:
-        writer.close()
-        kept.close()
+        with Guard(logger)("the run history could not be closed"):
+            writer.close()
+            kept.close()
 
 
 def _tidy(log: RunLog, retention: Retention) -> None:

@@ -9,7 +9,7 @@ Started where OpenTelemetry's own environment variables name a receiver; they al
         exporter.close()
 
 A receiver that hangs, refuses or is not there delays nobody: events are taken from the bus by a thread that
-never talks to it, queues are bounded, and `close` waits for it a few seconds at most.
+never talks to it, queues are bounded, and `close` waits for it less than a second.
 """
 
 from __future__ import annotations
@@ -20,12 +20,14 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Final, Protocol
 
+from crystools_exporters.otlp_receiver import Address, Receiver, watched
 from crystools_exporters.snapshot_metrics import Sampler
 from crystools_tpu import __version__
 from crystools_tpu.telemetry import Bus, Event, bus
+from crystools_tpu.telemetry.guard import Guard
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.metrics.export import MetricExporter
@@ -44,7 +46,7 @@ _PACKAGES: Final = {
 }
 _DEFAULT_PROTOCOL: Final = "http/protobuf"  # OpenTelemetry's specification has it so
 
-_CLOSE_SECONDS: Final = 3.0
+_CLOSE_SECONDS: Final = 0.9
 
 
 class Signal(Protocol):
@@ -58,10 +60,13 @@ class Signal(Protocol):
 
 
 class OtlpExporter:
-    """Hands events to the signals, in a thread of its own, from its making until `close`."""
+    """Hands events to the signals, in a thread of its own, from its making until `close`.
 
-    def __init__(self, signals: tuple[Signal, ...], *, bus: Bus = bus) -> None:
-        self._signals = signals
+    Each signal is with the receiver that it goes to.
+    """
+
+    def __init__(self, signals: Sequence[tuple[Signal, Receiver]], *, bus: Bus = bus) -> None:
+        self._signals = tuple(signals)
         self._subscription = bus.subscribe()
         self._thread = threading.Thread(target=self._run, name="crystools-tpu-otlp", daemon=True)
         self._thread.start()
@@ -72,25 +77,32 @@ class OtlpExporter:
         self._subscription.close()
         self._thread.join(timeout_seconds)
         closing = [
-            threading.Thread(target=signal.shutdown, name="crystools-tpu-otlp-end", daemon=True)
-            for signal in self._signals
+            threading.Thread(target=_end, args=(signal,), name="crystools-tpu-otlp-end", daemon=True)
+            for signal, _ in self._signals
         ]
         for thread in closing:
             thread.start()
-        for thread in closing:
+        unanswered = set()
+        for thread, (_, receiver) in zip(closing, self._signals, strict=True):
             thread.join(max(0.0, deadline - time.monotonic()))
-        if any(thread.is_alive() for thread in closing):
-            logger.warning("the OTLP receiver does not answer: what it was sent last may be lost")
+            if thread.is_alive():
+                unanswered.add(receiver)
+        for receiver in {receiver for _, receiver in self._signals}:
+            receiver.close(unanswered=receiver in unanswered)
 
     def _run(self) -> None:
+        guard = Guard(logger)
         while (event := self._subscription.get()) is not None:
-            for signal in self._signals:
-                try:
+            for signal, _ in self._signals:
+                with guard(f"{event.type} could not be exported"):
                     signal.observe(event)
-                except Exception:
-                    logger.exception("%s could not be exported", event.type)
         if self._subscription.dropped:
             logger.warning("%d events were not exported: there were too many", self._subscription.dropped)
+
+
+def _end(signal: Signal) -> None:
+    with Guard(logger)("the last of it could not be exported over OTLP"):
+        signal.shutdown()
 
 
 def otlp_exporter(
@@ -107,35 +119,44 @@ def otlp_exporter(
     is logged in one line. Without a monitor there are no metrics of the machine, but those of the runs.
     `simulated` names the simulated machine, if it is one.
     """
-    signals: list[Signal] = []
+    signals: list[tuple[Signal, Receiver]] = []
+    receivers: dict[str, Receiver] = {}
     for signal in _SIGNALS:
         protocol = _protocol(signal, environ)
         if not _has_endpoint(signal, environ) or not _can_export(signal, protocol):
             continue
+        address = _address(signal, protocol, environ)
+        # Both signals to one receiver are one that is there or not.
+        receiver = receivers.setdefault(f"{protocol} {address.endpoint}", Receiver(address))
         try:
             if signal == "TRACES":
-                signals.append(_traces(protocol, version))
+                made = _traces(receiver, protocol, version)
             else:
-                signals.append(_metrics(protocol, version, monitor, simulated))
+                made = _metrics(receiver, protocol, version, monitor, simulated)
+            signals.append((made, receiver))
         except Exception as error:  # noqa: BLE001 - a variable that OpenTelemetry cannot read stops no run
             logger.warning("no %s over OTLP: %s", signal.lower(), error)
-    return OtlpExporter(tuple(signals), bus=bus) if signals else None
+    return OtlpExporter(signals, bus=bus) if signals else None
 
 
-def _traces(protocol: str, version: str) -> Signal:
-    from opentelemetry.sdk.trace.export import BatchSpanProcessor
+def _traces(receiver: Receiver, protocol: str, version: str) -> Signal:
+    from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExportResult
 
     from crystools_exporters.otlp_spans import RunSpans
 
-    return RunSpans(BatchSpanProcessor(_span_exporter(protocol)), _resource(version), version)
+    exporter = watched(_span_exporter(protocol), receiver, "traces", SpanExportResult.FAILURE)
+    return RunSpans(BatchSpanProcessor(exporter), _resource(version), version)
 
 
-def _metrics(protocol: str, version: str, monitor: Sampler | None, simulated: str | None) -> Signal:
-    from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
+def _metrics(
+    receiver: Receiver, protocol: str, version: str, monitor: Sampler | None, simulated: str | None
+) -> Signal:
+    from opentelemetry.sdk.metrics.export import MetricExportResult, PeriodicExportingMetricReader
 
     from crystools_exporters.otlp_metrics import OtelMetrics
 
-    reader = PeriodicExportingMetricReader(_metric_exporter(protocol))
+    exporter = watched(_metric_exporter(protocol), receiver, "metrics", MetricExportResult.FAILURE)
+    reader = PeriodicExportingMetricReader(exporter)
     return OtelMetrics(monitor, reader, _resource(version), simulated=simulated, version=version)
 
 
@@ -150,6 +171,21 @@ def _has_endpoint(signal: str, environ: Mapping[str, str]) -> bool:
 def _protocol(signal: str, environ: Mapping[str, str]) -> str:
     own = environ.get(f"OTEL_EXPORTER_OTLP_{signal}_PROTOCOL")
     return own or environ.get(PROTOCOL) or _DEFAULT_PROTOCOL
+
+
+def _address(signal: str, protocol: str, environ: Mapping[str, str]) -> Address:
+    endpoint, spoken = (
+        own if environ.get(own) else general
+        for own, general in (
+            (f"OTEL_EXPORTER_OTLP_{signal}_ENDPOINT", ENDPOINT),
+            (f"OTEL_EXPORTER_OTLP_{signal}_PROTOCOL", PROTOCOL),
+        )
+    )
+    scheme, colon, _ = environ[endpoint].partition("://")
+    # An address without a scheme, which gRPC alone takes, is one with TLS unless it is said to be without.
+    insecure = environ.get("OTEL_EXPORTER_OTLP_INSECURE", "").lower() == "true"
+    secure = scheme.lower() == "https" if colon else not insecure
+    return Address(environ[endpoint], protocol, secure, endpoint, spoken)
 
 
 def _can_export(signal: str, protocol: str) -> bool:
@@ -169,24 +205,24 @@ def _can_export(signal: str, protocol: str) -> bool:
     return found is not None
 
 
-def _span_exporter(protocol: str) -> SpanExporter:
+def _span_exporter(protocol: str) -> type[SpanExporter]:
     if protocol == "grpc":
         from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
 
-        return OTLPSpanExporter()
+        return OTLPSpanExporter
     from opentelemetry.exporter.otlp.proto.http import trace_exporter
 
-    return trace_exporter.OTLPSpanExporter()
+    return trace_exporter.OTLPSpanExporter
 
 
-def _metric_exporter(protocol: str) -> MetricExporter:
+def _metric_exporter(protocol: str) -> type[MetricExporter]:
     if protocol == "grpc":
         from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import OTLPMetricExporter
 
-        return OTLPMetricExporter()
+        return OTLPMetricExporter
     from opentelemetry.exporter.otlp.proto.http import metric_exporter
 
-    return metric_exporter.OTLPMetricExporter()
+    return metric_exporter.OTLPMetricExporter
 
 
 def _resource(version: str) -> Resource:

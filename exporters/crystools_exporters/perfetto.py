@@ -162,7 +162,7 @@ def _annotation(value: Any, name: str | None = None) -> DebugAnnotation:
         return DebugAnnotation(name=name, array_values=[_annotation(item) for item in value])
     if isinstance(value, bool):
         return DebugAnnotation(name=name, bool_value=value)
-    if isinstance(value, int):
+    if isinstance(value, int) and -(2**63) <= value < 2**63:
         return DebugAnnotation(name=name, int_value=value)
     if isinstance(value, float):
         return DebugAnnotation(name=name, double_value=value)

@@ -34,6 +34,7 @@ from crystools_exporters.run_metrics import Exemplar, Histogram, RunMetrics
 from crystools_exporters.snapshot_metrics import MAX_AGE_SECONDS, SNAPSHOT_READERS, Sampler, Values
 from crystools_tpu import __version__
 from crystools_tpu.telemetry import Bus, bus
+from crystools_tpu.telemetry.guard import Guard
 
 if TYPE_CHECKING:
     from crystools_tpu.monitor import Snapshot
@@ -80,6 +81,7 @@ class PrometheusExporter(Collector):
         self._version = version
         self._runs = RunMetrics(clock)
         self._lock = threading.Lock()
+        self._guard = Guard(logger)
         self.registry = CollectorRegistry()
         self.registry.register(self)
         self._subscription = bus.subscribe(wakeup=self._count_events)
@@ -122,22 +124,18 @@ class PrometheusExporter(Collector):
     def _snapshot(self) -> Snapshot | None:
         if self._monitor is None:
             return None
-        try:
+        with self._guard("the monitor could not be sampled"):
             return self._monitor.sample(MAX_AGE_SECONDS)
-        except Exception:
-            logger.exception("the monitor could not be sampled")
-            return None
+        return None
 
     def _series(self, spec: MetricSpec, snapshot: Snapshot | None) -> list[Series] | None:
-        try:
+        with self._guard(f"{spec.name} could not be collected"):
             return [
                 ((*labels, *self._marker), value)
                 for labels, value in self._values(spec, snapshot)
                 if isinstance(value, Histogram) or (value is not None and math.isfinite(value))
             ]
-        except Exception:
-            logger.exception("%s could not be collected", spec.name)
-            return None
+        return None
 
     def _values(self, spec: MetricSpec, snapshot: Snapshot | None) -> Values:
         if spec.name == "crystools_tpu_build_info":
@@ -172,10 +170,8 @@ class PrometheusExporter(Collector):
 
     def _count(self) -> None:
         for event in self._subscription.drain():
-            try:
+            with self._guard(f"{event.type} could not be counted"):
                 self._runs.observe(event)
-            except Exception:
-                logger.exception("%s could not be counted", event.type)
 
 
 def _buckets(histogram: Histogram) -> list[Any]:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 import socket
 import threading
-from http.client import HTTPException
 from typing import Final
 
 from prometheus_client import pushadd_to_gateway
 from prometheus_client.registry import Collector
+
+from crystools_tpu.telemetry.text import safe_text
 
 logger = logging.getLogger(__name__)
 
@@ -33,16 +34,19 @@ def push(
     failure: list[str] = []
 
     def send() -> None:
-        key = {"instance": instance or socket.gethostname()}
         try:
+            key = {"instance": instance or socket.gethostname()}
             pushadd_to_gateway(url, JOB, registry, key, timeout=patience_seconds)
-        except (OSError, HTTPException, ValueError) as error:
-            failure.append(str(error))
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is the reason
+            failure.append(safe_text(error))
 
     # In a thread: the timeout is of each read from the socket, and there may be many.
     thread = threading.Thread(target=send, name="crystools-tpu-push", daemon=True)
-    thread.start()
-    thread.join(patience_seconds)
+    try:
+        thread.start()
+        thread.join(patience_seconds)
+    except RuntimeError as error:  # there is no thread to be had
+        failure.append(str(error))
     if thread.is_alive():
         failure.append(f"no answer within {patience_seconds:g} s")
     for reason in failure[:1]:

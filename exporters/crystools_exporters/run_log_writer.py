@@ -1,19 +1,24 @@
 """Writes the runs of this process into the history as they go, in a thread that lives from the first event.
 
 The publishers' threads do no more than note which run has changed; nothing that happens to the file reaches
-them. What cannot be written now (a full disk, a locked file) is tried again until it can.
+them. What cannot be written now (a full disk, a locked file) is tried again until it can. A report that never
+can be costs no other run its place: it is kept without what it was made of, or said to be lost.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import logging
+import sqlite3
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 from crystools_exporters.run_log import RunLog, RunLogError
 from crystools_tpu.telemetry import Bus, Event, History, ProfileChanged, RunFinished, RunReport, RunStarted
+from crystools_tpu.telemetry.guard import Guard
+from crystools_tpu.telemetry.text import describe_error
 
 logger = logging.getLogger(__name__)
 
@@ -27,6 +32,14 @@ _FIRST_RETRY_SECONDS: Final = 1.0
 _LAST_RETRY_SECONDS: Final = 30.0
 
 _UNWRITTEN_KEPT: Final = 100
+
+# What SQLite says of a row that it cannot take, however often it is tried.
+_FAULTS_OF_A_REPORT: Final = (
+    sqlite3.DataError,
+    sqlite3.IntegrityError,
+    sqlite3.InterfaceError,
+    sqlite3.ProgrammingError,
+)
 
 
 class RunLogWriter:
@@ -54,6 +67,8 @@ class RunLogWriter:
         self._running: set[str] = set()
         self._ended: dict[str, RunReport] = {}
         self._failures = 0
+        self._guard = Guard(logger)
+        self._told: set[str] = set()
         self._changed = threading.Event()
         self._closing = threading.Event()
         self._thread: threading.Thread | None = None
@@ -75,8 +90,9 @@ class RunLogWriter:
             for event in self._subscription.drain():
                 self._note(event)
             if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="crystools-tpu-run-log", daemon=True)
-                self._thread.start()
+                thread = threading.Thread(target=self._run, name="crystools-tpu-run-log", daemon=True)
+                thread.start()
+                self._thread = thread
         self._changed.set()
 
     def _note(self, event: Event) -> None:
@@ -109,15 +125,15 @@ class RunLogWriter:
         with self._lock:
             running, self._running = self._running, set()
             ended, self._ended = self._ended, {}
-        in_progress = [self._history.report(run_id) for run_id in running - ended.keys()]
-        reports = [*(report for report in in_progress if report is not None), *ended.values()]
         try:
+            reports = [*self._in_progress(running - ended.keys()), *ended.values()]
             if reports:
-                self._opened().write(reports)
-        except RunLogError as error:
+                self._write(self._opened(), reports)
+        except Exception as error:  # noqa: BLE001 - whatever it is, later runs are not to be lost by it
             self._keep(running, ended)
             if self._failures == 0:
-                logger.warning("%s. Runs go on, and are written once they can be", error)
+                what = str(error) if isinstance(error, RunLogError) else f"{describe_error(error)}"
+                logger.warning("%s. Runs go on, and are written once they can be", what.rstrip("."))
             self._failures += 1
             return False
         if self._failures:
@@ -125,10 +141,51 @@ class RunLogWriter:
         self._failures = 0
         return True
 
+    def _in_progress(self, run_ids: Iterable[str]) -> list[RunReport]:
+        reports = []
+        for run_id in run_ids:
+            with self._guard("a run in progress could not be read for the history"):
+                reports.append(self._history.report(run_id))
+        return [report for report in reports if report is not None]
+
+    def _write(self, log: RunLog, reports: list[RunReport]) -> None:
+        """All of them; where one of them cannot be written, the others and what can of that one."""
+        try:
+            log.write(reports)
+        except Exception as error:
+            if not _is_of_a_report(error):
+                raise
+            for report in reports:
+                self._write_alone(log, report)
+
+    def _write_alone(self, log: RunLog, report: RunReport) -> None:
+        fault: Exception | None = None
+        for form in (report, _bare(report)):
+            try:
+                log.write([form])
+            except Exception as error:
+                if not _is_of_a_report(error):
+                    raise
+                fault = fault or error
+            else:
+                if fault is not None:
+                    self._tell(report, "is kept without its stages and parameters", fault)
+                return
+        if fault is not None:
+            self._tell(report, "is lost to it", fault)
+
+    def _tell(self, report: RunReport, outcome: str, fault: Exception) -> None:
+        """Once a run, which is written many times."""
+        if report.run_id not in self._told:
+            self._told.add(report.run_id)
+            why = describe_error(fault)
+            logger.warning("run %s cannot be written to the history and %s: %s", report.run_id, outcome, why)
+
     def _opened(self) -> RunLog:
         if self._log is None:
             self._log = self._open_log()
-            self._tidy(self._log)
+            with self._guard("the run history could not be tidied"):
+                self._tidy(self._log)
         return self._log
 
     def _keep(self, running: set[str], ended: dict[str, RunReport]) -> None:
@@ -141,3 +198,13 @@ class RunLogWriter:
                 del self._ended[lost]
                 logger.error("the run history could not be written for long: run %s is lost to it", lost)
         self._changed.set()
+
+
+def _is_of_a_report(error: Exception) -> bool:
+    """Whether it is a report that cannot be written, and not the history that cannot be written to."""
+    return not isinstance(error, RunLogError) or isinstance(error.__cause__, _FAULTS_OF_A_REPORT)
+
+
+def _bare(report: RunReport) -> RunReport:
+    """That there was this run, and how it ended."""
+    return dataclasses.replace(report, params={}, stages=(), device=None, forecast=None)

@@ -1,4 +1,7 @@
-"""The catalogue's metrics of the machine, as one snapshot has them, for any exporter to read."""
+"""The catalogue's metrics of the machine, as one snapshot has them, for any exporter to read.
+
+What the machine calls its parts (a GPU, a mount point) may be any bytes: it is made safe here.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
 
 from crystools_exporters.run_metrics import Histogram, Labels
+from crystools_tpu.telemetry.text import safe_text
 
 if TYPE_CHECKING:
     from crystools_tpu.monitor import Snapshot
@@ -29,7 +33,7 @@ def _chips(field: str) -> Callable[[Snapshot], Values]:
 
 
 def _chip_kinds(snapshot: Snapshot) -> Values:
-    return [((chip.chip, chip.kind), 1) for chip in snapshot.chips if chip.kind is not None]
+    return [((chip.chip, safe_text(chip.kind)), 1) for chip in snapshot.chips if chip.kind is not None]
 
 
 def _host(field: str) -> Callable[[Snapshot], Values]:
@@ -38,12 +42,14 @@ def _host(field: str) -> Callable[[Snapshot], Values]:
 
 def _hlo_executions(snapshot: Snapshot) -> Values:
     known = snapshot.histograms.hlo_executions if snapshot.histograms else ()
-    return [((one.chip, one.core_type), _histogram(one.durations)) for one in known]
+    return [((one.chip, safe_text(one.core_type)), _histogram(one.durations)) for one in known]
 
 
 def _megascale_latencies(snapshot: Snapshot) -> Values:
     known = snapshot.histograms.megascale_latencies if snapshot.histograms else ()
-    return [((one.operation, one.buffer_size), _histogram(one.durations)) for one in known]
+    return [
+        ((safe_text(one.operation), safe_text(one.buffer_size)), _histogram(one.durations)) for one in known
+    ]
 
 
 def _histogram(durations: Durations) -> Histogram:
@@ -52,7 +58,8 @@ def _histogram(durations: Durations) -> Histogram:
 
 def _disks(field: str) -> Callable[[Snapshot], Values]:
     return lambda snapshot: [
-        ((disk.mount,), getattr(disk, field)) for disk in (snapshot.host.disks if snapshot.host else ())
+        ((safe_text(disk.mount),), getattr(disk, field))
+        for disk in (snapshot.host.disks if snapshot.host else ())
     ]
 
 

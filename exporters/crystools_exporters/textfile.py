@@ -1,28 +1,58 @@
 """The metrics in a file for node_exporter's textfile collector, where nothing may listen on a port.
 
-node_exporter shows a file for as long as it lies there; `node_textfile_mtime_seconds` says how old it is.
+node_exporter shows a file for as long as it lies there; `node_textfile_mtime_seconds` says how old it is. Of
+all files in its folder it makes one exposition, and drops what is there twice or differs: every series has
+the name of its file, and every metric the same HELP, whichever version of this package wrote them.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
 from prometheus_client import write_to_textfile
+from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
+
+from crystools_tpu.telemetry.guard import Guard
+from crystools_tpu.telemetry.text import describe_error, safe_text
 
 logger = logging.getLogger(__name__)
 
 SUFFIX: Final = ".prom"
 """node_exporter reads no other file."""
 
+FILE_LABEL: Final = "textfile"
+"""Names the file, without its suffix, on each of its series."""
+
+HELP: Final = "What it means is in docs/metrics.md of crystools-tpu."
+"""Never another: node_exporter drops a metric of which two files say different things."""
+
 INTERVAL_SECONDS: Final = 15.0
 """As often as Prometheus usually scrapes."""
 
 _LAST_WRITE_SECONDS: Final = 5.0
+
+
+class OfOneFile(Collector):
+    """The metrics of another collector, as those of the file of this name."""
+
+    def __init__(self, collector: Collector, name: str) -> None:
+        self._collector = collector
+        self._labels = {FILE_LABEL: safe_text(name)}
+
+    def collect(self) -> Iterator[Metric]:
+        """All of them."""
+        for metric in self._collector.collect():
+            labelled = Metric(metric.name, HELP, metric.type)
+            labelled.samples = [
+                sample._replace(labels=sample.labels | self._labels) for sample in metric.samples
+            ]
+            yield labelled
 
 
 class TextfileWriter:
@@ -35,34 +65,40 @@ class TextfileWriter:
         self, path: Path, registry: Collector, *, interval_seconds: float = INTERVAL_SECONDS
     ) -> None:
         self._path = path
-        self._registry = registry
+        self._registry = OfOneFile(registry, path.stem)
         self._interval_seconds = interval_seconds
         self._failed = False
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._loop, name="crystools-tpu-textfile", daemon=True)
 
     def write(self) -> None:
-        """Writes now."""
+        """Writes now. Raises nothing: who writes has better things to do."""
         try:
             write_to_textfile(str(self._path), self._registry)
-        except OSError as error:
+        except Exception as error:  # noqa: BLE001 - a metric that cannot be read is no reason to end either
             if not self._failed:
-                logger.warning("the metrics could not be written to %s: %s", self._path, error.strerror)
+                reason = error.strerror if isinstance(error, OSError) else describe_error(error)
+                logger.warning(
+                    "the metrics could not be written to %s: %s", safe_text(self._path), safe_text(reason)
+                )
             self._failed = True
         else:
             self._failed = False
 
     def __enter__(self) -> Self:
-        self._thread.start()
+        with Guard(logger)("the metrics cannot be written at an interval"):
+            self._thread.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._stop.set()
+        if self._thread.ident is None:  # there was none to be had
+            return
         self._thread.join(_LAST_WRITE_SECONDS)
         if self._thread.is_alive():
-            logger.warning("the metrics are still being written to %s: left behind", self._path)
+            logger.warning("the metrics are still being written to %s: left behind", safe_text(self._path))
 
     def _loop(self) -> None:
         self.write()

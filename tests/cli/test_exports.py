@@ -14,6 +14,8 @@ from crystools_tpu.cli.errors import CommandError
 from crystools_tpu.cli.exports import leaving_metrics
 from crystools_tpu.cli.serve import panel
 
+ENDED = 'pipeline="wan2.1-t2v",status="{}",textfile="run"'
+
 
 def a_run(error: Exception | None = None) -> None:
     with telemetry.run("wan2.1-t2v") as run, run.stage("save"):
@@ -26,7 +28,7 @@ def test_a_run_leaves_its_own_metrics_and_none_of_the_machine(tmp_path: Path) ->
     with leaving_metrics(textfile=path, pushgateway=None):
         a_run()
     text = path.read_text()
-    assert '\ncrystools_tpu_runs_total{pipeline="wan2.1-t2v",status="succeeded"} 1.0\n' in text
+    assert f"\ncrystools_tpu_runs_total{{{ENDED.format('succeeded')}}} 1.0\n" in text
     assert "\ncrystools_tpu_host_memory_used_bytes " not in text
 
 
@@ -34,7 +36,7 @@ def test_a_run_that_fails_leaves_them_too_and_fails_as_it_did(tmp_path: Path) ->
     path = tmp_path / "run.prom"
     with pytest.raises(OSError, match="the run's own"), leaving_metrics(textfile=path, pushgateway=None):
         a_run(OSError("the run's own"))
-    assert '\ncrystools_tpu_runs_total{pipeline="wan2.1-t2v",status="failed"} 1.0\n' in path.read_text()
+    assert f"\ncrystools_tpu_runs_total{{{ENDED.format('failed')}}} 1.0\n" in path.read_text()
 
 
 def test_without_a_run_what_an_earlier_one_left_stays(tmp_path: Path) -> None:
@@ -67,8 +69,9 @@ def test_serve_writes_its_file_while_it_serves_and_at_the_end(tmp_path: Path) ->
     with panel(simulate="v6e-4", textfile=path):
         a_run()
     text = path.read_text()
-    assert 'crystools_tpu_chip_hbm_total_bytes{chip="tpu3",simulated="v6e-4"} ' in text
-    assert 'crystools_tpu_runs_total{pipeline="wan2.1-t2v",simulated="v6e-4",status="succeeded"} ' in text
+    assert 'crystools_tpu_chip_hbm_total_bytes{chip="tpu3",simulated="v6e-4",textfile="serve"} ' in text
+    ended = 'pipeline="wan2.1-t2v",simulated="v6e-4",status="succeeded",textfile="serve"'
+    assert f"crystools_tpu_runs_total{{{ended}}} " in text
 
 
 @pytest.mark.parametrize(

@@ -97,7 +97,8 @@ def test_it_writes_the_frames_a_valid_report_and_the_metrics_and_prints_the_repo
     assert "Warning" not in err
     (warning,) = (line for line in err.splitlines() if line.startswith("WARNING"))
     assert warning.startswith(f"WARNING: the metrics could not be pushed to {nobody}: ")
-    assert '\ncrystools_tpu_runs_total{pipeline="wan2.1-t2v",status="succeeded"} 1.0\n' in metrics.read_text()
+    ended = f'pipeline="wan2.1-t2v",status="succeeded",textfile="{metrics.stem}"'
+    assert f"\ncrystools_tpu_runs_total{{{ended}}} 1.0\n" in metrics.read_text()
     report_params = json.loads(out)["params"]
     assert (report_params["num_frames"], report_params["num_inference_steps"]) == (5, 3)
 

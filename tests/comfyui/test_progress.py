@@ -149,3 +149,33 @@ def test_a_sampler_stops_within_one_step(tiny_wan21: Path, monkeypatch: pytest.M
         "load transformer: ...\n"
         "does not fit by the TPU compiler's own estimate: vae_decode wants 40.00 GiB of a chip's 31.00 GiB"
     )
+
+
+@pytest.mark.parametrize("broken", ["update_absolute", "send_progress_text", "ProgressBar"])
+def test_a_page_that_cannot_be_told_is_one_warning_and_the_node_goes_on(
+    broken: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fails(*_: Any) -> None:
+        raise OSError("the socket is gone")
+
+    page = Page()
+    modules = page.modules()
+    if broken == "ProgressBar":
+        modules["comfy.utils"].ProgressBar = fails  # type: ignore[attr-defined]
+    else:
+        setattr(page, broken, fails)
+    with shown("7", modules) as on_step:
+        work(on_step)
+    assert telemetry.history.reports()[0].status is Status.SUCCEEDED
+    assert caplog.messages == ["ComfyUI could not be told how the node gets on: OSError: the socket is gone"]
+
+
+def test_a_cancel_is_heard_where_the_bar_cannot_be_moved() -> None:
+    def fails(*_: Any) -> None:
+        raise OSError("the socket is gone")
+
+    page = Page(cancel_after=1)
+    page.update_absolute = fails  # type: ignore[method-assign, assignment]
+    with pytest.raises(InterruptProcessingException), shown("7", page.modules()) as on_step:
+        work(on_step)
+    assert telemetry.history.reports()[0].status is Status.CANCELLED

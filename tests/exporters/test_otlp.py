@@ -6,16 +6,22 @@ import dataclasses
 import logging
 import os
 import socket
+import ssl
 import threading
+import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
 from opentelemetry.proto.metrics.v1.metrics_pb2 import AggregationTemporality, Metric
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
+from crystools_exporters import exporting as exporting_module
 from crystools_exporters.exporting import exporting
-from crystools_exporters.otlp import OtlpExporter, otlp_exporter
+from crystools_exporters.otlp import _CLOSE_SECONDS, OtlpExporter, otlp_exporter
+from crystools_exporters.otlp_receiver import Address, Receiver, diagnosis
 from crystools_tpu import telemetry
 from crystools_tpu.telemetry import RunFinished, StageFinished
 from tests.exporters.conftest import GIB, REPORT, FixedMonitor
@@ -244,11 +250,168 @@ def test_a_receiver_that_hangs_or_is_full_or_not_there_delays_no_step_and_loses_
         assert (received.traces, received.metrics) == ([], [])
         if fault == "hangs":
             assert not received.answers.is_set()
-            assert said(caplog) == ["the OTLP receiver does not answer: what it was sent last may be lost"]
+            assert said(caplog) == [
+                f"the OTLP receiver {received.endpoint} does not answer: what it was sent last may be lost"
+            ]
+
+
+@pytest.fixture
+def said_by_all(caplog: pytest.LogCaptureFixture) -> Iterator[Callable[[], list[str]]]:
+    """What we say, and what OpenTelemetry says."""
+    theirs = logging.getLogger("opentelemetry")
+    theirs.addHandler(caplog.handler)
+    yield lambda: [record.getMessage() for record in caplog.records]
+    theirs.removeHandler(caplog.handler)
+
+
+@pytest.mark.parametrize(
+    ("spoken", "served", "scheme", "hint"),
+    [
+        (
+            "http/protobuf",
+            "grpc",
+            "http",
+            "gRPC is spoken there: set OTEL_EXPORTER_OTLP_PROTOCOL=grpc, "
+            "or name the port of HTTP (usually 4318) in OTEL_EXPORTER_OTLP_ENDPOINT",
+        ),
+        (
+            "grpc",
+            "http/protobuf",
+            "http",
+            "HTTP is spoken there: set OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf, "
+            "or name the port of gRPC (usually 4317) in OTEL_EXPORTER_OTLP_ENDPOINT",
+        ),
+        (
+            "http/protobuf",
+            "http/protobuf",
+            "https",
+            "it speaks no TLS: begin OTEL_EXPORTER_OTLP_ENDPOINT with http://",
+        ),
+        ("grpc", "grpc", "https", "it speaks no TLS: begin OTEL_EXPORTER_OTLP_ENDPOINT with http://"),
+    ],
+)
+def test_a_receiver_that_is_spoken_to_amiss_is_one_line_with_the_variable_to_change(
+    spoken: Protocol,
+    served: Protocol,
+    scheme: str,
+    hint: str,
+    start: Start,
+    bus: telemetry.Bus,
+    said_by_all: Callable[[], list[str]],
+) -> None:
+    with receiver(served) as received:
+        received.endpoint = received.endpoint.replace("http:", f"{scheme}:")
+        exporter = start(received, spoken, bus=bus, OTEL_EXPORTER_OTLP_TIMEOUT="1")
+        publish_run(bus)
+        exporter.close(20)
+        (line,) = said_by_all()
+    assert line.startswith(f"the OTLP receiver {received.endpoint} does not ")
+    assert hint in line
+
+
+def test_a_receiver_with_tls_is_to_be_spoken_to_so(certificate: tuple[Path, Path]) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*certificate)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            with suppress(OSError):  # the listener is closed
+                while True:
+                    with suppress(ssl.SSLError, ConnectionError), listener.accept()[0] as connection:
+                        context.wrap_socket(connection, server_side=True).close()
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        endpoint = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        variable = "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"
+        found = diagnosis(Address(endpoint, "http/protobuf", False, variable, "OTEL_EXPORTER_OTLP_PROTOCOL"))
+        listener.shutdown(socket.SHUT_RDWR)
+        thread.join(20)
+    assert found == f"it speaks TLS: begin {variable} with https://"
+
+
+def test_a_receiver_that_is_not_there_is_one_line_however_often_it_is_tried(
+    start: Start, bus: telemetry.Bus, said_by_all: Callable[[], list[str]]
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        endpoint = f"http://127.0.0.1:{closed.getsockname()[1]}"
+    quick = {"OTEL_EXPORTER_OTLP_TIMEOUT": "1", "OTEL_METRIC_EXPORT_INTERVAL": "50"}
+    exporter = start(Received(endpoint), "http/protobuf", bus=bus, **SMALL_QUEUE, **quick)
+    for _ in range(5):
+        publish_run(bus)
+        threading.Event().wait(0.1)  # so long that it is tried again
+    exporter.close(20)
+    lines = [line for line in said_by_all() if not line.startswith("Queue ")]
+    assert len(lines) == 1
+    assert "it cannot be reached (Connection refused)" in lines[0]
+
+
+def test_lost_and_back_is_a_line_each(caplog: pytest.LogCaptureFixture) -> None:
+    address = Address("http://[", "grpc", False, "ENDPOINT", "PROTOCOL")
+    known = Receiver(address)
+    for result in (True, False, False, True, True, False):
+        for signal in ("traces", "metrics"):
+            assert known.watch(signal, lambda answer=result: answer, failure=False) is result  # type: ignore[misc]
+    known.close(unanswered=True)  # which is known by now
+    lost = (
+        "the OTLP receiver http://[ does not take traces: it gives no reason. They are dropped until it does"
+    )
+    assert caplog.messages == [lost, "the OTLP receiver http://[ takes metrics again", lost]
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "shown"),
+    [
+        ("http://collector:4318", "http://collector:4318"),
+        ("https://me:secret@collector/otlp?key=secret", "https://collector/otlp"),
+        ("me:secret@collector:4317", "collector:4317"),
+    ],
+)
+def test_no_password_of_an_address_is_logged(endpoint: str, shown: str) -> None:
+    assert Address(endpoint, "grpc", False, "ENDPOINT", "PROTOCOL").shown == shown
+
+
+def test_an_export_that_raises_is_one_that_failed(caplog: pytest.LogCaptureFixture) -> None:
+    def broken() -> str:
+        raise KeyError("\udcff")
+
+    known = Receiver(Address("http://[", "grpc", False, "ENDPOINT", "PROTOCOL"))
+    assert known.watch("traces", broken, failure="failure") == "failure"
+    (line,) = caplog.messages
+    assert line.startswith("the OTLP receiver http://[ does not take traces: KeyError: ")
+
+
+def test_the_users_own_opentelemetry_goes_on_complaining(
+    start: Start, bus: telemetry.Bus, said_by_all: Callable[[], list[str]]
+) -> None:
+    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+
+    with receiver("http/protobuf") as received:
+        start(received, "http/protobuf", bus=bus).close()
+        assert said_by_all() == []
+        theirs = OTLPSpanExporter(endpoint=f"{received.endpoint}/v1/traces")
+        theirs.shutdown()  # type: ignore[no-untyped-call]
+        theirs.export([])
+        assert said_by_all() == ["Exporter already shutdown, ignoring batch"]
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_a_receiver_that_hangs_is_waited_for_less_than_a_second(
+    protocol: Protocol, start: Start, bus: telemetry.Bus
+) -> None:
+    with receiver(protocol, hangs=True) as received:
+        exporter = start(received, protocol)
+        publish_run(bus)
+        began = time.monotonic()
+        exporter.close()
+        waited = time.monotonic() - began
+        assert not received.answers.is_set()
+    assert 0.8 < waited < 5.0  # it is told to wait 0.9 s; a busy machine adds to it
+    assert _CLOSE_SECONDS < 1
 
 
 def said(caplog: pytest.LogCaptureFixture) -> list[str]:
-    return [record.message for record in caplog.records if record.name == "crystools_exporters.otlp"]
+    return [record.message for record in caplog.records if record.name.startswith("crystools_exporters.otlp")]
 
 
 def test_a_process_that_runs_pipelines_exports_them_as_its_environment_says(
@@ -267,6 +430,35 @@ def test_a_process_that_runs_pipelines_exports_them_as_its_environment_says(
         assert len(received.spans) == 8
         assert "crystools_tpu.runs" in received.latest_metrics
         assert "hw.gpu.memory.usage" not in received.latest_metrics  # there is no monitor
+
+
+@pytest.mark.parametrize("broken", ["otlp_exporter", "RunLogWriter.close", "OtlpExporter.close"])
+def test_whatever_of_it_fails_the_block_ends_with_its_own_result(
+    broken: str, bus: telemetry.Bus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    name, _, method = broken.partition(".")
+    whole = getattr(exporting_module, name)
+    done = getattr(whole, method) if method else lambda *_, **__: None
+
+    def fails(*args: Any, **options: Any) -> Any:
+        done(*args, **options)
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(f"crystools_exporters.exporting.{broken}", fails)
+    with receiver("grpc") as received:
+        environ = {
+            "OTEL_EXPORTER_OTLP_ENDPOINT": received.endpoint,
+            "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc",
+            "CRYSTOOLS_TPU_DATA_DIR": str(tmp_path),
+        }
+        for name, value in environ.items():
+            monkeypatch.setenv(name, value)
+        with exporting(environ, bus=bus, history=telemetry.History()) as kept:
+            publish_run(bus)
+    assert kept is not None
+    (line,) = caplog.messages
+    assert line.endswith(": RuntimeError: can't start new thread")
 
 
 def test_without_an_endpoint_nothing_is_started(monitor: FixedMonitor) -> None:

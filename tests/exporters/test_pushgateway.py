@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from prometheus_client.core import Metric
+from prometheus_client.registry import Collector
 
 from crystools_exporters.prometheus import PrometheusExporter
 from crystools_exporters.pushgateway import push
@@ -104,3 +106,14 @@ def test_a_gateway_that_never_comes_to_an_end_is_not_waited_for(
         push(url, exporter.registry, patience_seconds=0.2)
     (warning,) = caplog.messages
     assert re.search(reason, warning)
+
+
+def test_a_metric_that_cannot_be_read_is_one_warning_and_nothing_is_raised(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Broken(Collector):
+        def collect(self) -> Iterator[Metric]:
+            raise KeyError("chip")
+
+    push("http://127.0.0.1:1", Broken())
+    assert caplog.messages == ["the metrics could not be pushed to http://127.0.0.1:1: 'chip'"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 import os
 import random
@@ -12,7 +13,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,7 +24,7 @@ from crystools_exporters.exporting import KeptRuns, exporting
 from crystools_exporters.run_log import RunLog, RunLogError
 from crystools_exporters.run_log_writer import RunLogWriter
 from crystools_tpu import telemetry
-from crystools_tpu.telemetry import RunReport, StageName, Status
+from crystools_tpu.telemetry import RunFinished, RunReport, StageName, Status
 
 ROOT = Path(__file__).parents[2]
 PATIENCE_SECONDS = 20.0
@@ -272,3 +273,125 @@ def test_a_server_whose_history_cannot_be_read_has_none_and_says_so_once(
     kept = KeptRuns(tmp_path)
     assert (kept.page(10), kept.report("x"), kept.page(10)) == ((), None, ())
     assert [record.levelno for record in caplog.records] == [logging.WARNING]
+
+
+class Picky(RunLog):
+    """A history that cannot write every report, as if one held what has no form in JSON."""
+
+    refused: Callable[[RunReport], bool] = staticmethod(lambda report: False)
+    fault: Exception = RecursionError("maximum recursion depth exceeded")
+
+    def write(self, reports: Sequence[RunReport]) -> None:
+        if any(self.refused(report) for report in reports):
+            raise self.fault
+        super().write(reports)
+
+
+def picky(bench: Bench, refused: Callable[[RunReport], bool], fault: Exception) -> Callable[[], RunLog]:
+    def open_log() -> RunLog:
+        log = Picky(bench.folder)
+        log.refused, log.fault = refused, fault
+        return log
+
+    return open_log
+
+
+def fault_of_a_row() -> RunLogError:
+    error = RunLogError("the run history cannot be used")
+    error.__cause__ = sqlite3.InterfaceError("Error binding parameter 2 - probably unsupported type.")
+    return error
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [RecursionError("too deep"), ValueError("Circular reference detected"), MemoryError(), fault_of_a_row()],
+    ids=lambda fault: type(fault).__name__,
+)
+def test_a_report_that_cannot_be_written_is_kept_bare_and_the_others_whole(
+    bench: Bench, fault: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
+    odd: list[str] = []
+    with bench.writing(picky(bench, lambda run: run.run_id in odd and run.stages != (), fault)):
+        first = bench.whole_run()
+        eventually(lambda: bench.folder.exists() and len(bench.kept()) == 1)
+        with bench.run() as run:
+            odd.append(run.run_id)
+            for name in ("load", "save"):
+                with run.stage(name):
+                    pass
+        last = bench.whole_run()
+        eventually(lambda: [kept.status for kept in bench.kept()] == ["succeeded"] * 3)
+    kept = {report.run_id: report for report in bench.kept()}
+    assert (kept[first.run_id], kept[last.run_id]) == (first, last)
+    assert kept[odd[0]] == dataclasses.replace(run.report, stages=(), params={}, device=None, forecast=None)
+    (warning,) = caplog.messages
+    assert warning.startswith(
+        f"run {odd[0]} cannot be written to the history and is kept without its stages and parameters: "
+    )
+
+
+def test_a_report_of_which_nothing_can_be_written_is_lost_with_one_warning_and_no_other_is(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    with bench.writing(picky(bench, lambda run: run.pipeline == "odd", TypeError("no form"))):
+        with telemetry.run("odd", bus=bench.bus, history=bench.history) as odd, odd.stage("save"):
+            pass
+        whole = [bench.whole_run(), bench.whole_run()]
+        eventually(lambda: bench.folder.exists() and len(bench.kept()) == 2)
+    assert {report.run_id for report in bench.kept()} == {report.run_id for report in whole}
+    assert caplog.messages == [
+        f"run {odd.run_id} cannot be written to the history and is lost to it: TypeError: no form"
+    ]
+
+
+def test_a_history_that_cannot_be_opened_by_any_error_is_tried_again(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("crystools_exporters.run_log_writer._FIRST_RETRY_SECONDS", 0.001)
+    errors = iter([RuntimeError("Could not determine home directory."), KeyError("uid")])
+
+    def open_log() -> RunLog:
+        for error in errors:
+            raise error
+        return RunLog(bench.folder)
+
+    with bench.writing(open_log):
+        report = bench.whole_run()
+        eventually(lambda: bench.folder.exists() and bench.kept() == (report,))
+    assert caplog.messages[0] == (
+        "RuntimeError: Could not determine home directory. Runs go on, and are written once they can be"
+    )
+
+
+def test_a_run_in_progress_that_cannot_be_read_is_kept_when_it_ends(bench: Bench) -> None:
+    class Unreadable(telemetry.History):
+        def report(self, run_id: str) -> RunReport | None:
+            raise RuntimeError("dictionary changed size during iteration")
+
+    bench.history = Unreadable()
+    with bench.writing():
+        report = bench.whole_run()
+    assert bench.kept() == (report,)
+
+
+def test_without_a_thread_to_spare_the_next_event_tries_again(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_thread(self: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with bench.writing():
+        with monkeypatch.context() as scarce:
+            scarce.setattr(threading.Thread, "start", no_thread)
+            first = bench.whole_run(steps=0)
+        second = bench.whole_run()
+    assert bench.kept() == (second, first)
+
+
+def test_a_run_that_ends_at_no_known_time_is_no_end_of_the_history(bench: Bench) -> None:
+    """A time that is no number is none to SQLite, whose column demands one."""
+    with bench.writing():
+        odd = dataclasses.replace(bench.whole_run(), run_id="odd", started_unix_seconds=float("nan"))
+        bench.bus.publish(RunFinished(odd))
+        last = bench.whole_run()
+        eventually(lambda: last in bench.kept())

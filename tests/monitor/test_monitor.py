@@ -385,3 +385,38 @@ def test_a_monitor_that_never_sampled_closes_its_sources_too() -> None:
     monitor.start()
     monitor.stop()
     assert (source.reads, source.closed) == (0, 1)
+
+
+def test_a_sample_that_cannot_be_put_together_ends_no_sampling(caplog: pytest.LogCaptureFixture) -> None:
+    odd = ScriptedSource("odd", chips(None))  # type: ignore[arg-type]
+    with running(odd, steady()) as (_, snapshots):
+        while odd.reads < 3:
+            time.sleep(0.01)
+        odd.answer = chips(ChipReading("tpu0", duty_cycle_ratio=0.5))
+        until(snapshots, lambda snapshot: [chip.chip for chip in snapshot.chips] == ["gpu0", "tpu0"])
+    assert [message.partition(":")[0] for message in caplog.messages] == ["a sample could not be taken"]
+
+
+def test_a_source_that_cannot_be_closed_is_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    class Unclosable(ScriptedSource):
+        def close(self) -> None:
+            raise OSError("the channel is gone")
+
+    with running(Unclosable("odd", steady().answer), steady()) as (_, snapshots):
+        until(snapshots, lambda snapshot: bool(snapshot.chips))
+    assert caplog.messages == ["source odd could not be closed: OSError: the channel is gone"]
+
+
+def test_without_a_thread_to_spare_a_source_is_down_until_there_is_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def no_thread(self: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monitor = Monitor([steady()])
+    with monkeypatch.context() as scarce:
+        scarce.setattr(threading.Thread, "start", no_thread)
+        (health,) = monitor.sample(0).sources
+    assert (health.up, health.error) == (False, "can't start new thread")
+    assert monitor.sample(0).sources[0].up
+    monitor.stop()

@@ -276,3 +276,18 @@ async def test_the_server_says_goodbye(client: Client) -> None:
             pass
         assert (message.type, message.data) == (WSMsgType.CLOSE, 1001)
         await closing
+
+
+async def test_an_event_that_cannot_be_sent_costs_no_other(
+    bench: Bench, client: Client, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with client.ws_connect(WS) as socket:
+        await receive(socket, "hello")
+        for _ in range(2):
+            circular: Any = []
+            circular.append(circular)
+            bench.bus.publish(RunStarted(report=circular))
+        with bench.run("after"):
+            pass
+        assert (await receive(socket, "run_started"))["report"]["pipeline"] == "after"
+    assert [message.partition(":")[0] for message in caplog.messages] == ["run_started could not be sent"]

@@ -207,3 +207,24 @@ def test_without_jax_there_is_nothing_to_capture(
         monkeypatch.delitem(__import__("sys").modules, "jax")
         stage.step(None)
     assert "has not loaded jax" in (profiler.capture.error or "")
+
+
+def test_an_annotation_that_fails_ends_the_capture_and_not_the_run_nor_the_next_capture(
+    bench: Bench, profiler: Profiler, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(name: str, **about: Any) -> Any:
+        raise TypeError("StepTraceAnnotation() takes no keyword arguments")
+
+    profiler.request_capture(tmp_path, 2)
+    with monkeypatch.context() as other_jax, bench.real_time_run(profiler=profiler) as run:
+        other_jax.setattr(jax.profiler, "StepTraceAnnotation", broken)
+        denoise(run, 4)
+    assert run.report.status is telemetry.Status.SUCCEEDED
+    assert len(run.report.stages[0].steps) == 4
+    assert profiler.capture.status is CaptureStatus.FAILED
+    assert not profiler.armed
+    profiler.wait()
+    profiler.request_capture(tmp_path, 1)
+    with bench.real_time_run(profiler=profiler) as run:
+        denoise(run, 3)
+    assert profiler.wait().status is CaptureStatus.WRITTEN

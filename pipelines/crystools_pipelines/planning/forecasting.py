@@ -14,6 +14,7 @@ from crystools_pipelines.runtime.mesh import shape_of
 from crystools_pipelines.runtime.run_spec import RunSpec
 from crystools_pipelines.runtime.topologies import topology_of
 from crystools_tpu.telemetry import Forecast, StageForecast, StageName
+from crystools_tpu.telemetry.guard import Guard
 
 logger = logging.getLogger(__name__)
 
@@ -40,13 +41,11 @@ def kept_forecast(
     if topology is None or dtype not in (None, _PLANNED_DTYPE):
         return None
     shape = shape_of(mesh)
-    try:
+    with Guard(logger)("what was planned of this run cannot be read"):
         spec = RunSpec(topology, model, request, checkpoint.configurations(), shape)
         plans = read_plans(plans_folder() if folder is None else folder, spec)
         return forecast_of(plan for plan in plans if plan.mesh == shape)
-    except (OSError, ValueError, TypeError, ArithmeticError) as error:
-        logger.warning("what was planned of this run cannot be read: %s", error)
-        return None
+    return None
 
 
 def forecast_of(plans: Iterable[Plan]) -> Forecast | None:
