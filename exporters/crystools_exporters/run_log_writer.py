@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from typing import Final
 
+from crystools_exporters.heartbeats import BEAT_SECONDS
 from crystools_exporters.run_log import RunLog, RunLogError
 from crystools_tpu.telemetry import Bus, Event, History, ProfileChanged, RunFinished, RunReport, RunStarted
 
@@ -51,7 +52,8 @@ class RunLogWriter:
         self._interval_seconds = interval_seconds
         self._log: RunLog | None = None
         self._lock = threading.Lock()
-        self._running: set[str] = set()
+        self._running: set[str] = set()  # with changes that are not written yet
+        self._in_progress: set[str] = set()
         self._ended: dict[str, RunReport] = {}
         self._failures = 0
         self._changed = threading.Event()
@@ -82,15 +84,20 @@ class RunLogWriter:
     def _note(self, event: Event) -> None:
         if isinstance(event, RunFinished):
             self._running.discard(event.report.run_id)
+            self._in_progress.discard(event.report.run_id)
             self._ended[event.report.run_id] = event.report
         elif isinstance(event, RunStarted):
             self._running.add(event.report.run_id)
+            self._in_progress.add(event.report.run_id)
         elif not isinstance(event, ProfileChanged) and event.run_id is not None:
             self._running.add(event.run_id)
 
     def _run(self) -> None:
         try:
-            while self._changed.wait() and not self._closing.is_set():
+            while True:
+                self._changed.wait(BEAT_SECONDS if self._in_progress else None)
+                if self._closing.is_set():
+                    break
                 self._changed.clear()
                 began = time.thread_time()
                 if self._write_changes():
@@ -114,6 +121,7 @@ class RunLogWriter:
         try:
             if reports:
                 self._opened().write(reports)
+            self._beat()
         except RunLogError as error:
             self._keep(running, ended)
             if self._failures == 0:
@@ -125,7 +133,20 @@ class RunLogWriter:
         self._failures = 0
         return True
 
+    def _beat(self) -> None:
+        """Says that the runs in progress go on; those that a reader took for interrupted are written anew."""
+        with self._lock:
+            in_progress = frozenset(self._in_progress)
+        taken = self._opened().beat(in_progress) if in_progress else ()
+        if taken:
+            with self._lock:
+                self._running |= in_progress & set(taken)
+            self._changed.set()
+
     def _opened(self) -> RunLog:
+        if self._log is not None and self._log.read_only:  # it may have become writable
+            self._log.close()
+            self._log = None
         if self._log is None:
             self._log = self._open_log()
             self._tidy(self._log)
