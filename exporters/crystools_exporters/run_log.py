@@ -432,8 +432,9 @@ class RunLog:
         try:
             yield
         except (sqlite3.Error, OSError) as error:
+            what = getattr(error, "strerror", None) or error
             raise RunLogError(
-                f"the run history {self.path} cannot be used: {error}; {remedy(error, self.path)}"
+                f"the run history {self.path} cannot be used: {what}; {remedy(error, self.path)}"
             ) from error
 
 

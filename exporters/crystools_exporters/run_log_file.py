@@ -25,7 +25,7 @@ _NETWORK: Final = frozenset(
     {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "ceph", "lustre", "gpfs", "beegfs", "afs", "virtiofs"}
 )
 
-_ANOTHER: Final = "name another in CRYSTOOLS_TPU_DATA_DIR"
+_ANOTHER: Final = "name another folder in CRYSTOOLS_TPU_DATA_DIR"
 
 # These say that the file itself is wrong, or that somebody holds it: another way to open it would not help.
 _OF_THE_FILE: Final = ("SQLITE_NOTADB", "SQLITE_CORRUPT", "SQLITE_BUSY", "SQLITE_LOCKED")
@@ -93,7 +93,7 @@ def journal_mode(folder: Path, mounts: Path = Path("/proc/self/mountinfo")) -> s
 
 def error_name(error: Exception) -> str:
     """SQLite's own, such as SQLITE_FULL; empty for what is none of its errors."""
-    return getattr(error, "sqlite_errorname", "")
+    return str(getattr(error, "sqlite_errorname", ""))
 
 
 def remedy(error: Exception, path: Path) -> str:
@@ -112,7 +112,7 @@ def remedy(error: Exception, path: Path) -> str:
         return "free some space on that disk"
     if name.startswith("SQLITE_IOERR") or name == "SQLITE_PROTOCOL":
         return f"its disk fails, a quota is used up, or its file system has no locks: {_ANOTHER}"
-    return f"make the folder writable, or {_ANOTHER}"
+    return "make the folder writable, or name another in CRYSTOOLS_TPU_DATA_DIR"
 
 
 def _open_for_writing(path: Path, begin: Begin) -> sqlite3.Connection:

@@ -54,6 +54,7 @@ class RunLogWriter:
         self._lock = threading.Lock()
         self._running: set[str] = set()  # with changes that are not written yet
         self._in_progress: set[str] = set()
+        self._beat_at = 0.0
         self._ended: dict[str, RunReport] = {}
         self._failures = 0
         self._changed = threading.Event()
@@ -137,7 +138,10 @@ class RunLogWriter:
         """Says that the runs in progress go on; those that a reader took for interrupted are written anew."""
         with self._lock:
             in_progress = frozenset(self._in_progress)
-        taken = self._opened().beat(in_progress) if in_progress else ()
+        if not in_progress or time.monotonic() < self._beat_at:
+            return
+        taken = self._opened().beat(in_progress)
+        self._beat_at = time.monotonic() + BEAT_SECONDS
         if taken:
             with self._lock:
                 self._running |= in_progress & set(taken)
