@@ -198,9 +198,7 @@ class Api:
     async def runs(self, request: web.Request) -> web.Response:
         """A page of reports, newest first: `limit` of them, which began before run `before`."""
         limit = _limit(request.query.get("limit", str(HELLO_RUNS)))
-        reports, unreadable = await asyncio.to_thread(
-            self._runs.page, limit + 1, request.query.get("before")
-        )
+        reports, unreadable = await asyncio.to_thread(self._runs.page, limit + 1, request.query.get("before"))
         return _json(
             runs=[to_wire(report) for report in reports[:limit]],
             more=len(reports) > limit,

@@ -11,9 +11,7 @@ from crystools_tpu.telemetry import Comparison, History, RunReport, compare
 class KeptRuns(Protocol):
     """A history that outlives the process. It may block; what it cannot read it leaves out."""
 
-    def page(
-        self, limit: int, before: str | None = None
-    ) -> tuple[Sequence[RunReport], Sequence[str]]:
+    def page(self, limit: int, before: str | None = None) -> tuple[Sequence[RunReport], Sequence[str]]:
         """The newest runs, or those before run `before`, newest first; and the ids of what was left out."""
 
     def report(self, run_id: str) -> RunReport | None:
@@ -34,9 +32,7 @@ class Runs:
         """Newest first; does not block."""
         return self._history.reports()
 
-    def page(
-        self, limit: int, before: str | None = None
-    ) -> tuple[tuple[RunReport, ...], Sequence[str]]:
+    def page(self, limit: int, before: str | None = None) -> tuple[tuple[RunReport, ...], Sequence[str]]:
         """The newest `limit` runs, or those that began before run `before`, newest first.
 
         And the ids of those that were kept there and cannot be read.

@@ -18,7 +18,7 @@ from crystools_tpu.telemetry.events import WIRE_SCHEMA, RunReport
 
 _LARGEST_INT: Final = 2**63
 _LARGEST_FLOAT: Final = 1e300
-_LAST_UNIX_SECONDS: Final = 32_503_680_000  # the year 3000: not every calendar goes further
+_MOST_SECONDS: Final = 32_503_680_000  # of a moment it is the year 3000: not every calendar goes further
 _DEEPEST_PARAMETER: Final = 8
 
 
@@ -112,11 +112,15 @@ def _read_fields(kind: Any, readers: Mapping[str, _Reader], required: frozenset[
         if name in value:
             try:
                 read[name] = reader(value[name])
-                if name.endswith("_unix_seconds") and not 0 <= read[name] < _LAST_UNIX_SECONDS:
-                    raise _WrongError("is no moment")
+                if name.endswith("seconds") and not _is_time(read[name]):
+                    raise _WrongError("is no time")
             except _WrongError as wrong:
                 raise wrong.within(f".{name}") from None
     return kind(**read)
+
+
+def _is_time(value: Any) -> bool:
+    return not isinstance(value, (int, float)) or 0 <= value < _MOST_SECONDS
 
 
 def _read_enum(kind: type[StrEnum], value: Any) -> Any:

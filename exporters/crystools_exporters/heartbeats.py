@@ -1,10 +1,10 @@
 """Whether the process that writes a run still does, by its heartbeat in the history.
 
-A process that has a run in progress writes the seconds of its own monotonic clock every `BEAT_SECONDS`. Nobody's
-time of day is looked at, for it is set, and differs from machine to machine. A reader of the same boot has the
-same monotonic clock, in whichever container, and knows at once how old a heartbeat is. Another reader knows
-only whether it still changes: it notes when, by its own clock, it saw the value first, and the note is kept
-for the next command there.
+A process that has a run in progress writes the seconds of its own monotonic clock every `BEAT_SECONDS`.
+The time of day is not looked at, for it is set, and differs from machine to machine. A reader of the same
+boot has the same monotonic clock, in whichever container, and knows at once how old a heartbeat is. Another
+reader knows only whether it still changes: it notes when, by its own clock, it saw the value first, and the
+note is kept for the next command there.
 """
 
 from __future__ import annotations

@@ -24,8 +24,8 @@ class Process:
     """One process, as others that read the same file see it.
 
     `clock` names the clock of its `time.monotonic`: the boot that it counts from, the same for all containers
-    of a machine; `namespace` is where its `pid` counts. Either is empty where it is not known. `began` tells it
-    from an earlier process of the same number, `image` from what ran in it before.
+    of a machine; `namespace` is where its `pid` counts. Either is empty where it is not known. `began` tells
+    it from an earlier process of the same number, `image` from what ran in it before.
     """
 
     host: str
@@ -114,7 +114,7 @@ def _boot(proc: Path) -> str | None:
 def _shows_own_numbers(proc: Path) -> bool:
     """Not so where the file system is that of the machine, within a container."""
     try:
-        return os.readlink(proc / "self") == str(os.getpid())
+        return (proc / "self").readlink() == Path(str(os.getpid()))
     except OSError:
         return False
 

@@ -1,7 +1,7 @@
 """The history of runs: an SQLite file of reports, shared by all processes of a user.
 
-One row a run, with its report as JSON (`telemetry.to_wire`), so that `sqlite3 runs.db` can ask for anything. A
-process that is killed leaves all that it had committed. A row that cannot be read, because it is broken or
+One row a run, with its report as JSON (`telemetry.to_wire`), so that `sqlite3 runs.db` can ask for anything.
+A process that is killed leaves all that it had committed. A row that cannot be read, because it is broken or
 because another version wrote it, is left out and counted.
 """
 
@@ -231,7 +231,7 @@ class RunLog:
         uncertain = 0
         for run_id, writer, written, heartbeat, seen in self._rows(_IN_PROGRESS):
             life = self._observer.judge(str(writer), heartbeat, written)
-            uncertain += life is Life.UNKNOWN
+            uncertain += life is Life.UNKNOWN and heartbeat is not None
             if life is Life.GONE:
                 gone.append((run_id, written, heartbeat, seen))
         unmarked: dict[str, float] = {}

@@ -1,7 +1,7 @@
-"""The SQLite file of the history: how it is opened where it can be read at all, and what is done about errors.
+"""The SQLite file of the history: how it is opened wherever it can be read, and what to do about errors.
 
-The journal is SQLite's write-ahead log: readers never wait for writers. It needs memory that processes share by
-the file, which some file systems have not, and which machines do not share by any: there, and on what is
+The journal is SQLite's write-ahead log: readers never wait for writers. It needs memory that processes share
+by a file, which some file systems have not, and which machines do not share by any: there, and on what is
 mounted from a network, the journal is a rollback journal.
 """
 
@@ -205,7 +205,7 @@ def _is_full(folder: Path) -> bool:
     except (OSError, AttributeError):  # Windows has no such call
         return False
     room = disk.f_bavail * disk.f_frsize
-    return 0 < disk.f_blocks and (room < _LEAST_ROOM_BYTES or 0 == disk.f_favail < disk.f_files)
+    return disk.f_blocks > 0 and (room < _LEAST_ROOM_BYTES or disk.f_favail == 0 < disk.f_files)
 
 
 def _is_read_only(folder: Path) -> bool:

@@ -1,6 +1,7 @@
 """Opens histories on disks that are full or cannot be written. Started by `unshare`, with mounts of its own.
 
-Usage: run_log_on_odd_disks.py FOLDER. Prints a JSON object: what could be read in each case, and what was said.
+Usage: run_log_on_odd_disks.py FOLDER. Prints a JSON object: what could be read in each case, and what was
+said.
 """
 
 from __future__ import annotations

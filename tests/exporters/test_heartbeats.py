@@ -1,4 +1,4 @@
-"""Whether a run still goes on, by what its process writes: never by the time of day, nor by another's processes."""
+"""Whether a run still goes on, by what its process writes: never by the time of day."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def test_the_run_of_a_killed_container_is_interrupted_a_minute_later_and_can_be_
 def test_a_run_that_goes_on_without_a_change_is_running(
     machine: Machine, writer: RunLog, tmp_path: Path, container: str
 ) -> None:
-    """As in a compile of an hour; the second reader has the container's name and numbers, and is a new one."""
+    """As in a compile of an hour. The second reader is of the container itself."""
     reader = dataclasses.replace(machine.process(container), pid=8)
     for _ in range(60):
         machine.monotonic += 60
@@ -223,9 +223,9 @@ def test_heartbeats_are_forgotten_with_the_runs_that_they_were_of(
     machine.monotonic += 61
     machine.runs(tmp_path)
     with contextlib.closing(sqlite3.connect(tmp_path / "runs.db")) as database:
-        assert database.execute("SELECT (SELECT COUNT(*) FROM heartbeat), COUNT(*) FROM silence").fetchall() == [
-            (0, 0)
-        ]
+        assert database.execute(
+            "SELECT (SELECT COUNT(*) FROM heartbeat), COUNT(*) FROM silence"
+        ).fetchall() == [(0, 0)]
 
 
 def test_a_run_by_a_version_without_heartbeats_is_given_a_day(machine: Machine, tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from crystools_exporters.run_log import RunLog, RunLogError, StillRunning, Unrea
 from crystools_tpu import telemetry
 from crystools_tpu.telemetry import RunReport, Status
 
-from .conftest import REPORT, STAGE
+from .conftest import REPORT
 
 DAY_SECONDS = 86400.0
 NOW = REPORT.started_unix_seconds + DAY_SECONDS
@@ -117,7 +117,8 @@ def test_the_oldest_are_pruned_until_the_rest_is_small_enough_and_the_file_shrin
 def lines_of(*reports: object) -> io.BytesIO:
     """A file of a line for each: a report, an object or the text itself."""
     lines = [
-        line if isinstance(line, bytes)
+        line
+        if isinstance(line, bytes)
         else json.dumps(telemetry.to_wire(line) if isinstance(line, RunReport) else line).encode()
         for line in reports
     ]
@@ -161,14 +162,20 @@ DEEP = b'{"schema": 1, "params": ' + b"[" * 100_000 + b"]" * 100_000 + b"}"
         ({**WIRE, "total_seconds": 10**400}, "report.total_seconds is no number, or too large a one"),
         ({**WIRE, "total_seconds": float("nan")}, "this is no JSON: NaN is no number"),
         (json.dumps(WIRE).replace("42.5", "1e999").encode(), r"report\.\S+ is no number, or too large a one"),
-        ({**WIRE, "started_unix_seconds": 1e12}, "report.started_unix_seconds is no moment"),
+        ({**WIRE, "started_unix_seconds": 1e12}, "report.started_unix_seconds is no time"),
         ({**WIRE, "started_unix_seconds": None}, "report.started_unix_seconds is no number"),
+        ({**WIRE, "total_seconds": -1e-3}, "report.total_seconds is no time"),
         ({**WIRE, "params": ["a cat"]}, "report.params is no object"),
         ({**WIRE, "params": {"a": [[[[[[[[[]]]]]]]]]}}, "report.params is nested too deeply"),
         ({**WIRE, "device": {**WIRE["device"], "count": 2.5}}, "report.device.count is no whole number"),
-        ({**WIRE, "stages": [{**WIRE["stages"][0], "steps": [{"seconds": [], "compiled": 1}]}]},
-         r"report\.stages\[0\]\.steps\[0\] lacks finite"),
-        ({**WIRE, "stages": [{**WIRE["stages"][0], "name": "dream"}]}, r"report\.stages\[0\]\.name is none of load"),
+        (
+            {**WIRE, "stages": [{**WIRE["stages"][0], "steps": [{"seconds": [], "compiled": 1}]}]},
+            r"report\.stages\[0\]\.steps\[0\] lacks finite",
+        ),
+        (
+            {**WIRE, "stages": [{**WIRE["stages"][0], "name": "dream"}]},
+            r"report\.stages\[0\]\.name is none of load",
+        ),
         (DEEP, "this is no run report: it is nested too deeply"),
         (b'{"schema": ' + b"1" * 5000 + b"}", "integer string conversion"),
     ],
@@ -195,7 +202,9 @@ def test_a_line_longer_than_any_report_is_not_read_into_memory(
 
     monkeypatch.setattr(report_lines, "MOST_BYTES", 1024**2)
     lines = Endless()
-    with pytest.raises(RunLogError, match="^line 1: longer than 1 MiB, which no report is; nothing was imported$"):
+    with pytest.raises(
+        RunLogError, match=r"^line 1: longer than 1 MiB, which no report is; nothing was imported$"
+    ):
         log.import_lines(lines)  # type: ignore[arg-type]
     assert lines.most == 1024**2 + 1
 
@@ -268,7 +277,9 @@ def test_a_row_that_cannot_be_read_is_left_out_and_counted(log: RunLog, change: 
         assert (ids(page.reports), page.unreadable) == (["new", "old"], ("broken",))
         assert ids(again.page(2, before="broken")) == ["old", "oldest"]
         assert ids(again.alike(report("new"))) == ["old", "oldest"]
-        with pytest.raises(UnreadableRun, match=r"^run broken cannot be read: .*`crystools-tpu runs delete broken`"):
+        with pytest.raises(
+            UnreadableRun, match=r"^run broken cannot be read: .*`crystools-tpu runs delete broken`"
+        ):
             again.report("broken")
         lines = io.StringIO()
         assert again.export(lines) == (3, 1)
@@ -280,7 +291,7 @@ def test_a_row_that_cannot_be_read_is_left_out_and_counted(log: RunLog, change: 
 
 def test_runs_are_deleted_all_or_none(log: RunLog) -> None:
     log.write([report("a", 1), report("b", 2), report("c", 3), report("on", 4, status=Status.RUNNING)])
-    with pytest.raises(StillRunning, match="^still running: on; nothing was deleted$"):
+    with pytest.raises(StillRunning, match=r"^still running: on; nothing was deleted$"):
         log.delete(["a", "on"])
     assert log.delete(["a", "b", "nobody"]) == 2
     assert ids(log.page(10)) == ["c", "on"]
