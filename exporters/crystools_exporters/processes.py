@@ -55,7 +55,7 @@ def this_process(proc: Path = _PROC) -> Process:
     host = socket.gethostname()
     boot = _boot(proc)
     if boot is None:  # no Linux: the numbers are those of the whole machine
-        return Process(host, "", f"host {host}", _IMAGE, pid, psutil.Process().create_time())
+        return Process(host, "", f"host {host}", _IMAGE, pid, round(psutil.Process().create_time(), 2))
     stat = _stat(proc, pid) if _shows_own_numbers(proc) else None
     namespace = _inode(proc / "self" / "ns" / "pid") if stat is not None else None
     return Process(
@@ -64,7 +64,7 @@ def this_process(proc: Path = _PROC) -> Process:
         namespace=str(namespace or ""),
         image=_IMAGE,
         pid=pid,
-        began=stat.began if stat is not None else time.monotonic(),
+        began=stat.began if stat is not None else round(time.monotonic(), 2),
     )
 
 

@@ -21,11 +21,10 @@ from typing import IO, Any, Final
 from crystools_exporters.heartbeats import Life, Observer
 from crystools_exporters.processes import this_process
 from crystools_exporters.report_lines import BadLine, reports_in
-from crystools_exporters.run_log_file import error_name, open_file, remedy
+from crystools_exporters.run_log_file import FILE_NAME, error_name, open_file, remedy
 from crystools_tpu import telemetry
 from crystools_tpu.telemetry import RunReport, Status
 
-FILE_NAME: Final = "runs.db"
 _LAYOUT: Final = 1  # PRAGMA user_version
 
 # `silence` has when an observer, which is a clock, saw a heartbeat of another clock first.

@@ -18,11 +18,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeAlias
 
+FILE_NAME: Final = "runs.db"
+
 # How long to wait for another process's commit, which takes milliseconds, before the file counts as locked.
 _BUSY_SECONDS: Final = 2.0
 
-_NETWORK: Final = frozenset(
-    {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "ceph", "lustre", "gpfs", "beegfs", "afs", "virtiofs"}
+_NETWORK: Final = (
+    *("nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "ceph", "lustre", "gpfs", "beegfs", "afs", "virtiofs"),
+    *("fuse.sshfs", "fuse.gcsfuse", "fuse.s3fs", "fuse.juicefs", "fuse.rclone", "fuse.glusterfs"),
+    *("fuse.ceph-fuse", "fuse.goofys", "fuse.blobfuse2"),
 )
 
 _ANOTHER: Final = "name another folder in CRYSTOOLS_TPU_DATA_DIR"
@@ -88,7 +92,7 @@ def journal_mode(folder: Path, mounts: Path = Path("/proc/self/mountinfo")) -> s
         return "WAL"
     number = f"{os.major(device)}:{os.minor(device)}"
     kinds = {fields[fields.index("-") + 1] for fields in lines if fields[2] == number and "-" in fields}
-    return "DELETE" if kinds & _NETWORK else "WAL"
+    return "DELETE" if kinds.intersection(_NETWORK) else "WAL"
 
 
 def error_name(error: Exception) -> str:
@@ -112,22 +116,26 @@ def remedy(error: Exception, path: Path) -> str:
         return "free some space on that disk"
     if name.startswith("SQLITE_IOERR") or name == "SQLITE_PROTOCOL":
         return f"its disk fails, a quota is used up, or its file system has no locks: {_ANOTHER}"
+    if os.access(path, os.F_OK) and not os.access(path, os.R_OK | os.W_OK):
+        return f"give the file to this user (chown), or {_ANOTHER}"
     return "make the folder writable, or name another in CRYSTOOLS_TPU_DATA_DIR"
 
 
 def _open_for_writing(path: Path, begin: Begin) -> sqlite3.Connection:
+    if journal_mode(path.parent) == "DELETE" and _has_log(path):
+        with contextlib.suppress(sqlite3.OperationalError):  # another process has it open: next time
+            _roll_back(path)
     try:
         return _begun(_connect(path), path, begin)
     except sqlite3.OperationalError as error:
         if not error_name(error).startswith(_NO_SHARED_MEMORY):
             raise
-        database = _connect(path)
         try:
-            _roll_back(database)
-        except sqlite3.Error:
-            database.close()
+            if _has_log(path):  # else another process has just done the same
+                _roll_back(path)
+        except sqlite3.OperationalError:
             raise error from None
-        return _begun(database, path, begin)
+    return _begun(_connect(path), path, begin)
 
 
 def _connect(path: Path, options: str = "") -> sqlite3.Connection:
@@ -147,10 +155,7 @@ def _begun(database: sqlite3.Connection, path: Path, begin: Begin) -> sqlite3.Co
     try:
         # A power cut may cost the last commits, never the file; a killed process costs none.
         database.execute("PRAGMA synchronous = NORMAL")
-        if journal_mode(path.parent) == "DELETE":
-            with contextlib.suppress(sqlite3.OperationalError):  # another process has it open: next time
-                _roll_back(database)
-        elif path.stat().st_size == 0:
+        if path.stat().st_size == 0 and journal_mode(path.parent) == "WAL" and _shares_memory(path.parent):
             database.executescript("PRAGMA auto_vacuum = INCREMENTAL; PRAGMA journal_mode = WAL;")
         begin(database)
     except BaseException:
@@ -159,14 +164,31 @@ def _begun(database: sqlite3.Connection, path: Path, begin: Begin) -> sqlite3.Co
     return database
 
 
-def _roll_back(database: sqlite3.Connection) -> None:
-    """Changes to a rollback journal; exclusively, for then a write-ahead log needs no shared memory."""
-    database.execute("PRAGMA locking_mode = EXCLUSIVE").fetchall()
+def _shares_memory(folder: Path) -> bool:
+    """Tried with another database there, for one that has begun a log shows it to all others."""
     try:
+        with (
+            tempfile.TemporaryDirectory(prefix=".runs-", dir=folder) as trial,
+            contextlib.closing(_connect(Path(trial) / FILE_NAME)) as database,
+        ):
+            database.executescript("PRAGMA journal_mode = WAL; BEGIN IMMEDIATE; COMMIT;")
+    except sqlite3.OperationalError as error:
+        return not error_name(error).startswith(_NO_SHARED_MEMORY)
+    return True
+
+
+def _has_log(path: Path) -> bool:
+    """Whether its journal is a write-ahead log, as its header says, and one that can be taken away."""
+    with path.open("rb") as file:
+        header = file.read(20)
+    return header[18:19] == b"\x02" and os.access(path.parent, os.W_OK)
+
+
+def _roll_back(path: Path) -> None:
+    """Changes to a rollback journal; exclusively, for then a write-ahead log needs no shared memory."""
+    with contextlib.closing(_connect(path)) as database:
+        database.execute("PRAGMA locking_mode = EXCLUSIVE").fetchall()
         database.execute("PRAGMA journal_mode = DELETE").fetchall()
-    finally:
-        database.execute("PRAGMA locking_mode = NORMAL").fetchall()
-    database.execute("SELECT * FROM sqlite_master").fetchall()  # the lock goes with the next use
 
 
 def _open_for_reading(path: Path, begin: Begin, refused: sqlite3.Error) -> RunLogFile:

@@ -19,7 +19,7 @@ import pytest
 
 from crystools_exporters.heartbeats import Observer
 from crystools_exporters.processes import Process, look_up, this_process
-from crystools_exporters.run_log import RunLog
+from crystools_exporters.run_log import RunLog, RunLogError
 from crystools_tpu.telemetry import RunReport, Status
 
 from .conftest import REPORT, STAGE
@@ -213,6 +213,22 @@ def test_a_heartbeat_that_comes_while_it_is_judged_counts(
     reader = Slow(machine.process("reader"), monotonic=lambda: machine.monotonic)
     with RunLog(tmp_path, observer=reader) as log:
         assert log.page(10)[0].status is Status.RUNNING
+
+
+@pytest.mark.usefixtures("writer")
+def test_whoever_may_only_read_knows_it_too(
+    machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read_only(*_: object) -> None:
+        raise RunLogError("attempt to write a readonly database")
+
+    monkeypatch.setattr(RunLog, "_mark", read_only)
+    machine.monotonic += 61
+    with machine.open(tmp_path, machine.process("reader")) as log:
+        (run,) = log.page(10)
+        assert (run.status, log.report("run")) == (Status.INTERRUPTED, run)
+    with contextlib.closing(sqlite3.connect(tmp_path / "runs.db")) as database:
+        assert database.execute("SELECT status FROM run").fetchall() == [("running",)]
 
 
 @pytest.mark.usefixtures("writer")

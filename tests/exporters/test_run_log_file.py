@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from crystools_exporters import run_log_file
 from crystools_exporters.run_log import RunLog, RunLogError
 from crystools_exporters.run_log_file import journal_mode, remedy
 
@@ -116,7 +117,8 @@ MOUNTS = """\
 
 
 @pytest.mark.parametrize(
-    ("kind", "journal"), [("nfs4", "DELETE"), ("cifs", "DELETE"), ("9p", "DELETE"), ("xfs", "WAL")]
+    ("kind", "journal"),
+    [("nfs4", "DELETE"), ("cifs", "DELETE"), ("fuse.gcsfuse", "DELETE"), ("xfs", "WAL"), ("fuseblk", "WAL")],
 )
 def test_machines_that_share_a_folder_share_no_memory(tmp_path: Path, kind: str, journal: str) -> None:
     device = tmp_path.stat().st_dev
@@ -124,6 +126,23 @@ def test_machines_that_share_a_folder_share_no_memory(tmp_path: Path, kind: str,
     mounts.write_text(MOUNTS.format(device=f"{os.major(device)}:{os.minor(device)}", kind=kind))
     assert journal_mode(tmp_path, mounts) == journal
     assert journal_mode(tmp_path, tmp_path / "missing") == "WAL"
+
+
+def test_a_history_that_machines_share_has_a_rollback_journal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with RunLog(tmp_path) as before:
+        before.write([REPORT])
+        monkeypatch.setattr(run_log_file, "journal_mode", lambda _: "DELETE")
+        monkeypatch.setattr(run_log_file, "_BUSY_SECONDS", 0.01)
+        with RunLog(tmp_path) as log:
+            assert (journal(log), log.page(10)) == ("wal", (REPORT,)), "somebody has it open"
+            log.write([REPORT])
+    with RunLog(tmp_path) as log:
+        assert (journal(log), log.page(10)) == ("delete", (REPORT,))
+    with RunLog(tmp_path / "new") as log:
+        log.write([REPORT])
+        assert journal(log) == "delete"
 
 
 def sqlite_error(name: str) -> sqlite3.Error:
@@ -171,7 +190,25 @@ with RunLog(Path(sys.argv[1])) as log:
 
 @pytest.mark.skipif(not namespaces_work(), reason="this system permits no user namespace")
 @pytest.mark.parametrize("left", [False, True], ids=["closed", "killed"])
-def test_a_folder_that_its_user_may_not_write_is_read(tmp_path: Path, left: bool) -> None:
+@pytest.mark.parametrize(
+    ("file_mode", "folder_mode", "what_to_do"),
+    [
+        (0o600, 0o500, "make the folder writable, or name another in CRYSTOOLS_TPU_DATA_DIR"),
+        (
+            0o400,
+            0o500,
+            "give the file to this user (chown), or name another folder in CRYSTOOLS_TPU_DATA_DIR",
+        ),
+        (
+            0o400,
+            0o700,
+            "give the file to this user (chown), or name another folder in CRYSTOOLS_TPU_DATA_DIR",
+        ),
+    ],
+)
+def test_a_history_that_its_user_may_not_write_is_read(
+    tmp_path: Path, left: bool, file_mode: int, folder_mode: int, what_to_do: str
+) -> None:
     """In a user namespace root is a user like any other."""
     folder = tmp_path / "data"
     with RunLog(folder) as log:
@@ -180,8 +217,8 @@ def test_a_folder_that_its_user_may_not_write_is_read(tmp_path: Path, left: bool
     if left:
         (folder / "runs.db-wal").write_bytes(content)
     for file in folder.iterdir():
-        file.chmod(0o400)
-    folder.chmod(0o500)
+        file.chmod(file_mode)
+    folder.chmod(folder_mode)
     path = os.pathsep.join(str(ROOT / part) for part in (".", "exporters"))
     done = subprocess.run(
         ["unshare", "--user", sys.executable, "-c", READ_AND_WRITE, str(folder)],
@@ -193,7 +230,7 @@ def test_a_folder_that_its_user_may_not_write_is_read(tmp_path: Path, left: bool
     )
     folder.chmod(0o700)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.endswith("make the folder writable, or name another in CRYSTOOLS_TPU_DATA_DIR\n")
+    assert done.stdout.endswith(f"; {what_to_do}\n")
 
 
 def test_a_part_of_a_history_is_said_to_be_broken(tmp_path: Path) -> None:
