@@ -312,7 +312,7 @@ class RunLog:
             with self._errors(), self._lock, self._committed("BEGIN"):  # of the temporary table alone
                 self._database.executemany(
                     "INSERT OR REPLACE INTO temp.incoming VALUES (?, ?, ?, ?, ?, ?, ?)",
-                    (self._row(report, now) for report in reports_in(lines)),
+                    (self._row(_as_ended(report), now) for report in reports_in(lines)),
                 )
             with self._transaction() as database:
                 (count,) = database.execute("SELECT COUNT(*) FROM temp.incoming").fetchone()
@@ -457,10 +457,21 @@ def _interrupted(report: RunReport, seen_unix_seconds: float) -> RunReport:
     seconds = seen_unix_seconds - report.started_unix_seconds
     # The clock may have been set meanwhile.
     seen = f"; last seen {seconds:.1f} s into the run" if seconds >= 0 else ""
+    return _broken_off(report, f"its process ended without a word{seen}")
+
+
+def _as_ended(report: RunReport) -> RunReport:
+    """No process writes an imported run on."""
+    if report.status is not Status.RUNNING:
+        return report
+    return _broken_off(report, "it was exported while it ran")
+
+
+def _broken_off(report: RunReport, error: str) -> RunReport:
     return dataclasses.replace(
         report,
         status=Status.INTERRUPTED,
-        error=f"its process ended without a word{seen}",
+        error=error,
         stages=tuple(
             dataclasses.replace(stage, status=Status.INTERRUPTED) if stage.status is Status.RUNNING else stage
             for stage in report.stages

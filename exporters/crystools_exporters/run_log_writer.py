@@ -6,6 +6,7 @@ them. What cannot be written now (a full disk, a locked file) is tried again unt
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
@@ -103,10 +104,9 @@ class RunLogWriter:
                 began = time.thread_time()
                 if self._write_changes():
                     spent = time.thread_time() - began
-                    pause = max(self._interval_seconds, spent / _MOST_OF_THE_CPU)
+                    self._rest(max(self._interval_seconds, spent / _MOST_OF_THE_CPU))
                 else:
-                    pause = min(_FIRST_RETRY_SECONDS * 2**self._failures, _LAST_RETRY_SECONDS)
-                self._closing.wait(pause)
+                    self._closing.wait(min(_FIRST_RETRY_SECONDS * 2**self._failures, _LAST_RETRY_SECONDS))
             self._write_changes()
         finally:
             if self._log is not None:
@@ -133,6 +133,13 @@ class RunLogWriter:
             logger.warning("the run history %s is written again", self._opened().path)
         self._failures = 0
         return True
+
+    def _rest(self, seconds: float) -> None:
+        """Waits so long; with a heartbeat meanwhile, where it is long."""
+        ends = time.monotonic() + seconds
+        while (left := ends - time.monotonic()) > 0 and not self._closing.wait(min(left, BEAT_SECONDS)):
+            with contextlib.suppress(RunLogError):  # the next write says so
+                self._beat()
 
     def _beat(self) -> None:
         """Says that the runs in progress go on; those that a reader took for interrupted are written anew."""

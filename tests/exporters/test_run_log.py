@@ -233,6 +233,12 @@ def test_runs_are_imported_one_at_a_time(log: RunLog) -> None:
     assert len(log.page(100)) == 10
 
 
+def test_a_run_that_was_exported_while_it_ran_ends_there(log: RunLog) -> None:
+    assert log.import_lines(lines_of(report("a", status=Status.RUNNING, total_seconds=None))) == (1, 0)
+    (run,) = log.page(10)
+    assert (run.status, run.error) == (Status.INTERRUPTED, "it was exported while it ran")
+
+
 def test_the_last_of_several_lines_of_a_run_counts(log: RunLog) -> None:
     first, last = report("a", total_seconds=1.0), report("a", total_seconds=2.0)
     assert log.import_lines(lines_of(first, last)) == (1, 0)

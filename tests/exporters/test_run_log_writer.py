@@ -125,19 +125,25 @@ def test_a_locked_database_delays_no_run_and_is_written_once_it_is_free(
     assert bench.kept() == (report,)
 
 
+class Counting(RunLog):
+    """Notes each heartbeat."""
+
+    def __init__(self, folder: Path, beats: list[frozenset[str]]) -> None:
+        super().__init__(folder)
+        self._beats = beats
+
+    def beat(self, running: Collection[str]) -> tuple[str, ...]:
+        self._beats.append(frozenset(running))
+        return super().beat(running)
+
+
 def test_a_run_in_which_nothing_happens_has_a_heartbeat_and_takes_itself_back(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As in a compile of minutes, of a process that a reader took for gone."""
     monkeypatch.setattr(run_log_writer, "BEAT_SECONDS", 0.01)
-    beats: list[float] = []
-
-    class Counting(RunLog):
-        def beat(self, running: Collection[str]) -> tuple[str, ...]:
-            beats.append(time.monotonic())
-            return super().beat(running)
-
-    with bench.writing(lambda: Counting(bench.folder)) as writer, bench.run() as run:
+    beats: list[frozenset[str]] = []
+    with bench.writing(lambda: Counting(bench.folder, beats)) as writer, bench.run() as run:
         eventually(lambda: len(beats) >= 5)
         with contextlib.closing(sqlite3.connect(bench.folder / "runs.db", isolation_level=None)) as database:
             database.execute("UPDATE run SET status = 'interrupted', report = '{}'")
@@ -145,6 +151,17 @@ def test_a_run_in_which_nothing_happens_has_a_heartbeat_and_takes_itself_back(
         assert bench.kept()[0].run_id == run.run_id
     assert [kept.status for kept in bench.kept()] == [Status.SUCCEEDED]
     assert writer._in_progress == set(), "and whoever has no run in progress writes nothing"
+
+
+def test_a_report_that_takes_long_to_write_costs_no_heartbeat(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run_log_writer, "BEAT_SECONDS", 0.01)
+    beats: list[frozenset[str]] = []
+    monkeypatch.setattr(run_log_writer, "_MOST_OF_THE_CPU", 1e-9)  # it rests for days after a write
+    with bench.writing(lambda: Counting(bench.folder, beats)), bench.run():
+        eventually(lambda: len(beats) >= 5)
+    assert [kept.status for kept in bench.kept()] == [Status.SUCCEEDED]
 
 
 def test_a_history_that_could_only_be_read_is_opened_anew(
