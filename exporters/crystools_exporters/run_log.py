@@ -21,42 +21,10 @@ from typing import IO, Any, Final
 from crystools_exporters.heartbeats import Life, Observer
 from crystools_exporters.processes import this_process
 from crystools_exporters.report_lines import BadLine, reports_in
-from crystools_exporters.run_log_file import FILE_NAME, error_name, open_file, remedy
+from crystools_exporters.run_log_file import FILE_NAME, open_file, remedy
+from crystools_exporters.run_log_file import RunLogError as RunLogError
 from crystools_tpu import telemetry
 from crystools_tpu.telemetry import RunReport, Status
-
-_LAYOUT: Final = 1  # PRAGMA user_version
-
-# `silence` has when an observer, which is a clock, saw a heartbeat of another clock first.
-_TABLES: Final = """
-PRAGMA auto_vacuum = INCREMENTAL;
-BEGIN IMMEDIATE;
-CREATE TABLE IF NOT EXISTS run (
-    run_id TEXT PRIMARY KEY,
-    started_unix_seconds REAL NOT NULL,
-    pipeline TEXT NOT NULL,
-    status TEXT NOT NULL,
-    written_unix_seconds REAL NOT NULL,
-    writer TEXT NOT NULL,
-    report TEXT NOT NULL
-);
-CREATE INDEX IF NOT EXISTS run_newest_first ON run (started_unix_seconds DESC, run_id DESC);
-CREATE INDEX IF NOT EXISTS run_running ON run (status) WHERE status = 'running';
-CREATE TABLE IF NOT EXISTS heartbeat (
-    writer TEXT PRIMARY KEY,
-    monotonic_seconds REAL NOT NULL,
-    unix_seconds REAL NOT NULL
-) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS silence (
-    writer TEXT NOT NULL,
-    observer TEXT NOT NULL,
-    heartbeat REAL NOT NULL,
-    since_seconds REAL NOT NULL,
-    PRIMARY KEY (writer, observer)
-) WITHOUT ROWID;
-PRAGMA user_version = 1;
-COMMIT;
-"""
 
 _UPSERT: Final = """
 INSERT INTO run VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (run_id) DO UPDATE SET
@@ -81,10 +49,6 @@ WHERE run_id = ? AND status = 'running' AND written_unix_seconds IS ? AND monoto
 """
 
 _FORGET: Final = "DELETE FROM {} WHERE writer NOT IN (SELECT writer FROM run WHERE status = 'running')"
-
-
-class RunLogError(Exception):
-    """The history cannot be read or written. The message names the file and the remedy."""
 
 
 class UnreadableRun(RunLogError):
@@ -123,11 +87,10 @@ class RunLog:
         self._clock = clock
         self._observer = observer or Observer(this_process())
         self._writer = self._observer.own.to_text()
-        self._has_heartbeats = False
         self._unmarked: dict[str, float] = {}  # interrupted runs that could not be marked, and when last seen
         self._lock = threading.Lock()
         with self._errors():
-            self._file = open_file(self.path, self._begin)
+            self._file = open_file(self.path)
         self._database = self._file.database
         try:
             self._read_notes()
@@ -224,7 +187,7 @@ class RunLog:
 
         A process that goes on all the same takes that back with its next heartbeat.
         """
-        if not self._has_heartbeats:
+        if not self._file.has_heartbeats:
             return
         gone: list[tuple[Any, ...]] = []
         uncertain = 0
@@ -324,30 +287,6 @@ class RunLog:
                 self._database.execute("DROP TABLE temp.incoming")
         return added, count - added
 
-    def _begin(self, database: sqlite3.Connection) -> None:
-        """Checks that the file is a history that this version knows, and makes what it lacks."""
-        tables = {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-        (layout,) = database.execute("PRAGMA user_version").fetchone()
-        if layout not in (0, _LAYOUT):
-            raise RunLogError(
-                f"the run history {self.path} has layout {layout}, of another version of crystools-tpu: "
-                "upgrade, or name another folder in CRYSTOOLS_TPU_DATA_DIR"
-            )
-        if layout == 0 and tables:
-            raise RunLogError(
-                f"{self.path} is a database, but no run history: move the file away, and a new one is begun"
-            )
-        self._has_heartbeats = {"heartbeat", "silence"} <= tables
-        if not self._has_heartbeats:
-            try:
-                database.executescript(_TABLES)
-            except sqlite3.OperationalError as error:
-                if layout == 0 or not error_name(error).startswith("SQLITE_READONLY"):
-                    raise
-                database.rollback()
-            else:
-                self._has_heartbeats = True
-
     def _row(self, report: RunReport, now: float) -> tuple[Any, ...]:
         return (
             report.run_id,
@@ -386,7 +325,7 @@ class RunLog:
 
     def _read_notes(self) -> None:
         """What other commands on this machine have noted of the heartbeats of others."""
-        if self._has_heartbeats:
+        if self._file.has_heartbeats:
             query = "SELECT writer, heartbeat, since_seconds FROM silence WHERE observer = ?"
             rows = self._rows(query, (self._observer.own.clock,))
             self._observer.notes = {writer: (heartbeat, since) for writer, heartbeat, since in rows}

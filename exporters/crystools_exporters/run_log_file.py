@@ -13,12 +13,44 @@ import os
 import shutil
 import sqlite3
 import tempfile
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, TypeAlias
+from typing import Final
 
 FILE_NAME: Final = "runs.db"
+
+_LAYOUT: Final = 1  # PRAGMA user_version
+
+# `silence` has when an observer, which is a clock, saw a heartbeat of another clock first.
+_TABLES: Final = """
+PRAGMA auto_vacuum = INCREMENTAL;
+BEGIN IMMEDIATE;
+CREATE TABLE IF NOT EXISTS run (
+    run_id TEXT PRIMARY KEY,
+    started_unix_seconds REAL NOT NULL,
+    pipeline TEXT NOT NULL,
+    status TEXT NOT NULL,
+    written_unix_seconds REAL NOT NULL,
+    writer TEXT NOT NULL,
+    report TEXT NOT NULL
+);
+CREATE INDEX IF NOT EXISTS run_newest_first ON run (started_unix_seconds DESC, run_id DESC);
+CREATE INDEX IF NOT EXISTS run_running ON run (status) WHERE status = 'running';
+CREATE TABLE IF NOT EXISTS heartbeat (
+    writer TEXT PRIMARY KEY,
+    monotonic_seconds REAL NOT NULL,
+    unix_seconds REAL NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS silence (
+    writer TEXT NOT NULL,
+    observer TEXT NOT NULL,
+    heartbeat REAL NOT NULL,
+    since_seconds REAL NOT NULL,
+    PRIMARY KEY (writer, observer)
+) WITHOUT ROWID;
+PRAGMA user_version = 1;
+COMMIT;
+"""
 
 # How long to wait for another process's commit, which takes milliseconds, before the file counts as locked.
 _BUSY_SECONDS: Final = 2.0
@@ -48,14 +80,20 @@ _BESIDE: Final = ("-wal", "-journal")
 
 _LEAST_ROOM_BYTES: Final = 64 * 1024  # below it SQLite cannot even make the memory that it shares
 
-Begin: TypeAlias = Callable[[sqlite3.Connection], None]
+
+class RunLogError(Exception):
+    """The history cannot be read or written. The message names the file and the remedy."""
 
 
 @dataclass(frozen=True, slots=True)
 class RunLogFile:
-    """An open history, and whether it could be opened for reading alone. `copy` has the copy that is read."""
+    """An open history, and whether it could be opened for reading alone. `copy` has the copy that is read.
+
+    One that an earlier version wrote, and that cannot be written, has no heartbeats.
+    """
 
     database: sqlite3.Connection
+    has_heartbeats: bool
     read_only: bool = False
     copy: tempfile.TemporaryDirectory[str] | None = None
 
@@ -66,21 +104,21 @@ class RunLogFile:
             self.copy.cleanup()
 
 
-def open_file(path: Path, begin: Begin) -> RunLogFile:
-    """Opens the file, made where it is missing, and has `begin` check or lay out what is in it.
+def open_file(path: Path) -> RunLogFile:
+    """Opens the file, made where it is missing, and makes the tables that it lacks.
 
     Where it cannot be written it is opened for reading. Raises sqlite3.Error or OSError where it cannot be
-    read either, and what `begin` raises.
+    read either, RunLogError for one that is no history that this version knows.
     """
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch(mode=0o600)  # prompts are nobody else's business
     try:
-        return RunLogFile(_open_for_writing(path, begin))
+        return _open_for_writing(path)
     except sqlite3.Error as error:
         if error_name(error).startswith(_OF_THE_FILE) or path.stat().st_size == 0:
             raise
-        return _open_for_reading(path, begin, error)
+        return _open_for_reading(path, error)
 
 
 def journal_mode(folder: Path, mounts: Path = Path("/proc/self/mountinfo")) -> str:
@@ -121,12 +159,12 @@ def remedy(error: Exception, path: Path) -> str:
     return "make the folder writable, or name another in CRYSTOOLS_TPU_DATA_DIR"
 
 
-def _open_for_writing(path: Path, begin: Begin) -> sqlite3.Connection:
+def _open_for_writing(path: Path) -> RunLogFile:
     if journal_mode(path.parent) == "DELETE" and _has_log(path):
         with contextlib.suppress(sqlite3.OperationalError):  # another process has it open: next time
             _roll_back(path)
     try:
-        return _begun(_connect(path), path, begin)
+        return _begun(path)
     except sqlite3.OperationalError as error:
         if not error_name(error).startswith(_NO_SHARED_MEMORY):
             raise
@@ -135,7 +173,7 @@ def _open_for_writing(path: Path, begin: Begin) -> sqlite3.Connection:
                 _roll_back(path)
         except sqlite3.OperationalError:
             raise error from None
-    return _begun(_connect(path), path, begin)
+    return _begun(path)
 
 
 def _connect(path: Path, options: str = "") -> sqlite3.Connection:
@@ -150,18 +188,42 @@ def _connect(path: Path, options: str = "") -> sqlite3.Connection:
     return database
 
 
-def _begun(database: sqlite3.Connection, path: Path, begin: Begin) -> sqlite3.Connection:
-    """Closes it where that fails."""
+def _begun(path: Path) -> RunLogFile:
+    database = _connect(path)
     try:
         # A power cut may cost the last commits, never the file; a killed process costs none.
         database.execute("PRAGMA synchronous = NORMAL")
         if path.stat().st_size == 0 and journal_mode(path.parent) == "WAL" and _shares_memory(path.parent):
             database.executescript("PRAGMA auto_vacuum = INCREMENTAL; PRAGMA journal_mode = WAL;")
-        begin(database)
+        return RunLogFile(database, _lay_out(database, path))
     except BaseException:
         database.close()
         raise
-    return database
+
+
+def _lay_out(database: sqlite3.Connection, path: Path) -> bool:
+    """Makes the tables that a history lacks; whether it has heartbeats then."""
+    tables = {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    (layout,) = database.execute("PRAGMA user_version").fetchone()
+    if layout not in (0, _LAYOUT):
+        raise RunLogError(
+            f"the run history {path} has layout {layout}, of another version of crystools-tpu: "
+            "upgrade, or name another folder in CRYSTOOLS_TPU_DATA_DIR"
+        )
+    if layout == 0 and tables:
+        raise RunLogError(
+            f"{path} is a database, but no run history: move the file away, and a new one is begun"
+        )
+    if {"heartbeat", "silence"} <= tables:
+        return True
+    try:
+        database.executescript(_TABLES)
+    except sqlite3.OperationalError as error:
+        if layout == 0 or not error_name(error).startswith("SQLITE_READONLY"):
+            raise
+        database.rollback()
+        return False
+    return True
 
 
 def _shares_memory(folder: Path) -> bool:
@@ -191,33 +253,30 @@ def _roll_back(path: Path) -> None:
         database.execute("PRAGMA journal_mode = DELETE").fetchall()
 
 
-def _open_for_reading(path: Path, begin: Begin, refused: sqlite3.Error) -> RunLogFile:
+def _open_for_reading(path: Path, refused: sqlite3.Error) -> RunLogFile:
     """Without what SQLite would make beside the file.
 
     Commits that a killed process left there are read in a copy, for SQLite reads them nowhere else.
     """
     beside = [path.with_name(path.name + suffix) for suffix in _BESIDE]
-    copy: tempfile.TemporaryDirectory[str] | None = None
-    try:
-        left = [file for file in beside if file.exists() and file.stat().st_size]
-        if left:
-            copy = tempfile.TemporaryDirectory(prefix="crystools-tpu-")
-            for file in (path, *left):
-                shutil.copyfile(file, Path(copy.name) / file.name)
-            database = _connect(Path(copy.name) / path.name)
-        else:
-            database = _connect(path, "?mode=ro&immutable=1")
-        opened = RunLogFile(database, read_only=True, copy=copy)
+    with contextlib.ExitStack() as failed:
         try:
+            copy: tempfile.TemporaryDirectory[str] | None = None
+            left = [file for file in beside if file.exists() and file.stat().st_size]
+            if left:
+                copy = tempfile.TemporaryDirectory(prefix="crystools-tpu-")
+                failed.callback(copy.cleanup)
+                for file in (path, *left):
+                    shutil.copyfile(file, Path(copy.name) / file.name)
+            database = (
+                _connect(Path(copy.name) / path.name) if copy else _connect(path, "?mode=ro&immutable=1")
+            )
+            failed.callback(database.close)
             database.execute("PRAGMA query_only = ON")
-            begin(database)
-        except BaseException:
-            opened.close()
-            raise
-    except (sqlite3.Error, OSError):
-        if copy is not None:
-            copy.cleanup()
-        raise refused from None
+            opened = RunLogFile(database, _lay_out(database, path), read_only=True, copy=copy)
+        except (sqlite3.Error, OSError):
+            raise refused from None
+        failed.pop_all()
     return opened
 
 
