@@ -12,7 +12,15 @@ from rich.table import Table
 from rich.text import Text
 
 from crystools_tpu.stage_table import ABSENT, percent, size
-from crystools_tpu.telemetry import Change, Comparison, RunReport, StageComparison, StageReport, Verdict
+from crystools_tpu.telemetry import (
+    Change,
+    Comparison,
+    RunReport,
+    StageComparison,
+    StageReport,
+    Status,
+    Verdict,
+)
 
 _ID_LENGTH: Final = 8
 
@@ -81,7 +89,14 @@ def differences_text(comparison: Comparison) -> str:
     """What the runs were asked to do differently."""
     said = [f"{difference.name} {difference.a} -> {difference.b}" for difference in comparison.differences]
     what = f"differs: {', '.join(said)}" if said else "the same work on the same kind of devices"
-    return f"A {comparison.a[:_ID_LENGTH]}, B {comparison.b[:_ID_LENGTH]}; {what}"
+    a, b = _name(comparison.a, comparison.a_status), _name(comparison.b, comparison.b_status)
+    return f"A {a}, B {b}; {what}"
+
+
+def incomparable_text(comparison: Comparison) -> str:
+    """Why a comparison of the two says nothing, in one line; empty where it does."""
+    reasons = "; ".join(comparison.incomparable)
+    return f"not comparable: {reasons}" if reasons else ""
 
 
 def change_text(stage: StageComparison | None, change: Change) -> str:
@@ -94,6 +109,11 @@ def main_stage(report: RunReport) -> StageReport | None:
     """The stage with the steps: `denoise`, or else the longest that has any."""
     stepping = [stage for stage in report.stages if stage.step_seconds is not None]
     return max(stepping, key=lambda stage: (stage.name == "denoise", stage.seconds or 0), default=None)
+
+
+def _name(run_id: str, status: Status) -> str:
+    name = run_id[:_ID_LENGTH]
+    return name if status is Status.SUCCEEDED else f"{name} ({status})"
 
 
 def _table(*headings: str) -> Table:

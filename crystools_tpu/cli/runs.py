@@ -1,4 +1,4 @@
-"""`crystools-tpu runs`: the history of runs, to list, show, compare, export, import and prune."""
+"""`crystools-tpu runs`: the history of runs, to list, show, compare, export, import, delete and prune."""
 
 from __future__ import annotations
 
@@ -7,13 +7,16 @@ import contextlib
 import json
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Final
 
 from rich.console import Console
 
+from crystools_exporters.heartbeats import SILENT_SECONDS
+from crystools_exporters.report_lines import MOST_BYTES
 from crystools_exporters.retention import parse_age_seconds, parse_size_bytes
-from crystools_exporters.run_log import RunLog, RunLogError
+from crystools_exporters.run_log import RunLog, RunLogError, StillRunning
 from crystools_tpu import telemetry
 from crystools_tpu.cli.errors import CheckFailed, CommandError
 from crystools_tpu.cli.files import written_whole
@@ -21,20 +24,25 @@ from crystools_tpu.cli.run_tables import (
     change_text,
     comparison_table,
     differences_text,
+    incomparable_text,
     run_text,
     runs_table,
 )
 from crystools_tpu.data_dir import data_dir
 from crystools_tpu.stage_table import stage_table
-from crystools_tpu.telemetry import RunReport, Status
+from crystools_tpu.telemetry import Comparison, RunReport, Status
 from crystools_tpu.telemetry.events import plain
 
 RUN_HELP = "the run's id or its beginning, latest, latest~1 (the one before), or a report file"
 
+_MOST_IDS: Final = 5
+
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Adds the command, its subcommands and their options."""
-    parser = commands.add_parser("runs", help="list, show, compare, export, import and prune past runs")
+    parser = commands.add_parser(
+        "runs", help="list, show, compare, export, import, delete and prune past runs"
+    )
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
 
     add = actions.add_parser("list", help="the newest runs")
@@ -52,7 +60,11 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     add = actions.add_parser("compare", help="what is faster or slower in B than in A, and whether by chance")
     add.add_argument("a", metavar="A", help=RUN_HELP)
     add.add_argument("b", metavar="B", help="another")
-    add.add_argument("--fail-on", metavar="PERCENT", help="exit 1 if anything is worse by more, such as 10%%")
+    add.add_argument(
+        "--fail-on",
+        metavar="PERCENT",
+        help="exit 1 if anything is worse by more, such as 10%%, or B is no such run",
+    )
     add.add_argument("--json", action="store_true", help="the comparison as JSON")
     add.set_defaults(run=compare)
 
@@ -66,6 +78,14 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     add.add_argument("file", type=Path, metavar="FILE", help="as export writes it; - is standard input")
     add.set_defaults(run=import_)
 
+    add = actions.add_parser("delete", help="delete these runs")
+    add.add_argument(
+        "runs", nargs="+", metavar="RUN", help="the run's id or its beginning, latest or latest~1"
+    )
+    add.add_argument("--force", action="store_true", help="those still running, too")
+    add.add_argument("--json", action="store_true", help="the ids of the deleted runs as JSON")
+    add.set_defaults(run=delete)
+
     add = actions.add_parser("prune", help="delete old runs")
     add.add_argument("--older-than", metavar="AGE", help="such as 30d, 12h or 4w")
     add.add_argument("--max-size", metavar="SIZE", help="the oldest beyond it, such as 500MB or 1GiB")
@@ -77,13 +97,16 @@ def list_runs(arguments: argparse.Namespace) -> None:
     if arguments.limit < 1:
         raise CommandError("--limit: at least 1")
     with opened() as log:
-        runs = log.page(arguments.limit, pipeline=arguments.pipeline, status=arguments.status)
+        page = log.read_page(arguments.limit, pipeline=arguments.pipeline, status=arguments.status)
     if arguments.json:
-        print(json.dumps([telemetry.to_wire(run) for run in runs], indent=2))
-    elif runs:
-        Console().print(runs_table(runs))
+        print(json.dumps([telemetry.to_wire(run) for run in page.reports], indent=2))
+    elif page.reports:
+        Console().print(runs_table(page.reports))
     else:
         print(f"no such runs in {log.path}", file=sys.stderr)
+    for note in (unreadable_text(page.unreadable), uncertain_text(log.uncertain)):
+        if note:
+            print(note, file=sys.stderr)
 
 
 def show(arguments: argparse.Namespace) -> None:
@@ -98,7 +121,7 @@ def show(arguments: argparse.Namespace) -> None:
 
 
 def compare(arguments: argparse.Namespace) -> None:
-    """Prints the comparison. Raises CheckFailed where `--fail-on` finds something."""
+    """Prints the comparison, and does the check of `--fail-on`."""
     limit_ratio = None if arguments.fail_on is None else parse_percent(arguments.fail_on)
     with opened() as log:
         a, b = found(log, arguments.a), found(log, arguments.b)
@@ -107,37 +130,65 @@ def compare(arguments: argparse.Namespace) -> None:
         print(json.dumps({"schema": telemetry.WIRE_SCHEMA, **plain(comparison)}, indent=2))
     else:
         print(differences_text(comparison))
+        if comparison.incomparable:
+            print(incomparable_text(comparison))
         Console().print(comparison_table(comparison))
     if limit_ratio is not None:
-        worse = telemetry.regressions(comparison, limit_ratio)
-        if worse:
-            lines = [change_text(stage, change) for stage, change in worse]
-            raise CheckFailed("\n  ".join([f"worse by more than {arguments.fail_on}:", *lines]))
+        check(comparison, limit_ratio, arguments.fail_on)
+
+
+def check(comparison: Comparison, limit_ratio: float, limit: str) -> None:
+    """Raises CheckFailed where B is worse or cannot be compared, CommandError where A is no baseline."""
+    if comparison.incomparable:
+        no_baseline = comparison.a_status is not Status.SUCCEEDED
+        b_did_its_work = comparison.b_status is Status.SUCCEEDED
+        kind = CommandError if no_baseline and b_did_its_work else CheckFailed
+        raise kind(f"--fail-on: {incomparable_text(comparison)}")
+    worse = telemetry.regressions(comparison, limit_ratio)
+    if worse:
+        lines = [change_text(stage, change) for stage, change in worse]
+        raise CheckFailed("\n  ".join([f"worse by more than {limit}:", *lines]))
 
 
 def export(arguments: argparse.Namespace) -> None:
     """Writes reports as JSON lines, whole or not at all."""
     with opened() as log:
         if arguments.out is None:
-            log.export(sys.stdout, pipeline=arguments.pipeline, status=arguments.status)
-            return
-        try:
-            with written_whole(arguments.out) as out:
-                count = log.export(out, pipeline=arguments.pipeline, status=arguments.status)
-        except OSError as error:
-            raise CommandError(f"--out: {arguments.out} cannot be written: {error.strerror}") from None
-    print(f"{count} runs written to {arguments.out}")
+            _, unreadable = log.export(sys.stdout, pipeline=arguments.pipeline, status=arguments.status)
+        else:
+            try:
+                with written_whole(arguments.out) as out:
+                    count, unreadable = log.export(out, pipeline=arguments.pipeline, status=arguments.status)
+            except OSError as error:
+                raise CommandError(f"--out: {arguments.out} cannot be written: {error.strerror}") from None
+            print(f"{count} runs written to {arguments.out}")
+    if unreadable:
+        print(f"{unreadable} runs could not be read, and are left out", file=sys.stderr)
 
 
 def import_(arguments: argparse.Namespace) -> None:
     """Adds reports from JSON lines, all or none."""
     try:
-        lines = sys.stdin if str(arguments.file) == "-" else arguments.file.open()
+        lines = sys.stdin.buffer if str(arguments.file) == "-" else arguments.file.open("rb")
         with lines, opened() as log:
             added, known = log.import_lines(lines)
-    except (OSError, UnicodeDecodeError) as error:
-        raise CommandError(f"{arguments.file} cannot be read: {error}") from None
+    except OSError as error:
+        raise CommandError(f"{arguments.file} cannot be read: {error.strerror}") from None
     print(f"{added} runs added, {known} were there already")
+
+
+def delete(arguments: argparse.Namespace) -> None:
+    """Deletes the runs, all or none."""
+    with opened() as log:
+        ids = list(dict.fromkeys(found_id(log, name) for name in arguments.runs))
+        try:
+            log.delete(ids, running_too=arguments.force)
+        except StillRunning as error:
+            raise CommandError(f"{error}. --force deletes them all the same") from None
+    if arguments.json:
+        print(json.dumps({"schema": telemetry.WIRE_SCHEMA, "deleted": ids}, indent=2))
+    else:
+        print(f"{len(ids)} runs deleted")
 
 
 def prune(arguments: argparse.Namespace) -> None:
@@ -171,24 +222,56 @@ def found(log: RunLog, name: str) -> RunReport:
     """
     if name.endswith(".json"):
         return read_report(Path(name))
-    if latest := re.fullmatch(r"latest(?:~(\d+))?", name):
+    report = log.report(found_id(log, name))
+    if report is None:  # somebody has just deleted it
+        raise CommandError(f"{name}: no such run; `crystools-tpu runs list` shows them")
+    return report
+
+
+def found_id(log: RunLog, name: str) -> str:
+    """The id of the one run of the history that `name` means. Raises CommandError."""
+    if latest := re.fullmatch(r"latest(?:~(\d{1,9}))?", name):
         back = int(latest[1] or 0)
         runs = log.page(back + 1)
         if len(runs) <= back:
             raise CommandError(f"{name}: there are {len(runs)} runs in {log.path}")
-        return runs[back]
+        return runs[back].run_id
     ids = log.beginning_with(name) if name else ()
-    report = log.report(ids[0]) if len(ids) == 1 else None
-    if report is None:
+    if len(ids) != 1 and name not in ids:
         several = "several runs begin so; give more of the id" if ids else "no such run"
         raise CommandError(f"{name}: {several}; `crystools-tpu runs list` shows them")
-    return report
+    return name if name in ids else ids[0]
+
+
+def unreadable_text(run_ids: Sequence[str]) -> str:
+    """How many runs had to be left out, and what can be done about it; empty for none."""
+    if not run_ids:
+        return ""
+    some = ", ".join(run_ids[:_MOST_IDS]) + (", ..." if len(run_ids) > _MOST_IDS else "")
+    return (
+        f"{len(run_ids)} runs could not be read: {some}. "
+        "`crystools-tpu runs show` says why, `crystools-tpu runs delete` removes them"
+    )
+
+
+def uncertain_text(count: int) -> str:
+    """What is said of runs of which nobody here can know yet; empty for none."""
+    if not count:
+        return ""
+    return (
+        f"{count} of the running runs are of another machine, or were before a reboot: if they have ended "
+        f"without a word, `runs list` knows {SILENT_SECONDS:.0f} seconds from now"
+    )
 
 
 def read_report(path: Path) -> RunReport:
     """The report in a file that `generate --report` wrote. Raises CommandError."""
     try:
-        return telemetry.report_from_wire(json.loads(path.read_text()))
+        with path.open("rb") as file:
+            text = file.read(MOST_BYTES + 1)
+        if len(text) > MOST_BYTES:
+            raise CommandError(f"{path}: longer than {MOST_BYTES // 1024**2} MiB, which no report is")
+        return telemetry.report_from_json(text)
     except OSError as error:
         raise CommandError(f"{path} cannot be read: {error.strerror}") from None
     except ValueError as error:

@@ -198,8 +198,12 @@ class Api:
     async def runs(self, request: web.Request) -> web.Response:
         """A page of reports, newest first: `limit` of them, which began before run `before`."""
         limit = _limit(request.query.get("limit", str(HELLO_RUNS)))
-        reports = await asyncio.to_thread(self._runs.page, limit + 1, request.query.get("before"))
-        return _json(runs=[to_wire(report) for report in reports[:limit]], more=len(reports) > limit)
+        reports, unreadable = await asyncio.to_thread(self._runs.page, limit + 1, request.query.get("before"))
+        return _json(
+            runs=[to_wire(report) for report in reports[:limit]],
+            more=len(reports) > limit,
+            unreadable=list(unreadable),
+        )
 
     async def run(self, request: web.Request) -> web.Response:
         """The report of one run."""

@@ -11,8 +11,8 @@ from crystools_tpu.telemetry import Comparison, History, RunReport, compare
 class KeptRuns(Protocol):
     """A history that outlives the process. It may block; what it cannot read it leaves out."""
 
-    def page(self, limit: int, before: str | None = None) -> Sequence[RunReport]:
-        """The newest runs, or those before run `before`, newest first."""
+    def page(self, limit: int, before: str | None = None) -> tuple[Sequence[RunReport], Sequence[str]]:
+        """The newest runs, or those before run `before`, newest first; and the ids of what was left out."""
 
     def report(self, run_id: str) -> RunReport | None:
         """One run, if it is there."""
@@ -32,15 +32,18 @@ class Runs:
         """Newest first; does not block."""
         return self._history.reports()
 
-    def page(self, limit: int, before: str | None = None) -> tuple[RunReport, ...]:
-        """The newest `limit` runs, or those that began before run `before`, newest first."""
+    def page(self, limit: int, before: str | None = None) -> tuple[tuple[RunReport, ...], Sequence[str]]:
+        """The newest `limit` runs, or those that began before run `before`, newest first.
+
+        And the ids of those that were kept there and cannot be read.
+        """
         own = self._history.reports()
         oldest = self.report(before) if before is not None else None
         if oldest is not None:
             own = tuple(run for run in own if _age(run) < _age(oldest))
-        kept = self._kept.page(limit, before) if self._kept is not None else ()
+        kept, unreadable = self._kept.page(limit, before) if self._kept is not None else ((), ())
         known = {run.run_id: run for run in (*kept, *own)}
-        return tuple(sorted(known.values(), key=_age, reverse=True)[:limit])
+        return tuple(sorted(known.values(), key=_age, reverse=True)[:limit]), unreadable
 
     def report(self, run_id: str) -> RunReport | None:
         """One run; None where nobody knows it."""

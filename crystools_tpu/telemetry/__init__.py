@@ -50,7 +50,7 @@ from crystools_tpu.telemetry.events import (
 from crystools_tpu.telemetry.forecast import forecast_warning
 from crystools_tpu.telemetry.profile import CaptureBusyError, Profiler
 from crystools_tpu.telemetry.pubsub import Bus, Subscription
-from crystools_tpu.telemetry.read_wire import report_from_wire
+from crystools_tpu.telemetry.read_wire import report_from_json, report_from_wire
 from crystools_tpu.telemetry.recorder import History, Run, TelemetryError, bus, history, profiler, run
 from crystools_tpu.telemetry.stage import Stage
 
@@ -104,6 +104,7 @@ __all__ = [
     "history",
     "profiler",
     "regressions",
+    "report_from_json",
     "report_from_wire",
     "run",
     "subscribe",

@@ -78,10 +78,17 @@ class Difference:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Run A, the baseline, and run B."""
+    """Run A, the baseline, and run B.
+
+    `incomparable` says, a sentence each, why B's figures say nothing about A's: one of them did not do its
+    work to the end, or they did not do the same on the same devices.
+    """
 
     a: str
     b: str
+    a_status: Status
+    b_status: Status
+    incomparable: tuple[str, ...]
     differences: tuple[Difference, ...]
     changes: tuple[Change, ...]
     stages: tuple[StageComparison, ...]
@@ -93,8 +100,18 @@ def compare(a: RunReport, b: RunReport, others: Sequence[RunReport] = ()) -> Com
     return Comparison(
         a=a.run_id,
         b=b.run_id,
+        a_status=a.status,
+        b_status=b.status,
+        incomparable=_incomparable(a, b),
         differences=_differences(a, b),
-        changes=(_change("seconds", [run.total_seconds for run in baseline], b.total_seconds),),
+        changes=(
+            _change(
+                "seconds",
+                [run.total_seconds for run in baseline],
+                b.total_seconds,
+                judged=a.status is b.status is Status.SUCCEEDED,
+            ),
+        ),
         stages=tuple(_compare_stage(key, baseline, b) for key in _stage_keys(a, b)),
     )
 
@@ -127,6 +144,35 @@ def regressions(
     return tuple(found)
 
 
+_OUTCOMES: Final = {
+    Status.RUNNING: "is still running",
+    Status.FAILED: "failed",
+    Status.CANCELLED: "was cancelled",
+    Status.INTERRUPTED: "was interrupted",
+}
+
+_KINDS: Final = {"pipeline": "pipelines", "model_id": "models", "device": "devices"}
+
+_MOST_OF_AN_ERROR: Final = 200
+
+
+def _incomparable(a: RunReport, b: RunReport) -> tuple[str, ...]:
+    """Other parameters are no reason, but a difference: somebody may want to know what they cost."""
+    said = [_outcome(name, run) for name, run in (("B", b), ("A", a)) if run.status is not Status.SUCCEEDED]
+    if a.run_id == b.run_id:
+        said.append("A and B are the same run")
+    said += [
+        f"different {_KINDS[difference.name]}: A {difference.a or 'unknown'}, B {difference.b or 'unknown'}"
+        for difference in _differences_of_kind(a, b)
+    ]
+    return tuple(said)
+
+
+def _outcome(name: str, run: RunReport) -> str:
+    first_line = (run.error or "").strip().partition("\n")[0]
+    return f"{name} {_OUTCOMES[run.status]}" + (f" ({first_line[:_MOST_OF_AN_ERROR]})" if first_line else "")
+
+
 def _fails(change: Change, limit_ratio: float) -> bool:
     proven = change.verdict is Verdict.WORSE
     alone = change.verdict is Verdict.UNPROVEN and change.name != "step_seconds_p95"
@@ -140,14 +186,18 @@ def _share(part: float | None, whole: float | None) -> float:
 def _differences(a: RunReport, b: RunReport) -> tuple[Difference, ...]:
     """Prompt, seed and image do not count: they change no time."""
     names = [name for name in {**a.params, **b.params} if name not in _INDIFFERENT_PARAMS]
-    pairs = [(name, a.params.get(name), b.params.get(name)) for name in names]
-    pairs = [
-        ("pipeline", a.pipeline, b.pipeline),
-        ("model_id", a.model_id, b.model_id),
-        ("device", _device_text(a), _device_text(b)),
-        *pairs,
-    ]
-    return tuple(Difference(name, of_a, of_b) for name, of_a, of_b in pairs if of_a != of_b)
+    pairs = [Difference(name, a.params.get(name), b.params.get(name)) for name in names]
+    return (*_differences_of_kind(a, b), *(pair for pair in pairs if pair.a != pair.b))
+
+
+def _differences_of_kind(a: RunReport, b: RunReport) -> tuple[Difference, ...]:
+    """Of what the runs are of, and what they ran on."""
+    pairs = (
+        Difference("pipeline", a.pipeline, b.pipeline),
+        Difference("model_id", a.model_id, b.model_id),
+        Difference("device", _device_text(a), _device_text(b)),
+    )
+    return tuple(pair for pair in pairs if pair.a != pair.b)
 
 
 def _device_text(report: RunReport) -> str | None:
@@ -175,10 +225,12 @@ def _compare_stage(key: _Key, baseline: Sequence[RunReport], b: RunReport) -> St
     stages_a = [_keyed_stages(run).get(key) for run in baseline]
     stage_a, stage_b = stages_a[0], _keyed_stages(b).get(key)
     caches = [_of(stage, lambda stage: stage.compile_cache) for stage in (stage_a, stage_b)]
+    # What a stage had taken when it broke off is no better than what a whole one takes.
+    whole = all(stage.status is Status.SUCCEEDED for stage in (stage_a, stage_b) if stage is not None)
 
     def change(name: Figure, figure: _FigureOf, *, judged: bool = True, exact: bool = False) -> Change:
         values = [_of(stage, figure) for stage in stages_a]
-        return _change(name, values, _of(stage_b, figure), judged=judged, exact=exact)
+        return _change(name, values, _of(stage_b, figure), judged=judged and whole, exact=exact)
 
     seconds = change("seconds", lambda stage: stage.seconds)
     others = (
@@ -223,7 +275,7 @@ def _judge_by_steps(
     change: Change, quantile: float, stage_a: StageReport | None, stage_b: StageReport | None
 ) -> Change:
     """A difference of a statistic of the steps is none where the two runs' intervals overlap."""
-    if change.ratio is None or change.verdict in (Verdict.SAME, Verdict.NOISE):
+    if change.verdict in (None, Verdict.SAME, Verdict.NOISE) or change.ratio is None:
         return change
     interval_a, interval_b = _interval(stage_a, quantile), _interval(stage_b, quantile)
     if interval_a is None or interval_b is None:

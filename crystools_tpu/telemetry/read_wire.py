@@ -1,65 +1,180 @@
-"""Reads a report back from its JSON object: the reverse of `to_wire`."""
+"""Reads a report back from its JSON object: the reverse of `to_wire`.
+
+Whatever is read may be broken, or of another version: all that is wrong with it is a ValueError, and what was
+read can be shown, compared and written again.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+import json
+from collections.abc import Callable, Mapping
 from enum import StrEnum
-from functools import cache
+from functools import cache, partial
 from types import NoneType, UnionType
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, Final, Literal, TypeAlias, get_args, get_origin, get_type_hints
 
 from crystools_tpu.telemetry.events import WIRE_SCHEMA, RunReport
+
+_LARGEST_INT: Final = 2**63
+_LARGEST_FLOAT: Final = 1e300
+_MOST_SECONDS: Final = 32_503_680_000  # of a moment it is the year 3000: not every calendar goes further
+_DEEPEST_PARAMETER: Final = 8
+
+
+def report_from_json(text: str | bytes) -> RunReport:
+    """The report in a JSON text (bytes: UTF-8). Raises ValueError that says what is wrong with it."""
+    try:
+        value = json.loads(text if isinstance(text, str) else text.decode(), parse_constant=_refuse_constant)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"this is no JSON: {error.msg} at character {error.pos + 1}") from None
+    except UnicodeDecodeError as error:
+        raise ValueError(f"this is no UTF-8: {error.reason} at byte {error.start + 1}") from None
+    except RecursionError:
+        raise ValueError("this is no run report: it is nested too deeply") from None
+    return report_from_wire(value)
 
 
 def report_from_wire(value: object) -> RunReport:
     """The report whose `to_wire` this is. Raises ValueError that names the field that is missing or wrong."""
     if not isinstance(value, Mapping) or value.get("schema") != WIRE_SCHEMA:
         raise ValueError(f"this is no run report: a JSON object with schema {WIRE_SCHEMA} was expected")
-    report: RunReport = _read(RunReport, value, "report")
+    try:
+        report: RunReport = _reader(RunReport)(value)
+    except _WrongError as wrong:
+        raise ValueError(f"report{wrong.where} {wrong.what}") from None
     return report
 
 
-def _read(kind: Any, value: Any, where: str) -> Any:
-    if get_origin(kind) is UnionType:
-        if value is None:
-            return None
-        kinds = [option for option in get_args(kind) if option is not NoneType]
-        return _read(kinds[0], value, where) if len(kinds) == 1 else value
-    if get_origin(kind) is tuple:
-        if not isinstance(value, (list, tuple)):
-            raise ValueError(f"{where} is no list")
-        return tuple(_read(get_args(kind)[0], item, f"{where}[{i}]") for i, item in enumerate(value))
-    if dataclasses.is_dataclass(kind):
-        return _read_fields(kind, value, where)
-    if isinstance(kind, type) and issubclass(kind, StrEnum):
-        if value not in list(kind):
-            raise ValueError(f"{where} is none of {', '.join(kind)}")
-        return kind(value)
-    return value
+class _WrongError(Exception):
+    """A value that cannot be read; where it is, is put together on the way out."""
+
+    def __init__(self, what: str, where: str = "") -> None:
+        super().__init__(what)
+        self.what = what
+        self.where = where
+
+    def within(self, outer: str) -> _WrongError:
+        return _WrongError(self.what, outer + self.where)
 
 
-def _read_fields(kind: Any, value: Any, where: str) -> Any:
-    if not isinstance(value, Mapping):
-        raise ValueError(f"{where} is no object")
-    hints = _hints(kind)
-    fields = [field for field in dataclasses.fields(kind) if field.name in value or _is_required(field)]
-    missing = [field.name for field in fields if field.name not in value]
-    if missing:
-        raise ValueError(f"{where} lacks {', '.join(missing)}")
-    return kind(
-        **{
-            field.name: _read(hints[field.name], value[field.name], f"{where}.{field.name}")
-            for field in fields
-        }
-    )
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"this is no JSON: {name} is no number")
 
 
-def _is_required(field: dataclasses.Field[Any]) -> bool:
-    """Not so what came later than the first reports: it has a default."""
-    return field.default is dataclasses.MISSING
+_Reader: TypeAlias = Callable[[Any], Any]
 
 
 @cache
-def _hints(kind: Any) -> dict[str, Any]:
-    return get_type_hints(kind)
+def _reader(kind: Any) -> _Reader:
+    """Reads a value of that type, as the dataclasses of events declare it."""
+    origin, arguments = get_origin(kind), get_args(kind)
+    if origin is UnionType:
+        (known,) = [option for option in arguments if option is not NoneType]
+        read = _reader(known)
+        return lambda value: None if value is None else read(value)
+    if origin is tuple:
+        return partial(_read_items, _reader(arguments[0]))
+    if origin is Mapping:
+        return _read_parameters
+    if dataclasses.is_dataclass(kind):
+        hints = get_type_hints(kind)
+        fields = dataclasses.fields(kind)
+        # Not so what came later than the first reports: it has a default.
+        required = frozenset(field.name for field in fields if field.default is dataclasses.MISSING)
+        return partial(_read_fields, kind, {f.name: _reader(hints[f.name]) for f in fields}, required)
+    if origin is Literal:  # what the word may be is for those who show it: a newer version may know more
+        return _read_text
+    if issubclass(kind, StrEnum):
+        return partial(_read_enum, kind)
+    return _SCALARS[kind]
+
+
+def _read_items(read: _Reader, value: Any) -> Any:
+    if not isinstance(value, (list, tuple)):
+        raise _WrongError("is no list")
+    items = []
+    for item in value:
+        try:
+            items.append(read(item))
+        except _WrongError as wrong:
+            raise wrong.within(f"[{len(items)}]") from None
+    return tuple(items)
+
+
+def _read_fields(kind: Any, readers: Mapping[str, _Reader], required: frozenset[str], value: Any) -> Any:
+    if not isinstance(value, Mapping):
+        raise _WrongError("is no object")
+    if missing := [name for name in readers if name in required and name not in value]:
+        raise _WrongError(f"lacks {', '.join(missing)}")
+    read: dict[str, Any] = {}
+    for name, reader in readers.items():
+        if name in value:
+            try:
+                read[name] = reader(value[name])
+                if name.endswith("seconds") and not _is_time(read[name]):
+                    raise _WrongError("is no time")
+            except _WrongError as wrong:
+                raise wrong.within(f".{name}") from None
+    return kind(**read)
+
+
+def _is_time(value: Any) -> bool:
+    return not isinstance(value, (int, float)) or 0 <= value < _MOST_SECONDS
+
+
+def _read_enum(kind: type[StrEnum], value: Any) -> Any:
+    try:
+        return kind(value)
+    except ValueError:
+        raise _WrongError(f"is none of {', '.join(kind)}") from None
+
+
+def _read_text(value: Any) -> Any:
+    if not isinstance(value, str):
+        raise _WrongError("is no text")
+    return value
+
+
+def _read_bool(value: Any) -> Any:
+    if not isinstance(value, bool):
+        raise _WrongError("is no yes or no")
+    return value
+
+
+def _read_float(value: Any) -> Any:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) < _LARGEST_FLOAT:
+        raise _WrongError("is no number, or too large a one")
+    return value
+
+
+def _read_int(value: Any) -> Any:
+    if not abs(_read_float(value)) < _LARGEST_INT:
+        raise _WrongError("is too large a number")
+    if value != int(value):
+        raise _WrongError("is no whole number")
+    return int(value)
+
+
+_SCALARS: Final[Mapping[Any, _Reader]] = {
+    str: _read_text,
+    bool: _read_bool,
+    float: _read_float,
+    int: _read_int,
+}
+
+
+def _read_parameters(value: Any) -> Any:
+    """They are whatever the run was given, as long as it can be written again."""
+    if not isinstance(value, Mapping):
+        raise _WrongError("is no object")
+    if _is_deeper(value, _DEEPEST_PARAMETER):
+        raise _WrongError("is nested too deeply")
+    return value
+
+
+def _is_deeper(value: object, levels: int) -> bool:
+    if not isinstance(value, (Mapping, list, tuple)):
+        return False
+    items = value.values() if isinstance(value, Mapping) else value
+    return levels == 0 or any(_is_deeper(item, levels - 1) for item in items)

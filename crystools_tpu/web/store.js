@@ -60,6 +60,8 @@ export class Store extends EventTarget {
   runsRevision = 0;
   /** Whether there are older runs than these; null until somebody asks. @type {boolean | null} */
   moreRuns = null;
+  /** Ids of kept runs that the server cannot read. @type {Set<string>} */
+  unreadableRuns = new Set();
   /** The last complaint of the server about a message of ours. @type {string | null} */
   problem = null;
   /** The last capture of jax's profiler; null where the server makes none. @type {ProfileCapture | null} */
@@ -129,6 +131,7 @@ export class Store extends EventTarget {
         this.hello = message;
         this.runs = message.runs;
         this.moreRuns = null;
+        this.unreadableRuns.clear();
         this.runsRevision += 1;
         this.profile = message.profile;
         this.#progress.clear();
@@ -154,7 +157,10 @@ export class Store extends EventTarget {
     const before = this.moreRuns == null ? null : (this.runs.at(-1)?.run_id ?? null);
     try {
       const page = await this.#api.runs(before);
-      if (hello === this.hello) this.#addRuns(page?.runs ?? []);
+      if (hello === this.hello) {
+        this.#addRuns(page?.runs ?? []);
+        for (const runId of page?.unreadable ?? []) this.unreadableRuns.add(runId);
+      }
       this.moreRuns = page?.more ?? false;
     } catch (error) {
       this.moreRuns = false;

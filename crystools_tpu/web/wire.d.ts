@@ -256,6 +256,8 @@ export interface Hello {
 export interface RunsPage {
   runs: RunReport[];
   more: boolean;
+  /** The ids of kept runs between them whose reports cannot be read. */
+  unreadable: string[];
 }
 
 export type Verdict = "better" | "worse" | "same" | "noise" | "unproven";
@@ -289,6 +291,10 @@ export interface Difference {
 export interface Comparison {
   a: string;
   b: string;
+  a_status: Status;
+  b_status: Status;
+  /** Why B's figures say nothing about A's, a sentence each. */
+  incomparable: string[];
   differences: Difference[];
   changes: Change[];
   stages: StageComparison[];

@@ -7,13 +7,14 @@ import functools
 import logging
 import os
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
 from crystools_exporters.otlp import OtlpExporter, otlp_exporter
 from crystools_exporters.retention import Retention, parse_retention
-from crystools_exporters.run_log import RunLog, RunLogError
+from crystools_exporters.run_log import RunLog, RunLogError, UnreadableRun
 from crystools_exporters.run_log_writer import RunLogWriter
 from crystools_exporters.snapshot_metrics import Sampler
 from crystools_tpu import telemetry
@@ -26,6 +27,8 @@ logger = logging.getLogger(__name__)
 HISTORY: Final = "CRYSTOOLS_TPU_HISTORY"
 """The environment variable that says how much history is kept (`90d,1GiB`), or `off`."""
 
+_STALE_SECONDS: Final = 5.0
+
 
 class KeptRuns:
     """The history as a server reads it: opened when first asked, and empty while it cannot be read."""
@@ -34,26 +37,28 @@ class KeptRuns:
         self._folder = folder
         self._log: RunLog | None = None
         self._failed = False
+        self._stale_at = 0.0
         self._lock = threading.Lock()
 
-    def page(self, limit: int, before: str | None = None) -> tuple[RunReport, ...]:
-        """As `RunLog.page`; runs whose process is no more are `interrupted`."""
-        with self._logged():
-            log = self._opened()
+    def page(self, limit: int, before: str | None = None) -> tuple[tuple[RunReport, ...], tuple[str, ...]]:
+        """As `RunLog.read_page`; runs whose process is no more are `interrupted`."""
+        with self._logged(), self._opened() as log:
             log.mark_interrupted()
-            return log.page(limit, before)
-        return ()
+            page = log.read_page(limit, before)
+            return page.reports, page.unreadable
+        return (), ()
 
     def report(self, run_id: str) -> RunReport | None:
-        """As `RunLog.report`."""
-        with self._logged():
-            return self._opened().report(run_id)
+        """As `RunLog.report`; None for one that cannot be read, too."""
+        with self._logged(), self._opened() as log, contextlib.suppress(UnreadableRun):
+            log.mark_interrupted()
+            return log.report(run_id)
         return None
 
     def alike(self, report: RunReport) -> tuple[RunReport, ...]:
         """As `RunLog.alike`."""
-        with self._logged():
-            return self._opened().alike(report)
+        with self._logged(), self._opened() as log:
+            return log.alike(report)
         return ()
 
     def close(self) -> None:
@@ -61,11 +66,17 @@ class KeptRuns:
         if self._log is not None:
             self._log.close()
 
-    def _opened(self) -> RunLog:
+    @contextlib.contextmanager
+    def _opened(self) -> Iterator[RunLog]:
         with self._lock:
+            # What can only be read is read as it was when it was opened.
+            if self._log is not None and self._log.read_only and time.monotonic() > self._stale_at:
+                self._log.close()
+                self._log = None
             if self._log is None:
                 self._log = RunLog(self._folder)
-        return self._log
+                self._stale_at = time.monotonic() + _STALE_SECONDS
+            yield self._log
 
     @contextlib.contextmanager
     def _logged(self) -> Iterator[None]:

@@ -143,7 +143,7 @@ class _Builder:
 
     def _event(self, track: int, unix_seconds: float, kind: TrackEvent.Type) -> TrackEvent:
         packet = self._builder.add_packet()
-        packet.timestamp = round(unix_seconds * 1e9)
+        packet.timestamp = max(0, round(unix_seconds * 1e9))
         packet.trusted_packet_sequence_id = _SEQUENCE
         event = packet.track_event
         event.type, event.track_uuid = kind, track
@@ -164,6 +164,8 @@ def _annotation(value: Any, name: str | None = None) -> DebugAnnotation:
         return DebugAnnotation(name=name, bool_value=value)
     if isinstance(value, int) and -(2**63) <= value < 2**63:
         return DebugAnnotation(name=name, int_value=value)
+    if isinstance(value, int) and 0 < value < 2**64:  # the seeds of torch go as far
+        return DebugAnnotation(name=name, uint_value=value)
     if isinstance(value, float):
         return DebugAnnotation(name=name, double_value=value)
     return DebugAnnotation(name=name, string_value=str(value))

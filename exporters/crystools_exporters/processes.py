@@ -1,49 +1,126 @@
-"""Which process wrote something, and whether it still runs."""
+"""Which process wrote something, by what clock it counts, and whether it is certain that it is gone."""
 
 from __future__ import annotations
 
 import os
+import re
+import secrets
 import socket
+import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 import psutil
 
-# The system counts a process's start from boot, and corrects its clock meanwhile.
-_SAME_SECONDS: Final = 2.0
+# One for each program that a process becomes: a ComfyUI that restarts itself keeps its number and its start.
+_IMAGE: Final = secrets.token_hex(4)
+
+_PROC: Final = Path("/proc")
 
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """One process of one machine; a number that the system uses again begins at another time."""
+    """One process, as others that read the same file see it.
+
+    `clock` names the clock of its `time.monotonic`: the boot that it counts from, the same for all containers
+    of a machine; `namespace` is where its `pid` counts. Either is empty where it is not known. `began` tells
+    it from an earlier process of the same number, `image` from what ran in it before.
+    """
 
     host: str
+    clock: str
+    namespace: str
+    image: str
     pid: int
-    began_unix_seconds: float
+    began: float
 
     def to_text(self) -> str:
         """For `from_text`."""
-        return f"{self.host} {self.pid} {self.began_unix_seconds:.2f}"
+        return f"{self.host}/{self.clock}/{self.namespace}/{self.image} {self.pid} {self.began:.2f}"
 
     @staticmethod
-    def from_text(text: str) -> Process:
-        """What `to_text` wrote."""
-        host, pid, began = text.rsplit(" ", 2)
-        return Process(host, int(pid), float(began))
+    def from_text(text: str) -> Process | None:
+        """What `to_text` wrote; None for anything else."""
+        found = re.fullmatch(r"(.*)/(.*)/(.*)/(.*) (\d+) ([\d.]+)", text)
+        if found is None:
+            return None
+        host, clock, namespace, image, pid, began = found.groups()
+        return Process(host, clock, namespace, image, int(pid), float(began))
 
 
-def this_process() -> Process:
+def this_process(proc: Path = _PROC) -> Process:
     """The one that runs this."""
-    return Process(socket.gethostname(), os.getpid(), psutil.Process().create_time())
+    pid = os.getpid()
+    host = socket.gethostname()
+    boot = _boot(proc)
+    if boot is None:  # no Linux: the numbers are those of the whole machine
+        return Process(host, "", f"host {host}", _IMAGE, pid, round(psutil.Process().create_time(), 2))
+    stat = _stat(proc, pid) if _shows_own_numbers(proc) else None
+    namespace = _inode(proc / "self" / "ns" / "pid") if stat is not None else None
+    return Process(
+        host,
+        clock=f"{boot}:{_inode(proc / 'self' / 'ns' / 'time') or 0}",
+        namespace=str(namespace or ""),
+        image=_IMAGE,
+        pid=pid,
+        began=stat.began if stat is not None else round(time.monotonic(), 2),
+    )
 
 
-def is_alive(process: Process) -> bool:
-    """Whether it still runs. A process of another machine counts as alive: nobody here can know."""
-    if process.host != socket.gethostname():
-        return True
-    try:
-        found = psutil.Process(process.pid)
-        same = abs(found.create_time() - process.began_unix_seconds) < _SAME_SECONDS
-        return same and found.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
+def look_up(process: Process, own: Process, proc: Path = _PROC) -> bool | None:
+    """Whether the process still runs, where the system's list of processes says so for certain; else None.
+
+    False: it is gone. True: it is stopped, says nothing meanwhile, and may go on.
+    """
+    if not own.namespace or (process.clock, process.namespace) != (own.clock, own.namespace):
+        return None
+    if (process.pid, process.began) == (own.pid, own.began):
+        return None if process.image == own.image else False
+    if not psutil.pid_exists(process.pid):
         return False
+    stat = _stat(proc, process.pid)
+    if stat is None:
+        return None
+    if stat.began != process.began or stat.state in "ZX":
+        return False
+    return True if stat.state in "Tt" else None
+
+
+@dataclass(frozen=True, slots=True)
+class _Stat:
+    """`began` counts ticks from boot, which no change of the clock moves."""
+
+    state: str
+    began: float
+
+
+def _stat(proc: Path, pid: int) -> _Stat | None:
+    try:
+        # The name, in parentheses, may have anything in it.
+        fields = (proc / str(pid) / "stat").read_text(errors="replace").rpartition(")")[2].split()
+        return _Stat(fields[0], float(fields[19]))
+    except (OSError, IndexError, ValueError):
+        return None
+
+
+def _boot(proc: Path) -> str | None:
+    try:
+        return (proc / "sys" / "kernel" / "random" / "boot_id").read_text().strip() or None
+    except OSError:
+        return None
+
+
+def _shows_own_numbers(proc: Path) -> bool:
+    """Not so where the file system is that of the machine, within a container."""
+    try:
+        return (proc / "self").readlink() == Path(str(os.getpid()))
+    except OSError:
+        return False
+
+
+def _inode(path: Path) -> int | None:
+    try:
+        return path.stat().st_ino
+    except OSError:
+        return None

@@ -1,8 +1,8 @@
 """The history of runs: an SQLite file of reports, shared by all processes of a user.
 
 One row a run, with its report as JSON (`telemetry.to_wire`), so that `sqlite3 runs.db` can ask for anything.
-The journal is SQLite's write-ahead log: readers never wait for writers, and a process that is killed leaves
-all that it had committed.
+A process that is killed leaves all that it had committed. A row that cannot be read, because it is broken or
+because another version wrote it, is left out and counted.
 """
 
 from __future__ import annotations
@@ -13,38 +13,18 @@ import json
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Final
 
-from crystools_exporters.processes import Process, is_alive, this_process
+from crystools_exporters.heartbeats import Life, Observer
+from crystools_exporters.processes import this_process
+from crystools_exporters.report_lines import BadLine, reports_in
+from crystools_exporters.run_log_file import FILE_NAME, open_file, remedy
+from crystools_exporters.run_log_file import RunLogError as RunLogError
 from crystools_tpu import telemetry
 from crystools_tpu.telemetry import RunReport, Status
-
-FILE_NAME: Final = "runs.db"
-_LAYOUT: Final = 1  # PRAGMA user_version
-
-# How long to wait for another process's commit, which takes milliseconds, before the file counts as locked.
-_BUSY_SECONDS: Final = 2.0
-
-_TABLES: Final = """
-PRAGMA auto_vacuum = INCREMENTAL;
-PRAGMA journal_mode = WAL;
-BEGIN IMMEDIATE;
-CREATE TABLE IF NOT EXISTS run (
-    run_id TEXT PRIMARY KEY,
-    started_unix_seconds REAL NOT NULL,
-    pipeline TEXT NOT NULL,
-    status TEXT NOT NULL,
-    written_unix_seconds REAL NOT NULL,
-    writer TEXT NOT NULL,
-    report TEXT NOT NULL
-);
-CREATE INDEX IF NOT EXISTS run_newest_first ON run (started_unix_seconds DESC, run_id DESC);
-CREATE INDEX IF NOT EXISTS run_running ON run (status) WHERE status = 'running';
-PRAGMA user_version = 1;
-COMMIT;
-"""
 
 _UPSERT: Final = """
 INSERT INTO run VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (run_id) DO UPDATE SET
@@ -56,16 +36,42 @@ _BEFORE: Final = (
     "(started_unix_seconds, run_id) < (SELECT started_unix_seconds, run_id FROM run WHERE run_id = :before)"
 )
 
+_IN_PROGRESS: Final = """
+SELECT run_id, writer, written_unix_seconds, monotonic_seconds,
+    CAST(MAX(written_unix_seconds, IFNULL(unix_seconds, 0)) AS REAL)
+FROM run LEFT JOIN heartbeat USING (writer) WHERE status = 'running'
+"""
 
-class RunLogError(Exception):
-    """The history cannot be read or written. The message names the file and the remedy."""
+# The same heartbeat as when it was judged: it may have come meanwhile.
+_STILL: Final = """
+SELECT CAST(report AS BLOB) FROM run LEFT JOIN heartbeat USING (writer)
+WHERE run_id = ? AND status = 'running' AND written_unix_seconds IS ? AND monotonic_seconds IS ?
+"""
+
+_FORGET: Final = "DELETE FROM {} WHERE writer NOT IN (SELECT writer FROM run WHERE status = 'running')"
+
+
+class UnreadableRun(RunLogError):
+    """A run is in the history, and its report cannot be read."""
+
+
+class StillRunning(RunLogError):
+    """A run in progress was to be deleted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Runs, newest first, and the ids of those between them whose reports cannot be read."""
+
+    reports: tuple[RunReport, ...]
+    unreadable: tuple[str, ...]
 
 
 class RunLog:
     """The history in `folder`, which is made where it is missing. For use from any thread.
 
-    Raises RunLogError for a folder or file that cannot be used. What was left `running` by a process of this
-    machine that is no more becomes `interrupted`.
+    Raises RunLogError for a folder or file that cannot be used; one that cannot be written is read. What a
+    process left `running` whose heartbeat has long stopped becomes `interrupted`.
     """
 
     def __init__(
@@ -73,21 +79,23 @@ class RunLog:
         folder: Path,
         *,
         clock: Callable[[], float] = time.time,
-        process: Process | None = None,
-        alive: Callable[[Process], bool] = is_alive,
+        observer: Observer | None = None,
     ) -> None:
         self.path = folder / FILE_NAME
+        self.uncertain = 0
+        """How many runs are `running` for all that is known: nobody has watched their heartbeat for long."""
         self._clock = clock
-        self._writer = (process or this_process()).to_text()
-        self._alive = alive
+        self._observer = observer or Observer(this_process())
+        self._writer = self._observer.own.to_text()
+        self._unmarked: dict[str, float] = {}  # interrupted runs that could not be marked, and when last seen
         self._lock = threading.Lock()
         with self._errors():
-            folder.mkdir(parents=True, exist_ok=True)
-            self.path.touch(mode=0o600)  # prompts are nobody else's business
-            self._database = _open(self.path)
+            self._file = open_file(self.path)
+        self._database = self._file.database
         try:
-            self._check_layout()
+            self._read_notes()
             self.mark_interrupted()
+            self._write_notes()
         except BaseException:
             self.close()
             raise
@@ -98,44 +106,71 @@ class RunLog:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    @property
+    def read_only(self) -> bool:
+        """Whether the file could be opened for reading alone; it stays so until it is opened anew."""
+        return self._file.read_only
+
     def close(self) -> None:
         """Closes the file. What was written is kept already."""
-        self._database.close()
+        self._file.close()
 
     def write(self, reports: Sequence[RunReport]) -> None:
         """Adds the reports, or replaces those of the same runs; all of them or none."""
         now = self._clock()
-        rows = [
-            (
-                report.run_id,
-                report.started_unix_seconds,
-                report.pipeline,
-                report.status.value,
-                now,
-                self._writer,
-                _to_json(report),
-            )
-            for report in reports
-        ]
+        rows = [self._row(report, now) for report in reports]
         with self._transaction() as database:
+            self._beat(database)
             database.executemany(_UPSERT, rows)
+
+    def beat(self, running: Collection[str]) -> tuple[str, ...]:
+        """Says that this process goes on with these runs. Those that somebody took for interrupted."""
+        with self._transaction() as database:
+            self._beat(database)
+            taken = database.execute(
+                "SELECT run_id FROM run WHERE run_id IN (SELECT value FROM json_each(?)) AND status = ?",
+                (json.dumps(list(running)), Status.INTERRUPTED.value),
+            ).fetchall()
+        return tuple(run_id for (run_id,) in taken)
 
     def page(self, limit: int, before: str | None = None, **where: str | None) -> tuple[RunReport, ...]:
         """The newest `limit` runs, or those that began before run `before`, newest first.
 
         `where` narrows it to a `pipeline` or a `status`. An unknown `before` has nothing before it.
         """
+        return self.read_page(limit, before, **where).reports
+
+    def read_page(self, limit: int, before: str | None = None, **where: str | None) -> Page:
+        """As `page`, with what had to be left out."""
         older = "" if before is None else _BEFORE
         query = (
-            f"SELECT report FROM run {_where(where, older)} "
-            "ORDER BY started_unix_seconds DESC, run_id DESC LIMIT :limit"
+            f"SELECT run_id, CAST(report AS BLOB) FROM run {_where(where, older)} "
+            "ORDER BY started_unix_seconds DESC, run_id DESC"
         )
-        return self._reports(query, {**where, "before": before, "limit": limit})
+        reports: list[RunReport] = []
+        unreadable: list[str] = []
+        with self._errors(), self._lock:
+            # The rows come one by one: no more are read than it takes to have as many that can be.
+            with contextlib.closing(self._database.execute(query, {**where, "before": before})) as rows:
+                for run_id, text in rows:
+                    try:
+                        reports.append(self._read(text))
+                    except ValueError:
+                        unreadable.append(str(run_id))
+                    if len(reports) == limit:
+                        break
+        return Page(tuple(reports), tuple(unreadable))
 
     def report(self, run_id: str) -> RunReport | None:
-        """One run's report; None where it is not in the history."""
-        reports = self._reports("SELECT report FROM run WHERE run_id = ?", (run_id,))
-        return reports[0] if reports else None
+        """One run's report; None where it is not in the history. Raises UnreadableRun."""
+        rows = self._rows("SELECT CAST(report AS BLOB) FROM run WHERE run_id = ?", (run_id,))
+        try:
+            return self._read(rows[0][0]) if rows else None
+        except ValueError as error:
+            raise UnreadableRun(
+                f"run {run_id} cannot be read: {error}. Another version of crystools-tpu wrote it, or it is "
+                f"broken; `crystools-tpu runs delete {run_id}` removes it"
+            ) from None
 
     def beginning_with(self, prefix: str) -> tuple[str, ...]:
         """The ids of the runs that begin so, two at most: enough to know whether it is one."""
@@ -148,16 +183,26 @@ class RunLog:
         return tuple(run for run in runs if run.run_id != report.run_id)
 
     def mark_interrupted(self) -> None:
-        """Runs that are `running` and whose process is no more become `interrupted`."""
-        query = "SELECT report, writer, written_unix_seconds FROM run WHERE status = 'running'"
-        left = [
-            (_from_json(text), written)
-            for text, writer, written in self._rows(query)
-            if not self._alive(Process.from_text(writer))
-        ]
-        if left:
-            with contextlib.suppress(RunLogError):  # whoever may only read still reads
-                self._replace([_interrupted(report, written) for report, written in left])
+        """Runs that are `running` and whose process is no more become `interrupted`.
+
+        A process that goes on all the same takes that back with its next heartbeat.
+        """
+        if not self._file.has_heartbeats:
+            return
+        gone: list[tuple[Any, ...]] = []
+        uncertain = 0
+        for run_id, writer, written, heartbeat, seen in self._rows(_IN_PROGRESS):
+            life = self._observer.judge(str(writer), heartbeat, written)
+            uncertain += life is Life.UNKNOWN and heartbeat is not None
+            if life is Life.GONE:
+                gone.append((run_id, written, heartbeat, seen))
+        unmarked: dict[str, float] = {}
+        if gone:
+            try:
+                self._mark(gone)
+            except RunLogError:  # whoever may only read still reads
+                unmarked = {run_id: seen for run_id, _, _, seen in gone}
+        self.uncertain, self._unmarked = uncertain, unmarked
 
     def prune(self, *, max_age_seconds: float | None = None, max_bytes: int | None = None) -> int:
         """Deletes runs that began longer ago, then the oldest until the reports are no larger; how many.
@@ -179,49 +224,127 @@ class RunLog:
                         WHERE newer > ?)""",
                     (max_bytes,),
                 ).rowcount
+            _forget(database)
         if deleted:
-            with self._errors(), self._lock:
-                self._database.executescript("PRAGMA incremental_vacuum")
-                self._database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            self._shrink()
         return deleted
 
-    def export(self, out: IO[str], **where: str | None) -> int:
-        """Writes the reports as JSON lines, oldest first; how many."""
+    def delete(self, run_ids: Collection[str], *, running_too: bool = False) -> int:
+        """Deletes these runs, all or none; how many there were.
+
+        Raises StillRunning where one of them is in progress, unless those are meant as well.
+        """
+        chosen = json.dumps(list(run_ids))
+        with self._transaction() as database:
+            query = "run WHERE run_id IN (SELECT value FROM json_each(?))"
+            running = database.execute(f"SELECT run_id FROM {query} AND status = 'running'", (chosen,))
+            in_progress = ", ".join(str(run_id) for (run_id,) in running)
+            if in_progress and not running_too:
+                raise StillRunning(f"still running: {in_progress}; nothing was deleted")
+            deleted = database.execute(f"DELETE FROM {query}", (chosen,)).rowcount
+            _forget(database)
+        if deleted:
+            self._shrink()
+        return deleted
+
+    def export(self, out: IO[str], **where: str | None) -> tuple[int, int]:
+        """Writes the reports as JSON lines, oldest first; how many, and how many cannot be read."""
         ids = self._rows(
             f"SELECT run_id FROM run {_where(where)} ORDER BY started_unix_seconds, run_id", where
         )
+        written = 0
         for (run_id,) in ids:
-            for (text,) in self._rows("SELECT report FROM run WHERE run_id = ?", (run_id,)):
-                out.write(text + "\n")
-        return len(ids)
+            for (text,) in self._rows("SELECT CAST(report AS BLOB) FROM run WHERE run_id = ?", (run_id,)):
+                with contextlib.suppress(ValueError):
+                    self._read(text)
+                    out.write(text.decode().replace("\n", " ") + "\n")
+                    written += 1
+        return written, len(ids) - written
 
-    def import_lines(self, lines: Iterable[str]) -> tuple[int, int]:
+    def import_lines(self, lines: IO[bytes]) -> tuple[int, int]:
         """Adds reports from JSON lines, all or none; how many, and how many there were already.
 
-        Raises RunLogError that names the line that is no report.
+        However many there are, they are in memory one at a time. Raises RunLogError that names the line that
+        is no report.
         """
-        reports: dict[str, RunReport] = {}
-        for number, line in enumerate(lines, start=1):
-            if line.strip():
-                try:
-                    report = telemetry.report_from_wire(json.loads(line))
-                except ValueError as error:
-                    raise RunLogError(f"line {number}: {error}; nothing was imported") from None
-                reports[report.run_id] = report
-        new = [report for report in reports.values() if self.report(report.run_id) is None]
-        self.write(new)
-        return len(new), len(reports) - len(new)
+        now = self._clock()
+        with self._transaction() as database:  # what cannot be written is said before all is read
+            database.execute("CREATE TEMP TABLE incoming AS SELECT * FROM run WHERE false")
+            database.execute("CREATE UNIQUE INDEX temp.of_incoming ON incoming (run_id)")
+        try:
+            with self._errors(), self._lock, self._committed("BEGIN"):  # of the temporary table alone
+                self._database.executemany(
+                    "INSERT OR REPLACE INTO temp.incoming VALUES (?, ?, ?, ?, ?, ?, ?)",
+                    (self._row(_as_ended(report), now) for report in reports_in(lines)),
+                )
+            with self._transaction() as database:
+                (count,) = database.execute("SELECT COUNT(*) FROM temp.incoming").fetchone()
+                added = database.execute("INSERT OR IGNORE INTO run SELECT * FROM temp.incoming").rowcount
+        except BadLine as error:
+            raise RunLogError(f"{error}; nothing was imported") from None
+        finally:
+            with self._errors(), self._lock:
+                self._database.execute("DROP TABLE temp.incoming")
+        return added, count - added
 
-    def _replace(self, reports: Sequence[RunReport]) -> None:
-        """Unless another process has written them meanwhile."""
+    def _row(self, report: RunReport, now: float) -> tuple[Any, ...]:
+        return (
+            report.run_id,
+            report.started_unix_seconds,
+            report.pipeline,
+            report.status.value,
+            now,
+            self._writer,
+            _to_json(report),
+        )
+
+    def _beat(self, database: sqlite3.Connection) -> None:
+        database.execute(
+            "INSERT OR REPLACE INTO heartbeat VALUES (?, ?, ?)",
+            (self._writer, self._observer.now(), self._clock()),
+        )
+
+    def _read(self, text: bytes) -> RunReport:
+        """Raises ValueError for what is no report."""
+        report = telemetry.report_from_json(text)
+        seen = self._unmarked.get(report.run_id)
+        return report if seen is None or report.status is not Status.RUNNING else _interrupted(report, seen)
+
+    def _mark(self, gone: Sequence[tuple[Any, ...]]) -> None:
+        """Unless their process, or another, has written meanwhile."""
         with self._transaction() as database:
-            database.executemany(
-                "UPDATE run SET status = ?, report = ? WHERE run_id = ? AND status = 'running'",
-                [(report.status.value, _to_json(report), report.run_id) for report in reports],
-            )
+            for run_id, written, heartbeat, seen in gone:
+                for (text,) in database.execute(_STILL, (run_id, written, heartbeat)).fetchall():
+                    with contextlib.suppress(ValueError):  # what cannot be read keeps its words
+                        text = _to_json(_interrupted(telemetry.report_from_json(text), seen))
+                    database.execute(
+                        "UPDATE run SET status = ?, report = CAST(? AS TEXT) WHERE run_id = ?",
+                        (Status.INTERRUPTED.value, text, run_id),
+                    )
+            _forget(database)
 
-    def _reports(self, query: str, parameters: Any = ()) -> tuple[RunReport, ...]:
-        return tuple(_from_json(row[0]) for row in self._rows(query, parameters))
+    def _read_notes(self) -> None:
+        """What other commands on this machine have noted of the heartbeats of others."""
+        if self._file.has_heartbeats:
+            query = "SELECT writer, heartbeat, since_seconds FROM silence WHERE observer = ?"
+            rows = self._rows(query, (self._observer.own.clock,))
+            self._observer.notes = {writer: (heartbeat, since) for writer, heartbeat, since in rows}
+        self._noted = dict(self._observer.notes)
+
+    def _write_notes(self) -> None:
+        new = [
+            (writer, self._observer.own.clock, *note)
+            for writer, note in self._observer.notes.items()
+            if self._noted.get(writer) != note
+        ]
+        if new and self._observer.own.clock:
+            with contextlib.suppress(RunLogError), self._transaction() as database:
+                database.executemany("INSERT OR REPLACE INTO silence VALUES (?, ?, ?, ?)", new)
+
+    def _shrink(self) -> None:
+        with self._errors(), self._lock:
+            self._database.executescript("PRAGMA incremental_vacuum")
+            self._database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     def _rows(self, query: str, parameters: Any = ()) -> list[tuple[Any, ...]]:
         with self._errors(), self._lock:
@@ -229,41 +352,28 @@ class RunLog:
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
-        with self._errors(), self._lock:
-            self._database.execute("BEGIN IMMEDIATE")
-            try:
-                yield self._database
-            except BaseException:
-                self._database.rollback()
-                raise
-            self._database.commit()
+        with self._errors(), self._lock, self._committed("BEGIN IMMEDIATE"):
+            yield self._database
+
+    @contextlib.contextmanager
+    def _committed(self, begin: str) -> Iterator[None]:
+        self._database.execute(begin)
+        try:
+            yield
+        except BaseException:
+            self._database.rollback()
+            raise
+        self._database.commit()
 
     @contextlib.contextmanager
     def _errors(self) -> Iterator[None]:
         try:
             yield
         except (sqlite3.Error, OSError) as error:
+            what = getattr(error, "strerror", None) or error
             raise RunLogError(
-                f"the run history {self.path} cannot be used: {error}; {_remedy(error)}"
+                f"the run history {self.path} cannot be used: {what}; {remedy(error, self.path)}"
             ) from error
-
-    def _check_layout(self) -> None:
-        (layout,) = self._rows("PRAGMA user_version")[0]
-        if layout == 0:
-            with self._errors(), self._lock:
-                self._database.executescript(_TABLES)
-        elif layout != _LAYOUT:
-            raise RunLogError(
-                f"the run history {self.path} has layout {layout}, of another version of crystools-tpu: "
-                "upgrade, or name another folder in CRYSTOOLS_TPU_DATA_DIR"
-            )
-
-
-def _open(path: Path) -> sqlite3.Connection:
-    database = sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False)
-    # A power cut may cost the last commits, never the file; a killed process costs none.
-    database.execute("PRAGMA synchronous = NORMAL")
-    return database
 
 
 def _where(values: Mapping[str, str | None], condition: str = "") -> str:
@@ -272,32 +382,35 @@ def _where(values: Mapping[str, str | None], condition: str = "") -> str:
     return f"WHERE {' AND '.join(conditions)}" if conditions else ""
 
 
-def _remedy(error: Exception) -> str:
-    """What to do about it."""
-    text = str(error)
-    if "locked" in text:
-        return "another process holds it: try again"
-    if "full" in text or "space" in text:
-        return "free some space on that disk"
-    if "not a database" in text or "malformed" in text:
-        return "move the file away, and a new one is begun"
-    return "make the folder writable, or name another in CRYSTOOLS_TPU_DATA_DIR"
+def _forget(database: sqlite3.Connection) -> None:
+    """Heartbeats are kept of those alone that have a run in progress."""
+    database.execute(_FORGET.format("heartbeat"))
+    database.execute(_FORGET.format("silence"))
 
 
 def _to_json(report: RunReport) -> str:
     return json.dumps(telemetry.to_wire(report), allow_nan=False, separators=(",", ":"), default=str)
 
 
-def _from_json(text: str) -> RunReport:
-    return telemetry.report_from_wire(json.loads(text))
+def _interrupted(report: RunReport, seen_unix_seconds: float) -> RunReport:
+    seconds = seen_unix_seconds - report.started_unix_seconds
+    # The clock may have been set meanwhile.
+    seen = f"; last seen {seconds:.1f} s into the run" if seconds >= 0 else ""
+    return _broken_off(report, f"its process ended without a word{seen}")
 
 
-def _interrupted(report: RunReport, written_unix_seconds: float) -> RunReport:
-    seen_seconds = written_unix_seconds - report.started_unix_seconds
+def _as_ended(report: RunReport) -> RunReport:
+    """No process writes an imported run on."""
+    if report.status is not Status.RUNNING:
+        return report
+    return _broken_off(report, "it was exported while it ran")
+
+
+def _broken_off(report: RunReport, error: str) -> RunReport:
     return dataclasses.replace(
         report,
         status=Status.INTERRUPTED,
-        error=f"its process ended without a word; last seen {seen_seconds:.1f} s into the run",
+        error=error,
         stages=tuple(
             dataclasses.replace(stage, status=Status.INTERRUPTED) if stage.status is Status.RUNNING else stage
             for stage in report.stages

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Final
 
+from crystools_exporters.heartbeats import BEAT_SECONDS
 from crystools_exporters.run_log import RunLog, RunLogError
 from crystools_tpu.telemetry import Bus, Event, History, ProfileChanged, RunFinished, RunReport, RunStarted
 from crystools_tpu.telemetry.guard import Guard
@@ -64,7 +65,9 @@ class RunLogWriter:
         self._interval_seconds = interval_seconds
         self._log: RunLog | None = None
         self._lock = threading.Lock()
-        self._running: set[str] = set()
+        self._running: set[str] = set()  # with changes that are not written yet
+        self._in_progress: set[str] = set()
+        self._beat_at = 0.0
         self._ended: dict[str, RunReport] = {}
         self._failures = 0
         self._guard = Guard(logger)
@@ -98,23 +101,27 @@ class RunLogWriter:
     def _note(self, event: Event) -> None:
         if isinstance(event, RunFinished):
             self._running.discard(event.report.run_id)
+            self._in_progress.discard(event.report.run_id)
             self._ended[event.report.run_id] = event.report
         elif isinstance(event, RunStarted):
             self._running.add(event.report.run_id)
+            self._in_progress.add(event.report.run_id)
         elif not isinstance(event, ProfileChanged) and event.run_id is not None:
             self._running.add(event.run_id)
 
     def _run(self) -> None:
         try:
-            while self._changed.wait() and not self._closing.is_set():
+            while True:
+                self._changed.wait(BEAT_SECONDS if self._in_progress else None)
+                if self._closing.is_set():
+                    break
                 self._changed.clear()
                 began = time.thread_time()
                 if self._write_changes():
                     spent = time.thread_time() - began
-                    pause = max(self._interval_seconds, spent / _MOST_OF_THE_CPU)
+                    self._rest(max(self._interval_seconds, spent / _MOST_OF_THE_CPU))
                 else:
-                    pause = min(_FIRST_RETRY_SECONDS * 2**self._failures, _LAST_RETRY_SECONDS)
-                self._closing.wait(pause)
+                    self._closing.wait(min(_FIRST_RETRY_SECONDS * 2**self._failures, _LAST_RETRY_SECONDS))
             self._write_changes()
         finally:
             if self._log is not None:
@@ -126,9 +133,10 @@ class RunLogWriter:
             running, self._running = self._running, set()
             ended, self._ended = self._ended, {}
         try:
-            reports = [*self._in_progress(running - ended.keys()), *ended.values()]
+            reports = [*self._unfinished(running - ended.keys()), *ended.values()]
             if reports:
                 self._write(self._opened(), reports)
+            self._beat()
         except Exception as error:  # noqa: BLE001 - whatever it is, later runs are not to be lost by it
             self._keep(running, ended)
             if self._failures == 0:
@@ -141,7 +149,7 @@ class RunLogWriter:
         self._failures = 0
         return True
 
-    def _in_progress(self, run_ids: Iterable[str]) -> list[RunReport]:
+    def _unfinished(self, run_ids: Iterable[str]) -> list[RunReport]:
         reports = []
         for run_id in run_ids:
             with self._guard("a run in progress could not be read for the history"):
@@ -180,8 +188,30 @@ class RunLogWriter:
             self._told.add(report.run_id)
             why = describe_error(fault)
             logger.warning("run %s cannot be written to the history and %s: %s", report.run_id, outcome, why)
+    def _rest(self, seconds: float) -> None:
+        """Waits so long; with a heartbeat meanwhile, where it is long."""
+        ends = time.monotonic() + seconds
+        while (left := ends - time.monotonic()) > 0 and not self._closing.wait(min(left, BEAT_SECONDS)):
+            with self._guard("the history could not be told that the runs go on"):
+                self._beat()
+
+    def _beat(self) -> None:
+        """Says that the runs in progress go on; those that a reader took for interrupted are written anew."""
+        with self._lock:
+            in_progress = frozenset(self._in_progress)
+        if not in_progress or time.monotonic() < self._beat_at:
+            return
+        taken = self._opened().beat(in_progress)
+        self._beat_at = time.monotonic() + BEAT_SECONDS
+        if taken:
+            with self._lock:
+                self._running |= in_progress & set(taken)
+            self._changed.set()
 
     def _opened(self) -> RunLog:
+        if self._log is not None and self._log.read_only:  # it may have become writable
+            self._log.close()
+            self._log = None
         if self._log is None:
             self._log = self._open_log()
             with self._guard("the run history could not be tidied"):

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import re
+import sqlite3
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from crystools_exporters.heartbeats import Observer
+from crystools_exporters.processes import Process
 from crystools_exporters.run_log import RunLog
 from crystools_tpu import telemetry
 from crystools_tpu.cli import main
@@ -35,6 +40,8 @@ def report(run_id: str, hours: float, step_seconds: float = 4.5, **changes: obje
     )
 
 
+DEVICE = REPORT.device
+assert DEVICE is not None
 FAST, SLOW = report("aaaa1111", 0), report("bbbb2222", 1, step_seconds=5.4)
 FAILED = report(
     "aaaa3333", 2, status=Status.FAILED, error="XlaRuntimeError: RESOURCE_EXHAUSTED", pipeline="flux.2"
@@ -130,6 +137,64 @@ def test_compare_says_what_is_slower_and_fails_where_asked_to(capsys: Output) ->
     assert "denoise, step, median: 4.511 s -> 5.413 s (+20.0%, worse)" in err
 
 
+GATE = ["runs", "compare", "aaaa1", "cccc", "--fail-on", "10%"]
+HALF = {"total_seconds": 100.0, "stages": FAST.stages[:0]}
+
+
+@pytest.mark.usefixtures("history")
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"status": Status.FAILED, "error": "ValueError: no\nmore"}, "B failed (ValueError: no)"),
+        ({"status": Status.CANCELLED, **HALF}, "B was cancelled"),
+        ({"status": Status.INTERRUPTED, "total_seconds": None}, "B was interrupted"),
+        ({"status": Status.RUNNING, "total_seconds": None}, "B is still running"),
+        ({"pipeline": "mine"}, "different pipelines: A wan2.1-t2v, B mine"),
+        ({"model_id": "./mine"}, "different models: A Wan-AI/Wan2.1-T2V-14B-Diffusers, B ./mine"),
+        ({"device": dataclasses.replace(DEVICE, count=4)}, "different devices: A 8 x TPU v6 lite, B 4 x TPU"),
+        ({"device": None}, "different devices: A 8 x TPU v6 lite, B unknown"),
+    ],
+)
+def test_a_gate_does_not_pass_what_cannot_be_compared(
+    folder: Path, capsys: Output, changes: dict[str, Any], said: str
+) -> None:
+    other = dataclasses.replace(FAST, run_id="cccc4444", error=None)
+    with RunLog(folder) as log:
+        log.write([dataclasses.replace(other, **changes)])
+        assert main(GATE) == 1
+        out, err = capsys.readouterr()
+        assert err.startswith(f"crystools-tpu: --fail-on: not comparable: {said}")
+        assert err.count("\n") == 1
+        assert f"\nnot comparable: {said}" in out, "and what there is to compare is shown"
+        assert "whole run" in out
+
+        assert main([*GATE, "--json"]) == 1
+        comparison = json.loads(capsys.readouterr().out)
+        assert comparison["b_status"] == changes.get("status", "succeeded")
+        assert comparison["incomparable"][0].startswith(said)
+
+        assert main(GATE[:4]) == 0, "without the gate it is said and no failure"
+        assert f"not comparable: {said}" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("history")
+def test_a_gate_without_a_baseline_cannot_be_asked(folder: Path, capsys: Output) -> None:
+    with RunLog(folder) as log:
+        log.write([dataclasses.replace(FAST, run_id="cccc4444", status=Status.CANCELLED)])
+    assert main(["runs", "compare", "cccc", "aaaa1", "--fail-on", "10%"]) == 2
+    assert capsys.readouterr().err == "crystools-tpu: --fail-on: not comparable: A was cancelled\n"
+    assert main(["runs", "compare", "cccc", "aaaa3", "--fail-on", "10%"]) == 1, "a failure is one in any case"
+    assert "not comparable: B failed (XlaRuntimeError: RESOURCE_EXHAUSTED); A was" in capsys.readouterr().err
+    assert main(["runs", "compare", "aaaa1", "aaaa1", "--fail-on", "10%"]) == 1
+    assert "A and B are the same run" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("history")
+def test_compare_shows_how_a_run_ended_that_did_not_succeed(capsys: Output) -> None:
+    assert main(["runs", "compare", "aaaa1", "aaaa3"]) == 0
+    assert "A aaaa1111, B aaaa3333 (failed); differs: pipeline" in capsys.readouterr().out
+
+
 def test_compare_takes_report_files_as_ci_has_them(tmp_path: Path, capsys: Output) -> None:
     for name, run in (("a", FAST), ("b", SLOW)):
         (tmp_path / f"{name}.json").write_text(json.dumps(telemetry.to_wire(run)))
@@ -170,6 +235,115 @@ def test_an_export_that_cannot_be_written_leaves_nothing(tmp_path: Path, capsys:
     assert main(["runs", "export", "--out", str(tmp_path / "missing" / "runs.jsonl")]) == 2
     assert "--out:" in capsys.readouterr().err
     assert not (tmp_path / "missing").exists()
+
+
+@pytest.mark.usefixtures("history")
+def test_what_cannot_be_read_is_left_out_and_named(folder: Path, capsys: Output) -> None:
+    with contextlib.closing(sqlite3.connect(folder / "runs.db", isolation_level=None)) as database:
+        database.execute("UPDATE run SET report = json_set(report, '$.schema', 2) WHERE run_id = 'bbbb2222'")
+    assert main(["runs", "list"]) == 0
+    out, err = capsys.readouterr()
+    assert "aaaa1111" in out
+    assert "bbbb2222" not in out
+    assert err == (
+        "1 runs could not be read: bbbb2222. "
+        "`crystools-tpu runs show` says why, `crystools-tpu runs delete` removes them\n"
+    )
+    assert main(["runs", "list", "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert [run["run_id"] for run in json.loads(out)] == ["aaaa3333", "aaaa1111"]
+    assert err.startswith("1 runs could not be read")
+
+    for command in (["show", "bbbb"], ["compare", "aaaa1", "bbbb"]):
+        assert main(["runs", *command]) == 2
+        err = capsys.readouterr().err
+        assert err.startswith(
+            "crystools-tpu: run bbbb2222 cannot be read: this is no run report: a JSON object"
+        )
+        assert err.endswith("`crystools-tpu runs delete bbbb2222` removes it\n")
+        assert err.count("\n") == 1
+
+    assert main(["runs", "export"]) == 0
+    out, err = capsys.readouterr()
+    assert (out.count("\n"), err) == (2, "1 runs could not be read, and are left out\n")
+    assert main(["runs", "delete", "bbbb"]) == 0
+    assert main(["runs", "list"]) == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_it_is_said_of_which_runs_nobody_here_can_know(folder: Path, capsys: Output) -> None:
+    elsewhere = Observer(Process("another-host", "another boot", "", "", 1, 0.0))
+    with RunLog(folder, observer=elsewhere) as log:
+        log.write([dataclasses.replace(FAST, status=Status.RUNNING)])
+    assert main(["runs", "list"]) == 0
+    out, err = capsys.readouterr()
+    assert "running" in out
+    assert err == (
+        "1 of the running runs are of another machine, or were before a reboot: if they have ended "
+        "without a word, `runs list` knows 60 seconds from now\n"
+    )
+
+
+@pytest.mark.usefixtures("history")
+def test_delete_deletes_what_is_named_and_nothing_else(capsys: Output) -> None:
+    assert main(["runs", "delete", "latest~1", "bbbb", "aaaa1"]) == 0
+    assert capsys.readouterr().out == "2 runs deleted\n"
+    assert main(["runs", "list", "--json"]) == 0
+    assert [run["run_id"] for run in json.loads(capsys.readouterr().out)] == ["aaaa3333"]
+    assert main(["runs", "delete", "aaaa3", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"schema": 1, "deleted": ["aaaa3333"]}
+
+
+@pytest.mark.usefixtures("history")
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["bbbb", "cccc"], "cccc: no such run"),
+        (["bbbb", "aaaa"], "aaaa: several runs begin so; give more of the id"),
+        (["bbbb", ""], ": no such run"),
+        (["bbbb", "report.json"], "report.json: no such run"),
+        (["latest~7"], "latest~7: there are 3 runs in"),
+    ],
+)
+def test_delete_deletes_nothing_where_one_name_is_wrong(
+    names: list[str], message: str, capsys: Output
+) -> None:
+    assert main(["runs", "delete", *names]) == 2
+    assert message in capsys.readouterr().err
+    assert main(["runs", "list", "--json"]) == 0
+    assert len(json.loads(capsys.readouterr().out)) == 3
+
+
+@pytest.mark.usefixtures("history")
+def test_delete_refuses_a_run_in_progress_unless_forced(folder: Path, capsys: Output) -> None:
+    with RunLog(folder) as log:
+        log.write([dataclasses.replace(FAST, run_id="dddd", status=Status.RUNNING)])
+        assert main(["runs", "delete", "aaaa1", "dddd"]) == 2
+        assert capsys.readouterr().err == (
+            "crystools-tpu: still running: dddd; nothing was deleted. --force deletes them all the same\n"
+        )
+        assert log.report("aaaa1111") is not None
+        assert main(["runs", "delete", "aaaa1", "dddd", "--force"]) == 0
+        assert log.report("dddd") is None
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "this is no JSON: Expecting value at character 1"),
+        (b"\x89PNG", "this is no UTF-8"),
+        (b"[" * 100_000, "nested too deeply"),
+        (json.dumps({**telemetry.to_wire(FAST), "stages": 3}).encode(), "report.stages is no list"),
+    ],
+)
+def test_a_report_file_that_is_none_is_one_line(
+    tmp_path: Path, capsys: Output, content: bytes, message: str
+) -> None:
+    (tmp_path / "a.json").write_bytes(content)
+    assert main(["runs", "show", str(tmp_path / "a.json")]) == 2
+    err = capsys.readouterr().err
+    assert message in err
+    assert err.count("\n") == 1
 
 
 def test_a_file_of_something_else_is_not_imported(tmp_path: Path, capsys: Output) -> None:

@@ -132,6 +132,12 @@ def test_parameters_go_along_without_the_prompt() -> None:
     assert b"surfboard" not in perfetto_trace(RUN)
 
 
+def test_parameters_may_be_larger_than_the_proto_has_numbers() -> None:
+    params = {"seed": 2**64 - 1, "least": -(2**63), "more": 2**64, "less": -(2**63) - 1}
+    (run,) = track(dataclasses.replace(RUN, params=params), "wan2.1-t2v").slices
+    assert run.arguments["params"] == {**params, "more": str(2**64), "less": str(-(2**63) - 1)}
+
+
 def test_the_viewer_can_show_the_time_of_day() -> None:
     (snapshot,) = (p for p in Trace.FromString(perfetto_trace(RUN)).packet if p.HasField("clock_snapshot"))
     realtime, boottime = 1, 6

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import io
 import json
 import os
@@ -14,12 +15,12 @@ from pathlib import Path
 
 import pytest
 
-from crystools_exporters.processes import Process, is_alive, this_process
-from crystools_exporters.run_log import RunLog, RunLogError
+from crystools_exporters import report_lines
+from crystools_exporters.run_log import RunLog, RunLogError, StillRunning, UnreadableRun
 from crystools_tpu import telemetry
 from crystools_tpu.telemetry import RunReport, Status
 
-from .conftest import REPORT, STAGE
+from .conftest import REPORT
 
 DAY_SECONDS = 86400.0
 NOW = REPORT.started_unix_seconds + DAY_SECONDS
@@ -89,41 +90,6 @@ def test_the_file_can_be_asked_with_sqlite_alone(log: RunLog) -> None:
     assert answer == (2025,)
 
 
-def running(run_id: str) -> RunReport:
-    stage = dataclasses.replace(STAGE, status=Status.RUNNING, seconds=None)
-    return report(run_id, 0.5, status=Status.RUNNING, total_seconds=None, stages=(STAGE, stage))
-
-
-def test_what_a_process_that_is_no_more_left_running_is_interrupted_at_the_next_start(tmp_path: Path) -> None:
-    dead = Process(this_process().host, 1, 0.0)
-    seen = NOW - 0.5 * DAY_SECONDS + 41.25
-    with RunLog(tmp_path, process=dead, clock=lambda: seen) as log:
-        log.write([running("killed")])
-    with RunLog(tmp_path) as log:
-        found = log.report("killed")
-        assert found is not None
-        assert found.status is Status.INTERRUPTED
-        assert found.error == "its process ended without a word; last seen 41.2 s into the run"
-        assert [stage.status for stage in found.stages] == [Status.SUCCEEDED, Status.INTERRUPTED]
-        assert found.total_seconds is None
-
-
-def test_what_another_living_process_runs_stays_running(tmp_path: Path) -> None:
-    elsewhere = Process("another-host", 1, 0.0)
-    with RunLog(tmp_path) as log, RunLog(tmp_path, process=elsewhere) as other:
-        log.write([running("mine")])
-        other.write([running("theirs")])
-        with RunLog(tmp_path) as again:
-            assert [run.status for run in again.page(2)] == [Status.RUNNING, Status.RUNNING]
-
-
-def test_a_number_that_the_system_gave_to_another_process_is_not_that_process() -> None:
-    me = this_process()
-    assert is_alive(me)
-    assert is_alive(Process.from_text(me.to_text()))
-    assert not is_alive(dataclasses.replace(me, began_unix_seconds=me.began_unix_seconds - 60))
-
-
 def test_old_runs_are_pruned_and_one_in_progress_is_not(log: RunLog) -> None:
     log.write([report("old", 31), report("new", 29), report("long", 40, status=Status.RUNNING)])
     assert log.prune(max_age_seconds=30 * DAY_SECONDS) == 1
@@ -148,32 +114,195 @@ def test_the_oldest_are_pruned_until_the_rest_is_small_enough_and_the_file_shrin
     assert pages(log) < pages_before / 3
 
 
+def lines_of(*reports: object) -> io.BytesIO:
+    """A file of a line for each: a report, an object or the text itself."""
+    lines = [
+        line
+        if isinstance(line, bytes)
+        else json.dumps(telemetry.to_wire(line) if isinstance(line, RunReport) else line).encode()
+        for line in reports
+    ]
+    return io.BytesIO(b"\n".join(lines) + b"\n")
+
+
 def test_what_is_exported_is_imported_elsewhere_as_it_was(log: RunLog, tmp_path: Path) -> None:
     log.write([report("b", 1), report("a", 2, pipeline="flux.2")])
     lines = io.StringIO()
-    assert log.export(lines) == 2
+    assert log.export(lines) == (2, 0)
     assert [json.loads(line)["run_id"] for line in lines.getvalue().splitlines()] == ["a", "b"]
     with RunLog(tmp_path / "elsewhere") as other:
         other.write([report("b", 1)])
-        assert other.import_lines(lines.getvalue().splitlines(keepends=True)) == (1, 1)
+        assert other.import_lines(io.BytesIO(lines.getvalue().encode())) == (1, 1)
         assert other.page(10) == log.page(10)
 
 
 def test_only_what_was_asked_for_is_exported(log: RunLog) -> None:
     log.write([report("b", 1), report("a", 2, pipeline="flux.2")])
     lines = io.StringIO()
-    assert log.export(lines, pipeline="flux.2") == 1
+    assert log.export(lines, pipeline="flux.2") == (1, 0)
     assert json.loads(lines.getvalue())["run_id"] == "a"
 
 
-def test_a_bad_line_is_named_and_nothing_is_imported(log: RunLog) -> None:
-    good = json.dumps(telemetry.to_wire(REPORT))
-    lacking = json.dumps(
-        {name: value for name, value in telemetry.to_wire(REPORT).items() if name != "device"}
-    )
-    with pytest.raises(RunLogError, match=r"^line 3: report lacks device; nothing was imported$"):
-        log.import_lines([good, "\n", lacking])
+WIRE = telemetry.to_wire(REPORT)
+DEEP = b'{"schema": 1, "params": ' + b"[" * 100_000 + b"]" * 100_000 + b"}"
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ({name: value for name, value in WIRE.items() if name != "device"}, "report lacks device"),
+        (b"12:00 INFO a log", "this is no JSON: Extra data at character 3"),
+        (b"\xff\xfe{", "this is no UTF-8: invalid start byte at byte 1"),
+        ({**WIRE, "schema": 2}, "this is no run report: a JSON object with schema 1 was expected"),
+        ([], "this is no run report: a JSON object with schema 1 was expected"),
+        ({**WIRE, "run_id": 7}, "report.run_id is no text"),
+        ({**WIRE, "pipeline": None}, "report.pipeline is no text"),
+        ({**WIRE, "total_seconds": "42"}, "report.total_seconds is no number, or too large a one"),
+        ({**WIRE, "total_seconds": True}, "report.total_seconds is no number, or too large a one"),
+        ({**WIRE, "total_seconds": 10**400}, "report.total_seconds is no number, or too large a one"),
+        ({**WIRE, "total_seconds": float("nan")}, "this is no JSON: NaN is no number"),
+        (json.dumps(WIRE).replace("42.5", "1e999").encode(), r"report\.\S+ is no number, or too large a one"),
+        ({**WIRE, "started_unix_seconds": 1e12}, "report.started_unix_seconds is no time"),
+        ({**WIRE, "started_unix_seconds": None}, "report.started_unix_seconds is no number"),
+        ({**WIRE, "total_seconds": -1e-3}, "report.total_seconds is no time"),
+        ({**WIRE, "params": ["a cat"]}, "report.params is no object"),
+        ({**WIRE, "params": {"a": [[[[[[[[[]]]]]]]]]}}, "report.params is nested too deeply"),
+        ({**WIRE, "device": {**WIRE["device"], "count": 2.5}}, "report.device.count is no whole number"),
+        (
+            {**WIRE, "stages": [{**WIRE["stages"][0], "steps": [{"seconds": [], "compiled": 1}]}]},
+            r"report\.stages\[0\]\.steps\[0\] lacks finite",
+        ),
+        (
+            {**WIRE, "stages": [{**WIRE["stages"][0], "name": "dream"}]},
+            r"report\.stages\[0\]\.name is none of load",
+        ),
+        (DEEP, "this is no run report: it is nested too deeply"),
+        (b'{"schema": ' + b"1" * 5000 + b"}", "integer string conversion"),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_a_bad_line_is_named_and_nothing_is_imported(log: RunLog, line: object, message: str) -> None:
+    with pytest.raises(RunLogError, match=f"^line 3: .*{message}.*; nothing was imported$"):
+        log.import_lines(lines_of(report("good"), b"", line, report("after")))
     assert log.page(10) == ()
+    assert log.import_lines(lines_of(report("good"))) == (1, 0), "and the next import works"
+
+
+def test_a_line_longer_than_any_report_is_not_read_into_memory(
+    log: RunLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Endless(io.RawIOBase):
+        most = 0
+
+        def readline(self, size: int | None = -1) -> bytes:
+            assert size is not None
+            assert size > 0
+            self.most += size
+            return b"x" * size
+
+    monkeypatch.setattr(report_lines, "MOST_BYTES", 1024**2)
+    lines = Endless()
+    with pytest.raises(
+        RunLogError, match=r"^line 1: longer than 1 MiB, which no report is; nothing was imported$"
+    ):
+        log.import_lines(lines)  # type: ignore[arg-type]
+    assert lines.most == 1024**2 + 1
+
+
+def test_runs_are_imported_one_at_a_time(log: RunLog) -> None:
+    """None is kept in memory, however many there are."""
+
+    def in_memory() -> int:
+        return sum(isinstance(one, RunReport) for one in gc.get_objects())
+
+    before = in_memory()
+
+    def lines() -> Iterator[bytes]:
+        for number in range(10):
+            assert in_memory() <= before + 1
+            yield json.dumps({**WIRE, "run_id": f"run{number}"}).encode() + b"\n"
+
+    class File:
+        def __init__(self) -> None:
+            self._lines = lines()
+
+        def readline(self, size: int) -> bytes:
+            return next(self._lines, b"")
+
+    assert log.import_lines(File()) == (10, 0)  # type: ignore[arg-type]
+    assert len(log.page(100)) == 10
+
+
+def test_a_run_that_was_exported_while_it_ran_ends_there(log: RunLog) -> None:
+    assert log.import_lines(lines_of(report("a", status=Status.RUNNING, total_seconds=None))) == (1, 0)
+    (run,) = log.page(10)
+    assert (run.status, run.error) == (Status.INTERRUPTED, "it was exported while it ran")
+
+
+def test_the_last_of_several_lines_of_a_run_counts(log: RunLog) -> None:
+    first, last = report("a", total_seconds=1.0), report("a", total_seconds=2.0)
+    assert log.import_lines(lines_of(first, last)) == (1, 0)
+    assert log.page(10) == (last,)
+
+
+def test_a_file_that_windows_saved_is_imported(log: RunLog) -> None:
+    lines = b"\xef\xbb\xbf" + lines_of(report("a"), report("b")).getvalue().replace(b"\n", b"\r\n")
+    assert log.import_lines(io.BytesIO(lines)) == (2, 0)
+
+
+BROKEN = {
+    "no JSON": "report = substr(report, 1, 100)",
+    "empty": "report = ''",
+    "no report": "report = '[1, 2]'",
+    "of another version": "report = json_set(report, '$.schema', 2)",
+    "a status of another version": "report = json_set(report, '$.status', 'paused'), status = 'paused'",
+    "a stage of another version": "report = json_set(report, '$.stages[0].name', 'upscale')",
+    "a field missing": "report = json_remove(report, '$.device')",
+    "a number as text": "report = json_set(report, '$.stages[0].steps', json('[{\"seconds\": \"4\"}]'))",
+    "a null for a number": "report = json_set(report, '$.stages[0].compile_seconds', NULL)",
+    "a moment that no calendar has": "report = json_set(report, '$.started_unix_seconds', 1e17)",
+    "no UTF-8": "report = CAST(x'7b22fffe227d' AS TEXT)",
+    "a blob": "report = x'00ff00ff'",
+    "every column": "report = 1, writer = x'ff', written_unix_seconds = 'yesterday', pipeline = x'ff'",
+    "running": "report = '?', status = 'running', writer = 'nobody', written_unix_seconds = 'yesterday'",
+}
+
+
+def alter(log: RunLog, run_id: str, change: str) -> None:
+    with sqlite3.connect(log.path) as database:
+        database.execute(f"UPDATE run SET {change} WHERE run_id = ?", (run_id,))
+    database.close()
+
+
+@pytest.mark.parametrize("change", BROKEN.values(), ids=BROKEN.keys())
+def test_a_row_that_cannot_be_read_is_left_out_and_counted(log: RunLog, change: str, tmp_path: Path) -> None:
+    log.write([report(run_id, day) for day, run_id in enumerate(("new", "broken", "old", "oldest"))])
+    alter(log, "broken", change)
+    with RunLog(log.path.parent) as again:
+        page = again.read_page(2)
+        assert (ids(page.reports), page.unreadable) == (["new", "old"], ("broken",))
+        assert ids(again.page(2, before="broken")) == ["old", "oldest"]
+        assert ids(again.alike(report("new"))) == ["old", "oldest"]
+        with pytest.raises(
+            UnreadableRun, match=r"^run broken cannot be read: .*`crystools-tpu runs delete broken`"
+        ):
+            again.report("broken")
+        lines = io.StringIO()
+        assert again.export(lines) == (3, 1)
+        with RunLog(tmp_path / "other") as other:
+            assert other.import_lines(io.BytesIO(lines.getvalue().encode())) == (3, 0)
+        assert again.delete(["broken"], running_too=True) == 1
+        assert again.read_page(10).unreadable == ()
+
+
+def test_runs_are_deleted_all_or_none(log: RunLog) -> None:
+    log.write([report("a", 1), report("b", 2), report("c", 3), report("on", 4, status=Status.RUNNING)])
+    with pytest.raises(StillRunning, match=r"^still running: on; nothing was deleted$"):
+        log.delete(["a", "on"])
+    assert log.delete(["a", "b", "nobody"]) == 2
+    assert ids(log.page(10)) == ["c", "on"]
+    assert log.delete(["on"], running_too=True) == 1
+    assert ids(log.page(10)) == ["c"]
 
 
 def test_many_processes_may_begin_a_history_at_once(tmp_path: Path) -> None:
@@ -223,6 +352,24 @@ def test_a_newer_layout_is_left_alone_and_said(log: RunLog) -> None:
     database.close()
     with pytest.raises(RunLogError, match="layout 7, of another version of crystools-tpu: upgrade"):
         RunLog(log.path.parent)
+
+
+def test_a_database_of_something_else_is_left_alone_and_said(tmp_path: Path) -> None:
+    with sqlite3.connect(tmp_path / "runs.db") as database:
+        database.execute("CREATE TABLE marathon (runner)")
+    database.close()
+    with pytest.raises(RunLogError, match=r"runs\.db is a database, but no run history: move the file away"):
+        RunLog(tmp_path)
+
+
+def test_a_history_of_before_there_were_heartbeats_gets_them(log: RunLog) -> None:
+    log.write([REPORT])
+    with sqlite3.connect(log.path) as database:
+        database.executescript("DROP TABLE heartbeat; DROP TABLE silence;")
+    database.close()
+    with RunLog(log.path.parent) as again:
+        again.write([report("new")])
+        assert len(again.page(10)) == 2
 
 
 def test_a_folder_that_cannot_be_made_is_said(tmp_path: Path) -> None:

@@ -13,13 +13,14 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
+from crystools_exporters import run_log_writer
 from crystools_exporters.exporting import KeptRuns, exporting
 from crystools_exporters.run_log import RunLog, RunLogError
 from crystools_exporters.run_log_writer import RunLogWriter
@@ -123,6 +124,62 @@ def test_a_locked_database_delays_no_run_and_is_written_once_it_is_free(
         lock.rollback()
     lock.close()
     assert bench.kept() == (report,)
+
+
+class Counting(RunLog):
+    """Notes each heartbeat."""
+
+    def __init__(self, folder: Path, beats: list[frozenset[str]]) -> None:
+        super().__init__(folder)
+        self._beats = beats
+
+    def beat(self, running: Collection[str]) -> tuple[str, ...]:
+        self._beats.append(frozenset(running))
+        return super().beat(running)
+
+
+def test_a_run_in_which_nothing_happens_has_a_heartbeat_and_takes_itself_back(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a compile of minutes, of a process that a reader took for gone."""
+    monkeypatch.setattr(run_log_writer, "BEAT_SECONDS", 0.01)
+    beats: list[frozenset[str]] = []
+    with bench.writing(lambda: Counting(bench.folder, beats)) as writer, bench.run() as run:
+        eventually(lambda: len(beats) >= 5)
+        with contextlib.closing(sqlite3.connect(bench.folder / "runs.db", isolation_level=None)) as database:
+            database.execute("UPDATE run SET status = 'interrupted', report = '{}'")
+        eventually(lambda: [kept.status for kept in bench.kept()] == [Status.RUNNING])
+        assert bench.kept()[0].run_id == run.run_id
+    assert [kept.status for kept in bench.kept()] == [Status.SUCCEEDED]
+    assert writer._in_progress == set(), "and whoever has no run in progress writes nothing"
+
+
+def test_a_report_that_takes_long_to_write_costs_no_heartbeat(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run_log_writer, "BEAT_SECONDS", 0.01)
+    beats: list[frozenset[str]] = []
+    monkeypatch.setattr(run_log_writer, "_MOST_OF_THE_CPU", 1e-9)  # it rests for days after a write
+    with bench.writing(lambda: Counting(bench.folder, beats)), bench.run():
+        eventually(lambda: len(beats) >= 5)
+    assert [kept.status for kept in bench.kept()] == [Status.SUCCEEDED]
+
+
+def test_a_history_that_could_only_be_read_is_opened_anew(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    class ReadOnly(RunLog):
+        read_only = True
+
+        def write(self, reports: object) -> None:
+            raise RunLogError("it is full")
+
+    logs = [ReadOnly(bench.folder), RunLog(bench.folder)]
+    with bench.writing(lambda: logs.pop(0)):
+        report = bench.whole_run()
+        eventually(lambda: "it is full" in caplog.text)
+    assert bench.kept() == (report,)
+    assert logs == []
 
 
 def broken(error: str) -> Callable[[], RunLog]:
@@ -259,10 +316,14 @@ def test_a_server_reads_the_history_of_all_processes(bench: Bench) -> None:
     with bench.writing():
         first, second = bench.whole_run(), bench.whole_run()
     kept = KeptRuns(bench.folder)
-    assert kept.page(10) == (second, first)
-    assert kept.page(10, before=second.run_id) == (first,)
+    assert kept.page(10) == ((second, first), ())
+    assert kept.page(10, before=second.run_id) == ((first,), ())
     assert kept.report(first.run_id) == first
     assert kept.alike(first) == (second,)
+    with contextlib.closing(sqlite3.connect(bench.folder / "runs.db", isolation_level=None)) as database:
+        database.execute("UPDATE run SET report = 'broken' WHERE run_id = ?", (second.run_id,))
+    assert kept.page(10) == ((first,), (second.run_id,))
+    assert kept.report(second.run_id) is None
     kept.close()
 
 
@@ -271,7 +332,7 @@ def test_a_server_whose_history_cannot_be_read_has_none_and_says_so_once(
 ) -> None:
     (tmp_path / "runs.db").write_text("no history" * 1000)
     kept = KeptRuns(tmp_path)
-    assert (kept.page(10), kept.report("x"), kept.page(10)) == ((), None, ())
+    assert (kept.page(10), kept.report("x"), kept.page(10)) == (((), ()), None, ((), ()))
     assert [record.levelno for record in caplog.records] == [logging.WARNING]
 
 

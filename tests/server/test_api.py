@@ -166,11 +166,12 @@ class Kept:
     """A history of earlier processes."""
 
     reports: tuple[RunReport, ...]
+    unreadable: tuple[str, ...] = ()
 
-    def page(self, limit: int, before: str | None = None) -> tuple[RunReport, ...]:
+    def page(self, limit: int, before: str | None = None) -> tuple[tuple[RunReport, ...], tuple[str, ...]]:
         ids = [run.run_id for run in self.reports]
         after = ids.index(before) + 1 if before in ids else 0 if before is None else len(ids)
-        return self.reports[after : after + limit]
+        return self.reports[after : after + limit], self.unreadable
 
     def report(self, run_id: str) -> RunReport | None:
         return next((run for run in self.reports if run.run_id == run_id), None)
@@ -197,6 +198,29 @@ async def test_runs_of_earlier_processes_follow_page_by_page(
     page = await get(client, "/api/runs?limit=3&before=old1")
     assert ([run["pipeline"] for run in page["runs"]], page["more"]) == (["old2", "old3", "old4"], False)
     assert (await get(client, "/api/runs/old4"))["pipeline"] == "old4"
+
+
+async def test_kept_runs_that_cannot_be_read_are_named(serve: Serve, validate: Validate) -> None:
+    client = await serve(kept=Kept((), unreadable=("broken", "of another version")))
+    page = await get(client, "/api/runs")
+    validate("RunsAnswer", page)
+    assert page == {"schema": 1, "runs": [], "more": False, "unreadable": ["broken", "of another version"]}
+
+
+async def test_a_comparison_says_how_both_runs_ended_and_what_cannot_be_compared(
+    bench: Bench, client: Client, validate: Validate
+) -> None:
+    with bench.run("first") as a:
+        pass
+    with pytest.raises(ValueError, match="too large"), bench.run("second") as b:
+        raise ValueError("too large")
+    comparison = await get(client, f"/api/compare?a={a.run_id}&b={b.run_id}")
+    validate("ComparisonMessage", comparison)
+    assert (comparison["a_status"], comparison["b_status"]) == ("succeeded", "failed")
+    assert comparison["incomparable"] == [
+        "B failed (ValueError: too large)",
+        "different pipelines: A first, B second",
+    ]
 
 
 @pytest.mark.parametrize("limit", ["0", "101", "many", "-1"])

@@ -206,6 +206,83 @@ def failed(a: RunReport, b: RunReport, limit_ratio: float = 0.1) -> list[tuple[s
     return [(stage.name if stage else "run", change.name) for stage, change in found]
 
 
+OUTCOMES = {
+    Status.FAILED: "failed",
+    Status.RUNNING: "is still running",
+    Status.CANCELLED: "was cancelled",
+    Status.INTERRUPTED: "was interrupted",
+}
+
+
+@pytest.mark.parametrize(("status", "outcome"), OUTCOMES.items())
+def test_a_run_that_did_not_do_its_work_is_not_comparable(status: Status, outcome: str) -> None:
+    done, other = run("a", stage(steps(4.5))), run("b", stage(steps(4.5)), status=status)
+    assert compare(done, other).incomparable == (f"B {outcome}",)
+    assert compare(other, done).incomparable == (f"A {outcome}",)
+    assert compare(other, dataclasses.replace(other, run_id="c")).incomparable == (
+        f"B {outcome}",
+        f"A {outcome}",
+    )
+    found = compare(done, other)
+    assert (found.a_status, found.b_status) == (Status.SUCCEEDED, status)
+
+
+def test_the_reason_of_a_failure_is_its_first_line() -> None:
+    error = "XlaRuntimeError: RESOURCE_EXHAUSTED\n  at " + "x" * 3000
+    found = compare(run("a"), run("b", status=Status.FAILED, error=error))
+    assert found.incomparable == ("B failed (XlaRuntimeError: RESOURCE_EXHAUSTED)",)
+    found = compare(run("a"), run("b", status=Status.FAILED, error="y" * 3000))
+    assert found.incomparable == (f"B failed ({'y' * 200})",)
+
+
+V6E = Device("tpu", "TPU v6 lite", 8, 8, (), None, None, None, None)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"pipeline": "flux.2"}, "different pipelines: A wan2.1-t2v, B flux.2"),
+        ({"model_id": "mine"}, "different models: A Wan-AI/Wan2.1-T2V-14B-Diffusers, B mine"),
+        ({"model_id": None}, "different models: A Wan-AI/Wan2.1-T2V-14B-Diffusers, B unknown"),
+        (
+            {"device": dataclasses.replace(V6E, kind="TPU v5 lite")},
+            "different devices: A 8 x TPU v6 lite, B 8 x TPU v5 lite",
+        ),
+        (
+            {"device": dataclasses.replace(V6E, count=4)},
+            "different devices: A 8 x TPU v6 lite, B 4 x TPU v6 lite",
+        ),
+        ({"device": None}, "different devices: A 8 x TPU v6 lite, B unknown"),
+    ],
+)
+def test_other_work_and_other_devices_are_not_comparable(changes: dict[str, object], reason: str) -> None:
+    a = run("a", stage(steps(4.5)))
+    assert compare(a, run("b", stage(steps(4.5)), **changes)).incomparable == (reason,)
+
+
+def test_a_run_says_nothing_about_itself() -> None:
+    a = run("a", stage(steps(4.5)))
+    assert compare(a, a).incomparable == ("A and B are the same run",)
+
+
+def test_other_parameters_are_a_difference_and_comparable() -> None:
+    found = compare(run("a"), run("b", params={"height": 480}))
+    assert found.incomparable == ()
+    assert [difference.name for difference in found.differences] == ["height"]
+
+
+def test_what_broke_off_is_no_better_for_having_taken_less() -> None:
+    a = run("a", stage(steps(4.5)), stage(name=StageName.VAE_DECODE, seconds=9.0))
+    broken = dataclasses.replace(
+        stage(steps(4.0, 20, seed=1), peak_gib=12, compile_seconds=3), status=Status.FAILED
+    )
+    found = compare(a, run("b", broken, status=Status.FAILED))
+    assert found.changes[0].ratio is not None
+    assert found.changes[0].ratio < -0.5
+    assert found.changes[0].verdict is None
+    assert {change.verdict for change in found.stages[0].changes} == {None}
+
+
 def test_what_got_worse_by_more_than_the_limit_fails() -> None:
     a, b = run("a", stage(steps(4.5))), run("b", stage(steps(5.2)))
     assert ("denoise", "step_seconds_median") in failed(a, b)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import re
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import pytest
 from playwright.sync_api import Locator, Page, expect
 
 from crystools_exporters.exporting import KeptRuns
+from crystools_exporters.heartbeats import Observer
 from crystools_exporters.processes import Process
 from crystools_exporters.run_log import RunLog
 from crystools_tpu.telemetry import RunReport, StageName, Status, StepFinished, StepRecord
@@ -208,11 +211,40 @@ def test_what_somebody_chose_to_compare_stays(page: Page, scene: Scene) -> None:
     expect(whole).to_have_text(["40.0 s", "10.0 s", "\N{MINUS SIGN}75%better"])
 
 
+def test_what_cannot_be_compared_is_said_and_a_run_that_failed_is_no_baseline(
+    page: Page, scene: Scene
+) -> None:
+    compare = page.locator("crystools-compare")
+    play_to_end(scene, steps=4)
+    play_to_end(scene, steps=4, fail_at=2)
+    expect(compare.locator("#statuses")).to_have_text("A: Succeeded. B: Failed.")
+    expect(compare.get_by_role("status")).to_contain_text("Not comparable: B failed (")
+    expect(compare.get_by_role("combobox", name="B", exact=True).locator("option:checked")).to_contain_text(
+        ", Failed"
+    )
+    play_to_end(scene, steps=4)
+    expect(compare.locator("#statuses")).to_have_text("A: Succeeded. B: Succeeded.")
+    expect(compare.get_by_role("status")).to_be_hidden()
+
+
+def test_kept_runs_that_cannot_be_read_are_counted(scene: Scene, kept: RunLog, open_page: OpenPage) -> None:
+    run = yesterday(scene)
+    kept.write([dataclasses.replace(run, run_id=name) for name in ("good", "bad", "worse")])
+    with contextlib.closing(sqlite3.connect(kept.path, isolation_level=None)) as database:
+        database.execute("UPDATE run SET report = 'x' WHERE run_id != 'good'")
+    scene.start()
+    page = open_page(scene)
+    expect(page.locator("crystools-runs #unreadable")).to_have_text(
+        "2 runs could not be read. “crystools-tpu runs show worse” says why."
+    )
+
+
 @pytest.fixture
 def kept(scene: Scene, tmp_path: Path) -> Iterator[RunLog]:
     """A history that another process writes, and the scene's server reads."""
     scene.kept = KeptRuns(tmp_path)
-    with RunLog(tmp_path, process=Process("another-host", 1, 0.0)) as log:
+    another = Observer(Process("another-host", "another boot", "", "", 1, 0.0))
+    with RunLog(tmp_path, observer=another) as log:
         yield log
     scene.kept.close()
 

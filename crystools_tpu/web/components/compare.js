@@ -7,7 +7,7 @@
 
 import { StoreView, blueprint } from "../component.js";
 import { h, setAttribute, setText, syncChildren } from "../dom.js";
-import { NOT_AVAILABLE, duration, gibibytes, moment, percent, stageTitle } from "../format.js";
+import { NOT_AVAILABLE, duration, gibibytes, moment, percent, stageTitle, statusTitle } from "../format.js";
 import { runTitle } from "../run-text.js";
 
 /** A row without a change is the title of a stage. @typedef {{ name: string, change: Change | null }} Row */
@@ -37,6 +37,8 @@ export class Compare extends StoreView {
       <h2 id="title">Compare</h2>
       <label>A <select id="a"></select></label>
       <label>B <select id="b"></select></label>
+      <p id="statuses" class="muted"></p>
+      <p id="incomparable" role="status"></p>
       <p id="differs" class="muted"></p>
       <div class="scroll" tabindex="0" role="region" aria-label="Run A beside run B"><table>
         <thead><tr><th></th><th scope="col">A</th><th scope="col">B</th><th scope="col">B to A</th></tr></thead>
@@ -52,8 +54,9 @@ export class Compare extends StoreView {
       flex: 1; min-width: 0; padding: 3px 6px; font-size: 12px; font-weight: 400; border-radius: 6px;
       background: var(--crystools-sunken); border: 1px solid var(--crystools-line); color: var(--crystools-ink);
     }
-    #differs { font-size: 12px; overflow-wrap: anywhere; }
-    #differs:empty { display: none; }
+    #statuses, #incomparable, #differs { font-size: 12px; overflow-wrap: anywhere; }
+    #statuses:empty, #incomparable:empty, #differs:empty { display: none; }
+    #incomparable { color: var(--crystools-critical); }
     .note { font-size: 11px; }
     .note:empty { display: none; }
     .verdict:empty { display: none !important; }
@@ -114,10 +117,13 @@ export class Compare extends StoreView {
     this.hidden = !newest || !other;
     if (!newest || !other) return;
     const b = this.#chosen(this.#b, runs, newest);
-    const alike = runs.find((run) => run !== b && runTitle(run) === runTitle(b));
-    const a = this.#chosen(this.#a, runs, alike ?? other);
+    const alike = runs.filter((run) => run !== b && runTitle(run) === runTitle(b));
+    const baseline = alike.find((run) => run.status === "succeeded") ?? alike[0] ?? other;
+    const a = this.#chosen(this.#a, runs, baseline);
     this.#compare(store, a, b);
     const comparison = this.#comparison;
+    setText(this.byId("statuses"), comparison ? statuses(comparison) : "");
+    setText(this.byId("incomparable"), comparison ? incomparable(comparison) : "");
     setText(this.byId("differs"), comparison ? differences(comparison) : "");
     setText(this.byId("problem"), this.#problem);
     syncChildren(this.byId("rows"), comparison ? rowsOf(comparison) : [], createRow, showRow);
@@ -155,7 +161,7 @@ export class Compare extends StoreView {
       () => h("option"),
       (option, run) => {
         option.value = run.run_id;
-        setText(option, `${runTitle(run)}, ${moment(run.started_unix_seconds)}, ${duration(run.total_seconds)}`);
+        setText(option, optionText(run));
       },
     );
     const run = runs.find((candidate) => candidate.run_id === value) ?? initial;
@@ -184,6 +190,22 @@ function showRow(row, { name, change }) {
   setText(verdict, change?.verdict && change.verdict !== "same" ? change.verdict : "");
   setAttribute(last, "data-verdict", change?.verdict ?? null);
   setAttribute(last, "title", change?.verdict ? EXPLANATIONS[change.verdict] : null);
+}
+
+/** @param {RunReport} run */
+function optionText(run) {
+  const end = run.status === "succeeded" ? duration(run.total_seconds) : statusTitle(run.status);
+  return `${runTitle(run)}, ${moment(run.started_unix_seconds)}, ${end}`;
+}
+
+/** @param {Comparison} comparison */
+function statuses({ a_status, b_status }) {
+  return `A: ${statusTitle(a_status)}. B: ${statusTitle(b_status)}.`;
+}
+
+/** @param {Comparison} comparison */
+function incomparable({ incomparable }) {
+  return incomparable.length ? `Not comparable: ${incomparable.join("; ")}.` : "";
 }
 
 /** @param {Comparison} comparison */

@@ -20,10 +20,13 @@ export class Runs extends StoreView {
       <p id="none" class="muted">None yet.</p>
       <ol id="list"></ol>
       <button id="more" type="button" hidden>Show older runs</button>
+      <p id="unreadable" class="muted"></p>
     </section>`,
     `
     :host { container-type: inline-size; }
     #none { font-size: 13px; margin-top: 6px; }
+    #unreadable { font-size: 12px; margin-top: 6px; overflow-wrap: anywhere; }
+    #unreadable:empty { display: none; }
     ol { margin-top: 6px; }
     #more {
       margin-top: 8px; padding: 4px 12px; font-size: 12px; border-radius: 6px;
@@ -87,6 +90,7 @@ export class Runs extends StoreView {
     const shown = new Set(shownRuns(store));
     const past = store.runs.filter((run) => !shown.has(run));
     this.byId("none").hidden = past.length > 0;
+    setText(this.byId("unreadable"), unreadableText([...store.unreadableRuns]));
     syncChildren(this.byId("list"), past, createItem, (item, run) => {
       const open = run.run_id === this.#selected;
       showSummary(item, run, open);
@@ -127,6 +131,14 @@ export class Runs extends StoreView {
     event.preventDefault();
     next.focus();
   };
+}
+
+/** @param {string[]} runIds */
+function unreadableText(runIds) {
+  if (!runIds.length) return "";
+  const runs = runIds.length === 1 ? "1 run" : `${runIds.length} runs`;
+  const [first] = runIds;
+  return `${runs} could not be read. “crystools-tpu runs show ${first}” says why.`;
 }
 
 function createItem() {
