@@ -71,6 +71,9 @@ class Bound(StrEnum):
 
 Params: TypeAlias = Mapping[str, str | int | float | bool | None]
 
+LARGEST_EXACT_INTEGER = 2**53 - 1
+"""JavaScript, and much else that reads JSON, rounds what lies beyond it."""
+
 
 @dataclass(frozen=True, slots=True)
 class Ratio:
@@ -224,7 +227,8 @@ class Device:
 class RunReport:
     """One run, whole. Also the file that `generate --report` writes.
 
-    `forecast` is what was expected of it before it began, stages that never came included.
+    `forecast` is what was expected of it before it began, stages that never came included. A whole number
+    among `params` that not every reader of JSON could keep, such as a seed of 64 bits, is its digits.
     """
 
     run_id: str
@@ -240,6 +244,10 @@ class RunReport:
     device: Device | None
     stages: tuple[StageReport, ...]
     forecast: Forecast | None = None
+
+    def __post_init__(self) -> None:
+        params = {name: _exact(value) for name, value in self.params.items()}
+        object.__setattr__(self, "params", params)
 
 
 @dataclass(frozen=True, slots=True)
@@ -372,6 +380,10 @@ Event: TypeAlias = (
     | ModelFreed
     | ProfileChanged
 )
+
+
+def _exact(value: str | int | float | bool | None) -> str | int | float | bool | None:
+    return str(value) if isinstance(value, int) and abs(value) > LARGEST_EXACT_INTEGER else value
 
 
 def to_wire(value: Event | RunReport) -> dict[str, Any]:

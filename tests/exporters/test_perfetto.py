@@ -132,6 +132,11 @@ def test_parameters_go_along_without_the_prompt() -> None:
     assert b"surfboard" not in perfetto_trace(RUN)
 
 
+def test_a_seed_of_64_bits_is_kept_whole() -> None:
+    (run,) = track(dataclasses.replace(RUN, params={"seed": 2**64 - 1}), "wan2.1-t2v").slices
+    assert run.arguments["params"] == {"seed": "18446744073709551615"}
+
+
 def test_the_viewer_can_show_the_time_of_day() -> None:
     (snapshot,) = (p for p in Trace.FromString(perfetto_trace(RUN)).packet if p.HasField("clock_snapshot"))
     realtime, boottime = 1, 6

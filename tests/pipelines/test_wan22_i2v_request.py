@@ -28,7 +28,8 @@ ORIENTATION, UPSIDE_DOWN = 0x0112, 3  # in EXIF
         ("guidance_scale_2", -1.0, "-1.0 is negative or not finite; give 0 or more"),
         ("boundary_ratio", 1.1, "1.1 is out of range; give 0 to 1"),
         ("boundary_ratio", float("nan"), "nan is out of range; give 0 to 1"),
-        ("seed", -1, "-1 is out of range; give 0 to 2**63 - 1"),
+        ("seed", -1, "-1 is out of range; give 0 to 2**64 - 1"),
+        ("seed", 2**64, "18446744073709551616 is out of range; give 0 to 2**64 - 1"),
     ],
 )
 def test_a_field_that_cannot_be_served_is_named_with_its_remedy(field: str, value: Any, message: str) -> None:
