@@ -169,6 +169,18 @@ def test_an_option_that_the_model_does_not_have_or_needs_is_refused(
     assert capsys.readouterr().err.strip() == f"crystools-tpu: {message}"
 
 
+def test_a_picture_that_is_none_is_refused_before_anything_is_loaded(
+    tiny_wan22_i2v: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "notes.png").write_text("no picture")
+    options = ["--prompt", "a boat", "--image", str(tmp_path / "notes.png"), "--out", str(tmp_path / "x.npy")]
+    before = telemetry.history.reports()
+    assert main(["generate", "wan2.2-i2v", "--checkpoint", str(tiny_wan22_i2v), *options]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"crystools-tpu: --image: cannot read {tmp_path / 'notes.png'} (cannot identify")
+    assert telemetry.history.reports() == before
+
+
 @pytest.mark.parametrize(("more", "dynamic"), [([], False), (["--dynamic-cfg"], True)])
 def test_cogvideox_is_asked_for_dynamic_guidance(more: list[str], dynamic: bool) -> None:
     small = ["--checkpoint", "folder", "--prompt", "a boat", "--out", "video.mp4"]
