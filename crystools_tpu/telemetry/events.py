@@ -227,8 +227,9 @@ class Device:
 class RunReport:
     """One run, whole. Also the file that `generate --report` writes.
 
-    `forecast` is what was expected of it before it began, stages that never came included. A whole number
-    among `params` that not every reader of JSON could keep, such as a seed of 64 bits, is its digits.
+    `forecast` is what was expected of it before it began, stages that never came included; `warnings` are
+    what its user was told while it ran. A whole number among `params` that not every reader of JSON could
+    keep, such as a seed of 64 bits, is its digits.
     """
 
     run_id: str
@@ -244,6 +245,7 @@ class RunReport:
     device: Device | None
     stages: tuple[StageReport, ...]
     forecast: Forecast | None = None
+    warnings: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         params = {name: _exact(value) for name, value in self.params.items()}
@@ -346,6 +348,16 @@ class RunFinished:
 
 
 @dataclass(frozen=True, slots=True)
+class RunWarned:
+    """Something that a run's user should know before it ends; also in its report's `warnings`."""
+
+    run_id: str
+    pipeline: str
+    warning: str
+    type: Literal["run_warned"] = field(default="run_warned", init=False)
+
+
+@dataclass(frozen=True, slots=True)
 class ModelFreed:
     """A component of a model left the devices' memory; `freed_bytes` is what it held on all of them together.
 
@@ -377,6 +389,7 @@ Event: TypeAlias = (
     | CompileFinished
     | StageFinished
     | RunFinished
+    | RunWarned
     | ModelFreed
     | ProfileChanged
 )
