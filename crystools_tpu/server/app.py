@@ -212,9 +212,13 @@ class Api:
         if self._trace is None:
             text = "traces need a package: pip install 'crystools-tpu[perfetto]', and start the server anew"
             raise security.refusal(web.HTTPNotImplemented, "trace", text)
+        try:
+            body = await asyncio.to_thread(self._trace, report)
+        except ImportError as error:
+            raise security.refusal(web.HTTPNotImplemented, "trace", str(error)) from None
         name = re.sub(r"[^\w.-]+", "-", f"{report.pipeline}-{report.run_id[:8]}", flags=re.ASCII)
         return web.Response(
-            body=await asyncio.to_thread(self._trace, report),
+            body=body,
             content_type="application/octet-stream",
             headers={hdrs.CONTENT_DISPOSITION: f'attachment; filename="{name}.pftrace"'},
         )

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from crystools_exporters.snapshot_metrics import Sampler
 from crystools_tpu import __version__
+from crystools_tpu.imports import import_failure
 from crystools_tpu.telemetry import Bus, Event, bus
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ _PACKAGES: Final = {
     "grpc": "opentelemetry.exporter.otlp.proto.grpc",
     "http/protobuf": "opentelemetry.exporter.otlp.proto.http",
 }
+_INSTALL: Final = "pip install 'crystools-tpu[otel]'"
 _DEFAULT_PROTOCOL: Final = "http/protobuf"  # OpenTelemetry's specification has it so
 
 _CLOSE_SECONDS: Final = 3.0
@@ -118,7 +120,9 @@ def otlp_exporter(
             else:
                 signals.append(_metrics(protocol, version, monitor, simulated))
         except Exception as error:  # noqa: BLE001 - a variable that OpenTelemetry cannot read stops no run
-            logger.warning("no %s over OTLP: %s", signal.lower(), error)
+            failure = import_failure(error)
+            said = f"{failure.reason}: {failure.cure(_INSTALL)}" if failure else error
+            logger.warning("no %s over OTLP: %s", signal.lower(), said)
     return OtlpExporter(tuple(signals), bus=bus) if signals else None
 
 
@@ -163,9 +167,7 @@ def _can_export(signal: str, protocol: str) -> bool:
     except ModuleNotFoundError:  # not even a package above it
         found = None
     if found is None:
-        logger.warning(
-            "no %s over OTLP although %s is set: pip install 'crystools-tpu[otel]'", name, ENDPOINT
-        )
+        logger.warning("no %s over OTLP although %s is set: %s", name, ENDPOINT, _INSTALL)
     return found is not None
 
 
