@@ -107,9 +107,8 @@ def _conflict(package: str) -> tuple[str, str, str] | None:
 
 
 def _said(error: BaseException) -> str:
-    """The error's first line."""
-    lines = str(error).strip().splitlines() or [""]
-    return f"{type(error).__name__}: {lines[0]}"
+    """The error's kind and first line."""
+    return ": ".join([type(error).__name__, *str(error).strip().splitlines()[:1]])
 
 
 def _top(module: str) -> str:

@@ -84,7 +84,7 @@ def test_a_missing_package_is_named_with_what_needs_it(site: Site) -> None:
         ("ImportError('operator vision::nms does not exist')", "ImportError: operator vision::nms does not"),
         ("AttributeError('aten has no cholesky')", "AttributeError: aten has no cholesky"),
         ("OSError('libcudart.so.12: cannot open\\nat all')", "OSError: libcudart.so.12: cannot open)"),
-        ("TypeError()", "TypeError: )"),
+        ("TypeError()", "TypeError)"),
     ],
 )
 def test_one_that_raises_while_it_is_imported_is_named_with_the_error(

@@ -50,9 +50,10 @@ def create_app(
     """The application for `Server`, with everything under `prefix`.
 
     `kept` are the runs of other processes. `metrics_text` takes the request's `Accept` and renders the
-    metrics and their content type; it may block. `trace` makes a trace file of a run; it may take its time.
-    `profiling` lets clients ask for captures. `simulated` names the simulated machine and goes to every
-    client. Raises ValueError for an empty token.
+    metrics and their content type; it may block. `trace` makes a trace file of a run; it may take its time,
+    and raises ImportError, with what helps, where its package is broken. `profiling` lets clients ask for
+    captures. `simulated` names the simulated machine and goes to every client. Raises ValueError for an empty
+    token.
     """
     if token == "":
         raise ValueError("token is empty: give a secret, or None to serve the loopback interface alone")

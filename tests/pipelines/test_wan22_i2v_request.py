@@ -169,10 +169,9 @@ def test_every_kind_of_picture_has_its_colours(
 @pytest.mark.parametrize("name", ["a.gif", "a.png", "a.webp"])
 def test_of_an_animation_the_first_frame_is_taken(tmp_path: Path, name: str) -> None:
     later = [Image.new("RGB", (8, 8), BLUE), Image.new("RGB", (8, 8), "lime")]
-    options = {"lossless": True} if name == "a.webp" else {}
-    Image.new("RGB", (8, 8), RED).save(
-        tmp_path / name, save_all=True, append_images=later, duration=100, **options
-    )
+    options: dict[str, Any] = {"lossless": True} if name == "a.webp" else {}
+    first = Image.new("RGB", (8, 8), RED)
+    first.save(tmp_path / name, save_all=True, append_images=later, duration=100, **options)
     assert pixels_of(tmp_path / name, (8, 8)) == [RED] * 64
 
 
@@ -234,7 +233,7 @@ def test_a_picture_with_broken_bytes_is_read_or_refused_and_nothing_else(tmp_pat
     for _ in range(30):
         broken = bytearray(whole.getvalue())
         for place in chance.integers(4, len(broken), 3):
-            broken[place] = chance.choice([0, 255, chance.integers(256)])
+            broken[place] = (0, 255, int(chance.integers(256)))[chance.integers(3)]
         (tmp_path / name).write_bytes(broken)
         with contextlib.suppress(RequestError):
             read_image(tmp_path / name, 16, 16)
