@@ -57,11 +57,13 @@ _warn_of_another_version()
 
 try:
     from crystools_tpu import comfyui
-except ModuleNotFoundError as _error:
-    raise ImportError(
-        f"crystools-tpu needs {_error.name}, which is not installed: "
-        f"{sys.executable} -m pip install -r {_ROOT / 'requirements.txt'}"
-    ) from _error
+except Exception as _error:
+    from crystools_tpu.imports import import_failure
+
+    if (_failure := import_failure(_error)) is None:
+        raise
+    _cure = _failure.cure(f"{sys.executable} -m pip install -r {_ROOT / 'requirements.txt'}")
+    raise ImportError(f"crystools-tpu cannot be loaded: {_failure.reason}: {_cure}") from _error
 
 NODE_CLASS_MAPPINGS = comfyui.NODE_CLASS_MAPPINGS
 NODE_DISPLAY_NAME_MAPPINGS = comfyui.NODE_DISPLAY_NAME_MAPPINGS

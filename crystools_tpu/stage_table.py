@@ -37,10 +37,12 @@ def stage_table(report: RunReport) -> Table:
 
 
 def stage_text(report: RunReport) -> str:
-    """The same as plain text, in lines of 96 characters at most."""
+    """The same as plain text, in lines of 96 characters at most, and below it the run's warnings."""
     console = Console(file=io.StringIO(), width=_TEXT_COLUMNS, color_system=None, force_terminal=False)
     with console.capture() as captured:
         console.print(stage_table(report))
+        for warning in report.warnings:
+            console.print(warning, markup=False, highlight=False)
     return "\n".join(line.rstrip() for line in captured.get().splitlines()).strip("\n")
 
 

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from crystools_tpu.cli.errors import needs_pipelines
 from crystools_tpu.cli.generate import generate_watched
 from crystools_tpu.cli.serve import panel
 from crystools_tpu.data_dir import PROFILES, data_dir
@@ -37,8 +36,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def run(arguments: argparse.Namespace) -> None:
     """Serves the page, generates `video.mp4` and `report.json`, and prints the table of stages."""
-    with needs_pipelines():
-        from crystools_pipelines.tiny import write_tiny_checkpoint
+    from crystools_pipelines.tiny import write_tiny_checkpoint
 
     console = Console()
     out: Path = arguments.out

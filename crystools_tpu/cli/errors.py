@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
-
 
 class CommandError(Exception):
     """The command cannot do what was asked; the message names the option and the remedy."""
@@ -16,12 +13,3 @@ class CheckFailed(CommandError):
     """The command did what was asked, and found what it was to fail on."""
 
     exit_status = 1
-
-
-@contextlib.contextmanager
-def needs_pipelines() -> Iterator[None]:
-    """Says what to install where an import within the block finds a package missing."""
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        raise CommandError(f"{error.name} is not installed: pip install 'crystools-tpu[pipelines]'") from None

@@ -154,15 +154,17 @@ def profile_text(capture: telemetry.ProfileCapture) -> str:
 def request_of(arguments: argparse.Namespace) -> Any:
     """The model's request with what was given; the rest is the model's default.
 
-    Raises CommandError for an option that the model does not have or cannot serve.
+    Raises CommandError for an option that the model does not have, needs, or cannot serve.
     """
     request_class = MODELS[arguments.model].request_class()
-    known = {field.name for field in dataclasses.fields(request_class)}
+    known = {field.name: field for field in dataclasses.fields(request_class)}
     given = {option: getattr(arguments, option, None) for option in _REQUEST_OPTIONS}
     fields = {_REQUEST_OPTIONS[option]: value for option, value in given.items() if value is not None}
     for option, field in _REQUEST_OPTIONS.items():
         if field in fields and field not in known:
             raise CommandError(f"{_flag(option)}: {arguments.model} has no such setting; leave it out")
+        if field in known and field not in fields and known[field].default is dataclasses.MISSING:
+            raise CommandError(f"{_flag(option)}: {arguments.model} cannot do without; give one")
     try:
         return request_class(**fields)
     except RequestError as error:

@@ -9,10 +9,14 @@ import argparse
 import logging
 import sys
 from collections.abc import Sequence
+from typing import Final
 
 from crystools_tpu import __version__
 from crystools_tpu.cli import comfyui, demo, generate, plan, runs, serve, tiny_checkpoint, trace
 from crystools_tpu.cli.errors import CommandError
+from crystools_tpu.imports import import_failure
+
+_INSTALL: Final = "pip install 'crystools-tpu[pipelines]'"
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -36,6 +40,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except CommandError as error:
         print(f"crystools-tpu: {error}", file=sys.stderr)
         return error.exit_status
+    except Exception as error:
+        if (failure := import_failure(error)) is None:
+            raise
+        print(f"crystools-tpu: {failure.reason}: {failure.cure(_INSTALL)}", file=sys.stderr)
+        return CommandError.exit_status
     except KeyboardInterrupt:
         print("crystools-tpu: cancelled", file=sys.stderr)
         return 130

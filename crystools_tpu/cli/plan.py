@@ -19,7 +19,7 @@ from crystools_pipelines.models import MODELS
 from crystools_pipelines.planning.meshes import compare
 from crystools_pipelines.runtime.run_spec import RunSpec
 from crystools_pipelines.runtime.topologies import TOPOLOGIES
-from crystools_tpu.cli.errors import CheckFailed, CommandError, needs_pipelines
+from crystools_tpu.cli.errors import CheckFailed, CommandError
 from crystools_tpu.cli.generate import mesh_of, request_of
 from crystools_tpu.cli.plan_display import print_meshes, print_plan, print_tuning, show_tries
 from crystools_tpu.cli.plans import Plans, refusals, tpu_compiler
@@ -89,10 +89,10 @@ def plan_first(model: str, request: Any, *, checkpoint: str, devices: int, mesh:
 
     Raises CommandError where they are no TPU that can be planned for.
     """
-    with needs_pipelines():
-        from crystools_pipelines.runtime.checkpoint import Checkpoint
-        from crystools_pipelines.runtime.job import choose_devices
-        from crystools_pipelines.runtime.topologies import topology_of
+    from crystools_pipelines.runtime.checkpoint import Checkpoint
+    from crystools_pipelines.runtime.job import choose_devices
+    from crystools_pipelines.runtime.topologies import topology_of
+
     with refusals(), _ended_by_sigterm():
         chosen = choose_devices(devices)
         topology = topology_of(chosen)
@@ -149,8 +149,8 @@ def _tune_attention(arguments: argparse.Namespace, spec: RunSpec) -> None:
 
 
 def _request(arguments: argparse.Namespace) -> Any:
-    with needs_pipelines():
-        import numpy as np
+    import numpy as np
+
     known = {field.name for field in dataclasses.fields(MODELS[arguments.model].request_class())}
     # What is in it does not matter, and it is stretched to the video's size.
     image = np.zeros((16, 16, 3), np.float32) if "image" in known else None

@@ -15,7 +15,7 @@ from crystools_pipelines.planning.cache import keep_plan, plan_key, plans_folder
 from crystools_pipelines.runtime.compiler_process import ProcessDiedError
 from crystools_pipelines.runtime.errors import PipelineError
 from crystools_pipelines.runtime.run_spec import RunSpec
-from crystools_tpu.cli.errors import CommandError, needs_pipelines
+from crystools_tpu.cli.errors import CommandError
 from crystools_tpu.cli.generate import refusal
 from crystools_tpu.cli.plan_display import show_progress
 from crystools_tpu.telemetry import StageName
@@ -56,8 +56,8 @@ class Plans:
         if plan is not None and (plan.largest_that_fits is not None or not search):
             print("planned before; --no-cache compiles anew", file=sys.stderr)
             return plan
-        with needs_pipelines():
-            from crystools_pipelines.planning.planner import Planner
+        from crystools_pipelines.planning.planner import Planner
+
         with refusals(), show_progress(Console(stderr=True)) as progress:
             try:
                 plan = Planner(self._compiler, spec, progress, self._only).plan(search=search)
@@ -82,8 +82,8 @@ def tpu_compiler() -> TpuCompiler:
         raise CommandError(
             "libtpu (the TPU's compiler) is not installed: pip install 'crystools-tpu[pipelines,tpu]'"
         )
-    with needs_pipelines():
-        from crystools_pipelines.runtime.aot import TpuCompiler
+    from crystools_pipelines.runtime.aot import TpuCompiler
+
     return TpuCompiler()
 
 

@@ -58,7 +58,7 @@ def runs_table(reports: Sequence[RunReport]) -> Table:
 
 
 def run_text(report: RunReport) -> str:
-    """What the run was: its id, model, device, parameters, output and error, a line each."""
+    """What the run was: its id, model, device, parameters, output, warnings and error, a line each."""
     device = report.device
     lines = {
         "run": report.run_id,
@@ -69,7 +69,8 @@ def run_text(report: RunReport) -> str:
         "output": report.output,
         "error": report.error,
     }
-    return "\n".join(f"{name:<7} {value}" for name, value in lines.items() if value)
+    named = [*lines.items(), *(("warning", warning) for warning in report.warnings)]
+    return "\n".join(f"{name:<7} {value}" for name, value in named if value)
 
 
 def comparison_table(comparison: Comparison) -> Table:

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from crystools_pipelines.models import MODELS
-from crystools_tpu.cli.errors import CommandError, needs_pipelines
+from crystools_tpu.cli.errors import CommandError
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -21,8 +21,8 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def run(arguments: argparse.Namespace) -> None:
     """Writes the checkpoint and says where."""
-    with needs_pipelines():
-        from crystools_pipelines.tiny import write_tiny_checkpoint
+    from crystools_pipelines.tiny import write_tiny_checkpoint
+
     try:
         print(write_tiny_checkpoint(arguments.model, arguments.directory))
     except (ValueError, OSError) as error:

@@ -39,5 +39,7 @@ def write_trace(report: RunReport, path: Path) -> None:
         raise CommandError("perfetto is not installed: pip install 'crystools-tpu[perfetto]'")
     try:
         path.write_bytes(render(report))
+    except ImportError as error:
+        raise CommandError(str(error)) from None
     except OSError as error:
         raise CommandError(f"--out: {path}: {error.strerror}") from None

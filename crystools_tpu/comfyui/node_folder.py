@@ -27,7 +27,15 @@ except ModuleNotFoundError as error:
         f"'crystools-tpu[comfyui]', or remove {{Path(__file__).parent}}"
     ) from error
 
-from crystools_tpu import comfyui
+try:
+    from crystools_tpu import comfyui
+except Exception as error:
+    from crystools_tpu.imports import import_failure
+
+    if (failure := import_failure(error)) is None:
+        raise
+    cure = failure.cure(f"{{sys.executable}} -m pip install 'crystools-tpu[comfyui]'")
+    raise ImportError(f"crystools-tpu cannot be loaded: {{failure.reason}}: {{cure}}") from error
 
 NODE_CLASS_MAPPINGS = comfyui.NODE_CLASS_MAPPINGS
 NODE_DISPLAY_NAME_MAPPINGS = comfyui.NODE_DISPLAY_NAME_MAPPINGS

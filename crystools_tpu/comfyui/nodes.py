@@ -11,6 +11,7 @@ from typing import Any, Final, TypeAlias
 
 from crystools_tpu.comfyui.progress import shown
 from crystools_tpu.comfyui.timing_nodes import TPUTimingPlot, TPUTimingReport
+from crystools_tpu.imports import import_failure
 
 Node: TypeAlias = type[Any]
 
@@ -27,7 +28,7 @@ _REQUIREMENTS: Final = Path(__file__).parents[2] / "requirements.txt"
 
 
 class MissingPackageError(Exception):
-    """A node needs a package that is not installed. The message has the command that installs it."""
+    """A node needs a package that cannot be imported. The message says why, and which command helps."""
 
 
 def collect(modules: Iterable[str]) -> tuple[dict[str, Node], dict[str, str]]:
@@ -44,8 +45,9 @@ def adapted(node: Node) -> Node:
     """The node as ComfyUI may run it.
 
     ComfyUI runs nodes in torch's inference mode, in which torchax meets operators whole (dropout) that it has
-    no lowering for: the function runs outside of it. A package that it lacks is a MissingPackageError. A node
-    that asks for `unique_id` has its progress shown, and calls `self.on_step` after each step.
+    no lowering for: the function runs outside of it. A package that is missing or broken is a
+    MissingPackageError. A node that asks for `unique_id` has its progress shown, and calls `self.on_step`
+    after each step.
     """
     function = getattr(node, node.FUNCTION)
 
@@ -56,11 +58,11 @@ def adapted(node: Node) -> Node:
 
             with torch.inference_mode(False), shown(unique_id) as self.on_step:
                 return function(self, *args, **inputs)
-        except ModuleNotFoundError as error:
-            package = (error.name or "").partition(".")[0]
-            raise MissingPackageError(
-                f"{package} is not installed. Run this and restart ComfyUI: {install_command()}"
-            ) from error
+        except Exception as error:
+            if (failure := import_failure(error)) is None:
+                raise
+            cure = failure.cure(install_command())
+            raise MissingPackageError(f"{failure.reason}. Run this and restart ComfyUI: {cure}") from error
 
     return type(node.__name__, (node,), {node.FUNCTION: execute, "__doc__": node.__doc__})
 

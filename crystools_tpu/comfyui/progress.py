@@ -14,6 +14,7 @@ from crystools_tpu.telemetry import (
     CompileFinished,
     Event,
     RunStarted,
+    RunWarned,
     StageReport,
     StageStarted,
     StepFinished,
@@ -76,7 +77,7 @@ class _Display:
         self._total = 1
         self._finished = 0
         self._label = ""
-        self._warning: str | None = None
+        self._warnings: list[str] = []
 
     def show(self, events: list[Event]) -> None:
         """Counts steps as the devices finish them, and says what is going on."""
@@ -88,8 +89,11 @@ class _Display:
         if isinstance(event, RunStarted):
             steps = event.report.params.get("num_inference_steps")
             self._steps_of_run = steps if isinstance(steps, int) else None
-            if event.report.forecast is not None:
-                self._warning = telemetry.forecast_warning(event.report.forecast)
+            forecast = event.report.forecast
+            if forecast is not None and (warning := telemetry.forecast_warning(forecast)):
+                self._warnings.append(warning)
+        elif isinstance(event, RunWarned):
+            self._warnings.append(event.warning)
         elif isinstance(event, StageStarted):
             self._start(event.report)
         elif isinstance(event, CompileFinished):
@@ -126,5 +130,5 @@ class _Display:
     def _say(self, what: str) -> None:
         """To the page that queued the prompt, and to nobody else."""
         if self._server.client_id is not None:
-            text = f"{self._label}: {what}" + (f"\n{self._warning}" if self._warning else "")
+            text = "\n".join([f"{self._label}: {what}", *self._warnings])
             self._server.send_progress_text(text, self._node_id, self._server.client_id)

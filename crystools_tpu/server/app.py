@@ -50,9 +50,10 @@ def create_app(
     """The application for `Server`, with everything under `prefix`.
 
     `kept` are the runs of other processes. `metrics_text` takes the request's `Accept` and renders the
-    metrics and their content type; it may block. `trace` makes a trace file of a run; it may take its time.
-    `profiling` lets clients ask for captures. `simulated` names the simulated machine and goes to every
-    client. Raises ValueError for an empty token.
+    metrics and their content type; it may block. `trace` makes a trace file of a run; it may take its time,
+    and raises ImportError, with what helps, where its package is broken. `profiling` lets clients ask for
+    captures. `simulated` names the simulated machine and goes to every client. Raises ValueError for an empty
+    token.
     """
     if token == "":
         raise ValueError("token is empty: give a secret, or None to serve the loopback interface alone")
@@ -216,9 +217,13 @@ class Api:
         if self._trace is None:
             text = "traces need a package: pip install 'crystools-tpu[perfetto]', and start the server anew"
             raise security.refusal(web.HTTPNotImplemented, "trace", text)
+        try:
+            body = await asyncio.to_thread(self._trace, report)
+        except ImportError as error:
+            raise security.refusal(web.HTTPNotImplemented, "trace", str(error)) from None
         name = re.sub(r"[^\w.-]+", "-", f"{report.pipeline}-{report.run_id[:8]}", flags=re.ASCII)
         return web.Response(
-            body=await asyncio.to_thread(self._trace, report),
+            body=body,
             content_type="application/octet-stream",
             headers={hdrs.CONTENT_DISPOSITION: f'attachment; filename="{name}.pftrace"'},
         )

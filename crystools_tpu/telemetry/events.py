@@ -258,7 +258,9 @@ class Device(_Safe):
 class RunReport(_Safe):
     """One run, whole. Also the file that `generate --report` writes.
 
-    `forecast` is what was expected of it before it began, stages that never came included.
+    `forecast` is what was expected of it before it began, stages that never came included; `warnings` are
+    what its user was told while it ran. A whole number among `params` that not every reader of JSON could
+    keep, such as a seed of 64 bits, is its digits.
     """
 
     run_id: str
@@ -274,6 +276,7 @@ class RunReport(_Safe):
     device: Device | None
     stages: tuple[StageReport, ...]
     forecast: Forecast | None = None
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -372,6 +375,16 @@ class RunFinished:
 
 
 @dataclass(frozen=True, slots=True)
+class RunWarned(_Safe):
+    """Something that a run's user should know before it ends; also in its report's `warnings`."""
+
+    run_id: str
+    pipeline: str
+    warning: str
+    type: Literal["run_warned"] = field(default="run_warned", init=False)
+
+
+@dataclass(frozen=True, slots=True)
 class ModelFreed(_Safe):
     """A component of a model left the devices' memory; `freed_bytes` is what it held on all of them together.
 
@@ -403,6 +416,7 @@ Event: TypeAlias = (
     | CompileFinished
     | StageFinished
     | RunFinished
+    | RunWarned
     | ModelFreed
     | ProfileChanged
 )

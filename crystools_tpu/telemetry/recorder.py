@@ -25,6 +25,7 @@ from crystools_tpu.telemetry.events import (
     RunFinished,
     RunReport,
     RunStarted,
+    RunWarned,
     StageName,
     StageReport,
     StageStarted,
@@ -97,6 +98,7 @@ class Run:
         self._expected = list(forecast.stages) if forecast else []
         self._stages: list[Stage] = []
         self._stage_is_open = False
+        self._warnings: list[str] = []
         self._final: RunReport | None = None
         self._started_at = self.clock()
         self._started_unix_seconds = time_of_day(wall_clock, self.guard)
@@ -176,6 +178,14 @@ class Run:
             if error is None and ended_by is not None:
                 raise ended_by
 
+    def warn(self, warning: str) -> None:
+        """Says what the user should know in the log, on every screen and in the report, the same once."""
+        warning = safe_text(warning)
+        if warning not in self._warnings:
+            self._warnings.append(warning)
+            logger.warning("%s: %s", self.pipeline, warning)
+            self.bus.publish(RunWarned(self.run_id, self.pipeline, warning))
+
     def _with_forecast(self, report: StageReport) -> StageReport:
         """The stage with the first forecast of its name and component that no stage before it has taken."""
         named = (report.name, report.component)
@@ -217,6 +227,7 @@ class Run:
             device=self.device,
             stages=tuple(stage.report for stage in tuple(self._stages)),
             forecast=self._forecast,
+            warnings=tuple(self._warnings),
         )
 
 

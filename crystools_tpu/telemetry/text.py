@@ -14,6 +14,9 @@ from typing import Any, Final
 MOST_CHARACTERS: Final = 65536
 """A text has no more: the rest is left out, and that is said."""
 
+LARGEST_EXACT_INTEGER: Final = 2**53 - 1
+"""JavaScript, and much else that reads JSON, rounds what lies beyond it."""
+
 # Control characters but for tab and the two of line ends, and halves of surrogate pairs.
 _UNSAFE: Final = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
 
@@ -38,7 +41,10 @@ def safe_text(value: object) -> str:
 
 
 def safe_params(params: Mapping[Any, Any]) -> dict[str, Scalar]:
-    """Parameters as a report has them: what is no number, boolean or None is there as its text."""
+    """Parameters as a report has them: what is no number, boolean or None is there as its text.
+
+    So is a whole number that not every reader of JSON could keep, such as a seed of 64 bits.
+    """
     return {safe_text(name): _scalar(value) for name, value in params.items()}
 
 
@@ -52,8 +58,9 @@ def _scalar(value: Any) -> Scalar:
         return value  # type: ignore[no-any-return]
     if isinstance(value, Integral):
         number = int(value)
-        # Beyond 64 bits neither the page nor a database nor a protocol has it as a number.
-        return number if -(2**63) <= number < 2**64 else safe_text(hex(number))
+        if abs(number) <= LARGEST_EXACT_INTEGER:
+            return number
+        return str(number) if number.bit_length() <= 64 else safe_text(hex(number))
     if isinstance(value, Real):
         try:
             return float(value)

@@ -132,6 +132,7 @@ export function warningsOf(run) {
   const unfitting = forecastWarning(run);
   return [
     .../** @type {Warning[]} */ (unfitting ? [["warning", unfitting]] : []),
+    ...run.warnings.map((warning) => /** @type {Warning} */ (["warning", warning])),
     ...run.stages.flatMap((stage) => [...nanWarning(stage), ...recompileWarning(stage)]),
   ];
 }

@@ -347,12 +347,16 @@ function progressOf(event) {
 }
 
 /**
- * Brings `run` up to date with an event of one of its stages. False where events before it were lost.
+ * Brings `run` up to date with a warning or an event of one of its stages. False where events before it were lost.
  *
  * @param {RunReport} run
  * @param {Exclude<TelemetryEvent, { report: RunReport } | ModelFreed | ProfileChanged>} event
  */
 function foldIntoRun(run, event) {
+  if (event.type === "run_warned") {
+    if (!run.warnings.includes(event.warning)) run.warnings.push(event.warning);
+    return true;
+  }
   if (event.type === "stage_started" || event.type === "stage_finished") {
     if (event.stage > run.stages.length) return false;
     run.stages[event.stage] = event.report;

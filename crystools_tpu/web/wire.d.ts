@@ -122,6 +122,7 @@ export interface RunReport {
   device: Device | null;
   stages: StageReport[];
   forecast: Forecast | null;
+  warnings: string[];
 }
 
 export interface RunStarted {
@@ -173,6 +174,13 @@ export interface StageFinished {
 export interface RunFinished {
   type: "run_finished";
   report: RunReport;
+}
+
+export interface RunWarned {
+  type: "run_warned";
+  run_id: string;
+  pipeline: string;
+  warning: string;
 }
 
 export interface ModelFreed {
@@ -313,6 +321,7 @@ export type TelemetryEvent =
   | CompileFinished
   | StageFinished
   | RunFinished
+  | RunWarned
   | ModelFreed
   | ProfileChanged;
 

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 from crystools_exporters.otlp_receiver import Address, Receiver, watched
 from crystools_exporters.snapshot_metrics import Sampler
 from crystools_tpu import __version__
+from crystools_tpu.imports import import_failure
 from crystools_tpu.telemetry import Bus, Event, bus
 from crystools_tpu.telemetry.guard import Guard
 
@@ -44,6 +45,7 @@ _PACKAGES: Final = {
     "grpc": "opentelemetry.exporter.otlp.proto.grpc",
     "http/protobuf": "opentelemetry.exporter.otlp.proto.http",
 }
+_INSTALL: Final = "pip install 'crystools-tpu[otel]'"
 _DEFAULT_PROTOCOL: Final = "http/protobuf"  # OpenTelemetry's specification has it so
 
 _CLOSE_SECONDS: Final = 0.9
@@ -135,7 +137,9 @@ def otlp_exporter(
                 made = _metrics(receiver, protocol, version, monitor, simulated)
             signals.append((made, receiver))
         except Exception as error:  # noqa: BLE001 - a variable that OpenTelemetry cannot read stops no run
-            logger.warning("no %s over OTLP: %s", signal.lower(), error)
+            failure = import_failure(error)
+            said = f"{failure.reason}: {failure.cure(_INSTALL)}" if failure else error
+            logger.warning("no %s over OTLP: %s", signal.lower(), said)
     return OtlpExporter(signals, bus=bus) if signals else None
 
 
@@ -199,9 +203,7 @@ def _can_export(signal: str, protocol: str) -> bool:
     except ModuleNotFoundError:  # not even a package above it
         found = None
     if found is None:
-        logger.warning(
-            "no %s over OTLP although %s is set: pip install 'crystools-tpu[otel]'", name, ENDPOINT
-        )
+        logger.warning("no %s over OTLP although %s is set: %s", name, ENDPOINT, _INSTALL)
     return found is not None
 
 

@@ -188,6 +188,7 @@ class RunLogWriter:
             self._told.add(report.run_id)
             why = describe_error(fault)
             logger.warning("run %s cannot be written to the history and %s: %s", report.run_id, outcome, why)
+
     def _rest(self, seconds: float) -> None:
         """Waits so long; with a heartbeat meanwhile, where it is long."""
         ends = time.monotonic() + seconds

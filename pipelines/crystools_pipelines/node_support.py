@@ -70,8 +70,8 @@ def real(default: float, low: float, high: float, step: float, tooltip: str) -> 
 
 
 def seed(default: int) -> Input:
-    """A seed, with the frontend's own widget after it that says what becomes of it after a run."""
-    return "INT", {"default": default, "min": 0, "max": 2**63 - 1, "control_after_generate": True}
+    """A seed as KSampler has it, with the frontend's own widget after it: what becomes of it after a run."""
+    return "INT", {"default": default, "min": 0, "max": 2**64 - 1, "control_after_generate": True}
 
 
 def model_id(default: str) -> Input:

@@ -156,14 +156,30 @@ def test_what_cannot_be_done_is_one_line_that_names_the_option_and_the_remedy(
         ("wan2.1-t2v", ["--dynamic-cfg"], "--dynamic-cfg: wan2.1-t2v has no such setting; leave it out"),
         ("flux.2", ["--fps", "8"], "--fps: flux.2 makes an image; leave it out"),
         ("wan2.1-t2v", ["--shift", "3"], "--shift: wan2.1-t2v has no such setting; leave it out"),
+        ("cogvideox-t2v", ["--image", "a.png"], "--image: cogvideox-t2v has no such setting; leave it out"),
+        ("wan2.2-i2v", [], "--image: wan2.2-i2v cannot do without; give one"),
+        ("wan2.2-i2v", ["--fps", "8", "--seed", "1"], "--image: wan2.2-i2v cannot do without; give one"),
+        ("flux.2", ["--seed", str(2**64)], f"--seed: {2**64} is out of range; give 0 to 2**64 - 1"),
     ],
 )
-def test_an_option_that_the_model_does_not_have_is_refused(
+def test_an_option_that_the_model_does_not_have_or_needs_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], model: str, more: list[str], message: str
 ) -> None:
     out = ["--out", str(tmp_path / "x.npy")]
     assert main(["generate", model, "--checkpoint", str(tmp_path), "--prompt", "a boat", *out, *more]) == 2
     assert capsys.readouterr().err.strip() == f"crystools-tpu: {message}"
+
+
+def test_a_picture_that_is_none_is_refused_before_anything_is_loaded(
+    tiny_wan22_i2v: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "notes.png").write_text("no picture")
+    options = ["--prompt", "a boat", "--image", str(tmp_path / "notes.png"), "--out", str(tmp_path / "x.npy")]
+    before = telemetry.history.reports()
+    assert main(["generate", "wan2.2-i2v", "--checkpoint", str(tiny_wan22_i2v), *options]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"crystools-tpu: --image: cannot read {tmp_path / 'notes.png'} (cannot identify")
+    assert telemetry.history.reports() == before
 
 
 @pytest.mark.parametrize(("more", "dynamic"), [([], False), (["--dynamic-cfg"], True)])

@@ -98,6 +98,13 @@ def test_show_tells_what_the_run_was_and_where_its_time_went(name: str, capsys: 
     assert re.search(r"denoise +300\.000 +30\.00 miss +50 +5\.413 +37\.5%", out)
 
 
+def test_show_tells_what_the_run_warned_of(folder: Path, capsys: Output) -> None:
+    with RunLog(folder) as log:
+        log.write([dataclasses.replace(FAST, warnings=("prompt: it is cut", "negative_prompt: it is cut"))])
+    assert main(["runs", "show", "latest"]) == 0
+    assert "\nwarning prompt: it is cut\nwarning negative_prompt: it is cut\n" in capsys.readouterr().out
+
+
 @pytest.mark.usefixtures("history")
 def test_show_json_is_the_whole_report(capsys: Output) -> None:
     assert main(["runs", "show", "latest", "--json"]) == 0

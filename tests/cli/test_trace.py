@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,23 @@ def test_what_is_no_report_is_one_line(tmp_path: Path, capsys: pytest.CaptureFix
 def test_a_folder_that_is_not_there_is_one_line(report: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["trace", str(report), "--out", str(report.parent / "none" / "run.pftrace")]) == 2
     assert "--out: " in capsys.readouterr().err
+
+
+def test_with_a_broken_package_it_says_which_and_why(
+    report: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in [name for name in sys.modules if "perfetto" in name]:
+        monkeypatch.delitem(sys.modules, name)
+    (tmp_path / "perfetto").mkdir()
+    (tmp_path / "perfetto" / "__init__.py").write_text("raise TypeError('Descriptors cannot be created')")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert main(["trace", str(report), "--out", str(report.with_name("run.pftrace"))]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert (
+        " is there, but cannot be imported (TypeError: Descriptors cannot be created): pip install " in line
+    )
+    assert "crystools-tpu: perfetto" in line
+    assert "pip install 'crystools-tpu[perfetto]'" in line
 
 
 def test_without_the_package_it_says_what_to_install(

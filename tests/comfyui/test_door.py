@@ -142,10 +142,19 @@ def test_two_clones_share_one_telemetry_registry(clone: Path) -> None:
     assert loaded.answer["file"] == str(clone / "crystools_tpu" / "__init__.py")
 
 
+def test_a_broken_requirement_is_one_error_with_its_reason(clone: Path, tmp_path: Path) -> None:
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "psutil.py").write_text("raise OSError('_psutil_linux.so: not an ELF file')")
+    loaded = load([clone], before=f"sys.path.insert(0, {str(tmp_path / 'broken')!r})")
+    assert loaded.returncode == 1
+    assert "ImportError: crystools-tpu cannot be loaded: psutil " in loaded.log
+    assert " is there, but cannot be imported (OSError: _psutil_linux.so: not an ELF file): " in loaded.log
+
+
 def test_a_missing_requirement_is_one_error_with_the_command_that_installs_it(clone: Path) -> None:
     loaded = load([clone], before="sys.modules['prometheus_client'] = None")
     assert loaded.returncode == 1
     assert loaded.log.rstrip().endswith(
-        "ImportError: crystools-tpu needs prometheus_client, which is not installed: "
+        "ImportError: crystools-tpu cannot be loaded: prometheus_client is not installed: "
         f"{sys.executable} -m pip install -r {clone / 'requirements.txt'}"
     )

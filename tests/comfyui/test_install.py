@@ -81,6 +81,18 @@ def test_in_another_python_than_the_packages_the_folder_says_what_to_do(comfyui:
     assert f"pip install 'crystools-tpu[comfyui]', or remove {folder}" in loaded.log
 
 
+def test_where_a_package_that_it_needs_is_missing_the_folder_says_which(comfyui: Path) -> None:
+    main(["comfyui", "install", str(comfyui)])
+    folder = comfyui / "custom_nodes" / "crystools-tpu"
+    loaded = load(
+        [folder],
+        installed=[ROOT, ROOT / "pipelines", ROOT / "exporters"],
+        before="sys.modules['prometheus_client'] = None",
+    )
+    assert "ImportError: crystools-tpu cannot be loaded: prometheus_client is not installed: " in loaded.log
+    assert loaded.log.rstrip().endswith("-m pip install 'crystools-tpu[comfyui]'")
+
+
 def test_the_managers_requirements_are_those_of_the_extra() -> None:
     project = PROJECT["project"]
     extras = project["optional-dependencies"]

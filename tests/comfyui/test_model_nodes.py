@@ -25,7 +25,7 @@ PROMPT = ("STRING", "")
 STEPS = ("INT", 50, 1, 100, 1)
 DEVICES = ("INT", 0, 0, 256, 1)
 FPS = ("INT", 16, 1, 60, 1)
-SEED = ("INT", 0, 2**63 - 1, 1)
+SEED = ("INT", 0, 2**64 - 1, 1)
 WAN21 = ("STRING", "Wan-AI/Wan2.1-T2V-14B-Diffusers")
 WAN22 = ("STRING", "Wan-AI/Wan2.2-I2V-A14B-Diffusers")
 FLUX2 = ("STRING", "black-forest-labs/FLUX.2-dev")
@@ -45,7 +45,7 @@ FLUX2_NODES: dict[str, tuple[dict[str, tuple[Any, ...]], list[str]]] = {
             **FLUX2_SIZE,
             "num_inference_steps": STEPS,
             "guidance_scale": ("FLOAT", 4.0, 0.0, 20.0, 0.1),
-            "seed": ("INT", 42, 0, 2**63 - 1, 1),
+            "seed": ("INT", 42, 0, 2**64 - 1, 1),
             "model_id": FLUX2,
             "num_devices": DEVICES,
         },
@@ -69,7 +69,7 @@ CONTRACT: dict[str, tuple[dict[str, tuple[Any, ...]], list[str]]] = {
             "num_frames": ("INT", 81, 17, 161, 8),
             "num_inference_steps": STEPS,
             "guidance_scale": ("FLOAT", 6.0, 1.0, 20.0, 0.1),
-            "seed": ("INT", 42, 0, 2**63 - 1, 1),
+            "seed": ("INT", 42, 0, 2**64 - 1, 1),
             "num_devices": DEVICES,
         },
         ["latents", "info STRING"],
@@ -89,7 +89,7 @@ CONTRACT: dict[str, tuple[dict[str, tuple[Any, ...]], list[str]]] = {
             **WAN_SIZE,
             "num_inference_steps": STEPS,
             "guidance_scale": GUIDANCE,
-            "seed": ("INT", 2025, 0, 2**63 - 1, 1),
+            "seed": ("INT", 2025, 0, 2**64 - 1, 1),
             "model_id": WAN21,
             "flow_shift": ("FLOAT", 5.0, 1.0, 10.0, 0.5),
             "num_devices": DEVICES,
@@ -117,7 +117,7 @@ CONTRACT: dict[str, tuple[dict[str, tuple[Any, ...]], list[str]]] = {
             "num_inference_steps": STEPS,
             "guidance_scale": GUIDANCE,
             "shift": ("FLOAT", 5.0, 1.0, 20.0, 0.1),
-            "seed": ("INT", 0, 0, 2**63 - 1, 1),
+            "seed": ("INT", 0, 0, 2**64 - 1, 1),
             "model_id": WAN22,
             "boundary_ratio": ("FLOAT", 0.9, 0.0, 1.0, 0.01),
             "num_devices": DEVICES,

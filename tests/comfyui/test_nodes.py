@@ -64,6 +64,19 @@ def test_a_missing_package_is_an_error_of_the_node_with_the_command_that_install
     assert str(raised.value) == f"torchax is not installed. Run this and restart ComfyUI: {install_command()}"
 
 
+def test_a_broken_package_is_an_error_of_the_node_with_its_name_and_reason(
+    sampler: type[Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "halfvision.py").write_text("raise RuntimeError('operator halfvision::nms does not exist')")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(MissingPackageError) as raised:
+        sampler().sample(package="halfvision")
+    assert str(raised.value) == (
+        f"halfvision ({tmp_path / 'halfvision.py'}) is there, but cannot be imported (RuntimeError: operator "
+        f"halfvision::nms does not exist). Run this and restart ComfyUI: {install_command()}"
+    )
+
+
 def test_a_node_runs_outside_of_the_inference_mode_that_comfyui_runs_nodes_in(sampler: type[Any]) -> None:
     """In it, torchax does not decompose operators."""
     import torch

@@ -89,6 +89,17 @@ def test_a_forecast_is_the_first_eta_and_what_will_not_fit_stays_on_the_node() -
     assert page.texts == [f"denoise: 225.0 s to go by the forecast\n{warning}"]
 
 
+def test_what_a_run_warns_of_stays_on_the_node() -> None:
+    page = Page()
+    with shown("7", page.modules()), telemetry.run("flux.2") as run:
+        with run.stage(StageName.LOAD, component="text_encoder"):
+            pass
+        run.warn("prompt: it is cut")
+        with run.stage(StageName.TEXT_ENCODE):
+            pass
+    assert page.texts == ["load text_encoder: ...", "text_encode: ...\nprompt: it is cut"]
+
+
 def test_cancel_ends_the_run_within_the_step_and_as_cancelled() -> None:
     page = Page(cancel_after=2)
     others = telemetry.bus._subscriptions

@@ -114,6 +114,14 @@ def test_the_summary_is_the_table_of_stages_and_is_shown_on_the_node() -> None:
     ] in rows
 
 
+def test_a_runs_warnings_stand_below_its_table_in_whole_lines() -> None:
+    warning = "prompt: it comes to 801 tokens, of which the text encoder takes 512; " + "and so on " * 8
+    warned = dataclasses.replace(report("a"), warnings=(warning.strip(),))
+    summary, _ = TPUTimingReport().report(timing_1=telemetry.to_wire(warned))["result"]
+    assert max(map(len, summary.splitlines())) <= 96
+    assert " ".join(summary.split()).endswith(warning.strip())
+
+
 def test_several_runs_are_summed_and_each_counts_once() -> None:
     """Two nodes of one run may hand on the same report."""
     answer = TPUTimingReport().report(timing_1=timing("a"), timing_3=timing("b"), timing_8=timing("a"))

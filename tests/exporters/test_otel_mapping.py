@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import re
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from opentelemetry.semconv._incubating.metrics import hw_metrics, system_metrics
 
 from crystools_exporters.catalogue import CATALOGUE
 from crystools_exporters.otel_mapping import EXPORTED, INSTRUMENTS, Instrument, span_attributes
+from tests.exporters.conftest import REPORT
 
 CONVENTIONAL = [i for i in INSTRUMENTS.values() if not i.name.startswith("crystools_tpu.")]
 OTHERS = [spec for spec in EXPORTED if INSTRUMENTS[spec.name].name.startswith("crystools_tpu.")]
@@ -69,6 +71,12 @@ def test_every_name_is_documented_and_no_other() -> None:
     rows = re.findall(r"^\| `(crystools_tpu_\w+)` \| `([\w.]+)` \| `([^`]+)` \|", text, re.MULTILINE)
     conventional = {n: (i.name, i.unit) for n, i in INSTRUMENTS.items() if i in CONVENTIONAL}
     assert {name: (theirs, unit) for name, theirs, unit in rows} == conventional
+
+
+def test_a_seed_of_64_bits_is_kept_though_an_attributes_numbers_have_63() -> None:
+    report = dataclasses.replace(REPORT, params={"seed": 2**64 - 1})
+    attributes = span_attributes({"param": report.params})
+    assert attributes == {"crystools_tpu.param.seed": "18446744073709551615"}
 
 
 def test_plain_fields_become_attributes_and_what_is_unknown_becomes_none() -> None:

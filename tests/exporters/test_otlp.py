@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import logging
 import os
 import socket
@@ -19,6 +20,7 @@ from opentelemetry.proto.metrics.v1.metrics_pb2 import AggregationTemporality, M
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
 from crystools_exporters import exporting as exporting_module
+from crystools_exporters import otlp
 from crystools_exporters.exporting import exporting
 from crystools_exporters.otlp import _CLOSE_SECONDS, OtlpExporter, otlp_exporter
 from crystools_exporters.otlp_receiver import Address, Receiver, diagnosis
@@ -481,6 +483,23 @@ def test_a_package_that_is_not_installed_is_one_line(
         "no traces over OTLP although OTEL_EXPORTER_OTLP_ENDPOINT is set: pip install 'crystools-tpu[otel]'"
     )
     assert said(caplog) == [hint]
+
+
+def test_a_package_that_is_broken_is_one_line_that_names_it(
+    monitor: FixedMonitor,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "halfproto.py").write_text("raise TypeError('Descriptors cannot be created directly')")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(otlp, "_traces", lambda *_: importlib.import_module("halfproto"))
+    environ = {"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://127.0.0.1:4318/v1/traces"}
+    assert otlp_exporter(monitor, environ=environ) is None
+    assert said(caplog) == [
+        f"no traces over OTLP: halfproto ({tmp_path / 'halfproto.py'}) is there, but cannot be imported "
+        "(TypeError: Descriptors cannot be created directly): pip install 'crystools-tpu[otel]'"
+    ]
 
 
 def test_a_variable_that_opentelemetry_cannot_read_stops_no_run(

@@ -132,10 +132,9 @@ def test_parameters_go_along_without_the_prompt() -> None:
     assert b"surfboard" not in perfetto_trace(RUN)
 
 
-def test_parameters_may_be_larger_than_the_proto_has_numbers() -> None:
-    params = {"seed": 2**64 - 1, "least": -(2**63), "more": 2**64, "less": -(2**63) - 1}
-    (run,) = track(dataclasses.replace(RUN, params=params), "wan2.1-t2v").slices
-    assert run.arguments["params"] == {**params, "more": str(2**64), "less": str(-(2**63) - 1)}
+def test_a_seed_of_64_bits_is_kept_whole() -> None:
+    (run,) = track(dataclasses.replace(RUN, params={"seed": 2**64 - 1}), "wan2.1-t2v").slices
+    assert run.arguments["params"] == {"seed": "18446744073709551615"}
 
 
 def test_the_viewer_can_show_the_time_of_day() -> None:

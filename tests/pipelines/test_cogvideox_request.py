@@ -20,7 +20,8 @@ from crystools_pipelines.runtime.errors import RequestError
         ("num_inference_steps", 0, "0 is out of range; give 1 to 1000"),
         ("num_inference_steps", 1001, "1001 is out of range; give 1 to 1000"),
         ("guidance_scale", -1.0, "-1.0 is negative or not finite; give 0 or more"),
-        ("seed", -1, "-1 is out of range; give 0 to 2**63 - 1"),
+        ("seed", -1, "-1 is out of range; give 0 to 2**64 - 1"),
+        ("seed", 2**64, "18446744073709551616 is out of range; give 0 to 2**64 - 1"),
     ],
 )
 def test_a_field_that_cannot_be_served_is_named_with_its_remedy(field: str, value: Any, message: str) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 
 from crystools_pipelines.runtime.compile_cache import default_compile_cache
 
@@ -45,3 +48,30 @@ def test_the_default_is_in_the_users_cache_folder(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("HOME", str(tmp_path))
     with default_compile_cache():
         assert cache_directory() == str(tmp_path / ".cache" / "crystools-tpu" / "jax")
+
+
+def compile_anew(value: float) -> None:
+    jax.jit(lambda x: x + value).lower(jnp.ones(3)).compile()
+
+
+@pytest.mark.usefixtures("no_cache_chosen")
+def test_what_others_compile_later_is_not_kept_in_our_folder(tmp_path: Path) -> None:
+    with default_compile_cache(tmp_path):
+        compile_anew(1.25)
+    kept = sorted(path.name for path in tmp_path.iterdir())
+    compile_anew(2.25)
+    assert kept
+    assert sorted(path.name for path in tmp_path.iterdir()) == kept
+
+
+@pytest.mark.usefixtures("no_cache_chosen")
+def test_withdrawing_it_says_nothing_in_a_log_that_shows_info(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    for value in (3.25, 4.25):
+        with default_compile_cache(tmp_path):
+            compile_anew(value)
+    assert caplog.messages == []
+    compilation_cache.reset_cache()
+    assert caplog.messages == ["Resetting cache at <empty>."]  # by another hand it is told as ever

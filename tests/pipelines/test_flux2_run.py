@@ -16,6 +16,7 @@ from transformers import AutoTokenizer
 from crystools_pipelines.flux2.pipeline import Flux2Request, Generation, generate
 from crystools_pipelines.flux2.text import tokenize
 from crystools_pipelines.runtime.errors import CheckpointError, RequestError
+from crystools_pipelines.runtime.tokens import tokens_of
 from crystools_pipelines.tiny import write_tiny_checkpoint
 from crystools_tpu.telemetry import StageName
 
@@ -72,20 +73,13 @@ def test_the_image_is_written_as_png(generation: Generation, checkpoint: Path) -
 
 def test_the_prompt_stands_in_a_conversation_with_padding_before_it(checkpoint: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(checkpoint / "tokenizer", local_files_only=True)
-    ids, mask = tokenize(["a cat"], tokenizer)
+    ids, mask = tokens_of(tokenize, ["a cat"], tokenizer, 512)
     assert ids.shape == mask.shape == (1, 512)
     assert list(mask[0]) == sorted(mask[0])
     assert set(ids[0][mask[0] == 0]) == {tokenizer.pad_token_id}
     text = tokenizer.decode(ids[0][mask[0] == 1])
     assert text.startswith("<s>[SYSTEM_PROMPT]You are an AI that reasons about image descriptions.")
     assert text.endswith("[/SYSTEM_PROMPT][INST]a cat[/INST]")
-
-
-def test_a_prompt_that_is_too_long_is_cut(checkpoint: Path) -> None:
-    tokenizer = AutoTokenizer.from_pretrained(checkpoint / "tokenizer", local_files_only=True)
-    ids, mask = tokenize(["a very long tale " * 500], tokenizer)
-    assert ids.shape == (1, 512)
-    assert mask.all()
 
 
 def test_mu_grows_with_the_image_and_is_that_of_diffusers() -> None:
@@ -136,7 +130,8 @@ def test_a_file_that_cannot_be_written_is_refused_before_anything_runs(checkpoin
         ("num_inference_steps", 0, "0 is too few; give 1 or more"),
         ("guidance_scale", -1.0, "-1.0 is negative or not finite; give 0 or more"),
         ("guidance_scale", float("inf"), "inf is negative or not finite; give 0 or more"),
-        ("seed", -1, "-1 is out of range; give 0 to 2**63 - 1"),
+        ("seed", -1, "-1 is out of range; give 0 to 2**64 - 1"),
+        ("seed", 2**64, "18446744073709551616 is out of range; give 0 to 2**64 - 1"),
     ],
 )
 def test_a_field_that_cannot_be_served_is_named_with_its_remedy(field: str, value: Any, message: str) -> None:

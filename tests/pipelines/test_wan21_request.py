@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
 from crystools_pipelines.runtime.errors import RequestError
+from crystools_pipelines.runtime.job import initial_noise
 from crystools_pipelines.wan21.request import Wan21Request
 
 
@@ -21,7 +24,8 @@ from crystools_pipelines.wan21.request import Wan21Request
         ("guidance_scale", -1.0, "-1.0 is negative or not finite; give 0 or more"),
         ("guidance_scale", float("nan"), "nan is negative or not finite; give 0 or more"),
         ("flow_shift", 0.0, "0.0 is not a positive number; 3 to 5 is usual"),
-        ("seed", -1, "-1 is out of range; give 0 to 2**63 - 1"),
+        ("seed", -1, "-1 is out of range; give 0 to 2**64 - 1"),
+        ("seed", 2**64, "18446744073709551616 is out of range; give 0 to 2**64 - 1"),
     ],
 )
 def test_a_field_that_cannot_be_served_is_named_with_its_remedy(field: str, value: Any, message: str) -> None:
@@ -38,3 +42,10 @@ def test_the_defaults_are_720p_in_81_frames() -> None:
 @pytest.mark.parametrize(("guidance_scale", "branches"), [(5.0, 2), (1.0, 1), (0.0, 1)])
 def test_the_negative_branch_runs_above_a_scale_of_one(guidance_scale: float, branches: int) -> None:
     assert Wan21Request("a cat", guidance_scale=guidance_scale).branches == branches
+
+
+@pytest.mark.parametrize("seed", [0, 2025, 2**63, 2**64 - 1])
+def test_any_seed_of_torchs_draws_what_torch_draws(seed: int) -> None:
+    expected = torch.randn((1, 16, 2, 4, 6), generator=torch.Generator().manual_seed(seed))
+    assert Wan21Request("a cat", seed=seed).seed == seed
+    np.testing.assert_array_equal(initial_noise((1, 16, 2, 4, 6), seed), expected)

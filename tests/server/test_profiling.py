@@ -56,6 +56,21 @@ async def test_without_the_package_the_answer_says_what_to_install(
     assert "pip install 'crystools-tpu[perfetto]'" in refused["error"]["message"]
 
 
+async def test_with_a_broken_package_the_answer_says_which_and_why(
+    bench: Bench, serve: Serve, validate: Validate
+) -> None:
+    def broken(report: RunReport) -> bytes:
+        raise ImportError("perfetto 0.56 is there, but cannot be imported (TypeError: no)")
+
+    with bench.run() as run:
+        pass
+    answer = await (await serve(trace=broken)).get(f"/crystools-tpu/api/runs/{run.run_id}/trace")
+    refused = await answer.json()
+    validate("ErrorAnswer", refused)
+    assert (answer.status, refused["error"]["field"]) == (501, "trace")
+    assert refused["error"]["message"] == "perfetto 0.56 is there, but cannot be imported (TypeError: no)"
+
+
 async def test_hello_says_what_the_server_can_do(
     serve: Serve, profiling: Profiling, validate: Validate
 ) -> None:

@@ -27,6 +27,7 @@ def test_every_event_and_the_report_of_a_real_run_are_valid(bench: Bench) -> Non
         with run.stage("denoise", steps=2, flops_per_step=1e9, flops_method="architecture") as stage:
             jax.clear_caches()
             stage.step(jax.jit(lambda: jax.numpy.isfinite(1.0).all())())
+        run.warn("the prompt was cut")
     with pytest.raises(RuntimeError), bench.real_time_run() as failed:
         raise RuntimeError("no")
     bench.bus.publish(telemetry.ModelFreed(None, "model", "vae", 2**40, "freed"))
@@ -44,6 +45,7 @@ def test_every_event_and_the_report_of_a_real_run_are_valid(bench: Bench) -> Non
         "step_finished",
         "stage_finished",
         "run_finished",
+        "run_warned",
         "model_freed",
         "profile_changed",
         "report",
@@ -54,8 +56,43 @@ def test_a_report_is_read_back_from_its_wire_form(bench: Bench) -> None:
     with bench.real_time_run(devices=jax.devices()[:2], params={"seed": 1, "guidance": 5.0}) as run:
         with run.stage("denoise", steps=2, flops_per_step=1e9, flops_method="architecture") as stage:
             stage.step(jax.jit(lambda: jax.numpy.isfinite(1.0).all())())
+        run.warn("the prompt was cut")
     wire = json.loads(json.dumps(telemetry.to_wire(run.report)))
     assert telemetry.report_from_wire(wire) == run.report
+
+
+def test_a_report_of_before_there_were_warnings_has_none(bench: Bench) -> None:
+    with bench.real_time_run() as run:
+        pass
+    older = telemetry.to_wire(run.report)
+    del older["warnings"]
+    assert telemetry.report_from_wire(older) == run.report
+    assert run.report.warnings == ()
+
+
+@pytest.mark.parametrize("seed", [42, 2**53 - 1, 2**53 + 1, 2**63 - 1, 2**64 - 1])
+def test_a_whole_number_is_read_exactly_by_who_has_floats_alone(bench: Bench, seed: int) -> None:
+    """As JavaScript has. A small one stays a number."""
+    with bench.real_time_run(params={"seed": seed, "guided": True, "steps": -(2**60)}) as run:
+        pass
+    text = json.dumps(telemetry.to_wire(run.report))
+    params = json.loads(text, parse_int=lambda digits: int(float(digits)))["params"]
+    assert {name: str(value) for name, value in params.items()} == {
+        "seed": str(seed),
+        "guided": "True",
+        "steps": "-1152921504606846976",
+    }
+    assert isinstance(params["seed"], int) == (seed < 2**53)
+    assert telemetry.report_from_wire(json.loads(text)) == run.report
+
+
+def test_a_report_of_before_has_the_digits_of_a_large_seed_too(bench: Bench) -> None:
+    with bench.real_time_run(params={"seed": 2**62 + 1}) as run:
+        pass
+    wire = telemetry.to_wire(run.report)
+    older = telemetry.report_from_wire({**wire, "params": {"seed": 2**62 + 1}})
+    assert older == run.report
+    assert older.params["seed"] == "4611686018427387905"
 
 
 @pytest.mark.parametrize(

@@ -522,7 +522,9 @@ def test_it_survives_a_restart_of_the_server(tab: Tab) -> None:
     expect(tab.bar.locator("#bar")).not_to_have_attribute("data-stale", "")
 
 
-def test_toasts_for_what_will_not_fit_a_recompile_a_nan_an_eviction_and_memory_that_ran_out(tab: Tab) -> None:
+def test_toasts_for_what_will_not_fit_a_recompile_a_nan_a_warning_an_eviction_and_memory_that_ran_out(
+    tab: Tab,
+) -> None:
     toasts = tab.page.get_by_role("alert").filter(has=tab.page.get_by_role("button"))
     play_to_end(tab.scene, steps=6, recompile_at=3, nan_at=4, forecast=FORECAST)
     expect(toasts.filter(has_text="Does not fit")).to_contain_text(
@@ -537,12 +539,15 @@ def test_toasts_for_what_will_not_fit_a_recompile_a_nan_an_eviction_and_memory_t
     for component in ("transformer", "vae"):
         tab.scene.bus.publish(ModelFreed(None, "flux.2", component, 3 * GIB, "evicted"))
     tab.scene.bus.publish(ModelFreed(None, "flux.2", "text_encoder", 3 * GIB, "freed"))
+    with tab.scene.run() as run:
+        run.warn("prompt: it is cut")
+    expect(toasts.filter(has_text="Warning")).to_contain_text("wan2.1-t2v: prompt: it is cut")
     evicted = toasts.filter(has_text="Model evicted")
     expect(evicted).to_contain_text("flux.2 transformer: 3.00 GiB")
     expect(evicted).to_contain_text("flux.2 vae: 3.00 GiB")
     # What somebody asked to be freed is no news. ComfyUI may have toasts of its own beside these.
-    ours = re.compile("Does not fit|Recompiled|NaN|Out of memory|Model evicted|text_encoder")
-    expect(toasts.filter(has_text=ours)).to_have_count(5)
+    ours = re.compile("Does not fit|Recompiled|NaN|Out of memory|Warning|Model evicted|text_encoder")
+    expect(toasts.filter(has_text=ours)).to_have_count(6)
     expect(evicted).not_to_contain_text("text_encoder")
 
 

@@ -33,6 +33,7 @@ DATACLASSES = [
     events.CompileFinished,
     events.StageFinished,
     events.RunFinished,
+    events.RunWarned,
     events.ModelFreed,
     comparison.Change,
     comparison.Comparison,

@@ -363,6 +363,15 @@ def test_the_time_left_starts_from_the_forecast(page: Page, scene: Scene) -> Non
         expect(left).to_have_attribute("title", "Until this stage ends")
 
 
+def test_what_a_run_warns_of_is_there_at_once_and_stays(page: Page, scene: Scene) -> None:
+    warnings = current(page).locator("#warnings li")
+    with scene.run() as run:
+        run.warn("prompt: it comes to 801 tokens, of which the text encoder takes 512")
+        expect(warnings).to_have_text(["prompt: it comes to 801 tokens, of which the text encoder takes 512"])
+    expect(current(page).locator("#status")).to_have_text("Succeeded")
+    expect(warnings).to_have_count(1)
+
+
 def test_the_forecast_stands_beside_what_was_measured(page: Page, scene: Scene) -> None:
     play_to_end(scene, steps=4, forecast=FORECAST)
     run = current(page)

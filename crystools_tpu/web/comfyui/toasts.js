@@ -1,7 +1,7 @@
 /**
  * A toast when something happens that the user should know before the run ends: a forecast that it will not
- * fit, a recompile, a NaN, an eviction, memory that ran out. Once for each stage, and what happens at once is
- * one toast.
+ * fit, a warning of the run's own, a recompile, a NaN, an eviction, memory that ran out. Once for each stage,
+ * and what happens at once is one toast.
  *
  * @import { RunReport, ServerMessage } from "../wire.js"
  * @import { App, ToastMessage } from "./comfyui.js"
@@ -64,6 +64,11 @@ function noticeOf(message) {
       const text = forecastWarning(message.report);
       if (!text) return null;
       return { key: `forecast ${run}`, summary: "Does not fit", detail: `${pipeline}: ${text}`, error: false };
+    }
+    case "run_warned": {
+      const { run_id: run, pipeline, warning } = message;
+      const detail = `${pipeline}: ${warning}`;
+      return { key: `warning ${run} ${warning}`, summary: "Warning", detail, error: false };
     }
     case "compile_finished": {
       if (!message.recompile) return null;

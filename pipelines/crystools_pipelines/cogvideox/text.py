@@ -3,14 +3,13 @@
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import torch
 from jax.sharding import Mesh
-from numpy.typing import NDArray
-from transformers import PreTrainedTokenizerBase, T5Config, T5EncoderModel
+from transformers import BatchEncoding, PreTrainedTokenizerBase, T5Config, T5EncoderModel
 
 from crystools_pipelines.runtime import layout, t5
 from crystools_pipelines.runtime.functional import call
@@ -54,14 +53,9 @@ def build_text_encoder(folder: Path, mesh: Mesh) -> TextEncoder:
         return TextEncoder(T5EncoderModel(config).eval(), mesh)
 
 
-def tokenize(
-    prompts: Sequence[str], tokenizer: PreTrainedTokenizerBase
-) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    """Token ids and mask, int32 `[prompts, 226]`; longer prompts are cut."""
-    tokens = tokenizer(
-        list(prompts), padding="max_length", max_length=MAX_TOKENS, truncation=True, return_tensors="np"
-    )
-    return tokens["input_ids"].astype(np.int32), tokens["attention_mask"].astype(np.int32)
+def tokenize(prompts: Sequence[str], tokenizer: PreTrainedTokenizerBase, **how: Any) -> BatchEncoding:
+    """The prompts' tokens, padded and cut as `how` says."""
+    return tokenizer(list(prompts), **how)
 
 
 def encode(encoder: TextEncoder, weights: State, ids: jax.Array) -> tuple[jax.Array, jax.Array]:

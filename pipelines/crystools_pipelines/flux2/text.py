@@ -7,13 +7,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import torch
 from diffusers.pipelines.flux2.pipeline_flux2 import format_input
 from diffusers.pipelines.flux2.system_messages import SYSTEM_MESSAGE
 from jax.sharding import Mesh
-from numpy.typing import NDArray
-from transformers import AutoConfig, PreTrainedTokenizerBase
+from transformers import AutoConfig, BatchEncoding, PreTrainedTokenizerBase
 from transformers.models.mistral.modeling_mistral import (
     MistralAttention,
     MistralModel,
@@ -119,21 +117,12 @@ def build_prompt_encoder(folder: Path, mesh: Mesh) -> PromptEncoder:
     return PromptEncoder(model, MistralRotaryEmbedding(config), mesh)
 
 
-def tokenize(
-    prompts: Sequence[str], tokenizer: PreTrainedTokenizerBase
-) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    """Token ids and mask, int32 `[prompts, 512]`, each in its conversation; longer prompts are cut."""
-    tokens = tokenizer.apply_chat_template(
-        format_input(list(prompts), SYSTEM_MESSAGE),
-        add_generation_prompt=False,
-        tokenize=True,
-        return_dict=True,
-        return_tensors="np",
-        padding="max_length",
-        truncation=True,
-        max_length=MAX_TOKENS,
+def tokenize(prompts: Sequence[str], tokenizer: PreTrainedTokenizerBase, **how: Any) -> BatchEncoding:
+    """The tokens of the prompts, each in its conversation, padded and cut as `how` says."""
+    conversations = format_input(list(prompts), SYSTEM_MESSAGE)
+    return tokenizer.apply_chat_template(
+        conversations, add_generation_prompt=False, tokenize=True, return_dict=True, **how
     )
-    return tokens["input_ids"].astype(np.int32), tokens["attention_mask"].astype(np.int32)
 
 
 def encode(

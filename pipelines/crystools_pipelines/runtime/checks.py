@@ -26,6 +26,6 @@ def check_guidance(field: str, scale: float) -> None:
 
 
 def check_seed(seed: int) -> None:
-    """What `torch.Generator.manual_seed` takes and a widget shows: 0 to 2**63 - 1."""
-    if not 0 <= seed < 2**63:
-        raise RequestError("seed", f"{seed} is out of range; give 0 to 2**63 - 1")
+    """What `torch.Generator.manual_seed` and ComfyUI's own samplers take: 0 to 2**64 - 1."""
+    if not 0 <= seed < 2**64:
+        raise RequestError("seed", f"{seed} is out of range; give 0 to 2**64 - 1")

@@ -1,6 +1,8 @@
 """jax's persistent compilation cache, where the user has not chosen one."""
 
 import contextlib
+import logging
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,4 +25,22 @@ def default_compile_cache(directory: Path | None = None) -> Iterator[None]:
         yield
     finally:
         jax.config.update("jax_compilation_cache_dir", None)
+        _let_go()
+
+
+def _let_go() -> None:
+    """Has jax drop the cache that it opened, or it would keep everybody's later compiles there.
+
+    jax says so at INFO, the level of ComfyUI's log: a line of its insides after every node.
+    """
+    this_thread = threading.get_ident()
+    jaxs_log = logging.getLogger(compilation_cache.reset_cache.__module__)
+
+    def is_anothers(record: logging.LogRecord) -> bool:
+        return record.thread != this_thread
+
+    jaxs_log.addFilter(is_anothers)
+    try:
         compilation_cache.reset_cache()
+    finally:
+        jaxs_log.removeFilter(is_anothers)

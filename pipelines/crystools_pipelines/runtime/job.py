@@ -15,7 +15,7 @@ from diffusers import ModelMixin
 from diffusers.utils.torch_utils import randn_tensor
 from jax.sharding import Mesh, NamedSharding
 from numpy.typing import NDArray
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoTokenizer
 
 from crystools_pipelines.runtime.checkpoint import Checkpoint
 from crystools_pipelines.runtime.compile_cache import default_compile_cache
@@ -25,6 +25,7 @@ from crystools_pipelines.runtime.mesh import replicated
 from crystools_pipelines.runtime.out_of_memory import in_words
 from crystools_pipelines.runtime.residency import Identity, on_behalf_of, residency
 from crystools_pipelines.runtime.sharding import Rules
+from crystools_pipelines.runtime.tokens import Tokenize, Tokens, tokens_of, warnings_of
 from crystools_pipelines.runtime.video import video_writer, write_video
 from crystools_pipelines.runtime.weights import StatePlan, plan_state
 from crystools_tpu import telemetry
@@ -36,8 +37,6 @@ DTYPES = ("bfloat16", "float32")
 Module = TypeVar("Module", bound=torch.nn.Module)
 # On the devices or on the host: what a stage is handed may come from another run.
 AnyArray: TypeAlias = jax.Array | NDArray[Any]
-Tokens: TypeAlias = tuple[NDArray[np.int32], NDArray[np.int32]]
-Tokenize: TypeAlias = Callable[[Sequence[str], PreTrainedTokenizerBase], Tokens]
 
 
 @dataclass(frozen=True)
@@ -116,8 +115,15 @@ class Job:
         return jax.device_put(tree, sharding)
 
     def tokens(self, tokenize: Tokenize, prompts: Sequence[str], length: int) -> Tokens:
-        """Token ids and mask, int32 `[prompts, length]`, of the checkpoint's own tokenizer."""
-        return tokenize(prompts, AutoTokenizer.from_pretrained(self.checkpoint.folder("tokenizer")))
+        """Token ids and mask, int32 `[prompts, length]`, of the checkpoint's own tokenizer.
+
+        Of a prompt that is longer, and is cut, the run warns. `prompts` are the prompt and the negative one.
+        """
+        tokenizer = AutoTokenizer.from_pretrained(self.checkpoint.folder("tokenizer"))
+        tokens = tokens_of(tokenize, prompts, tokenizer, length)
+        for warning in warnings_of(tokenize, prompts, tokenizer, tokens):
+            self.run.warn(warning)
+        return tokens
 
     def fetch(self, array: jax.Array) -> jax.Array:
         """The array, with its copy to the host under way."""

@@ -21,11 +21,12 @@ from numpy.typing import NDArray
 
 from crystools_pipelines.runtime.checkpoint import Checkpoint
 from crystools_pipelines.runtime.component import Component, Program, trace
-from crystools_pipelines.runtime.job import Job, Tokenize, Tokens, kept_float32
+from crystools_pipelines.runtime.job import Job, kept_float32
 from crystools_pipelines.runtime.mesh import replicated
 from crystools_pipelines.runtime.mesh_shape import MeshShape
 from crystools_pipelines.runtime.scan import ScannedLayers
 from crystools_pipelines.runtime.sharding import Rules
+from crystools_pipelines.runtime.tokens import Tokenize, Tokens
 from crystools_pipelines.runtime.weights import State, specs_at_rest
 from crystools_tpu import telemetry
 from crystools_tpu.telemetry import StageName

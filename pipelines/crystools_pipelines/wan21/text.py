@@ -5,15 +5,14 @@ import re
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import ftfy
 import jax
 import jax.numpy as jnp
-import numpy as np
 import torch
 from jax.sharding import Mesh
-from numpy.typing import NDArray
-from transformers import PreTrainedTokenizerBase, UMT5Config, UMT5EncoderModel
+from transformers import BatchEncoding, PreTrainedTokenizerBase, UMT5Config, UMT5EncoderModel
 
 from crystools_pipelines.runtime import layout, t5
 from crystools_pipelines.runtime.functional import call
@@ -40,18 +39,9 @@ def clean_prompt(prompt: str) -> str:
     return re.sub(r"\s+", " ", mended).strip()
 
 
-def tokenize(
-    prompts: Sequence[str], tokenizer: PreTrainedTokenizerBase
-) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    """Token ids and mask, int32 `[prompts, 512]`; longer prompts are cut."""
-    tokens = tokenizer(
-        [clean_prompt(prompt) for prompt in prompts],
-        padding="max_length",
-        max_length=MAX_TOKENS,
-        truncation=True,
-        return_tensors="np",
-    )
-    return tokens["input_ids"].astype(np.int32), tokens["attention_mask"].astype(np.int32)
+def tokenize(prompts: Sequence[str], tokenizer: PreTrainedTokenizerBase, **how: Any) -> BatchEncoding:
+    """The cleaned prompts' tokens, padded and cut as `how` says."""
+    return tokenizer([clean_prompt(prompt) for prompt in prompts], **how)
 
 
 def encode(

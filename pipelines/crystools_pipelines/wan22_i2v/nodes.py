@@ -95,15 +95,25 @@ class Wan22I2VImageEncoder(ModelNode):
 def stretch(image: Any, height: int, width: int) -> NDArray[np.float32]:
     """A ComfyUI IMAGE, `[1, height, width, channels]` in 0..1, in this size: as a picture file would be.
 
-    Raises RequestError for several images.
+    Grey is taken as RGB, and of RGBA the alpha left out. Raises RequestError for several images, and for what
+    is none.
     """
     import numpy as np
+    import torch
     from PIL import Image
 
-    if image.shape[0] != 1:
-        raise RequestError("image", f"there are {image.shape[0]} of them; give one")
-    pixels = np.round(image[0, ..., :3].numpy().clip(0, 1) * 255).astype(np.uint8)
-    stretched = Image.fromarray(pixels).resize((width, height), Image.Resampling.LANCZOS)
+    tensor = torch.as_tensor(image)
+    shape = list(tensor.shape)
+    if len(shape) != 4 or shape[3] not in (1, 3, 4) or 0 in shape or not tensor.is_floating_point():
+        raise RequestError("image", f"{tensor.dtype} {shape} is no IMAGE; give floats [1, height, width, 3]")
+    if shape[0] != 1:
+        raise RequestError("image", f"there are {shape[0]} of them; give one")
+    values = tensor[0, ..., :3].detach().cpu().float().numpy()
+    if not np.isfinite(values).all():
+        raise RequestError("image", "some values are NaN or infinite; look at the node that made it")
+    pixels = np.round(values.clip(0, 1) * 255).astype(np.uint8)
+    rgb = Image.fromarray(np.broadcast_to(pixels, (*pixels.shape[:2], 3)))
+    stretched = rgb.resize((width, height), Image.Resampling.LANCZOS)
     return np.asarray(stretched, np.float32) / np.float32(255)
 
 

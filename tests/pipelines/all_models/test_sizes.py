@@ -102,7 +102,7 @@ def test_what_no_widget_offers_is_taken_or_refused_with_what_would_do(model: str
 
 @pytest.mark.parametrize("model", MODELS)
 def test_every_number_is_taken(model: str) -> None:
-    everywhere: dict[str, Any] = {"num_inference_steps": range(1, 101), "seed": (0, 2**32, 2**63 - 1)}
+    everywhere: dict[str, Any] = {"num_inference_steps": range(1, 101), "seed": (0, 2**32, 2**63, 2**64 - 1)}
     for field, values in (everywhere | NUMBERS[model]).items():
         assert field in {known.name for known in dataclasses.fields(MODELS[model].request_class())}
         for value in values:
