@@ -10,6 +10,7 @@ from typing import Any
 
 from crystools_tpu import telemetry
 from crystools_tpu.telemetry import (
+    BytesTransferred,
     CompileFinished,
     Event,
     RunStarted,
@@ -75,6 +76,8 @@ class _Display:
                     self._warning = telemetry.forecast_warning(event.report.forecast)
             elif isinstance(event, StageStarted):
                 self._start(event.report)
+            elif isinstance(event, BytesTransferred):
+                self._transfer(event)
             elif isinstance(event, CompileFinished):
                 self._say(f"compiled for {event.stage_compile_seconds:.1f} s")
             elif isinstance(event, StepFinished):
@@ -101,6 +104,11 @@ class _Display:
         self._finished += 1
         total = "" if event.steps_total is None else f"/{event.steps_total}"
         self._say(f"step {event.step + 1}{total}, {step_note(event)}")
+
+    def _transfer(self, event: BytesTransferred) -> None:
+        from crystools_tpu.stage_table import transfer_note
+
+        self._say(transfer_note(event))
 
     def _say(self, what: str) -> None:
         """To the page that queued the prompt, and to nobody else."""

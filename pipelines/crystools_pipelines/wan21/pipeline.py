@@ -22,12 +22,16 @@ from crystools_pipelines.runtime.job import (
 from crystools_pipelines.runtime.mesh_shape import MeshShape, legal_shapes
 from crystools_pipelines.wan21.request import Wan21Request
 from crystools_pipelines.wan21.stages import (
+    DECODER,
     Phase,
+    check_checkpoint,
     decode_latents,
     denoise,
     encode_prompts,
     load_scheduler,
     mesh_over,
+    text_encoder,
+    transformer,
     widths,
 )
 from crystools_pipelines.wan21.transformer import check_transformer
@@ -62,7 +66,10 @@ def generate(
     placed = make_mesh(request, source, choose_devices(devices), mesh)
     scheduler = prepare(request, source)
     forecast = kept_forecast(PIPELINE, request, source, placed, dtype)
-    with started_job(PIPELINE, params_of(request), source, placed, dtype, forecast=forecast) as job:
+    parts = [text_encoder(placed), transformer(placed, "transformer"), DECODER]
+    with started_job(
+        PIPELINE, params_of(request), source, placed, dtype, parts=parts, forecast=forecast
+    ) as job:
         latents, frames = run_stages(job, request, scheduler)
         job.save(frames, out, fps)
     return Generation(frames, np.array(latents), job.run.report)
@@ -85,6 +92,7 @@ def legal_meshes(request: Wan21Request, checkpoint: Checkpoint, devices: int) ->
 
 def prepare(request: Wan21Request, checkpoint: Checkpoint) -> UniPCMultistepScheduler:
     """The scheduler for this request. Raises CheckpointError for a checkpoint that we cannot run."""
+    check_checkpoint(PIPELINE, checkpoint)
     check_transformer(checkpoint.config("transformer"), condition_channels=0)
     return load_scheduler(checkpoint, request.flow_shift)
 

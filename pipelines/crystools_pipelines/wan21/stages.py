@@ -6,24 +6,67 @@ from functools import partial
 
 import jax
 import numpy as np
-from diffusers import UniPCMultistepScheduler
+from diffusers import UniPCMultistepScheduler, WanTransformer3DModel
 from jax.sharding import Mesh
 from numpy.typing import NDArray
+from transformers import UMT5EncoderModel
 
 from crystools_pipelines.runtime import layout, multistep, t5
 from crystools_pipelines.runtime.checkpoint import Checkpoint
 from crystools_pipelines.runtime.errors import CheckpointError
+from crystools_pipelines.runtime.inspection import Size, check_configurations, check_sizes
 from crystools_pipelines.runtime.job import AnyArray, Job, initial_noise
 from crystools_pipelines.runtime.mesh import DATA, make_mesh
 from crystools_pipelines.runtime.mesh_shape import MeshShape
 from crystools_pipelines.runtime.multistep import Schedule, SolverState
+from crystools_pipelines.runtime.part import Part
 from crystools_pipelines.runtime.stages import StepCost, run_denoising, run_once, run_turns
 from crystools_pipelines.wan21 import flops, sharding
-from crystools_pipelines.wan21.request import WanRequest
+from crystools_pipelines.wan21.request import (
+    LATENT_CHANNELS,
+    VAE_SPATIAL_RATIO,
+    VAE_TEMPORAL_RATIO,
+    WanRequest,
+)
 from crystools_pipelines.wan21.text import MAX_TOKENS, build_text_encoder, encode, tokenize
 from crystools_pipelines.wan21.transformer import build_transformer, denoising_step
 from crystools_pipelines.wan21.vae import build_decoder, decoding_turns
 from crystools_tpu.telemetry import StageName
+
+DECODER = Part("vae", build_decoder, sharding.VAE, (r"(encoder|quant_conv)\..*",), dtype="float32")
+
+
+def text_encoder(mesh: Mesh) -> Part[UMT5EncoderModel]:
+    """The text encoder on this mesh."""
+    build = partial(build_text_encoder, mesh=mesh)
+    return Part("text_encoder", build, t5.ENCODER, t5.LEFTOVERS, tokenized=True)
+
+
+def transformer(mesh: Mesh, component: str) -> Part[WanTransformer3DModel]:
+    """That transformer on this mesh."""
+    return Part(component, partial(build_transformer, mesh=mesh), sharding.TRANSFORMER)
+
+
+def check_checkpoint(model: str, checkpoint: Checkpoint) -> None:
+    """Raises CheckpointError unless the configurations are of a checkpoint that such a model can run."""
+    components = ["transformer", "text_encoder", "vae"]
+    check_configurations(model, checkpoint, components)
+    denoiser, encoder, vae = map(checkpoint.config, components)
+    check_sizes(
+        model,
+        checkpoint,
+        [
+            Size("the VAE's latent channels are", vae["z_dim"], LATENT_CHANNELS),
+            Size("the VAE's patch is", vae["patch_size"], None),
+            Size("the VAE makes sizes smaller by", 2 ** len(vae["temperal_downsample"]), VAE_SPATIAL_RATIO),
+            Size("the VAE makes frames fewer by", 2 ** sum(vae["temperal_downsample"]), VAE_TEMPORAL_RATIO),
+            Size("the latents have means", len(vae["latents_mean"]), LATENT_CHANNELS),
+            Size("the latents have deviations", len(vae["latents_std"]), LATENT_CHANNELS),
+            Size("the transformer's output channels are", denoiser["out_channels"], LATENT_CHANNELS),
+            Size("the transformer's patch is", list(denoiser["patch_size"]), [1, 2, 2]),
+            Size("the transformer's text width is", denoiser["text_dim"], encoder["d_model"]),
+        ],
+    )
 
 
 def mesh_over(
@@ -35,8 +78,9 @@ def mesh_over(
 ) -> Mesh:
     """The devices as the stages of a checkpoint use them, for so many guidance branches.
 
-    Raises RequestError for a shape that cannot be.
+    Raises RequestError for a shape that cannot be, CheckpointError for a checkpoint that we cannot run.
     """
+    check_checkpoint(model, checkpoint)
     return make_mesh(devices, branches=branches, widths=widths(checkpoint), model=model, shape=shape)
 
 
@@ -47,7 +91,7 @@ def widths(checkpoint: Checkpoint) -> tuple[int, ...]:
 
 def encode_prompts(job: Job, prompts: list[str]) -> jax.Array:
     """Embeddings `[prompts, 512, width]`, split over the guidance branches."""
-    encoder = job.load("text_encoder", partial(build_text_encoder, mesh=job.mesh), t5.ENCODER)
+    encoder = job.load(text_encoder(job.mesh))
     return run_once(
         job,
         StageName.TEXT_ENCODE,
@@ -98,13 +142,13 @@ def _run_phase(
     embeddings: jax.Array,
     condition: jax.Array | None,
 ) -> SolverState:
-    transformer = job.load(phase.component, partial(build_transformer, mesh=job.mesh), sharding.TRANSFORMER)
+    loaded = job.load(transformer(job.mesh, phase.component))
     guidance = job.put(np.float32(phase.guidance_scale), job.everywhere)
     return run_denoising(
         job,
         phase.component,
-        transformer,
-        partial(denoising_step, transformer.module, job.mesh, job.dtype),
+        loaded,
+        partial(denoising_step, loaded.module, job.mesh, job.dtype),
         solver,
         (schedule, embeddings, guidance, condition),
         steps=phase.steps,
@@ -114,7 +158,7 @@ def _run_phase(
 
 def decode_latents(job: Job, latents: AnyArray) -> NDArray[np.float32]:
     """The video frames `[frames, height, width, 3]` in 0..1, on the host."""
-    decoder = job.load("vae", build_decoder, sharding.VAE, dtype="float32")
+    decoder = job.load(DECODER)
     split = layout.pixels(job.mesh, latents.shape)
     return run_turns(
         job,
@@ -149,8 +193,8 @@ def _step_cost(job: Job, component: str, branches: int, latent_shape: Sequence[i
 def load_scheduler(checkpoint: Checkpoint, shift: float) -> UniPCMultistepScheduler:
     """The checkpoint's scheduler with this shift of its flow. Raises CheckpointError where it is another."""
     config = checkpoint.config("scheduler", "scheduler_config.json")
-    if config["_class_name"] != UniPCMultistepScheduler.__name__:
+    if config.get("_class_name") != UniPCMultistepScheduler.__name__:
         raise CheckpointError(
-            f"the scheduler is {config['_class_name']}; give a checkpoint with UniPCMultistepScheduler"
+            f"the scheduler is {config.get('_class_name')}; give a checkpoint with UniPCMultistepScheduler"
         )
     return UniPCMultistepScheduler.from_config(config, flow_shift=shift)
