@@ -141,10 +141,11 @@ class CogVideoXTPUVAEDecoder(ModelNode):
         """`frames` float32 `[frames, height, width, 3]` in 0..1."""
         import torch
 
-        from crystools_pipelines.cogvideox.pipeline import DECODER, decode_latents, mesh_over
+        from crystools_pipelines.cogvideox.pipeline import DECODER, check_vae, decode_latents, mesh_over
 
         check_origin("latents", latents, self.PIPELINE)
         checkpoint = checkpoint_at(latents.location)
+        check_vae(checkpoint)
         mesh = mesh_over(devices(), checkpoint, 2)
         with self.job(checkpoint, mesh, latents.size, [DECODER]) as job:
             frames = decode_latents(job, latents.values, padding_frames=0)

@@ -37,7 +37,13 @@ from crystools_pipelines.cogvideox.vae import build_decoder, decoding_turns
 from crystools_pipelines.planning.forecasting import kept_forecast
 from crystools_pipelines.runtime import layout, t5
 from crystools_pipelines.runtime.checkpoint import Checkpoint
-from crystools_pipelines.runtime.inspection import Size, check_configurations, check_sizes
+from crystools_pipelines.runtime.inspection import (
+    Size,
+    check_all_heeded,
+    check_classes,
+    check_sizes,
+    check_unquantised,
+)
 from crystools_pipelines.runtime.job import (
     AnyArray,
     Generation,
@@ -119,7 +125,11 @@ def make_mesh(
     devices: Sequence[jax.Device],
     shape: MeshShape | None = None,
 ) -> Mesh:
-    """The devices as this request's stages use them. Raises RequestError for a shape that cannot be."""
+    """The devices as this request's stages use them.
+
+    Raises RequestError for a shape that cannot be, CheckpointError for a checkpoint that we cannot run.
+    """
+    check_checkpoint(checkpoint)
     return mesh_over(devices, checkpoint, request.branches, shape)
 
 
@@ -135,7 +145,7 @@ def mesh_over(
 
     Raises RequestError for a shape that cannot be, CheckpointError for a checkpoint that we cannot run.
     """
-    check_checkpoint(checkpoint)
+    check_classes(PIPELINE, checkpoint, ["transformer", "text_encoder", "vae"])
     return mesh_of(devices, branches=branches, widths=widths(checkpoint), model=PIPELINE, shape=shape)
 
 
@@ -146,24 +156,39 @@ def widths(checkpoint: Checkpoint) -> tuple[int, ...]:
 
 
 def check_checkpoint(checkpoint: Checkpoint) -> None:
-    """Raises CheckpointError unless the configurations are of a checkpoint that can be run."""
+    """Raises CheckpointError unless the configurations are of a checkpoint that can be run whole."""
     components = ["transformer", "text_encoder", "vae"]
-    check_configurations(PIPELINE, checkpoint, components)
-    denoiser, encoder, vae = map(checkpoint.config, components)
-    check_transformer(denoiser)
-    halvings = len(vae["block_out_channels"]) - 1
-    check_sizes(
-        PIPELINE,
-        checkpoint,
-        [
-            Size("the VAE's latent channels are", vae["latent_channels"], LATENT_CHANNELS),
-            Size("the VAE makes sizes smaller by", 2**halvings, VAE_SPATIAL_RATIO),
-            Size("the VAE makes frames fewer by", vae["temporal_compression_ratio"], VAE_TEMPORAL_RATIO),
-            Size("the transformer's channels are", denoiser["in_channels"], LATENT_CHANNELS),
-            Size("the transformer's text width is", denoiser["text_embed_dim"], encoder["d_model"]),
-            Size("the transformer's text tokens are", denoiser["max_text_seq_length"], MAX_TOKENS),
-        ],
-    )
+    check_all_heeded(PIPELINE, checkpoint)
+    check_classes(PIPELINE, checkpoint, components)
+    check_unquantised(checkpoint, components)
+    check_vae(checkpoint)
+    check_denoiser(checkpoint)
+
+
+def check_denoiser(checkpoint: Checkpoint) -> None:
+    """Raises CheckpointError unless the transformer takes and gives what the model's does."""
+    check_classes(PIPELINE, checkpoint, ["transformer", "text_encoder"])
+    config, encoder = checkpoint.config("transformer"), checkpoint.config("text_encoder")
+    check_transformer(config)
+    sizes = [
+        Size("the transformer's channels are", config["in_channels"], LATENT_CHANNELS),
+        Size("the transformer's text width is", config["text_embed_dim"], encoder["d_model"]),
+        Size("the transformer's text tokens are", config["max_text_seq_length"], MAX_TOKENS),
+    ]
+    check_sizes(PIPELINE, checkpoint, sizes)
+
+
+def check_vae(checkpoint: Checkpoint) -> None:
+    """Raises CheckpointError for the VAE of another model."""
+    check_classes(PIPELINE, checkpoint, ["vae"])
+    config = checkpoint.config("vae")
+    halvings = len(config["block_out_channels"]) - 1
+    sizes = [
+        Size("the VAE's latent channels are", config["latent_channels"], LATENT_CHANNELS),
+        Size("the VAE makes sizes smaller by", 2**halvings, VAE_SPATIAL_RATIO),
+        Size("the VAE makes frames fewer by", config["temporal_compression_ratio"], VAE_TEMPORAL_RATIO),
+    ]
+    check_sizes(PIPELINE, checkpoint, sizes)
 
 
 def prepare(request: CogVideoXRequest, checkpoint: Checkpoint) -> Prepared:
@@ -172,7 +197,8 @@ def prepare(request: CogVideoXRequest, checkpoint: Checkpoint) -> Prepared:
     Raises RequestError for a picture larger than the model knows, CheckpointError for a checkpoint that we
     cannot run.
     """
-    check_checkpoint(checkpoint)
+    check_all_heeded(PIPELINE, checkpoint)
+    check_denoiser(checkpoint)
     config = checkpoint.config("transformer")
     settings = checkpoint.config("scheduler", "scheduler_config.json")
     return Prepared(

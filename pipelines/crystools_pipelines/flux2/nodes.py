@@ -132,7 +132,7 @@ class FluxTPUVAEDecoder(ModelNode):
         """`image` float32 `[1, height, width, 3]` in 0..1. Refuses latents of another size."""
         import torch
 
-        from crystools_pipelines.flux2.pipeline import decode_latents, decoder, mesh_over
+        from crystools_pipelines.flux2.pipeline import check_vae, decode_latents, decoder, mesh_over
 
         check_origin("latents", latents, self.PIPELINE)
         for name, size, made in (("height", height, latents.height), ("width", width, latents.width)):
@@ -142,6 +142,7 @@ class FluxTPUVAEDecoder(ModelNode):
                 )
         request = Flux2Request("", height, width)
         checkpoint = checkpoint_at(model_id)
+        check_vae(checkpoint)
         mesh = mesh_over(devices(), checkpoint)
         with self.job(checkpoint, mesh, latents.size, [decoder(mesh)]) as job:
             image = decode_latents(job, request.grid, latents.values)

@@ -32,7 +32,13 @@ from crystools_pipelines.runtime import layout
 from crystools_pipelines.runtime.checkpoint import Checkpoint
 from crystools_pipelines.runtime.component import QUICK_COMPILE
 from crystools_pipelines.runtime.errors import CheckpointError
-from crystools_pipelines.runtime.inspection import Size, check_configurations, check_sizes
+from crystools_pipelines.runtime.inspection import (
+    Size,
+    check_all_heeded,
+    check_classes,
+    check_sizes,
+    check_unquantised,
+)
 from crystools_pipelines.runtime.job import (
     AnyArray,
     Generation,
@@ -110,7 +116,11 @@ def make_mesh(
     devices: Sequence[jax.Device],
     shape: MeshShape | None = None,
 ) -> Mesh:
-    """The devices as any request's stages use them. Raises RequestError for a shape that cannot be."""
+    """The devices as any request's stages use them.
+
+    Raises RequestError for a shape that cannot be, CheckpointError for a checkpoint that we cannot run.
+    """
+    check_checkpoint(checkpoint)
     return mesh_over(devices, checkpoint, shape)
 
 
@@ -124,7 +134,7 @@ def mesh_over(devices: Sequence[jax.Device], checkpoint: Checkpoint, shape: Mesh
 
     Raises RequestError for a shape that cannot be, CheckpointError for a checkpoint that we cannot run.
     """
-    check_checkpoint(checkpoint)
+    check_classes(PIPELINE, checkpoint, ["transformer", "text_encoder"])
     return mesh_of(
         devices, branches=Flux2Request.branches, widths=widths(checkpoint), model=PIPELINE, shape=shape
     )
@@ -137,28 +147,44 @@ def widths(checkpoint: Checkpoint) -> tuple[int, ...]:
 
 
 def check_checkpoint(checkpoint: Checkpoint) -> None:
-    """Raises CheckpointError unless the configurations are of a checkpoint that can be run."""
+    """Raises CheckpointError unless the configurations are of a checkpoint that can be run whole."""
     components = ["transformer", "text_encoder", "vae"]
-    check_configurations(PIPELINE, checkpoint, components)
-    denoiser, encoder, vae = map(checkpoint.config, components)
-    text_width = len(LAYERS) * check_text_encoder(encoder)["hidden_size"]
-    halvings = len(vae["block_out_channels"]) - 1
-    check_sizes(
-        PIPELINE,
-        checkpoint,
-        [
-            Size("the VAE's latent channels are", vae["latent_channels"], TOKEN_CHANNELS // PATCH**2),
-            Size("the VAE's patch is", list(vae["patch_size"]), [PATCH, PATCH]),
-            Size("the VAE makes sizes smaller by", 2**halvings, VAE_RATIO),
-            Size("the transformer's channels are", denoiser["in_channels"], TOKEN_CHANNELS),
-            Size("the transformer's text width is", denoiser["joint_attention_dim"], text_width),
-        ],
-    )
+    check_all_heeded(PIPELINE, checkpoint)
+    check_classes(PIPELINE, checkpoint, components)
+    check_unquantised(checkpoint, components)
+    check_vae(checkpoint)
+    check_denoiser(checkpoint)
+
+
+def check_denoiser(checkpoint: Checkpoint) -> None:
+    """Raises CheckpointError unless the transformer takes and gives what the model's does."""
+    check_classes(PIPELINE, checkpoint, ["transformer", "text_encoder"])
+    config = checkpoint.config("transformer")
+    text_width = len(LAYERS) * check_text_encoder(checkpoint.config("text_encoder"))["hidden_size"]
+    sizes = [
+        Size("the transformer's channels are", config["in_channels"], TOKEN_CHANNELS),
+        Size("the transformer's text width is", config["joint_attention_dim"], text_width),
+    ]
+    check_sizes(PIPELINE, checkpoint, sizes)
+
+
+def check_vae(checkpoint: Checkpoint) -> None:
+    """Raises CheckpointError for the VAE of another model."""
+    check_classes(PIPELINE, checkpoint, ["vae"])
+    config = checkpoint.config("vae")
+    halvings = len(config["block_out_channels"]) - 1
+    sizes = [
+        Size("the VAE's latent channels are", config["latent_channels"], TOKEN_CHANNELS // PATCH**2),
+        Size("the VAE's patch is", list(config["patch_size"]), [PATCH, PATCH]),
+        Size("the VAE makes sizes smaller by", 2**halvings, VAE_RATIO),
+    ]
+    check_sizes(PIPELINE, checkpoint, sizes)
 
 
 def prepare(request: Flux2Request, checkpoint: Checkpoint) -> FlowMatchEulerDiscreteScheduler:
     """The scheduler. Raises CheckpointError for a checkpoint that we cannot run."""
-    check_checkpoint(checkpoint)
+    check_all_heeded(PIPELINE, checkpoint)
+    check_denoiser(checkpoint)
     return load_scheduler(checkpoint)
 
 

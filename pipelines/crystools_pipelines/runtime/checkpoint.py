@@ -26,7 +26,7 @@ class Checkpoint:
 
     def __init__(self, location: str | Path) -> None:
         self.location = str(location)
-        self._root = Path(location) if Path(location).is_dir() else None
+        self._root = Path(location) if self.location and Path(location).is_dir() else None
         self._repository: Repository | None = None
         self._configs: dict[tuple[str, str], dict[str, Any]] = {}
         if self._root is None:
@@ -108,6 +108,9 @@ class Checkpoint:
             raise CheckpointError(
                 f"{folder} cannot be read as a tokenizer ({reason}): fetch it again"
             ) from error
+        vocabularies = list(tokenizer.vocab_files_names.values())
+        if vocabularies and not any((folder / name).is_file() for name in vocabularies):
+            raise CheckpointError(f"{folder} lacks {' or '.join(vocabularies)}: fetch it again")
         return tokenizer
 
     def _weight_files(self, repository: Repository, component: str) -> list[str]:

@@ -250,10 +250,11 @@ def in_words(name: str, error: Exception) -> str:
         )
     if isinstance(error, RevisionNotFoundError):
         return f"{name} has no revision {_REVISION!r}; give a folder"
-    if isinstance(error, RepositoryNotFoundError):
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    if isinstance(error, RepositoryNotFoundError) or (status == 401 and get_token() is None):
         token = "the token may not read it" if get_token() else "it is private: log in with `hf auth login`"
         return f"{endpoint} has no repository {name}, or {token}; check the name, or give a folder"
-    if getattr(getattr(error, "response", None), "status_code", None) == 401:
+    if status == 401:
         return f"{endpoint} refuses the token: log in with `hf auth login`, or set HF_TOKEN to a valid one"
     if (isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)) or _says_no_room(error):
         return (

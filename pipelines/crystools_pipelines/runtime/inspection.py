@@ -34,40 +34,13 @@ class Size(NamedTuple):
     wanted: Any
 
 
-def check_configurations(model: str, checkpoint: Checkpoint, components: Iterable[str]) -> None:
-    """Raises CheckpointError unless these components are there, not quantised, of the model's classes.
-
-    And unless the model heeds all that `model_index.json` says. The classes are those of the published
-    checkpoint.
-    """
-    if checkpoint.has_index:
-        _check_index(model, checkpoint)
-    published = MODELS[model].published()
-    for component in components:
-        config = checkpoint.config(component)
-        _check_plain(f"{checkpoint.location}/{component}", config)
-        for key in ("_class_name", "model_type"):
-            wanted = published[component].get(key)
-            if wanted is not None and config.get(key) != wanted:
-                found = config.get("_class_name") or config.get("model_type") or "of no class"
-                raise CheckpointError(
-                    f"{_named(checkpoint)}: its {component} is {found}, {model} takes {wanted}; "
-                    f"{_remedy(model, checkpoint)}"
-                )
-
-
-def check_sizes(model: str, checkpoint: Checkpoint, sizes: Iterable[Size]) -> None:
-    """Raises CheckpointError for the first size that is not what the model takes."""
-    for what, found, wanted in sizes:
-        if found != wanted:
-            raise CheckpointError(
-                f"{_named(checkpoint)}: {what} {found}, {model} takes {wanted}; {_remedy(model, checkpoint)}"
-            )
-
-
-def _check_index(model: str, checkpoint: Checkpoint) -> None:
+def check_all_heeded(model: str, checkpoint: Checkpoint) -> None:
+    """Raises CheckpointError where the model would not heed all that `model_index.json` says."""
+    if not checkpoint.has_index:
+        return
     index = checkpoint.index()
-    heeded = {*MODELS[model].published(), *MODELS[model].published()["model_index"], TOKENIZER, *_IDLE}
+    published = MODELS[model].published()
+    heeded = {*published, *published["model_index"], TOKENIZER, *_IDLE}
     known = _settings(index.get("_class_name"))
     beyond = [
         name
@@ -80,6 +53,43 @@ def _check_index(model: str, checkpoint: Checkpoint) -> None:
             f"{_named(checkpoint)} with {means} ({', '.join(beyond)} in model_index.json), of which {model} "
             f"would not make use; {_remedy(model, checkpoint)}"
         )
+
+
+def check_classes(model: str, checkpoint: Checkpoint, components: Iterable[str]) -> None:
+    """Raises CheckpointError unless these components are there, of the published checkpoint's classes."""
+    published = MODELS[model].published()
+    for component in components:
+        config = checkpoint.config(component)
+        for key in ("_class_name", "model_type"):
+            wanted = published[component].get(key)
+            if wanted is not None and config.get(key) != wanted:
+                found = config.get("_class_name") or config.get("model_type") or "of no class"
+                raise CheckpointError(
+                    f"{_named(checkpoint)}: its {component} is {found}, {model} takes {wanted}; "
+                    f"{_remedy(model, checkpoint)}"
+                )
+
+
+def check_unquantised(checkpoint: Checkpoint, components: Iterable[str]) -> None:
+    """Raises CheckpointError where the configuration of one of these components says that it is quantised."""
+    for component in components:
+        config = checkpoint.config(component)
+        for part in (config, *(value for value in config.values() if isinstance(value, dict))):
+            if quantisation := part.get("quantization_config"):
+                how = quantisation.get("quant_method") if isinstance(quantisation, dict) else None
+                raise CheckpointError(
+                    f"{checkpoint.location}: its {component} is quantised with {how or 'an unknown method'} "
+                    f"(quantization_config in config.json); {UNQUANTISED}"
+                )
+
+
+def check_sizes(model: str, checkpoint: Checkpoint, sizes: Iterable[Size]) -> None:
+    """Raises CheckpointError for the first size that is not what the model takes."""
+    for what, found, wanted in sizes:
+        if found != wanted:
+            raise CheckpointError(
+                f"{_named(checkpoint)}: {what} {found}, {model} takes {wanted}; {_remedy(model, checkpoint)}"
+            )
 
 
 def _settings(class_name: Any) -> Mapping[str, inspect.Parameter] | None:
@@ -96,17 +106,6 @@ def _means_something(name: str, value: Any, known: Mapping[str, inspect.Paramete
     if known is None:
         return value is not False
     return name in known and value != known[name].default
-
-
-def _check_plain(where: str, config: Mapping[str, Any]) -> None:
-    for within in (config, *(value for value in config.values() if isinstance(value, dict))):
-        quantisation = within.get("quantization_config")
-        if quantisation:
-            how = quantisation.get("quant_method") if isinstance(quantisation, dict) else None
-            raise CheckpointError(
-                f"{where} is quantised with {how or 'an unknown method'} (quantization_config in "
-                f"config.json); {UNQUANTISED}"
-            )
 
 
 def _named(checkpoint: Checkpoint) -> str:

@@ -22,6 +22,7 @@ from crystools_pipelines.runtime.compile_cache import default_compile_cache
 from crystools_pipelines.runtime.component import Component, identify
 from crystools_pipelines.runtime.errors import CheckpointError, RequestError
 from crystools_pipelines.runtime.hub import RepositoryFile
+from crystools_pipelines.runtime.inspection import check_unquantised
 from crystools_pipelines.runtime.mesh import replicated
 from crystools_pipelines.runtime.out_of_memory import in_words
 from crystools_pipelines.runtime.part import Part, built
@@ -84,9 +85,10 @@ class Job:
         """
         tokenizer = any(part.tokenized for part in parts)
         components = dict.fromkeys(part.component for part in parts)
-        if files := self.checkpoint.missing(components, tokenizer=tokenizer):
-            self._download(files)
         try:
+            if files := self.checkpoint.missing(components, tokenizer=tokenizer):
+                self._download(files)
+            check_unquantised(self.checkpoint, components)
             if tokenizer:
                 self._check_vocabulary(parts)
             for part in parts:

@@ -1,4 +1,4 @@
-"""The encoders of T5's family, which two models have: how their weights lie on the mesh, what is left over."""
+"""The encoders of T5's family, of two models: how their weights lie on the mesh, and what is left over."""
 
 from jax.sharding import PartitionSpec as P
 

@@ -73,9 +73,9 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
             size_bytes = path.stat().st_size
             start = file.read(8)
             header_bytes = int.from_bytes(start, "little")
-            if start == _LFS_POINTER[: len(start)]:
+            if start == _LFS_POINTER[:8]:
                 raise CheckpointError(f"{path} is a pointer of Git LFS and no weights: run `git lfs pull`")
-            if 8 + header_bytes > size_bytes:
+            if 0 < size_bytes < 8 + header_bytes:
                 raise _cut_off(path)
             header: dict[str, Any] = json.loads(file.read(header_bytes))
             header.pop("__metadata__", None)

@@ -153,10 +153,11 @@ class Wan21TPUVAEDecoder(ModelNode):
         """`frames` float32 `[frames, height, width, 3]` in 0..1."""
         import torch
 
-        from crystools_pipelines.wan21.stages import DECODER, decode_latents, mesh_over
+        from crystools_pipelines.wan21.stages import DECODER, check_vae, decode_latents, mesh_over
 
         check_origin("latents", latents, self.PIPELINE)
         checkpoint = checkpoint_at(model_id)
+        check_vae(self.PIPELINE, checkpoint)
         mesh = mesh_over(self.PIPELINE, devices(), checkpoint, 2)
         with self.job(checkpoint, mesh, latents.size, [DECODER]) as job:
             frames = decode_latents(job, latents.values)

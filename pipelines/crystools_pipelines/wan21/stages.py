@@ -11,10 +11,17 @@ from jax.sharding import Mesh
 from numpy.typing import NDArray
 from transformers import UMT5EncoderModel
 
+from crystools_pipelines.models import MODELS
 from crystools_pipelines.runtime import layout, multistep, t5
 from crystools_pipelines.runtime.checkpoint import Checkpoint
 from crystools_pipelines.runtime.errors import CheckpointError
-from crystools_pipelines.runtime.inspection import Size, check_configurations, check_sizes
+from crystools_pipelines.runtime.inspection import (
+    Size,
+    check_all_heeded,
+    check_classes,
+    check_sizes,
+    check_unquantised,
+)
 from crystools_pipelines.runtime.job import AnyArray, Job, initial_noise
 from crystools_pipelines.runtime.mesh import DATA, make_mesh
 from crystools_pipelines.runtime.mesh_shape import MeshShape
@@ -48,25 +55,45 @@ def transformer(mesh: Mesh, component: str) -> Part[WanTransformer3DModel]:
 
 
 def check_checkpoint(model: str, checkpoint: Checkpoint) -> None:
-    """Raises CheckpointError unless the configurations are of a checkpoint that such a model can run."""
+    """Raises CheckpointError unless the configurations are of a checkpoint that the model can run."""
     components = ["transformer", "text_encoder", "vae"]
-    check_configurations(model, checkpoint, components)
-    denoiser, encoder, vae = map(checkpoint.config, components)
-    check_sizes(
-        model,
-        checkpoint,
-        [
-            Size("the VAE's latent channels are", vae["z_dim"], LATENT_CHANNELS),
-            Size("the VAE's patch is", vae["patch_size"], None),
-            Size("the VAE makes sizes smaller by", 2 ** len(vae["temperal_downsample"]), VAE_SPATIAL_RATIO),
-            Size("the VAE makes frames fewer by", 2 ** sum(vae["temperal_downsample"]), VAE_TEMPORAL_RATIO),
-            Size("the latents have means", len(vae["latents_mean"]), LATENT_CHANNELS),
-            Size("the latents have deviations", len(vae["latents_std"]), LATENT_CHANNELS),
-            Size("the transformer's output channels are", denoiser["out_channels"], LATENT_CHANNELS),
-            Size("the transformer's patch is", list(denoiser["patch_size"]), [1, 2, 2]),
-            Size("the transformer's text width is", denoiser["text_dim"], encoder["d_model"]),
-        ],
-    )
+    check_all_heeded(model, checkpoint)
+    check_classes(model, checkpoint, components)
+    check_unquantised(checkpoint, components)
+    check_vae(model, checkpoint)
+    check_transformer(model, checkpoint, "transformer")
+    text_width = checkpoint.config("text_encoder")["d_model"]
+    size = Size("the transformer's text width is", checkpoint.config("transformer")["text_dim"], text_width)
+    check_sizes(model, checkpoint, [size])
+
+
+def check_transformer(model: str, checkpoint: Checkpoint, component: str) -> None:
+    """Raises CheckpointError unless that transformer takes and gives what the model's does."""
+    check_classes(model, checkpoint, [component])
+    config, published = checkpoint.config(component), MODELS[model].published()[component]
+    sizes = [
+        Size(f"the {component}'s image width is", config["image_dim"], None),
+        Size(f"the {component}'s input channels are", config["in_channels"], published["in_channels"]),
+        Size(f"the {component}'s output channels are", config["out_channels"], LATENT_CHANNELS),
+        Size(f"the {component}'s patch is", list(config["patch_size"]), published["patch_size"]),
+    ]
+    check_sizes(model, checkpoint, sizes)
+
+
+def check_vae(model: str, checkpoint: Checkpoint) -> None:
+    """Raises CheckpointError for the VAE of another model."""
+    check_classes(model, checkpoint, ["vae"])
+    config = checkpoint.config("vae")
+    halvings = config["temperal_downsample"]
+    sizes = [
+        Size("the VAE's latent channels are", config["z_dim"], LATENT_CHANNELS),
+        Size("the VAE's patch is", config["patch_size"], None),
+        Size("the VAE makes sizes smaller by", 2 ** len(halvings), VAE_SPATIAL_RATIO),
+        Size("the VAE makes frames fewer by", 2 ** sum(halvings), VAE_TEMPORAL_RATIO),
+        Size("the number of latents' means is", len(config["latents_mean"]), LATENT_CHANNELS),
+        Size("the number of latents' deviations is", len(config["latents_std"]), LATENT_CHANNELS),
+    ]
+    check_sizes(model, checkpoint, sizes)
 
 
 def mesh_over(
@@ -80,7 +107,7 @@ def mesh_over(
 
     Raises RequestError for a shape that cannot be, CheckpointError for a checkpoint that we cannot run.
     """
-    check_checkpoint(model, checkpoint)
+    check_classes(model, checkpoint, ["transformer", "text_encoder"])
     return make_mesh(devices, branches=branches, widths=widths(checkpoint), model=model, shape=shape)
 
 

@@ -80,13 +80,14 @@ class Wan22I2VImageEncoder(ModelNode):
     ) -> tuple[Any, LatentInfo, Timing]:
         """`condition` float32 `[1, 20, latent frames, height / 8, width / 8]`, on the host."""
         from crystools_pipelines.runtime.job import params_of
-        from crystools_pipelines.wan21.stages import mesh_over
+        from crystools_pipelines.wan21.stages import check_vae, mesh_over
         from crystools_pipelines.wan22_i2v.image import read_image
         from crystools_pipelines.wan22_i2v.pipeline import ENCODER, encode_image
 
         info = LatentInfo(height, width, num_frames, stretch(image, height, width))
         request = Wan22I2VRequest("", **vars(info))
         checkpoint = checkpoint_at(model_id)
+        check_vae(self.PIPELINE, checkpoint)
         mesh = mesh_over(self.PIPELINE, devices(), checkpoint, 2)
         with self.job(checkpoint, mesh, params_of(info), [ENCODER]) as job:
             condition = encode_image(job, request.latent_shape, read_image(info.image, height, width))
