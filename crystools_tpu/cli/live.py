@@ -109,8 +109,8 @@ class LiveBars:
         elif isinstance(event, StepFinished):
             self._progress.update(self._task, completed=event.step + 1, note=step_note(event))
         elif isinstance(event, BytesTransferred):
-            done = {} if event.bytes_total is None else {"completed": event.bytes_done}
-            self._progress.update(self._task, note=transfer_note(event), **done)
+            done = None if event.bytes_total is None else event.bytes_done
+            self._progress.update(self._task, completed=done, note=transfer_note(event))
         elif isinstance(event, CompileFinished):
             self._progress.update(self._task, note=f"compiled for {event.stage_compile_seconds:.1f} s")
         elif isinstance(event, StageFinished):

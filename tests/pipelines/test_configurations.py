@@ -10,9 +10,14 @@ import jax
 import numpy as np
 import pytest
 
+from crystools_pipelines.cogvideox.nodes import CogVideoXTPUVAEDecoder
+from crystools_pipelines.flux2.nodes import FluxTPUVAEDecoder
 from crystools_pipelines.models import MODELS
+from crystools_pipelines.node_support import Latents
 from crystools_pipelines.runtime.checkpoint import Checkpoint
 from crystools_pipelines.runtime.errors import CheckpointError
+from crystools_pipelines.wan21.nodes import Wan21TPUVAEDecoder
+from crystools_pipelines.wan22_i2v.nodes import Wan22I2VTPUVAEDecoder
 
 WAN_EXPERT = ["diffusers", "WanTransformer3DModel"]
 
@@ -174,3 +179,27 @@ def test_a_component_that_is_not_there_is_named(tmp_path: Path) -> None:
     folder = published("wan2.1-t2v", tmp_path)
     (folder / "vae/config.json").unlink()
     assert refusal("wan2.1-t2v", folder) == "HERE has no vae/config.json: it is not in diffusers' format"
+
+
+def decode_with(model: str, folder: Path) -> None:
+    """The model's decoder node, with latents of nothing."""
+    nodes: dict[str, tuple[type[Any], dict[str, Any]]] = {
+        "wan2.1-t2v": (Wan21TPUVAEDecoder, {"model_id": str(folder), "fps": 16}),
+        "wan2.2-i2v": (Wan22I2VTPUVAEDecoder, {"model_id": str(folder), "fps": 16}),
+        "cogvideox-t2v": (CogVideoXTPUVAEDecoder, {"fps": 16}),
+        "flux.2": (FluxTPUVAEDecoder, {"model_id": str(folder), "height": 256, "width": 256}),
+    }
+    node, inputs = nodes[model]
+    latents = Latents(model, str(folder), np.zeros((1, 1), np.float32), 256, 256)
+    getattr(node(), node.FUNCTION)(latents, **inputs)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_a_node_refuses_the_component_that_it_uses_and_no_other(tmp_path: Path, model: str) -> None:
+    channels = "z_dim" if model.startswith("wan") else "latent_channels"
+    folder = published(model, tmp_path, vae={channels: 48})
+    with pytest.raises(CheckpointError, match=f"the VAE's latent channels are 48, {model} takes"):
+        decode_with(model, folder)
+    pipeline, checkpoint = MODELS[model].pipeline(), Checkpoint(folder)
+    image = {"image": np.zeros((16, 16, 3), np.float32)} if model == "wan2.2-i2v" else {}
+    pipeline.prepare(MODELS[model].request_class()("a boat", **image), checkpoint)  # as its sampler does

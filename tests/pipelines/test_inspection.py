@@ -176,7 +176,7 @@ def sharded(folder: Path) -> Path:
     whole = folder / TRANSFORMER
     tensors = load_file(whole)
     whole.unlink()
-    places = {}
+    places: dict[str, str] = {}
     for number in (1, 2):
         file = f"diffusion_pytorch_model-0000{number}-of-00002.safetensors"
         half = {

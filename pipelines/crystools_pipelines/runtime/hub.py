@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from queue import Empty, SimpleQueue
+from typing import cast
 
 from huggingface_hub import HfApi, constants, get_token, hf_hub_download, try_to_load_from_cache
 from huggingface_hub.errors import (
@@ -24,7 +25,11 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
-from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+from huggingface_hub.utils import (  # type: ignore[attr-defined]  # it exports them by a list made at import
+    are_progress_bars_disabled,
+    disable_progress_bars,
+    enable_progress_bars,
+)
 
 from crystools_pipelines.runtime.errors import CheckpointError
 from crystools_pipelines.runtime.location import folders_beside
@@ -39,7 +44,10 @@ _TOLD_SECONDS = 0.5
 
 # The hub's errors and those of its client for http, which is another one from version to version, have a base
 # in common; of the file system's are those of the cache.
-_FAILURES = (*HfHubHTTPError.__bases__, OSError)
+_FAILURES: tuple[type[Exception], ...] = (
+    *cast("tuple[type[Exception], ...]", HfHubHTTPError.__bases__),
+    OSError,
+)
 
 
 @dataclass(frozen=True)

@@ -65,7 +65,7 @@ class Job:
     dtype: str
     run: telemetry.Run
     on_step: Callable[[], None] = lambda: None
-    _plans: dict[Identity, tuple[torch.nn.Module, StatePlan]] = field(default_factory=dict)
+    _plans: dict[Identity, tuple[Any, StatePlan]] = field(default_factory=dict)
 
     @property
     def itemsize(self) -> int:
@@ -85,10 +85,10 @@ class Job:
         """
         tokenizer = any(part.tokenized for part in parts)
         components = dict.fromkeys(part.component for part in parts)
+        check_unquantised(self.checkpoint, components)
         try:
             if files := self.checkpoint.missing(components, tokenizer=tokenizer):
                 self._download(files)
-            check_unquantised(self.checkpoint, components)
             if tokenizer:
                 self._check_vocabulary(parts)
             for part in parts:
@@ -113,8 +113,8 @@ class Job:
             identity = self._identity(part)
             folder = self.checkpoint.folder(part.component)
 
-            def plan() -> tuple[torch.nn.Module, StatePlan]:
-                return self._plans.pop(identity, None) or self._plan(part)
+            def plan() -> tuple[Module, StatePlan]:
+                return self._plans.pop(identity) if identity in self._plans else self._plan(part)
 
             in_use = partial(_needs, self.run, len(self.run.report.stages))
             loaded: Component[Module] = residency.with_room(residency.load, identity, folder, plan, in_use)
