@@ -8,7 +8,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from crystools_tpu.telemetry import Ratio, RunReport, StageReport, StepFinished
+from crystools_tpu.telemetry import BytesTransferred, Ratio, RunReport, StageReport, StepFinished
 
 MIB = 1024**2
 GIB = 1024**3
@@ -62,6 +62,17 @@ def step_note(event: StepFinished) -> str:
         parts.append(f"MFU {percent(event.mfu)}")
     if event.record.finite is False:
         parts.append("NOT FINITE")
+    return ", ".join(parts)
+
+
+def transfer_note(event: BytesTransferred) -> str:
+    """`1.20 GiB of 28.00 GiB, 95.0 MiB/s, 289 s to go`."""
+    total = "" if event.bytes_total is None else f" of {size(event.bytes_total)}"
+    parts = [f"{size(event.bytes_done)}{total}"]
+    if event.bytes_per_second is not None:
+        parts.append(f"{size(int(event.bytes_per_second))}/s")
+    if event.eta_seconds is not None:
+        parts.append(f"{event.eta_seconds:.0f} s to go")
     return ", ".join(parts)
 
 

@@ -11,17 +11,20 @@ from typing import Protocol
 from rich.console import Console
 from rich.progress import (
     BarColumn,
-    MofNCompleteColumn,
     Progress,
+    ProgressColumn,
     SpinnerColumn,
+    Task,
     TaskID,
     TextColumn,
     TimeElapsedColumn,
 )
+from rich.text import Text
 
-from crystools_tpu.stage_table import forecast_note, stage_label, step_note
+from crystools_tpu.stage_table import forecast_note, size, stage_label, step_note, transfer_note
 from crystools_tpu.telemetry import (
     Bus,
+    BytesTransferred,
     CompileFinished,
     Event,
     StageFinished,
@@ -86,11 +89,21 @@ def _progress(console: Console) -> Progress:
         SpinnerColumn(finished_text="[green]✓"),
         TextColumn("{task.description:<24}"),
         BarColumn(bar_width=24),
-        MofNCompleteColumn(),
+        _DoneOfTotal(),
         TimeElapsedColumn(),
         TextColumn("{task.fields[note]}"),
         console=console,
     )
+
+
+class _DoneOfTotal(ProgressColumn):
+    """Steps done of those there are; of a download nothing, for its note says how many bytes."""
+
+    def render(self, task: Task) -> Text:
+        """The column of one stage."""
+        if task.fields["bytes"]:
+            return Text("")
+        return Text(f"{int(task.completed)}/{int(task.total or 0)}", style="progress.download")
 
 
 class LiveBars:
@@ -105,18 +118,28 @@ class LiveBars:
         if isinstance(event, StageStarted):
             self._task = self._progress.add_task(
                 stage_label(event.report),
-                total=event.report.steps_total or 1,
+                total=event.report.steps_total or event.report.bytes_total or 1,
                 note=forecast_note(event.report),
+                bytes=event.report.bytes_total is not None,
             )
         elif self._task is None:
             return
         elif isinstance(event, StepFinished):
             self._progress.update(self._task, completed=event.step + 1, note=step_note(event))
+        elif isinstance(event, BytesTransferred):
+            done = None if event.bytes_total is None else event.bytes_done
+            self._progress.update(self._task, completed=done, note=transfer_note(event))
         elif isinstance(event, CompileFinished):
             self._progress.update(self._task, note=f"compiled for {event.stage_compile_seconds:.1f} s")
         elif isinstance(event, StageFinished):
-            done = event.report.steps_total or 1 if event.report.error is None else len(event.report.steps)
-            self._progress.update(self._task, completed=done, note=stage_note(event.report))
+            self._progress.update(self._task, completed=_done(event.report), note=stage_note(event.report))
+
+
+def _done(report: StageReport) -> int:
+    """How far the bar of a stage is that has ended."""
+    if report.error is None:
+        return report.steps_total or report.bytes_total or 1
+    return len(report.steps) or report.bytes_done or 0
 
 
 class PlainLines:
@@ -124,16 +147,23 @@ class PlainLines:
 
     def __init__(self, console: Console) -> None:
         self._console = console
+        self._tenths = 0
 
     def show(self, event: Event) -> None:
         """Prints the event's line, if it has one."""
         if isinstance(event, StageStarted):
+            self._tenths = 0
             self._print(f"{stage_label(event.report)} ... {forecast_note(event.report)}".rstrip())
         elif isinstance(event, StepFinished):
             every = max(1, (event.steps_total or 1) // _LINES_PER_STAGE)
             if (event.step + 1) % every == 0:
                 total = f"/{event.steps_total}" if event.steps_total else ""
                 self._print(f"  step {event.step + 1}{total}  {step_note(event)}")
+        elif isinstance(event, BytesTransferred):
+            tenths = _LINES_PER_STAGE * event.bytes_done // (event.bytes_total or event.bytes_done or 1)
+            if tenths > self._tenths:
+                self._tenths = tenths
+                self._print(f"  {transfer_note(event)}")
         elif isinstance(event, StageFinished):
             self._print(f"{stage_label(event.report)}: {stage_note(event.report)}")
 
@@ -144,6 +174,8 @@ class PlainLines:
 def stage_note(report: StageReport) -> str:
     """How the stage ended."""
     parts = [f"{report.seconds:.2f} s" if report.seconds is not None else "not finished"]
+    if report.bytes_done is not None:
+        parts.append(size(report.bytes_done))
     if report.compile_seconds:
         parts.append(f"{report.compile_seconds:.2f} s of it compile")
     if report.recompiles:

@@ -163,7 +163,7 @@ def _only(names: str | None) -> frozenset[StageName] | None:
     try:
         return frozenset(StageName(name.strip()) for name in names.split(","))
     except ValueError as error:
-        known = ", ".join(sorted(set(StageName) - {StageName.LOAD, StageName.SAVE}))
+        known = ", ".join(sorted(set(StageName) - {StageName.DOWNLOAD, StageName.LOAD, StageName.SAVE}))
         raise CommandError(f"--stages: {error}; give some of {known}") from None
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from crystools_tpu import telemetry
 from crystools_tpu.telemetry import (
+    BytesTransferred,
     CompileFinished,
     Event,
     RunStarted,
@@ -96,6 +97,8 @@ class _Display:
             self._warnings.append(event.warning)
         elif isinstance(event, StageStarted):
             self._start(event.report)
+        elif isinstance(event, BytesTransferred):
+            self._transfer(event)
         elif isinstance(event, CompileFinished):
             self._say(f"compiled for {event.stage_compile_seconds:.1f} s")
         elif isinstance(event, StepFinished):
@@ -126,6 +129,11 @@ class _Display:
         self._finished += 1
         total = "" if event.steps_total is None else f"/{event.steps_total}"
         self._say(f"step {event.step + 1}{total}, {step_note(event)}")
+
+    def _transfer(self, event: BytesTransferred) -> None:
+        from crystools_tpu.stage_table import transfer_note
+
+        self._say(transfer_note(event))
 
     def _say(self, what: str) -> None:
         """To the page that queued the prompt, and to nobody else."""

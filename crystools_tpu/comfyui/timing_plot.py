@@ -29,6 +29,7 @@ _SUNKEN: Final = "#e9edf2"
 _CRITICAL: Final = "#c3262f"
 _LOAD, _ENCODE, _DENOISE, _VAE = "#5b6b80", "#0e8a7d", "#2f6fdb", "#7d4fd6"
 _COLOURS: Final = {
+    StageName.DOWNLOAD: _LOAD,
     StageName.LOAD: _LOAD,
     StageName.SAVE: _LOAD,
     StageName.TEXT_ENCODE: _ENCODE,

@@ -21,6 +21,7 @@ from crystools_tpu.telemetry.comparison import (
 from crystools_tpu.telemetry.events import (
     WIRE_SCHEMA,
     Bound,
+    BytesTransferred,
     CaptureStatus,
     CompileCache,
     CompileFinished,
@@ -62,6 +63,7 @@ __all__ = [
     "WIRE_SCHEMA",
     "Bound",
     "Bus",
+    "BytesTransferred",
     "CaptureBusyError",
     "CaptureStatus",
     "Change",

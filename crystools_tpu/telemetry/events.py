@@ -23,6 +23,7 @@ WIRE_SCHEMA = 1
 class StageName(StrEnum):
     """The stages a pipeline may report. A stage may occur several times in a run (one `load` a component)."""
 
+    DOWNLOAD = "download"
     LOAD = "load"
     TEXT_ENCODE = "text_encode"
     IMAGE_ENCODE = "image_encode"
@@ -206,7 +207,7 @@ class StageReport(_Safe):
     `recompiles` counts the steps after the first in which something was compiled, with a reason each.
     `compile_seconds` is trace, lowering and backend together; `compiles` are the backend's.
     `predicted_step_seconds` and `predicted_hbm_peak_bytes` are the forecast's, the latter of one of `hbm`'s
-    devices.
+    devices. `bytes_done` of `bytes_total` are what a download has brought.
     """
 
     name: StageName
@@ -233,6 +234,8 @@ class StageReport(_Safe):
     # A report of before there were these has none of them, and is read all the same.
     predicted_step_seconds: float | None = None
     predicted_hbm_peak_bytes: int | None = None
+    bytes_total: int | None = None
+    bytes_done: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -337,6 +340,24 @@ class StepFinished(_Safe):
 
 
 @dataclass(frozen=True, slots=True)
+class BytesTransferred(_Safe):
+    """A download has brought `bytes_done` of `bytes_total`.
+
+    `bytes_per_second` is the rate of the last seconds, `eta_seconds` what is still to come at that rate.
+    """
+
+    run_id: str
+    pipeline: str
+    stage: int
+    stage_name: StageName
+    bytes_done: int
+    bytes_total: int | None
+    bytes_per_second: float | None
+    eta_seconds: float | None
+    type: Literal["bytes_transferred"] = field(default="bytes_transferred", init=False)
+
+
+@dataclass(frozen=True, slots=True)
 class CompileFinished(_Safe):
     """A stage compiled something.
 
@@ -413,6 +434,7 @@ Event: TypeAlias = (
     RunStarted
     | StageStarted
     | StepFinished
+    | BytesTransferred
     | CompileFinished
     | StageFinished
     | RunFinished

@@ -130,6 +130,7 @@ class Run:
         flops_per_step: float | None = None,
         flops_method: str | None = None,
         bytes_per_step: float | None = None,
+        bytes_total: int | None = None,
     ) -> Iterator[Stage]:
         """A stage; its end waits for its steps, so `seconds` is what the device needed.
 
@@ -137,7 +138,8 @@ class Run:
 
         `component` says which part of the model (a `load` has one each); `steps` how many are to come,
         for the ETA; `flops_per_step` the model FLOPs of a step over all devices, and `flops_method` where
-        they come from; `bytes_per_step` the bytes that must move through HBM in a step, over all devices.
+        they come from; `bytes_per_step` the bytes that must move through HBM in a step, over all devices;
+        `bytes_total` those that a download is to bring.
 
         Raises ValueError for a name that is no stage, TelemetryError where another stage is still open,
         and the device's own error where a step failed on the device and nothing else has raised it.
@@ -150,6 +152,7 @@ class Run:
             component=component,
             started_unix_seconds=self.unix_seconds(),
             steps_total=_count("steps", steps, self.guard),
+            bytes_total=_count("bytes_total", bytes_total, self.guard),
             flops_method=flops_method if flops_per_step is not None else None,
         )
         with self.guard("a stage's forecast could not be read"):

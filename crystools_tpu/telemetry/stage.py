@@ -12,6 +12,7 @@ from crystools_tpu.telemetry import compiles, roofline
 from crystools_tpu.telemetry.clock import elapsed
 from crystools_tpu.telemetry.events import (
     Bound,
+    BytesTransferred,
     CompileFinished,
     CompileRecord,
     Ratio,
@@ -26,6 +27,7 @@ from crystools_tpu.telemetry.guard import Guard
 from crystools_tpu.telemetry.hbm import HbmRecorder
 from crystools_tpu.telemetry.steps import DispatchedStep, StepWaiter
 from crystools_tpu.telemetry.text import describe_error
+from crystools_tpu.telemetry.transfer import Transfer
 
 if TYPE_CHECKING:
     from crystools_tpu.telemetry.recorder import Run
@@ -67,6 +69,7 @@ class Stage:
         self._compiles: list[CompileRecord] = []
         self._recompiles: dict[int, list[CompileRecord]] = {}
         self._final: StageReport | None = None
+        self._transfer = Transfer()
         self._hbm = HbmRecorder(run.devices, run.clock, run.guard)
         self._waiter = StepWaiter(self._step_done, run.clock, run.guard)
         self.compile_log = compiles.CompileLog(self._compile_done, run.clock, run.unix_seconds)
@@ -98,6 +101,24 @@ class Stage:
             start = self._start
             with self._guard(PROFILER_FAILED):
                 self._run.profiler.step_dispatched(self._run.run_id, position, start.name, start.steps_total)
+
+    def transferred(self, bytes_done: int) -> None:
+        """Reports how many bytes a download has brought so far."""
+        with self._guard("a download's progress could not be told"):
+            transfer = self._transfer
+            transfer.add(self._run.clock(), bytes_done)
+            self._run.bus.publish(
+                BytesTransferred(
+                    run_id=self._run.run_id,
+                    pipeline=self._run.pipeline,
+                    stage=self._index,
+                    stage_name=self._start.name,
+                    bytes_done=bytes_done,
+                    bytes_total=self._start.bytes_total,
+                    bytes_per_second=transfer.bytes_per_second,
+                    eta_seconds=transfer.eta_seconds(self._start.bytes_total),
+                )
+            )
 
     @property
     def report(self) -> StageReport:
@@ -217,6 +238,7 @@ class Stage:
             mbu=moved,
             bound=bound,
             hbm=self._hbm.usage(),
+            bytes_done=self._transfer.bytes_done,
         )
 
 

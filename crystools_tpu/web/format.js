@@ -105,6 +105,7 @@ export function verdict(bound) {
 
 /** @type {Record<StageName, string>} */
 const STAGE_TITLES = {
+  download: "Download",
   load: "Load",
   text_encode: "Text encode",
   image_encode: "Image encode",

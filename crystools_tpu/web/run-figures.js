@@ -34,6 +34,18 @@ export function mainStage(run) {
 }
 
 /**
+ * How much there is to do in a stage and how much of it is done, in steps or in bytes; null where unknown.
+ *
+ * @param {StageReport | null} stage
+ * @returns {{ done: number, total: number, unit: "Steps" | "Bytes" } | null}
+ */
+export function progressOf(stage) {
+  if (stage?.steps_total) return { done: stage.steps.length, total: stage.steps_total, unit: "Steps" };
+  if (stage?.bytes_total) return { done: stage.bytes_done ?? 0, total: stage.bytes_total, unit: "Bytes" };
+  return null;
+}
+
+/**
  * Median seconds of the steps in which no compile fell, or null without one.
  * @param {StageReport} stage
  */

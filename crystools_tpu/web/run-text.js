@@ -71,8 +71,17 @@ export function doing(stage) {
   return compiling ? `${stageTitle(stage)}, compiling` : stageTitle(stage);
 }
 
-/** @param {StageReport | null} stage */
-export function stepsText(stage) {
+/**
+ * How far the running stage is, in steps or in bytes: "step 7 of 50", "3.10 / 28.0 GiB, 95 MiB/s".
+ *
+ * @param {StageReport | null} stage
+ * @param {number | null} bytesPerSecond Of a download.
+ */
+export function stepsText(stage, bytesPerSecond) {
+  if (stage?.bytes_done != null) {
+    const rate = bytesPerSecond == null ? "" : `, ${gibibytes(bytesPerSecond)}/s`;
+    return usedOfTotal(stage.bytes_done, stage.bytes_total) + rate;
+  }
   if (stage?.steps_total == null) return "";
   return `step ${stage.steps.length} of ${stage.steps_total}`;
 }

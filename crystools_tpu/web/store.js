@@ -2,7 +2,7 @@
  * The state of the page: the server's messages folded into what the components show.
  *
  * @import { ConnectionState, ServerApi } from "./client.js"
- * @import { ChipReading, Hello, HostReading, Ratio, RunReport, ServerMessage, Snapshot, StepFinished } from "./wire.js"
+ * @import { BytesTransferred, ChipReading, Hello, HostReading, Ratio, RunReport, ServerMessage, Snapshot, StepFinished } from "./wire.js"
  * @import { CompileFinished, ModelFreed, ProfileCapture, ProfileChanged, StageReport, TelemetryEvent } from "./wire.js"
  */
 
@@ -21,7 +21,8 @@ const STALE_SECONDS_AT_LEAST = 3;
 
 /**
  * What a running stage said at its latest step and its report does not carry.
- * @typedef {{ stage: number, etaSeconds: number | null, mfu: Ratio | null, receivedSeconds: number }} Progress
+ * @typedef {{ stage: number, etaSeconds: number | null, mfu: Ratio | null, receivedSeconds: number }} Latest
+ * @typedef {Latest & { bytesPerSecond: number | null }} Progress
  */
 
 /**
@@ -189,6 +190,14 @@ export class Store extends EventTarget {
   }
 
   /**
+   * How fast the running stage's download comes in now, or null where nothing is downloaded.
+   * @param {RunReport} run
+   */
+  bytesPerSecond(run) {
+    return this.#currentProgress(run)?.bytesPerSecond ?? null;
+  }
+
+  /**
    * MFU of the running stage at its latest step.
    * @param {RunReport} run
    */
@@ -282,7 +291,7 @@ export class Store extends EventTarget {
     const run = this.runs.find((candidate) => candidate.run_id === event.run_id);
     if (!run || !foldIntoRun(run, event)) {
       this.#refetch(event.run_id);
-    } else if (event.type === "step_finished") {
+    } else if (event.type === "step_finished" || event.type === "bytes_transferred") {
       this.#progress.set(run.run_id, progressOf(event));
     }
   }
@@ -340,10 +349,13 @@ export class Store extends EventTarget {
   }
 }
 
-/** @param {StepFinished} event @returns {Progress} */
+/** @param {StepFinished | BytesTransferred} event @returns {Progress} */
 function progressOf(event) {
-  const { stage, eta_seconds: etaSeconds, mfu } = event;
-  return { stage, etaSeconds, mfu, receivedSeconds: monotonicSeconds() };
+  const { stage, eta_seconds: etaSeconds } = event;
+  const latest = { stage, etaSeconds, receivedSeconds: monotonicSeconds() };
+  return event.type === "step_finished"
+    ? { ...latest, mfu: event.mfu, bytesPerSecond: null }
+    : { ...latest, mfu: null, bytesPerSecond: event.bytes_per_second };
 }
 
 /**
@@ -364,6 +376,10 @@ function foldIntoRun(run, event) {
   }
   const stage = run.stages[event.stage];
   if (!stage) return false;
+  if (event.type === "bytes_transferred") {
+    stage.bytes_done = event.bytes_done;
+    return true;
+  }
   return event.type === "step_finished" ? foldStep(stage, event) : foldCompile(stage, event);
 }
 

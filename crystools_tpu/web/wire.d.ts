@@ -5,6 +5,7 @@
  */
 
 export type StageName =
+  | "download"
   | "load"
   | "text_encode"
   | "image_encode"
@@ -94,6 +95,8 @@ export interface StageReport {
   hbm: HbmUsage[];
   predicted_step_seconds: number | null;
   predicted_hbm_peak_bytes: number | null;
+  bytes_total: number | null;
+  bytes_done: number | null;
 }
 
 export interface Device {
@@ -150,6 +153,18 @@ export interface StepFinished {
   mfu: Ratio | null;
   mbu: Ratio | null;
   bound: Bound | null;
+}
+
+export interface BytesTransferred {
+  type: "bytes_transferred";
+  run_id: string;
+  pipeline: string;
+  stage: number;
+  stage_name: StageName;
+  bytes_done: number;
+  bytes_total: number | null;
+  bytes_per_second: number | null;
+  eta_seconds: number | null;
 }
 
 export interface CompileFinished {
@@ -318,6 +333,7 @@ export type TelemetryEvent =
   | RunStarted
   | StageStarted
   | StepFinished
+  | BytesTransferred
   | CompileFinished
   | StageFinished
   | RunFinished

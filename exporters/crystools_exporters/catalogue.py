@@ -11,7 +11,7 @@ Labels are closed sets: never a prompt, a seed or a run id.
 - `mount`     a disk's mount point: as many as the machine has disks, chosen by nobody from outside
 - `source`    the names of the sources (`host tpu libtpu_sdk jax_memory nvml`)
 - `pipeline`  the names that pipelines report under (`wan2.1-t2v`)
-- `stage`     `load text_encode image_encode denoise vae_encode vae_decode save`
+- `stage`     `download load text_encode image_encode denoise vae_encode vae_decode save`
 - `status`    `succeeded failed cancelled`
 - `reason`    why a model's component left the memory: `evicted freed out_of_memory`
 - `kind`      what a source calls the chip (`TPU v6e`)

@@ -14,11 +14,12 @@ _CONFIG_FILES = {"model_index": "model_index.json", "scheduler": "scheduler/sche
 
 @dataclass(frozen=True)
 class Model:
-    """Where a model is: its package, and the name of its request class in `request.py`. `makes` says whether
-    its `generate` takes `fps`."""
+    """Where a model is: its package, and the name of its request class in `request.py`. `hub_id` is its
+    published checkpoint; `makes` says whether its `generate` takes `fps`."""
 
     package: str
     request_name: str
+    hub_id: str
     makes: Literal["image", "video"] = "video"
 
     def request_class(self) -> type[Any]:
@@ -68,8 +69,8 @@ def _says(file: Path, config: dict[str, Any]) -> bool:
 
 
 MODELS = {
-    "cogvideox-t2v": Model("cogvideox", "CogVideoXRequest"),
-    "wan2.1-t2v": Model("wan21", "Wan21Request"),
-    "wan2.2-i2v": Model("wan22_i2v", "Wan22I2VRequest"),
-    "flux.2": Model("flux2", "Flux2Request", makes="image"),
+    "cogvideox-t2v": Model("cogvideox", "CogVideoXRequest", "zai-org/CogVideoX1.5-5B"),
+    "wan2.1-t2v": Model("wan21", "Wan21Request", "Wan-AI/Wan2.1-T2V-14B-Diffusers"),
+    "wan2.2-i2v": Model("wan22_i2v", "Wan22I2VRequest", "Wan-AI/Wan2.2-I2V-A14B-Diffusers"),
+    "flux.2": Model("flux2", "Flux2Request", "black-forest-labs/FLUX.2-dev", makes="image"),
 }

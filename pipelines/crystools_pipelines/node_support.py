@@ -5,7 +5,6 @@ Importing it imports neither jax nor torch. ComfyUI is met by name alone, where 
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -15,6 +14,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeAlias
 
 from crystools_pipelines.runtime.errors import RequestError
+from crystools_pipelines.runtime.location import folders_beside, is_hub_id
 from crystools_tpu import telemetry
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from crystools_pipelines.runtime.checkpoint import Checkpoint
     from crystools_pipelines.runtime.job import Job
+    from crystools_pipelines.runtime.part import Part
     from crystools_tpu.telemetry.events import Params
 
 Input: TypeAlias = tuple[str, dict[str, Any]]
@@ -31,8 +32,6 @@ Timing: TypeAlias = dict[str, Any]
 
 TIMING: Final = "TPU_TIMING"
 """The socket of a run's report, as `telemetry.to_wire` gives it."""
-
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 class _RateType(str):
@@ -101,15 +100,22 @@ class ModelNode:
         return {kind: inputs for kind, inputs in types.items() if inputs}
 
     def job(
-        self, checkpoint: Checkpoint, mesh: Mesh, params: Params, request: Any = None
+        self,
+        checkpoint: Checkpoint,
+        mesh: Mesh,
+        params: Params,
+        parts: Sequence[Part[Any]],
+        request: Any = None,
     ) -> AbstractContextManager[Job]:
-        """A run of the pipeline. What was planned of the whole `request` is its forecast."""
+        """A run of the pipeline that loads `parts`. What was planned of all of `request` is its forecast."""
         from crystools_pipelines.planning.forecasting import kept_forecast
         from crystools_pipelines.runtime.job import started_job
 
         named = {"node": type(self).__name__, **params}
         forecast = None if request is None else kept_forecast(self.PIPELINE, request, checkpoint, mesh)
-        return started_job(self.PIPELINE, named, checkpoint, mesh, on_step=self.on_step, forecast=forecast)
+        return started_job(
+            self.PIPELINE, named, checkpoint, mesh, on_step=self.on_step, forecast=forecast, parts=parts
+        )
 
     @classmethod
     def verdict(cls, check: Callable[..., object], **given: Any) -> bool | str:
@@ -152,10 +158,12 @@ def locate(model_id: str, modules: Mapping[str, ModuleType] = sys.modules) -> st
         for folder in (Path(name), *(Path(root, name) for root in roots)):
             if folder.is_dir():
                 return str(folder)
-    if not _HUB_ID.fullmatch(name):
+    if not is_hub_id(name):
         here = "".join(f", nor one in {root}" for root in roots)
         raise RequestError(
-            "model_id", f"{model_id!r} is no folder{here}; give one, or a hub id of the form org/name"
+            "model_id",
+            f"{model_id!r} is no folder{here}; give one, or a hub id of the form org/name"
+            f"{folders_beside(name)}",
         )
     return name
 

@@ -100,6 +100,14 @@ def test_what_a_run_warns_of_stays_on_the_node() -> None:
     assert page.texts == ["load text_encoder: ...", "text_encode: ...\nprompt: it is cut"]
 
 
+def test_of_a_download_the_text_says_bytes_rate_and_time_to_go() -> None:
+    page = Page()
+    with shown("7", page.modules()), telemetry.run("wan2.1-t2v") as run:
+        with run.stage(StageName.DOWNLOAD, bytes_total=4 * 2**30) as stage:
+            stage.transferred(2**30)
+    assert page.texts == ["download: ...", "download: 1.00 GiB of 4.00 GiB"]
+
+
 def test_cancel_ends_the_run_within_the_step_and_as_cancelled() -> None:
     page = Page(cancel_after=2)
     others = telemetry.bus._subscriptions

@@ -174,7 +174,7 @@ DEEP = b'{"schema": 1, "params": ' + b"[" * 100_000 + b"]" * 100_000 + b"}"
         ),
         (
             {**WIRE, "stages": [{**WIRE["stages"][0], "name": "dream"}]},
-            r"report\.stages\[0\]\.name is none of load",
+            r"report\.stages\[0\]\.name is none of download",
         ),
         (DEEP, "this is no run report: it is nested too deeply"),
         (b'{"schema": ' + b"1" * 5000 + b"}", "integer string conversion"),

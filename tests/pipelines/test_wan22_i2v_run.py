@@ -129,8 +129,12 @@ def test_without_a_boundary_there_is_one_transformer(changed: Callable[..., Path
             {"expand_timesteps": True},
             "is Wan2.2 5B; give a checkpoint of Wan2.2-I2V-A14B",
         ),
-        ("transformer/config.json", {"in_channels": 16}, "has 16 input channels; give a checkpoint with 36"),
-        ("transformer_2/config.json", {"image_dim": 1280}, "the transformer needs an image encoder"),
+        ("transformer/config.json", {"in_channels": 16}, "input channels are 16, wan2.2-i2v takes 36"),
+        (
+            "transformer_2/config.json",
+            {"image_dim": 1280},
+            "transformer_2's image width is 1280, wan2.2-i2v takes None",
+        ),
     ],
 )
 def test_a_checkpoint_of_another_model_is_refused(

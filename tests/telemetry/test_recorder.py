@@ -159,7 +159,7 @@ def test_a_stage_within_a_stage_is_refused(bench: Bench) -> None:
 
 
 def test_an_unknown_stage_is_refused_with_the_known_ones(bench: Bench) -> None:
-    with pytest.raises(ValueError, match="'upscale' is none of load, text_encode"):
+    with pytest.raises(ValueError, match="'upscale' is none of download, load, text_encode"):
         with bench.run() as run, run.stage("upscale"):
             pass
 

@@ -30,6 +30,7 @@ DATACLASSES = [
     events.RunStarted,
     events.StageStarted,
     events.StepFinished,
+    events.BytesTransferred,
     events.CompileFinished,
     events.StageFinished,
     events.RunFinished,

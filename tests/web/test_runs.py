@@ -320,6 +320,23 @@ def test_two_runs_at_once_are_both_shown(page: Page, scene: Scene) -> None:
             expect(current(page).nth(1).locator("#doing")).to_have_text("Load")
 
 
+def test_a_download_is_followed_by_bytes_rate_and_time_left(page: Page, scene: Scene) -> None:
+    gib = 2**30
+    with scene.run("wan2.1-t2v") as run:
+        with run.stage("download", bytes_total=28 * gib) as stage:
+            stage.transferred(0)
+            scene.clock.seconds += 4
+            stage.transferred(7 * gib)
+            shown = current(page)
+            expect(shown.locator("#doing")).to_have_text("Download")
+            expect(shown.locator("#steps")).to_have_text("7.00 / 28.0 GiB, 1.75 GiB/s")
+            expect(shown.locator("#left")).to_have_text(re.compile(r"^1?\d s left$"))
+            progress = shown.get_by_role("progressbar", name="Bytes of Download")
+            expect(progress).to_have_attribute("aria-valuenow", str(7 * gib))
+        row = current(page).locator("crystools-stages tbody tr").first
+        expect(row.locator("td").nth(2)).to_contain_text("7.00 GiB")
+
+
 def test_events_that_were_lost_are_made_good_from_the_server(page: Page, scene: Scene) -> None:
     quiet = Scene()
     quiet.history, quiet.clock = scene.history, scene.clock

@@ -8,7 +8,7 @@
 import { Component, blueprint } from "../component.js";
 import { h, setAttribute, setText, syncChildren } from "../dom.js";
 import { duration, stageTitle, statusTitle, wholeDuration } from "../format.js";
-import { elapsedSeconds, mainStage } from "../run-figures.js";
+import { elapsedSeconds, mainStage, progressOf } from "../run-figures.js";
 import {
   deviceText,
   doing,
@@ -107,7 +107,7 @@ export class RunView extends Component {
     this.#showTitle(run);
     this.byId("trace").hidden = store.traceUrl(run) == null;
     setAttribute(this.byId("trace"), "href", store.traceUrl(run));
-    this.#showNow(run, stage, now, eta);
+    this.#showNow(run, stage, now, store);
     this.#showProblems(run);
     this.#showFigures(run, stage, store);
     /** @type {Timeline} */ (this.byId("timeline")).show(run, now, eta);
@@ -131,20 +131,21 @@ export class RunView extends Component {
     });
   }
 
-  /** @param {RunReport} run @param {StageReport | null} stage @param {number} now @param {number | null} eta */
-  #showNow(run, stage, now, eta) {
+  /** @param {RunReport} run @param {StageReport | null} stage @param {number} now @param {Store} store */
+  #showNow(run, stage, now, store) {
     const running = run.status === "running";
-    const total = running ? (stage?.steps_total ?? null) : null;
-    const done = stage?.steps.length ?? 0;
+    const eta = store.etaSeconds(run);
+    const ahead = running ? progressOf(stage) : null;
+    const { done, total, unit } = ahead ?? { done: 0, total: 0, unit: "Steps" };
     setText(this.byId("doing"), running ? doing(stage) : outcome(run));
-    setText(this.byId("steps"), running ? stepsText(stage) : (run.output ?? ""));
+    setText(this.byId("steps"), running ? stepsText(stage, store.bytesPerSecond(run)) : (run.output ?? ""));
     setText(this.byId("left"), running ? leftText(eta) : duration(run.total_seconds));
     setAttribute(this.byId("left"), "title", running ? leftDetail(stage) : null);
     setText(this.byId("elapsed"), running ? `${wholeDuration(elapsedSeconds(run, now))} elapsed` : "in all");
     const progress = this.byId("progress");
-    progress.hidden = total == null;
-    setAttribute(progress, "aria-label", stage ? `Steps of ${stageTitle(stage)}` : null);
-    setAttribute(progress, "aria-valuemax", String(total ?? 0));
+    progress.hidden = ahead == null;
+    setAttribute(progress, "aria-label", stage ? `${unit} of ${stageTitle(stage)}` : null);
+    setAttribute(progress, "aria-valuemax", String(total));
     setAttribute(progress, "aria-valuenow", String(done));
     this.byId("bar").style.setProperty("--ratio", String(total ? done / total : 0));
   }

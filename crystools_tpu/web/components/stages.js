@@ -144,13 +144,15 @@ function compileDetail({ compile_cache: cache, recompiles }) {
 }
 
 /** @param {StageReport} stage */
-function stepsText({ steps, steps_total: total }) {
+function stepsText({ steps, steps_total: total, bytes_done: bytes }) {
+  if (bytes != null) return gibibytes(bytes);
   if (total == null) return steps.length ? String(steps.length) : NOT_AVAILABLE;
   return steps.length === total ? String(total) : `${steps.length} of ${total}`;
 }
 
 /** @param {StageReport} stage */
-function stepsDetail({ steps, first_nonfinite_step: nan }) {
+function stepsDetail({ steps, first_nonfinite_step: nan, bytes_total: bytes }) {
+  if (bytes != null) return `${gibibytes(bytes)} were to be downloaded`;
   const compiled = steps.filter((step) => step.compiled).length;
   return `${compiled} with a compile in them${nan == null ? "" : `; NaN from step ${nan} on`}`;
 }

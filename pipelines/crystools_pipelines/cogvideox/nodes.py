@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, ClassVar, Final, TypeAlias
 
 from crystools_pipelines.cogvideox.request import CogVideoXRequest
+from crystools_pipelines.models import MODELS
 from crystools_pipelines.node_support import (
     FPS,
     NUM_DEVICES,
@@ -44,7 +45,7 @@ class CogVideoXTextEncoder(ModelNode):
     INPUTS: ClassVar = {
         "prompt": PROMPT,
         "negative_prompt": PROMPT,
-        "model_id": model_id("zai-org/CogVideoX1.5-5B"),
+        "model_id": model_id(MODELS["cogvideox-t2v"].hub_id),
     }
     FUNCTION = "encode"
     RETURN_TYPES: ClassVar = (EMBEDDINGS, TIMING)
@@ -59,11 +60,12 @@ class CogVideoXTextEncoder(ModelNode):
         """Both in one run, for the sampler decides whether it guides. They know the model from here on."""
         import numpy as np
 
-        from crystools_pipelines.cogvideox.pipeline import encode_prompts, mesh_over
+        from crystools_pipelines.cogvideox.pipeline import encode_prompts, mesh_over, text_encoder
 
         checkpoint = checkpoint_at(model_id)
         prompts = {"prompt": prompt, "negative_prompt": negative_prompt}
-        with self.job(checkpoint, mesh_over(devices(), checkpoint, 2), prompts) as job:
+        mesh = mesh_over(devices(), checkpoint, 2)
+        with self.job(checkpoint, mesh, prompts, [text_encoder(mesh)]) as job:
             values = np.asarray(encode_prompts(job, [*prompts.values()]))
         first, second = (
             Embeddings(self.PIPELINE, checkpoint.location, text, values[[branch]])
@@ -104,7 +106,7 @@ class CogVideoXTPUSampler(ModelNode):
         """`info` is the table of stages. `settings` are the request's fields."""
         import numpy as np
 
-        from crystools_pipelines.cogvideox.pipeline import denoise, mesh_over, prepare
+        from crystools_pipelines.cogvideox.pipeline import denoise, mesh_over, prepare, transformer
         from crystools_pipelines.runtime.job import params_of
         from crystools_tpu.stage_table import stage_text
 
@@ -117,7 +119,7 @@ class CogVideoXTPUSampler(ModelNode):
             check_width("embeddings", each, checkpoint.config("transformer")["text_embed_dim"])
         branches = np.concatenate([each.values for each in embeddings][: request.branches])
         mesh = mesh_over(devices(num_devices), checkpoint, request.branches)
-        with self.job(checkpoint, mesh, params_of(request), request) as job:
+        with self.job(checkpoint, mesh, params_of(request), [transformer(mesh)], request) as job:
             values = np.asarray(denoise(job, request, prepared, branches))[:, request.padding_frames :]
         size = (request.height, request.width, request.num_frames)
         latents = Latents(self.PIPELINE, checkpoint.location, values, *size)
@@ -139,11 +141,13 @@ class CogVideoXTPUVAEDecoder(ModelNode):
         """`frames` float32 `[frames, height, width, 3]` in 0..1."""
         import torch
 
-        from crystools_pipelines.cogvideox.pipeline import decode_latents, mesh_over
+        from crystools_pipelines.cogvideox.pipeline import DECODER, check_vae, decode_latents, mesh_over
 
         check_origin("latents", latents, self.PIPELINE)
         checkpoint = checkpoint_at(latents.location)
-        with self.job(checkpoint, mesh_over(devices(), checkpoint, 2), latents.size) as job:
+        check_vae(checkpoint)
+        mesh = mesh_over(devices(), checkpoint, 2)
+        with self.job(checkpoint, mesh, latents.size, [DECODER]) as job:
             frames = decode_latents(job, latents.values, padding_frames=0)
         return torch.from_numpy(frames), fps, timing_of(job)
 

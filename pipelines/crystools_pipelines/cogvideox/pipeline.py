@@ -8,13 +8,25 @@ from typing import NamedTuple
 import jax
 import numpy as np
 import torch
+from diffusers import CogVideoXTransformer3DModel
 from diffusers.utils.torch_utils import randn_tensor
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from numpy.typing import NDArray
 
 from crystools_pipelines.cogvideox import flops, scheduler, sharding
-from crystools_pipelines.cogvideox.request import CogVideoXRequest
-from crystools_pipelines.cogvideox.text import MAX_TOKENS, build_text_encoder, encode, tokenize
+from crystools_pipelines.cogvideox.request import (
+    LATENT_CHANNELS,
+    VAE_SPATIAL_RATIO,
+    VAE_TEMPORAL_RATIO,
+    CogVideoXRequest,
+)
+from crystools_pipelines.cogvideox.text import (
+    MAX_TOKENS,
+    TextEncoder,
+    build_text_encoder,
+    encode,
+    tokenize,
+)
 from crystools_pipelines.cogvideox.transformer import (
     build_transformer,
     check_transformer,
@@ -25,6 +37,13 @@ from crystools_pipelines.cogvideox.vae import build_decoder, decoding_turns
 from crystools_pipelines.planning.forecasting import kept_forecast
 from crystools_pipelines.runtime import layout, t5
 from crystools_pipelines.runtime.checkpoint import Checkpoint
+from crystools_pipelines.runtime.inspection import (
+    Size,
+    check_all_heeded,
+    check_classes,
+    check_sizes,
+    check_unquantised,
+)
 from crystools_pipelines.runtime.job import (
     AnyArray,
     Generation,
@@ -37,12 +56,15 @@ from crystools_pipelines.runtime.job import (
 from crystools_pipelines.runtime.mesh import DATA
 from crystools_pipelines.runtime.mesh import make_mesh as mesh_of
 from crystools_pipelines.runtime.mesh_shape import MeshShape, legal_shapes
+from crystools_pipelines.runtime.part import Part
 from crystools_pipelines.runtime.stages import StepCost, run_denoising, run_once, run_turns
 from crystools_tpu.telemetry import StageName
 
 __all__ = ["PIPELINE", "CogVideoXRequest", "Generation", "generate"]
 
 PIPELINE = "cogvideox-t2v"
+
+DECODER = Part("vae", build_decoder, sharding.VAE, (r"(encoder|quant_conv)\..*",), dtype="float32")
 
 
 def generate(
@@ -70,10 +92,24 @@ def generate(
     prepared = prepare(request, source)
     placed = make_mesh(request, source, choose_devices(devices), mesh)
     forecast = kept_forecast(PIPELINE, request, source, placed, dtype)
-    with started_job(PIPELINE, params_of(request), source, placed, dtype, forecast=forecast) as job:
+    parts = [text_encoder(placed), transformer(placed), DECODER]
+    with started_job(
+        PIPELINE, params_of(request), source, placed, dtype, parts=parts, forecast=forecast
+    ) as job:
         latents, frames = run_stages(job, request, prepared)
         job.save(frames, out, fps)
     return Generation(frames, np.array(latents)[:, request.padding_frames :], job.run.report)
+
+
+def text_encoder(mesh: Mesh) -> Part[TextEncoder]:
+    """The text encoder on this mesh."""
+    build = partial(build_text_encoder, mesh=mesh)
+    return Part("text_encoder", build, t5.ENCODER, t5.LEFTOVERS, tokenized=True)
+
+
+def transformer(mesh: Mesh) -> Part[CogVideoXTransformer3DModel]:
+    """The transformer on this mesh."""
+    return Part("transformer", partial(build_transformer, mesh=mesh), sharding.TRANSFORMER)
 
 
 class Prepared(NamedTuple):
@@ -89,7 +125,11 @@ def make_mesh(
     devices: Sequence[jax.Device],
     shape: MeshShape | None = None,
 ) -> Mesh:
-    """The devices as this request's stages use them. Raises RequestError for a shape that cannot be."""
+    """The devices as this request's stages use them.
+
+    Raises RequestError for a shape that cannot be, CheckpointError for a checkpoint that we cannot run.
+    """
+    check_checkpoint(checkpoint)
     return mesh_over(devices, checkpoint, request.branches, shape)
 
 
@@ -103,8 +143,9 @@ def mesh_over(
 ) -> Mesh:
     """The devices as the stages of a checkpoint use them, for so many guidance branches.
 
-    Raises RequestError for a shape that cannot be.
+    Raises RequestError for a shape that cannot be, CheckpointError for a checkpoint that we cannot run.
     """
+    check_classes(PIPELINE, checkpoint, ["transformer", "text_encoder", "vae"])
     return mesh_of(devices, branches=branches, widths=widths(checkpoint), model=PIPELINE, shape=shape)
 
 
@@ -114,14 +155,51 @@ def widths(checkpoint: Checkpoint) -> tuple[int, ...]:
     return sharding.widths(*configs)
 
 
+def check_checkpoint(checkpoint: Checkpoint) -> None:
+    """Raises CheckpointError unless the configurations are of a checkpoint that can be run whole."""
+    components = ["transformer", "text_encoder", "vae"]
+    check_all_heeded(PIPELINE, checkpoint)
+    check_classes(PIPELINE, checkpoint, components)
+    check_unquantised(checkpoint, components)
+    check_vae(checkpoint)
+    check_denoiser(checkpoint)
+
+
+def check_denoiser(checkpoint: Checkpoint) -> None:
+    """Raises CheckpointError unless the transformer takes and gives what the model's does."""
+    check_classes(PIPELINE, checkpoint, ["transformer", "text_encoder"])
+    config, encoder = checkpoint.config("transformer"), checkpoint.config("text_encoder")
+    check_transformer(config)
+    sizes = [
+        Size("the transformer's channels are", config["in_channels"], LATENT_CHANNELS),
+        Size("the transformer's text width is", config["text_embed_dim"], encoder["d_model"]),
+        Size("the transformer's text tokens are", config["max_text_seq_length"], MAX_TOKENS),
+    ]
+    check_sizes(PIPELINE, checkpoint, sizes)
+
+
+def check_vae(checkpoint: Checkpoint) -> None:
+    """Raises CheckpointError for the VAE of another model."""
+    check_classes(PIPELINE, checkpoint, ["vae"])
+    config = checkpoint.config("vae")
+    halvings = len(config["block_out_channels"]) - 1
+    sizes = [
+        Size("the VAE's latent channels are", config["latent_channels"], LATENT_CHANNELS),
+        Size("the VAE makes sizes smaller by", 2**halvings, VAE_SPATIAL_RATIO),
+        Size("the VAE makes frames fewer by", config["temporal_compression_ratio"], VAE_TEMPORAL_RATIO),
+    ]
+    check_sizes(PIPELINE, checkpoint, sizes)
+
+
 def prepare(request: CogVideoXRequest, checkpoint: Checkpoint) -> Prepared:
     """The scheduler and the rotary embedding.
 
     Raises RequestError for a picture larger than the model knows, CheckpointError for a checkpoint that we
     cannot run.
     """
+    check_all_heeded(PIPELINE, checkpoint)
+    check_denoiser(checkpoint)
     config = checkpoint.config("transformer")
-    check_transformer(config)
     settings = checkpoint.config("scheduler", "scheduler_config.json")
     return Prepared(
         scheduler.build_scheduler(settings, request.num_inference_steps),
@@ -140,7 +218,7 @@ def run_stages(
 
 def encode_prompts(job: Job, prompts: list[str]) -> jax.Array:
     """Embeddings `[prompts, 226, width]`, split over the guidance branches."""
-    encoder = job.load("text_encoder", partial(build_text_encoder, mesh=job.mesh), t5.ENCODER)
+    encoder = job.load(text_encoder(job.mesh))
     ids, _ = job.tokens(tokenize, prompts, MAX_TOKENS)  # the pipeline gives T5 no mask
     config = job.checkpoint.config("text_encoder")
     return run_once(
@@ -162,7 +240,7 @@ def denoise(job: Job, request: CogVideoXRequest, prepared: Prepared, embeddings:
 
     `embeddings` are those of the guidance branches, the prompt's first.
     """
-    transformer = job.load("transformer", partial(build_transformer, mesh=job.mesh), sharding.TRANSFORMER)
+    loaded = job.load(transformer(job.mesh))
     generator = torch.Generator().manual_seed(request.seed)
     noise = randn_tensor(request.latent_shape, generator=generator, dtype=torch.float32).numpy()
     schedule = scheduler.tabulate(prepared.scheduler, request)
@@ -171,8 +249,8 @@ def denoise(job: Job, request: CogVideoXRequest, prepared: Prepared, embeddings:
     solver = run_denoising(
         job,
         "transformer",
-        transformer,
-        partial(denoising_step, transformer.module, job.mesh, job.dtype),
+        loaded,
+        partial(denoising_step, loaded.module, job.mesh, job.dtype),
         solver,
         (schedule, job.put(embeddings, layout.branches(job.mesh)), rotary),
         inputs=(job.put(noise, job.everywhere) for noise in noises),
@@ -185,7 +263,7 @@ def denoise(job: Job, request: CogVideoXRequest, prepared: Prepared, embeddings:
 
 def decode_latents(job: Job, latents: AnyArray, padding_frames: int) -> NDArray[np.float32]:
     """The video frames `[frames, height, width, 3]` in 0..1, on the host."""
-    decoder = job.load("vae", build_decoder, sharding.VAE, dtype="float32")
+    decoder = job.load(DECODER)
     split = layout.frames(layout.pixels(job.mesh, latents.shape))
     return run_turns(
         job,

@@ -44,9 +44,9 @@ class SolverState(NamedTuple):
 
 def build_scheduler(config: dict[str, Any], steps: int) -> Scheduler:
     """The checkpoint's scheduler, set to `steps` steps. Raises CheckpointError where it is another."""
-    if config["_class_name"] not in _SCHEDULERS:
+    if config.get("_class_name") not in _SCHEDULERS:
         known = " or ".join(_SCHEDULERS)
-        raise CheckpointError(f"the scheduler is {config['_class_name']}; give a checkpoint with {known}")
+        raise CheckpointError(f"the scheduler is {config.get('_class_name')}; give a checkpoint with {known}")
     scheduler = _SCHEDULERS[config["_class_name"]].from_config(config)
     scheduler.set_timesteps(steps)
     return scheduler

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, ClassVar, Final
 
 from crystools_pipelines.flux2.request import Flux2Request
+from crystools_pipelines.models import MODELS
 from crystools_pipelines.node_support import (
     NUM_DEVICES,
     PROMPT,
@@ -30,7 +31,7 @@ EMBEDDINGS: Final = "FLUX2_EMBEDDINGS"
 LATENTS: Final = "FLUX2_LATENTS"
 
 _CATEGORY: Final = "crystools-tpu/FLUX.2"
-_MODEL: Final = {"model_id": model_id("black-forest-labs/FLUX.2-dev")}
+_MODEL: Final = {"model_id": model_id(MODELS["flux.2"].hub_id)}
 _SIZE: Final = {"height": whole(1024, 256, 2048, 16), "width": whole(1024, 256, 2048, 16)}
 
 
@@ -54,10 +55,11 @@ class FluxTPUTextEncoder(ModelNode):
         """The prompt in the conversation that the model was trained with."""
         import numpy as np
 
-        from crystools_pipelines.flux2.pipeline import encode_prompt, mesh_over
+        from crystools_pipelines.flux2.pipeline import encode_prompt, mesh_over, text_encoder
 
         checkpoint = checkpoint_at(model_id)
-        with self.job(checkpoint, mesh_over(devices(), checkpoint), {"prompt": prompt}) as job:
+        mesh = mesh_over(devices(), checkpoint)
+        with self.job(checkpoint, mesh, {"prompt": prompt}, [text_encoder(mesh)]) as job:
             values = np.asarray(encode_prompt(job, prompt))
         return Embeddings(self.PIPELINE, checkpoint.location, prompt, values), timing_of(job)
 
@@ -93,7 +95,7 @@ class FluxTPUSampler(ModelNode):
         """`settings` are the request's fields."""
         import numpy as np
 
-        from crystools_pipelines.flux2.pipeline import denoise, mesh_over, prepare
+        from crystools_pipelines.flux2.pipeline import denoise, mesh_over, prepare, transformer
         from crystools_pipelines.runtime.job import params_of
 
         request = Flux2Request(prompt_embeds.prompt, **settings)
@@ -103,7 +105,7 @@ class FluxTPUSampler(ModelNode):
         width = checkpoint.config("transformer")["joint_attention_dim"]
         check_width("prompt_embeds", prompt_embeds, width)
         mesh = mesh_over(devices(num_devices), checkpoint)
-        with self.job(checkpoint, mesh, params_of(request), request) as job:
+        with self.job(checkpoint, mesh, params_of(request), [transformer(mesh)], request) as job:
             values = np.asarray(denoise(job, request, scheduler, prompt_embeds.values))
         latents = Latents(self.PIPELINE, checkpoint.location, values, request.height, request.width)
         return latents, timing_of(job)
@@ -130,7 +132,7 @@ class FluxTPUVAEDecoder(ModelNode):
         """`image` float32 `[1, height, width, 3]` in 0..1. Refuses latents of another size."""
         import torch
 
-        from crystools_pipelines.flux2.pipeline import decode_latents, mesh_over
+        from crystools_pipelines.flux2.pipeline import check_vae, decode_latents, decoder, mesh_over
 
         check_origin("latents", latents, self.PIPELINE)
         for name, size, made in (("height", height, latents.height), ("width", width, latents.width)):
@@ -140,7 +142,9 @@ class FluxTPUVAEDecoder(ModelNode):
                 )
         request = Flux2Request("", height, width)
         checkpoint = checkpoint_at(model_id)
-        with self.job(checkpoint, mesh_over(devices(), checkpoint), latents.size) as job:
+        check_vae(checkpoint)
+        mesh = mesh_over(devices(), checkpoint)
+        with self.job(checkpoint, mesh, latents.size, [decoder(mesh)]) as job:
             image = decode_latents(job, request.grid, latents.values)
         return torch.from_numpy(image), timing_of(job)
 

@@ -8,28 +8,37 @@ from typing import Any
 
 import jax
 import numpy as np
-from diffusers import FlowMatchEulerDiscreteScheduler
+from diffusers import FlowMatchEulerDiscreteScheduler, Flux2Transformer2DModel
 from jax.sharding import Mesh
 from numpy.typing import NDArray
 
 from crystools_pipelines.flux2 import flops, sharding
-from crystools_pipelines.flux2.request import TOKEN_CHANNELS, Flux2Request
+from crystools_pipelines.flux2.request import PATCH, TOKEN_CHANNELS, VAE_RATIO, Flux2Request
 from crystools_pipelines.flux2.schedule import SolverState, tabulate
 from crystools_pipelines.flux2.text import (
     LAYERS,
+    LEFTOVERS,
     MAX_TOKENS,
+    PromptEncoder,
     build_prompt_encoder,
     check_text_encoder,
     encode,
     tokenize,
 )
 from crystools_pipelines.flux2.transformer import build_transformer, denoising_step, rotary_tables
-from crystools_pipelines.flux2.vae import build_decoder, decode
+from crystools_pipelines.flux2.vae import ImageDecoder, build_decoder, decode
 from crystools_pipelines.planning.forecasting import kept_forecast
 from crystools_pipelines.runtime import layout
 from crystools_pipelines.runtime.checkpoint import Checkpoint
 from crystools_pipelines.runtime.component import QUICK_COMPILE
 from crystools_pipelines.runtime.errors import CheckpointError
+from crystools_pipelines.runtime.inspection import (
+    Size,
+    check_all_heeded,
+    check_classes,
+    check_sizes,
+    check_unquantised,
+)
 from crystools_pipelines.runtime.job import (
     AnyArray,
     Generation,
@@ -42,6 +51,7 @@ from crystools_pipelines.runtime.job import (
 )
 from crystools_pipelines.runtime.mesh import make_mesh as mesh_of
 from crystools_pipelines.runtime.mesh_shape import MeshShape, legal_shapes
+from crystools_pipelines.runtime.part import Part
 from crystools_pipelines.runtime.stages import FLOAT32_BYTES, StepCost, run_denoising, run_once
 from crystools_tpu.telemetry import StageName
 
@@ -74,10 +84,30 @@ def generate(
     scheduler = prepare(request, source)
     placed = make_mesh(request, source, choose_devices(devices), mesh)
     forecast = kept_forecast(PIPELINE, request, source, placed, dtype)
-    with started_job(PIPELINE, params_of(request), source, placed, dtype, forecast=forecast) as job:
+    parts = [text_encoder(placed), transformer(placed), decoder(placed)]
+    with started_job(
+        PIPELINE, params_of(request), source, placed, dtype, parts=parts, forecast=forecast
+    ) as job:
         latents, image = run_stages(job, request, scheduler)
         job.save(image, out, fps=1)
     return Generation(image, np.array(latents), job.run.report)
+
+
+def text_encoder(mesh: Mesh) -> Part[PromptEncoder]:
+    """The text encoder on this mesh."""
+    build = partial(build_prompt_encoder, mesh=mesh)
+    return Part("text_encoder", build, sharding.TEXT_ENCODER, LEFTOVERS, tokenized=True)
+
+
+def transformer(mesh: Mesh) -> Part[Flux2Transformer2DModel]:
+    """The transformer on this mesh."""
+    return Part("transformer", partial(build_transformer, mesh=mesh), sharding.TRANSFORMER)
+
+
+def decoder(mesh: Mesh) -> Part[ImageDecoder]:
+    """The VAE's decoder on this mesh."""
+    leftovers = (r"(encoder|quant_conv)\..*", r"bn\.num_batches_tracked")
+    return Part("vae", partial(build_decoder, mesh=mesh), sharding.VAE, leftovers, dtype="float32")
 
 
 def make_mesh(
@@ -86,7 +116,11 @@ def make_mesh(
     devices: Sequence[jax.Device],
     shape: MeshShape | None = None,
 ) -> Mesh:
-    """The devices as any request's stages use them. Raises RequestError for a shape that cannot be."""
+    """The devices as any request's stages use them.
+
+    Raises RequestError for a shape that cannot be, CheckpointError for a checkpoint that we cannot run.
+    """
+    check_checkpoint(checkpoint)
     return mesh_over(devices, checkpoint, shape)
 
 
@@ -96,7 +130,11 @@ def legal_meshes(request: Flux2Request, checkpoint: Checkpoint, devices: int) ->
 
 
 def mesh_over(devices: Sequence[jax.Device], checkpoint: Checkpoint, shape: MeshShape | None = None) -> Mesh:
-    """The devices as the stages of a checkpoint use them. Raises RequestError for a shape that cannot be."""
+    """The devices as the stages of a checkpoint use them.
+
+    Raises RequestError for a shape that cannot be, CheckpointError for a checkpoint that we cannot run.
+    """
+    check_classes(PIPELINE, checkpoint, ["transformer", "text_encoder"])
     return mesh_of(
         devices, branches=Flux2Request.branches, widths=widths(checkpoint), model=PIPELINE, shape=shape
     )
@@ -108,9 +146,45 @@ def widths(checkpoint: Checkpoint) -> tuple[int, ...]:
     return sharding.widths(checkpoint.config("transformer"), text_config)
 
 
+def check_checkpoint(checkpoint: Checkpoint) -> None:
+    """Raises CheckpointError unless the configurations are of a checkpoint that can be run whole."""
+    components = ["transformer", "text_encoder", "vae"]
+    check_all_heeded(PIPELINE, checkpoint)
+    check_classes(PIPELINE, checkpoint, components)
+    check_unquantised(checkpoint, components)
+    check_vae(checkpoint)
+    check_denoiser(checkpoint)
+
+
+def check_denoiser(checkpoint: Checkpoint) -> None:
+    """Raises CheckpointError unless the transformer takes and gives what the model's does."""
+    check_classes(PIPELINE, checkpoint, ["transformer", "text_encoder"])
+    config = checkpoint.config("transformer")
+    text_width = len(LAYERS) * check_text_encoder(checkpoint.config("text_encoder"))["hidden_size"]
+    sizes = [
+        Size("the transformer's channels are", config["in_channels"], TOKEN_CHANNELS),
+        Size("the transformer's text width is", config["joint_attention_dim"], text_width),
+    ]
+    check_sizes(PIPELINE, checkpoint, sizes)
+
+
+def check_vae(checkpoint: Checkpoint) -> None:
+    """Raises CheckpointError for the VAE of another model."""
+    check_classes(PIPELINE, checkpoint, ["vae"])
+    config = checkpoint.config("vae")
+    halvings = len(config["block_out_channels"]) - 1
+    sizes = [
+        Size("the VAE's latent channels are", config["latent_channels"], TOKEN_CHANNELS // PATCH**2),
+        Size("the VAE's patch is", list(config["patch_size"]), [PATCH, PATCH]),
+        Size("the VAE makes sizes smaller by", 2**halvings, VAE_RATIO),
+    ]
+    check_sizes(PIPELINE, checkpoint, sizes)
+
+
 def prepare(request: Flux2Request, checkpoint: Checkpoint) -> FlowMatchEulerDiscreteScheduler:
     """The scheduler. Raises CheckpointError for a checkpoint that we cannot run."""
-    check_text_encoder(checkpoint.config("text_encoder"))
+    check_all_heeded(PIPELINE, checkpoint)
+    check_denoiser(checkpoint)
     return load_scheduler(checkpoint)
 
 
@@ -125,7 +199,7 @@ def run_stages(
 
 def encode_prompt(job: Job, prompt: str) -> jax.Array:
     """Embeddings `[1, 512, 3 * width]`, on every device."""
-    encoder = job.load("text_encoder", partial(build_prompt_encoder, mesh=job.mesh), sharding.TEXT_ENCODER)
+    encoder = job.load(text_encoder(job.mesh))
     config = job.checkpoint.config("text_encoder")["text_config"]
     return run_once(
         job,
@@ -145,7 +219,7 @@ def denoise(
     job: Job, request: Flux2Request, scheduler: FlowMatchEulerDiscreteScheduler, embeddings: AnyArray
 ) -> jax.Array:
     """The final latents, float32 `[1, tokens, 128]`, on every device."""
-    transformer = job.load("transformer", partial(build_transformer, mesh=job.mesh), sharding.TRANSFORMER)
+    loaded = job.load(transformer(job.mesh))
     config = job.checkpoint.config("transformer")
     noise = initial_noise((1, TOKEN_CHANNELS, *request.grid), request.seed)
     packed = noise.reshape(1, TOKEN_CHANNELS, -1).swapaxes(1, 2)
@@ -162,8 +236,8 @@ def denoise(
     solver = run_denoising(
         job,
         "transformer",
-        transformer,
-        partial(denoising_step, transformer.module, job.dtype),
+        loaded,
+        partial(denoising_step, loaded.module, job.dtype),
         solver,
         tuple(constants),
         steps=request.num_inference_steps,
@@ -175,14 +249,14 @@ def denoise(
 
 def decode_latents(job: Job, grid: tuple[int, int], latents: AnyArray) -> NDArray[np.float32]:
     """The image `[1, height, width, 3]` in 0..1, on the host; `grid` is rows and columns of tokens."""
-    decoder = job.load("vae", partial(build_decoder, mesh=job.mesh), sharding.VAE, dtype="float32")
+    loaded = job.load(decoder(job.mesh))
     rows, columns = (2 * size for size in grid)
     config = job.checkpoint.config("vae")
     image = run_once(
         job,
         StageName.VAE_DECODE,
-        decoder,
-        partial(decode, decoder.module, job.mesh, grid),
+        loaded,
+        partial(decode, loaded.module, job.mesh, grid),
         job.put(latents, job.everywhere),
         sharding=layout.frames(layout.pixels(job.mesh, (1, TOKEN_CHANNELS, *grid))),
         cost=StepCost(
@@ -205,9 +279,9 @@ def _step_cost(job: Job, config: dict[str, Any], request: Flux2Request) -> StepC
 def load_scheduler(checkpoint: Checkpoint) -> FlowMatchEulerDiscreteScheduler:
     """The checkpoint's scheduler. Raises CheckpointError where it is another."""
     config = checkpoint.config("scheduler", "scheduler_config.json")
-    if config["_class_name"] != FlowMatchEulerDiscreteScheduler.__name__:
+    if config.get("_class_name") != FlowMatchEulerDiscreteScheduler.__name__:
         raise CheckpointError(
-            f"the scheduler is {config['_class_name']}; "
+            f"the scheduler is {config.get('_class_name')}; "
             "give a checkpoint with FlowMatchEulerDiscreteScheduler"
         )
     return FlowMatchEulerDiscreteScheduler.from_config(config)

@@ -29,6 +29,12 @@ from crystools_pipelines.runtime.weights import State
 MAX_TOKENS = 512
 # After how many layers the hidden states are taken; what lies behind the last of them is not used.
 LAYERS = (10, 20, 30)
+LEFTOVERS = (
+    r"language_model\.model\.layers\.[3-9]\d\..*",
+    r"language_model\.(model\.norm|lm_head)\.weight",
+    r"(vision_tower|multi_modal_projector)\..*",
+    r".*\.rotary_emb\.inv_freq",
+)
 
 
 class PromptEncoder(torch.nn.Module):

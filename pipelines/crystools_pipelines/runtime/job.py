@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
@@ -15,16 +15,17 @@ from diffusers import ModelMixin
 from diffusers.utils.torch_utils import randn_tensor
 from jax.sharding import Mesh, NamedSharding
 from numpy.typing import NDArray
-from transformers import AutoTokenizer
 
 from crystools_pipelines.runtime.checkpoint import Checkpoint
 from crystools_pipelines.runtime.compile_cache import default_compile_cache
 from crystools_pipelines.runtime.component import Component, identify
-from crystools_pipelines.runtime.errors import RequestError
+from crystools_pipelines.runtime.errors import CheckpointError, RequestError
+from crystools_pipelines.runtime.hub import RepositoryFile
+from crystools_pipelines.runtime.inspection import check_unquantised
 from crystools_pipelines.runtime.mesh import replicated
 from crystools_pipelines.runtime.out_of_memory import in_words
+from crystools_pipelines.runtime.part import Part, built
 from crystools_pipelines.runtime.residency import Identity, on_behalf_of, residency
-from crystools_pipelines.runtime.sharding import Rules
 from crystools_pipelines.runtime.tokens import Tokenize, Tokens, tokens_of, warnings_of
 from crystools_pipelines.runtime.video import video_writer, write_video
 from crystools_pipelines.runtime.weights import StatePlan, plan_state
@@ -62,6 +63,7 @@ class Job:
     dtype: str
     run: telemetry.Run
     on_step: Callable[[], None] = lambda: None
+    _plans: dict[Identity, tuple[Any, StatePlan]] = field(default_factory=dict)
 
     @property
     def itemsize(self) -> int:
@@ -73,38 +75,88 @@ class Job:
         """The sharding of what every device holds whole."""
         return replicated(self.mesh)
 
-    def load(
-        self,
-        component: str,
-        build: Callable[[Path], Module],
-        rules: Rules,
-        *,
-        dtype: str | None = None,
-    ) -> Component[Module]:
-        """The component's module and its weights on the mesh, in a `load` stage of its own.
+    def provide(self, parts: Sequence[Part[Any]]) -> None:
+        """Downloads what is not here of these parts, in a `download` stage, and looks at all of it.
+
+        Raises CheckpointError where something is not there, not whole, or more than the model makes use of.
+        Of the weights only the headers are read; what is in the devices' memory was looked at before.
+        """
+        tokenizer = any(part.tokenized for part in parts)
+        components = dict.fromkeys(part.component for part in parts)
+        check_unquantised(self.checkpoint, components)
+        try:
+            if files := self.checkpoint.missing(components, tokenizer=tokenizer):
+                self._download(files)
+            if tokenizer:
+                self._check_vocabulary(parts)
+            for part in parts:
+                identity = self._identity(part)
+                if not residency.holds(identity, self.checkpoint.folder(part.component)):
+                    self._plans[identity] = self._plan(part)
+        except CheckpointError as error:
+            if self.checkpoint.unasked is None:
+                raise
+            raise CheckpointError(f"{error}. {self.checkpoint.unasked}") from error
+
+    def load(self, part: Part[Module]) -> Component[Module]:
+        """The part's module and its weights on the mesh, in a `load` stage of its own.
 
         They stay in the devices' memory for the next run. In this one they are safe from being evicted until
         the stage after their loading has ended: a later stage that needs them too loads them again, which
         costs nothing while they are there.
 
-        `build` makes the module from the component's folder, without weights. It is a module's function, or a
-        partial of one: by it the next run knows what it wants again. `dtype` is the job's own unless given;
-        what a diffusers module names as its float32 parameters stays so.
+        What a diffusers module names as its float32 parameters stays so in any dtype.
         """
-        with self.run.stage(StageName.LOAD, component=component):
-            folder = self.checkpoint.weights(component)
-            chosen = dtype or self.dtype
+        with self.run.stage(StageName.LOAD, component=part.component):
+            identity = self._identity(part)
+            folder = self.checkpoint.folder(part.component)
 
             def plan() -> tuple[Module, StatePlan]:
-                module = build(folder)
-                return module, plan_state(
-                    module, folder, mesh=self.mesh, rules=rules, dtype=chosen, float32=kept_float32(module)
-                )
+                return self._plans.pop(identity) if identity in self._plans else self._plan(part)
 
-            identity = Identity(self.checkpoint.location, component, identify(build), self.mesh, chosen)
             in_use = partial(_needs, self.run, len(self.run.report.stages))
             loaded: Component[Module] = residency.with_room(residency.load, identity, folder, plan, in_use)
             return loaded
+
+    def _identity(self, part: Part[Any]) -> Identity:
+        build, dtype = identify(part.build), part.dtype or self.dtype
+        return Identity(self.checkpoint.location, part.component, build, self.mesh, dtype)
+
+    def _plan(self, part: Part[Module]) -> tuple[Module, StatePlan]:
+        folder = self.checkpoint.folder(part.component)
+        module = built(part, folder)
+        return module, plan_state(
+            module,
+            folder,
+            mesh=self.mesh,
+            rules=part.rules,
+            dtype=part.dtype or self.dtype,
+            float32=kept_float32(module),
+            leftovers=part.leftovers,
+        )
+
+    def _download(self, files: Sequence[RepositoryFile]) -> None:
+        sizes = [file.size_bytes for file in files]
+        total = None if None in sizes else sum(size for size in sizes if size is not None)
+        with self.run.stage(StageName.DOWNLOAD, bytes_total=total) as stage:
+
+            def told(count: int) -> None:
+                stage.transferred(count)
+                self.on_step()
+
+            self.checkpoint.download(files, told)
+
+    def _check_vocabulary(self, parts: Sequence[Part[Any]]) -> None:
+        """Raises CheckpointError for a tokenizer with tokens that the text encoder has no embedding of."""
+        tokens = len(self.checkpoint.tokenizer)
+        for part in parts:
+            config = self.checkpoint.config(part.component) if part.tokenized else {}
+            known = config.get("vocab_size", config.get("text_config", {}).get("vocab_size"))
+            if known is not None and tokens > known:
+                raise CheckpointError(
+                    f"{self.checkpoint.location}: its tokenizer has {tokens} tokens, its {part.component} "
+                    f"knows {known}; they are not of one model: fetch both again"
+                )
 
     def stage(self, name: StageName, **about: Any) -> AbstractContextManager[telemetry.Stage]:
         """A stage of the run, as `telemetry.Run.stage` takes it."""
@@ -119,7 +171,7 @@ class Job:
 
         Of a prompt that is longer, and is cut, the run warns. `prompts` are the prompt and the negative one.
         """
-        tokenizer = AutoTokenizer.from_pretrained(self.checkpoint.folder("tokenizer"))
+        tokenizer = self.checkpoint.tokenizer
         tokens = tokens_of(tokenize, prompts, tokenizer, length)
         for warning in warnings_of(tokenize, prompts, tokenizer, tokens):
             self.run.warn(warning)
@@ -164,11 +216,13 @@ def started_job(
     dtype: str | None = None,
     on_step: Callable[[], None] = lambda: None,
     forecast: Forecast | None = None,
+    parts: Sequence[Part[Any]] = (),
 ) -> Iterator[Job]:
     """A run of `pipeline` with these parameters, of which `forecast` is expected, and where its stages run.
 
-    `dtype` is by default bfloat16, on a CPU float32. Raises RequestError for any other, and OutOfMemoryError
-    where a stage exhausts the devices' memory.
+    `dtype` is by default bfloat16, on a CPU float32. `parts` are what the stages will load: it is all there
+    and in order before the first of them. Raises RequestError for any other dtype, CheckpointError for what
+    is wrong with a part, and OutOfMemoryError where a stage exhausts the devices' memory.
     """
     devices = list(mesh.devices.flat)
     dtype = choose_dtype(dtype, devices[0].platform)
@@ -185,7 +239,9 @@ def started_job(
             on_behalf_of(run.run_id),
             in_words(run),
         ):
-            yield Job(checkpoint, mesh, dtype, run, on_step)
+            job = Job(checkpoint, mesh, dtype, run, on_step)
+            job.provide(parts)
+            yield job
     finally:
         residency.free_leaving()
 

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from math import prod
-from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar, cast
 
@@ -24,6 +23,7 @@ from crystools_pipelines.runtime.component import Component, Program, trace
 from crystools_pipelines.runtime.job import Job, kept_float32
 from crystools_pipelines.runtime.mesh import replicated
 from crystools_pipelines.runtime.mesh_shape import MeshShape
+from crystools_pipelines.runtime.part import Part, built
 from crystools_pipelines.runtime.scan import ScannedLayers
 from crystools_pipelines.runtime.sharding import Rules
 from crystools_pipelines.runtime.tokens import Tokenize, Tokens
@@ -139,12 +139,10 @@ class _Job(Job):
 
     rehearsal: Rehearsal = field(kw_only=True)
 
-    def load(
-        self, component: str, build: Callable[[Path], Module], rules: Rules, *, dtype: str | None = None
-    ) -> Component[Module]:
-        module = build(self.checkpoint.weights(component))
-        weights = abstract_state(module, self.mesh, rules, dtype or self.dtype)
-        self.rehearsal.loads.append(RehearsedLoad(component, weights, len(self.rehearsal.stages)))
+    def load(self, part: Part[Module]) -> Component[Module]:
+        module = built(part, self.checkpoint.folder(part.component))
+        weights = abstract_state(module, self.mesh, part.rules, part.dtype or self.dtype)
+        self.rehearsal.loads.append(RehearsedLoad(part.component, weights, len(self.rehearsal.stages)))
         return _Component(module, cast(State, weights), _at_once, stages=self.rehearsal.stages)
 
     def put(self, tree: Any, sharding: NamedSharding) -> Any:

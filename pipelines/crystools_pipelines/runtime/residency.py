@@ -19,7 +19,8 @@ from jax.sharding import Mesh
 from crystools_pipelines.runtime.component import Component
 from crystools_pipelines.runtime.errors import OutOfMemoryError
 from crystools_pipelines.runtime.out_of_memory import shortage
-from crystools_pipelines.runtime.weights import StatePlan, weight_files
+from crystools_pipelines.runtime.stored import weight_files
+from crystools_pipelines.runtime.weights import StatePlan
 from crystools_tpu import telemetry
 from crystools_tpu.telemetry import ModelFreed, StageName
 
@@ -122,6 +123,12 @@ class Residency:
                 )
                 for entry in self._entries
             )
+
+    def holds(self, identity: Identity, folder: Path) -> bool:
+        """Whether the component is in memory, of the files that are in `folder` now."""
+        with self._books:
+            entry = next((entry for entry in self._entries if entry.identity == identity), None)
+            return entry is not None and not entry.leaving and entry.stamp == _stamp(folder)
 
     def load(
         self,

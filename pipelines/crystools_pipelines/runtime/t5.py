@@ -1,4 +1,4 @@
-"""The encoders of T5's family, which two models have: how their weights lie on the mesh."""
+"""The encoders of T5's family, of two models: how their weights lie on the mesh, and what is left over."""
 
 from jax.sharding import PartitionSpec as P
 
@@ -14,3 +14,6 @@ ENCODER: Rules = (
     (r".*\.DenseReluDense\.wo\.weight", P(None, TENSOR)),
     (r".*layer_norm\.weight", P()),
 )
+
+# Of a checkpoint that has the decoder too.
+LEFTOVERS = (r"decoder\..*", r"lm_head\.weight")

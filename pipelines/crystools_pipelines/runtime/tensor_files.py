@@ -29,6 +29,9 @@ _DTYPES: Mapping[str, Any] = MappingProxyType(
     }
 )
 
+# What Git checks out where Git LFS is not installed.
+_LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+
 
 @dataclass(frozen=True)
 class StoredTensor:
@@ -39,9 +42,14 @@ class StoredTensor:
     shape: tuple[int, ...]
     offset_bytes: int
 
+    @property
+    def is_floating(self) -> bool:
+        """Whether it is of a dtype that can be read."""
+        return self.dtype in _DTYPES
+
     def read(self) -> NDArray[Any]:
         """The tensor. Raises CheckpointError for a dtype that is none of floating point."""
-        if self.dtype not in _DTYPES:
+        if not self.is_floating:
             known = ", ".join(_DTYPES)
             raise CheckpointError(f"{self.path} holds a tensor in {self.dtype}; give one in {known}")
         tensor: NDArray[Any] = np.empty(self.shape, _DTYPES[self.dtype])
@@ -56,14 +64,37 @@ class StoredTensor:
 
 
 def read_header(path: Path) -> dict[str, StoredTensor]:
-    """Every tensor of the file, by name; nothing of the tensors themselves is read."""
-    with path.open("rb") as file:
-        header_bytes = int.from_bytes(file.read(8), "little")
-        header: dict[str, Any] = json.loads(file.read(header_bytes))
-    header.pop("__metadata__", None)
-    return {
-        name: StoredTensor(
-            path, entry["dtype"], tuple(entry["shape"]), 8 + header_bytes + entry["data_offsets"][0]
-        )
-        for name, entry in header.items()
-    }
+    """Every tensor of the file, by name; nothing of the tensors themselves is read.
+
+    Raises CheckpointError for a file that is not whole, or is none of the format.
+    """
+    try:
+        with path.open("rb") as file:
+            size_bytes = path.stat().st_size
+            start = file.read(8)
+            header_bytes = int.from_bytes(start, "little")
+            if start == _LFS_POINTER[:8]:
+                raise CheckpointError(f"{path} is a pointer of Git LFS and no weights: run `git lfs pull`")
+            if 0 < size_bytes < 8 + header_bytes:
+                raise _cut_off(path)
+            header: dict[str, Any] = json.loads(file.read(header_bytes))
+            header.pop("__metadata__", None)
+            tensors = {name: _stored(path, 8 + header_bytes, entry) for name, entry in header.items()}
+            ends = [entry["data_offsets"][1] for entry in header.values()]
+    except FileNotFoundError:
+        raise CheckpointError(f"{path} is missing: fetch it again") from None
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror}") from None
+    except (ValueError, TypeError, KeyError, AttributeError, IndexError):
+        raise CheckpointError(f"{path} is no safetensors file: fetch it again") from None
+    if 8 + header_bytes + max(ends, default=0) > size_bytes:
+        raise _cut_off(path)
+    return tensors
+
+
+def _stored(path: Path, first_byte: int, entry: dict[str, Any]) -> StoredTensor:
+    return StoredTensor(path, entry["dtype"], tuple(entry["shape"]), first_byte + entry["data_offsets"][0])
+
+
+def _cut_off(path: Path) -> CheckpointError:
+    return CheckpointError(f"{path} ends before its last tensor: it is half downloaded; fetch it again")

@@ -3,9 +3,9 @@
 One checkpoint tensor at a time passes through host memory, and each is read once.
 """
 
-import json
 import math
-from collections.abc import Collection, Sequence
+import re
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -23,10 +23,14 @@ from crystools_pipelines.runtime.layout import at_rest
 from crystools_pipelines.runtime.mesh import replicated
 from crystools_pipelines.runtime.scan import ScannedLayers
 from crystools_pipelines.runtime.sharding import Rules, match
-from crystools_pipelines.runtime.tensor_files import StoredTensor, read_header
-
-# The names that diffusers and transformers save under.
-_STEMS = ("diffusion_pytorch_model", "model")
+from crystools_pipelines.runtime.stored import (
+    UNQUANTISED,
+    check_all_used,
+    check_quantised,
+    read_headers,
+    some,
+)
+from crystools_pipelines.runtime.tensor_files import StoredTensor
 
 State: TypeAlias = dict[str, jax.Array]
 
@@ -96,6 +100,7 @@ def plan_state(
     rules: Rules,
     dtype: str,
     float32: Collection[str] = (),
+    leftovers: Collection[str] = (),
 ) -> StatePlan:
     """The arrays for `module`'s parameters, to be read from `folder`, and for its buffers, which it holds.
 
@@ -103,17 +108,20 @@ def plan_state(
     unless its layers share it. Parameters become `dtype`, except those with a component of their name in
     `float32`. Of the files only the headers are read.
 
-    Raises UnmatchedParametersError where `rules` lack some, CheckpointError naming every tensor that is
-    missing or has the wrong shape.
+    Raises UnmatchedParametersError where `rules` lack some, and CheckpointError where a file is not whole, a
+    tensor is missing, quantised or of another shape, or is there for nothing: neither used nor of a name that
+    one of `leftovers` matches.
     """
     parameters = dict(module.named_parameters())
     specs = specs_at_rest(module, mesh, rules)
     sources = _sources(module)
-    tensors: dict[str, StoredTensor] = {}
-    for path in weight_files(folder):
-        tensors |= read_header(path)
+    stored = read_headers(folder)
+    tensors = dict(stored)
     _resolve_tied(module, tensors)
+    unused = _unused(module, sources, stored, leftovers)
+    check_quantised(folder, unused)
     _check(folder, parameters, sources, tensors)
+    check_all_used(folder, unused)
     planned = {}
     for name, source in sources.items():
         kept = not set(name.split(".")).isdisjoint(float32)
@@ -161,15 +169,15 @@ def _resolve_tied(module: torch.nn.Module, tensors: dict[str, StoredTensor]) -> 
             tensors.setdefault(first[id(parameter)], tensors[name])
 
 
-def weight_files(folder: Path) -> list[Path]:
-    """The safetensors files that hold a component's weights. Raises CheckpointError where there are none."""
-    for stem in _STEMS:
-        index = folder / f"{stem}.safetensors.index.json"
-        if index.is_file():
-            return sorted({folder / file for file in json.loads(index.read_text())["weight_map"].values()})
-        if (single := folder / f"{stem}.safetensors").is_file():
-            return [single]
-    raise CheckpointError(f"{folder} holds no safetensors weights ({' or '.join(_STEMS)}.safetensors)")
+def _unused(
+    module: torch.nn.Module, sources: dict[str, _Source], stored: Iterable[str], leftovers: Iterable[str]
+) -> list[str]:
+    """The stored tensors that no parameter comes from, that are no buffer, and may not be left over."""
+    known = {name for source in sources.values() for name in source.names}
+    known |= {name for name, _ in module.named_parameters(remove_duplicate=False)}
+    known |= {name for name, _ in module.named_buffers()}
+    pattern = re.compile("|".join(f"(?:{leftover})" for leftover in leftovers) or r"(?!)")
+    return [name for name in stored if name not in known and not pattern.fullmatch(name)]
 
 
 def _check(
@@ -186,8 +194,12 @@ def _check(
                 faults.append(f"{name} is missing")
             elif (found := tensors[name].shape) != wanted:
                 faults.append(f"{name} has shape {list(found)}, not {list(wanted)}")
+            elif not tensors[name].is_floating:
+                raise CheckpointError(
+                    f"{folder} is quantised ({name} is {tensors[name].dtype}); {UNQUANTISED}"
+                )
     if faults:
-        raise CheckpointError(f"{folder} does not fit its own config.json: {'; '.join(faults)}")
+        raise CheckpointError(f"{folder} does not fit its own config.json: {some(faults, '; ')}")
 
 
 def _load_single(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Final
 
+from crystools_pipelines.models import MODELS
 from crystools_pipelines.node_support import (
     FPS,
     NUM_DEVICES,
@@ -34,7 +35,7 @@ GUIDANCE: Final = real(5.0, 0.0, 20.0, 0.1, "how closely to follow the prompt; 1
 SIZE: Final = {"height": whole(720, 256, 1280, 16), "width": whole(1280, 256, 1280, 16)}
 FRAMES: Final = whole(81, 17, 121, 4)
 
-_MODEL: Final = {"model_id": model_id("Wan-AI/Wan2.1-T2V-14B-Diffusers")}
+_MODEL: Final = {"model_id": model_id(MODELS["wan2.1-t2v"].hub_id)}
 
 
 class Wan21TextEncoder(ModelNode):
@@ -59,11 +60,12 @@ class Wan21TextEncoder(ModelNode):
         """Both in one run, for the sampler decides whether it guides."""
         import numpy as np
 
-        from crystools_pipelines.wan21.stages import encode_prompts, mesh_over
+        from crystools_pipelines.wan21.stages import encode_prompts, mesh_over, text_encoder
 
         checkpoint = checkpoint_at(model_id)
         prompts = {"prompt": prompt, "negative_prompt": negative_prompt}
-        with self.job(checkpoint, mesh_over(self.PIPELINE, devices(), checkpoint, 2), prompts) as job:
+        mesh = mesh_over(self.PIPELINE, devices(), checkpoint, 2)
+        with self.job(checkpoint, mesh, prompts, [text_encoder(mesh)]) as job:
             values = np.asarray(encode_prompts(job, [*prompts.values()]))
         first, second = (
             Embeddings(self.PIPELINE, checkpoint.location, text, values[[branch]])
@@ -115,7 +117,7 @@ class Wan21TPUSampler(ModelNode):
 
         from crystools_pipelines.runtime.job import params_of
         from crystools_pipelines.wan21.pipeline import prepare
-        from crystools_pipelines.wan21.stages import Phase, denoise, mesh_over
+        from crystools_pipelines.wan21.stages import Phase, denoise, mesh_over, transformer
 
         request = Wan21Request(prompt_embeds.prompt, negative_prompt_embeds.prompt, **settings)
         checkpoint = checkpoint_at(model_id)
@@ -124,7 +126,8 @@ class Wan21TPUSampler(ModelNode):
         embeddings = guided(self.PIPELINE, request.branches, width, prompt_embeds, negative_prompt_embeds)
         mesh = mesh_over(self.PIPELINE, devices(num_devices), checkpoint, request.branches)
         phase = Phase("transformer", request.num_inference_steps, request.guidance_scale)
-        with self.job(checkpoint, mesh, params_of(request), request) as job:
+        parts = [transformer(mesh, phase.component)]
+        with self.job(checkpoint, mesh, params_of(request), parts, request) as job:
             values = np.asarray(denoise(job, request, scheduler, [phase], embeddings))
         latents = latents_of(self.PIPELINE, checkpoint.location, values, request)
         return latents, request.num_frames, timing_of(job)
@@ -150,11 +153,13 @@ class Wan21TPUVAEDecoder(ModelNode):
         """`frames` float32 `[frames, height, width, 3]` in 0..1."""
         import torch
 
-        from crystools_pipelines.wan21.stages import decode_latents, mesh_over
+        from crystools_pipelines.wan21.stages import DECODER, check_vae, decode_latents, mesh_over
 
         check_origin("latents", latents, self.PIPELINE)
         checkpoint = checkpoint_at(model_id)
-        with self.job(checkpoint, mesh_over(self.PIPELINE, devices(), checkpoint, 2), latents.size) as job:
+        check_vae(self.PIPELINE, checkpoint)
+        mesh = mesh_over(self.PIPELINE, devices(), checkpoint, 2)
+        with self.job(checkpoint, mesh, latents.size, [DECODER]) as job:
             frames = decode_latents(job, latents.values)
         return torch.from_numpy(frames), fps, timing_of(job)
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from crystools_pipelines.planning.forecasting import kept_forecast
 from crystools_pipelines.runtime.checkpoint import Checkpoint
+from crystools_pipelines.runtime.inspection import check_all_heeded
 from crystools_pipelines.runtime.job import (
     Generation,
     Job,
@@ -22,15 +23,19 @@ from crystools_pipelines.runtime.job import (
 from crystools_pipelines.runtime.mesh_shape import MeshShape, legal_shapes
 from crystools_pipelines.wan21.request import Wan21Request
 from crystools_pipelines.wan21.stages import (
+    DECODER,
     Phase,
+    check_checkpoint,
+    check_transformer,
     decode_latents,
     denoise,
     encode_prompts,
     load_scheduler,
     mesh_over,
+    text_encoder,
+    transformer,
     widths,
 )
-from crystools_pipelines.wan21.transformer import check_transformer
 
 __all__ = ["PIPELINE", "Generation", "Wan21Request", "generate"]
 
@@ -62,7 +67,10 @@ def generate(
     placed = make_mesh(request, source, choose_devices(devices), mesh)
     scheduler = prepare(request, source)
     forecast = kept_forecast(PIPELINE, request, source, placed, dtype)
-    with started_job(PIPELINE, params_of(request), source, placed, dtype, forecast=forecast) as job:
+    parts = [text_encoder(placed), transformer(placed, "transformer"), DECODER]
+    with started_job(
+        PIPELINE, params_of(request), source, placed, dtype, parts=parts, forecast=forecast
+    ) as job:
         latents, frames = run_stages(job, request, scheduler)
         job.save(frames, out, fps)
     return Generation(frames, np.array(latents), job.run.report)
@@ -74,7 +82,11 @@ def make_mesh(
     devices: Sequence[jax.Device],
     shape: MeshShape | None = None,
 ) -> Mesh:
-    """The devices as this request's stages use them. Raises RequestError for a shape that cannot be."""
+    """The devices as this request's stages use them.
+
+    Raises RequestError for a shape that cannot be, CheckpointError for a checkpoint that we cannot run.
+    """
+    check_checkpoint(PIPELINE, checkpoint)
     return mesh_over(PIPELINE, devices, checkpoint, request.branches, shape)
 
 
@@ -85,7 +97,8 @@ def legal_meshes(request: Wan21Request, checkpoint: Checkpoint, devices: int) ->
 
 def prepare(request: Wan21Request, checkpoint: Checkpoint) -> UniPCMultistepScheduler:
     """The scheduler for this request. Raises CheckpointError for a checkpoint that we cannot run."""
-    check_transformer(checkpoint.config("transformer"), condition_channels=0)
+    check_all_heeded(PIPELINE, checkpoint)
+    check_transformer(PIPELINE, checkpoint, "transformer")
     return load_scheduler(checkpoint, request.flow_shift)
 
 

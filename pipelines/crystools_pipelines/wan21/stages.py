@@ -6,24 +6,94 @@ from functools import partial
 
 import jax
 import numpy as np
-from diffusers import UniPCMultistepScheduler
+from diffusers import UniPCMultistepScheduler, WanTransformer3DModel
 from jax.sharding import Mesh
 from numpy.typing import NDArray
+from transformers import UMT5EncoderModel
 
+from crystools_pipelines.models import MODELS
 from crystools_pipelines.runtime import layout, multistep, t5
 from crystools_pipelines.runtime.checkpoint import Checkpoint
 from crystools_pipelines.runtime.errors import CheckpointError
+from crystools_pipelines.runtime.inspection import (
+    Size,
+    check_all_heeded,
+    check_classes,
+    check_sizes,
+    check_unquantised,
+)
 from crystools_pipelines.runtime.job import AnyArray, Job, initial_noise
 from crystools_pipelines.runtime.mesh import DATA, make_mesh
 from crystools_pipelines.runtime.mesh_shape import MeshShape
 from crystools_pipelines.runtime.multistep import Schedule, SolverState
+from crystools_pipelines.runtime.part import Part
 from crystools_pipelines.runtime.stages import StepCost, run_denoising, run_once, run_turns
 from crystools_pipelines.wan21 import flops, sharding
-from crystools_pipelines.wan21.request import WanRequest
+from crystools_pipelines.wan21.request import (
+    LATENT_CHANNELS,
+    VAE_SPATIAL_RATIO,
+    VAE_TEMPORAL_RATIO,
+    WanRequest,
+)
 from crystools_pipelines.wan21.text import MAX_TOKENS, build_text_encoder, encode, tokenize
 from crystools_pipelines.wan21.transformer import build_transformer, denoising_step
 from crystools_pipelines.wan21.vae import build_decoder, decoding_turns
 from crystools_tpu.telemetry import StageName
+
+DECODER = Part("vae", build_decoder, sharding.VAE, (r"(encoder|quant_conv)\..*",), dtype="float32")
+
+
+def text_encoder(mesh: Mesh) -> Part[UMT5EncoderModel]:
+    """The text encoder on this mesh."""
+    build = partial(build_text_encoder, mesh=mesh)
+    return Part("text_encoder", build, t5.ENCODER, t5.LEFTOVERS, tokenized=True)
+
+
+def transformer(mesh: Mesh, component: str) -> Part[WanTransformer3DModel]:
+    """That transformer on this mesh."""
+    return Part(component, partial(build_transformer, mesh=mesh), sharding.TRANSFORMER)
+
+
+def check_checkpoint(model: str, checkpoint: Checkpoint) -> None:
+    """Raises CheckpointError unless the configurations are of a checkpoint that the model can run."""
+    components = ["transformer", "text_encoder", "vae"]
+    check_all_heeded(model, checkpoint)
+    check_classes(model, checkpoint, components)
+    check_unquantised(checkpoint, components)
+    check_vae(model, checkpoint)
+    check_transformer(model, checkpoint, "transformer")
+    text_width = checkpoint.config("text_encoder")["d_model"]
+    size = Size("the transformer's text width is", checkpoint.config("transformer")["text_dim"], text_width)
+    check_sizes(model, checkpoint, [size])
+
+
+def check_transformer(model: str, checkpoint: Checkpoint, component: str) -> None:
+    """Raises CheckpointError unless that transformer takes and gives what the model's does."""
+    check_classes(model, checkpoint, [component])
+    config, published = checkpoint.config(component), MODELS[model].published()[component]
+    sizes = [
+        Size(f"the {component}'s image width is", config["image_dim"], None),
+        Size(f"the {component}'s input channels are", config["in_channels"], published["in_channels"]),
+        Size(f"the {component}'s output channels are", config["out_channels"], LATENT_CHANNELS),
+        Size(f"the {component}'s patch is", list(config["patch_size"]), published["patch_size"]),
+    ]
+    check_sizes(model, checkpoint, sizes)
+
+
+def check_vae(model: str, checkpoint: Checkpoint) -> None:
+    """Raises CheckpointError for the VAE of another model."""
+    check_classes(model, checkpoint, ["vae"])
+    config = checkpoint.config("vae")
+    halvings = config["temperal_downsample"]
+    sizes = [
+        Size("the VAE's latent channels are", config["z_dim"], LATENT_CHANNELS),
+        Size("the VAE's patch is", config["patch_size"], None),
+        Size("the VAE makes sizes smaller by", 2 ** len(halvings), VAE_SPATIAL_RATIO),
+        Size("the VAE makes frames fewer by", 2 ** sum(halvings), VAE_TEMPORAL_RATIO),
+        Size("the number of latents' means is", len(config["latents_mean"]), LATENT_CHANNELS),
+        Size("the number of latents' deviations is", len(config["latents_std"]), LATENT_CHANNELS),
+    ]
+    check_sizes(model, checkpoint, sizes)
 
 
 def mesh_over(
@@ -35,8 +105,9 @@ def mesh_over(
 ) -> Mesh:
     """The devices as the stages of a checkpoint use them, for so many guidance branches.
 
-    Raises RequestError for a shape that cannot be.
+    Raises RequestError for a shape that cannot be, CheckpointError for a checkpoint that we cannot run.
     """
+    check_classes(model, checkpoint, ["transformer", "text_encoder"])
     return make_mesh(devices, branches=branches, widths=widths(checkpoint), model=model, shape=shape)
 
 
@@ -47,7 +118,7 @@ def widths(checkpoint: Checkpoint) -> tuple[int, ...]:
 
 def encode_prompts(job: Job, prompts: list[str]) -> jax.Array:
     """Embeddings `[prompts, 512, width]`, split over the guidance branches."""
-    encoder = job.load("text_encoder", partial(build_text_encoder, mesh=job.mesh), t5.ENCODER)
+    encoder = job.load(text_encoder(job.mesh))
     return run_once(
         job,
         StageName.TEXT_ENCODE,
@@ -98,13 +169,13 @@ def _run_phase(
     embeddings: jax.Array,
     condition: jax.Array | None,
 ) -> SolverState:
-    transformer = job.load(phase.component, partial(build_transformer, mesh=job.mesh), sharding.TRANSFORMER)
+    loaded = job.load(transformer(job.mesh, phase.component))
     guidance = job.put(np.float32(phase.guidance_scale), job.everywhere)
     return run_denoising(
         job,
         phase.component,
-        transformer,
-        partial(denoising_step, transformer.module, job.mesh, job.dtype),
+        loaded,
+        partial(denoising_step, loaded.module, job.mesh, job.dtype),
         solver,
         (schedule, embeddings, guidance, condition),
         steps=phase.steps,
@@ -114,7 +185,7 @@ def _run_phase(
 
 def decode_latents(job: Job, latents: AnyArray) -> NDArray[np.float32]:
     """The video frames `[frames, height, width, 3]` in 0..1, on the host."""
-    decoder = job.load("vae", build_decoder, sharding.VAE, dtype="float32")
+    decoder = job.load(DECODER)
     split = layout.pixels(job.mesh, latents.shape)
     return run_turns(
         job,
@@ -149,8 +220,8 @@ def _step_cost(job: Job, component: str, branches: int, latent_shape: Sequence[i
 def load_scheduler(checkpoint: Checkpoint, shift: float) -> UniPCMultistepScheduler:
     """The checkpoint's scheduler with this shift of its flow. Raises CheckpointError where it is another."""
     config = checkpoint.config("scheduler", "scheduler_config.json")
-    if config["_class_name"] != UniPCMultistepScheduler.__name__:
+    if config.get("_class_name") != UniPCMultistepScheduler.__name__:
         raise CheckpointError(
-            f"the scheduler is {config['_class_name']}; give a checkpoint with UniPCMultistepScheduler"
+            f"the scheduler is {config.get('_class_name')}; give a checkpoint with UniPCMultistepScheduler"
         )
     return UniPCMultistepScheduler.from_config(config, flow_shift=shift)

@@ -1,9 +1,7 @@
 """The denoiser: diffusers' WanTransformer3DModel with our attention and scanned blocks, one step of it."""
 
-from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +12,6 @@ from jax.sharding import Mesh
 
 from crystools_pipelines.runtime import layout
 from crystools_pipelines.runtime.attention import Heads, attention, cross_attention
-from crystools_pipelines.runtime.errors import CheckpointError
 from crystools_pipelines.runtime.functional import as_jax, as_torch, call
 from crystools_pipelines.runtime.multistep import Schedule, SolverState, advance
 from crystools_pipelines.runtime.rotary import Norm, rotated
@@ -57,18 +54,6 @@ class _Attention:
 
 def _norm(norm: torch.nn.RMSNorm) -> tuple[jax.Array, None, Norm]:
     return as_jax(norm.weight), None, Norm("all heads", norm.eps or torch.finfo(torch.float32).eps)
-
-
-def check_transformer(config: Mapping[str, Any], condition_channels: int) -> None:
-    """Raises CheckpointError for a transformer that does not take `condition_channels` beside the latents."""
-    wanted = config["out_channels"] + condition_channels
-    if config.get("image_dim") is not None:
-        raise CheckpointError("the transformer needs an image encoder; give a checkpoint without one")
-    if config["in_channels"] != wanted:
-        raise CheckpointError(
-            f"the transformer has {config['in_channels']} input channels; give a checkpoint with {wanted}: "
-            "text-to-video has no more than its latents, image-to-video 20 more"
-        )
 
 
 def build_transformer(folder: Path, mesh: Mesh) -> WanTransformer3DModel:

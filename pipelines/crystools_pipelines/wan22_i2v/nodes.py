@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
+from crystools_pipelines.models import MODELS
 from crystools_pipelines.node_support import (
     NUM_DEVICES,
     STEPS,
@@ -42,7 +43,7 @@ LATENT_INFO: Final = "WAN22_LATENT_INFO"
 LATENTS: Final = "WAN22_LATENTS"
 
 _CATEGORY: Final = "crystools-tpu/Wan2.2"
-_MODEL: Final = {"model_id": model_id("Wan-AI/Wan2.2-I2V-A14B-Diffusers")}
+_MODEL: Final = {"model_id": model_id(MODELS["wan2.2-i2v"].hub_id)}
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,15 +80,16 @@ class Wan22I2VImageEncoder(ModelNode):
     ) -> tuple[Any, LatentInfo, Timing]:
         """`condition` float32 `[1, 20, latent frames, height / 8, width / 8]`, on the host."""
         from crystools_pipelines.runtime.job import params_of
-        from crystools_pipelines.wan21.stages import mesh_over
+        from crystools_pipelines.wan21.stages import check_vae, mesh_over
         from crystools_pipelines.wan22_i2v.image import read_image
-        from crystools_pipelines.wan22_i2v.pipeline import encode_image
+        from crystools_pipelines.wan22_i2v.pipeline import ENCODER, encode_image
 
         info = LatentInfo(height, width, num_frames, stretch(image, height, width))
         request = Wan22I2VRequest("", **vars(info))
         checkpoint = checkpoint_at(model_id)
-        size = params_of(info)
-        with self.job(checkpoint, mesh_over(self.PIPELINE, devices(), checkpoint, 2), size) as job:
+        check_vae(self.PIPELINE, checkpoint)
+        mesh = mesh_over(self.PIPELINE, devices(), checkpoint, 2)
+        with self.job(checkpoint, mesh, params_of(info), [ENCODER]) as job:
             condition = encode_image(job, request.latent_shape, read_image(info.image, height, width))
         return condition, info, timing_of(job)
 
@@ -170,7 +172,7 @@ class Wan22I2VTPUSampler(ModelNode):
         import numpy as np
 
         from crystools_pipelines.runtime.job import params_of
-        from crystools_pipelines.wan21.stages import denoise, mesh_over
+        from crystools_pipelines.wan21.stages import denoise, mesh_over, transformer
         from crystools_pipelines.wan22_i2v.pipeline import prepare
 
         settings |= vars(latent_info)
@@ -180,7 +182,8 @@ class Wan22I2VTPUSampler(ModelNode):
         width = checkpoint.config(prepared.phases[0].component)["text_dim"]
         embeddings = guided(self.PIPELINE, request.branches, width, prompt_embeds, negative_prompt_embeds)
         mesh = mesh_over(self.PIPELINE, devices(num_devices), checkpoint, request.branches)
-        with self.job(checkpoint, mesh, params_of(request), request) as job:
+        parts = [transformer(mesh, phase.component) for phase in prepared.phases]
+        with self.job(checkpoint, mesh, params_of(request), parts, request) as job:
             values = np.asarray(
                 denoise(job, request, prepared.scheduler, prepared.phases, embeddings, condition)
             )

@@ -14,6 +14,7 @@ from crystools_pipelines.planning.forecasting import kept_forecast
 from crystools_pipelines.runtime import layout
 from crystools_pipelines.runtime.checkpoint import Checkpoint
 from crystools_pipelines.runtime.errors import CheckpointError, RequestError
+from crystools_pipelines.runtime.inspection import check_all_heeded, check_classes
 from crystools_pipelines.runtime.job import (
     Generation,
     Job,
@@ -23,18 +24,23 @@ from crystools_pipelines.runtime.job import (
     started_job,
 )
 from crystools_pipelines.runtime.mesh_shape import MeshShape, legal_shapes
+from crystools_pipelines.runtime.part import Part
 from crystools_pipelines.runtime.stages import run_turns
-from crystools_pipelines.wan21.request import LATENT_CHANNELS, VAE_TEMPORAL_RATIO
+from crystools_pipelines.wan21.request import VAE_TEMPORAL_RATIO
 from crystools_pipelines.wan21.stages import (
+    DECODER,
     Phase,
+    check_checkpoint,
+    check_transformer,
     decode_latents,
     denoise,
     encode_prompts,
     load_scheduler,
     mesh_over,
+    text_encoder,
+    transformer,
     widths,
 )
-from crystools_pipelines.wan21.transformer import check_transformer
 from crystools_pipelines.wan22_i2v import sharding
 from crystools_pipelines.wan22_i2v.image import read_image
 from crystools_pipelines.wan22_i2v.request import Wan22I2VRequest
@@ -45,8 +51,9 @@ __all__ = ["PIPELINE", "Generation", "Wan22I2VRequest", "generate"]
 
 PIPELINE = "wan2.2-i2v"
 
-# The mask has a channel for each video frame of a latent one.
-CONDITION_CHANNELS = VAE_TEMPORAL_RATIO + LATENT_CHANNELS
+ENCODER = Part(
+    "vae", build_encoder, sharding.VAE_ENCODER, (r"(decoder|post_quant_conv)\..*",), dtype="float32"
+)
 
 
 def generate(
@@ -74,7 +81,11 @@ def generate(
     prepared = prepare(request, source)
     placed = make_mesh(request, source, choose_devices(devices), mesh)
     forecast = kept_forecast(PIPELINE, request, source, placed, dtype)
-    with started_job(PIPELINE, params_of(request), source, placed, dtype, forecast=forecast) as job:
+    transformers = [transformer(placed, phase.component) for phase in prepared.phases]
+    parts = [text_encoder(placed), ENCODER, *transformers, DECODER]
+    with started_job(
+        PIPELINE, params_of(request), source, placed, dtype, parts=parts, forecast=forecast
+    ) as job:
         latents, frames = run_stages(job, request, prepared)
         job.save(frames, out, fps)
     return Generation(frames, np.array(latents), job.run.report)
@@ -94,7 +105,11 @@ def make_mesh(
     devices: Sequence[jax.Device],
     shape: MeshShape | None = None,
 ) -> Mesh:
-    """The devices as this request's stages use them. Raises RequestError for a shape that cannot be."""
+    """The devices as this request's stages use them.
+
+    Raises RequestError for a shape that cannot be, CheckpointError for a checkpoint that we cannot run.
+    """
+    check_checkpoint(PIPELINE, checkpoint)
     return mesh_over(PIPELINE, devices, checkpoint, request.branches, shape)
 
 
@@ -109,6 +124,8 @@ def prepare(request: Wan22I2VRequest, checkpoint: Checkpoint) -> Prepared:
     Raises RequestError for an image that is none, CheckpointError for a checkpoint that we cannot run.
     """
     image = read_image(request.image, request.height, request.width)
+    check_all_heeded(PIPELINE, checkpoint)
+    check_classes(PIPELINE, checkpoint, ["transformer"])
     scheduler = load_scheduler(checkpoint, request.shift)
     return Prepared(image, scheduler, plan_phases(request, checkpoint, scheduler))
 
@@ -144,7 +161,7 @@ def plan_phases(
     both = Phase("transformer", noisy, request.guidance_scale), Phase("transformer_2", steps - noisy, scale_2)
     phases = [phase for phase in both if phase.steps]
     for phase in phases:
-        check_transformer(checkpoint.config(phase.component), CONDITION_CHANNELS)
+        check_transformer(PIPELINE, checkpoint, phase.component)
     return phases
 
 
@@ -155,7 +172,7 @@ def encode_image(
 
     The mask, 1 where a frame is given, then the latents of the image and of the blank frames after it.
     """
-    encoder = job.load("vae", build_encoder, sharding.VAE_ENCODER, dtype="float32")
+    encoder = job.load(ENCODER)
     batch, _, count, height, width = latent_shape
     split = layout.pixels(job.mesh, latent_shape)
     latents = run_turns(
