@@ -11,8 +11,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
-from prometheus_client import write_to_textfile
+from prometheus_client import generate_latest
 from prometheus_client.registry import Collector
+
+from crystools_tpu.whole_file import reason, written_whole
 
 logger = logging.getLogger(__name__)
 
@@ -44,10 +46,11 @@ class TextfileWriter:
     def write(self) -> None:
         """Writes now."""
         try:
-            write_to_textfile(str(self._path), self._registry)
+            with written_whole(self._path) as unfinished:
+                unfinished.write_bytes(generate_latest(self._registry))
         except OSError as error:
             if not self._failed:
-                logger.warning("the metrics could not be written to %s: %s", self._path, error.strerror)
+                logger.warning("the metrics could not be written to %s: %s", self._path, reason(error))
             self._failed = True
         else:
             self._failed = False
