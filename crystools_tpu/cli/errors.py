@@ -18,6 +18,12 @@ class CheckFailed(CommandError):
     exit_status = 1
 
 
+class WorkFailed(CommandError):
+    """What was asked could be done and was begun, and failed in the end."""
+
+    exit_status = 1
+
+
 @contextlib.contextmanager
 def needs_pipelines() -> Iterator[None]:
     """Says what to install where an import within the block finds a package missing."""
