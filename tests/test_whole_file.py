@@ -130,7 +130,7 @@ def test_without_locks_only_age_tells(tmp_path: Path, monkeypatch: pytest.Monkey
         raise OSError(38, "Function not implemented")
 
     left = killed_while_writing(tmp_path)
-    monkeypatch.setattr(whole_file.fcntl, "flock", none)
+    monkeypatch.setattr("fcntl.flock", none)
     with written_whole(tmp_path / "second.npy"):
         pass
     assert hidden(tmp_path) == [left]

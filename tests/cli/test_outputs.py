@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from crystools_exporters.run_log import RunLog
 from crystools_pipelines.models import Model
+from crystools_pipelines.runtime.saving import save_or_keep
 from crystools_tpu import telemetry
 from crystools_tpu.cli import main
 
@@ -130,3 +133,56 @@ def test_the_demos_folder_is_looked_at_before_the_work(
     (folder / "taken" / "report.json").mkdir(parents=True)
     assert main(["demo", "--once", "--out", out]) == 2
     assert capsys.readouterr().err.startswith(f"crystools-tpu: {why}")
+
+
+@pytest.fixture
+def saving(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model whose work is done at once, and whose frames are then to be saved."""
+
+    def generate(request: object, *, out: Path, **others: object) -> SimpleNamespace:
+        with telemetry.run("wan2.2-i2v") as run:
+            if out.parent.name == "gone":
+                out.parent.rmdir()
+                out.parent.touch()
+            with run.stage("save"):
+                save_or_keep(np.zeros((1, 8, 8, 3), np.float32), out, 16, run.run_id)
+        return SimpleNamespace(report=run.report)
+
+    monkeypatch.setattr(Model, "pipeline", lambda model: SimpleNamespace(generate=generate))
+    (folder / "gone").mkdir()
+
+
+@pytest.mark.usefixtures("saving")
+def test_frames_that_cannot_be_saved_are_kept_and_the_run_has_failed(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*GENERATE.split(), "--out", "gone/v.mp4", "--report", "r.json"]) == 1
+    report = json.loads((folder / "r.json").read_text())
+    kept = folder / "data" / "frames" / f"{report['run_id']}.npy"
+    assert np.load(kept).shape == (1, 8, 8, 3)
+    assert (report["status"], report["stages"][-1]["status"]) == ("failed", "failed")
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith(
+        "crystools-tpu: --out: gone/v.mp4: the frames could not be written: File exists; they are kept in "
+        f"{kept}: "
+    )
+    assert report["error"] == f"SaveError: {error.removeprefix('crystools-tpu: --out: ')}"
+
+
+@pytest.mark.usefixtures("saving")
+def test_a_report_that_cannot_be_written_in_the_end_fails_the_command_alone(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*GENERATE.split(), "--out", "v.npy", "--report", "gone/r.json"]) == 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("crystools_tpu.cli.generate.written_whole", unwritable)
+        assert main([*GENERATE.split(), "--out", "v.npy", "--report", "gone/r.json"]) == 1
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        "crystools-tpu: --report: gone/r.json cannot be written: No space left on device; "
+        "`crystools-tpu runs show` has it"
+    )
+    assert np.load(folder / "v.npy").shape == (1, 8, 8, 3)
+
+
+def unwritable(path: Path) -> None:
+    raise OSError(28, "No space left on device")

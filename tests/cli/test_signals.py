@@ -103,7 +103,12 @@ def test_a_signal_that_comes_twice_at_once_is_one(tmp_path: Path) -> None:
 def test_a_terminal_that_is_closed_cancels_the_run(tmp_path: Path) -> None:
     """Nothing can be printed any more, and the shell hands the signal on."""
     terminal, own = pty.openpty()
-    about = {"stdin": own, "stdout": own, "stderr": own, "before": ["setsid", "--ctty", "--wait"]}
+    about: dict[str, Any] = {
+        "stdin": own,
+        "stdout": own,
+        "stderr": own,
+        "before": ["setsid", "--ctty", "--wait"],
+    }
     with started(tmp_path, "save", "", **about) as process:
         os.close(own)
         shown = b""

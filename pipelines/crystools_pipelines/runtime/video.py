@@ -93,7 +93,7 @@ def _run_ffmpeg(arguments: Sequence[str], frames: Iterable[np.ndarray]) -> None:
         assert process.stdin is not None
         try:
             for frame in frames:
-                process.stdin.write(frame)
+                process.stdin.write(frame.data)
             process.stdin.close()
         except BrokenPipeError:
             pass  # it has ended, and said why
