@@ -104,6 +104,7 @@ def test_frames_with_nan_are_kept_to_be_looked_at(tmp_path: Path, data: Path) ->
     frames[2, 3] = np.nan
     with pytest.raises(SaveError, match=r"NaN or infinity do not fit \.mp4; .*; they are kept in") as error:
         save_or_keep(frames, tmp_path / "v.mp4", 16, "run1")
+    assert error.value.kept is not None
     np.testing.assert_array_equal(np.load(error.value.kept), frames)
 
 
