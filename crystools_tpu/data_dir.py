@@ -14,6 +14,10 @@ PROFILES: Final = "profiles"
 """Where in it the captures of jax's profiler are."""
 
 
+FRAMES: Final = "frames"
+"""Where in it frames are that could not be saved where they were wanted."""
+
+
 def data_dir(environ: Mapping[str, str] = os.environ) -> Path:
     """`$CRYSTOOLS_TPU_DATA_DIR`, or `crystools-tpu` in `$XDG_DATA_HOME`, by default `~/.local/share`."""
     if chosen := environ.get(DATA_DIR):

@@ -10,11 +10,15 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+from crystools_tpu.cli.errors import CommandError
 from crystools_tpu.cli.generate import generate_watched
+from crystools_tpu.cli.outputs import check_outputs
 from crystools_tpu.cli.serve import panel
+from crystools_tpu.cli.signals import unwound
 from crystools_tpu.data_dir import PROFILES, data_dir
 from crystools_tpu.stage_table import stage_table
 from crystools_tpu.telemetry.text import safe_text
+from crystools_tpu.whole_file import reason
 
 if TYPE_CHECKING:
     from crystools_pipelines.wan21.request import Wan21Request
@@ -39,12 +43,15 @@ def run(arguments: argparse.Namespace) -> None:
     from crystools_pipelines.tiny import write_tiny_checkpoint
 
     console = Console()
-    out: Path = arguments.out
-    out.mkdir(parents=True, exist_ok=True)
-    with (
-        panel(profiles=data_dir() / PROFILES) as shown,
-        tempfile.TemporaryDirectory(prefix="crystools-tpu-demo-") as folder,
-    ):
+    video, report_path = arguments.out / "video.mp4", arguments.out / "report.json"
+    try:
+        arguments.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CommandError(f"--out: {arguments.out} cannot be made: {reason(error)}; give another") from None
+    check_outputs({"--out": video, "the report": report_path})
+    with unwound() as stack:
+        shown = stack.enter_context(panel(profiles=data_dir() / PROFILES))
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="crystools-tpu-demo-"))
         console.print(f"Watch it at {shown.url}", highlight=False)
         console.print("The model is tiny and its weights are random: the times are real.", highlight=False)
         checkpoint = write_tiny_checkpoint("wan2.1-t2v", Path(folder) / "checkpoint")
@@ -52,13 +59,12 @@ def run(arguments: argparse.Namespace) -> None:
             "wan2.1-t2v",
             demo_request(),
             checkpoint=checkpoint,
-            out=out / "video.mp4",
-            report_path=out / "report.json",
+            out=video,
+            report_path=report_path,
             console=console,
         )
         console.print(stage_table(report))
-        written = f"{out / 'video.mp4'}\n{out / 'report.json'}"
-        console.print(safe_text(written), markup=False, highlight=False)
+        console.print(safe_text(f"{video}\n{report_path}"), markup=False, highlight=False)
         if sys.stdin.isatty() and not arguments.once:
             console.print(f"The page stays at {shown.url}; press Enter to end.", highlight=False)
             sys.stdin.readline()

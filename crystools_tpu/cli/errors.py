@@ -13,3 +13,9 @@ class CheckFailed(CommandError):
     """The command did what was asked, and found what it was to fail on."""
 
     exit_status = 1
+
+
+class WorkFailed(CommandError):
+    """What was asked could be done and was begun, and failed in the end."""
+
+    exit_status = 1

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 from crystools_tpu import telemetry
 from crystools_tpu.cli.errors import CommandError
 from crystools_tpu.telemetry.guard import Guard
+from crystools_tpu.whole_file import obstacle
 
 logger = logging.getLogger(__name__)
 
@@ -23,6 +24,8 @@ def check_textfile(path: Path) -> None:
         raise CommandError(f"--textfile: {path} must end in {SUFFIX}, for node_exporter reads no other file")
     if not path.absolute().parent.is_dir():
         raise CommandError(f"--textfile: the folder of {path} does not exist; create it first")
+    if (why := obstacle(path)) is not None:
+        raise CommandError(f"--textfile: {path}: {why}")
 
 
 def check_pushgateway(url: str) -> None:

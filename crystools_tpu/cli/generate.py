@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import logging
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,16 +13,20 @@ from typing import Any
 from rich.console import Console
 
 from crystools_pipelines.models import MODELS
-from crystools_pipelines.runtime.errors import PipelineError, RequestError
+from crystools_pipelines.runtime.errors import PipelineError, RequestError, SaveError
 from crystools_pipelines.runtime.mesh_shape import MeshShape, parse_mesh
 from crystools_tpu import telemetry
-from crystools_tpu.cli.errors import CommandError
+from crystools_tpu.cli.errors import CommandError, WorkFailed, needs_pipelines
 from crystools_tpu.cli.exports import leaving_metrics
-from crystools_tpu.cli.files import written_whole
 from crystools_tpu.cli.live import watch
+from crystools_tpu.cli.outputs import check_distinct, check_outputs, checkpoint_files
+from crystools_tpu.cli.signals import unwound
 from crystools_tpu.data_dir import PROFILES, data_dir
 from crystools_tpu.stage_table import stage_table
 from crystools_tpu.telemetry.text import safe_text
+from crystools_tpu.whole_file import reason, written_whole
+
+logger = logging.getLogger(__name__)
 
 # The options that are fields of a model's request; where the names differ, the field's.
 _REQUEST_OPTIONS = {
@@ -91,19 +96,23 @@ def run(arguments: argparse.Namespace) -> None:
 
     request = request_of(arguments)
     mesh = mesh_of(arguments.mesh)
+    check_files(arguments)
     request_profile(arguments.profile_steps, arguments.profile_dir)
-    if arguments.plan:
-        from crystools_tpu.cli.plan import plan_first  # which imports this file
-
-        plan_first(
-            arguments.model,
-            request,
-            checkpoint=arguments.checkpoint,
-            devices=arguments.devices,
-            mesh=mesh,
-        )
     metrics = leaving_metrics(textfile=arguments.textfile, pushgateway=arguments.pushgateway)
-    with exporting(), metrics:
+    with unwound() as stack:
+        stack.enter_context(exporting())
+        stack.enter_context(metrics)
+        if arguments.plan:
+            from crystools_tpu.cli.plan import plan_first  # which imports this file
+
+            check_video(arguments, request)
+            plan_first(
+                arguments.model,
+                request,
+                checkpoint=arguments.checkpoint,
+                devices=arguments.devices,
+                mesh=mesh,
+            )
         report = generate_watched(
             arguments.model,
             request,
@@ -122,6 +131,25 @@ def run(arguments: argparse.Namespace) -> None:
             print(safe_text(arguments.out), flush=True)
         if arguments.profile_steps is not None:
             print(profile_text(telemetry.profiler.wait()), file=sys.stderr)
+
+
+def check_files(arguments: argparse.Namespace) -> None:
+    """Raises CommandError for files that cannot be written, or that name the same."""
+    image = None if arguments.image is None else Path(arguments.image)
+    outputs = {"--out": arguments.out, "--report": arguments.report}
+    others = {"--textfile": arguments.textfile, "--profile-dir": arguments.profile_dir}
+    check_distinct({**outputs, **others}, [("--image", image), *checkpoint_files(Path(arguments.checkpoint))])
+    check_outputs(outputs)
+
+
+def check_video(arguments: argparse.Namespace, request: Any) -> None:
+    """What the run does first, before something else that takes long. Raises CommandError."""
+    with needs_pipelines():
+        from crystools_pipelines.runtime.job import check_output
+    try:
+        check_output(arguments.out, request, 1 if arguments.fps is None else arguments.fps)
+    except RequestError as error:
+        raise refusal(error) from None
 
 
 def request_profile(steps: int | None, folder: Path | None) -> None:
@@ -181,6 +209,8 @@ def mesh_of(text: str | None) -> MeshShape | None:
 
 def refusal(error: PipelineError) -> CommandError:
     """What a pipeline refuses, by the option that asked for it."""
+    if isinstance(error, SaveError):
+        return WorkFailed(f"--out: {error}")
     if not isinstance(error, RequestError):
         return CommandError(str(error))
     option = next((o for o, field in _REQUEST_OPTIONS.items() if field == error.field), error.field)
@@ -207,24 +237,32 @@ def generate_watched(
     if fps is not None and MODELS[model].makes == "image":
         raise CommandError(f"--fps: {model} makes an image; leave it out")
     rate = {} if fps is None else {"fps": fps}
-    for path in (out, report_path):
-        if path is not None and not path.absolute().parent.is_dir():
-            raise CommandError(f"{path}: its folder does not exist; create it first")
-    try:
-        with watch(telemetry.bus, console):
+    with unwound() as stack:
+        if report_path is not None:
+            stack.callback(_write_newest_report, report_path)
+        try:
+            stack.enter_context(watch(telemetry.bus, console))
             generate = MODELS[model].pipeline().generate
             generation = generate(request, checkpoint=checkpoint, devices=devices, mesh=mesh, out=out, **rate)
-    except PipelineError as error:
-        raise refusal(error) from None
-    finally:
-        reports = telemetry.history.reports()
-        if report_path is not None and reports:
-            write_report(reports[0], report_path)
+        except PipelineError as error:
+            raise refusal(error) from None
     report: telemetry.RunReport = generation.report
     return report
 
 
-def write_report(report: telemetry.RunReport, path: Path) -> None:
-    """Writes the report as JSON, whole or not at all."""
-    with written_whole(path) as out:
-        out.write(json.dumps(telemetry.to_wire(report), indent=2) + "\n")
+def _write_newest_report(path: Path) -> None:
+    """Writes the newest run's report as JSON, whole or not at all. Raises WorkFailed where it cannot.
+
+    Where the run itself has failed, that comes first, and this is a warning.
+    """
+    reports = telemetry.history.reports()
+    if not reports:
+        return
+    try:
+        with written_whole(path) as unfinished:
+            unfinished.write_text(json.dumps(telemetry.to_wire(reports[0]), indent=2) + "\n")
+    except OSError as error:
+        message = f"--report: {path} cannot be written: {reason(error)}; `crystools-tpu runs show` has it"
+        if reports[0].status is telemetry.Status.SUCCEEDED:
+            raise WorkFailed(message) from None
+        logger.warning("%s", message)

@@ -1,12 +1,16 @@
 """Parses the command line, runs the command, and turns its end into an exit status.
 
-0: done. 1: the work failed (with a traceback), or a check. 2: what was asked cannot be done. 130: Ctrl-C.
+0: done. 1: the work failed (with a traceback), or a check. 2: what was asked cannot be done.
+130, 143, 129: ended by Ctrl-C, SIGTERM, SIGHUP.
 """
 
 from __future__ import annotations
 
 import argparse
+import atexit
+import contextlib
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from typing import Final
@@ -14,6 +18,7 @@ from typing import Final
 from crystools_tpu import __version__
 from crystools_tpu.cli import comfyui, demo, generate, plan, runs, serve, tiny_checkpoint, trace
 from crystools_tpu.cli.errors import CommandError
+from crystools_tpu.cli.signals import ended_by_signals, exit_status
 from crystools_tpu.imports import import_failure
 
 _INSTALL: Final = "pip install 'crystools-tpu[pipelines]'"
@@ -32,11 +37,12 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command; the exit status."""
+    """Runs one command; the exit status. Without `argv` it is the command of this process."""
     arguments = build_parser().parse_args(argv)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     try:
-        arguments.run(arguments)
+        with ended_by_signals():
+            arguments.run(arguments)
     except CommandError as error:
         print(f"crystools-tpu: {error}", file=sys.stderr)
         return error.exit_status
@@ -45,7 +51,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         print(f"crystools-tpu: {failure.reason}: {failure.cure(_INSTALL)}", file=sys.stderr)
         return CommandError.exit_status
-    except KeyboardInterrupt:
-        print("crystools-tpu: cancelled", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as error:
+        with contextlib.suppress(OSError):  # nobody may be there to read it any more
+            print("crystools-tpu: cancelled", file=sys.stderr)
+            sys.stdout.flush()
+        if argv is None:
+            # jax goes on with a compile that was interrupted, and Python would wait for it at its end.
+            atexit.register(os._exit, exit_status(error))
+        return exit_status(error)
     return 0

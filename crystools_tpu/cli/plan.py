@@ -6,7 +6,6 @@ import argparse
 import contextlib
 import dataclasses
 import json
-import signal
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -74,7 +73,7 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.compare_meshes and arguments.mesh is not None:
         raise CommandError("--mesh: --compare-meshes plans all of them; leave one of the two out")
     request, mesh, only = _request(arguments), mesh_of(arguments.mesh), _only(arguments.stages)
-    with _ended_by_sigterm(), _configurations(arguments) as configurations:
+    with _configurations(arguments) as configurations:
         spec = RunSpec(arguments.topology, arguments.model, request, configurations, mesh)
         if arguments.compare_meshes:
             _compare_meshes(arguments, spec, only or frozenset({StageName.DENOISE}))
@@ -93,7 +92,7 @@ def plan_first(model: str, request: Any, *, checkpoint: str, devices: int, mesh:
     from crystools_pipelines.runtime.job import choose_devices
     from crystools_pipelines.runtime.topologies import topology_of
 
-    with refusals(), _ended_by_sigterm():
+    with refusals():
         chosen = choose_devices(devices)
         topology = topology_of(chosen)
         if topology is None:
@@ -165,16 +164,6 @@ def _only(names: str | None) -> frozenset[StageName] | None:
     except ValueError as error:
         known = ", ".join(sorted(set(StageName) - {StageName.DOWNLOAD, StageName.LOAD, StageName.SAVE}))
         raise CommandError(f"--stages: {error}; give some of {known}") from None
-
-
-@contextlib.contextmanager
-def _ended_by_sigterm() -> Iterator[None]:
-    """SIGTERM ends the block as Ctrl-C does: the compilers and what is in temporary folders go, too."""
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 @contextlib.contextmanager

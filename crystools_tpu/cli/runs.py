@@ -19,7 +19,7 @@ from crystools_exporters.retention import parse_age_seconds, parse_size_bytes
 from crystools_exporters.run_log import RunLog, RunLogError, StillRunning
 from crystools_tpu import telemetry
 from crystools_tpu.cli.errors import CheckFailed, CommandError
-from crystools_tpu.cli.files import written_whole
+from crystools_tpu.cli.outputs import check_outputs
 from crystools_tpu.cli.run_tables import (
     change_text,
     comparison_table,
@@ -32,6 +32,7 @@ from crystools_tpu.data_dir import data_dir
 from crystools_tpu.stage_table import stage_table
 from crystools_tpu.telemetry import Comparison, RunReport, Status
 from crystools_tpu.telemetry.events import plain
+from crystools_tpu.whole_file import reason, written_whole
 
 RUN_HELP = "the run's id or its beginning, latest, latest~1 (the one before), or a report file"
 
@@ -152,15 +153,16 @@ def check(comparison: Comparison, limit_ratio: float, limit: str) -> None:
 
 def export(arguments: argparse.Namespace) -> None:
     """Writes reports as JSON lines, whole or not at all."""
+    check_outputs({"--out": arguments.out})
     with opened() as log:
         if arguments.out is None:
             _, unreadable = log.export(sys.stdout, pipeline=arguments.pipeline, status=arguments.status)
         else:
             try:
-                with written_whole(arguments.out) as out:
+                with written_whole(arguments.out) as unfinished, unfinished.open("w") as out:
                     count, unreadable = log.export(out, pipeline=arguments.pipeline, status=arguments.status)
             except OSError as error:
-                raise CommandError(f"--out: {arguments.out} cannot be written: {error.strerror}") from None
+                raise CommandError(f"--out: {arguments.out} cannot be written: {reason(error)}") from None
             print(f"{count} runs written to {arguments.out}")
     if unreadable:
         print(f"{unreadable} runs could not be read, and are left out", file=sys.stderr)

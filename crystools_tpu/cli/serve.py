@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from crystools_tpu import telemetry
 from crystools_tpu.cli.errors import CommandError
 from crystools_tpu.cli.exports import check_textfile
+from crystools_tpu.cli.outputs import check_distinct
 from crystools_tpu.cli.protection import tls_context, token_in
 
 if TYPE_CHECKING:
@@ -81,7 +82,13 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Serves until Ctrl-C or SIGTERM."""
+    """Serves until Ctrl-C, SIGTERM or SIGHUP."""
+    secrets_given = {
+        "--tls-cert": arguments.tls_cert,
+        "--tls-key": arguments.tls_key,
+        "--token-file": arguments.token_file,
+    }
+    check_distinct({"--textfile": arguments.textfile}, secrets_given.items())
     token = arguments.token
     if arguments.token_file is not None:
         token = token_in(arguments.token_file)
@@ -98,7 +105,6 @@ def run(arguments: argparse.Namespace) -> None:
             shown = dataclasses.replace(shown, token=None)
         print(f"page:    {shown.url}")
         print(f"metrics: {shown.metrics_url}", flush=True)
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
         with contextlib.suppress(KeyboardInterrupt):  # the way to end it, not a failure
             signal.pause()
 

@@ -7,8 +7,10 @@ from pathlib import Path
 
 from crystools_exporters.optional import trace_renderer
 from crystools_tpu.cli.errors import CommandError
+from crystools_tpu.cli.outputs import check_outputs
 from crystools_tpu.cli.runs import RUN_HELP, found, opened, read_report
 from crystools_tpu.telemetry import RunReport
+from crystools_tpu.whole_file import reason, written_whole
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -21,6 +23,8 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def run(arguments: argparse.Namespace) -> None:
     """Writes the trace and says where."""
+    report_file = Path(arguments.of) if arguments.of.endswith(".json") else None
+    check_outputs({"--out": arguments.out}, [("RUN", report_file)])
     write_trace(_report(arguments.of), arguments.out)
     print(f"{arguments.out}: open it in ui.perfetto.dev")
 
@@ -38,8 +42,7 @@ def write_trace(report: RunReport, path: Path) -> None:
     if render is None:
         raise CommandError("perfetto is not installed: pip install 'crystools-tpu[perfetto]'")
     try:
-        path.write_bytes(render(report))
-    except ImportError as error:
-        raise CommandError(str(error)) from None
+        with written_whole(path) as unfinished:
+            unfinished.write_bytes(render(report))
     except OSError as error:
-        raise CommandError(f"--out: {path}: {error.strerror}") from None
+        raise CommandError(f"--out: {path}: {reason(error)}") from None

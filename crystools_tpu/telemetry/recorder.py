@@ -55,6 +55,10 @@ class History:
         """Keeps the run; the oldest leaves when there are more than `maxlen`."""
         self._runs.append(run)
 
+    def running(self) -> tuple[Run, ...]:
+        """The runs that have not ended."""
+        return tuple(run for run in tuple(self._runs) if run.report.status is Status.RUNNING)
+
     def reports(self) -> tuple[RunReport, ...]:
         """The reports, newest first."""
         return tuple(run.report for run in reversed(tuple(self._runs)))
@@ -204,7 +208,9 @@ class Run:
         )
 
     def finish(self, error: BaseException | None) -> None:
-        """Ends the run, and a stage that Ctrl-C left unfinished, and publishes the report. Raises nothing."""
+        """Ends the run, and a stage that Ctrl-C left unfinished, and publishes the report. Once is all."""
+        if self._final is not None:
+            return
         for stage in self._stages:
             stage.finish(error)
         if self.profiler.armed:

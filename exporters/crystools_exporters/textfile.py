@@ -14,12 +14,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
-from prometheus_client import write_to_textfile
+from prometheus_client import generate_latest
 from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
 from crystools_tpu.telemetry.guard import Guard
 from crystools_tpu.telemetry.text import describe_error, safe_text
+from crystools_tpu.whole_file import reason, written_whole
 
 logger = logging.getLogger(__name__)
 
@@ -74,12 +75,13 @@ class TextfileWriter:
     def write(self) -> None:
         """Writes now. Raises nothing: who writes has better things to do."""
         try:
-            write_to_textfile(str(self._path), self._registry)
+            with written_whole(self._path) as unfinished:
+                unfinished.write_bytes(generate_latest(self._registry))
         except Exception as error:  # noqa: BLE001 - a metric that cannot be read is no reason to end either
             if not self._failed:
-                reason = error.strerror if isinstance(error, OSError) else describe_error(error)
+                why = reason(error) if isinstance(error, OSError) else describe_error(error)
                 logger.warning(
-                    "the metrics could not be written to %s: %s", safe_text(self._path), safe_text(reason)
+                    "the metrics could not be written to %s: %s", safe_text(self._path), safe_text(why)
                 )
             self._failed = True
         else:

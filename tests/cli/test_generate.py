@@ -103,6 +103,7 @@ def test_it_writes_the_frames_a_valid_report_and_the_metrics_and_prints_the_repo
     assert (report_params["num_frames"], report_params["num_inference_steps"]) == (5, 3)
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_ctrl_c_leaves_a_report_that_says_cancelled_and_nothing_else(
     checkpoint: Path, cache: Path, tmp_path: Path
 ) -> None:

@@ -267,7 +267,8 @@ def test_a_mesh_that_does_not_fit_comes_last() -> None:
     assert [plan.estimated_seconds for plan in ranked.plans] == [2, 3, None]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.usefixtures("interruptible")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_ends_it_and_leaves_nothing(
     number: signal.Signals,
     tmp_path: Path,
@@ -288,7 +289,7 @@ def test_a_signal_ends_it_and_leaves_nothing(
 
     monkeypatch.setattr(ChildProcess, "call", interrupted)
     handler = signal.getsignal(number)
-    assert main(["plan", "flux.2", "--topology", "v6e-8"]) == 130
+    assert main(["plan", "flux.2", "--topology", "v6e-8"]) == 128 + number
     assert "cancelled" in capsys.readouterr().err
     assert set(multiprocessing.active_children()) <= others
     assert [*tmp_path.iterdir()] == []

@@ -48,6 +48,7 @@ def get(url: str) -> str:
         return text
 
 
+@pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM])
 def test_a_simulated_machine_is_served_and_leaves_nothing_behind(tmp_path: Path, end: signal.Signals) -> None:
     with served(tmp_path, "--simulate", "v6e-8") as (process, page, metrics):

@@ -213,7 +213,7 @@ def test_runs_are_imported_one_at_a_time(log: RunLog) -> None:
     """None is kept in memory, however many there are."""
 
     def in_memory() -> int:
-        return sum(isinstance(one, RunReport) for one in gc.get_objects())
+        return sum(type(one) is RunReport for one in gc.get_objects())
 
     before = in_memory()
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
-import os
 import re
 import threading
 from collections.abc import Callable, Iterator
@@ -77,14 +77,18 @@ def test_it_is_written_at_once_at_each_interval_and_at_the_end(tmp_path: Path) -
     assert list(tmp_path.iterdir()) == [path]
 
 
-def fill_the_disk(folder: Path) -> Path:
+def fill_the_disk(folder: Path, patch: pytest.MonkeyPatch) -> Path:
     """What is written beside the file goes to a device that is always full."""
-    path = folder / "metrics.prom"
-    Path(f"{path}.{os.getpid()}.{threading.get_ident()}").symlink_to("/dev/full")
-    return path
+
+    @contextlib.contextmanager
+    def full(path: Path) -> Iterator[Path]:
+        yield Path("/dev/full")
+
+    patch.setattr("crystools_exporters.textfile.written_whole", full)
+    return folder / "metrics.prom"
 
 
-def read_only(folder: Path) -> Path:
+def read_only(folder: Path, patch: pytest.MonkeyPatch) -> Path:
     """A folder in which root may not write either."""
     return Path("/sys/metrics.prom")
 
@@ -97,19 +101,18 @@ def read_only(folder: Path) -> Path:
     ],
 )
 def test_a_disk_that_is_full_or_read_only_is_one_warning_and_harms_nothing(
-    place: Callable[[Path], Path],
+    place: Callable[[Path, pytest.MonkeyPatch], Path],
     reason: str,
     exporter: PrometheusExporter,
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    path = place(tmp_path)
+    path = place(tmp_path, monkeypatch)
     writer = TextfileWriter(path, exporter.registry)
     writer.write()
-    if path.parent == tmp_path:
-        assert list(tmp_path.iterdir()) == []
-        place(tmp_path)
     writer.write()
+    assert list(tmp_path.iterdir()) == []
     (warning,) = caplog.messages
     assert re.fullmatch(f"the metrics could not be written to {path}: {reason}", warning)
 

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from crystools_pipelines.runtime.errors import RequestError
-from crystools_pipelines.runtime.video import video_writer, write_video
+from crystools_pipelines.runtime.video import check_video, video_writer, write_video
 
 needs_ffprobe = pytest.mark.skipif(
     shutil.which("ffprobe") is None, reason="ffprobe is not installed (Debian: apt-get install ffmpeg)"
@@ -154,12 +154,89 @@ def test_ctrl_c_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_an_ffmpeg_that_writes_nothing_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    swallow = tmp_path / "ffmpeg"
-    swallow.write_text("#!/bin/sh\ncat > /dev/null\nexit 1\n")
-    swallow.chmod(0o755)
-    monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", str(swallow))
+def an_ffmpeg(folder: Path, does: str) -> str:
+    """The path of a program that does this instead."""
+    program = folder / "ffmpeg"
+    program.write_text(f"#!/bin/sh\n{does}\n")
+    program.chmod(0o755)
+    return str(program)
+
+
+@pytest.mark.parametrize(
+    ("does", "reason"),
+    [
+        ("cat > /dev/null", "ffmpeg wrote 0 of 4 frames"),
+        ("cat > /dev/null; exit 1", "ffmpeg failed: exit status 1"),
+        ("echo Unknown encoder libx264 >&2; exit 8", "ffmpeg failed: Unknown encoder libx264"),
+        ("head -c 100 > /dev/null; kill -9 $$", "ffmpeg failed: exit status -9"),
+    ],
+)
+def test_an_ffmpeg_that_fails_is_an_error_before_and_after_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, does: str, reason: str
+) -> None:
+    monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", an_ffmpeg(tmp_path, does))
     out = tmp_path / "out"
-    with pytest.raises(OSError, match="ffmpeg wrote 0 of 4 frames"):
+    with pytest.raises(OSError, match=f"^{reason}$"):
         write_video(gradient(4, 32, 32), out / "video.mp4", fps=16)
+    with pytest.raises(RequestError, match=f"cannot be written: {reason.replace('of 4', 'of 1')}$"):
+        check_video(out / "video.mp4", 1, 32, 32, fps=16)
     assert list(out.iterdir()) == []
+
+
+@pytest.mark.parametrize("program", ["/none/ffmpeg", "/etc/passwd", "/tmp"])
+def test_an_ffmpeg_that_cannot_be_started_is_named_with_the_remedy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, program: str
+) -> None:
+    monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", program)
+    remedy = "unset IMAGEIO_FFMPEG_EXE, or let it name one that works"
+    with pytest.raises(RequestError, match=rf"ffmpeg \({program}\) cannot be started: .*; {remedy}$"):
+        check_video(tmp_path / "video.mp4", 5, 32, 32, fps=16)
+
+
+def test_without_an_ffmpeg_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def none() -> str:
+        raise RuntimeError("No ffmpeg exe could be found.")
+
+    monkeypatch.setattr(imageio_ffmpeg, "get_ffmpeg_exe", none)
+    with pytest.raises(RequestError, match=r"there is no ffmpeg; pip install 'imageio\[ffmpeg\]'$"):
+        check_video(tmp_path / "video.mp4", 5, 32, 32, fps=16)
+
+
+@pytest.mark.parametrize(
+    "name", ["12:30:05.mp4", "frame%03d.mp4", "-y.mp4", "a:b/pipe:1.mp4", "100%/%d.png", "http:/x.mp4"]
+)
+def test_names_that_ffmpeg_reads_otherwise_are_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    check_video(Path(name), 1, 32, 32, fps=16)
+    write_video(gradient(1, 32, 32), Path(name), fps=16)
+    assert [str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()] == [name]
+
+
+@pytest.mark.parametrize(
+    ("name", "frames", "height", "why"),
+    [
+        ("v.npy", 10**9, 32, r"v\.npy: 11,718,750\.0 MiB are needed and .* MiB are free there; make room"),
+        ("v.mp4", 5, 33, r"frames of 32x33 do not fit \.mp4, which needs even sizes; use \.npy"),
+        ("v.mov", 5, 32, r"cannot write \.mov files"),
+        ("v.png", 5, 32, r"5 frames do not fit \.png"),
+        ("folder.mp4", 5, 32, r"folder\.mp4: is a folder; give the name of a file"),
+        ("file/v.mp4", 5, 32, r"file/v\.mp4: its folder cannot be made: File exists"),
+    ],
+)
+def test_what_cannot_be_written_is_said_before_there_is_anything(
+    tmp_path: Path, name: str, frames: int, height: int, why: str
+) -> None:
+    (tmp_path / "folder.mp4").mkdir()
+    (tmp_path / "file").touch()
+    with pytest.raises(RequestError, match=why):
+        check_video(tmp_path / name, frames, height, 32, fps=16)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder.mp4"]
+
+
+@pytest.mark.parametrize("name", ["v.mp4", "v.npy", "i.png"])
+def test_a_trial_leaves_what_is_there_and_nothing_else(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"old")
+    check_video(tmp_path / name, 1, 64, 32, fps=16)
+    assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [(name, b"old")]

@@ -121,6 +121,17 @@ def test_an_error_ends_stage_and_run_as_failed_with_its_reason(bench: Bench) -> 
     assert bench.next("run_finished").report == report
 
 
+def test_a_run_that_was_ended_from_outside_ends_once(bench: Bench) -> None:
+    """By who watches for signals, while the run's own thread is far from Python."""
+    with pytest.raises(KeyboardInterrupt, match="late"), bench.run() as run, run.stage("denoise"):
+        assert bench.history.running() == (run,)
+        run.finish(KeyboardInterrupt("from outside"))
+        assert bench.history.running() == ()
+        raise KeyboardInterrupt("late")
+    assert (run.report.status, run.report.error) == ("cancelled", "KeyboardInterrupt: from outside")
+    assert [event.type for event in bench.events.drain()].count("run_finished") == 1
+
+
 def test_ctrl_c_ends_stage_and_run_as_cancelled(bench: Bench) -> None:
     with pytest.raises(KeyboardInterrupt), bench.run() as run, run.stage("denoise") as stage:
         stage.step(None)

@@ -79,7 +79,7 @@ def generate(
     Raises RequestError for an argument that cannot be served, CheckpointError for a checkpoint that we cannot
     run.
     """
-    check_output(out, frames=1, fps=1)
+    check_output(out, request, fps=1)
     source = Checkpoint(checkpoint)
     scheduler = prepare(request, source)
     placed = make_mesh(request, source, choose_devices(devices), mesh)

@@ -15,6 +15,7 @@ from crystools_pipelines.runtime.defaults import read_defaults
 from crystools_pipelines.runtime.run_spec import RunSpec
 from crystools_tpu.data_dir import cache_dir
 from crystools_tpu.telemetry import StageName, chips
+from crystools_tpu.whole_file import written_whole
 
 _PACKAGES = ("jax", "jaxlib", "libtpu", "tokamax", "torchax", "torch", "diffusers", "transformers")
 # No plan depends on what these hold.
@@ -84,9 +85,8 @@ def read_plans(folder: Path, spec: RunSpec) -> Iterator[Plan]:
 def keep_plan(folder: Path, key: str, plan: Plan) -> None:
     """Keeps the plan, whole or not at all. Raises OSError where it cannot."""
     folder.mkdir(parents=True, exist_ok=True)
-    partial = folder / f".{key}.partial"
-    partial.write_text(json.dumps(plan.to_json()))
-    partial.replace(folder / f"{key}.json")
+    with written_whole(folder / f"{key}.json") as unfinished:
+        unfinished.write_text(json.dumps(plan.to_json()))
 
 
 def _read(path: Path) -> Plan | None:

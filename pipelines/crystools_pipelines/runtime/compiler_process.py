@@ -78,7 +78,8 @@ def _serve(connection: Connection, environment: dict[str, str], stderr: str) -> 
     with Path(stderr).open("ab") as file:
         os.dup2(file.fileno(), 2)  # libtpu writes there what is no error
     os.environ.update(environment)  # before a call's function brings its imports
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's, which kills
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)  # Ctrl-C and its like are the parent's, which kills
     Thread(target=_leave_with_parent, daemon=True).start()
     while True:
         try:

@@ -5,10 +5,12 @@ PipelineError
 ├── CheckpointError    the checkpoint lacks something, or has something that we cannot run
 │   └── UnmatchedParametersError
 ├── CompileError       the compiler fails, for another reason than memory
-└── OutOfMemoryError   the devices' memory does not suffice
+├── OutOfMemoryError   the devices' memory does not suffice
+└── SaveError          the frames are made, and cannot be written where they were to be
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 
@@ -69,6 +71,22 @@ class OutOfMemoryError(PipelineError):
         self.wanted_bytes = wanted_bytes
         self.available_bytes = available_bytes
         self.remedies = tuple(remedies)
+
+
+class SaveError(PipelineError):
+    """The frames are made, but `out` could not be written; they are in `kept`, if anything could be."""
+
+    def __init__(self, out: Path, why: str, kept: Path | None, why_not_kept: str) -> None:
+        if kept is None:
+            what = f"neither could they be kept elsewhere, so they are lost: {why_not_kept}"
+        else:
+            what = (
+                f"they are kept in {kept}: numpy.load reads them, and "
+                "crystools_pipelines.runtime.video.write_video makes the file of them"
+            )
+        super().__init__(f"{out}: the frames could not be written: {why}; {what}")
+        self.out = out
+        self.kept = kept
 
 
 def _amount(count: int | None) -> str:

@@ -26,8 +26,9 @@ from crystools_pipelines.runtime.mesh import replicated
 from crystools_pipelines.runtime.out_of_memory import in_words
 from crystools_pipelines.runtime.part import Part, built
 from crystools_pipelines.runtime.residency import Identity, on_behalf_of, residency
+from crystools_pipelines.runtime.saving import save_or_keep
 from crystools_pipelines.runtime.tokens import Tokenize, Tokens, tokens_of, warnings_of
-from crystools_pipelines.runtime.video import video_writer, write_video
+from crystools_pipelines.runtime.video import check_video
 from crystools_pipelines.runtime.weights import StatePlan, plan_state
 from crystools_tpu import telemetry
 from crystools_tpu.telemetry import Forecast, RunReport, StageName, Status
@@ -187,10 +188,13 @@ class Job:
         return np.concatenate([np.asarray(chunk) for chunk in chunks], axis=axis)
 
     def save(self, frames: NDArray[np.float32], out: Path | None, fps: int) -> None:
-        """Writes the frames in a `save` stage, if `out` is given."""
+        """Writes the frames in a `save` stage, if `out` is given.
+
+        Where that fails they are kept, and SaveError says where.
+        """
         if out is not None:
             with self.run.stage(StageName.SAVE):
-                write_video(frames, out, fps)
+                save_or_keep(frames, out, fps, self.run.run_id)
                 self.run.output = str(out)
 
 
@@ -256,12 +260,12 @@ def _is_plain(value: Any) -> bool:
     return value is None or isinstance(value, str | int | float | bool)
 
 
-def check_output(out: Path | None, frames: int, fps: int) -> None:
-    """Raises RequestError for a file that so many frames cannot become, before any is made."""
+def check_output(out: Path | None, request: Any, fps: int) -> None:
+    """Raises RequestError for a file that what is asked cannot be written to, before it is made."""
     if fps < 1:
         raise RequestError("fps", f"{fps} is too few; give 1 or more")
     if out is not None:
-        video_writer(out, frames)
+        check_video(out, getattr(request, "num_frames", 1), request.height, request.width, fps)
 
 
 def choose_devices(count: int) -> list[jax.Device]:

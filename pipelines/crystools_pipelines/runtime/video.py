@@ -1,16 +1,19 @@
 """Frames to a file: H.264 in MP4, PNG for a single one, or a plain numpy array."""
 
 import os
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+import subprocess
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
-from uuid import uuid4
 
 import imageio_ffmpeg
 import numpy as np
 from PIL import Image
 
 from crystools_pipelines.runtime.errors import RequestError
+from crystools_tpu.whole_file import SMALL_BYTES, hidden_beside, obstacle, reason, written_whole
+
+_NPY_HEADER_BYTES = 128
 
 
 def write_video(frames: np.ndarray, path: Path, fps: int) -> None:
@@ -22,12 +25,29 @@ def write_video(frames: np.ndarray, path: Path, fps: int) -> None:
     """
     write = video_writer(path, len(frames))
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.stem}-{uuid4().hex[:8]}{path.suffix.lower()}")
-    try:
+    with written_whole(path) as unfinished:
         write(frames, unfinished, fps)
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+
+
+def check_video(path: Path, frames: int, height: int, width: int, fps: int) -> None:
+    """Raises RequestError where so many frames of this size could not be written, before any is made.
+
+    The first is tried, in black, in a file that is hidden and goes: with it the folder, the size and ffmpeg.
+    """
+    write = video_writer(path, frames)
+    is_npy = write is _write_npy
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RequestError("out", f"{path}: its folder cannot be made: {reason(error)}") from None
+    size_bytes = _NPY_HEADER_BYTES + frames * height * width * 3 * 4 if is_npy else SMALL_BYTES
+    if (why := obstacle(path, size_bytes)) is not None:
+        raise RequestError("out", f"{path}: {why}")
+    try:
+        with hidden_beside(path) as trial:
+            write(np.zeros((1, height, width, 3), np.float32), trial, fps)
+    except OSError as error:
+        raise RequestError("out", f"{path} cannot be written: {reason(error)}") from None
 
 
 def video_writer(path: Path, count: int = 1) -> Callable[[np.ndarray, Path, int], None]:
@@ -53,25 +73,71 @@ def _write_mp4(frames: np.ndarray, path: Path, fps: int) -> None:
         raise RequestError(
             "out", f"frames of {width}x{height} do not fit .mp4, which needs even sizes; use .npy"
         )
-    writer = imageio_ffmpeg.write_frames(
-        str(path),
-        (width, height),
-        fps=fps,
-        codec="libx264",
-        pix_fmt_out="yuv420p",
-        quality=8,
-        macro_block_size=1,  # else the frames are scaled up to whole blocks
-        ffmpeg_log_level="error",
-    )
-    with closing(writer):
-        with _spawned_without_fork():
-            writer.send(None)
-        for frame in frames:
-            writer.send(_bytes(frame, path.suffix))
-    # The writer does not look at ffmpeg's exit status: a full disk would go unnoticed.
-    written = imageio_ffmpeg.count_frames_and_secs(str(path))[0] if path.exists() else 0
+    given = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", str(fps), "-i", "-"]
+    wanted = ["-an", "-c:v", "libx264", "-crf", "10", "-pix_fmt", "yuv420p", "-f", "mp4"]
+    file = f"file:{path.absolute()}"  # else a colon in a folder's name would be taken for a protocol
+    _run_ffmpeg([*given, *wanted, file], (_bytes(frame, ".mp4") for frame in frames))
+    # ffmpeg does not always look at what the last of its writes came to: a full disk would go unnoticed.
+    try:
+        written = imageio_ffmpeg.count_frames_and_secs(file)[0]
+    except RuntimeError:
+        written = 0
     if written != count:
-        raise OSError(f"ffmpeg wrote {written} of {count} frames to {path.parent}")
+        raise OSError(f"ffmpeg wrote {written} of {count} frames")
+
+
+def _run_ffmpeg(arguments: Sequence[str], frames: Iterable[np.ndarray]) -> None:
+    """Feeds it the frames. Raises OSError with what it said where it fails."""
+    with open(os.memfd_create("ffmpeg"), "w+b") as said:  # noqa: PTH123 no file of a path
+        process = _started_ffmpeg(["-y", "-v", "error", *arguments], said.fileno())
+        assert process.stdin is not None
+        try:
+            for frame in frames:
+                process.stdin.write(frame.data)
+            process.stdin.close()
+        except BrokenPipeError:
+            pass  # it has ended, and said why
+        except BaseException:
+            process.kill()
+            raise
+        finally:
+            with suppress(BrokenPipeError):
+                process.stdin.close()
+            _wait(process)
+        if process.returncode != 0:
+            said.seek(0)
+            text = said.read().decode(errors="replace").strip() or f"exit status {process.returncode}"
+            raise OSError(f"ffmpeg failed: {text}")
+
+
+def _started_ffmpeg(arguments: Sequence[str], stderr: int) -> subprocess.Popen[bytes]:
+    try:
+        program = imageio_ffmpeg.get_ffmpeg_exe()
+        # In a group of its own Ctrl-C reaches it through us alone. (`preexec_fn` would fork, which beside
+        # jax's threads can deadlock.)
+        return subprocess.Popen(
+            [program, *arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=stderr,
+            process_group=0,
+        )
+    except RuntimeError:
+        raise OSError("there is no ffmpeg; pip install 'imageio[ffmpeg]'") from None
+    except OSError as error:
+        raise OSError(
+            f"ffmpeg ({program}) cannot be started: {error.strerror}; "
+            "unset IMAGEIO_FFMPEG_EXE, or let it name one that works"
+        ) from None
+
+
+def _wait(process: subprocess.Popen[bytes]) -> None:
+    try:
+        process.wait()
+    except BaseException:
+        process.kill()
+        process.wait()
+        raise
 
 
 def _bytes(frame: np.ndarray, suffix: str) -> np.ndarray:
@@ -82,27 +148,13 @@ def _bytes(frame: np.ndarray, suffix: str) -> np.ndarray:
     return np.ascontiguousarray(np.rint(np.clip(frame, 0, 1) * 255), dtype=np.uint8)
 
 
-@contextmanager
-def _spawned_without_fork() -> Iterator[None]:
-    """Within the block ffmpeg is started by vfork: a fork beside jax's threads can deadlock."""
-    name = "IMAGEIO_FFMPEG_NO_PREVENT_SIGINT"  # it forks only to keep Ctrl-C from ffmpeg
-    before = os.environ.get(name)
-    os.environ[name] = "1"
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[name]
-        else:
-            os.environ[name] = before
-
-
 def _write_npy(frames: np.ndarray, path: Path, fps: int) -> None:
-    np.save(path, frames.astype(np.float32, copy=False))
+    with path.open("wb") as file:  # numpy adds a suffix to a name
+        np.save(file, frames.astype(np.float32, copy=False))
 
 
 def _write_png(frames: np.ndarray, path: Path, fps: int) -> None:
-    Image.fromarray(_bytes(frames[0], path.suffix)).save(path)
+    Image.fromarray(_bytes(frames[0], ".png")).save(path, format="PNG")
 
 
 _WRITERS = {".mp4": _write_mp4, ".npy": _write_npy, ".png": _write_png}

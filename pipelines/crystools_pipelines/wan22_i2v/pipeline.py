@@ -76,7 +76,7 @@ def generate(
     Raises RequestError for an argument that cannot be served, CheckpointError for a checkpoint that we cannot
     run.
     """
-    check_output(out, request.num_frames, fps)
+    check_output(out, request, fps)
     source = Checkpoint(checkpoint)
     prepared = prepare(request, source)
     placed = make_mesh(request, source, choose_devices(devices), mesh)
