@@ -28,7 +28,7 @@ class NvmlSource:
         self._lost: dict[int, str] = {}
 
     def read(self) -> Reading:
-        """All GPUs. Raises `SourceUnavailable` without library or driver, `SourceError` where none answers."""
+        """All GPUs. Raises `SourceUnavailable` without library or driver, `SourceError` if none answers."""
         nvml = self._initialise()
         try:
             count = nvml.nvmlDeviceGetCount()
