@@ -8,8 +8,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-
+from crystools_tpu.cli.console import make_console, print_table
 from crystools_tpu.cli.errors import needs_pipelines
 from crystools_tpu.cli.generate import generate_watched
 from crystools_tpu.cli.serve import panel
@@ -39,7 +38,7 @@ def run(arguments: argparse.Namespace) -> None:
     with needs_pipelines():
         from crystools_pipelines.tiny import write_tiny_checkpoint
 
-    console = Console()
+    console = make_console()
     out: Path = arguments.out
     out.mkdir(parents=True, exist_ok=True)
     with (
@@ -57,7 +56,7 @@ def run(arguments: argparse.Namespace) -> None:
             report_path=out / "report.json",
             console=console,
         )
-        console.print(stage_table(report))
+        print_table(console, stage_table(report))
         console.print(f"{out / 'video.mp4'}\n{out / 'report.json'}", markup=False, highlight=False)
         if sys.stdin.isatty() and not arguments.once:
             console.print(f"The page stays at {shown.url}; press Enter to end.", highlight=False)

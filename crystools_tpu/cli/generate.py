@@ -15,6 +15,7 @@ from crystools_pipelines.models import MODELS
 from crystools_pipelines.runtime.errors import PipelineError, RequestError
 from crystools_pipelines.runtime.mesh_shape import MeshShape, parse_mesh
 from crystools_tpu import telemetry
+from crystools_tpu.cli.console import make_console, print_table
 from crystools_tpu.cli.errors import CommandError
 from crystools_tpu.cli.exports import leaving_metrics
 from crystools_tpu.cli.files import written_whole
@@ -112,12 +113,12 @@ def run(arguments: argparse.Namespace) -> None:
             fps=arguments.fps,
             out=arguments.out,
             report_path=arguments.report,
-            console=Console(stderr=arguments.json),
+            console=make_console(stderr=arguments.json),
         )
         if arguments.json:
             print(json.dumps(telemetry.to_wire(report), indent=2), flush=True)
         else:
-            Console().print(stage_table(report))
+            print_table(make_console(), stage_table(report))
             print(f"{arguments.out}", flush=True)
         if arguments.profile_steps is not None:
             print(profile_text(telemetry.profiler.wait()), file=sys.stderr)

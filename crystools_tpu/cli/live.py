@@ -12,12 +12,12 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
-    SpinnerColumn,
     TaskID,
     TextColumn,
     TimeElapsedColumn,
 )
 
+from crystools_tpu.cli.console import can_redraw, spinner
 from crystools_tpu.stage_table import forecast_note, stage_label, step_note
 from crystools_tpu.telemetry import (
     Bus,
@@ -32,6 +32,7 @@ from crystools_tpu.telemetry import (
 
 # A line for each of a hundred steps is noise in a log: about ten a stage are enough.
 _LINES_PER_STAGE = 10
+_WIDE_COLUMNS = 80
 
 
 class Display(Protocol):
@@ -46,7 +47,7 @@ def watch(bus: Bus, console: Console) -> Iterator[None]:
     """Shows what the bus says for as long as the block lasts, in a thread of its own."""
     with contextlib.ExitStack() as stack:
         display: Display = PlainLines(console)
-        if console.is_terminal:
+        if can_redraw(console):
             display = LiveBars(stack.enter_context(_progress(console)))
         subscription = bus.subscribe()
         thread = threading.Thread(target=_pump, args=(subscription, display), name="crystools-tpu-display")
@@ -60,14 +61,18 @@ def watch(bus: Bus, console: Console) -> Iterator[None]:
 
 def _pump(subscription: Subscription, display: Display) -> None:
     while (event := subscription.get()) is not None:
-        display.show(event)
+        try:
+            display.show(event)
+        except OSError:
+            return  # nobody can see it any more: the run goes on, and the command's end says it
 
 
 def _progress(console: Console) -> Progress:
+    wide = console.width >= _WIDE_COLUMNS
     return Progress(
-        SpinnerColumn(finished_text="[green]✓"),
-        TextColumn("{task.description:<24}"),
-        BarColumn(bar_width=24),
+        spinner(console),
+        TextColumn("{task.description:<24}" if wide else "{task.description}"),
+        *([BarColumn(bar_width=24)] if wide else []),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         TextColumn("{task.fields[note]}"),

@@ -1,17 +1,21 @@
 """Parses the command line, runs the command, and turns its end into an exit status.
 
-0: done. 1: the work failed (with a traceback), or a check. 2: what was asked cannot be done. 130: Ctrl-C.
+0: done. 1: the work failed (with a traceback), a check, or the output. 2: what was asked cannot be done.
+130: Ctrl-C. 141: whoever read the output has gone.
 """
 
 from __future__ import annotations
 
 import argparse
+import getpass
 import logging
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import MutableMapping, Sequence
 
 from crystools_tpu import __version__
 from crystools_tpu.cli import comfyui, demo, generate, plan, runs, serve, tiny_checkpoint, trace
+from crystools_tpu.cli.console import printed
 from crystools_tpu.cli.errors import CommandError
 
 
@@ -29,6 +33,11 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; the exit status."""
+    _name_the_user(os.environ)
+    return printed(lambda: _run(argv))
+
+
+def _run(argv: Sequence[str] | None) -> int:
     arguments = build_parser().parse_args(argv)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     try:
@@ -40,3 +49,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("crystools-tpu: cancelled", file=sys.stderr)
         return 130
     return 0
+
+
+def _name_the_user(environ: MutableMapping[str, str]) -> None:
+    """A user without an entry in the system's list has no name, which libraries ask for when imported."""
+    try:
+        getpass.getuser()
+    except (KeyError, OSError, ImportError):
+        environ["USER"] = f"uid{os.getuid()}" if hasattr(os, "getuid") else "user"

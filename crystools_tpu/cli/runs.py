@@ -10,11 +10,10 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from rich.console import Console
-
 from crystools_exporters.retention import parse_age_seconds, parse_size_bytes
 from crystools_exporters.run_log import RunLog, RunLogError
 from crystools_tpu import telemetry
+from crystools_tpu.cli.console import make_console, print_table
 from crystools_tpu.cli.errors import CheckFailed, CommandError
 from crystools_tpu.cli.files import written_whole
 from crystools_tpu.cli.run_tables import (
@@ -81,7 +80,7 @@ def list_runs(arguments: argparse.Namespace) -> None:
     if arguments.json:
         print(json.dumps([telemetry.to_wire(run) for run in runs], indent=2))
     elif runs:
-        Console().print(runs_table(runs))
+        print_table(make_console(), runs_table(runs))
     else:
         print(f"no such runs in {log.path}", file=sys.stderr)
 
@@ -94,7 +93,7 @@ def show(arguments: argparse.Namespace) -> None:
         print(json.dumps(telemetry.to_wire(report), indent=2))
         return
     print(run_text(report))
-    Console().print(stage_table(report))
+    print_table(make_console(), stage_table(report))
 
 
 def compare(arguments: argparse.Namespace) -> None:
@@ -107,7 +106,7 @@ def compare(arguments: argparse.Namespace) -> None:
         print(json.dumps({"schema": telemetry.WIRE_SCHEMA, **plain(comparison)}, indent=2))
     else:
         print(differences_text(comparison))
-        Console().print(comparison_table(comparison))
+        print_table(make_console(), comparison_table(comparison))
     if limit_ratio is not None:
         worse = telemetry.regressions(comparison, limit_ratio)
         if worse:
