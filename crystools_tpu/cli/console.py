@@ -91,7 +91,10 @@ def _row_by_row(console: Console, table: Table) -> Iterator[RenderableType]:
     """Each row as a head and a line for each cell that says something, by its heading."""
     headings = [" ".join(str(column.header).split()) for column in table.columns]
     for cells in zip(*(column.cells for column in table.columns), strict=True):
-        head, *rest = (cell if isinstance(cell, Text) else console.render_str(str(cell)) for cell in cells)
+        head, *rest = (
+            cell if isinstance(cell, Text) else console.render_str(str(cell), highlight=False)
+            for cell in cells
+        )
         if head.plain:
             yield Text()
             yield head

@@ -43,5 +43,24 @@ def test_without_a_choice_the_default_is_used_and_withdrawn(tmp_path: Path) -> N
 @pytest.mark.usefixtures("no_cache_chosen")
 def test_the_default_is_in_the_users_cache_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
-    with default_compile_cache():
-        assert cache_directory() == str(tmp_path / ".cache" / "crystools-tpu" / "jax")
+    for base, folder in [
+        ("", tmp_path / ".cache"),
+        ("relative", tmp_path / ".cache"),
+        (str(tmp_path / "scratch"), tmp_path / "scratch"),
+    ]:
+        monkeypatch.setenv("XDG_CACHE_HOME", base)
+        with default_compile_cache():
+            assert cache_directory() == str(folder / "crystools-tpu" / "jax")
+
+
+@pytest.mark.usefixtures("no_cache_chosen")
+def test_a_folder_that_cannot_be_written_is_one_warning_and_no_cache(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").touch()
+    for _ in range(3):
+        with default_compile_cache(tmp_path / "file" / "jax"):
+            assert cache_directory() is None
+    (said,) = caplog.messages
+    assert said.startswith("compiled programs are not kept, so that every process compiles them anew: ")
+    assert f"{tmp_path}/file/jax: Not a directory; set XDG_CACHE_HOME" in said
