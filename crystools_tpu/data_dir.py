@@ -39,7 +39,12 @@ def _base(variable: str, in_home: str, environ: Mapping[str, str]) -> Path:
     chosen = Path(environ.get(variable, ""))
     if chosen.is_absolute():  # the specification: one that is not is to be ignored
         return chosen
-    return (_home(environ) or _without_home(Path(tempfile.gettempdir()))) / in_home
+    return home(environ) / in_home
+
+
+def home(environ: Mapping[str, str] = os.environ) -> Path:
+    """The user's, or what stands in for it."""
+    return _home(environ) or _without_home(Path(tempfile.gettempdir()))
 
 
 def _home(environ: Mapping[str, str]) -> Path | None:

@@ -116,4 +116,6 @@ def test_commands_work_without_a_home_and_a_name(
     assert main(["runs", "list"]) == 0
     assert f"no such runs in {nobody}/crystools-tpu-{os.getuid()}/" in capsys.readouterr().err
     assert [record.levelno for record in caplog.records] == [logging.WARNING]
-    assert getpass.getuser() == f"uid{os.getuid()}"  # torch asks as it is imported
+    # What libraries ask for as they are imported, and would else put into a folder `~` of the current one.
+    assert getpass.getuser() == f"uid{os.getuid()}"
+    assert Path("~").expanduser() == nobody / f"crystools-tpu-{os.getuid()}"

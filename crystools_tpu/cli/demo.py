@@ -45,7 +45,7 @@ def run(arguments: argparse.Namespace) -> None:
         panel(profiles=data_dir() / PROFILES) as shown,
         tempfile.TemporaryDirectory(prefix="crystools-tpu-demo-") as folder,
     ):
-        console.print(f"Watch it at {shown.url}", highlight=False)
+        console.print(f"Watch it at {shown.url}", highlight=False, soft_wrap=True)
         console.print("The model is tiny and its weights are random: the times are real.", highlight=False)
         checkpoint = write_tiny_checkpoint("wan2.1-t2v", Path(folder) / "checkpoint")
         report = generate_watched(
@@ -57,9 +57,13 @@ def run(arguments: argparse.Namespace) -> None:
             console=console,
         )
         print_table(console, stage_table(report))
-        console.print(f"{out / 'video.mp4'}\n{out / 'report.json'}", markup=False, highlight=False)
+        console.print(
+            f"{out / 'video.mp4'}\n{out / 'report.json'}", markup=False, highlight=False, soft_wrap=True
+        )
         if sys.stdin.isatty() and not arguments.once:
-            console.print(f"The page stays at {shown.url}; press Enter to end.", highlight=False)
+            console.print(
+                f"The page stays at {shown.url}; press Enter to end.", highlight=False, soft_wrap=True
+            )
             sys.stdin.readline()
 
 

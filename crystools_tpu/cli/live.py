@@ -125,7 +125,7 @@ class PlainLines:
             self._print(f"{stage_label(event.report)}: {stage_note(event.report)}")
 
     def _print(self, line: str) -> None:
-        self._console.print(line, markup=False, highlight=False)
+        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def stage_note(report: StageReport) -> str:

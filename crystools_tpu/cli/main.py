@@ -17,6 +17,7 @@ from crystools_tpu import __version__
 from crystools_tpu.cli import comfyui, demo, generate, plan, runs, serve, tiny_checkpoint, trace
 from crystools_tpu.cli.console import printed
 from crystools_tpu.cli.errors import CommandError
+from crystools_tpu.data_dir import home
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -33,13 +34,13 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; the exit status."""
-    _name_the_user(os.environ)
     return printed(lambda: _run(argv))
 
 
 def _run(argv: Sequence[str] | None) -> int:
     arguments = build_parser().parse_args(argv)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    _know_the_user(os.environ)
     try:
         arguments.run(arguments)
     except CommandError as error:
@@ -51,8 +52,10 @@ def _run(argv: Sequence[str] | None) -> int:
     return 0
 
 
-def _name_the_user(environ: MutableMapping[str, str]) -> None:
-    """A user without an entry in the system's list has no name, which libraries ask for when imported."""
+def _know_the_user(environ: MutableMapping[str, str]) -> None:
+    """Libraries ask for the user's home and name as they are imported; containers may have neither."""
+    if not environ.get("HOME"):
+        environ["HOME"] = str(home(environ))
     try:
         getpass.getuser()
     except (KeyError, OSError, ImportError):

@@ -111,7 +111,7 @@ class PlainLines:
         self._print(f"trying {shape} ...")
 
     def _print(self, line: str) -> None:
-        self._console.print(line, markup=False, highlight=False)
+        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def _outcome(stage: StagePlan) -> str:

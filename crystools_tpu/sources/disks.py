@@ -26,8 +26,11 @@ DISKS: Final = "CRYSTOOLS_TPU_DISKS"
 _IMAGES: Final = frozenset({"squashfs", "iso9660", "udf", "erofs"})
 """File systems that are images: always full, and nobody can free anything on them."""
 
-_IN_MEMORY: Final = frozenset({"tmpfs", "ramfs", "rootfs", "overlay", "aufs"})
-"""Without a device of their own, but answered for by the kernel at once."""
+_LAYERS: Final = frozenset({"overlay", "aufs", "fuse.fuse-overlayfs"})
+"""What a container's `/` is: folders of another file system in layers, which is as full as that."""
+
+_PROMPT: Final = _LAYERS | {"tmpfs", "ramfs", "rootfs"}
+"""Without a device of their own, but here: asking them does not hang."""
 
 _NO_STORAGE: Final = frozenset(
     {
@@ -108,16 +111,16 @@ class Disks:
             reading = self._reading(mount, devices)
             if reading is None:
                 continue
-            if mount.path != "/" and self._is_below_root(mount, local, devices):
+            if mount.path != "/" and self._is_below_root(mount, local):
                 self._root_disk.add(file_system)
                 continue
             disks[file_system] = reading
         return tuple(disks.values())
 
-    def _is_below_root(self, mount: Mount, local: Sequence[Mount], devices: frozenset[str]) -> bool:
+    def _is_below_root(self, mount: Mount, local: Sequence[Mount]) -> bool:
         """Whether this is the disk on which a container's `/` lies in layers: then both are equally full."""
         root = next(other for other in local if other.path == "/")
-        if root.fs_type in devices:
+        if root.fs_type not in _LAYERS:
             return False
         for _ in range(3):  # something may be written between the two questions
             try:
@@ -130,7 +133,7 @@ class Disks:
     def _reading(self, mount: Mount, devices: frozenset[str]) -> DiskReading | None:
         """One file system, None if it is gone, refuses or takes too long to tell, or has no size."""
         path = str(mount.folder(self._root))
-        if mount.fs_type in devices or mount.fs_type in _IN_MEMORY:
+        if mount.fs_type in devices or mount.fs_type in _PROMPT:
             try:
                 usage = self._usage(path)
             except OSError:
