@@ -6,7 +6,6 @@ import codecs
 import contextlib
 import io
 import os
-import signal
 import sys
 from collections.abc import Callable, Iterator
 from typing import Final, TextIO
@@ -18,6 +17,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 _SPELLED_OUT: Final = "crystools-tpu"
+_SIGPIPE_STATUS: Final = 141
 _LONGEST_WORD: Final = 24  # that a column which may be folded is kept wide enough for
 
 
@@ -49,10 +49,8 @@ def print_table(console: Console, table: Table) -> None:
 
     A file is as wide as the table needs it to be.
     """
-    if console.options.ascii_only:
-        for (
-            column
-        ) in table.columns:  # spelled out first, or the columns would be as wide as what is not printed
+    if console.options.ascii_only:  # spelled out first, or the columns are as wide as what is not printed
+        for column in table.columns:
             column._cells = [_encodable(cell, console.encoding) for cell in column.cells]
     if not console.is_terminal and "COLUMNS" not in os.environ:
         console.width = max(console.width, _needed(console, table))
@@ -171,7 +169,7 @@ def printed(command: Callable[[], int]) -> int:
                 raise failure
             return status
         if isinstance(lost, BrokenPipeError):
-            return status or 128 + signal.SIGPIPE
+            return status or _SIGPIPE_STATUS
         print(f"crystools-tpu: the output could not be written: {lost.strerror}", file=sys.stderr)
         return status or 1
 
@@ -184,18 +182,22 @@ def _outputs() -> Iterator[None]:
     for name, stream in before.items():
         stream.flush()
         errors = _SPELLED_OUT if stream.errors in ("strict", "backslashreplace") else stream.errors
-        line_buffering = stream.line_buffering
-        within[name] = _Output(stream.buffer, stream.encoding, errors, line_buffering=line_buffering)
+        within[name] = _Output(
+            stream.buffer,
+            stream.encoding,
+            errors,
+            line_buffering=stream.line_buffering,
+            write_through=stream.write_through,
+        )
         setattr(sys, name, within[name])
     try:
         yield
     finally:
         for name, stream in before.items():
-            if stream in (sys.__stdout__, sys.__stderr__):
-                continue  # the log writes there for as long as the process lasts
-            setattr(sys, name, stream)
             _why_lost(within[name])
-            within[name].detach()
+            if stream not in (sys.__stdout__, sys.__stderr__):  # the log writes there until the process ends
+                setattr(sys, name, stream)
+                within[name].detach()
 
 
 def _is_plain(stream: TextIO | None) -> bool:
