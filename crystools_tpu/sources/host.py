@@ -53,8 +53,8 @@ class HostSource:
                 memory_used_bytes=memory.total - memory.available if limit is None else limit.used_bytes,
                 memory_total_bytes=memory.total if limit is None else limit.total_bytes,
                 disks=self._disks.read(),
-                cpu_count=float(self._machine_cpus) if cpu is None else cpu.cpus,
-                machine_cpu_count=self._machine_cpus,
+                cpu_count=(float(self._machine_cpus) or None) if cpu is None else cpu.cpus,
+                machine_cpu_count=self._machine_cpus or None,
                 machine_memory_bytes=memory.total,
             )
         )
@@ -68,9 +68,8 @@ class HostSource:
 
     @functools.cached_property
     def _machine_cpus(self) -> int:
-        return len(
-            psutil.cpu_times(percpu=True)
-        )  # psutil.cpu_count is, with some C libraries, the container's
+        """0 where they are not told one by one. (psutil.cpu_count may be the container's.)"""
+        return len(psutil.cpu_times(percpu=True))
 
     def _cpu_utilization(self, limit: CpuLimit | None) -> float | None:
         """Over the time since the last read; None where that was of another limit."""
