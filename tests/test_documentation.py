@@ -17,6 +17,7 @@ from crystools_tpu.comfyui.attach import SIMULATE
 from crystools_tpu.comfyui.nodes import NODE_CLASS_MAPPINGS
 from crystools_tpu.data_dir import DATA_DIR
 from crystools_tpu.server.settings import Settings
+from crystools_tpu.sources.disks import DISKS
 from crystools_tpu.telemetry import StageName
 
 ROOT = Path(__file__).parent.parent
@@ -95,6 +96,7 @@ def test_the_environment_variables_are_documented() -> None:
     assert f"`{SIMULATE}=" in DOCS["comfyui.md"]
     for variable in (DATA_DIR, HISTORY):
         assert f"| `{variable}` |" in DOCS["history.md"]
+    assert f"| `{DISKS}` |" in DOCS["server.md"]
 
 
 def test_every_stage_is_documented() -> None:

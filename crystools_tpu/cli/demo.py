@@ -8,8 +8,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-
+from crystools_tpu.cli.console import make_console, print_table
 from crystools_tpu.cli.errors import CommandError
 from crystools_tpu.cli.generate import generate_watched
 from crystools_tpu.cli.outputs import check_outputs
@@ -42,7 +41,7 @@ def run(arguments: argparse.Namespace) -> None:
     """Serves the page, generates `video.mp4` and `report.json`, and prints the table of stages."""
     from crystools_pipelines.tiny import write_tiny_checkpoint
 
-    console = Console()
+    console = make_console()
     video, report_path = arguments.out / "video.mp4", arguments.out / "report.json"
     try:
         arguments.out.mkdir(parents=True, exist_ok=True)
@@ -52,7 +51,7 @@ def run(arguments: argparse.Namespace) -> None:
     with unwound() as stack:
         shown = stack.enter_context(panel(profiles=data_dir() / PROFILES))
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="crystools-tpu-demo-"))
-        console.print(f"Watch it at {shown.url}", highlight=False)
+        console.print(f"Watch it at {shown.url}", highlight=False, soft_wrap=True)
         console.print("The model is tiny and its weights are random: the times are real.", highlight=False)
         checkpoint = write_tiny_checkpoint("wan2.1-t2v", Path(folder) / "checkpoint")
         report = generate_watched(
@@ -63,10 +62,12 @@ def run(arguments: argparse.Namespace) -> None:
             report_path=report_path,
             console=console,
         )
-        console.print(stage_table(report))
-        console.print(safe_text(f"{video}\n{report_path}"), markup=False, highlight=False)
+        print_table(console, stage_table(report))
+        console.print(safe_text(f"{video}\n{report_path}"), markup=False, highlight=False, soft_wrap=True)
         if sys.stdin.isatty() and not arguments.once:
-            console.print(f"The page stays at {shown.url}; press Enter to end.", highlight=False)
+            console.print(
+                f"The page stays at {shown.url}; press Enter to end.", highlight=False, soft_wrap=True
+            )
             sys.stdin.readline()
 
 

@@ -16,7 +16,8 @@ from crystools_pipelines.models import MODELS
 from crystools_pipelines.runtime.errors import PipelineError, RequestError, SaveError
 from crystools_pipelines.runtime.mesh_shape import MeshShape, parse_mesh
 from crystools_tpu import telemetry
-from crystools_tpu.cli.errors import CommandError, WorkFailed, needs_pipelines
+from crystools_tpu.cli.console import make_console, print_table
+from crystools_tpu.cli.errors import CommandError, WorkFailed
 from crystools_tpu.cli.exports import leaving_metrics
 from crystools_tpu.cli.live import watch
 from crystools_tpu.cli.outputs import check_distinct, check_outputs, checkpoint_files
@@ -122,12 +123,12 @@ def run(arguments: argparse.Namespace) -> None:
             fps=arguments.fps,
             out=arguments.out,
             report_path=arguments.report,
-            console=Console(stderr=arguments.json),
+            console=make_console(stderr=arguments.json),
         )
         if arguments.json:
             print(json.dumps(telemetry.to_wire(report), indent=2), flush=True)
         else:
-            Console().print(stage_table(report))
+            print_table(make_console(), stage_table(report))
             print(safe_text(arguments.out), flush=True)
         if arguments.profile_steps is not None:
             print(profile_text(telemetry.profiler.wait()), file=sys.stderr)
@@ -144,8 +145,8 @@ def check_files(arguments: argparse.Namespace) -> None:
 
 def check_video(arguments: argparse.Namespace, request: Any) -> None:
     """What the run does first, before something else that takes long. Raises CommandError."""
-    with needs_pipelines():
-        from crystools_pipelines.runtime.job import check_output
+    from crystools_pipelines.runtime.job import check_output
+
     try:
         check_output(arguments.out, request, 1 if arguments.fps is None else arguments.fps)
     except RequestError as error:

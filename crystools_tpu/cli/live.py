@@ -13,7 +13,6 @@ from rich.progress import (
     BarColumn,
     Progress,
     ProgressColumn,
-    SpinnerColumn,
     Task,
     TaskID,
     TextColumn,
@@ -21,6 +20,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from crystools_tpu.cli.console import can_redraw, spinner
 from crystools_tpu.stage_table import forecast_note, size, stage_label, step_note, transfer_note
 from crystools_tpu.telemetry import (
     Bus,
@@ -41,6 +41,7 @@ _NOT_SHOWN = "the run's progress could not be shown"
 
 # A line for each of a hundred steps is noise in a log: about ten a stage are enough.
 _LINES_PER_STAGE = 10
+_WIDE_COLUMNS = 80
 
 
 class Display(Protocol):
@@ -57,7 +58,7 @@ def watch(bus: Bus, console: Console) -> Iterator[None]:
     shown = contextlib.ExitStack()
     with guard(_NOT_SHOWN):
         display: Display = PlainLines(console)
-        if console.is_terminal:
+        if can_redraw(console):
             display = LiveBars(shown.enter_context(_progress(console)))
         shown.enter_context(_pumping(bus, display, guard))
     try:
@@ -81,14 +82,18 @@ def _pumping(bus: Bus, display: Display, guard: Guard) -> Iterator[None]:
 def _pump(subscription: Subscription, display: Display, guard: Guard) -> None:
     while (event := subscription.get()) is not None:
         with guard(_NOT_SHOWN):
-            display.show(event)
+            try:
+                display.show(event)
+            except OSError:
+                return  # nobody can see it any more: the run goes on, and the command's end says it
 
 
 def _progress(console: Console) -> Progress:
+    wide = console.width >= _WIDE_COLUMNS
     return Progress(
-        SpinnerColumn(finished_text="[green]✓"),
-        TextColumn("{task.description:<24}"),
-        BarColumn(bar_width=24),
+        spinner(console),
+        TextColumn("{task.description:<24}" if wide else "{task.description}"),
+        *([BarColumn(bar_width=24)] if wide else []),
         _DoneOfTotal(),
         TimeElapsedColumn(),
         TextColumn("{task.fields[note]}"),
@@ -168,7 +173,7 @@ class PlainLines:
             self._print(f"{stage_label(event.report)}: {stage_note(event.report)}")
 
     def _print(self, line: str) -> None:
-        self._console.print(line, markup=False, highlight=False)
+        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def stage_note(report: StageReport) -> str:

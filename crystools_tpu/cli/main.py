@@ -1,7 +1,7 @@
 """Parses the command line, runs the command, and turns its end into an exit status.
 
-0: done. 1: the work failed (with a traceback), or a check. 2: what was asked cannot be done.
-130, 143, 129: ended by Ctrl-C, SIGTERM, SIGHUP.
+0: done. 1: the work failed (with a traceback), a check, or the output. 2: what was asked cannot be done.
+130, 143, 129: ended by Ctrl-C, SIGTERM, SIGHUP. 141: whoever read the output has gone.
 """
 
 from __future__ import annotations
@@ -9,16 +9,19 @@ from __future__ import annotations
 import argparse
 import atexit
 import contextlib
+import getpass
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import MutableMapping, Sequence
 from typing import Final
 
 from crystools_tpu import __version__
 from crystools_tpu.cli import comfyui, demo, generate, plan, runs, serve, tiny_checkpoint, trace
+from crystools_tpu.cli.console import printed
 from crystools_tpu.cli.errors import CommandError
 from crystools_tpu.cli.signals import ended_by_signals, exit_status
+from crystools_tpu.data_dir import home
 from crystools_tpu.imports import import_failure
 
 _INSTALL: Final = "pip install 'crystools-tpu[pipelines]'"
@@ -38,8 +41,13 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; the exit status. Without `argv` it is the command of this process."""
+    return printed(lambda: _run(argv))
+
+
+def _run(argv: Sequence[str] | None) -> int:
     arguments = build_parser().parse_args(argv)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    _know_the_user(os.environ)
     try:
         with ended_by_signals():
             arguments.run(arguments)
@@ -60,3 +68,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             atexit.register(os._exit, exit_status(error))
         return exit_status(error)
     return 0
+
+
+def _know_the_user(environ: MutableMapping[str, str]) -> None:
+    """Libraries ask for the user's home and name as they are imported; containers may have neither."""
+    if not environ.get("HOME"):
+        environ["HOME"] = str(home(environ))
+    try:
+        getpass.getuser()
+    except (KeyError, OSError, ImportError):
+        environ["USER"] = f"uid{os.getuid()}" if hasattr(os, "getuid") else "user"

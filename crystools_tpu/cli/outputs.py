@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TypeAlias
 
-from crystools_exporters.run_log import FILE_NAME
+from crystools_exporters.run_log_file import FILE_NAME
 from crystools_tpu.cli.errors import CommandError
 from crystools_tpu.data_dir import data_dir
 from crystools_tpu.whole_file import obstacle, same_file

@@ -12,12 +12,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-
 from crystools_pipelines.models import MODELS
 from crystools_pipelines.planning.meshes import compare
 from crystools_pipelines.runtime.run_spec import RunSpec
 from crystools_pipelines.runtime.topologies import TOPOLOGIES
+from crystools_tpu.cli.console import make_console
 from crystools_tpu.cli.errors import CheckFailed, CommandError
 from crystools_tpu.cli.generate import mesh_of, request_of
 from crystools_tpu.cli.plan_display import print_meshes, print_plan, print_tuning, show_tries
@@ -109,7 +108,7 @@ def _plan(arguments: argparse.Namespace, spec: RunSpec, only: frozenset[StageNam
     if arguments.json:
         print(json.dumps(plan.to_json(), indent=2), flush=True)
     else:
-        print_plan(Console(), plan, spec.request)
+        print_plan(make_console(), plan, spec.request)
     if not plan.fits:
         raise CheckFailed(_does_not_fit(plan))
 
@@ -131,20 +130,20 @@ def _compare_meshes(arguments: argparse.Namespace, spec: RunSpec, only: frozense
     if arguments.json:
         print(json.dumps(comparison.to_json(), indent=2), flush=True)
     else:
-        print_meshes(Console(), comparison, spec.request)
+        print_meshes(make_console(), comparison, spec.request)
     if not comparison.plans[0].fits:
         raise CheckFailed(f"does not fit {spec.topology} with any mesh; try more chips")
 
 
 def _tune_attention(arguments: argparse.Namespace, spec: RunSpec) -> None:
-    with tpu_compiler() as compiler, refusals(), show_tries(Console(stderr=True)) as tried:
+    with tpu_compiler() as compiler, refusals(), show_tries(make_console(stderr=True)) as tried:
         from crystools_pipelines.planning.tuning import tune_attention
 
         tuning = tune_attention(compiler, spec, tried)
     if arguments.json:
         print(json.dumps(tuning.to_json(), indent=2), flush=True)
     else:
-        print_tuning(Console(), tuning)
+        print_tuning(make_console(), tuning)
 
 
 def _request(arguments: argparse.Namespace) -> Any:

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 from rich import box
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from crystools_tpu.cli.console import can_redraw, print_table, spinner
 from crystools_tpu.stage_table import ABSENT, size
 
 if TYPE_CHECKING:
@@ -28,11 +29,11 @@ _SMALLEST_SHARE = 0.005  # of a stage's time that has a row of its own
 @contextlib.contextmanager
 def show_progress(console: Console) -> Iterator[Sees]:
     """Shows what a planner says of its work, for as long as the block lasts."""
-    if not console.is_terminal:
+    if not can_redraw(console):
         yield PlainLines(console)
         return
     columns = (
-        SpinnerColumn(finished_text="[green]✓"),
+        spinner(console),
         TextColumn("{task.description:<24}"),
         TimeElapsedColumn(),
         TextColumn("{task.fields[note]}"),
@@ -44,14 +45,14 @@ def show_progress(console: Console) -> Iterator[Sees]:
 @contextlib.contextmanager
 def show_tries(console: Console) -> Iterator[Callable[[int, int, TunedBlocks], None]]:
     """Shows how far a tuning is, for as long as the block lasts."""
-    columns = SpinnerColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.fields[note]}")
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+    columns = spinner(console), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.fields[note]}")
+    with Progress(*columns, console=console, disable=not can_redraw(console)) as progress:
         task = progress.add_task("", total=None, note="")
 
         def tried(number: int, count: int, blocks: TunedBlocks) -> None:
             note = f"{_blocks(blocks.sizes)}: {_milliseconds(blocks.estimated_seconds)} ms"
             progress.update(task, completed=number, total=count, note=note)
-            if not console.is_terminal:
+            if not can_redraw(console):
                 console.print(f"{number} of {count}: {note}", highlight=False)
 
         yield tried
@@ -110,7 +111,7 @@ class PlainLines:
         self._print(f"trying {shape} ...")
 
     def _print(self, line: str) -> None:
-        self._console.print(line, markup=False, highlight=False)
+        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def _outcome(stage: StagePlan) -> str:
@@ -121,12 +122,12 @@ def _outcome(stage: StagePlan) -> str:
 
 def print_plan(console: Console, plan: Plan, request: Any) -> None:
     """The stages, then where the time of each would go."""
-    console.print(stages_table(plan, request))
+    print_table(console, stages_table(plan, request))
     for stage in plan.stages:
         if stage.evicts:
             console.print(f"{stage.label}: {', '.join(stage.evicts)} leaves the HBM for it", highlight=False)
     if any(stage.estimate for stage in plan.stages):
-        console.print(time_table(plan))
+        print_table(console, time_table(plan))
     for note in dict.fromkeys(f"{stage.label}: {note}" for stage in plan.stages for note in stage.notes):
         console.print(note, markup=False, highlight=False)
     console.print(
@@ -158,7 +159,7 @@ def stages_table(plan: Plan, request: Any) -> Table:
 
 def print_meshes(console: Console, comparison: MeshComparison, request: Any) -> None:
     """The meshes, and which is used where none is asked for."""
-    console.print(meshes_table(comparison, request))
+    print_table(console, meshes_table(comparison, request))
     console.print("Seconds are estimates by the compiler's own schedule, not measured.", highlight=False)
 
 
@@ -186,7 +187,7 @@ def meshes_table(comparison: MeshComparison, request: Any) -> Table:
 
 def print_tuning(console: Console, tuning: AttentionTuning) -> None:
     """The block sizes, and of what attention."""
-    console.print(tuning_table(tuning))
+    print_table(console, tuning_table(tuning))
     console.print("Milliseconds are estimates by the compiler's own schedule, not measured.", highlight=False)
 
 

@@ -9,12 +9,11 @@ import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-
 from crystools_pipelines.planning.cache import keep_plan, plan_key, plans_folder, read_plan
 from crystools_pipelines.runtime.compiler_process import ProcessDiedError
 from crystools_pipelines.runtime.errors import PipelineError
 from crystools_pipelines.runtime.run_spec import RunSpec
+from crystools_tpu.cli.console import make_console
 from crystools_tpu.cli.errors import CommandError
 from crystools_tpu.cli.generate import refusal
 from crystools_tpu.cli.plan_display import show_progress
@@ -36,6 +35,7 @@ class Plans:
         self._only = only
         self._anew = anew
         self._folder = plans_folder()
+        self._unkept = False
         self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> Plans:
@@ -58,7 +58,7 @@ class Plans:
             return plan
         from crystools_pipelines.planning.planner import Planner
 
-        with refusals(), show_progress(Console(stderr=True)) as progress:
+        with refusals(), show_progress(make_console(stderr=True)) as progress:
             try:
                 plan = Planner(self._compiler, spec, progress, self._only).plan(search=search)
             except ProcessDiedError:
@@ -68,7 +68,9 @@ class Plans:
         try:
             keep_plan(self._folder, key, plan)
         except OSError as error:
-            print(f"crystools-tpu: the plan is not kept: {error}", file=sys.stderr)
+            if not self._unkept:
+                print(f"crystools-tpu: the plan is not kept: {error}", file=sys.stderr)
+            self._unkept = True
         return plan
 
     @functools.cached_property

@@ -11,13 +11,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
-from rich.console import Console
-
 from crystools_exporters.heartbeats import SILENT_SECONDS
 from crystools_exporters.report_lines import MOST_BYTES
 from crystools_exporters.retention import parse_age_seconds, parse_size_bytes
 from crystools_exporters.run_log import RunLog, RunLogError, StillRunning
 from crystools_tpu import telemetry
+from crystools_tpu.cli.console import make_console, print_table
 from crystools_tpu.cli.errors import CheckFailed, CommandError
 from crystools_tpu.cli.outputs import check_outputs
 from crystools_tpu.cli.run_tables import (
@@ -102,7 +101,7 @@ def list_runs(arguments: argparse.Namespace) -> None:
     if arguments.json:
         print(json.dumps([telemetry.to_wire(run) for run in page.reports], indent=2))
     elif page.reports:
-        Console().print(runs_table(page.reports))
+        print_table(make_console(), runs_table(page.reports))
     else:
         print(f"no such runs in {log.path}", file=sys.stderr)
     for note in (unreadable_text(page.unreadable), uncertain_text(log.uncertain)):
@@ -118,7 +117,7 @@ def show(arguments: argparse.Namespace) -> None:
         print(json.dumps(telemetry.to_wire(report), indent=2))
         return
     print(run_text(report))
-    Console().print(stage_table(report))
+    print_table(make_console(), stage_table(report))
 
 
 def compare(arguments: argparse.Namespace) -> None:
@@ -133,7 +132,7 @@ def compare(arguments: argparse.Namespace) -> None:
         print(differences_text(comparison))
         if comparison.incomparable:
             print(incomparable_text(comparison))
-        Console().print(comparison_table(comparison))
+        print_table(make_console(), comparison_table(comparison))
     if limit_ratio is not None:
         check(comparison, limit_ratio, arguments.fail_on)
 

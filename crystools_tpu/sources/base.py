@@ -43,12 +43,19 @@ class DiskReading:
 
 @dataclass(frozen=True, slots=True)
 class HostReading:
-    """The machine itself. `cpu_utilization_ratio` is over all cores since the last read, 0..1."""
+    """The machine itself, or that part of it which the container may use.
+
+    `cpu_utilization_ratio` is over the `cpu_count` CPUs that may be used, since the last read, 0..1; less
+    than one CPU is possible. `memory_total_bytes` is the memory that may be used.
+    """
 
     cpu_utilization_ratio: float | None
     memory_used_bytes: int
     memory_total_bytes: int
     disks: tuple[DiskReading, ...]
+    cpu_count: float | None = None
+    machine_cpu_count: int | None = None
+    machine_memory_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

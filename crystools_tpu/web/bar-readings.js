@@ -34,8 +34,8 @@ import {
 /** The fields of the wire that each metric needs. @type {Record<BarMetric, readonly string[]>} */
 export const METRIC_FIELDS = {
   run: [],
-  cpu: ["cpu_utilization_ratio"],
-  ram: ["memory_used_bytes", "memory_total_bytes"],
+  cpu: ["cpu_utilization_ratio", "cpu_count", "machine_cpu_count"],
+  ram: ["memory_used_bytes", "memory_total_bytes", "machine_memory_bytes"],
   disk: ["disks"],
   memory: ["hbm_used_bytes", "hbm_total_bytes"],
   duty: ["duty_cycle_ratio"],

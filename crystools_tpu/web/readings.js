@@ -11,10 +11,19 @@ import { gibibytes, percent, usedOfTotal } from "./format.js";
 
 /** @param {Store} store @returns {MeterReading} */
 export function cpuReading(store) {
-  const ratio = store.snapshot?.host?.cpu_utilization_ratio ?? null;
+  const host = store.snapshot?.host;
+  const ratio = host?.cpu_utilization_ratio ?? null;
   const series = store.hostSeries("cpu");
-  const detail = `CPU, all cores: ${percent(ratio)}\nPeak seen ${percent(series.peak)}`;
+  const { cpu_count: count, machine_cpu_count: machine } = host ?? {};
+  const limited = count != null && machine != null && count < machine;
+  const what = limited ? `CPU, of ${Number(count.toFixed(2))} ${limitText(String(machine))}` : "CPU, all cores";
+  const detail = `${what}: ${percent(ratio)}\nPeak seen ${percent(series.peak)}`;
   return { label: "CPU", figure: percent(ratio), ratio, series, ceiling: 1, detail };
+}
+
+/** What stands beside a limit. @param {string} machine What the machine has. */
+function limitText(machine) {
+  return `(limit of the container; host ${machine})`;
 }
 
 /**
@@ -25,9 +34,10 @@ export function cpuReading(store) {
  * @param {number | null | undefined} total
  * @param {Series} series Of the bytes used.
  * @param {string} [name] What the tooltip calls it.
+ * @param {string} [limit] What it says of the total.
  * @returns {MeterReading}
  */
-export function capacityReading(label, used, total, series, name = label) {
+export function capacityReading(label, used, total, series, name = label, limit = "") {
   const ratio = used != null && total ? used / total : null;
   return {
     label,
@@ -39,7 +49,7 @@ export function capacityReading(label, used, total, series, name = label) {
     detail: [
       `${name}: ${percent(ratio)}`,
       `Used ${gibibytes(used)}`,
-      `Total ${gibibytes(total)}`,
+      `Total ${gibibytes(total)}${limit}`,
       `Peak seen ${gibibytes(series.peak)}`,
     ].join("\n"),
   };
@@ -48,12 +58,10 @@ export function capacityReading(label, used, total, series, name = label) {
 /** @param {Store} store */
 export function ramReading(store) {
   const host = store.snapshot?.host;
-  return capacityReading(
-    "RAM",
-    host?.memory_used_bytes,
-    host?.memory_total_bytes,
-    store.hostSeries("memory"),
-  );
+  const { memory_used_bytes: used, memory_total_bytes: total, machine_memory_bytes: machine } = host ?? {};
+  const limited = total != null && machine != null && total < machine;
+  const limit = limited ? ` ${limitText(gibibytes(machine))}` : "";
+  return capacityReading("RAM", used, total, store.hostSeries("memory"), "RAM", limit);
 }
 
 /** @param {Store} store @param {string} mount @param {string} [label] */

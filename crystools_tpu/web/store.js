@@ -45,6 +45,9 @@ const UNREAD_HOST = {
   memory_used_bytes: null,
   memory_total_bytes: null,
   disks: [],
+  cpu_count: null,
+  machine_cpu_count: null,
+  machine_memory_bytes: null,
 };
 
 /** Emits `change` whenever something that it holds has changed. */

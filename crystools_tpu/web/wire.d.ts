@@ -242,8 +242,13 @@ export interface HostReading {
   cpu_utilization_ratio: number | null;
   /** Null only in a snapshot of a client that did not ask for it. */
   memory_used_bytes: number | null;
+  /** What may be used: the limit of the container, or else all of the machine's. */
   memory_total_bytes: number | null;
   disks: DiskReading[];
+  /** What may be used, in CPUs; less than one is possible. */
+  cpu_count: number | null;
+  machine_cpu_count: number | null;
+  machine_memory_bytes: number | null;
 }
 
 export interface SourceHealth {

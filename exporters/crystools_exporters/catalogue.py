@@ -101,15 +101,27 @@ CATALOGUE: Final = (
     ),
     MetricSpec(
         "crystools_tpu_host_cpu_utilization_ratio", "gauge", "ratio", (),
-        "Share of the CPU time of all cores that was not idle since the last sample, 0 to 1.",
+        "Share of the time of the CPUs that may be used that was not idle since the last sample, 0 to 1.",
+    ),
+    MetricSpec(
+        "crystools_tpu_host_cpus", "gauge", None, (),
+        "CPUs that may be used: the limit of the container, or else all of the machine.",
     ),
     MetricSpec(
         "crystools_tpu_host_memory_used_bytes", "gauge", "bytes", (),
-        "Memory of the host in use.",
+        "Memory in use, of the container where it has a limit, or else of the machine.",
     ),
     MetricSpec(
         "crystools_tpu_host_memory_total_bytes", "gauge", "bytes", (),
-        "Memory of the host.",
+        "Memory that may be used: the limit of the container, or else all of the machine.",
+    ),
+    MetricSpec(
+        "crystools_tpu_machine_cpus", "gauge", None, (),
+        "CPUs of the machine, whatever the container may use of them.",
+    ),
+    MetricSpec(
+        "crystools_tpu_machine_memory_bytes", "gauge", "bytes", (),
+        "Memory of the machine, whatever the container may use of it.",
     ),
     MetricSpec(
         "crystools_tpu_host_disk_used_bytes", "gauge", "bytes", ("mount",),

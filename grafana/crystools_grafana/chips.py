@@ -59,7 +59,7 @@ def host() -> list[Panel]:
         ),
         lines(
             "CPU",
-            "Share of the time of all cores that was not idle.",
+            "Share of the time of the CPUs that may be used that was not idle.",
             "percentunit",
             Query(
                 "max by (simulated) (crystools_tpu_host_cpu_utilization_ratio{hosts})", "CPU {{simulated}}"
@@ -69,10 +69,11 @@ def host() -> list[Panel]:
         ),
         lines(
             "Memory",
-            "Of the host.",
+            "Of the container where it has a limit, or else of the machine.",
             "bytes",
             Query("max by (simulated) (crystools_tpu_host_memory_used_bytes{hosts})", "used {{simulated}}"),
             Query("max by (simulated) (crystools_tpu_host_memory_total_bytes{hosts})", "total {{simulated}}"),
+            Query("max by (simulated) (crystools_tpu_machine_memory_bytes{hosts})", "machine {{simulated}}"),
             width=5,
         ),
         lines(

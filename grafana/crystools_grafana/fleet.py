@@ -124,6 +124,8 @@ def hosts() -> list[Panel]:
             Column("host:crystools_tpu_chips:count{hosts}", "Chips"),
             Column(f"sum by ({BY}) (crystools_tpu_runs_in_progress{{hosts}})", "Runs in progress"),
             Column(down, "Sources down"),
+            Column(f"max by ({BY}) (crystools_tpu_host_cpus{{hosts}})", "CPUs"),
+            Column(f"max by ({BY}) (crystools_tpu_machine_cpus{{hosts}})", "CPUs of the machine"),
         ),
         lines(
             "Duty cycle",

@@ -13,10 +13,12 @@ from collections.abc import Iterator
 from contextlib import nullcontext, redirect_stderr, redirect_stdout
 from io import StringIO
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from crystools_pipelines import planning
 from crystools_pipelines.flux2.request import Flux2Request
 from crystools_pipelines.planning.meshes import compare
 from crystools_pipelines.planning.plan import Plan, Shape, StagePlan, from_json
@@ -28,7 +30,7 @@ from crystools_pipelines.runtime.errors import CompileError
 from crystools_pipelines.runtime.mesh_shape import MeshShape
 from crystools_pipelines.runtime.run_spec import RunSpec
 from crystools_pipelines.runtime.topologies import TOPOLOGIES
-from crystools_tpu.cli import main
+from crystools_tpu.cli import main, plans
 from crystools_tpu.telemetry import StageName
 
 STAGE_KEYS = {
@@ -348,3 +350,21 @@ def test_the_topologies_are_those_of_chips_that_can_be_planned_for() -> None:
         assert topology.chip.usable_hbm_bytes
         assert topology.chip.clock_hz
         assert topology.chip.ici_link_bytes_per_second
+
+
+def test_that_plans_cannot_be_kept_is_said_once_and_stops_none(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def keep_plan(*_: object) -> None:
+        raise OSError(30, "Read-only file system", "/cache/plans")
+
+    made: Any = SimpleNamespace(largest_that_fits=())
+    monkeypatch.setattr(plans, "keep_plan", keep_plan)
+    monkeypatch.setattr(plans, "plan_key", lambda spec, only: "key")
+    monkeypatch.setattr(planning.planner, "Planner", lambda *_: SimpleNamespace(plan=lambda search: made))
+    several = plans.Plans(None, anew=True)
+    several.__dict__["_compiler"] = None
+    spec: Any = None
+    assert [several.plan(spec) for _ in range(3)] == [made] * 3
+    said = "crystools-tpu: the plan is not kept: [Errno 30] Read-only file system: '/cache/plans'\n"
+    assert capsys.readouterr().err == said

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import pwd
+import tempfile
 import threading
 from pathlib import Path
 from types import ModuleType
@@ -122,3 +124,17 @@ def test_a_clone_of_ours_under_that_name_is_no_other(
     with caplog.at_level(logging.INFO):
         attach(stand_in.folder("ComfyUI-Crystools"), stand_in.modules())
     assert caplog.messages == []
+
+
+async def test_the_pack_is_imported_for_a_user_without_a_home(
+    stand_in: StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unknown(uid: int) -> object:
+        raise KeyError(f"getpwuid(): uid not found: {uid}")
+
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.delenv("HOME")
+    assert attach(stand_in.folder("crystools-tpu"), stand_in.modules(), {}) == comfyui.WEB_DIRECTORY
+    async with TestClient(TestServer(stand_in.app)) as client:
+        assert (await client.get("/crystools-tpu/api/runs")).status == 200

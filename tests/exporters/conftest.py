@@ -65,6 +65,9 @@ SNAPSHOT = Snapshot(
         memory_used_bytes=3 * GIB,
         memory_total_bytes=8 * GIB,
         disks=(DiskReading("/", 10 * GIB, 100 * GIB), DiskReading('/mnt/a "b"', GIB, 2 * GIB)),
+        cpu_count=2.5,
+        machine_cpu_count=64,
+        machine_memory_bytes=256 * GIB,
     ),
     sources=(
         SourceHealth("host", True, 1_700_000_000.25, 0, None),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import shutil
 import subprocess
@@ -19,10 +20,10 @@ from crystools_exporters.prometheus import OPENMETRICS, PrometheusExporter
 from crystools_exporters.run_log import RunLog
 from crystools_exporters.textfile import TextfileWriter
 from crystools_tpu import telemetry
-from crystools_tpu.cli.generate import write_report
 from crystools_tpu.sources.base import ChipReading, DiskReading, HostReading
 from crystools_tpu.stage_table import stage_text
 from crystools_tpu.telemetry import CompileCache, CompileRecord, HbmUsage, ModelFreed, RunFinished, RunReport
+from crystools_tpu.telemetry.read_wire import report_from_json
 
 from .conftest import REPORT, RUN, SNAPSHOT, STAGE, FixedMonitor, compile_, stage_finished, step
 from .otlp_receivers import receiver, values_of
@@ -154,6 +155,7 @@ def test_perfetto(text: str) -> None:
 
 def test_report_and_table(text: str, tmp_path: Path) -> None:
     report = odd_report(text)
-    write_report(report, tmp_path / "report.json")
-    assert (tmp_path / "report.json").read_text().isprintable() is False  # it has lines
+    file = tmp_path / "report.json"
+    file.write_text(json.dumps(telemetry.to_wire(report)))
+    assert report_from_json(file.read_bytes()) == report
     stage_text(report).encode()

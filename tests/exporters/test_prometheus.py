@@ -72,7 +72,7 @@ def test_a_simulated_machine_marks_every_sample(bus: telemetry.Bus) -> None:
 
     assert body == (GOLDEN / "simulated.prom").read_text()
     samples = [sample for family in text_string_to_metric_families(body) for sample in family.samples]
-    assert len(samples) == 128
+    assert len(samples) == 131
     assert {sample.labels[SIMULATED_LABEL] for sample in samples} == {"v6e-8"}
 
 

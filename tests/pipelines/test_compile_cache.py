@@ -46,8 +46,14 @@ def test_without_a_choice_the_default_is_used_and_withdrawn(tmp_path: Path) -> N
 @pytest.mark.usefixtures("no_cache_chosen")
 def test_the_default_is_in_the_users_cache_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
-    with default_compile_cache():
-        assert cache_directory() == str(tmp_path / ".cache" / "crystools-tpu" / "jax")
+    for base, folder in [
+        ("", tmp_path / ".cache"),
+        ("relative", tmp_path / ".cache"),
+        (str(tmp_path / "scratch"), tmp_path / "scratch"),
+    ]:
+        monkeypatch.setenv("XDG_CACHE_HOME", base)
+        with default_compile_cache():
+            assert cache_directory() == str(folder / "crystools-tpu" / "jax")
 
 
 def compile_anew(value: float) -> None:
@@ -75,3 +81,16 @@ def test_withdrawing_it_says_nothing_in_a_log_that_shows_info(
     assert caplog.messages == []
     compilation_cache.reset_cache()
     assert caplog.messages == ["Resetting cache at <empty>."]  # by another hand it is told as ever
+
+
+@pytest.mark.usefixtures("no_cache_chosen")
+def test_a_folder_that_cannot_be_written_is_one_warning_and_no_cache(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").touch()
+    for _ in range(3):
+        with default_compile_cache(tmp_path / "file" / "jax"):
+            assert cache_directory() is None
+    (said,) = caplog.messages
+    assert said.startswith("compiled programs are not kept, so that every process compiles them anew: ")
+    assert f"{tmp_path}/file/jax: Not a directory; set XDG_CACHE_HOME" in said

@@ -2,7 +2,9 @@
 
 import filecmp
 import json
+import os
 import re
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +41,17 @@ def pipeline(wan21: Path) -> Any:
     pipeline = WanPipeline.from_pretrained(wan21)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
+
+
+def test_the_files_follow_the_umask(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        checkpoint = write_tiny_checkpoint("flux.2", tmp_path / "checkpoint")
+    finally:
+        os.umask(before)
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in checkpoint.rglob("*") if path.is_file()}
+    assert modes == dict.fromkeys(modes, 0o640)
+    assert "diffusion_pytorch_model.safetensors" in modes
 
 
 def config(checkpoint: Path, component: str) -> Any:

@@ -25,7 +25,7 @@ PACKAGE = Path(crystools_tpu.__file__).parent
 PATIENCE_SECONDS = 20.0
 
 CHIP = ChipReading("tpu0", "v6e", hbm_used_bytes=5, hbm_total_bytes=8, duty_cycle_ratio=0.75)
-HOST = HostReading(0.25, 3, 4, (DiskReading("/", 10, 20), DiskReading("/data", 1, 2)))
+HOST = HostReading(0.25, 3, 4, (DiskReading("/", 10, 20), DiskReading("/data", 1, 2)), 0.5, 8, 6)
 
 
 @dataclass

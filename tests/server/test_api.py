@@ -57,6 +57,9 @@ async def test_devices_is_one_snapshot(client: Client, validate: Validate) -> No
             {"mount": "/", "used_bytes": 10, "total_bytes": 20},
             {"mount": "/data", "used_bytes": 1, "total_bytes": 2},
         ],
+        "cpu_count": 0.5,
+        "machine_cpu_count": 8,
+        "machine_memory_bytes": 6,
     }
     assert [(source["source"], source["up"]) for source in snapshot["sources"]] == [
         ("host", True),

@@ -65,6 +65,27 @@ def test_host_meters_show_used_and_total_and_in_the_tooltip_the_peak(
     expect(ram.locator("#line")).to_have_attribute("d", re.compile(r"^M.*L"))
 
 
+def test_the_limits_of_a_container_are_told_beside_the_machine(scene: Scene, open_page: OpenPage) -> None:
+    host = HostReading(0.5, 12 * GIB, 16 * GIB, (), 2.5, 64, 64 * GIB)
+    scene.host.reading = Reading(host=host)
+    scene.start()
+    meters = open_page(scene).locator("crystools-host")
+    expect(meters.get_by_role("meter", name="CPU")).to_have_attribute(
+        "title", "CPU, of 2.5 (limit of the container; host 64): 50%\nPeak seen 50%"
+    )
+    ram = (
+        "RAM: 75%\nUsed 12.0 GiB\nTotal 16.0 GiB (limit of the container; host 64.0 GiB)\nPeak seen 12.0 GiB"
+    )
+    expect(meters.get_by_role("meter", name="RAM")).to_have_attribute("title", ram)
+    scene.host.reading = Reading(host=dataclasses.replace(host, cpu_count=64.0, memory_total_bytes=64 * GIB))
+    expect(meters.get_by_role("meter", name="CPU")).to_have_attribute(
+        "title", "CPU, all cores: 50%\nPeak seen 50%"
+    )
+    expect(meters.get_by_role("meter", name="RAM")).to_have_attribute(
+        "title", "RAM: 19%\nUsed 12.0 GiB\nTotal 64.0 GiB\nPeak seen 12.0 GiB"
+    )
+
+
 def test_what_a_chip_does_not_say_reads_not_available_and_never_zero(
     scene: Scene, open_page: OpenPage
 ) -> None:

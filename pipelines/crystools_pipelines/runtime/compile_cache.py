@@ -1,7 +1,9 @@
 """jax's persistent compilation cache, where the user has not chosen one."""
 
 import contextlib
+import functools
 import logging
+import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,17 +11,26 @@ from pathlib import Path
 import jax
 from jax.experimental.compilation_cache import compilation_cache
 
+from crystools_tpu.data_dir import cache_dir
+
+logger = logging.getLogger(__name__)
+
 
 @contextlib.contextmanager
 def default_compile_cache(directory: Path | None = None) -> Iterator[None]:
-    """Compiles within are kept in `directory` (`~/.cache/crystools-tpu/jax`), unless jax already has a place.
+    """Compiles within are kept in `directory` (`jax` in the user's cache), unless jax already has a place.
 
     jax has one where `JAX_COMPILATION_CACHE_DIR` is set or the caller configured it. Restored at the end.
+    A folder that cannot be written is one warning, and nothing is kept.
     """
     if jax.config.values["jax_compilation_cache_dir"] is not None:
         yield
         return
-    directory = directory or Path.home() / ".cache" / "crystools-tpu" / "jax"
+    directory = directory or cache_dir() / "jax"
+    if (fault := _why_not_writable(directory)) is not None:
+        _say_once(directory, fault)
+        yield
+        return
     jax.config.update("jax_compilation_cache_dir", str(directory))
     try:
         yield
@@ -44,3 +55,22 @@ def _let_go() -> None:
         compilation_cache.reset_cache()
     finally:
         jaxs_log.removeFilter(is_anothers)
+
+
+def _why_not_writable(directory: Path) -> str | None:
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=directory):
+            return None
+    except OSError as error:
+        return error.strerror or str(error)
+
+
+@functools.cache
+def _say_once(directory: Path, fault: str) -> None:
+    logger.warning(
+        "compiled programs are not kept, so that every process compiles them anew: %s: %s; "
+        "set XDG_CACHE_HOME, or JAX_COMPILATION_CACHE_DIR, to a folder that can be written",
+        directory,
+        fault,
+    )

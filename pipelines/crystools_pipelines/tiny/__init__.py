@@ -5,6 +5,7 @@ weights are random, arranged so that a video shows moving shapes which depend on
 deterministic: writing the same model twice gives byte-identical files.
 """
 
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,6 +34,10 @@ def write_tiny_checkpoint(model: str, directory: Path) -> Path:
     with torch.random.fork_rng(devices=[]), torch.no_grad(), _no_progress_bars():
         torch.manual_seed(SEED)
         PIPELINES[model]().save_pretrained(directory, safe_serialization=True)
+    # The library for weights writes them for their user alone; they are as public as what lies beside them.
+    mode = (directory / "model_index.json").stat().st_mode
+    for weights in directory.rglob("*.safetensors"):
+        weights.chmod(stat.S_IMODE(mode))
     return directory
 
 

@@ -1,0 +1,217 @@
+"""What commands print on: any encoding, any width, and an output that nobody can write to any more."""
+
+from __future__ import annotations
+
+import codecs
+import contextlib
+import io
+import os
+import sys
+from collections.abc import Callable, Iterator
+from typing import Final, TextIO
+
+from rich.console import Console, RenderableType
+from rich.measure import Measurement
+from rich.progress import SpinnerColumn
+from rich.table import Column, Table
+from rich.text import Text
+
+_SPELLED_OUT: Final = "crystools-tpu"
+_SIGPIPE_STATUS: Final = 141
+_LONGEST_WORD: Final = 24  # that a column which may be folded is kept wide enough for
+
+
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """Leaves it to the command, where rich would end the process, or the thread."""
+        raise BrokenPipeError
+
+
+def make_console(*, stderr: bool = False) -> Console:
+    """The console of a command: standard output, or standard error."""
+    return _Console(stderr=stderr)
+
+
+def can_redraw(console: Console) -> bool:
+    """Whether what was printed can be drawn over: on a terminal, whatever FORCE_COLOR says of a file."""
+    return console.is_interactive and console.file.isatty()
+
+
+def spinner(console: Console) -> SpinnerColumn:
+    """What moves while something is done, in characters that the console has."""
+    if console.options.ascii_only:
+        return SpinnerColumn("line", finished_text="[green]+")
+    return SpinnerColumn(finished_text="[green]✓")
+
+
+def print_table(console: Console, table: Table) -> None:
+    """Prints a table whole: pressed together where it is too wide, else as a line for each cell.
+
+    A file is as wide as the table needs it to be.
+    """
+    if console.options.ascii_only:  # spelled out first, or the columns are as wide as what is not printed
+        for column in table.columns:
+            column._cells = [_encodable(cell, console.encoding) for cell in column.cells]
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console.width = max(console.width, _needed(console, table))
+    if _needed(console, table) > console.width:
+        table.padding = 0
+        for column in table.columns:
+            column.header = Text("\n".join(str(column.header).split()))
+    if _needed(console, table) <= console.width:
+        console.print(table)
+        return
+    if table.title:
+        console.print(table.title, highlight=False)
+    for lines in _row_by_row(console, table):
+        console.print(lines, highlight=False)
+
+
+def _needed(console: Console, table: Table) -> int:
+    """The least width at which nothing of the table is cut off, but in the columns that may be folded."""
+    options = console.options.update(width=10_000)
+    foldable = (_measured(console, column) for column in table.columns if not column.no_wrap)
+    saved = sum(size.maximum - min(size.minimum, _LONGEST_WORD) for size in foldable)
+    title, table.title = table.title, None  # it is folded
+    try:
+        return Measurement.get(console, options, table).maximum - saved
+    finally:
+        table.title = title
+
+
+def _measured(console: Console, column: Column) -> Measurement:
+    options = console.options.update(width=10_000)
+    sizes = [Measurement.get(console, options, cell) for cell in (column.header, *column.cells)]
+    return Measurement(max(size.minimum for size in sizes), max(size.maximum for size in sizes))
+
+
+def _row_by_row(console: Console, table: Table) -> Iterator[RenderableType]:
+    """Each row as a head and a line for each cell that says something, by its heading."""
+    headings = [" ".join(str(column.header).split()) for column in table.columns]
+    for cells in zip(*(column.cells for column in table.columns), strict=True):
+        head, *rest = (
+            cell if isinstance(cell, Text) else console.render_str(str(cell), highlight=False)
+            for cell in cells
+        )
+        if head.plain:
+            yield Text()
+            yield head
+        lines = Table.grid(padding=(0, 1))
+        lines.add_column(no_wrap=True)
+        lines.add_column(overflow="fold")
+        for heading, cell in zip(headings[1:], rest, strict=True):
+            cell.no_wrap, cell.overflow = False, "fold"
+            if cell.plain not in ("", "-"):
+                lines.add_row(f"  {heading}", cell) if heading else lines.add_row(Text("  ") + cell)
+        yield lines
+    yield Text()
+
+
+def _encodable(cell: RenderableType, encoding: str) -> RenderableType:
+    if isinstance(cell, str):
+        return cell.encode(encoding, _SPELLED_OUT).decode(encoding)
+    if isinstance(cell, Text):
+        text = cell.plain.encode(encoding, _SPELLED_OUT).decode(encoding)
+        return Text(text, cell.style, no_wrap=cell.no_wrap, overflow=cell.overflow)
+    return cell
+
+
+def _spelled_out(error: UnicodeError) -> tuple[str | bytes, int]:
+    """As `backslashreplace` has it; of the dots of what was cut short there is one."""
+    if isinstance(error, UnicodeEncodeError) and error.object[error.start : error.end].strip("…") == "":
+        return "." * (error.end - error.start), error.end
+    return codecs.backslashreplace_errors(error)
+
+
+codecs.register_error(_SPELLED_OUT, _spelled_out)
+
+
+class _Output(io.TextIOWrapper):
+    """Prints anything, and remembers why it could not be written."""
+
+    lost: OSError | None = None
+
+    def write(self, text: str) -> int:
+        """As any file."""
+        with self._remembering():
+            return super().write(text)
+
+    def flush(self) -> None:
+        """As any file."""
+        with self._remembering():
+            super().flush()
+
+    @contextlib.contextmanager
+    def _remembering(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            self.lost = error
+            raise
+
+
+def printed(command: Callable[[], int]) -> int:
+    """The command's exit status, or what is due where its output could not be written.
+
+    A reader that has gone (`| head`) is met as by other programs: without a word, with the status of SIGPIPE.
+    """
+    with _outputs():
+        status, failure = 0, None
+        try:
+            status = command()
+        except (OSError, SystemExit) as error:
+            failure = error
+        lost, unheard = _why_lost(sys.stdout), _why_lost(sys.stderr)
+        if isinstance(failure, OSError):
+            lost = lost or unheard
+        if lost is None:
+            if failure is not None:
+                raise failure
+            return status
+        if isinstance(lost, BrokenPipeError):
+            return status or _SIGPIPE_STATUS
+        print(f"crystools-tpu: the output could not be written: {lost.strerror}", file=sys.stderr)
+        return status or 1
+
+
+@contextlib.contextmanager
+def _outputs() -> Iterator[None]:
+    """Within the block standard output and standard error are such files; those of a process stay so."""
+    before = {name: stream for name in ("stdout", "stderr") if _is_plain(stream := getattr(sys, name))}
+    within = {}
+    for name, stream in before.items():
+        stream.flush()
+        errors = _SPELLED_OUT if stream.errors in ("strict", "backslashreplace") else stream.errors
+        within[name] = _Output(
+            stream.buffer,
+            stream.encoding,
+            errors,
+            line_buffering=stream.line_buffering,
+            write_through=stream.write_through,
+        )
+        setattr(sys, name, within[name])
+    try:
+        yield
+    finally:
+        for name, stream in before.items():
+            _why_lost(within[name])
+            if stream not in (sys.__stdout__, sys.__stderr__):  # the log writes there until the process ends
+                setattr(sys, name, stream)
+                within[name].detach()
+
+
+def _is_plain(stream: TextIO | None) -> bool:
+    return type(stream) is io.TextIOWrapper  # else it is closed, or somebody's own
+
+
+def _why_lost(stream: TextIO | None) -> OSError | None:
+    """Why what was printed cannot be written, if so. The interpreter would find out at its end, loudly."""
+    if not isinstance(stream, _Output):
+        return None
+    with contextlib.suppress(OSError):
+        stream.flush()
+    if stream.lost is not None:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
+    return stream.lost
