@@ -99,8 +99,8 @@ def mount(
 ) -> None:
     """Answers in another application too, at each of the prefixes, with the same clients and settings.
 
-    `simulated` names the simulated machine and goes to every client. `outer` decides who may connect; a page of
-    another site is refused all the same, unless it is of `allowed_origin` (`*` for any).
+    `simulated` names the simulated machine and goes to every client. `outer` decides who may connect; a
+    page of another site is refused all the same, unless it is of `allowed_origin` (`*` for any).
     """
     api = Api(
         monitor,
@@ -112,9 +112,7 @@ def mount(
         profiling=profiling,
     )
     page = file_handler(WEB_ROOT)
-    guard = security.guard(
-        None, loopback_only=False, page_key=api.page_key, allowed_origin=allowed_origin
-    )
+    guard = security.guard(None, loopback_only=False, page_key=api.page_key, allowed_origin=allowed_origin)
     for prefix in prefixes:
         routes = [web.get("", _redirect_to_folder), *_routes(api, page, metrics_text, "")]
         outer.add_subapp(prefix, _application(api, routes, guard))

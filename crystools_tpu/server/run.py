@@ -11,13 +11,27 @@ import threading
 from concurrent.futures import Future
 
 from aiohttp import web
+from aiohttp.http import HttpProcessingError
 
 from crystools_tpu.server.app import TOKEN
+from crystools_tpu.server.connections import Connections, Limits
 from crystools_tpu.server.security import is_loopback
 
 logger = logging.getLogger(__name__)
 
 _SHUTDOWN_SECONDS = 1.0
+_IDLE_SECONDS = 75.0
+
+
+class _NotTheClients(logging.Filter):
+    """Leaves out of aiohttp's log what only says that a request was malformed: its client has been told."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))
+
+
+_http_logger = logging.getLogger(f"{__name__}.http")
+_http_logger.addFilter(_NotTheClients())
 
 
 class ServerError(Exception):
@@ -37,6 +51,7 @@ class Server:
         host: str = "127.0.0.1",
         port: int = 0,
         tls: ssl.SSLContext | None = None,
+        limits: Limits = Limits(),  # noqa: B008 - frozen
     ) -> None:
         if not is_loopback(host) and app[TOKEN] is None:
             raise ServerError(f"host {host} is reachable from other machines: give a token, or use 127.0.0.1")
@@ -44,6 +59,7 @@ class Server:
         self._host = host
         self._port = port
         self._tls = tls
+        self._limits = limits
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stopping = asyncio.Event()
@@ -71,24 +87,28 @@ class Server:
 
     async def _serve(self, listener: socket.socket, started: Future[None]) -> None:
         self._loop = asyncio.get_running_loop()
-        runner = web.AppRunner(self._app, access_log=None, shutdown_timeout=_SHUTDOWN_SECONDS)
+        connections = Connections(listener, self._limits, tls=self._tls)
+        self._app.middlewares.insert(0, connections.watch)
+        runner = web.AppRunner(
+            self._app,
+            access_log=None,
+            logger=_http_logger,
+            keepalive_timeout=_IDLE_SECONDS,
+            shutdown_timeout=_SHUTDOWN_SECONDS,
+        )
         try:
             await runner.setup()
-            await web.SockSite(runner, listener, ssl_context=self._tls).start()
+            assert runner.server is not None
+            connections.start(runner.server)
             started.set_result(None)
             await self._stopping.wait()
         except Exception as error:  # noqa: BLE001 - `start` raises it
             started.set_exception(error)
         finally:
-            await _stop_accepting(listener)
+            await connections.stop()
             await runner.cleanup()
+            connections.abort()
             listener.close()
-
-
-async def _stop_accepting(listener: socket.socket) -> None:
-    """Before asyncio closes its server, which leaves open what it has accepted and not yet begun to serve."""
-    asyncio.get_running_loop().remove_reader(listener.fileno())
-    await asyncio.sleep(0)
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -74,7 +74,9 @@ def guard(
         if allowed_origin not in ("*", request.headers.get(hdrs.ORIGIN)) and not (
             _same_origin(request) or _is_secret(request.query.get("key", ""), page_key)
         ):
-            raise refusal(web.HTTPForbidden, "Origin", "Origin is another site's, and `?key=` is not the page key")
+            raise refusal(
+                web.HTTPForbidden, "Origin", "Origin is another site's, and `?key=` is not the page key"
+            )
         if token is not None and request.match_info.handler not in public and not _has_token(request, token):
             raise refusal(
                 web.HTTPUnauthorized,
@@ -92,7 +94,7 @@ async def add_security_headers(request: web.Request, response: web.StreamRespons
 
 
 async def bounded_body(request: web.Request) -> bytes:
-    """The request's body. Raises an HTTP error where it exceeds `MAX_BODY_BYTES` or `BODY_SECONDS`, or ends early."""
+    """The request's body. Raises an HTTP error where it ends early, or exceeds one of the two limits."""
     try:
         async with asyncio.timeout(BODY_SECONDS):
             return await _body(request)

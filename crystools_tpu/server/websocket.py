@@ -75,6 +75,11 @@ class Client:
             if isinstance(self._transport, asyncio.WriteTransport):
                 self._transport.abort()
 
+    def cut_soon(self) -> None:
+        """The connection has ended; what its client still does not read would keep it open for ever."""
+        if isinstance(self._transport, asyncio.WriteTransport):
+            asyncio.get_running_loop().call_later(_CLOSE_SECONDS, self._transport.abort)
+
     def reschedule(self) -> None:
         """The next snapshot is due at once."""
         self._due_at = None
@@ -135,6 +140,7 @@ class Hub:
             sender.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await sender
+            client.cut_soon()
         return socket
 
     async def close(self) -> None:
