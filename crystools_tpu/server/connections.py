@@ -11,10 +11,11 @@ import asyncio
 import logging
 import socket
 import ssl
+import struct
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from aiohttp import web
 from aiohttp.typedefs import Handler
@@ -22,6 +23,7 @@ from aiohttp.typedefs import Handler
 logger = logging.getLogger(__name__)
 
 MOST_CONNECTIONS: Final = 512
+_AND_FORGET: Final = struct.pack("ii", 1, 0)
 _RETRY_SECONDS: Final = 1.0
 _SAY_AGAIN_SECONDS: Final = 60.0
 
@@ -51,8 +53,9 @@ class Limits:
 
 
 class _Connection:
-    def __init__(self, accepted: socket.socket, now: float) -> None:
+    def __init__(self, accepted: socket.socket, now: float, *, tls: bool) -> None:
         self.socket = accepted
+        self._tls = tls
         self.serving: asyncio.Task[None] | None = None
         self.transport: asyncio.Transport | None = None
         self.asked = False
@@ -72,18 +75,26 @@ class _Connection:
 
     def abort(self) -> None:
         if self.transport is not None:
+            if self._unsent():  # else the kernel goes on to offer it
+                self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _AND_FORGET)
             self.transport.abort()
         elif self.serving is not None:
             self.serving.cancel()
 
     def is_overdue(self, now: float, limits: Limits) -> bool:
         """Whether its client has not asked in time, or has long taken nothing of what is sent."""
-        unread = 0 if self.transport is None else self.transport.get_write_buffer_size()
+        unread = self._unsent()
         if unread == 0 or unread < self._unread:
             self._unread_since = now
         self._unread = unread
         silent = not self.asked and now - self._began > limits.head_seconds
         return silent or now - self._unread_since > limits.unread_seconds
+
+    def _unsent(self) -> int:
+        """In bytes. Of a TLS connection that is being closed asyncio does not tell, and ends it itself."""
+        if self.transport is None or (self._tls and self.transport.is_closing()):
+            return 0
+        return self.transport.get_write_buffer_size()
 
 
 class Connections:
@@ -141,9 +152,9 @@ class Connections:
             connection.waits_since = self._clock()
 
     def _accept(self) -> None:
+        """One at a time: by the next the file handles of those that were closed are free."""
         try:
-            for _ in range(self._most):
-                self._begin(self._listener.accept()[0])
+            self._begin(self._listener.accept()[0])
         except (BlockingIOError, InterruptedError, ConnectionAbortedError):
             return
         except OSError as error:
@@ -163,18 +174,21 @@ class Connections:
                 accepted.close()
                 return
         protocol = self._protocol()
-        connection = self._open[protocol] = _Connection(accepted, self._clock())
+        connection = self._open[protocol] = _Connection(accepted, self._clock(), tls=self._tls is not None)
         connection.serving = asyncio.create_task(self._serve(connection, protocol))
         connection.serving.add_done_callback(connection.begun)
         if self._close_overdue not in self._timers:
             self._later(self._limits.watch_seconds, self._close_overdue)
 
     async def _serve(self, connection: _Connection, protocol: asyncio.BaseProtocol) -> None:
-        handshake = None if self._tls is None else self._limits.head_seconds
+        tls: dict[str, Any] = {}
+        if self._tls is not None:
+            seconds = self._limits.head_seconds
+            tls = {"ssl": self._tls, "ssl_handshake_timeout": seconds, "ssl_shutdown_timeout": seconds}
         connection.socket.setblocking(False)
         try:
             connection.transport, _ = await asyncio.get_running_loop().connect_accepted_socket(
-                lambda: protocol, connection.socket, ssl=self._tls, ssl_handshake_timeout=handshake
+                lambda: protocol, connection.socket, **tls
             )
         except OSError as error:  # the client went, or speaks no TLS
             logger.debug("a connection was not begun: %s", error)
