@@ -177,7 +177,7 @@ class Api:
         host, port = request.transport.get_extra_info("sockname")[:2]
         return _json(
             version=__version__,
-            host=host,
+            host=host.removeprefix("::ffff:"),  # IPv4 over a socket of both
             port=port,
             uptime_seconds=self._clock() - self._started_at,
             simulated=self._simulated,
