@@ -171,7 +171,7 @@ def found(log: RunLog, name: str) -> RunReport:
     """
     if name.endswith(".json"):
         return read_report(Path(name))
-    if latest := re.fullmatch(r"latest(?:~(\d+))?", name):
+    if latest := re.fullmatch(r"latest(?:~(\d{1,9}))?", name):
         back = int(latest[1] or 0)
         runs = log.page(back + 1)
         if len(runs) <= back:

@@ -119,8 +119,8 @@ def _listen(host: str, port: int) -> socket.socket:
         family, *_, address = min(found, key=lambda entry: entry[0] != socket.AF_INET)
         both = family == socket.AF_INET6 and address[0] == "::" and socket.has_dualstack_ipv6()
         return socket.create_server((str(address[0]), port), family=family, dualstack_ipv6=both)
-    except OSError as error:
-        if error.errno == errno.EADDRINUSE:
+    except (OSError, UnicodeError) as error:  # a name that no host can have
+        if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
             remedy = f"port {port} on {host} is in use: choose another, or port 0 for a free one"
             raise ServerError(remedy) from None
         raise ServerError(f"cannot listen on {host} port {port}: {error}") from None

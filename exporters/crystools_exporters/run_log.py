@@ -225,7 +225,7 @@ class RunLog:
 
     def _rows(self, query: str, parameters: Any = ()) -> list[tuple[Any, ...]]:
         with self._errors(), self._lock:
-            return self._database.execute(query, parameters).fetchall()
+            return self._database.execute(query, _bindable(parameters)).fetchall()
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
@@ -264,6 +264,20 @@ def _open(path: Path) -> sqlite3.Connection:
     # A power cut may cost the last commits, never the file; a killed process costs none.
     database.execute("PRAGMA synchronous = NORMAL")
     return database
+
+
+def _bindable(parameters: Any) -> Any:
+    """What is asked for as SQLite can take it: no more than its largest number, and text without surrogates.
+
+    No run is named by such text.
+    """
+    if isinstance(parameters, Mapping):
+        return {name: _bindable(value) for name, value in parameters.items()}
+    if isinstance(parameters, tuple):
+        return tuple(map(_bindable, parameters))
+    if isinstance(parameters, str):
+        return parameters.encode(errors="replace").decode()
+    return min(parameters, 2**63 - 1) if isinstance(parameters, int) else parameters
 
 
 def _where(values: Mapping[str, str | None], condition: str = "") -> str:
