@@ -13,14 +13,15 @@ import socket
 import ssl
 import struct
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from aiohttp import web
-from aiohttp.typedefs import Handler
 
 logger = logging.getLogger(__name__)
+
+RequestHandler: TypeAlias = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 MOST_CONNECTIONS: Final = 512
 _AND_FORGET: Final = struct.pack("ii", 1, 0)
@@ -98,7 +99,7 @@ class _Connection:
 
 
 class Connections:
-    """All connections that come in at `listener`. `watch` goes before the application's own middlewares."""
+    """All connections that come in at `listener`. `watched` says when the server works for one."""
 
     def __init__(
         self,
@@ -139,17 +140,20 @@ class Connections:
         for connection in self._open.values():
             connection.abort()
 
-    @web.middleware
-    async def watch(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        """Tells who waits for whom: while a handler works, the connection is not one that waits."""
-        connection = self._open.get(request.protocol)
-        if connection is None:
-            return await handler(request)
-        connection.asked, connection.waits_since = True, None
-        try:
-            return await handler(request)
-        finally:
-            connection.waits_since = self._clock()
+    def watched(self, handler: RequestHandler) -> RequestHandler:
+        """The server's handler, with which a connection is not one that waits for its client."""
+
+        async def watch(request: web.BaseRequest) -> web.StreamResponse:
+            connection = self._open.get(request.protocol)
+            if connection is None:
+                return await handler(request)
+            connection.asked, connection.waits_since = True, None
+            try:
+                return await handler(request)
+            finally:
+                connection.waits_since = self._clock()
+
+        return watch
 
     def _accept(self) -> None:
         """One at a time: by the next the file handles of those that were closed are free."""

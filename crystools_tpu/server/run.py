@@ -10,11 +10,11 @@ import ssl
 import threading
 from concurrent.futures import Future
 
-from aiohttp import web
+from aiohttp import hdrs, web
 from aiohttp.http import HttpProcessingError
 
 from crystools_tpu.server.app import TOKEN
-from crystools_tpu.server.connections import Connections, Limits
+from crystools_tpu.server.connections import Connections, Limits, RequestHandler
 from crystools_tpu.server.security import is_loopback
 
 logger = logging.getLogger(__name__)
@@ -88,7 +88,6 @@ class Server:
     async def _serve(self, listener: socket.socket, started: Future[None]) -> None:
         self._loop = asyncio.get_running_loop()
         connections = Connections(listener, self._limits, tls=self._tls)
-        self._app.middlewares.insert(0, connections.watch)
         runner = web.AppRunner(
             self._app,
             access_log=None,
@@ -99,6 +98,7 @@ class Server:
         try:
             await runner.setup()
             assert runner.server is not None
+            runner.server.request_handler = connections.watched(_legible(runner.server.request_handler))
             connections.start(runner.server)
             started.set_result(None)
             await self._stopping.wait()
@@ -109,6 +109,17 @@ class Server:
             await runner.cleanup()
             connections.abort()
             listener.close()
+
+
+def _legible(handler: RequestHandler) -> RequestHandler:
+    """Without the header that aiohttp repeats before any middleware, and fails at where it is no text."""
+
+    async def check(request: web.BaseRequest) -> web.StreamResponse:
+        if not request.headers.get(hdrs.EXPECT, "").isascii():
+            raise web.HTTPExpectationFailed
+        return await handler(request)
+
+    return check
 
 
 def _listen(host: str, port: int) -> socket.socket:

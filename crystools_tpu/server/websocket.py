@@ -18,7 +18,7 @@ from aiohttp import WSCloseCode, WSMsgType, web
 
 from crystools_tpu.monitor import Monitor, Snapshot
 from crystools_tpu.server import wire
-from crystools_tpu.server.security import MAX_BODY_BYTES
+from crystools_tpu.server.security import MAX_BODY_BYTES, refusal
 from crystools_tpu.server.settings import (
     ClientSettings,
     FieldError,
@@ -128,7 +128,10 @@ class Hub:
         socket = web.WebSocketResponse(
             timeout=_CLOSE_SECONDS, heartbeat=_HEARTBEAT_SECONDS, compress=False, max_msg_size=MAX_BODY_BYTES
         )
-        await socket.prepare(request)
+        try:
+            await socket.prepare(request)
+        except UnicodeEncodeError:  # aiohttp repeats in its answer what is no text
+            raise refusal(web.HTTPBadRequest, "Upgrade", "Upgrade must be websocket") from None
         client = Client(socket, request.transport)
         self._join(client)
         sender = asyncio.create_task(client.send_frames())
