@@ -19,6 +19,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from crystools_exporters.prometheus import PrometheusExporter
+from crystools_exporters.run_log import RunLog
 from crystools_tpu import telemetry
 from crystools_tpu.monitor import Monitor
 from crystools_tpu.server import PREFIX, Profiling, Server, create_app
@@ -92,16 +93,18 @@ MESSAGES: Final = st.one_of(
 
 
 class OddRuns:
-    """A history of other processes' runs: every report that is put into it."""
+    """The history of other processes' runs: a real one without any, and every report that is put in here."""
 
-    def __init__(self) -> None:
+    def __init__(self, log: RunLog) -> None:
         self.reports: list[RunReport] = []
+        self._log = log
 
     def page(self, limit: int, before: str | None = None) -> Sequence[RunReport]:
-        return self.reports[:limit]
+        return [*self.reports[:limit], *self._log.page(limit, before)]
 
     def report(self, run_id: str) -> RunReport | None:
-        return next((report for report in self.reports if report.run_id == run_id), None)
+        kept = {report.run_id: report for report in self.reports}
+        return kept.get(run_id) or self._log.report(run_id)
 
     def alike(self, report: RunReport) -> Sequence[RunReport]:
         return self.reports
@@ -167,7 +170,9 @@ class _Errors(logging.Handler):
 def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
     sources = [FixedSource("host", Reading(host=HOST)), FixedSource("tpu", Reading(chips=(CHIP,)))]
     monitor = Monitor(sources, interval_seconds=0.1)
-    bus, history, kept = telemetry.Bus(), telemetry.History(), OddRuns()
+    bus, history = telemetry.Bus(), telemetry.History()
+    log = RunLog(tmp_path_factory.mktemp("history"))
+    kept = OddRuns(log)
     exporter = PrometheusExporter(monitor, bus=bus)
     profiling = Profiling(telemetry.Profiler(bus), Path(tmp_path_factory.mktemp("profiles")))
     app = create_app(
@@ -190,6 +195,7 @@ def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
     server.stop()
     monitor.stop()
     exporter.close()
+    log.close()
     logging.getLogger().removeHandler(errors)
     assert errors.texts == []
 

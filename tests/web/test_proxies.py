@@ -191,8 +191,3 @@ def test_what_the_document_gives_for_serve_works(
             is_live(page)
     finally:
         scene.stop()
-
-
-def test_both_languages_give_the_same_configurations() -> None:
-    english, chinese = (FENCE.findall((DOCS / name).read_text()) for name in ("comfyui.md", "comfyui.zh.md"))
-    assert english == chinese
