@@ -25,7 +25,7 @@ CHROMIUM_ARGUMENTS: Final = [
 ]
 
 # A reconnecting page may say so on the console; nothing else may be said there.
-HARMLESS: Final = re.compile("WebSocket connection to|net::ERR_CONNECTION_REFUSED")
+HARMLESS: Final = re.compile("WebSocket connection to|net::ERR_(CONNECTION|EMPTY_RESPONSE)")
 
 OpenPage = Callable[..., Page]
 
