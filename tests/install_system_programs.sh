@@ -1,5 +1,5 @@
 #!/bin/sh
-# The tests use a real Chromium, ffprobe, Prometheus with its node_exporter and pushgateway, and node. Installs
+# The tests use a real Chromium, ffprobe, Prometheus with its node_exporter and pushgateway, nginx, and node. Installs
 # what is missing where it may (root, with apt); elsewhere it says what to install, and the tests that need it are skipped.
 set -eu
 missing=""
@@ -10,6 +10,7 @@ need promtool prometheus
 need prometheus-node-exporter prometheus-node-exporter
 need prometheus-pushgateway prometheus-pushgateway
 need openssl openssl
+need nginx nginx-light
 need node nodejs
 need npm npm
 [ -n "$missing" ] || exit 0

@@ -39,7 +39,16 @@ def token_in(path: Path) -> str:
     token = _read("--token-file", path).strip()
     if not token:
         raise CommandError(f"--token-file: {path} is empty; write a secret into it")
+    check_token("--token-file", token)
     return token
+
+
+def check_token(option: str, token: str) -> None:
+    """Raises CommandError for a token that no client could show, in a header and in an address."""
+    if not token.strip():
+        raise CommandError(f"{option}: is empty; give a secret, or leave the option out")
+    if not token.isprintable():
+        raise CommandError(f"{option}: has a character that cannot be typed; give printable text")
 
 
 def _read(option: str, path: Path) -> str:

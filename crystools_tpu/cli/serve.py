@@ -10,14 +10,16 @@ import signal
 import ssl
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 from crystools_tpu import telemetry
 from crystools_tpu.cli.errors import CommandError
 from crystools_tpu.cli.exports import check_textfile
 from crystools_tpu.cli.outputs import check_distinct
-from crystools_tpu.cli.protection import tls_context, token_in
+from crystools_tpu.cli.protection import check_token, tls_context, token_in
 
 if TYPE_CHECKING:
     from crystools_tpu.sources.base import Source
@@ -37,13 +39,23 @@ class Panel:
     @property
     def url(self) -> str:
         """The page's address, with the token where one is needed."""
-        query = f"?token={self.token}" if self.token else ""
-        return f"{self.scheme}://{self.host}:{self.port}/crystools-tpu/{query}"
+        query = f"?token={quote(self.token, safe='')}" if self.token else ""
+        return f"{self._root}/crystools-tpu/{query}"
 
     @property
     def metrics_url(self) -> str:
         """Where Prometheus scrapes."""
-        return f"{self.scheme}://{self.host}:{self.port}/metrics"
+        return f"{self._root}/metrics"
+
+    @property
+    def is_everywhere(self) -> bool:
+        """Whether it answers on every address of this machine. The addresses here are for this machine."""
+        return ip_address(self.host).is_unspecified
+
+    @property
+    def _root(self) -> str:
+        bracketed = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{self.scheme}://{'localhost' if self.is_everywhere else bracketed}:{self.port}"
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -90,6 +102,8 @@ def run(arguments: argparse.Namespace) -> None:
     }
     check_distinct({"--textfile": arguments.textfile}, secrets_given.items())
     token = arguments.token
+    if token is not None:
+        check_token("--token", token)
     if arguments.token_file is not None:
         token = token_in(arguments.token_file)
     with panel(
@@ -105,6 +119,8 @@ def run(arguments: argparse.Namespace) -> None:
             shown = dataclasses.replace(shown, token=None)
         print(f"page:    {shown.url}")
         print(f"metrics: {shown.metrics_url}", flush=True)
+        if shown.is_everywhere:
+            print("for other machines, put this one's name in place of localhost", flush=True)
         with contextlib.suppress(KeyboardInterrupt):  # the way to end it, not a failure
             signal.pause()
 

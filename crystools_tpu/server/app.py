@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import secrets
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -67,11 +68,17 @@ def create_app(
         profiling=profiling,
     )
     page = file_handler(web_root)
-    to_page = _redirect_handler(f"{prefix}/")
-    routes = [web.get("/", to_page), web.get(prefix, to_page), *_routes(api, page, metrics_text, prefix)]
+    to_page = _redirect_handler(f"{prefix}/"[1:])
+    routes = [
+        web.get("/", to_page),
+        web.get(prefix, _redirect_to_folder),
+        *_routes(api, page, metrics_text, prefix),
+    ]
     if metrics_text is not None:
         routes.append(web.get("/metrics", _metrics_handler(metrics_text)))
-    guard = security.guard(token, loopback_only=token is None, public={page, to_page})
+    guard = security.guard(
+        token, loopback_only=token is None, page_key=api.page_key, public={page, _redirect_to_folder, to_page}
+    )
     app = _application(api, routes, guard)
     app[TOKEN] = token
     return app
@@ -93,9 +100,8 @@ def mount(
 ) -> None:
     """Answers in another application too, at each of the prefixes, with the same clients and settings.
 
-    `simulated` names the simulated machine and goes to every client. `outer` decides who may connect. A
-    browser whose `Origin` is neither the host it talks to nor `allowed_origin` (`*` for any) is refused all
-    the same.
+    `simulated` names the simulated machine and goes to every client. `outer` decides who may connect; a
+    page of another site is refused all the same, unless it is of `allowed_origin` (`*` for any).
     """
     api = Api(
         monitor,
@@ -107,7 +113,7 @@ def mount(
         profiling=profiling,
     )
     page = file_handler(WEB_ROOT)
-    guard = security.guard(None, loopback_only=False, allowed_origin=allowed_origin)
+    guard = security.guard(None, loopback_only=False, page_key=api.page_key, allowed_origin=allowed_origin)
     for prefix in prefixes:
         routes = [web.get("", _redirect_to_folder), *_routes(api, page, metrics_text, "")]
         outer.add_subapp(prefix, _application(api, routes, guard))
@@ -116,6 +122,7 @@ def mount(
 def _routes(api: Api, page: Handler, metrics_text: MetricsText | None, prefix: str) -> list[web.RouteDef]:
     routes = [
         web.get(f"{prefix}/api/health", api.health),
+        web.get(f"{prefix}/api/key", api.key),
         web.get(f"{prefix}/api/devices", api.devices),
         web.get(f"{prefix}/api/settings", api.get_settings),
         web.put(f"{prefix}/api/settings", api.put_settings),
@@ -162,6 +169,7 @@ class Api:
         self._started_at = clock()
         self._trace = trace
         self.profiling = profiling
+        self.page_key = secrets.token_urlsafe(16)
         self.hub = Hub(monitor, bus, self._hello)
 
     async def health(self, request: web.Request) -> web.Response:
@@ -170,7 +178,7 @@ class Api:
         host, port = request.transport.get_extra_info("sockname")[:2]
         return _json(
             version=__version__,
-            host=host,
+            host=host.removeprefix("::ffff:"),  # IPv4 over a socket of both
             port=port,
             uptime_seconds=self._clock() - self._started_at,
             simulated=self._simulated,
@@ -178,6 +186,12 @@ class Api:
             samples_total=self._monitor.samples_total,
             sources=plain(self._monitor.health()),
         )
+
+    async def key(self, request: web.Request) -> web.Response:
+        """What tells the server's own page from another site's where the headers do not."""
+        answer = _json(key=self.page_key)
+        answer.headers[hdrs.CACHE_CONTROL] = "no-store"
+        return answer
 
     async def devices(self, request: web.Request) -> web.Response:
         """One snapshot, no older than the interval."""
@@ -266,7 +280,7 @@ def _json(**fields: Any) -> web.Response:
 
 
 def _limit(text: str) -> int:
-    if not text.isdecimal() or not 1 <= int(text) <= MOST_RUNS:
+    if not re.fullmatch(r"[0-9]{1,9}", text) or not 1 <= int(text) <= MOST_RUNS:
         raise FieldError("limit", f"limit must be a number from 1 to {MOST_RUNS}")
     return int(text)
 
@@ -281,16 +295,17 @@ def _metrics_handler(metrics_text: MetricsText) -> Handler:
 
 
 def _redirect_handler(path: str) -> Handler:
+    """`path` is relative, so that it is right behind a proxy that serves all this under a path of its own."""
+
     async def redirect(request: web.Request) -> web.StreamResponse:
-        raise web.HTTPFound(request.rel_url.with_path(path, keep_query=True))
+        query = request.rel_url.raw_query_string
+        raise web.HTTPFound(f"{path}?{query}" if query else path)
 
     return redirect
 
 
 async def _redirect_to_folder(request: web.Request) -> web.StreamResponse:
-    """Relative, so that it is right behind a proxy that serves the outer application under a path."""
-    folder = request.path.rpartition("/")[2]
-    raise web.HTTPFound(f"{folder}/")
+    return await _redirect_handler(f"{request.path.rpartition('/')[2]}/")(request)
 
 
 @web.middleware

@@ -18,7 +18,7 @@ from aiohttp import WSCloseCode, WSMsgType, web
 
 from crystools_tpu.monitor import Monitor, Snapshot
 from crystools_tpu.server import wire
-from crystools_tpu.server.security import MAX_BODY_BYTES
+from crystools_tpu.server.security import MAX_BODY_BYTES, refusal
 from crystools_tpu.server.settings import (
     ClientSettings,
     FieldError,
@@ -76,6 +76,11 @@ class Client:
             if isinstance(self._transport, asyncio.WriteTransport):
                 self._transport.abort()
 
+    def cut_soon(self) -> None:
+        """The connection has ended; what its client still does not read would keep it open for ever."""
+        if isinstance(self._transport, asyncio.WriteTransport):
+            asyncio.get_running_loop().call_later(_CLOSE_SECONDS, self._transport.abort)
+
     def reschedule(self) -> None:
         """The next snapshot is due at once."""
         self._due_at = None
@@ -125,7 +130,10 @@ class Hub:
         socket = web.WebSocketResponse(
             timeout=_CLOSE_SECONDS, heartbeat=_HEARTBEAT_SECONDS, compress=False, max_msg_size=MAX_BODY_BYTES
         )
-        await socket.prepare(request)
+        try:
+            await socket.prepare(request)
+        except UnicodeEncodeError:  # aiohttp repeats in its answer what is no text
+            raise refusal(web.HTTPBadRequest, "Upgrade", "Upgrade must be websocket") from None
         client = Client(socket, request.transport)
         self._join(client)
         sender = asyncio.create_task(client.send_frames())
@@ -137,6 +145,7 @@ class Hub:
             sender.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await sender
+            client.cut_soon()
         return socket
 
     async def close(self) -> None:

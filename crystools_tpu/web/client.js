@@ -30,6 +30,21 @@ export function endpoint(path, base) {
 }
 
 /**
+ * An endpoint's address with the page key, for what the server may take for another site's: behind some proxies
+ * it cannot tell by the headers. Without one where the key is not to be had.
+ *
+ * @param {string} path
+ * @param {string | URL} base
+ */
+async function keyed(path, base) {
+  const url = endpoint(path, base);
+  const signal = AbortSignal.timeout(SILENCE_SECONDS * 1000);
+  const answer = await fetch(endpoint("api/key", base), { signal });
+  if (answer.ok) url.searchParams.set("key", (await answer.json()).key);
+  return url;
+}
+
+/**
  * Emits `message` (detail: ServerMessage) and `state` (detail: ConnectionState).
  *
  * After a failure it tries again with exponential back-off and jitter, and at once when the browser comes
@@ -38,10 +53,11 @@ export function endpoint(path, base) {
 export class Connection extends EventTarget {
   /** @type {ConnectionState} */
   state = "connecting";
-  /** @type {URL} */
-  #url;
+  #base;
   /** @type {WebSocket | null} */
   #socket = null;
+  /** What goes on: nothing while it waits for the next attempt. @type {object | null} */
+  #attempt = null;
   /** @type {number | undefined} */
   #retryTimer;
   /** @type {number | undefined} */
@@ -56,8 +72,7 @@ export class Connection extends EventTarget {
   /** @param {string | URL} base The folder of the server's endpoints, such as `/crystools-tpu/`. */
   constructor(base) {
     super();
-    this.#url = endpoint("ws", base);
-    this.#url.protocol = this.#url.protocol === "https:" ? "wss:" : "ws:";
+    this.#base = base;
   }
 
   open() {
@@ -72,7 +87,7 @@ export class Connection extends EventTarget {
     clearTimeout(this.#retryTimer);
     clearTimeout(this.#silenceTimer);
     const socket = this.#socket;
-    this.#socket = null;
+    this.#attempt = this.#socket = null;
     socket?.close();
   }
 
@@ -89,15 +104,27 @@ export class Connection extends EventTarget {
     this.#sendConfiguration();
   }
 
-  #connect() {
+  async #connect() {
     clearTimeout(this.#retryTimer);
-    const socket = new WebSocket(this.#url);
+    const attempt = {};
+    this.#attempt = attempt;
+    const lost = () => {
+      if (this.#attempt === attempt) this.#lost();
+    };
+    /** @type {URL} */
+    let url;
+    try {
+      url = this.#failures === 0 ? endpoint("ws", this.#base) : await keyed("ws", this.#base);
+    } catch {
+      return lost();
+    }
+    if (this.#attempt !== attempt) return;
+    url.protocol = url.protocol === "https:" ? "wss:" : "ws:";
+    const socket = new WebSocket(url);
     this.#socket = socket;
     socket.addEventListener("open", () => this.#sendConfiguration());
     socket.addEventListener("message", (event) => this.#receive(String(event.data)));
-    socket.addEventListener("close", () => {
-      if (this.#socket === socket) this.#lost();
-    });
+    socket.addEventListener("close", lost);
   }
 
   /** @param {string} text */
@@ -126,7 +153,7 @@ export class Connection extends EventTarget {
 
   #lost() {
     clearTimeout(this.#silenceTimer);
-    this.#socket = null;
+    this.#attempt = this.#socket = null;
     this.#setState("reconnecting");
     const wait = Math.min(LAST_RETRY_SECONDS, FIRST_RETRY_SECONDS * 2 ** this.#failures);
     this.#failures += 1;
@@ -134,7 +161,7 @@ export class Connection extends EventTarget {
   }
 
   #retryNow = () => {
-    if (!this.#socket && !document.hidden) this.#connect();
+    if (!this.#attempt && !document.hidden) this.#connect();
   };
 
   #sendConfiguration() {
@@ -203,7 +230,7 @@ export class ServerApi {
    */
   async profile(steps) {
     const body = JSON.stringify({ steps });
-    const response = await fetch(endpoint("api/profile", this.#base), { method: "POST", body });
+    const response = await fetch(await keyed("api/profile", this.#base), { method: "POST", body });
     if (response.ok) return;
     const answer = await response.json().catch(() => null);
     throw new Error(answer?.error?.message ?? `The server answered ${response.status}.`);

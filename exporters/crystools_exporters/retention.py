@@ -36,12 +36,14 @@ def parse_age_seconds(text: str) -> float:
 
 
 def parse_size_bytes(text: str) -> int:
-    """`500MB` or `1GiB`. Raises ValueError for anything else."""
-    return int(_parse(text, _SIZE_BYTES, "a size is a number with its unit, such as 500MB or 1GiB"))
+    """`500MB` or `1GiB`, or the largest number that SQLite takes. Raises ValueError for anything else."""
+    return min(
+        2**63 - 1, int(_parse(text, _SIZE_BYTES, "a size is a number with its unit, such as 500MB or 1GiB"))
+    )
 
 
 def _parse(text: str, units: dict[str, int], expected: str) -> float:
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([a-z]+)", text.strip().lower())
+    found = re.fullmatch(r"(\d{1,18}(?:\.\d+)?)\s*([a-z]+)", text.strip().lower())
     if found is None or found[2] not in units:
         raise ValueError(f"{text!r} is not understood: {expected}")
     return float(found[1]) * units[found[2]]

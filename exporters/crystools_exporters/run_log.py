@@ -151,7 +151,9 @@ class RunLog:
         unreadable: list[str] = []
         with self._errors(), self._lock:
             # The rows come one by one: no more are read than it takes to have as many that can be.
-            with contextlib.closing(self._database.execute(query, {**where, "before": before})) as rows:
+            with contextlib.closing(
+                self._database.execute(query, _bindable({**where, "before": before}))
+            ) as rows:
                 for run_id, text in rows:
                     try:
                         reports.append(self._read(text))
@@ -348,7 +350,7 @@ class RunLog:
 
     def _rows(self, query: str, parameters: Any = ()) -> list[tuple[Any, ...]]:
         with self._errors(), self._lock:
-            return self._database.execute(query, parameters).fetchall()
+            return self._database.execute(query, _bindable(parameters)).fetchall()
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
@@ -374,6 +376,20 @@ class RunLog:
             raise RunLogError(
                 f"the run history {self.path} cannot be used: {what}; {remedy(error, self.path)}"
             ) from error
+
+
+def _bindable(parameters: Any) -> Any:
+    """What is asked for as SQLite can take it: no more than its largest number, and text without surrogates.
+
+    No run is named by such text.
+    """
+    if isinstance(parameters, Mapping):
+        return {name: _bindable(value) for name, value in parameters.items()}
+    if isinstance(parameters, tuple):
+        return tuple(map(_bindable, parameters))
+    if isinstance(parameters, str):
+        return parameters.encode(errors="replace").decode()
+    return min(parameters, 2**63 - 1) if isinstance(parameters, int) else parameters
 
 
 def _where(values: Mapping[str, str | None], condition: str = "") -> str:

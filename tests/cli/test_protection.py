@@ -101,6 +101,7 @@ def test_a_bad_certificate_or_key_is_one_line_that_names_the_option(
     [
         (None, "--token-file: cannot read {}: No such file or directory"),
         (" \n", "--token-file: {} is empty; write a secret into it"),
+        ("one\ntwo\n", "--token-file: has a character that cannot be typed; give printable text"),
     ],
 )
 def test_a_bad_token_file_is_one_line(tmp_path: Path, content: str | None, message: str) -> None:

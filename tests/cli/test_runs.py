@@ -82,6 +82,16 @@ def test_list_shows_what_is_asked_for(capsys: Output) -> None:
     assert listed == [telemetry.to_wire(SLOW), telemetry.to_wire(FAST)]
 
 
+@pytest.mark.usefixtures("history")
+def test_numbers_and_names_beyond_what_the_history_can_have_are_no_fault(capsys: Output) -> None:
+    assert main(["runs", "list", "--json", "--limit", str(10**20)]) == 0
+    assert len(json.loads(capsys.readouterr().out)) == 3
+    assert main(["runs", "list", "--json", "--pipeline", "x\udce9"]) == 0
+    assert json.loads(capsys.readouterr().out) == []
+    assert main(["runs", "prune", "--max-size", "999999999999999GiB"]) == 0
+    assert capsys.readouterr().out == "0 runs deleted\n"
+
+
 def test_an_empty_history_is_said(folder: Path, capsys: Output) -> None:
     assert main(["runs", "list"]) == 0
     assert capsys.readouterr().err == f"no such runs in {folder / 'runs.db'}\n"
@@ -119,6 +129,9 @@ def test_show_json_is_the_whole_report(capsys: Output) -> None:
         ("cccc", "cccc: no such run; `crystools-tpu runs list` shows them"),
         ("", ": no such run"),
         ("latest~3", "latest~3: there are 3 runs in"),
+        ("latest~999999999", "latest~999999999: there are 3 runs in"),
+        ("latest~100000000000000000000", "latest~100000000000000000000: no such run"),
+        ("aa\0", "aa\0: no such run"),
         ("missing.json", "missing.json cannot be read: No such file or directory"),
     ],
 )
@@ -377,6 +390,10 @@ def test_prune_deletes_what_is_old(capsys: Output) -> None:
         (
             ["--max-size", "3 parsecs"],
             "prune: '3 parsecs' is not understood: a size is a number with its unit",
+        ),
+        (
+            ["--max-size", 400 * "9" + "GiB"],
+            "is not understood: a size is a number with its unit",
         ),
     ],
 )

@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from crystools_tpu.cli import main
+from crystools_tpu.cli.serve import Panel
 
 ROOT = Path(__file__).parents[2]
 
@@ -85,6 +86,36 @@ def test_a_token_in_a_file_is_asked_for_and_not_printed(tmp_path: Path) -> None:
         refused.value.close()
 
 
+@pytest.mark.parametrize(
+    ("host", "page"),
+    [
+        ("127.0.0.1", "http://127.0.0.1:8189/crystools-tpu/?token=a%20b%26c%2F%C3%A9"),
+        ("::1", "http://[::1]:8189/crystools-tpu/?token=a%20b%26c%2F%C3%A9"),
+        ("0.0.0.0", "http://localhost:8189/crystools-tpu/?token=a%20b%26c%2F%C3%A9"),
+        ("::", "http://localhost:8189/crystools-tpu/?token=a%20b%26c%2F%C3%A9"),
+    ],
+)
+def test_the_address_that_is_printed_can_be_opened(host: str, page: str) -> None:
+    panel = Panel(host, 8189, "a b&c/é", "http")
+    assert panel.url == page
+    assert panel.metrics_url == page.partition("/crystools-tpu")[0] + "/metrics"
+
+
+def test_on_every_address_it_answers_at_both_kinds_and_says_so(tmp_path: Path) -> None:
+    if not socket.has_dualstack_ipv6():
+        pytest.skip("SKIPPED: no IPv6 here; --host :: is not tested")
+    options = ("--simulate", "v6e-1", "--host", "::", "--token", "s&c/t é")
+    with served(tmp_path, *options) as (process, page, metrics):
+        assert process.stdout is not None
+        assert process.stdout.readline() == "for other machines, put this one's name in place of localhost\n"
+        health = page.replace("?", "api/health?")
+        assert json.loads(get(health))["host"] in ("127.0.0.1", "::1")
+        assert json.loads(get(health.replace("localhost", "127.0.0.1")))["host"] == "127.0.0.1"
+        with pytest.raises(urllib.error.HTTPError, match="401") as refused:
+            get(metrics)
+        refused.value.close()
+
+
 def test_a_port_that_is_taken_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
@@ -98,6 +129,10 @@ def test_a_port_that_is_taken_is_one_line(capsys: pytest.CaptureFixture[str]) ->
     [
         (["--rate", "-1"], "--rate: interval_seconds must be from 0.1 to 60"),
         (["--simulate", "v99-8"], "--simulate: "),
+        (["--token", ""], "--token: is empty; give a secret, or leave the option out"),
+        (["--token", "  "], "--token: is empty; give a secret, or leave the option out"),
+        (["--token", "a\udce9b"], "--token: has a character that cannot be typed; give printable text"),
+        (["--token", "a\nb"], "--token: has a character that cannot be typed; give printable text"),
     ],
 )
 def test_a_bad_option_is_one_line(

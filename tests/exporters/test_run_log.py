@@ -82,6 +82,16 @@ def test_the_beginning_of_an_id_is_enough_where_it_is_the_only_one(log: RunLog) 
     assert log.beginning_with("6") == ()
 
 
+def test_any_text_and_any_number_may_be_asked_for(log: RunLog) -> None:
+    """SQLite takes neither surrogates, which come from bytes that are no UTF-8, nor numbers of 65 bits."""
+    log.write([REPORT])
+    for text in ("\ud800", "\udce9", "a\0", "'"):
+        assert log.report(text) is None
+        assert log.beginning_with(text) == ()
+        assert log.page(1, before=text) == log.page(1, pipeline=text) == ()
+    assert log.page(10**20) == (REPORT,)
+
+
 def test_the_file_can_be_asked_with_sqlite_alone(log: RunLog) -> None:
     log.write([REPORT])
     with sqlite3.connect(log.path) as database:

@@ -71,6 +71,12 @@ def test_a_host_that_is_not_this_machine_is_one_clear_error(bench: Bench) -> Non
         Server(app_for(bench, token="secret"), host="192.0.2.1").start()
 
 
+@pytest.mark.parametrize("host", ["a..b", "x\udce9", 300 * "a", "a\0b"])
+def test_a_host_that_cannot_be_is_one_clear_error(bench: Bench, host: str) -> None:
+    with pytest.raises(ServerError, match="cannot listen on "):
+        Server(app_for(bench, token="secret"), host=host).start()
+
+
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "", "192.0.2.1"])
 def test_a_host_that_others_can_reach_needs_a_token(bench: Bench, host: str) -> None:
     with pytest.raises(ServerError, match="is reachable from other machines: give a token"):

@@ -60,10 +60,73 @@ async def test_the_servers_own_origin_is_welcome(client: Client) -> None:
     assert (await client.put("/crystools-tpu/api/settings", json={}, headers=own)).status == 200
 
 
-async def test_behind_a_proxy_the_origin_is_what_the_proxy_was_asked_for(serve: Serve) -> None:
-    client = await serve(token="secret", prefix="/crystools-tpu")
-    headers = {"Origin": "https://tpu.example", "X-Forwarded-Host": "tpu.example"}
-    assert (await client.get(f"{HEALTH}?token=secret", headers=headers)).status == 200
+@pytest.mark.parametrize(
+    ("origin", "headers"),
+    [
+        ("https://tpu.example", {"X-Forwarded-Host": "tpu.example"}),
+        ("https://tpu.example", {"X-Forwarded-Host": "tpu.example, inner.example"}),
+        ("http://tpu.example:8080", {"Host": "tpu.example"}),
+        ("http://[fd00::1]:8080", {"Host": "[fd00::1]"}),
+        ("https://tpu.example", {"Host": "tpu.example:443"}),
+        ("http://TPU.example:81", {"Host": "tpu.example:81"}),
+        ("https://pod-8188.provider.example", {"Host": "10.1.2.3:60012", "Sec-Fetch-Site": "same-origin"}),
+    ],
+)
+async def test_behind_a_proxy_the_servers_own_page_is_known_by_the_headers(
+    serve: Serve, origin: str, headers: dict[str, str]
+) -> None:
+    client = await serve(token="secret")
+    answer = await client.get(f"{HEALTH}?token=secret", headers={"Origin": origin, **headers})
+    assert answer.status == 200
+
+
+@pytest.mark.parametrize(
+    ("origin", "headers"),
+    [
+        ("http://tpu.example:8080", {"Host": "tpu.example:81"}),
+        ("http://tpu.example", {"Host": "tpu.example:8189"}),
+        ("http://evil.example", {"Host": "upstream"}),
+        ("http://evil.example", {"Host": "tpu.example", "X-Forwarded-Host": "tpu.example"}),
+        ("https://tpu.example.evil.example", {"Host": "tpu.example"}),
+        ("https://evil.example/tpu.example", {"Host": "tpu.example"}),
+        ("https://tpu.example", {"Host": "inner", "Sec-Fetch-Site": "same-site"}),
+        ("http://[", {"Host": "["}),
+        ("http://a:port", {"Host": "a:port"}),
+    ],
+)
+async def test_behind_a_proxy_another_sites_page_is_refused(
+    serve: Serve, origin: str, headers: dict[str, str]
+) -> None:
+    client = await serve(token="secret")
+    for key in ("", "&key=", "&key=secret"):
+        answer = await client.get(f"{HEALTH}?token=secret{key}", headers={"Origin": origin, **headers})
+        assert answer.status == 403
+        assert (await answer.json())["error"]["field"] == "Origin"
+
+
+async def test_behind_any_proxy_the_servers_own_page_is_known_by_the_key(client: Client) -> None:
+    """Which no other site's can have: its browser gives it no answer that lacks the header of CORS."""
+    strange = {"Origin": "http://tpu.example:8080"}
+    answer = await client.get("/crystools-tpu/api/key")
+    assert answer.headers["Cache-Control"] == "no-store"
+    assert not [name for name in answer.headers if name.lower().startswith("access-control")]
+    key = (await answer.json())["key"]
+    assert (await client.get("/crystools-tpu/api/key", headers=strange)).status == 403
+    put = await client.put(f"/crystools-tpu/api/settings?key={key}", json={}, headers=strange)
+    assert put.status == 200
+    async with client.ws_connect(f"/crystools-tpu/ws?key={key}", headers=strange) as socket:
+        assert (await socket.receive_json())["type"] == "hello"
+
+
+async def test_the_key_of_one_server_is_not_anothers(serve: Serve) -> None:
+    keys = {(await (await (await serve()).get("/crystools-tpu/api/key")).json())["key"] for _ in range(2)}
+    assert len(keys) == 2
+    assert all(len(key) == 22 for key in keys)
+
+
+async def test_the_key_is_told_to_nobody_without_the_token(serve: Serve) -> None:
+    client = await serve(token="secret")
+    assert (await client.get("/crystools-tpu/api/key")).status == 401
 
 
 @pytest.mark.parametrize(

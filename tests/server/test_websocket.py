@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import socket
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +13,7 @@ from aiohttp import ClientWebSocketResponse, WSMsgType, web
 from aiohttp.test_utils import TestClient
 
 from crystools_tpu import __version__
+from crystools_tpu.server import websocket
 from crystools_tpu.server.websocket import MAX_FRAMES
 from crystools_tpu.server.websocket import Client as Connection
 from crystools_tpu.telemetry import RunStarted
@@ -251,6 +253,27 @@ async def test_a_client_that_does_not_read_loses_its_oldest_frames_and_delays_no
     assert seen == sorted(set(seen))
     assert seen[-MAX_FRAMES:] == list(range(480 - MAX_FRAMES, 480))
     assert len(seen) < 480
+
+
+async def test_a_client_that_neither_reads_nor_answers_is_let_go_with_what_is_unsent(
+    bench: Bench, serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also on a server that is not ours: this one has none of our bounds."""
+    monkeypatch.setattr(websocket, "_HEARTBEAT_SECONDS", 0.1)
+    with bench.run(params={"prompt": 2**24 * "x"}):
+        pass
+    client = await serve()
+    assert client.server.handler is not None
+    with socket.create_connection((client.host, client.port)) as silent:
+        silent.sendall(
+            f"GET {WS} HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+            "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n".encode()
+        )
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while not client.server.handler.connections:
+                await asyncio.sleep(0.001)
+            while client.server.handler.connections:
+                await asyncio.sleep(0.001)
 
 
 async def test_a_client_that_does_not_read_does_not_keep_the_server_from_stopping(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -24,7 +25,7 @@ CHROMIUM_ARGUMENTS: Final = [
 ]
 
 # A reconnecting page may say so on the console; nothing else may be said there.
-HARMLESS: Final = "WebSocket connection to"
+HARMLESS: Final = re.compile("WebSocket connection to|net::ERR_(CONNECTION|EMPTY_RESPONSE)")
 
 OpenPage = Callable[..., Page]
 
@@ -65,7 +66,7 @@ def open_page(browser: Browser) -> Iterator[OpenPage]:
                 strangers.append(request.url)
 
         def note_console(message: ConsoleMessage) -> None:
-            if HARMLESS not in message.text:
+            if not HARMLESS.search(message.text):
                 complaints.append(message.text)
 
         page.on("pageerror", lambda error: complaints.append(str(error)))

@@ -103,7 +103,7 @@ def open_tab(context: BrowserContext, scene: ComfyScene) -> Tab:
             tab.requests.append(url)
 
     def note_console(message: ConsoleMessage) -> None:
-        if HARMLESS not in message.text and OURS.search(f"{message.text} {message.location}"):
+        if not HARMLESS.search(message.text) and OURS.search(f"{message.text} {message.location}"):
             tab.complaints.append(message.text)
 
     def note_error(error: Any) -> None:
