@@ -168,6 +168,7 @@ def an_ffmpeg(folder: Path, does: str) -> str:
         ("cat > /dev/null", "ffmpeg wrote 0 of 4 frames"),
         ("cat > /dev/null; exit 1", "ffmpeg failed: exit status 1"),
         ("echo Unknown encoder libx264 >&2; exit 8", "ffmpeg failed: Unknown encoder libx264"),
+        ("echo '[mp4 @ 0x55] No space left\n[mp4 @ 0x55] Again' >&2; exit 1", "ffmpeg failed: No space left"),
         ("head -c 100 > /dev/null; kill -9 $$", "ffmpeg failed: exit status -9"),
     ],
 )

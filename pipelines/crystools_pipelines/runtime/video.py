@@ -1,6 +1,7 @@
 """Frames to a file: H.264 in MP4, PNG for a single one, or a plain numpy array."""
 
 import os
+import re
 import subprocess
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
@@ -106,8 +107,9 @@ def _run_ffmpeg(arguments: Sequence[str], frames: Iterable[np.ndarray]) -> None:
             _wait(process)
         if process.returncode != 0:
             said.seek(0)
-            text = said.read().decode(errors="replace").strip() or f"exit status {process.returncode}"
-            raise OSError(f"ffmpeg failed: {text}")
+            lines = said.read().decode(errors="replace").split("\n")
+            cause = re.sub(r"^\[[^]]*\] ", "", lines[0].strip())  # which part of it says so
+            raise OSError(f"ffmpeg failed: {cause or f'exit status {process.returncode}'}")
 
 
 def _started_ffmpeg(arguments: Sequence[str], stderr: int) -> subprocess.Popen[bytes]:
