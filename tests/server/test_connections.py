@@ -138,7 +138,7 @@ def test_half_a_body_is_answered_and_the_client_let_go(start: Start, monkeypatch
 @pytest.mark.parametrize("path", [b"/large", b"/crystools-tpu/ws"])
 def test_a_client_that_does_not_read_is_let_go(start: Start, bench: Bench, path: bytes) -> None:
     """Also one that has a websocket and answers no ping: its connection does not stay for what is unsent."""
-    with bench.run(params={"prompt": "x" * 2**24}):
+    with bench.run(params={str(number): "x" * 2**16 for number in range(256)}):
         pass
     upgrade = b"Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
     upgrade += b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
