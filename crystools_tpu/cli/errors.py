@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 
+from crystools_tpu.bounds import warn_of_what_is_out_of_bounds
+
 
 class CommandError(Exception):
     """The command cannot do what was asked; the message names the option and the remedy."""
@@ -20,7 +22,11 @@ class CheckFailed(CommandError):
 
 @contextlib.contextmanager
 def needs_pipelines() -> Iterator[None]:
-    """Says what to install where an import within the block finds a package missing."""
+    """Says what to install where an import within the block finds a package missing.
+
+    Before it, what is installed but not what this was run with.
+    """
+    warn_of_what_is_out_of_bounds()
     try:
         yield
     except ModuleNotFoundError as error:

@@ -15,7 +15,7 @@ from crystools_pipelines.models import MODELS
 from crystools_pipelines.runtime.errors import PipelineError, RequestError
 from crystools_pipelines.runtime.mesh_shape import MeshShape, parse_mesh
 from crystools_tpu import telemetry
-from crystools_tpu.cli.errors import CommandError
+from crystools_tpu.cli.errors import CommandError, needs_pipelines
 from crystools_tpu.cli.exports import leaving_metrics
 from crystools_tpu.cli.files import written_whole
 from crystools_tpu.cli.live import watch
@@ -207,9 +207,10 @@ def generate_watched(
     for path in (out, report_path):
         if path is not None and not path.absolute().parent.is_dir():
             raise CommandError(f"{path}: its folder does not exist; create it first")
+    with needs_pipelines():
+        generate = MODELS[model].pipeline().generate
     try:
         with watch(telemetry.bus, console):
-            generate = MODELS[model].pipeline().generate
             generation = generate(request, checkpoint=checkpoint, devices=devices, mesh=mesh, out=out, **rate)
     except PipelineError as error:
         raise refusal(error) from None
