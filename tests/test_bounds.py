@@ -73,10 +73,10 @@ def test_the_bounds_of_an_installation_are_its_metadata_and_those_of_its_extras(
 def test_a_clone_that_is_not_installed_has_them_in_its_requirements(tmp_path: Path) -> None:
     requirements = tmp_path / "requirements.txt"
     assert declared("no-such-distribution", requirements) == []
-    requirements.write_text("# for a clone\nimageio[ffmpeg]>=2.36,<3\n\njax>=0.9.2,<0.13\n")
+    requirements.write_text("# for a clone\nimageio[ffmpeg]>=2.36,<3\n\njax>=0.10,<0.13\n")
     assert list(map(str, declared("no-such-distribution", requirements))) == [
         "imageio[ffmpeg]<3,>=2.36",
-        "jax<0.13,>=0.9.2",
+        "jax<0.13,>=0.10",
     ]
 
 
@@ -113,14 +113,14 @@ def test_what_is_missing_is_left_to_its_import() -> None:
 def test_it_is_one_line_once_with_the_command_that_mends(
     installed: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(bounds, "declared", lambda: [*map(Requirement, ["jax>=0.9.2,<0.13", "rich>=13,<16"])])
+    monkeypatch.setattr(bounds, "declared", lambda: [*map(Requirement, ["jax>=0.10,<0.13", "rich>=13,<16"])])
     install(installed, "jax", "0.13.1")
     install(installed, "rich", "12.6")
     warn_of_what_is_out_of_bounds()
     warn_of_what_is_out_of_bounds()
     assert caplog.messages == [
-        "crystools-tpu was not run with what is installed: jax 0.13.1 (<0.13,>=0.9.2), rich 12.6 (<16,>=13). "
-        f"Should it fail: {sys.executable} -m pip install 'jax<0.13,>=0.9.2' 'rich<16,>=13'"
+        "crystools-tpu was not run with what is installed: jax 0.13.1 (<0.13,>=0.10), rich 12.6 (<16,>=13). "
+        f"Should it fail: {sys.executable} -m pip install 'jax<0.13,>=0.10' 'rich<16,>=13'"
     ]
 
 
