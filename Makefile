@@ -1,14 +1,15 @@
 # `make demo` and `make test` start from a machine with nothing but python3 (3.11 or newer).
 PYTHON ?= python3
 BIN := .venv/bin
+PYTHONS ?= python3.11 python3.12 python3.13
 SOURCES := pyproject.toml constraints.txt
 
-.PHONY: demo test lint pytest dashboards frontends format screenshots benchmark clean
+.PHONY: demo test lint pytest compatibility dashboards frontends format screenshots benchmark clean
 
 demo: .venv/.demo
 	$(BIN)/crystools-tpu demo
 
-test: lint pytest
+test: lint pytest .venv/.newest
 
 lint: .venv/.dev
 	$(BIN)/ruff check .
@@ -17,6 +18,10 @@ lint: .venv/.dev
 
 pytest: .venv/.dev .venv/frontends/.installed node_modules/.installed
 	$(BIN)/pytest --numprocesses 2 --dist loadfile
+
+# Both ends of the bounds on each Python, several GB and half an hour a set; writes docs/compatibility.md.
+compatibility:
+	$(PYTHON) -m tests.compatibility $(PYTHONS)
 
 frontends: .venv/frontends/.installed
 
@@ -53,6 +58,11 @@ clean:
 .venv/.dev: .venv/bin/python $(SOURCES)
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[comfyui,dev]'
 	touch $@ .venv/.demo
+
+# What has come out since the pins were made, where the bounds allow it.
+.venv/.newest: .venv/.dev
+	$(BIN)/python -m tests.compatibility --over-pins
+	touch $@
 
 # Versions of ComfyUI's frontend side by side, which is why they are no dependency of the tests.
 .venv/frontends/.installed: tests/web/comfyui_frontends.txt .venv/.dev

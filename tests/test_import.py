@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -52,3 +53,44 @@ def test_telemetry_imports_the_standard_library_only() -> None:
     bare, _ = probe("pass")
     outside = {name.partition(".")[0] for name in modules - bare} - set(sys.stdlib_module_names)
     assert outside == {"crystools_tpu"}
+
+
+ALONE = """
+import sys
+for name in {absent!r}:
+    sys.modules[name] = None
+import importlib.util, urllib.request
+from crystools_tpu.cli import main
+from crystools_tpu.cli.serve import panel
+
+assert main(["runs", "list"]) == 0
+assert main(["generate", "wan2.1-t2v", "--checkpoint", ".", "--prompt", "a", "--out", "a.mp4"]) == 2
+with panel(simulate="v5e-4") as shown:
+    for path in ("", "api/devices", "api/runs", "api/health"):
+        assert urllib.request.urlopen(shown.url + path).status == 200
+spec = importlib.util.spec_from_file_location("a_pack", {door!r})
+pack = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(pack)
+assert len(pack.NODE_CLASS_MAPPINGS) > 10
+"""
+
+
+def test_the_monitor_alone_needs_nothing_of_what_the_pipelines_need(tmp_path: Path) -> None:
+    """Served, read and put into ComfyUI where only what `pip install crystools-tpu` brings is installed."""
+    absent = [
+        *("diffusers", "ftfy", "huggingface_hub", "imageio", "imageio_ffmpeg", "jax", "jaxlib", "libtpu"),
+        *("matplotlib", "numpy", "PIL", "safetensors", "scipy", "sentencepiece", "tokamax", "tokenizers"),
+        *("torch", "torchax", "transformers"),
+    ]
+    path = os.pathsep.join(str(ROOT / part) for part in (".", "pipelines", "exporters"))
+    done = subprocess.run(
+        [sys.executable, "-c", ALONE.format(absent=absent, door=str(ROOT / "__init__.py"))],
+        env={**os.environ, "PYTHONPATH": path},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    said = [line for line in done.stderr.splitlines() if line.startswith("crystools-tpu:")]
+    assert len(said) == 1, done.stderr
+    assert said[0].endswith("is not installed: pip install 'crystools-tpu[pipelines]'")

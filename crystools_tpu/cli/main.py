@@ -17,6 +17,7 @@ from collections.abc import MutableMapping, Sequence
 from typing import Final
 
 from crystools_tpu import __version__
+from crystools_tpu.bounds import warn_of_what_is_out_of_bounds
 from crystools_tpu.cli import comfyui, demo, generate, plan, runs, serve, tiny_checkpoint, trace
 from crystools_tpu.cli.console import printed
 from crystools_tpu.cli.errors import CommandError
@@ -25,6 +26,7 @@ from crystools_tpu.data_dir import home
 from crystools_tpu.imports import import_failure
 
 _INSTALL: Final = "pip install 'crystools-tpu[pipelines]'"
+_RUN_PIPELINES: Final = ("demo", "generate", "plan", "tiny-checkpoint")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -48,6 +50,8 @@ def _run(argv: Sequence[str] | None) -> int:
     arguments = build_parser().parse_args(argv)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     _know_the_user(os.environ)
+    if arguments.command in _RUN_PIPELINES:
+        warn_of_what_is_out_of_bounds()
     try:
         with ended_by_signals():
             arguments.run(arguments)

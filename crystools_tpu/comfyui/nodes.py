@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
+from crystools_tpu.bounds import warn_of_what_is_out_of_bounds
 from crystools_tpu.comfyui.progress import shown
 from crystools_tpu.comfyui.timing_nodes import TPUTimingPlot, TPUTimingReport
 from crystools_tpu.imports import import_failure
@@ -53,6 +54,7 @@ def adapted(node: Node) -> Node:
 
     @functools.wraps(function)
     def execute(self: Any, *args: Any, unique_id: str | None = None, **inputs: Any) -> Any:
+        warn_of_what_is_out_of_bounds()
         try:
             import torch
 

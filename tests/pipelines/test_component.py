@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from crystools_pipelines.runtime.component import Component
+from crystools_pipelines.runtime.component import QUICK_COMPILE, Component, compile_with
 from crystools_pipelines.runtime.mesh import make_mesh, replicated
 
 HERE = replicated(make_mesh(jax.devices()[:1], branches=1, widths=(1,)))
@@ -62,3 +62,34 @@ def test_weights_and_programs_leave_together(component: Component[None]) -> None
     assert component.weights["w"].is_deleted()
     with pytest.raises(RuntimeError, match="deleted"):
         program(np.float32(1))
+
+
+def lowered() -> jax.stages.Lowered:
+    return jax.jit(lambda x: 2 * x).lower(np.float32(1))
+
+
+def test_a_quick_compile_asks_for_a_level_that_this_compiler_has(caplog: pytest.LogCaptureFixture) -> None:
+    assert compile_with(lowered(), QUICK_COMPILE, "cpu")(np.float32(3)) == 6
+    assert not caplog.messages
+
+
+def test_options_that_a_compiler_does_not_have_are_left_out_and_said(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    assert compile_with(lowered(), 0, "tpu")(np.float32(3)) == 6  # a CPU's has none of a TPU's
+    assert caplog.messages == [
+        f"this compiler has no option {name}: a compile or a step may take longer"
+        for name in ("xla_tpu_scoped_vmem_limit_kib", "xla_tpu_enable_async_all_to_all")
+    ]
+
+
+@pytest.mark.parametrize(
+    "message", ["RESOURCE_EXHAUSTED: out of memory", "INVALID_ARGUMENT: No such compile option: 'not_ours'"]
+)
+def test_what_else_a_compiler_refuses_is_raised(message: str) -> None:
+    class Refusing:
+        def compile(self, compiler_options: dict[str, Any]) -> Any:
+            raise jax.errors.JaxRuntimeError(message)
+
+    with pytest.raises(jax.errors.JaxRuntimeError, match=message):
+        compile_with(cast(jax.stages.Lowered, Refusing()), QUICK_COMPILE, "cpu")

@@ -146,7 +146,7 @@ class TpuCompiler:
         self._stack.close()
 
     def compile(
-        self, spec: RunSpec, *, effort: float | None = None, without: Collection[StageName] = ()
+        self, spec: RunSpec, *, effort: int | None = None, without: Collection[StageName] = ()
     ) -> tuple[CompiledStage, ...]:
         """Compiles the stages of a run.
 
@@ -167,7 +167,7 @@ class TpuCompiler:
         """What the run does, without a compile. Raises what a run would raise before its first stage."""
         return self._child.call(_outline, spec)
 
-    def compile_stage(self, spec: RunSpec, index: int, *, effort: float | None = None) -> CompiledStage:
+    def compile_stage(self, spec: RunSpec, index: int, *, effort: int | None = None) -> CompiledStage:
         """Compiles the stage with this place in the outline. Raises CompileError where the compiler fails."""
         return self._child.call(_compile_stage, spec, index, effort)
 
@@ -250,7 +250,7 @@ def _rehearse(spec: RunSpec) -> Rehearsal:
     return _rehearsed[1]
 
 
-def _compile_stage(spec: RunSpec, index: int, effort: float | None) -> CompiledStage:
+def _compile_stage(spec: RunSpec, index: int, effort: int | None) -> CompiledStage:
     stage = _rehearse(spec).stages[index]
     started_at = time.perf_counter()
     programs: list[CompiledProgram] = []
@@ -269,7 +269,7 @@ def _compile_stage(spec: RunSpec, index: int, effort: float | None) -> CompiledS
     )
 
 
-def _compile_program(topology: str, program: RehearsedProgram, effort: float | None) -> CompiledProgram:
+def _compile_program(topology: str, program: RehearsedProgram, effort: int | None) -> CompiledProgram:
     lowered = program.traced.lower()
     chosen = program.effort if effort is None else effort
     key = (topology, sha256(lowered.as_text().encode()).digest(), chosen)

@@ -1,6 +1,7 @@
 """A component in the devices' memory: its module, its weights, and the programs compiled for them."""
 
 import logging
+import re
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from functools import partial
@@ -17,9 +18,10 @@ _log = logging.getLogger(__name__)
 # `with_room(function, *args)` is `function(*args)`, once more where that took more memory than there was.
 WithRoom: TypeAlias = Callable[..., Any]
 
-# XLA's scale is -1 to 1, 0 the default. One convolution of Wan's VAE at 720p for a v6e took 18.3 s of CPU at
-# 0 and came to 8.7 M cycles by the compiler's own estimate, at -0.5 3.0 s and 9.7 M, at -1 1.3 s and 14.7 M.
-QUICK_COMPILE = -0.5
+# XLA's O1; 0 leaves the level to XLA, which takes O2. One convolution of Wan's VAE at 720p for a v6e took
+# 18.3 s of CPU at O2 and came to 8.7 M cycles by the compiler's own estimate, at O1 3.0 s and 9.7 M, at O0
+# (9) 1.3 s and 14.7 M.
+QUICK_COMPILE = 19
 
 # What a TPU's programs gain by, by the compiler's own estimate of Wan2.1's step on v6e-8: matrix products may
 # use half of the vector memory, 0.61 s instead of 0.76; exchanges of tokens for heads run beside the
@@ -28,6 +30,8 @@ _TPU_OPTIONS: dict[str, Any] = {
     "xla_tpu_scoped_vmem_limit_kib": "65536",
     "xla_tpu_enable_async_all_to_all": "true",
 }
+
+_UNKNOWN_OPTION = re.compile(r"No such compile option:? '?(\w+)")
 
 # A program takes room on the device. Four are both programs of a VAE at two sizes.
 _MOST_PROGRAMS = 4
@@ -62,13 +66,13 @@ class Component(Generic[Module]):
         *args: Any,
         out_shardings: Any,
         donate: tuple[int, ...] = (),
-        effort: float = 0.0,
+        effort: int = 0,
     ) -> Program:
         """`function(weights, *args)` compiled for arguments like `args`, or as it was compiled before.
 
         `function` is a module's function, or a partial of one with hashable arguments: by it the program is
         found again. `donate` numbers the arguments whose memory the outputs may take; `weights` is number 0.
-        `effort` is how hard XLA tries to make it fast.
+        `effort` is how hard XLA tries to make it fast, one of its levels.
         """
         key = (identify(function), _signature((args, out_shardings)), donate, effort)
         program = self._programs.pop(key, None)
@@ -91,7 +95,7 @@ class Component(Generic[Module]):
         args: tuple[Any, ...],
         out_shardings: Any,
         donate: tuple[int, ...],
-        effort: float,
+        effort: int,
     ) -> Program:
         traced = trace(function, self.weights, args, out_shardings, donate)
         some_weight = next(iter(self.weights.values()))
@@ -107,20 +111,21 @@ def trace(
     return jax.jit(function, donate_argnums=donate, out_shardings=out_shardings).trace(weights, *args)
 
 
-def compile_with(lowered: jax.stages.Lowered, effort: float, platform: str) -> jax.stages.Compiled:
-    """Compiles as hard as `effort` says, on XLA's scale of -1 to 1."""
+def compile_with(lowered: jax.stages.Lowered, effort: int, platform: str) -> jax.stages.Compiled:
+    """Compiles as hard as `effort` says. Options that this compiler does not have are left out."""
+    options: dict[str, Any] = {}
     if effort:
-        options: dict[str, Any] = {"exec_time_optimization_effort": effort}
-        return lowered.compile(compiler_options=options)
-    if platform != "tpu":
-        return lowered.compile()
-    try:
-        return lowered.compile(compiler_options=_TPU_OPTIONS)
-    except jax.errors.JaxRuntimeError as error:
-        if "No such compile option" not in str(error):
-            raise
-        _log.warning("this libtpu lacks an option that would make steps faster: %s", error)
-        return lowered.compile()
+        options["optimization_level"] = effort
+    elif platform == "tpu":
+        options |= _TPU_OPTIONS
+    while True:
+        try:
+            return lowered.compile(compiler_options=options)
+        except jax.errors.JaxRuntimeError as error:
+            unknown = _UNKNOWN_OPTION.search(str(error))
+            if unknown is None or options.pop(unknown[1], None) is None:
+                raise
+            _log.warning("this compiler has no option %s: a compile or a step may take longer", unknown[1])
 
 
 def identify(function: Callable[..., Any]) -> Hashable:

@@ -39,7 +39,7 @@ class RehearsedProgram:
     """A program of a stage, traced, and how hard a run has XLA work on it (`component.compile_with`)."""
 
     traced: jax.stages.Traced
-    effort: float
+    effort: int
     runs: int = 0
     """How many times the stage runs it."""
 
@@ -176,7 +176,7 @@ class _Component(Component[Module]):
         *args: Any,
         out_shardings: Any,
         donate: tuple[int, ...] = (),
-        effort: float = 0.0,
+        effort: int = 0,
     ) -> Program:
         rehearsed = RehearsedProgram(trace(function, self.weights, args, out_shardings, donate), effort)
         self.stages[-1].programs.append(rehearsed)

@@ -44,7 +44,7 @@ def run_once(
     *args: Any,
     sharding: NamedSharding,
     cost: StepCost,
-    effort: float = 0.0,
+    effort: int = 0,
 ) -> jax.Array:
     """A stage of a single step: the output of `function(weights, *args)`, split as `sharding` says.
 

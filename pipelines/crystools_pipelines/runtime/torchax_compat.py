@@ -1,49 +1,46 @@
 """torchax, imported so that it works with the installed torch and leaves torch's switches alone.
 
-torchax 0.0.13 registers aten overloads for named tensors, which torch 2.13 no longer has, and so fails.
-So the missing ones are declared first; nothing ever calls them. Where torch still has them nothing is done.
+torchax 0.0.13 names operators of aten that later versions of torch no longer have, and so fails: those for
+named tensors are gone since torch 2.13, `cholesky` and `qr` since 2.14. What its sources name and torch lacks
+is declared first; nothing ever calls it. Where torch has everything nothing is done.
 """
 
 import functools
+import importlib.util
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
 
 import torch
 
-_NAMED_TENSOR_OVERLOADS = (
-    "all.dimname",
-    "all.dimname_out",
-    "index_add.dimname",
-    "index_copy.dimname",
-    "index_copy_.dimname",
-    "index_fill.Dimname_Scalar",
-    "index_fill.Dimname_Tensor",
-    "index_fill_.Dimname_Scalar",
-    "index_fill_.Dimname_Tensor",
-    "norm.names_ScalarOpt_dim",
-    "norm.names_ScalarOpt_dim_dtype",
-    "norm.names_dtype_out",
-    "norm.names_out",
-    "prod.dim_Dimname",
-    "std.correction_names",
-    "std.correction_names_out",
-    "std.names_dim",
-    "std.names_out",
-    "std_mean.correction_names",
-    "std_mean.names_dim",
-    "unbind.Dimname",
-)
+_COMMENT = re.compile(r"#.*")
+_OPERATOR = re.compile(r"\baten\.(\w+(?:\.\w+)?)")
 
-# Overloads live as long as the library object that declared them.
+# Operators live as long as the library object that declared them.
 _library = torch.library.Library("aten", "FRAGMENT")
 
 
-def _declare_missing_overloads() -> None:
-    for qualified in _NAMED_TENSOR_OVERLOADS:
-        name, overload = qualified.split(".")
-        if overload not in getattr(torch.ops.aten, name).overloads():
-            _library.define(f"{qualified}(Tensor self, str named_tensor_placeholder) -> Tensor")
+def named_operators(package: str) -> set[str]:
+    """The operators of aten, `name` or `name.overload`, that the sources of a package name."""
+    spec = importlib.util.find_spec(package)  # which does not import it
+    folders = [] if spec is None else spec.submodule_search_locations or []
+    sources = (path.read_text() for folder in folders for path in Path(folder).rglob("*.py"))
+    return {name for source in sources for name in _OPERATOR.findall(_COMMENT.sub("", source))}
 
 
-_declare_missing_overloads()
+def declare_missing(operators: Iterable[str], library: torch.library.Library, aten: Any) -> Iterator[str]:
+    """Declares those that `aten` lacks, one after the other, and tells their names."""
+    for operator in sorted(operators):
+        name, _, overload = operator.partition(".")
+        packet = getattr(aten, name, None)
+        if packet is None or (overload and not hasattr(packet, overload)):
+            schema = name if overload in ("", "default") else operator
+            library.define(f"{schema}(Tensor self, str placeholder_for_torchax) -> Tensor")
+            yield schema
+
+
+DECLARED = tuple(declare_missing(named_operators("torchax"), _library, torch.ops.aten))
 _mha_fastpath = torch.backends.mha.get_fastpath_enabled()
 
 import torchax  # noqa: E402
