@@ -44,5 +44,7 @@ def write_trace(report: RunReport, path: Path) -> None:
     try:
         with written_whole(path) as unfinished:
             unfinished.write_bytes(render(report))
+    except ImportError as error:
+        raise CommandError(str(error)) from None
     except OSError as error:
         raise CommandError(f"--out: {path}: {reason(error)}") from None

@@ -52,7 +52,8 @@ def assert_cancelled(folder: Path, error: str) -> None:
     report = json.loads((out / "report.json").read_text())
     assert (report["status"], report["error"]) == ("cancelled", error)
     assert report["stages"][-1]["status"] == "cancelled"
-    assert 'runs_total{pipeline="wan2.1-t2v",status="cancelled"} 1.0\n' in (out / "run.prom").read_text()
+    counted = 'runs_total{pipeline="wan2.1-t2v",status="cancelled",textfile="run"} 1.0\n'
+    assert counted in (out / "run.prom").read_text()
 
 
 def test_a_signal_between_steps_cancels_the_run(tmp_path: Path) -> None:

@@ -186,6 +186,8 @@ def test_any_size_and_number_of_runs_and_chips_can_be_drawn(
 
 def test_without_matplotlib_the_node_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "crystools_tpu.comfyui.timing_plot")
-    monkeypatch.setitem(sys.modules, "matplotlib.axes", None)
+    for name in [name for name in sys.modules if name.startswith("matplotlib.")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(MissingPackageError, match=r"^matplotlib is not installed\. Run this"):
         NODE_CLASS_MAPPINGS["TPUTimingPlot"]().plot(width=320, height=320, timing_1=timing())

@@ -10,7 +10,6 @@ import os
 import re
 import resource
 import select
-import signal
 import socket
 import ssl
 import subprocess
@@ -227,18 +226,13 @@ def test_without_file_handles_there_is_one_line_and_service_as_soon_as_there_are
 def test_with_few_file_handles_many_idle_clients_cost_one_line(tmp_path: Path) -> None:
     """The real command, with the real limit of the operating system."""
     path = os.pathsep.join(str(ROOT / part) for part in (".", "pipelines", "exporters"))
-
-    def few_handles() -> None:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (80, 80))
-
+    serve = [sys.executable, "-m", "crystools_tpu", "serve", "--port", "0"]
     with subprocess.Popen(
-        [sys.executable, "-m", "crystools_tpu", "serve", "--port", "0"],
+        ["sh", "-c", 'ulimit -n 80; exec "$@"', "sh", *serve],
         env={**os.environ, "PYTHONPATH": path, "TMPDIR": str(tmp_path)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        preexec_fn=few_handles,
     ) as process:
         assert process.stdout is not None
         try:
@@ -252,7 +246,7 @@ def test_with_few_file_handles_many_idle_clients_cost_one_line(tmp_path: Path) -
             for client in clients:
                 client.close()
             assert is_served(address)
-            process.send_signal(signal.SIGINT)
+            process.terminate()
             _, errors = process.communicate(timeout=60)
         finally:
             process.kill()
