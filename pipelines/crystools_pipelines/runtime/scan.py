@@ -26,9 +26,9 @@ class ScannedLayers(torch.nn.Module):
     stack is kept split over more of the mesh (`layout.at_rest`), and gathered layer by layer.
 
     Layers that take their hidden states by keyword name them in `carries`, in the order in which they return
-    them. What a layer returns beyond its hidden states is dropped; where it returns a tuple, so does this, for
-    the owner takes its first. With `every` the hidden states after each
-    layer are returned, stacked `[depth, ...]`, instead of those after the last.
+    them. What a layer returns beyond its hidden states is dropped; but what comes in a tuple leaves in one,
+    for its owner takes the first of it. With `every` the hidden states after each layer are returned, stacked
+    `[depth, ...]`, instead of those after the last.
     """
 
     def __init__(
