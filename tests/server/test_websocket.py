@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import pytest
 from aiohttp import ClientWebSocketResponse, WSMsgType, web
@@ -20,8 +20,8 @@ from .conftest import PATIENCE_SECONDS, Bench, Serve, receive
 
 WS = "/crystools-tpu/ws"
 NO_SNAPSHOTS = {"type": "configure", "interval_seconds": 0}
-Client = TestClient[Any, Any]
-Socket = ClientWebSocketResponse[Any]
+Client: TypeAlias = "TestClient[Any, Any]"
+Socket: TypeAlias = "ClientWebSocketResponse[Any]"
 Validate = Callable[[str, Any], None]
 
 
