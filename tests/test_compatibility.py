@@ -19,7 +19,7 @@ TABLE = """Before.
 
 | Python | set | torch | jax | libtpu | torchax | tokamax | diffusers | transformers | demo | parity | plan | server | on |
 |---|---|---|---|---|---|---|---|---|---|---|---|---|---|
-| 3.11 | lowest | 2.8.0 | 0.10.0 | 0.0.40 | 0.0.13 | 0.0.12 | 0.38.0 | 5.4.0 | yes | yes | yes | yes | 2026-11-27 |
+| 3.11 | lowest | 2.8.0 | 0.10.0 | 0.0.40 | 0.0.13 | 0.0.12 | 0.38.0 | 5.6.0 | yes | yes | yes | yes | 2026-11-27 |
 
 | another | table |
 |---|---|

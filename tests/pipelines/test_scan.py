@@ -63,3 +63,49 @@ def test_layers_may_carry_several_hidden_states_and_share_parameters(tmp_path: P
     assert state["layers.layer.common.weight"].shape == (*depth, 4, 4)
     for actual, wanted in zip(call(stack, state, a.numpy(), b.numpy()), expected, strict=True):
         np.testing.assert_allclose(actual, wanted, atol=1e-6)
+
+
+class Doubling(torch.nn.Module):
+    """One hidden state, returned as it is or first in a tuple, as versions of transformers differ in it."""
+
+    def __init__(self, *, in_tuple: bool) -> None:
+        super().__init__()
+        self.linear = torch.nn.Linear(4, 4)
+        self.in_tuple = in_tuple
+
+    def forward(self, hidden: Any) -> Any:
+        hidden = hidden + self.linear(hidden)
+        return (hidden, None) if self.in_tuple else hidden
+
+
+class Chain(torch.nn.Module):
+    """Takes what its layers return as an owner that was written for them does."""
+
+    def __init__(self, *, in_tuple: bool) -> None:
+        super().__init__()
+        self.layers: Any = torch.nn.ModuleList(Doubling(in_tuple=in_tuple) for _ in range(DEPTH))
+        self.in_tuple = in_tuple
+
+    def forward(self, hidden: Any) -> Any:
+        for layer in self.layers:
+            hidden = layer(hidden)[0] if self.in_tuple else layer(hidden)
+        return hidden
+
+
+@pytest.mark.parametrize("in_tuple", [False, True])
+def test_a_stack_returns_a_tuple_where_its_layers_do(in_tuple: bool) -> None:
+    chain = Chain(in_tuple=in_tuple)
+    hidden = torch.randn(2, 5, 4)
+    with torch.no_grad():
+        expected = chain(hidden)
+    names = dict(chain.layers[0].named_parameters())
+    state = {
+        f"layers.layer.{name}": jax.numpy.stack(
+            [layer.get_parameter(name).detach().numpy() for layer in chain.layers]
+        )
+        for name in names
+    }
+    chain.layers = ScannedLayers(chain.layers)
+    actual = call(chain, state, jax.numpy.asarray(hidden.numpy()))
+    assert actual.shape == (2, 5, 4)
+    np.testing.assert_allclose(actual, expected, atol=1e-6)

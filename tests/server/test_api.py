@@ -7,7 +7,7 @@ import json
 import threading
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import pytest
 from aiohttp import web
@@ -21,7 +21,7 @@ from crystools_tpu.telemetry import RunReport
 from .conftest import Bench, FixedSource, Serve, receive
 
 Validate = Callable[[str, Any], None]
-Client = TestClient[Any, Any]
+Client: TypeAlias = "TestClient[Any, Any]"
 
 
 async def get(client: Client, path: str) -> Any:

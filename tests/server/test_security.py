@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import pytest
 from aiohttp import WSServerHandshakeError
@@ -15,7 +15,7 @@ from crystools_tpu.server.security import MAX_BODY_BYTES, is_loopback
 from .conftest import Bench, Serve
 
 HEALTH = "/crystools-tpu/api/health"
-Client = TestClient[Any, Any]
+Client: TypeAlias = "TestClient[Any, Any]"
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.8.9.1", "::1", "localhost", "LocalHost"])

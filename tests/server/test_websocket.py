@@ -6,7 +6,7 @@ import asyncio
 import dataclasses
 import socket
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import pytest
 from aiohttp import ClientWebSocketResponse, WSMsgType, web
@@ -22,8 +22,8 @@ from .conftest import PATIENCE_SECONDS, Bench, Serve, receive
 
 WS = "/crystools-tpu/ws"
 NO_SNAPSHOTS = {"type": "configure", "interval_seconds": 0}
-Client = TestClient[Any, Any]
-Socket = ClientWebSocketResponse[Any]
+Client: TypeAlias = "TestClient[Any, Any]"
+Socket: TypeAlias = "ClientWebSocketResponse[Any]"
 Validate = Callable[[str, Any], None]
 
 

@@ -41,7 +41,7 @@ class TextEncoder(torch.nn.Module):
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
         """Embeddings of token ids, padding included: the pipeline gives T5 no mask."""
-        hidden = self.encoder.block(self.shared(ids))
+        (hidden,) = self.encoder.block(self.shared(ids))
         return self.encoder.final_layer_norm(hidden)  # type: ignore[no-any-return]
 
 

@@ -26,8 +26,9 @@ class ScannedLayers(torch.nn.Module):
     stack is kept split over more of the mesh (`layout.at_rest`), and gathered layer by layer.
 
     Layers that take their hidden states by keyword name them in `carries`, in the order in which they return
-    them. What a layer returns beyond its hidden states is dropped. With `every` the hidden states after each
-    layer are returned, stacked `[depth, ...]`, instead of those after the last.
+    them. What a layer returns beyond its hidden states is dropped; but what comes in a tuple leaves in one,
+    for its owner takes the first of it. With `every` the hidden states after each layer are returned, stacked
+    `[depth, ...]`, instead of those after the last.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class ScannedLayers(torch.nn.Module):
         hidden, args, kwargs = as_jax((hidden, args, kwargs))
         state = as_jax(dict(self.layer.named_parameters(remove_duplicate=False)))
         shared = {name: state.pop(name) for name in self.shared}
+        in_tuple = False
 
         def run_layer(
             hidden: tuple[jax.Array, ...], state: dict[str, jax.Array]
@@ -73,7 +75,9 @@ class ScannedLayers(torch.nn.Module):
                 output = call(self.layer, state | shared, *args, **named, **kwargs)
             else:
                 output = call(self.layer, state | shared, *hidden, *args, **kwargs)
-            outputs = output if isinstance(output, tuple) else (output,)
+            nonlocal in_tuple
+            in_tuple = isinstance(output, tuple)
+            outputs = output if in_tuple else (output,)
             hidden = outputs[: len(hidden)]
             return hidden, hidden if self._every else None
 
@@ -82,7 +86,7 @@ class ScannedLayers(torch.nn.Module):
         if not self._every:
             last = tuple(states[:, :count] for states, count in zip(last, counts, strict=True))
         outputs = as_torch(every if self._every else last)
-        return outputs if len(outputs) > 1 else outputs[0]
+        return outputs if in_tuple else outputs[0]
 
     def _padded(self, states: jax.Array) -> jax.Array:
         padding = 0 if self._mesh is None else -states.shape[1] % layout.tokens_multiple(self._mesh)
