@@ -7,8 +7,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
-
 from benchmarks.plans import full_size
 from crystools_pipelines.models import MODELS
 from crystools_pipelines.runtime.aot import TpuCompiler
@@ -34,15 +32,8 @@ LEAST_EFFORT = (
 )
 HBM_BYTES = {chip.name: chip.hbm_bytes for chip in CHIPS}
 
-topologies = pytest.mark.parametrize(
-    ("topology", "without"),
-    [
-        ("v6e-8", ()),
-        # Without these: their convolutions take as long as all the rest.
-        ("v5p-8", (StageName.VAE_ENCODE, StageName.VAE_DECODE)),
-    ],
-    ids=["v6e-8", "v5p-8"],
-)
+# Their convolutions take as long as all the rest.
+VAE = (StageName.VAE_ENCODE, StageName.VAE_DECODE)
 
 
 def every_stage_compiles_and_fits(
