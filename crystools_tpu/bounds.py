@@ -55,7 +55,8 @@ def declared(distribution: str = _DISTRIBUTION, requirements: Path = _REQUIREMEN
     except importlib.metadata.PackageNotFoundError:
         lines = requirements.read_text().splitlines() if requirements.is_file() else []
     asked = [Requirement(line) for line in lines if line.strip() and not line.startswith("#")]
-    return [each for each in asked if each.name != distribution and _is_ours(each)]
+    ours = [each for each in asked if each.name != distribution and _is_ours(each)]
+    return list({(each.name, str(each.specifier)): each for each in ours}.values())  # of each extra once
 
 
 def out_of_bounds(

@@ -25,6 +25,7 @@ Requires-Dist: rich<16,>=13
 Requires-Dist: torch<2.15,>=2.8; extra == 'pipelines'
 Requires-Dist: imageio[ffmpeg]<3,>=2.36; extra == 'pipelines'
 Requires-Dist: some-monitor[pipelines]; extra == 'comfyui'
+Requires-Dist: torch<2.15,>=2.8; extra == 'comfyui'
 Requires-Dist: matplotlib<4,>=3.9; extra == 'comfyui'
 Requires-Dist: pywin32>=1; sys_platform == 'win32'
 Requires-Dist: mypy>=1.18; extra == 'dev'

@@ -211,7 +211,7 @@ def test_the_real_libraries_are_seen_through_to_a_torchvision_of_another_torch(s
 
 def test_a_command_says_it_in_one_line(site: Site) -> None:
     site.package("jax", "raise AttributeError('it is broken')")
-    site.installed("jax", "0.1.0")
+    site.installed("jax", "0.11.0")
     path = [str(site.folder), *(str(ROOT / part) for part in (".", "pipelines", "exporters"))]
     out = site.folder / "out.npy"
     command = ["generate", "flux.2", "--checkpoint", ".", "--prompt", "a boat", "--out", str(out)]
@@ -221,7 +221,7 @@ def test_a_command_says_it_in_one_line(site: Site) -> None:
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert answer.returncode == 2
     assert answer.stderr == (
-        "crystools-tpu: jax 0.1.0 is there, but cannot be imported (AttributeError: it is broken): "
+        "crystools-tpu: jax 0.11.0 is there, but cannot be imported (AttributeError: it is broken): "
         "pip install 'crystools-tpu[pipelines]' (if that changes nothing: "
-        f"{PIP} --force-reinstall --no-deps jax==0.1.0)\n"
+        f"{PIP} --force-reinstall --no-deps jax==0.11.0)\n"
     )
