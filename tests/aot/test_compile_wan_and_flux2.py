@@ -1,4 +1,4 @@
-"""Wan2.1, and what Wan2.2 has beside it, compiled for TPUs that are not here."""
+"""FLUX.2, Wan2.1, and what Wan2.2 has beside it, compiled for TPUs that are not here."""
 
 from __future__ import annotations
 
@@ -19,8 +19,10 @@ from tests.aot.full_size import VAE, every_stage_compiles_and_fits
         ("wan2.1-t2v", "v5p-8", VAE),
         # What Wan2.1 has not; benchmarks/plans.py compiles all the rest as well.
         ("wan2.2-i2v", "v6e-8", (StageName.TEXT_ENCODE, StageName.DENOISE, StageName.VAE_DECODE)),
+        ("flux.2", "v6e-8", ()),
+        ("flux.2", "v5p-8", VAE),
     ],
-    ids=["wan2.1-v6e", "wan2.1-v5p", "wan2.2-v6e"],
+    ids=["wan2.1-v6e", "wan2.1-v5p", "wan2.2-v6e", "flux.2-v6e", "flux.2-v5p"],
 )
 def test_every_full_size_stage_compiles_and_fits_the_chip(
     compiler: TpuCompiler, tmp_path: Path, model: str, topology: str, without: tuple[StageName, ...]
