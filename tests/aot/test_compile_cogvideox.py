@@ -20,7 +20,7 @@ from tests.aot.full_size import VAE, every_stage_compiles_and_fits
     ],
     ids=["v6e", "v5p"],
 )
-def test_every_full_size_stage_compiles_and_fits_the_chip(
+def test_every_stage_compiles_and_fits_the_chip(
     compiler: TpuCompiler, tmp_path: Path, model: str, topology: str, without: tuple[StageName, ...]
 ) -> None:
     every_stage_compiles_and_fits(compiler, tmp_path, model, topology, without)
