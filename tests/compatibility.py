@@ -34,7 +34,7 @@ PACKAGES: Final = ("torch", "jax", "libtpu", "torchax", "tokamax", "diffusers", 
 CHECKS: Final = ("demo", "parity", "plan", "server")
 COLUMNS: Final = ("Python", "set", *PACKAGES, *CHECKS, "on")
 
-_TEST_TOOLS: Final = ("pytest", "pytest-asyncio", "pytest-timeout", "accelerate", "jsonschema")
+_TEST_TOOLS: Final = ("pytest", "pytest-asyncio", "pytest-timeout", "accelerate", "hypothesis", "jsonschema")
 # Of each model one case on one device, and one on eight.
 _PARITY_CASES: Final = {
     "wan21": ("latents_and_frames", "1-small-5.0-3.0", "8-wide-5.0-3.0"),

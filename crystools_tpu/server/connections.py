@@ -122,6 +122,7 @@ class Connections:
     def start(self, protocol: Callable[[], asyncio.BaseProtocol]) -> None:
         """Accepts on this event loop from now on, each connection for a protocol of its own."""
         self._protocol = protocol
+        asyncio.get_running_loop().set_exception_handler(self._failed)
         self._listener.setblocking(False)
         self._resume()
 
@@ -219,6 +220,13 @@ class Connections:
             self._later(self._limits.watch_seconds, self._close_overdue)
         else:
             del self._timers[self._close_overdue]
+
+    def _failed(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """Below 3.14 aiohttp's parser raises for some malformed addresses. The connection is closed then."""
+        if context.get("protocol") in self._open and isinstance(context.get("exception"), ValueError):
+            logger.info("a connection is closed: what it sent is no request")
+        else:
+            loop.default_exception_handler(context)
 
     def _forget_closed(self) -> None:
         for protocol in [protocol for protocol, each in self._open.items() if each.is_closed]:
