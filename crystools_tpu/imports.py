@@ -88,7 +88,7 @@ def _conflict(package: str) -> tuple[str, str, str] | None:
     """A requirement of the package's that is not met: of what, which, and the version that is there."""
     try:
         from packaging.requirements import InvalidRequirement, Requirement
-    except ImportError:  # it comes with transformers and many others, but we do not ask for it
+    except ImportError:  # a clone may be loaded before its requirements are installed
         return None
     try:
         requirements = metadata.requires(_distribution(package)) or []

@@ -164,8 +164,6 @@ def _annotation(value: Any, name: str | None = None) -> DebugAnnotation:
         return DebugAnnotation(name=name, bool_value=value)
     if isinstance(value, int) and -(2**63) <= value < 2**63:
         return DebugAnnotation(name=name, int_value=value)
-    if isinstance(value, int) and 0 < value < 2**64:  # the seeds of torch go as far
-        return DebugAnnotation(name=name, uint_value=value)
     if isinstance(value, float):
         return DebugAnnotation(name=name, double_value=value)
     return DebugAnnotation(name=name, string_value=str(value))

@@ -36,8 +36,8 @@ from crystools_pipelines.runtime.inspection import (
     Size,
     check_all_heeded,
     check_classes,
+    check_components,
     check_sizes,
-    check_unquantised,
 )
 from crystools_pipelines.runtime.job import (
     AnyArray,
@@ -148,10 +148,7 @@ def widths(checkpoint: Checkpoint) -> tuple[int, ...]:
 
 def check_checkpoint(checkpoint: Checkpoint) -> None:
     """Raises CheckpointError unless the configurations are of a checkpoint that can be run whole."""
-    components = ["transformer", "text_encoder", "vae"]
-    check_all_heeded(PIPELINE, checkpoint)
-    check_classes(PIPELINE, checkpoint, components)
-    check_unquantised(checkpoint, components)
+    check_components(PIPELINE, checkpoint)
     check_vae(checkpoint)
     check_denoiser(checkpoint)
 

@@ -83,6 +83,14 @@ def check_unquantised(checkpoint: Checkpoint, components: Iterable[str]) -> None
                 )
 
 
+def check_components(model: str, checkpoint: Checkpoint) -> None:
+    """Raises CheckpointError unless the parts of every model are this one's, heeded whole and unquantised."""
+    components = ("transformer", "text_encoder", "vae")
+    check_all_heeded(model, checkpoint)
+    check_classes(model, checkpoint, components)
+    check_unquantised(checkpoint, components)
+
+
 def check_sizes(model: str, checkpoint: Checkpoint, sizes: Iterable[Size]) -> None:
     """Raises CheckpointError for the first size that is not what the model takes."""
     for what, found, wanted in sizes:

@@ -31,8 +31,6 @@ def _keep(frames: np.ndarray, name: str) -> tuple[Path | None, str]:
             return path, ""
         except OSError as error:
             failures.append(reason(error))
-        except RuntimeError as error:  # there is no home
-            failures.append(str(error))
     return None, "; ".join(failures)
 
 

@@ -17,10 +17,9 @@ from crystools_pipelines.runtime.checkpoint import Checkpoint
 from crystools_pipelines.runtime.errors import CheckpointError
 from crystools_pipelines.runtime.inspection import (
     Size,
-    check_all_heeded,
     check_classes,
+    check_components,
     check_sizes,
-    check_unquantised,
 )
 from crystools_pipelines.runtime.job import AnyArray, Job, initial_noise
 from crystools_pipelines.runtime.mesh import DATA, make_mesh
@@ -56,10 +55,7 @@ def transformer(mesh: Mesh, component: str) -> Part[WanTransformer3DModel]:
 
 def check_checkpoint(model: str, checkpoint: Checkpoint) -> None:
     """Raises CheckpointError unless the configurations are of a checkpoint that the model can run."""
-    components = ["transformer", "text_encoder", "vae"]
-    check_all_heeded(model, checkpoint)
-    check_classes(model, checkpoint, components)
-    check_unquantised(checkpoint, components)
+    check_components(model, checkpoint)
     check_vae(model, checkpoint)
     check_transformer(model, checkpoint, "transformer")
     text_width = checkpoint.config("text_encoder")["d_model"]
