@@ -2,7 +2,7 @@
 
     python -m benchmarks.attention_blocks [TOPOLOGY ...]
 
-rewrites the entries of these chips in `crystools_pipelines/runtime/defaults.json`, for the largest attention
+rewrites the entries of these chips in `crystools_pipelines/parallel/defaults.json`, for the largest attention
 of two videos of 720p, with heads of 128 and of 64. Nothing is run on a TPU: the seconds are estimates.
 """
 
@@ -11,7 +11,7 @@ import json
 
 from benchmarks.defaults import how_found, keep
 from benchmarks.plans import answer
-from crystools_pipelines.runtime.topologies import TOPOLOGIES
+from crystools_pipelines.planning.topologies import TOPOLOGIES
 
 TOPOLOGIES_TUNED = ("v5e-8", "v5p-8", "v6e-8")
 MODELS_TUNED = ("wan2.1-t2v", "cogvideox-t2v")

@@ -1,11 +1,11 @@
-"""How what `plan` finds best becomes a default: entries of `crystools_pipelines/runtime/defaults.json`."""
+"""How what `plan` finds best becomes a default: entries of `crystools_pipelines/parallel/defaults.json`."""
 
 import json
 from collections.abc import Mapping
 from importlib.metadata import version
 from typing import Any
 
-from crystools_pipelines.runtime.defaults import DEFAULTS
+from crystools_pipelines.parallel.defaults import DEFAULTS
 
 
 def how_found(command: str) -> dict[str, str]:

@@ -72,9 +72,9 @@ def load(folder: Path, width: int) -> None:
     import torch
     from jax.sharding import PartitionSpec as P
 
-    from crystools_pipelines.runtime.mesh import TENSOR, make_mesh
-    from crystools_pipelines.runtime.scan import ScannedLayers
-    from crystools_pipelines.runtime.weights import plan_state
+    from crystools_pipelines.interop.scan import ScannedLayers
+    from crystools_pipelines.parallel.mesh import TENSOR, make_mesh
+    from crystools_pipelines.weights.loading import plan_state
 
     def feed_forward() -> torch.nn.Module:
         up = torch.nn.Linear(width, 4 * width, bias=False)

@@ -2,7 +2,7 @@
 
     python -m benchmarks.meshes [--topology v6e-8 ...] [MODEL ...]
 
-rewrites the entries of these in `crystools_pipelines/runtime/defaults.json`. Each compile takes a minute
+rewrites the entries of these in `crystools_pipelines/parallel/defaults.json`. Each compile takes a minute
 or two. What was planned before is not compiled again, so that it goes on where it was interrupted. Nothing is
 run on a TPU: the seconds are estimates.
 """
@@ -14,8 +14,8 @@ from typing import Any
 from benchmarks.defaults import how_found, keep
 from benchmarks.plans import answer, full_size
 from crystools_pipelines.models import MODELS
-from crystools_pipelines.runtime.mesh_shape import MeshShape
-from crystools_pipelines.runtime.topologies import TOPOLOGIES
+from crystools_pipelines.parallel.mesh_shape import MeshShape
+from crystools_pipelines.planning.topologies import TOPOLOGIES
 
 TOPOLOGIES_COMPARED = ("v5e-8", "v5p-8", "v6e-8")
 KEY = ("model", "chip", "devices", "branches")

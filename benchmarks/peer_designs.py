@@ -28,12 +28,12 @@ from jax.sharding import Mesh
 from benchmarks.peers.designs import DESIGNS, Published, depths
 from benchmarks.plans import answer
 from crystools_pipelines.models import MODELS
+from crystools_pipelines.planning.aot import LIBTPU_ENVIRONMENT
+from crystools_pipelines.planning.compiler_process import ChildProcess
+from crystools_pipelines.planning.estimate import OTHER_CYCLES_SHARE, Estimate, KernelCycles, estimate
 from crystools_pipelines.planning.hlo import Module, parse
-from crystools_pipelines.planning.schedule import OTHER_CYCLES_SHARE, Estimate, KernelCycles, estimate
-from crystools_pipelines.runtime.aot import LIBTPU_ENVIRONMENT
-from crystools_pipelines.runtime.compiler_process import ChildProcess
-from crystools_pipelines.runtime.kernels import SCHEDULE_FLAGS, kernel_cycles
-from crystools_pipelines.runtime.topologies import TOPOLOGIES
+from crystools_pipelines.planning.kernel_cycles import SCHEDULE_FLAGS, kernel_cycles
+from crystools_pipelines.planning.topologies import TOPOLOGIES
 
 TOPOLOGY = "v6e-8"
 RESULTS = Path(__file__).parent / "results" / "peer_designs.json"

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from crystools_pipelines.models import MODELS
-from crystools_pipelines.runtime.topologies import TOPOLOGIES
+from crystools_pipelines.planning.topologies import TOPOLOGIES
 
 TOPOLOGIES_PLANNED = ("v6e-8",)
 RESULTS = Path(__file__).parent / "results" / "plans.json"

@@ -140,7 +140,7 @@ def pipeline_with_telemetry_against_without(rounds: int = 15) -> tuple[Figure, F
     traces the decoder while the denoiser is still running, which only a toy model gives it time for.
     """
     from crystools_pipelines.tiny import write_tiny_checkpoint
-    from crystools_pipelines.wan21 import pipeline
+    from crystools_pipelines.wan import t2v as pipeline
     from crystools_tpu import telemetry
 
     request = pipeline.Wan21Request(

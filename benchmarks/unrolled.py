@@ -20,9 +20,9 @@ import jax
 
 from benchmarks.plans import full_size
 from crystools_pipelines.models import MODELS
-from crystools_pipelines.runtime import aot
-from crystools_pipelines.runtime.compiler_process import ChildProcess
-from crystools_pipelines.runtime.run_spec import RunSpec
+from crystools_pipelines.planning import aot
+from crystools_pipelines.planning.compiler_process import ChildProcess
+from crystools_pipelines.planning.run_spec import RunSpec
 from crystools_tpu.telemetry import StageName
 
 MODEL, TOPOLOGY = "wan2.1-t2v", "v6e-8"

@@ -20,7 +20,7 @@ from crystools_tpu.telemetry.text import safe_text
 from crystools_tpu.whole_file import reason
 
 if TYPE_CHECKING:
-    from crystools_pipelines.wan21.request import Wan21Request
+    from crystools_pipelines.wan.request import Wan21Request
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -73,7 +73,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 def demo_request() -> Wan21Request:
     """A video that takes about half a minute on two cores."""
-    from crystools_pipelines.wan21.request import Wan21Request
+    from crystools_pipelines.wan.request import Wan21Request
 
     return Wan21Request(
         prompt="a paper boat drifts down a rainy street",

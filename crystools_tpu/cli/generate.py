@@ -12,9 +12,9 @@ from typing import Any
 
 from rich.console import Console
 
+from crystools_pipelines.errors import PipelineError, RequestError, SaveError
 from crystools_pipelines.models import MODELS
-from crystools_pipelines.runtime.errors import PipelineError, RequestError, SaveError
-from crystools_pipelines.runtime.mesh_shape import MeshShape, parse_mesh
+from crystools_pipelines.parallel.mesh_shape import MeshShape, parse_mesh
 from crystools_tpu import telemetry
 from crystools_tpu.cli.console import make_console, print_table
 from crystools_tpu.cli.errors import CommandError, WorkFailed

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from crystools_pipelines.models import MODELS
 from crystools_pipelines.planning.meshes import compare
-from crystools_pipelines.runtime.run_spec import RunSpec
-from crystools_pipelines.runtime.topologies import TOPOLOGIES
+from crystools_pipelines.planning.run_spec import RunSpec
+from crystools_pipelines.planning.topologies import TOPOLOGIES
 from crystools_tpu.cli.console import make_console
 from crystools_tpu.cli.errors import CheckFailed, CommandError
 from crystools_tpu.cli.generate import mesh_of, request_of
@@ -24,8 +24,8 @@ from crystools_tpu.cli.plans import Plans, refusals, tpu_compiler
 from crystools_tpu.telemetry import StageName
 
 if TYPE_CHECKING:
+    from crystools_pipelines.parallel.mesh_shape import MeshShape
     from crystools_pipelines.planning.plan import Plan
-    from crystools_pipelines.runtime.mesh_shape import MeshShape
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -87,9 +87,9 @@ def plan_first(model: str, request: Any, *, checkpoint: str, devices: int, mesh:
 
     Raises CommandError where they are no TPU that can be planned for.
     """
-    from crystools_pipelines.runtime.checkpoint import Checkpoint
+    from crystools_pipelines.planning.topologies import topology_of
     from crystools_pipelines.runtime.job import choose_devices
-    from crystools_pipelines.runtime.topologies import topology_of
+    from crystools_pipelines.weights.checkpoint import Checkpoint
 
     with refusals():
         chosen = choose_devices(devices)

@@ -16,11 +16,11 @@ from crystools_tpu.cli.console import can_redraw, print_table, spinner
 from crystools_tpu.stage_table import ABSENT, size
 
 if TYPE_CHECKING:
+    from crystools_pipelines.kernels.flash_kernel import BlockSizes
     from crystools_pipelines.planning.meshes import MeshComparison
     from crystools_pipelines.planning.plan import Plan, Shape, StagePlan
     from crystools_pipelines.planning.planner import Progress as Sees
     from crystools_pipelines.planning.tuning import AttentionTuning, TunedBlocks
-    from crystools_pipelines.runtime.flash_kernel import BlockSizes
 
 _FITS = {True: "[green]yes[/]", False: "[red]no[/]"}
 _SMALLEST_SHARE = 0.005  # of a stage's time that has a row of its own

@@ -9,10 +9,10 @@ import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from crystools_pipelines.errors import PipelineError
 from crystools_pipelines.planning.cache import keep_plan, plan_key, plans_folder, read_plan
-from crystools_pipelines.runtime.compiler_process import ProcessDiedError
-from crystools_pipelines.runtime.errors import PipelineError
-from crystools_pipelines.runtime.run_spec import RunSpec
+from crystools_pipelines.planning.compiler_process import ProcessDiedError
+from crystools_pipelines.planning.run_spec import RunSpec
 from crystools_tpu.cli.console import make_console
 from crystools_tpu.cli.errors import CommandError
 from crystools_tpu.cli.generate import refusal
@@ -20,9 +20,9 @@ from crystools_tpu.cli.plan_display import show_progress
 from crystools_tpu.telemetry import StageName
 
 if TYPE_CHECKING:
+    from crystools_pipelines.parallel.mesh_shape import MeshShape
+    from crystools_pipelines.planning.aot import TpuCompiler
     from crystools_pipelines.planning.plan import Plan
-    from crystools_pipelines.runtime.aot import TpuCompiler
-    from crystools_pipelines.runtime.mesh_shape import MeshShape
 
 
 class Plans:
@@ -84,7 +84,7 @@ def tpu_compiler() -> TpuCompiler:
         raise CommandError(
             "libtpu (the TPU's compiler) is not installed: pip install 'crystools-tpu[pipelines,tpu]'"
         )
-    from crystools_pipelines.runtime.aot import TpuCompiler
+    from crystools_pipelines.planning.aot import TpuCompiler
 
     return TpuCompiler()
 

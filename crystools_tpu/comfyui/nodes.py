@@ -18,8 +18,8 @@ Node: TypeAlias = type[Any]
 
 MODEL_NODES: Final = (
     "crystools_pipelines.cogvideox.nodes",
-    "crystools_pipelines.wan21.nodes",
-    "crystools_pipelines.wan22_i2v.nodes",
+    "crystools_pipelines.wan.nodes",
+    "crystools_pipelines.wan.i2v.nodes",
     "crystools_pipelines.flux2.nodes",
 )
 """The modules with the models' nodes. Each has `NODE_CLASS_MAPPINGS` and `NODE_DISPLAY_NAME_MAPPINGS`, and

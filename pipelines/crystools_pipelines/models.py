@@ -17,6 +17,7 @@ class Model:
     """Where a model is: its package, and the name of its request class in `request.py`. `hub_id` is its
     published checkpoint; `makes` says whether its `generate` takes `fps`."""
 
+    id: str
     package: str
     request_name: str
     hub_id: str
@@ -30,7 +31,8 @@ class Model:
 
     def pipeline(self) -> ModuleType:
         """The module with `generate`; imports jax, torch and diffusers."""
-        return importlib.import_module(f"crystools_pipelines.{self.package}.pipeline")
+        name = "t2v" if self.package == "wan" else "pipeline"
+        return importlib.import_module(f"crystools_pipelines.{self.package}.{name}")
 
     def write_published(self, folder: Path) -> Path:
         """The published checkpoint without weights and tokenizer: its configurations, in `folder`.
@@ -45,7 +47,8 @@ class Model:
 
     def published(self) -> dict[str, dict[str, Any]]:
         """The published checkpoint's configurations, by component: what matters to the architecture."""
-        resource = importlib.resources.files(f"crystools_pipelines.{self.package}") / "published.json"
+        family = self.package.partition(".")[0]
+        resource = importlib.resources.files(f"crystools_pipelines.{family}") / f"published/{self.id}.json"
         published: dict[str, dict[str, Any]] = json.loads(resource.read_text())
         return published
 
@@ -69,8 +72,11 @@ def _says(file: Path, config: dict[str, Any]) -> bool:
 
 
 MODELS = {
-    "cogvideox-t2v": Model("cogvideox", "CogVideoXRequest", "zai-org/CogVideoX1.5-5B"),
-    "wan2.1-t2v": Model("wan21", "Wan21Request", "Wan-AI/Wan2.1-T2V-14B-Diffusers"),
-    "wan2.2-i2v": Model("wan22_i2v", "Wan22I2VRequest", "Wan-AI/Wan2.2-I2V-A14B-Diffusers"),
-    "flux.2": Model("flux2", "Flux2Request", "black-forest-labs/FLUX.2-dev", makes="image"),
+    model.id: model
+    for model in (
+        Model("cogvideox-t2v", "cogvideox", "CogVideoXRequest", "zai-org/CogVideoX1.5-5B"),
+        Model("wan2.1-t2v", "wan", "Wan21Request", "Wan-AI/Wan2.1-T2V-14B-Diffusers"),
+        Model("wan2.2-i2v", "wan.i2v", "Wan22I2VRequest", "Wan-AI/Wan2.2-I2V-A14B-Diffusers"),
+        Model("flux.2", "flux2", "Flux2Request", "black-forest-labs/FLUX.2-dev", makes="image"),
+    )
 }

@@ -13,8 +13,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeAlias
 
-from crystools_pipelines.runtime.errors import RequestError
-from crystools_pipelines.runtime.location import folders_beside, is_hub_id
+from crystools_pipelines.errors import RequestError
+from crystools_pipelines.weights.location import folders_beside, is_hub_id
 from crystools_tpu import telemetry
 
 if TYPE_CHECKING:
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from jax.sharding import Mesh
     from numpy.typing import NDArray
 
-    from crystools_pipelines.runtime.checkpoint import Checkpoint
     from crystools_pipelines.runtime.job import Job
-    from crystools_pipelines.runtime.part import Part
+    from crystools_pipelines.weights.checkpoint import Checkpoint
+    from crystools_pipelines.weights.part import Part
     from crystools_tpu.telemetry.events import Params
 
 Input: TypeAlias = tuple[str, dict[str, Any]]
@@ -170,7 +170,7 @@ def locate(model_id: str, modules: Mapping[str, ModuleType] = sys.modules) -> st
 
 def checkpoint_at(model_id: str) -> Checkpoint:
     """The checkpoint that an input names."""
-    from crystools_pipelines.runtime.checkpoint import Checkpoint
+    from crystools_pipelines.weights.checkpoint import Checkpoint
 
     return Checkpoint(locate(model_id))
 

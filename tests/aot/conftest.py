@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from crystools_pipelines.runtime.aot import TpuCompiler
+from crystools_pipelines.planning.aot import TpuCompiler
 
 
 @pytest.fixture(scope="module")

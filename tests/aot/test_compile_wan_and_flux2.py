@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from crystools_pipelines.runtime.aot import TpuCompiler
+from crystools_pipelines.planning.aot import TpuCompiler
 from crystools_tpu.telemetry import StageName
 from tests.aot.full_size import VAE, every_stage_compiles_and_fits
 

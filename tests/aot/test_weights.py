@@ -9,8 +9,8 @@ import pytest
 
 from benchmarks.plans import full_size
 from crystools_pipelines.models import MODELS
-from crystools_pipelines.runtime.checkpoint import Checkpoint
-from crystools_pipelines.runtime.rehearsal import rehearse
+from crystools_pipelines.planning.rehearsal import rehearse
+from crystools_pipelines.weights.checkpoint import Checkpoint
 
 
 @pytest.mark.parametrize(

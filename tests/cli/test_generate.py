@@ -16,12 +16,11 @@ import PIL.Image
 import pytest
 
 from crystools_pipelines.models import MODELS
-from crystools_pipelines.planning import forecasting
+from crystools_pipelines.parallel.mesh_shape import MeshShape
+from crystools_pipelines.planning import forecasting, topologies
 from crystools_pipelines.planning.cache import keep_plan, plan_key, plans_folder
 from crystools_pipelines.planning.plan import Shape
-from crystools_pipelines.runtime import topologies
-from crystools_pipelines.runtime.mesh_shape import MeshShape
-from crystools_pipelines.runtime.run_spec import RunSpec
+from crystools_pipelines.planning.run_spec import RunSpec
 from crystools_tpu import telemetry
 from crystools_tpu.cli import main
 from crystools_tpu.cli.generate import request_of

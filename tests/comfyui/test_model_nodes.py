@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from crystools_pipelines.errors import RequestError
 from crystools_pipelines.node_support import locate
 from crystools_pipelines.planning import forecasting
 from crystools_pipelines.planning.plan import Plan
-from crystools_pipelines.runtime.errors import RequestError
-from crystools_pipelines.runtime.run_spec import RunSpec
+from crystools_pipelines.planning.run_spec import RunSpec
 from crystools_tpu import telemetry
 from crystools_tpu.comfyui.nodes import NODE_CLASS_MAPPINGS
 from crystools_tpu.comfyui.timing_nodes import TPUTimingPlot, TPUTimingReport
@@ -280,7 +280,7 @@ VIDEO: dict[str, Any] = {"height": 32, "width": 48, "num_frames": 9, "num_infere
 @pytest.mark.usefixtures("compile_cache")
 @pytest.mark.parametrize("guidance_scale", [1.0, 5.0])
 def test_wan21s_chain_makes_what_generate_makes(tiny_wan21: Path, guidance_scale: float) -> None:
-    from crystools_pipelines.wan21.pipeline import Wan21Request, generate
+    from crystools_pipelines.wan.t2v import Wan21Request, generate
 
     model = {"model_id": str(tiny_wan21)}
     prompt, negative = execute("Wan21TextEncoder", **PROMPTS, **model)
@@ -308,7 +308,7 @@ def test_wan22s_chain_makes_what_generate_makes_of_the_same_picture(
     import torch
     from PIL import Image
 
-    from crystools_pipelines.wan22_i2v.pipeline import Wan22I2VRequest, generate
+    from crystools_pipelines.wan.i2v.pipeline import Wan22I2VRequest, generate
 
     picture = np.random.default_rng(1).integers(0, 256, (40, 70, 3), np.uint8)
     Image.fromarray(picture).save(tmp_path / "start.png")

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
+from crystools_pipelines.parallel.mesh_shape import MeshShape
 from crystools_pipelines.planning import forecasting
-from crystools_pipelines.runtime.mesh_shape import MeshShape
 from crystools_tpu import telemetry
 from crystools_tpu.comfyui import nodes
 from crystools_tpu.comfyui.progress import shown

@@ -118,7 +118,7 @@ def test_what_is_freed_is_logged_once_by_name_and_bytes(
     from jax.sharding import Mesh
 
     from crystools_pipelines.runtime.residency import Identity, residency
-    from crystools_pipelines.runtime.weights import StatePlan
+    from crystools_pipelines.weights.loading import StatePlan
 
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / "model.safetensors").touch()

@@ -14,8 +14,8 @@ from diffusers.utils import load_image
 from numpy.typing import NDArray
 
 from crystools_pipelines.cogvideox.request import CogVideoXRequest
-from crystools_pipelines.wan21.request import Wan21Request, WanRequest
-from crystools_pipelines.wan22_i2v.request import Wan22I2VRequest
+from crystools_pipelines.wan.i2v.request import Wan22I2VRequest
+from crystools_pipelines.wan.request import Wan21Request, WanRequest
 
 Answer = tuple[NDArray[np.float32], NDArray[np.float32]]
 Reference = Callable[[Wan21Request], Answer]

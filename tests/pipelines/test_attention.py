@@ -13,16 +13,16 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from crystools_pipelines.runtime.attention import (
+from crystools_pipelines.kernels.attention import (
     Heads,
     attention,
     cross_attention,
     joint_attention,
     splash_attention,
 )
-from crystools_pipelines.runtime.flash_kernel import BlockSizes, flash_attention, is_exact
-from crystools_pipelines.runtime.mesh import make_mesh
-from crystools_pipelines.runtime.mesh_shape import MeshShape
+from crystools_pipelines.kernels.flash_kernel import BlockSizes, flash_attention, is_exact
+from crystools_pipelines.parallel.mesh import make_mesh
+from crystools_pipelines.parallel.mesh_shape import MeshShape
 
 ONE = make_mesh(jax.devices()[:1], branches=1, widths=(1,))
 SIZES = BlockSizes(query=256, key=512, compute=256)

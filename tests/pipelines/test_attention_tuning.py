@@ -8,16 +8,16 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from crystools_pipelines.runtime import defaults
-from crystools_pipelines.runtime.attention import block_sizes
-from crystools_pipelines.runtime.attention_tuning import (
+from crystools_pipelines.kernels.attention import block_sizes
+from crystools_pipelines.kernels.flash_kernel import BlockSizes, flash_attention
+from crystools_pipelines.parallel import defaults
+from crystools_pipelines.parallel.defaults import best_blocks, read_defaults
+from crystools_pipelines.planning.attention_tuning import (
     AttentionShape,
     attention_shapes,
     candidates,
     moved_bytes,
 )
-from crystools_pipelines.runtime.defaults import best_blocks, read_defaults
-from crystools_pipelines.runtime.flash_kernel import BlockSizes, flash_attention
 from crystools_tpu.telemetry.chips import CHIPS, chip_spec
 
 

@@ -13,8 +13,8 @@ from diffusers.models.attention_processor import Attention, CogVideoXAttnProcess
 from numpy.typing import NDArray
 
 from crystools_pipelines.cogvideox.transformer import MeshAttention, rotary_embedding
-from crystools_pipelines.runtime.functional import call
-from crystools_pipelines.runtime.mesh import make_mesh
+from crystools_pipelines.interop.functional import call
+from crystools_pipelines.parallel.mesh import make_mesh
 
 TEXT_TOKENS = 5
 CONFIG = {"attention_head_dim": 16, "sample_height": 300, "sample_width": 300}

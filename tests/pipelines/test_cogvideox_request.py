@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from crystools_pipelines.cogvideox.request import CogVideoXRequest
-from crystools_pipelines.runtime.errors import RequestError
+from crystools_pipelines.errors import RequestError
 
 
 @pytest.mark.parametrize(

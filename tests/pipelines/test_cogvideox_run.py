@@ -18,9 +18,9 @@ from crystools_pipelines.cogvideox import sharding
 from crystools_pipelines.cogvideox.pipeline import CogVideoXRequest, Generation, generate
 from crystools_pipelines.cogvideox.transformer import build_transformer
 from crystools_pipelines.cogvideox.vae import TurnDecoder, build_decoder
-from crystools_pipelines.runtime.errors import CheckpointError, RequestError
-from crystools_pipelines.runtime.mesh import make_mesh
-from crystools_pipelines.runtime.sharding import match
+from crystools_pipelines.errors import CheckpointError, RequestError
+from crystools_pipelines.parallel.mesh import make_mesh
+from crystools_pipelines.parallel.sharding import match
 from crystools_tpu import telemetry
 from crystools_tpu.telemetry import CompileFinished, StageName
 

@@ -12,7 +12,7 @@ from diffusers import CogVideoXDDIMScheduler, CogVideoXDPMScheduler
 
 from crystools_pipelines.cogvideox import scheduler
 from crystools_pipelines.cogvideox.request import CogVideoXRequest
-from crystools_pipelines.runtime.errors import CheckpointError
+from crystools_pipelines.errors import CheckpointError
 
 # scheduler/scheduler_config.json of the published checkpoints.
 PUBLISHED = {

@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from crystools_pipelines.parallel.mesh import make_mesh, replicated
 from crystools_pipelines.runtime.component import QUICK_COMPILE, Component, compile_with
-from crystools_pipelines.runtime.mesh import make_mesh, replicated
 
 HERE = replicated(make_mesh(jax.devices()[:1], branches=1, widths=(1,)))
 

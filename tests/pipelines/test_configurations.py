@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 
 from crystools_pipelines.cogvideox.nodes import CogVideoXTPUVAEDecoder
+from crystools_pipelines.errors import CheckpointError
 from crystools_pipelines.flux2.nodes import FluxTPUVAEDecoder
 from crystools_pipelines.models import MODELS
 from crystools_pipelines.node_support import Latents
-from crystools_pipelines.runtime.checkpoint import Checkpoint
-from crystools_pipelines.runtime.errors import CheckpointError
-from crystools_pipelines.wan21.nodes import Wan21TPUVAEDecoder
-from crystools_pipelines.wan22_i2v.nodes import Wan22I2VTPUVAEDecoder
+from crystools_pipelines.wan.i2v.nodes import Wan22I2VTPUVAEDecoder
+from crystools_pipelines.wan.nodes import Wan21TPUVAEDecoder
+from crystools_pipelines.weights.checkpoint import Checkpoint
 
 WAN_EXPERT = ["diffusers", "WanTransformer3DModel"]
 

@@ -6,7 +6,7 @@ import pickle
 
 import pytest
 
-from crystools_pipelines.runtime.errors import (
+from crystools_pipelines.errors import (
     CheckpointError,
     CompileError,
     OutOfMemoryError,

@@ -8,7 +8,7 @@ from diffusers import AutoencoderKLWan, WanTransformer3DModel
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import UMT5Config, UMT5EncoderModel
 
-from crystools_pipelines.wan21 import flops
+from crystools_pipelines.wan import flops
 
 LATENTS_480P = (1, 16, 21, 60, 104)
 LATENTS_720P = (1, 16, 21, 90, 160)  # 720x1280, 81 frames

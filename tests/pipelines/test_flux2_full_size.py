@@ -15,9 +15,9 @@ from crystools_pipelines.flux2 import flops, sharding
 from crystools_pipelines.flux2.text import LAYERS, build_prompt_encoder
 from crystools_pipelines.flux2.transformer import build_transformer
 from crystools_pipelines.flux2.vae import build_decoder
-from crystools_pipelines.runtime.mesh import make_mesh
-from crystools_pipelines.runtime.scan import ScannedLayers
-from crystools_pipelines.runtime.sharding import Rules, match
+from crystools_pipelines.interop.scan import ScannedLayers
+from crystools_pipelines.parallel.mesh import make_mesh
+from crystools_pipelines.parallel.sharding import Rules, match
 
 TEXT_TOKENS = 512
 

@@ -13,10 +13,10 @@ from diffusers.pipelines.flux2.pipeline_flux2 import compute_empirical_mu
 from PIL import Image
 from transformers import AutoTokenizer
 
+from crystools_pipelines.errors import CheckpointError, RequestError
 from crystools_pipelines.flux2.pipeline import Flux2Request, Generation, generate
 from crystools_pipelines.flux2.text import tokenize
-from crystools_pipelines.runtime.errors import CheckpointError, RequestError
-from crystools_pipelines.runtime.tokens import tokens_of
+from crystools_pipelines.text.tokens import tokens_of
 from crystools_pipelines.tiny import write_tiny_checkpoint
 from crystools_tpu.telemetry import StageName
 

@@ -11,12 +11,12 @@ import torch
 from jax.sharding import PartitionSpec as P
 from safetensors.torch import save_model
 
-from crystools_pipelines.runtime.errors import CheckpointError
-from crystools_pipelines.runtime.folded import FoldedInputs, FoldedOutputs
-from crystools_pipelines.runtime.functional import call
-from crystools_pipelines.runtime.mesh import TENSOR, make_mesh
-from crystools_pipelines.runtime.scan import ScannedLayers
-from crystools_pipelines.runtime.weights import plan_state
+from crystools_pipelines.errors import CheckpointError
+from crystools_pipelines.interop.folded import FoldedInputs, FoldedOutputs
+from crystools_pipelines.interop.functional import call
+from crystools_pipelines.interop.scan import ScannedLayers
+from crystools_pipelines.parallel.mesh import TENSOR, make_mesh
+from crystools_pipelines.weights.loading import plan_state
 
 RULES = [
     ("layers.layer.up.weight", P(None, TENSOR, None)),

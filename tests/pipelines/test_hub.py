@@ -18,13 +18,13 @@ import huggingface_hub.constants
 import jax
 import pytest
 
-from crystools_pipelines.runtime import hub as hub_module
-from crystools_pipelines.runtime.checkpoint import Checkpoint
-from crystools_pipelines.runtime.errors import CheckpointError, RequestError
+from crystools_pipelines.errors import CheckpointError, RequestError
+from crystools_pipelines.parallel.mesh import make_mesh
 from crystools_pipelines.runtime.job import started_job
-from crystools_pipelines.runtime.mesh import make_mesh
-from crystools_pipelines.runtime.tensor_files import read_header
-from crystools_pipelines.wan21 import stages as wan21
+from crystools_pipelines.wan import stages as wan21
+from crystools_pipelines.weights import hub as hub_module
+from crystools_pipelines.weights.checkpoint import Checkpoint
+from crystools_pipelines.weights.tensor_files import read_header
 from crystools_tpu import telemetry
 from crystools_tpu.telemetry import BytesTransferred, StageName, StageReport
 from tests.pipelines.hub_server import COMMIT, Hub, serving

@@ -14,14 +14,14 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from crystools_pipelines.cogvideox import pipeline as cogvideox
+from crystools_pipelines.errors import CheckpointError
 from crystools_pipelines.flux2 import pipeline as flux2
-from crystools_pipelines.runtime.checkpoint import Checkpoint
-from crystools_pipelines.runtime.errors import CheckpointError
+from crystools_pipelines.parallel.mesh import make_mesh
 from crystools_pipelines.runtime.job import started_job
-from crystools_pipelines.runtime.mesh import make_mesh
-from crystools_pipelines.runtime.tensor_files import StoredTensor
-from crystools_pipelines.wan21 import stages as wan21
-from crystools_pipelines.wan22_i2v import pipeline as wan22_i2v
+from crystools_pipelines.wan import stages as wan21
+from crystools_pipelines.wan.i2v import pipeline as wan22_i2v
+from crystools_pipelines.weights.checkpoint import Checkpoint
+from crystools_pipelines.weights.tensor_files import StoredTensor
 from crystools_tpu import telemetry
 
 MESH = make_mesh(jax.devices()[:1], branches=1, widths=(8,))

@@ -12,9 +12,9 @@ from diffusers import WanTransformer3DModel
 from jax.experimental import pallas as pl
 from jax.sharding import AbstractMesh, PartitionSpec
 
-from crystools_pipelines.runtime import functional, scan
-from crystools_pipelines.runtime.jaxpr_flops import FlopCount, count_flops
-from crystools_pipelines.wan21 import flops
+from crystools_pipelines.interop import functional, scan
+from crystools_pipelines.wan import flops
+from tests.pipelines.jaxpr_flops import FlopCount, count_flops
 
 SQUARE = jax.ShapeDtypeStruct((8, 8), jnp.float32)
 PRODUCT = 2 * 8 * 8 * 8  # FLOPs of one product of two such squares

@@ -15,7 +15,7 @@ from diffusers import AutoencoderKLCogVideoX
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from crystools_pipelines.cogvideox.decoder import decode
-from crystools_pipelines.runtime.functional import call
+from crystools_pipelines.interop.functional import call
 
 PICTURES = (2, 12, 6, 16)
 VIDEO = (1, 12, 3, 6, 16)

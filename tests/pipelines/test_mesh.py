@@ -8,12 +8,12 @@ from typing import Any
 import jax
 import pytest
 
+from crystools_pipelines.errors import RequestError
 from crystools_pipelines.models import MODELS
-from crystools_pipelines.runtime import defaults, mesh
-from crystools_pipelines.runtime.defaults import read_defaults
-from crystools_pipelines.runtime.errors import RequestError
-from crystools_pipelines.runtime.mesh import make_mesh, shape_of
-from crystools_pipelines.runtime.mesh_shape import MeshShape, legal_shapes, parse_mesh
+from crystools_pipelines.parallel import defaults, mesh
+from crystools_pipelines.parallel.defaults import read_defaults
+from crystools_pipelines.parallel.mesh import make_mesh, shape_of
+from crystools_pipelines.parallel.mesh_shape import MeshShape, legal_shapes, parse_mesh
 from crystools_tpu.telemetry.chips import CHIPS
 
 CHIP = {chip.name: chip for chip in CHIPS}

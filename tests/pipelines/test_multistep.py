@@ -11,8 +11,8 @@ import pytest
 import torch
 from diffusers import UniPCMultistepScheduler
 
+from crystools_pipelines.errors import CheckpointError
 from crystools_pipelines.runtime import multistep
-from crystools_pipelines.runtime.errors import CheckpointError
 
 FLOW = {"prediction_type": "flow_prediction", "use_flow_sigmas": True}
 

@@ -10,13 +10,13 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from crystools_pipelines.runtime.checkpoint import Checkpoint
-from crystools_pipelines.runtime.errors import OutOfMemoryError
+from crystools_pipelines.errors import OutOfMemoryError
+from crystools_pipelines.parallel.mesh import make_mesh
 from crystools_pipelines.runtime.job import params_of, started_job
-from crystools_pipelines.runtime.mesh import make_mesh
 from crystools_pipelines.runtime.out_of_memory import Shortage, shortage
 from crystools_pipelines.runtime.residency import free_all, residency
-from crystools_pipelines.wan21.pipeline import Wan21Request, generate
+from crystools_pipelines.wan.t2v import Wan21Request, generate
+from crystools_pipelines.weights.checkpoint import Checkpoint
 from crystools_tpu import telemetry
 from crystools_tpu.telemetry import ModelFreed, StageName, Status
 

@@ -13,9 +13,9 @@ import jax
 import numpy as np
 import pytest
 
-from crystools_pipelines.runtime.errors import OutOfMemoryError
+from crystools_pipelines.errors import OutOfMemoryError
 from crystools_pipelines.runtime.residency import Freed, free_all, residency
-from crystools_pipelines.wan21.pipeline import Generation, Wan21Request, generate
+from crystools_pipelines.wan.t2v import Generation, Wan21Request, generate
 from crystools_tpu import telemetry
 from crystools_tpu.telemetry import ModelFreed, RunReport, StageName, StageStarted
 

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from crystools_pipelines.runtime.rotary import Norm, _pallas, _plain
+from crystools_pipelines.kernels.rotary import Norm, _pallas, _plain
 
 NORMS = [Norm("all heads", 1e-6), Norm("head", 1e-6), Norm("head", 1e-5, centred=True)]
 

@@ -15,8 +15,8 @@ import imageio_ffmpeg
 import numpy as np
 import pytest
 
+from crystools_pipelines.errors import SaveError
 from crystools_pipelines.runtime import saving
-from crystools_pipelines.runtime.errors import SaveError
 from crystools_pipelines.runtime.saving import save_or_keep
 from crystools_tpu import whole_file
 

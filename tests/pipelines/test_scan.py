@@ -12,10 +12,10 @@ import torch
 from jax.sharding import PartitionSpec as P
 from safetensors.torch import save_model
 
-from crystools_pipelines.runtime.functional import call
-from crystools_pipelines.runtime.mesh import make_mesh
-from crystools_pipelines.runtime.scan import ScannedLayers
-from crystools_pipelines.runtime.weights import plan_state
+from crystools_pipelines.interop.functional import call
+from crystools_pipelines.interop.scan import ScannedLayers
+from crystools_pipelines.parallel.mesh import make_mesh
+from crystools_pipelines.weights.loading import plan_state
 
 DEPTH = 3
 

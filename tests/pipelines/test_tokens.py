@@ -12,11 +12,11 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from crystools_pipelines.cogvideox import text as cogvideox
 from crystools_pipelines.flux2 import text as flux2
-from crystools_pipelines.runtime.checkpoint import Checkpoint
+from crystools_pipelines.parallel.mesh import make_mesh
 from crystools_pipelines.runtime.job import Job, choose_devices
-from crystools_pipelines.runtime.mesh import make_mesh
-from crystools_pipelines.runtime.tokens import Tokenize, tokens_of, warnings_of
-from crystools_pipelines.wan21 import text as wan21
+from crystools_pipelines.text.tokens import Tokenize, tokens_of, warnings_of
+from crystools_pipelines.wan import text as wan21
+from crystools_pipelines.weights.checkpoint import Checkpoint
 from crystools_tpu import telemetry
 from crystools_tpu.telemetry import Bus, RunWarned
 

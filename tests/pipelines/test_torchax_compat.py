@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from crystools_pipelines.runtime.torchax_compat import DECLARED, declare_missing, named_operators
+from crystools_pipelines.interop.torchax_compat import DECLARED, declare_missing, named_operators
 
 NAMESPACE = "crystools_tpu_test"
 

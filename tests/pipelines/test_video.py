@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from crystools_pipelines.runtime.errors import RequestError
+from crystools_pipelines.errors import RequestError
 from crystools_pipelines.runtime.video import check_video, video_writer, write_video
 
 needs_ffprobe = pytest.mark.skipif(

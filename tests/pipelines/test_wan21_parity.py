@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from crystools_pipelines.wan21.pipeline import Wan21Request, generate
+from crystools_pipelines.wan.t2v import Wan21Request, generate
 
 Reference = Callable[[Wan21Request], tuple[NDArray[np.float32], NDArray[np.float32]]]
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from crystools_pipelines.runtime.errors import RequestError
+from crystools_pipelines.errors import RequestError
 from crystools_pipelines.runtime.job import initial_noise
-from crystools_pipelines.wan21.request import Wan21Request
+from crystools_pipelines.wan.request import Wan21Request
 
 
 @pytest.mark.parametrize(

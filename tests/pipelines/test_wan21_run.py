@@ -14,9 +14,9 @@ import pytest
 import torch
 from diffusers import WanTransformer3DModel
 
-from crystools_pipelines.runtime.errors import CheckpointError, RequestError
+from crystools_pipelines.errors import CheckpointError, RequestError
 from crystools_pipelines.runtime.residency import free_all
-from crystools_pipelines.wan21.pipeline import Generation, Wan21Request, generate
+from crystools_pipelines.wan.t2v import Generation, Wan21Request, generate
 from crystools_tpu import telemetry
 from crystools_tpu.telemetry import CompileFinished, StageName
 

@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from crystools_pipelines.wan22_i2v.pipeline import Wan22I2VRequest, generate
+from crystools_pipelines.wan.i2v.pipeline import Wan22I2VRequest, generate
 
 Reference = Callable[[Wan22I2VRequest], tuple[NDArray[np.float32], NDArray[np.float32]]]
 

@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 from diffusers import UniPCMultistepScheduler
 
-from crystools_pipelines.runtime.checkpoint import Checkpoint
-from crystools_pipelines.runtime.errors import CheckpointError, RequestError
+from crystools_pipelines.errors import CheckpointError, RequestError
 from crystools_pipelines.runtime.residency import free_all
-from crystools_pipelines.wan21.stages import Phase
-from crystools_pipelines.wan22_i2v.pipeline import Generation, Wan22I2VRequest, generate, plan_phases
+from crystools_pipelines.wan.i2v.pipeline import Generation, Wan22I2VRequest, generate, plan_phases
+from crystools_pipelines.wan.stages import Phase
+from crystools_pipelines.weights.checkpoint import Checkpoint
 from crystools_tpu import telemetry
 from crystools_tpu.telemetry import CompileFinished, StageName
 

@@ -16,11 +16,11 @@ from jax.sharding import PartitionSpec as P
 from numpy.typing import NDArray
 from safetensors.torch import save_file
 
-from crystools_pipelines.runtime.errors import CheckpointError, UnmatchedParametersError
-from crystools_pipelines.runtime.mesh import make_mesh
-from crystools_pipelines.runtime.scan import ScannedLayers
-from crystools_pipelines.runtime.sharding import Rules
-from crystools_pipelines.runtime.weights import State, plan_state
+from crystools_pipelines.errors import CheckpointError, UnmatchedParametersError
+from crystools_pipelines.interop.scan import ScannedLayers
+from crystools_pipelines.parallel.mesh import make_mesh
+from crystools_pipelines.parallel.sharding import Rules
+from crystools_pipelines.weights.loading import State, plan_state
 
 RULES = (
     (r"blocks\.layer\.weight", P("tensor", None)),

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from crystools_pipelines.parallel.mesh_shape import MeshShape
 from crystools_pipelines.planning.plan import Plan, Shape, StagePlan
-from crystools_pipelines.runtime.mesh_shape import MeshShape
 
 GIB = 2**30
 

@@ -9,8 +9,8 @@ from typing import Any
 import jax
 import pytest
 
-from crystools_pipelines.runtime import aot
-from crystools_pipelines.runtime.errors import CompileError
+from crystools_pipelines.errors import CompileError
+from crystools_pipelines.planning import aot
 
 
 def test_a_kernel_that_does_not_compile_alone_is_a_compile_error_in_one_line(

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from crystools_pipelines.runtime.compiler_process import ChildProcess, ProcessDiedError
+from crystools_pipelines.planning.compiler_process import ChildProcess, ProcessDiedError
 
 
 def environment(name: str) -> tuple[str | None, int]:

@@ -13,16 +13,16 @@ import jax
 import pytest
 
 from crystools_pipelines.models import MODELS
+from crystools_pipelines.parallel.mesh import shape_of
+from crystools_pipelines.parallel.mesh_shape import MeshShape
 from crystools_pipelines.planning.cache import keep_plan, plan_key, read_plans
 from crystools_pipelines.planning.forecasting import METHOD, kept_forecast
 from crystools_pipelines.planning.plan import Plan, Shape
-from crystools_pipelines.runtime.checkpoint import Checkpoint
-from crystools_pipelines.runtime.mesh import shape_of
-from crystools_pipelines.runtime.mesh_shape import MeshShape
-from crystools_pipelines.runtime.run_spec import RunSpec
-from crystools_pipelines.runtime.topologies import topology_of
-from crystools_pipelines.wan21.pipeline import make_mesh
-from crystools_pipelines.wan21.request import Wan21Request
+from crystools_pipelines.planning.run_spec import RunSpec
+from crystools_pipelines.planning.topologies import topology_of
+from crystools_pipelines.wan.request import Wan21Request
+from crystools_pipelines.wan.t2v import make_mesh
+from crystools_pipelines.weights.checkpoint import Checkpoint
 from crystools_tpu.telemetry import Forecast, StageForecast, StageName
 from tests.planning.plans import GIB, made_up_plan, made_up_stage
 

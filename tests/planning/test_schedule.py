@@ -6,8 +6,8 @@ import dataclasses
 
 import pytest
 
+from crystools_pipelines.planning.estimate import OTHER_CYCLES_SHARE, Estimate, estimate
 from crystools_pipelines.planning.hlo import Module, parse
-from crystools_pipelines.planning.schedule import OTHER_CYCLES_SHARE, Estimate, estimate
 from crystools_tpu.telemetry.chips import CHIPS, ChipSpec
 
 # With round numbers: a second are 1000 cycles, 100 bytes of a link, 10 FLOP or 10,000 bytes of HBM.

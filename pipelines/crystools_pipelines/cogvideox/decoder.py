@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from diffusers.models.autoencoders.autoencoder_kl_cogvideox import CogVideoXDecoder3D
 from jax.sharding import NamedSharding, PartitionSpec
 
-from crystools_pipelines.runtime.lowerings import channel_means
+from crystools_pipelines.interop.lowerings import channel_means
 
 Weights: TypeAlias = Mapping[str, jax.Array]
 

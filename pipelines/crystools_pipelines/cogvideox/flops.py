@@ -8,8 +8,8 @@ from functools import partial
 from math import prod
 from typing import Any
 
-from crystools_pipelines.runtime import t5_costs
 from crystools_pipelines.runtime.costs import Cost, attention, convolution, linear, matmul, residual_block
+from crystools_pipelines.text import t5_costs
 
 Config = Mapping[str, Any]
 LatentShape = tuple[int, int, int, int, int]  # batch, frames, channels, height, width

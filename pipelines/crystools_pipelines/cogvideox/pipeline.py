@@ -34,16 +34,11 @@ from crystools_pipelines.cogvideox.transformer import (
     rotary_embedding,
 )
 from crystools_pipelines.cogvideox.vae import build_decoder, decoding_turns
+from crystools_pipelines.parallel import layout
+from crystools_pipelines.parallel.mesh import DATA
+from crystools_pipelines.parallel.mesh import make_mesh as mesh_of
+from crystools_pipelines.parallel.mesh_shape import MeshShape, legal_shapes
 from crystools_pipelines.planning.forecasting import kept_forecast
-from crystools_pipelines.runtime import layout, t5
-from crystools_pipelines.runtime.checkpoint import Checkpoint
-from crystools_pipelines.runtime.inspection import (
-    Size,
-    check_all_heeded,
-    check_classes,
-    check_components,
-    check_sizes,
-)
 from crystools_pipelines.runtime.job import (
     AnyArray,
     Generation,
@@ -53,11 +48,17 @@ from crystools_pipelines.runtime.job import (
     params_of,
     started_job,
 )
-from crystools_pipelines.runtime.mesh import DATA
-from crystools_pipelines.runtime.mesh import make_mesh as mesh_of
-from crystools_pipelines.runtime.mesh_shape import MeshShape, legal_shapes
-from crystools_pipelines.runtime.part import Part
 from crystools_pipelines.runtime.stages import StepCost, run_denoising, run_once, run_turns
+from crystools_pipelines.text import t5
+from crystools_pipelines.weights.checkpoint import Checkpoint
+from crystools_pipelines.weights.inspection import (
+    Size,
+    check_all_heeded,
+    check_classes,
+    check_components,
+    check_sizes,
+)
+from crystools_pipelines.weights.part import Part
 from crystools_tpu.telemetry import StageName
 
 __all__ = ["PIPELINE", "CogVideoXRequest", "Generation", "generate"]

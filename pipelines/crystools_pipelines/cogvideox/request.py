@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from crystools_pipelines.runtime.checks import check_guidance, check_seed, check_size
-from crystools_pipelines.runtime.errors import RequestError
+from crystools_pipelines.errors import RequestError
+from crystools_pipelines.requests.checks import check_guidance, check_seed, check_size
 
 # The VAE halves height and width three times and time twice; the transformer's patches are 2x2x2 latents.
 VAE_SPATIAL_RATIO = 8

@@ -16,7 +16,7 @@ from diffusers import CogVideoXDDIMScheduler, CogVideoXDPMScheduler
 from numpy.typing import NDArray
 
 from crystools_pipelines.cogvideox.request import CogVideoXRequest
-from crystools_pipelines.runtime.errors import CheckpointError
+from crystools_pipelines.errors import CheckpointError
 
 Scheduler: TypeAlias = CogVideoXDDIMScheduler | CogVideoXDPMScheduler
 _SCHEDULERS = {scheduler.__name__: scheduler for scheduler in (CogVideoXDDIMScheduler, CogVideoXDPMScheduler)}

@@ -1,4 +1,4 @@
-"""How CogVideoX lies on the mesh: a pattern for every parameter. Axis names are in `runtime.mesh`.
+"""How CogVideoX lies on the mesh: a pattern for every parameter. Axis names are in `parallel.mesh`.
 
 Weights are `[out, in]`. A projection into heads or into the feed-forward's hidden width is split by its
 outputs over `tensor`, the one out of it by its inputs: one reduction for each such pair. The modulations
@@ -9,8 +9,8 @@ from typing import Any
 
 from jax.sharding import PartitionSpec as P
 
-from crystools_pipelines.runtime.mesh import TENSOR
-from crystools_pipelines.runtime.sharding import Rules
+from crystools_pipelines.parallel.mesh import TENSOR
+from crystools_pipelines.parallel.sharding import Rules
 
 _BLOCK = r"transformer_blocks\.layer\."
 

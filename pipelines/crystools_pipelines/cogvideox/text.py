@@ -11,10 +11,11 @@ import torch
 from jax.sharding import Mesh
 from transformers import BatchEncoding, PreTrainedTokenizerBase, T5Config, T5EncoderModel
 
-from crystools_pipelines.runtime import layout, t5
-from crystools_pipelines.runtime.functional import call
-from crystools_pipelines.runtime.scan import ScannedLayers
-from crystools_pipelines.runtime.weights import State
+from crystools_pipelines.interop.functional import call
+from crystools_pipelines.interop.scan import ScannedLayers
+from crystools_pipelines.parallel import layout
+from crystools_pipelines.text import t5
+from crystools_pipelines.weights.loading import State
 
 MAX_TOKENS = 226
 

@@ -19,13 +19,13 @@ from numpy.typing import NDArray
 from crystools_pipelines.cogvideox import sharding
 from crystools_pipelines.cogvideox.request import PATCH_SIZE
 from crystools_pipelines.cogvideox.scheduler import Schedule, SolverState, advance
-from crystools_pipelines.runtime import layout
-from crystools_pipelines.runtime.attention import Heads, attention
-from crystools_pipelines.runtime.errors import CheckpointError, RequestError
-from crystools_pipelines.runtime.functional import as_jax, as_torch, call
-from crystools_pipelines.runtime.rotary import Norm, rotated
-from crystools_pipelines.runtime.scan import ScannedLayers
-from crystools_pipelines.runtime.weights import State
+from crystools_pipelines.errors import CheckpointError, RequestError
+from crystools_pipelines.interop.functional import as_jax, as_torch, call
+from crystools_pipelines.interop.scan import ScannedLayers
+from crystools_pipelines.kernels.attention import Heads, attention
+from crystools_pipelines.kernels.rotary import Norm, rotated
+from crystools_pipelines.parallel import layout
+from crystools_pipelines.weights.loading import State
 
 Rotary: TypeAlias = tuple[jax.Array, jax.Array]
 

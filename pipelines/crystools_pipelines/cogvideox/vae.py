@@ -15,9 +15,9 @@ from jax.sharding import NamedSharding
 
 from crystools_pipelines.cogvideox import flops
 from crystools_pipelines.cogvideox.decoder import Cache, decode
-from crystools_pipelines.runtime.errors import CheckpointError
+from crystools_pipelines.errors import CheckpointError
 from crystools_pipelines.runtime.stages import FLOAT32_BYTES, StepCost, Turn
-from crystools_pipelines.runtime.weights import State
+from crystools_pipelines.weights.loading import State
 
 TURN = 2
 

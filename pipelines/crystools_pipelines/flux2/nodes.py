@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Final
 
+from crystools_pipelines.errors import RequestError
 from crystools_pipelines.flux2.request import Flux2Request
 from crystools_pipelines.models import MODELS
 from crystools_pipelines.node_support import (
@@ -25,7 +26,6 @@ from crystools_pipelines.node_support import (
     timing_of,
     whole,
 )
-from crystools_pipelines.runtime.errors import RequestError
 
 EMBEDDINGS: Final = "FLUX2_EMBEDDINGS"
 LATENTS: Final = "FLUX2_LATENTS"

@@ -12,6 +12,7 @@ from diffusers import FlowMatchEulerDiscreteScheduler, Flux2Transformer2DModel
 from jax.sharding import Mesh
 from numpy.typing import NDArray
 
+from crystools_pipelines.errors import CheckpointError
 from crystools_pipelines.flux2 import flops, sharding
 from crystools_pipelines.flux2.request import PATCH, TOKEN_CHANNELS, VAE_RATIO, Flux2Request
 from crystools_pipelines.flux2.schedule import SolverState, tabulate
@@ -27,18 +28,11 @@ from crystools_pipelines.flux2.text import (
 )
 from crystools_pipelines.flux2.transformer import build_transformer, denoising_step, rotary_tables
 from crystools_pipelines.flux2.vae import ImageDecoder, build_decoder, decode
+from crystools_pipelines.parallel import layout
+from crystools_pipelines.parallel.mesh import make_mesh as mesh_of
+from crystools_pipelines.parallel.mesh_shape import MeshShape, legal_shapes
 from crystools_pipelines.planning.forecasting import kept_forecast
-from crystools_pipelines.runtime import layout
-from crystools_pipelines.runtime.checkpoint import Checkpoint
 from crystools_pipelines.runtime.component import QUICK_COMPILE
-from crystools_pipelines.runtime.errors import CheckpointError
-from crystools_pipelines.runtime.inspection import (
-    Size,
-    check_all_heeded,
-    check_classes,
-    check_components,
-    check_sizes,
-)
 from crystools_pipelines.runtime.job import (
     AnyArray,
     Generation,
@@ -49,10 +43,16 @@ from crystools_pipelines.runtime.job import (
     params_of,
     started_job,
 )
-from crystools_pipelines.runtime.mesh import make_mesh as mesh_of
-from crystools_pipelines.runtime.mesh_shape import MeshShape, legal_shapes
-from crystools_pipelines.runtime.part import Part
 from crystools_pipelines.runtime.stages import FLOAT32_BYTES, StepCost, run_denoising, run_once
+from crystools_pipelines.weights.checkpoint import Checkpoint
+from crystools_pipelines.weights.inspection import (
+    Size,
+    check_all_heeded,
+    check_classes,
+    check_components,
+    check_sizes,
+)
+from crystools_pipelines.weights.part import Part
 from crystools_tpu.telemetry import StageName
 
 __all__ = ["PIPELINE", "Flux2Request", "Generation", "generate"]

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from crystools_pipelines.runtime.checks import check_guidance, check_seed, check_size, check_steps
+from crystools_pipelines.requests.checks import check_guidance, check_seed, check_size, check_steps
 
 # The VAE halves height and width three times; 2x2 of its latents are one token of the transformer.
 VAE_RATIO = 8

@@ -8,7 +8,7 @@ from diffusers import FlowMatchEulerDiscreteScheduler
 from diffusers.pipelines.flux2.pipeline_flux2 import compute_empirical_mu
 from numpy.typing import NDArray
 
-from crystools_pipelines.runtime.errors import CheckpointError
+from crystools_pipelines.errors import CheckpointError
 
 
 class Schedule(NamedTuple):

@@ -1,6 +1,6 @@
-"""How FLUX.2 lies on the mesh: a pattern for every parameter. Axis names are in `runtime.mesh`.
+"""How FLUX.2 lies on the mesh: a pattern for every parameter. Axis names are in `parallel.mesh`.
 
-Weights are `[out, in]`, folded ones as in `runtime.folded`. A projection into heads or into the hidden width
+Weights are `[out, in]`, folded ones as in `interop.folded`. A projection into heads or into the hidden width
 of the feed-forward is split by its outputs over `tensor`, the one out of it by its inputs: one reduction for
 each such pair. The projections of embeddings and modulations are split so that no device holds them whole,
 those of modulations by their inputs: split by outputs, each layer would gather what it takes of them.
@@ -12,8 +12,8 @@ from typing import Any
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-from crystools_pipelines.runtime.mesh import TENSOR
-from crystools_pipelines.runtime.sharding import Rules
+from crystools_pipelines.parallel.mesh import TENSOR
+from crystools_pipelines.parallel.sharding import Rules
 
 TEXT_ENCODER: Rules = (
     (r".*\.embed_tokens\.weight", P(None, TENSOR)),

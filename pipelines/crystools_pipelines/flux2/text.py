@@ -19,12 +19,12 @@ from transformers.models.mistral.modeling_mistral import (
     apply_rotary_pos_emb,
 )
 
+from crystools_pipelines.errors import CheckpointError
 from crystools_pipelines.flux2.sharding import TEXT_ENCODER
-from crystools_pipelines.runtime import layout
-from crystools_pipelines.runtime.errors import CheckpointError
-from crystools_pipelines.runtime.functional import as_jax, as_torch, call
-from crystools_pipelines.runtime.scan import ScannedLayers
-from crystools_pipelines.runtime.weights import State
+from crystools_pipelines.interop.functional import as_jax, as_torch, call
+from crystools_pipelines.interop.scan import ScannedLayers
+from crystools_pipelines.parallel import layout
+from crystools_pipelines.weights.loading import State
 
 MAX_TOKENS = 512
 # After how many layers the hidden states are taken; what lies behind the last of them is not used.

@@ -16,15 +16,15 @@ from diffusers.models.transformers.transformer_flux2 import (
 from jax.sharding import Mesh
 from numpy.typing import NDArray
 
+from crystools_pipelines.errors import CheckpointError
 from crystools_pipelines.flux2.schedule import Schedule, SolverState, advance
 from crystools_pipelines.flux2.text import MAX_TOKENS
-from crystools_pipelines.runtime.attention import Heads, attention, joint_attention
-from crystools_pipelines.runtime.errors import CheckpointError
-from crystools_pipelines.runtime.folded import FoldedInputs, FoldedOutputs
-from crystools_pipelines.runtime.functional import as_jax, as_torch, call
-from crystools_pipelines.runtime.rotary import Norm, Tables, rotated
-from crystools_pipelines.runtime.scan import ScannedLayers
-from crystools_pipelines.runtime.weights import State
+from crystools_pipelines.interop.folded import FoldedInputs, FoldedOutputs
+from crystools_pipelines.interop.functional import as_jax, as_torch, call
+from crystools_pipelines.interop.scan import ScannedLayers
+from crystools_pipelines.kernels.attention import Heads, attention, joint_attention
+from crystools_pipelines.kernels.rotary import Norm, Tables, rotated
+from crystools_pipelines.weights.loading import State
 
 Rotary: TypeAlias = tuple[torch.Tensor, torch.Tensor]
 

@@ -10,10 +10,10 @@ from diffusers.models.attention_processor import Attention
 from jax.sharding import Mesh
 
 from crystools_pipelines.flux2 import sharding
-from crystools_pipelines.runtime import layout
-from crystools_pipelines.runtime.attention import Heads, attention
-from crystools_pipelines.runtime.functional import as_jax, as_torch, call
-from crystools_pipelines.runtime.weights import State
+from crystools_pipelines.interop.functional import as_jax, as_torch, call
+from crystools_pipelines.kernels.attention import Heads, attention
+from crystools_pipelines.parallel import layout
+from crystools_pipelines.weights.loading import State
 
 
 class ImageDecoder(torch.nn.Module):

@@ -10,9 +10,9 @@ from typing import Any
 
 import crystools_pipelines
 from crystools_pipelines.models import MODELS
+from crystools_pipelines.parallel.defaults import read_defaults
 from crystools_pipelines.planning.plan import Plan, from_json
-from crystools_pipelines.runtime.defaults import read_defaults
-from crystools_pipelines.runtime.run_spec import RunSpec
+from crystools_pipelines.planning.run_spec import RunSpec
 from crystools_tpu.data_dir import cache_dir
 from crystools_tpu.telemetry import StageName, chips
 from crystools_tpu.whole_file import written_whole

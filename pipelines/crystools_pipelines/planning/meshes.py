@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from math import inf
 from typing import Any
 
+from crystools_pipelines.parallel.mesh_shape import MeshShape
 from crystools_pipelines.planning.plan import Plan
-from crystools_pipelines.runtime.mesh_shape import MeshShape
 
 
 @dataclass(frozen=True)

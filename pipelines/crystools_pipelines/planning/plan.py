@@ -3,7 +3,7 @@
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from crystools_pipelines.runtime.mesh_shape import MeshShape
+from crystools_pipelines.parallel.mesh_shape import MeshShape
 
 
 @dataclass(frozen=True)

@@ -4,16 +4,16 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, Protocol
 
+from crystools_pipelines.errors import RequestError
+from crystools_pipelines.planning.aot import CompiledStage, RunOutline, StageOutline, TpuCompiler
+from crystools_pipelines.planning.estimate import Estimate, KernelCycles, estimate, has_kernels
 from crystools_pipelines.planning.fitting import largest_that_fits
 from crystools_pipelines.planning.hlo import parse
 from crystools_pipelines.planning.plan import Plan, Shape, StagePlan
 from crystools_pipelines.planning.residency import StageMemory, evictions
-from crystools_pipelines.planning.schedule import Estimate, KernelCycles, estimate, has_kernels
-from crystools_pipelines.runtime.aot import CompiledStage, RunOutline, StageOutline, TpuCompiler
-from crystools_pipelines.runtime.errors import RequestError
+from crystools_pipelines.planning.run_spec import RunSpec
+from crystools_pipelines.planning.topologies import TOPOLOGIES, Topology
 from crystools_pipelines.runtime.out_of_memory import FIXED_SIZE_STAGES
-from crystools_pipelines.runtime.run_spec import RunSpec
-from crystools_pipelines.runtime.topologies import TOPOLOGIES, Topology
 from crystools_tpu.telemetry import StageName
 
 _SIZE_MULTIPLE = 16  # of every model's height and width

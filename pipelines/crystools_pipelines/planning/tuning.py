@@ -5,13 +5,13 @@ from dataclasses import asdict, dataclass
 from math import inf
 from typing import Any
 
-from crystools_pipelines.runtime.aot import TpuCompiler
-from crystools_pipelines.runtime.attention_tuning import AttentionShape, candidates, moved_bytes
-from crystools_pipelines.runtime.errors import RequestError
-from crystools_pipelines.runtime.flash_kernel import BlockSizes
-from crystools_pipelines.runtime.mesh_shape import MeshShape
-from crystools_pipelines.runtime.run_spec import RunSpec
-from crystools_pipelines.runtime.topologies import TOPOLOGIES
+from crystools_pipelines.errors import RequestError
+from crystools_pipelines.kernels.flash_kernel import BlockSizes
+from crystools_pipelines.parallel.mesh_shape import MeshShape
+from crystools_pipelines.planning.aot import TpuCompiler
+from crystools_pipelines.planning.attention_tuning import AttentionShape, candidates, moved_bytes
+from crystools_pipelines.planning.run_spec import RunSpec
+from crystools_pipelines.planning.topologies import TOPOLOGIES
 from crystools_tpu.telemetry import StageName
 
 

@@ -9,7 +9,7 @@ from typing import Any, Generic, TypeAlias, TypeVar
 
 import jax
 
-from crystools_pipelines.runtime.weights import State
+from crystools_pipelines.weights.loading import State
 
 Module = TypeVar("Module")
 

@@ -16,20 +16,20 @@ from diffusers.utils.torch_utils import randn_tensor
 from jax.sharding import Mesh, NamedSharding
 from numpy.typing import NDArray
 
-from crystools_pipelines.runtime.checkpoint import Checkpoint
+from crystools_pipelines.errors import CheckpointError, RequestError
+from crystools_pipelines.parallel.mesh import replicated
 from crystools_pipelines.runtime.compile_cache import default_compile_cache
 from crystools_pipelines.runtime.component import Component, identify
-from crystools_pipelines.runtime.errors import CheckpointError, RequestError
-from crystools_pipelines.runtime.hub import RepositoryFile
-from crystools_pipelines.runtime.inspection import check_unquantised
-from crystools_pipelines.runtime.mesh import replicated
 from crystools_pipelines.runtime.out_of_memory import in_words
-from crystools_pipelines.runtime.part import Part, built
 from crystools_pipelines.runtime.residency import Identity, on_behalf_of, residency
 from crystools_pipelines.runtime.saving import save_or_keep
-from crystools_pipelines.runtime.tokens import Tokenize, Tokens, tokens_of, warnings_of
 from crystools_pipelines.runtime.video import check_video
-from crystools_pipelines.runtime.weights import StatePlan, plan_state
+from crystools_pipelines.text.tokens import Tokenize, Tokens, tokens_of, warnings_of
+from crystools_pipelines.weights.checkpoint import Checkpoint
+from crystools_pipelines.weights.hub import RepositoryFile
+from crystools_pipelines.weights.inspection import check_unquantised
+from crystools_pipelines.weights.loading import StatePlan, plan_state
+from crystools_pipelines.weights.part import Part, built
 from crystools_tpu import telemetry
 from crystools_tpu.telemetry import Forecast, RunReport, StageName, Status
 from crystools_tpu.telemetry.events import Params
@@ -55,7 +55,7 @@ class Generation:
 class Job:
     """Where a run's stages run: the checkpoint, the mesh its weights go to, and in which dtype.
 
-    Stages reach the devices through it alone, so that a rehearsal can stand in for it (`runtime.rehearsal`).
+    Stages reach the devices through it alone, so that a rehearsal can stand in for it (`planning.rehearsal`).
     `on_step` is called after each step of any stage; what it raises ends the run.
     """
 

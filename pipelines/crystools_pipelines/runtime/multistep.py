@@ -15,7 +15,7 @@ import torch
 from diffusers import UniPCMultistepScheduler
 from numpy.typing import NDArray
 
-from crystools_pipelines.runtime.errors import CheckpointError
+from crystools_pipelines.errors import CheckpointError
 
 _SAMPLE, _OUTPUT, _LAST = 0, 1, 2
 _HISTORY = 3

@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 
-from crystools_pipelines.runtime.errors import OutOfMemoryError
+from crystools_pipelines.errors import OutOfMemoryError
 from crystools_tpu import telemetry
 from crystools_tpu.telemetry import StageName
 from crystools_tpu.telemetry.events import Params

@@ -16,11 +16,11 @@ from typing import Any, Literal, ParamSpec, TypeAlias, TypeVar
 import jax
 from jax.sharding import Mesh
 
+from crystools_pipelines.errors import OutOfMemoryError
 from crystools_pipelines.runtime.component import Component
-from crystools_pipelines.runtime.errors import OutOfMemoryError
 from crystools_pipelines.runtime.out_of_memory import shortage
-from crystools_pipelines.runtime.stored import weight_files
-from crystools_pipelines.runtime.weights import StatePlan
+from crystools_pipelines.weights.loading import StatePlan
+from crystools_pipelines.weights.stored import weight_files
 from crystools_tpu import telemetry
 from crystools_tpu.telemetry import ModelFreed, StageName
 

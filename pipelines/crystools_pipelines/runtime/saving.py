@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from crystools_pipelines.runtime.errors import RequestError, SaveError
+from crystools_pipelines.errors import RequestError, SaveError
 from crystools_pipelines.runtime.video import write_video
 from crystools_tpu.data_dir import FRAMES, data_dir
 from crystools_tpu.whole_file import reason

@@ -11,7 +11,7 @@ import imageio_ffmpeg
 import numpy as np
 from PIL import Image
 
-from crystools_pipelines.runtime.errors import RequestError
+from crystools_pipelines.errors import RequestError
 from crystools_tpu.whole_file import SMALL_BYTES, hidden_beside, obstacle, reason, written_whole
 
 _NPY_HEADER_BYTES = 128

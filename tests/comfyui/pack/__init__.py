@@ -20,8 +20,8 @@ class Generation:
     FUNCTION = "generate"
 
     def generate(self, checkpoint: str, seed: int, steps: int) -> tuple[dict[str, Any]]:
-        from crystools_pipelines.wan21.pipeline import generate
-        from crystools_pipelines.wan21.request import Wan21Request
+        from crystools_pipelines.wan.request import Wan21Request
+        from crystools_pipelines.wan.t2v import generate
         from crystools_tpu import telemetry
 
         request = Wan21Request(

@@ -14,9 +14,9 @@ import torch
 import torchax
 import transformers
 
+from crystools_pipelines.errors import OutOfMemoryError
+from crystools_pipelines.interop.functional import call
 from crystools_pipelines.models import MODELS
-from crystools_pipelines.runtime.errors import OutOfMemoryError
-from crystools_pipelines.runtime.functional import call
 from crystools_pipelines.runtime.residency import free_all, residency
 from tests.pipelines.all_models.conftest import Run
 

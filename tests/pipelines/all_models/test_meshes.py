@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
+from crystools_pipelines.errors import RequestError
 from crystools_pipelines.models import MODELS
-from crystools_pipelines.runtime.checkpoint import Checkpoint
-from crystools_pipelines.runtime.errors import RequestError
-from crystools_pipelines.runtime.mesh import shape_of
-from crystools_pipelines.runtime.mesh_shape import MeshShape
+from crystools_pipelines.parallel.mesh import shape_of
+from crystools_pipelines.parallel.mesh_shape import MeshShape
+from crystools_pipelines.weights.checkpoint import Checkpoint
 from tests.pipelines.all_models.conftest import smallest
 
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from crystools_pipelines.models import MODELS
-from crystools_pipelines.runtime.checkpoint import Checkpoint
+from crystools_pipelines.planning.rehearsal import rehearse
 from crystools_pipelines.runtime.job import Generation
-from crystools_pipelines.runtime.rehearsal import rehearse
+from crystools_pipelines.weights.checkpoint import Checkpoint
 from crystools_tpu.telemetry import StageName
 from tests.pipelines.all_models.conftest import Run, smallest
 

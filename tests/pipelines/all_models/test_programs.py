@@ -8,12 +8,12 @@ import jax
 import pytest
 
 from crystools_pipelines.models import MODELS
-from crystools_pipelines.runtime.mesh import make_mesh
-from crystools_pipelines.runtime.rehearsal import abstract_state
+from crystools_pipelines.parallel.mesh import make_mesh
+from crystools_pipelines.planning.rehearsal import abstract_state
 from crystools_pipelines.runtime.residency import free_all
-from crystools_pipelines.runtime.weights import plan_state
-from crystools_pipelines.wan21 import sharding as wan21_sharding
-from crystools_pipelines.wan21.transformer import build_transformer
+from crystools_pipelines.wan import sharding as wan21_sharding
+from crystools_pipelines.wan.transformer import build_transformer
+from crystools_pipelines.weights.loading import plan_state
 from tests.pipelines.all_models.conftest import Run
 
 

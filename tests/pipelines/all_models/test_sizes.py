@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from crystools_pipelines.errors import RequestError
 from crystools_pipelines.models import MODELS
-from crystools_pipelines.runtime.errors import RequestError
 from tests.pipelines.all_models.conftest import SMALLEST, Run
 
 

@@ -1,0 +1,61 @@
+"""The devices as a mesh of three axes.
+
+`data`      the guidance branches: each half of the devices runs one of the two.
+`sequence`  the video's tokens.
+`tensor`    the heads and the hidden width of the feed-forward.
+"""
+
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from crystools_pipelines.parallel.defaults import best_mesh
+from crystools_pipelines.parallel.mesh_shape import MeshShape, check_mesh, legal_shapes
+from crystools_tpu.telemetry.chips import chip_spec
+
+DATA, SEQUENCE, TENSOR = "data", "sequence", "tensor"
+
+
+def make_mesh(
+    devices: Sequence[jax.Device],
+    *,
+    branches: int,
+    widths: Sequence[int],
+    model: str | None = None,
+    shape: MeshShape | None = None,
+) -> Mesh:
+    """A mesh over all of `devices`, for so many guidance branches; `tensor` splits each of `widths`.
+
+    Of this shape, or else of that which was found best for `model` on these chips, or else by the usual rule.
+    Raises RequestError for a shape that is not one of `legal_shapes`.
+    """
+    legal = legal_shapes(len(devices), branches=branches, widths=widths)
+    if shape is None:
+        shape = _default(devices, branches, model, legal)
+    check_mesh(shape, len(devices), legal)
+    sizes = shape.data, shape.sequence, shape.tensor
+    return Mesh(np.asarray(devices).reshape(sizes), (DATA, SEQUENCE, TENSOR))
+
+
+def shape_of(mesh: Mesh) -> MeshShape:
+    """How many devices each of its axes has."""
+    return MeshShape(mesh.shape[DATA], mesh.shape[SEQUENCE], mesh.shape[TENSOR])
+
+
+def _default(
+    devices: Sequence[jax.Device], branches: int, model: str | None, legal: Sequence[MeshShape]
+) -> MeshShape:
+    chip = chip_spec(devices[0].device_kind)
+    if model is not None and chip is not None:
+        best = best_mesh(model, chip.name, len(devices), branches)
+        # A checkpoint may have other widths than the one for which it was found.
+        if best is not None and best in legal:
+            return best
+    return legal[-1]
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """The sharding of what every device holds whole."""
+    return NamedSharding(mesh, PartitionSpec())

@@ -1,0 +1,164 @@
+"""Model FLOPs and bytes of Wan2.1, from the architecture alone, counted as `runtime.costs` says.
+
+A `config` is the mapping in the component's `config.json`.
+"""
+
+from collections.abc import Mapping
+from math import prod
+from typing import Any
+
+from crystools_pipelines.runtime.costs import (
+    Cost,
+    attention,
+    convolution,
+    image_attention,
+    linear,
+    matmul,
+    residual_block,
+)
+from crystools_pipelines.text import t5_costs
+
+Config = Mapping[str, Any]
+LatentShape = tuple[int, int, int, int, int]  # batch, channels, frames, height, width
+
+PAST_FRAMES = 2  # that the VAE's convolutions need before those that they make
+
+
+def transformer_forward_flops(config: Config, latent_shape: LatentShape, text_tokens: int) -> float:
+    """FLOPs of one forward of WanTransformer3DModel; `text_tokens` a sample, padding included."""
+    batch, tokens, width = latent_shape[0], _tokens(config, latent_shape), _width(config)
+    self_attention = 4 * matmul(tokens, width, width) + attention(tokens, tokens, width)
+    cross_attention = (
+        2 * matmul(tokens, width, width)
+        + 2 * matmul(text_tokens, width, width)
+        + attention(tokens, text_tokens, width)
+    )
+    feed_forward = 2 * matmul(tokens, width, config["ffn_dim"])
+    patch = prod(config["patch_size"])
+    embeddings = (
+        matmul(tokens, config["in_channels"] * patch, width)
+        + matmul(text_tokens, config["text_dim"], width)
+        + matmul(text_tokens, width, width)
+        + matmul(1, config["freq_dim"], width)
+        + matmul(1, width, 7 * width)  # the time embedder's second layer, then six modulations
+    )
+    output = matmul(tokens, width, config["out_channels"] * patch)
+    layer = self_attention + cross_attention + feed_forward
+    return float(batch * (config["num_layers"] * layer + embeddings + output))
+
+
+def transformer_forward_bytes(
+    config: Config, latent_shape: LatentShape, text_tokens: int, bytes_per_parameter: int
+) -> float:
+    """Bytes that one forward must move to or from HBM, however well each sublayer is fused.
+
+    All weights once; in every layer the hidden states, read and written by each of the three sublayers, and
+    the keys and values of both attentions, written and read; the latents in and out. Queries, scores and the
+    inner feed-forward activations need never leave the chip. Activations count `bytes_per_parameter` too.
+    """
+    batch, tokens = latent_shape[0], _tokens(config, latent_shape)
+    hidden_states = 3 * 2 * tokens
+    keys_and_values = 2 * 2 * (tokens + text_tokens)
+    layer = batch * (hidden_states + keys_and_values) * _width(config)
+    latents = batch * tokens * (config["in_channels"] + config["out_channels"]) * prod(config["patch_size"])
+    elements = transformer_parameters(config) + config["num_layers"] * layer + latents
+    return float(elements * bytes_per_parameter)
+
+
+def transformer_parameters(config: Config) -> int:
+    """The number of parameters of WanTransformer3DModel."""
+    width, inner, patch = _width(config), config["ffn_dim"], prod(config["patch_size"])
+    projections = 4 * linear(width, width) + 2 * width  # the norms of queries and keys
+    cross_attention_norm = 2 * width if config["cross_attn_norm"] else 0
+    feed_forward = linear(width, inner) + linear(inner, width)
+    layer = 2 * projections + cross_attention_norm + feed_forward + 6 * width
+    embeddings = (
+        linear(config["in_channels"] * patch, width)
+        + linear(config["freq_dim"], width)
+        + linear(config["text_dim"], width)
+        + 2 * linear(width, width)
+        + linear(width, 6 * width)
+    )
+    output = 2 * width + linear(width, config["out_channels"] * patch)
+    return int(config["num_layers"] * layer + embeddings + output)
+
+
+def text_encoder_flops(config: Config, batch: int, tokens: int) -> float:
+    """FLOPs of UMT5EncoderModel on `[batch, tokens]`, padding included."""
+    return t5_costs.encoder_flops(config, batch, tokens)
+
+
+def text_encoder_bytes(config: Config, batch: int, tokens: int, bytes_per_parameter: int) -> float:
+    """Bytes that UMT5EncoderModel must move for `[batch, tokens]`."""
+    # Every layer has a table of relative positions.
+    tables = config["num_layers"]
+    return t5_costs.encoder_bytes(config, batch, tokens, bytes_per_parameter, position_tables=tables)
+
+
+def vae_decode_flops(config: Config, latent_shape: LatentShape) -> float:
+    """FLOPs of AutoencoderKLWan.decode, for the decoder of Wan2.1 (`is_residual` false in its config)."""
+    return float(_decode(config, latent_shape).flops)
+
+
+def vae_decode_bytes(config: Config, latent_shape: LatentShape, bytes_per_parameter: int) -> float:
+    """Bytes that the same must move, one latent frame after another: for each, the weights once."""
+    return _decode(config, latent_shape).moved_bytes(bytes_per_parameter)
+
+
+def frame_by_frame(first: Cost, further: Cost, latent_shape: LatentShape) -> Cost:
+    """Of all latent frames, one after another, all samples together."""
+    return (first + (latent_shape[2] - 1) * further).batched(latent_shape[0])
+
+
+def norm(channels: int) -> Cost:
+    """The VAE's norm has a scale and no bias."""
+    return Cost(parameters=channels)
+
+
+def middle_block(pixels: int, past: int, channels: int) -> Cost:
+    """The VAE's innermost block on one frame: two residual blocks around attention."""
+    block = residual_block((past + 1) * pixels, pixels, channels, channels, 27, norm)
+    return 2 * block + image_attention(1, pixels, channels, norm)
+
+
+def _decode(config: Config, latent_shape: LatentShape) -> Cost:
+    pixels = prod(latent_shape[3:])
+    first, further = _decode_frame(config, pixels, past=0), _decode_frame(config, pixels, past=PAST_FRAMES)
+    return frame_by_frame(first, further, latent_shape)
+
+
+def _decode_frame(config: Config, pixels: int, past: int) -> Cost:
+    """One latent frame to its video frames, after `past` frames; without a past it stays a single one."""
+    latent_channels = config["z_dim"]
+    base = config["decoder_base_dim"] or config["base_dim"]
+    level_channels = [base * multiple for multiple in reversed(config["dim_mult"])]
+    channels, frames = level_channels[0], 1
+
+    cost = convolution(pixels, pixels, latent_channels, latent_channels, 1)  # post_quant_conv
+    cost += convolution((past + 1) * pixels, pixels, latent_channels, channels, 27)
+    cost += middle_block(pixels, past, channels)
+
+    doublings_of_time = [*reversed(config["temperal_downsample"]), None]
+    for level, (out_channels, doubles_time) in enumerate(zip(level_channels, doublings_of_time, strict=True)):
+        in_channels = channels if level == 0 else channels // 2  # upsampling halves the channels
+        channels = out_channels
+        read, written = (past + frames) * pixels, frames * pixels
+        cost += residual_block(read, written, in_channels, channels, 27, norm)
+        cost += config["num_res_blocks"] * residual_block(read, written, channels, channels, 27, norm)
+        if doubles_time is None:
+            break
+        if doubles_time and past:
+            cost += convolution(read, written, channels, 2 * channels, 3)
+            frames *= 2
+        cost += convolution(frames * pixels, 4 * frames * pixels, channels, channels // 2, 9)
+        pixels *= 4
+    cost += norm(channels)
+    return cost + convolution((past + frames) * pixels, frames * pixels, channels, config["out_channels"], 27)
+
+
+def _width(config: Config) -> int:
+    return int(config["num_attention_heads"] * config["attention_head_dim"])
+
+
+def _tokens(config: Config, latent_shape: LatentShape) -> int:
+    return prod(size // patch for size, patch in zip(latent_shape[2:], config["patch_size"], strict=True))

@@ -1,0 +1,171 @@
+"""Where a diffusers checkpoint is: a folder, or a repository of the Hugging Face hub, fetched in parts."""
+
+import inspect
+import json
+from collections.abc import Callable, Iterable
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import diffusers
+from transformers import CONFIG_MAPPING, AutoTokenizer, PreTrainedTokenizerBase
+
+from crystools_pipelines.errors import CheckpointError, RequestError
+from crystools_pipelines.weights.hub import Repository, RepositoryFile
+from crystools_pipelines.weights.location import folders_beside, is_hub_id
+from crystools_pipelines.weights.stored import index_of, shards_of, single_file
+
+TOKENIZER = "tokenizer"
+
+
+class Checkpoint:
+    """A checkpoint in diffusers' format: one subfolder a component. Of a repository the hub is asked once.
+
+    Raises RequestError where `location` is neither a folder nor a hub id.
+    """
+
+    def __init__(self, location: str | Path) -> None:
+        self.location = str(location)
+        self._root = Path(location) if self.location and Path(location).is_dir() else None
+        self._repository: Repository | None = None
+        self._configs: dict[tuple[str, str], dict[str, Any]] = {}
+        if self._root is None:
+            if not is_hub_id(self.location):
+                raise RequestError(
+                    "checkpoint",
+                    f"{self.location!r} is no folder; give one, or a hub id of the form org/name"
+                    f"{folders_beside(self.location)}",
+                )
+            self._repository = Repository(self.location)
+
+    def index(self) -> dict[str, Any]:
+        """The whole pipeline's configuration, `model_index.json`."""
+        return self._read("model_index.json")
+
+    @property
+    def has_index(self) -> bool:
+        """Whether there is a `model_index.json`."""
+        return (self._small_files(["model_index.json"]) / "model_index.json").is_file()
+
+    def has(self, component: str) -> bool:
+        """Whether there is such a component."""
+        return (self._small_files([f"{component}/config.json"]) / component).is_dir()
+
+    def config(self, component: str, file: str = "config.json") -> dict[str, Any]:
+        """The component's configuration: what stands in its file, and its class's defaults."""
+        if (component, file) not in self._configs:
+            root = self._small_files([f"{component}/{file}"])
+            if not (root / component).is_dir():
+                raise CheckpointError(
+                    f"{self.location} has no folder {component!r}: it is not in diffusers' format"
+                )
+            config = self._read(f"{component}/{file}")
+            self._configs[component, file] = _filled(config, _defaults(config))
+        return self._configs[component, file]
+
+    def folder(self, component: str) -> Path:
+        """The component's folder. Of a repository it is there once the component was fetched."""
+        return (self._root or self._repo.root) / component
+
+    def configurations(self) -> Path:
+        """The folder in which the configurations of all components are."""
+        if self._repository is None:
+            return self._small_files([])
+        wanted = ("config.json", "scheduler_config.json")
+        names = [name for name in self._repository.names if name.count("/") == 1 and name.endswith(wanted)]
+        return self._small_files(["model_index.json", *names])
+
+    def missing(self, components: Iterable[str], *, tokenizer: bool) -> list[RepositoryFile]:
+        """The files of these components, and of the tokenizer, that are still to be downloaded."""
+        if self._repository is None:
+            return []
+        wanted = [name for component in components for name in self._weight_files(self._repo, component)]
+        if tokenizer:
+            wanted += [name for name in self._repo.names if name.startswith(f"{TOKENIZER}/")]
+        return self._repository.missing(wanted)
+
+    def download(self, files: Iterable[RepositoryFile], told: Callable[[int], None]) -> None:
+        """Downloads these files; `told` is called now and then with how many bytes of them are there."""
+        self._repo.download(list(files), told)
+
+    @property
+    def unasked(self) -> str | None:
+        """Why the hub could not be asked, where only what is in its cache is known."""
+        return None if self._repository is None else self._repository.unasked
+
+    @cached_property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The checkpoint's own. Raises CheckpointError where there is none that can be read."""
+        folder = self.folder(TOKENIZER)
+        if not folder.is_dir():
+            raise CheckpointError(
+                f"{self.location} has no folder {TOKENIZER!r}: it is not in diffusers' format"
+            )
+        try:
+            tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder)
+        except Exception as error:
+            reason = str(error).strip().partition("\n")[0]
+            raise CheckpointError(
+                f"{folder} cannot be read as a tokenizer ({reason}): fetch it again"
+            ) from error
+        vocabularies = list(tokenizer.vocab_files_names.values())
+        if vocabularies and not any((folder / name).is_file() for name in vocabularies):
+            raise CheckpointError(f"{folder} lacks {' or '.join(vocabularies)}: fetch it again")
+        return tokenizer
+
+    def _weight_files(self, repository: Repository, component: str) -> list[str]:
+        """Which files of the repository hold the component's weights, and their index."""
+        inside = [name.rpartition("/")[2] for name in repository.names if name.startswith(f"{component}/")]
+        if (index := index_of(inside)) is None:
+            return [f"{component}/{single_file(f'{self.location}/{component}', inside)}"]
+        path = self._small_files([f"{component}/{index}"]) / component / index
+        return [f"{component}/{name}" for name in shards_of(path)]
+
+    def _read(self, name: str) -> dict[str, Any]:
+        file = self._small_files([name]) / name
+        try:
+            content: Any = json.loads(file.read_bytes())
+        except FileNotFoundError:
+            raise CheckpointError(f"{self.location} has no {name}: it is not in diffusers' format") from None
+        except ValueError:
+            raise CheckpointError(f"{file} is not JSON: fetch it again") from None
+        if not isinstance(content, dict):
+            raise CheckpointError(f"{file} is not a JSON object: fetch it again")
+        return content
+
+    def _small_files(self, names: list[str]) -> Path:
+        """The folder that holds, or would, these files."""
+        if self._root is None:
+            self._repo.fetch(names)
+            return self._repo.root
+        return self._root
+
+    @property
+    def _repo(self) -> Repository:
+        assert self._repository is not None
+        return self._repository
+
+
+def _filled(given: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
+    """What is given, with defaults for what is not, also within it."""
+    within = {
+        name: _filled(value, defaults[name])
+        for name, value in given.items()
+        if isinstance(value, dict) and isinstance(defaults.get(name), dict)
+    }
+    return defaults | given | within
+
+
+def _defaults(config: dict[str, Any]) -> dict[str, Any]:
+    """What a class of diffusers or transformers takes for what a file leaves out."""
+    class_name, model_type = config.get("_class_name"), config.get("model_type")
+    if isinstance(model_type, str) and model_type in CONFIG_MAPPING:
+        return CONFIG_MAPPING[model_type]().to_dict()  # type: ignore[no-any-return]
+    if not isinstance(class_name, str) or not hasattr(diffusers, class_name):
+        return {}
+    parameters = inspect.signature(getattr(diffusers, class_name).__init__).parameters
+    return {
+        name: parameter.default
+        for name, parameter in parameters.items()
+        if parameter.default is not inspect.Parameter.empty
+    }

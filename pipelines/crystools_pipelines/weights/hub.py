@@ -1,0 +1,282 @@
+"""A repository of the Hugging Face hub: what it has, what of that is here, and what is downloaded.
+
+The hub is asked once for the list of files. Where it cannot be asked, what its cache holds is what there is.
+"""
+
+import errno
+import logging
+import os
+import shutil
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from typing import cast
+
+from huggingface_hub import HfApi, constants, get_token, hf_hub_download, try_to_load_from_cache
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from huggingface_hub.utils import (  # type: ignore[attr-defined]  # it exports them by a list made at import
+    are_progress_bars_disabled,
+    disable_progress_bars,
+    enable_progress_bars,
+)
+
+from crystools_pipelines.errors import CheckpointError
+from crystools_pipelines.weights.location import folders_beside
+
+logger = logging.getLogger(__name__)
+
+_REVISION = "main"
+_INDEX = "model_index.json"  # every checkpoint has it: fetched by the branch's name, it keeps where that is
+_ANSWER_SECONDS = 10.0
+_WORKERS = 4
+_TOLD_SECONDS = 0.5
+
+# The hub's errors and those of its client for http, which is another one from version to version, have a base
+# in common; of the file system's are those of the cache.
+_FAILURES: tuple[type[Exception], ...] = (
+    *cast("tuple[type[Exception], ...]", HfHubHTTPError.__bases__),
+    OSError,
+)
+
+
+@dataclass(frozen=True)
+class RepositoryFile:
+    """A file of a repository. `blob` is its name in the cache's folder of contents, where the hub says it."""
+
+    name: str
+    size_bytes: int | None
+    blob: str | None
+
+
+@dataclass(frozen=True)
+class _Listing:
+    """What a repository has. `unasked` says why that is only what the cache holds, where it is."""
+
+    revision: str
+    files: dict[str, RepositoryFile]
+    unasked: str | None = None
+
+
+class Repository:
+    """The newest state of a repository's main branch."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    @property
+    def names(self) -> list[str]:
+        """The names of its files; of those in the cache where the hub cannot be asked."""
+        return list(self._listing.files)
+
+    @property
+    def unasked(self) -> str | None:
+        """Why the hub could not be asked, if it could not."""
+        return self._listing.unasked
+
+    @cached_property
+    def root(self) -> Path:
+        """The folder in the cache that holds its files under their names."""
+        self.fetch([_INDEX])
+        for name in self._listing.files:
+            if cached := self._cached(name):
+                return cached.parents[name.count("/")]
+        raise CheckpointError(f"{self.name} has no {_INDEX}: it is not in diffusers' format")
+
+    def fetch(self, names: Iterable[str]) -> None:
+        """Downloads those of these small files that the repository has and the cache has not."""
+        for file in self.missing(names):
+            try:
+                self._download(file)
+            except _FAILURES as error:
+                raise CheckpointError(in_words(self.name, error)) from error
+
+    def missing(self, names: Iterable[str]) -> list[RepositoryFile]:
+        """Those of these files that the repository has and the cache has not."""
+        files = self._listing.files
+        return [files[name] for name in dict.fromkeys(names) if name in files and not self._cached(name)]
+
+    def download(self, files: Sequence[RepositoryFile], told: Callable[[int], None]) -> None:
+        """Downloads these files; `told` is called now and then with how many of their bytes are there.
+
+        What it raises ends the download. Raises CheckpointError where the files cannot be had, and before
+        anything is downloaded where there is no room for them.
+        """
+        self._check_room(files)
+        blobs = self.root.parents[1] / "blobs"
+        waiting, outcomes = SimpleQueue[RepositoryFile](), SimpleQueue[Exception | None]()
+        for file in files:
+            waiting.put(file)
+        with _no_bars(), _workers(waiting, outcomes, self._download):
+            left = len(files)
+            while left:
+                try:
+                    error = outcomes.get(timeout=_TOLD_SECONDS)
+                except Empty:
+                    pass
+                else:
+                    left -= 1
+                    if error is not None:
+                        raise CheckpointError(in_words(self.name, error)) from error
+                told(sum(_bytes_there(blobs, file) for file in files))
+
+    @cached_property
+    def _listing(self) -> _Listing:
+        try:
+            info = HfApi().model_info(
+                self.name, revision=_REVISION, files_metadata=True, timeout=_ANSWER_SECONDS
+            )
+        except _FAILURES as error:
+            return self._cache_listing(error)
+        files = [
+            RepositoryFile(each.rfilename, each.size, each.lfs.sha256 if each.lfs else each.blob_id)
+            for each in info.siblings or ()
+        ]
+        return _Listing(info.sha or _REVISION, {file.name: file for file in files})
+
+    def _cache_listing(self, error: Exception) -> _Listing:
+        """What the cache has. Raises CheckpointError where that is nothing."""
+        why = in_words(self.name, error)
+        index = try_to_load_from_cache(self.name, _INDEX, revision=_REVISION)
+        if not isinstance(index, str):
+            raise CheckpointError(f"{why}{folders_beside(self.name)}") from error
+        if not isinstance(error, OfflineModeIsEnabled):
+            logger.warning("%s; what is in the cache is used", why)
+        root = Path(index).parent
+        names = [path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()]
+        return _Listing(root.name, {name: RepositoryFile(name, None, None) for name in names}, why)
+
+    def _cached(self, name: str) -> Path | None:
+        path = try_to_load_from_cache(self.name, name, revision=self._listing.revision)
+        return Path(path) if isinstance(path, str) else None
+
+    def _download(self, file: RepositoryFile) -> None:
+        # By the branch's name the cache keeps which revision that is, for when the hub cannot be asked.
+        revision = _REVISION if file.name == _INDEX else self._listing.revision
+        hf_hub_download(self.name, file.name, revision=revision)
+
+    def _check_room(self, files: Sequence[RepositoryFile]) -> None:
+        needed = sum(file.size_bytes or 0 for file in files)
+        folder = _first_that_exists(Path(constants.HF_HUB_CACHE))
+        free = shutil.disk_usage(folder).free
+        if needed > free:
+            raise CheckpointError(
+                f"{self.name}: {needed / 1e9:.1f} GB are still to be downloaded, and {folder} has room for "
+                f"{free / 1e9:.1f} GB; make room, or set HF_HOME to a folder on a larger disk"
+            )
+
+
+@contextmanager
+def _workers(
+    waiting: SimpleQueue[RepositoryFile],
+    outcomes: SimpleQueue[Exception | None],
+    work: Callable[[RepositoryFile], None],
+) -> Iterator[None]:
+    """Threads that work on what is waiting, until the block ends.
+
+    What one is in the middle of then, nobody waits for: it may be a file of gigabytes.
+    """
+    ended = threading.Event()
+
+    def run() -> None:
+        while not ended.is_set():
+            try:
+                file = waiting.get_nowait()
+            except Empty:
+                return
+            try:
+                work(file)
+            except Exception as error:  # noqa: BLE001 - whoever waits for the outcome raises it
+                outcomes.put(error)
+            else:
+                outcomes.put(None)
+
+    for number in range(_WORKERS):
+        threading.Thread(target=run, name=f"crystools-tpu-download-{number}", daemon=True).start()
+    try:
+        yield
+    finally:
+        ended.set()
+
+
+def _bytes_there(blobs: Path, file: RepositoryFile) -> int:
+    """How much of the file is in the cache; while it is downloaded, under its blob's name and a suffix."""
+    if file.blob is None:
+        return 0
+    try:
+        whole = (blobs / file.blob).stat().st_size
+    except OSError:
+        whole = 0
+    return whole or max((_size(path) for path in blobs.glob(f"{file.blob}*.incomplete")), default=0)
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:  # it was renamed just now
+        return 0
+
+
+@contextmanager
+def _no_bars() -> Iterator[None]:
+    """The hub's own bars are off: a run shows its downloads as it shows its other stages."""
+    if are_progress_bars_disabled():
+        yield
+        return
+    disable_progress_bars()
+    try:
+        yield
+    finally:
+        enable_progress_bars()
+
+
+def _first_that_exists(folder: Path) -> Path:
+    return next(path for path in (folder, *folder.absolute().parents) if path.is_dir())
+
+
+def in_words(name: str, error: Exception) -> str:
+    """What keeps us from a repository, and the remedy, in one line."""
+    endpoint = constants.ENDPOINT
+    if isinstance(error, LocalEntryNotFoundError) and isinstance(error.__cause__, Exception):
+        error = error.__cause__
+    if isinstance(error, OfflineModeIsEnabled):
+        return f"{name} is not whole in the cache, and HF_HUB_OFFLINE is set; unset it, or give a folder"
+    if isinstance(error, GatedRepoError):
+        return (
+            f"{name} is gated: accept its terms at {endpoint}/{name}, then log in with `hf auth login` "
+            "or set HF_TOKEN"
+        )
+    if isinstance(error, RevisionNotFoundError):
+        return f"{name} has no revision {_REVISION!r}; give a folder"
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    if isinstance(error, RepositoryNotFoundError) or (status == 401 and get_token() is None):
+        token = "the token may not read it" if get_token() else "it is private: log in with `hf auth login`"
+        return f"{endpoint} has no repository {name}, or {token}; check the name, or give a folder"
+    if status == 401:
+        return f"{endpoint} refuses the token: log in with `hf auth login`, or set HF_TOKEN to a valid one"
+    if (isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)) or _says_no_room(error):
+        return (
+            f"{name}: no room is left in {constants.HF_HUB_CACHE}; make some, or set HF_HOME to a folder "
+            "on a larger disk"
+        )
+    if isinstance(error, OSError) and error.errno is not None and error.filename is not None:
+        return f"{name}: {error.filename}: {os.strerror(error.errno)}; set HF_HOME to a folder of your own"
+    reason = str(error).strip().partition("\n")[0]
+    return (
+        f"{name}: {endpoint} cannot be reached ({type(error).__name__}: {reason}); "
+        "check the network and its proxy, or give a folder"
+    )
+
+
+def _says_no_room(error: Exception) -> bool:
+    return "No space left on device" in str(error)

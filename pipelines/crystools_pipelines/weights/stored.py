@@ -1,0 +1,118 @@
+"""What is stored in a component's folder: its weight files by their index, and what is wrong with them."""
+
+import json
+import re
+from collections.abc import Collection, Iterable, Sequence
+from pathlib import Path
+
+from crystools_pipelines.errors import CheckpointError
+from crystools_pipelines.weights.tensor_files import StoredTensor, read_header
+
+# The names that diffusers and transformers save under.
+_STEMS = ("diffusion_pytorch_model", "model")
+
+# Tensors beside a weight that say how it is quantised, by the last part of their names; and with what.
+_QUANTISED = (
+    (r"(nested_)?(absmax|quant_map)|quant_state\.bitsandbytes__\w+", "bitsandbytes, 4 bits"),
+    (r"SCB|weight_format", "bitsandbytes, 8 bits"),
+    (r"qweight|qzeros|scales|g_idx|wscales|smooth_factor", "GPTQ, AWQ or SVDQuant"),
+    (r"weight_scale_2|weight_packed|weight_global_scale", "NVFP4 or another packed format"),
+    (r"\w*(_scale|_scale_inv|_zero_point)|scale_\w+|scaled_fp8", "weights with scales beside them"),
+)
+UNQUANTISED = "give a checkpoint in bfloat16, float16 or float32"
+
+_MOST_NAMED = 3
+
+
+def index_of(names: Collection[str]) -> str | None:
+    """Of the names in a component's folder, that of the index of its weight files, if they are several."""
+    return next((index for stem in _STEMS if (index := f"{stem}.safetensors.index.json") in names), None)
+
+
+def single_file(where: str | Path, names: Collection[str]) -> str:
+    """Of the names in a component's folder without an index, that of the file with its weights.
+
+    Raises CheckpointError where there is none.
+    """
+    for stem in _STEMS:
+        if (name := f"{stem}.safetensors") in names:
+            return name
+    stems = " or ".join(_STEMS)
+    raise CheckpointError(f"{where} holds no safetensors weights ({stems}.safetensors){_instead(names)}")
+
+
+def shards_of(index: Path) -> list[str]:
+    """The names of the files that an index says the tensors are in."""
+    return sorted(set(_weight_map(index).values()))
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors files that hold a component's weights. Raises CheckpointError where there are none."""
+    names = _names(folder)
+    if (index := index_of(names)) is None:
+        return [folder / single_file(folder, names)]
+    files = [folder / name for name in shards_of(folder / index)]
+    if missing := [file.name for file in files if not file.is_file()]:
+        raise CheckpointError(f"{folder} lacks {some(missing)}, which {index} names: fetch it again")
+    return files
+
+
+def read_headers(folder: Path) -> dict[str, StoredTensor]:
+    """Every tensor of the component, by name. Raises CheckpointError where a file is not whole."""
+    headers = {path: read_header(path) for path in weight_files(folder)}
+    tensors = {name: tensor for header in headers.values() for name, tensor in header.items()}
+    index = index_of(_names(folder))
+    for name, file in _weight_map(folder / index).items() if index else ():
+        if name not in headers[folder / file]:
+            raise CheckpointError(f"{folder / file} lacks {name}, which {index} names: fetch it again")
+        tensors[name] = headers[folder / file][name]
+    return tensors
+
+
+def check_quantised(folder: Path, unused: Iterable[str]) -> None:
+    """Raises CheckpointError where tensors without a use are the scales of the weights beside them."""
+    for ending, how in _QUANTISED:
+        if signs := [name for name in unused if re.fullmatch(rf"(.*[.:])?({ending})", name)]:
+            raise CheckpointError(f"{folder} is quantised ({how}: {some(signs)}); {UNQUANTISED}")
+
+
+def check_all_used(folder: Path, unused: Sequence[str]) -> None:
+    """Raises CheckpointError for tensors without a use."""
+    if unused:
+        raise CheckpointError(
+            f"{folder} holds {len(unused)} tensor(s) that would not be used: {some(unused)}; "
+            "give a checkpoint that is what its config.json says"
+        )
+
+
+def some(items: Sequence[str], separator: str = ", ") -> str:
+    """The first of them, and how many more there are."""
+    more = len(items) - _MOST_NAMED
+    named = separator.join(items[:_MOST_NAMED])
+    return f"{named}{separator}and {more} more" if more > 0 else named
+
+
+def _names(folder: Path) -> list[str]:
+    return [path.name for path in folder.iterdir()] if folder.is_dir() else []
+
+
+def _weight_map(index: Path) -> dict[str, str]:
+    try:
+        places: dict[str, str] = json.loads(index.read_bytes())["weight_map"]
+        return {str(name): str(file) for name, file in places.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        raise CheckpointError(f"{index} is no index of weight files: fetch it again") from None
+
+
+def _instead(names: Iterable[str]) -> str:
+    """What is there instead of weights, and what would do."""
+    kinds = (
+        (r".*\.incomplete", "is half downloaded: fetch it again"),
+        (r".*\.gguf", "is in GGUF; give a checkpoint in diffusers' own format"),
+        (r".*\.(bin|pt|pth|ckpt)(\.index\.json)?", "is pickled; give a checkpoint in safetensors"),
+        (r".*\.safetensors(\.index\.json)?", "is another variant; give a checkpoint with the plain one"),
+    )
+    for pattern, what in kinds:
+        if found := sorted(name for name in names if re.fullmatch(pattern, name)):
+            return f"; {found[0]} {what}"
+    return ""
