@@ -31,7 +31,7 @@ from crystools_pipelines.flux2.request import Flux2Request
 from crystools_pipelines.runtime import residency
 from crystools_pipelines.tiny import write_tiny_checkpoint
 from crystools_pipelines.wan import t2v as wan21
-from crystools_pipelines.wan.request import Wan21Request
+from crystools_pipelines.wan.wan21_t2v.request import Wan21Request
 from crystools_tpu import telemetry
 from crystools_tpu.cli.serve import panel
 from crystools_tpu.telemetry import (

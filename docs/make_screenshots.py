@@ -21,7 +21,7 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from crystools_pipelines.tiny import write_tiny_checkpoint
 from crystools_pipelines.wan import t2v as pipeline
-from crystools_pipelines.wan.request import Wan21Request
+from crystools_pipelines.wan.wan21_t2v.request import Wan21Request
 from crystools_tpu.cli.demo import demo_request
 from crystools_tpu.cli.serve import panel
 

@@ -237,14 +237,21 @@ def generate_watched(
     """Generates with a progress display; writes the report however the run ends, and returns it."""
     if fps is not None and MODELS[model].makes == "image":
         raise CommandError(f"--fps: {model} makes an image; leave it out")
-    rate = {} if fps is None else {"fps": fps}
     with unwound() as stack:
         if report_path is not None:
             stack.callback(_write_newest_report, report_path)
         try:
             stack.enter_context(watch(telemetry.bus, console))
-            generate = MODELS[model].pipeline().generate
-            generation = generate(request, checkpoint=checkpoint, devices=devices, mesh=mesh, out=out, **rate)
+            from crystools_pipelines.run import generate
+
+            generation = generate(
+                request,
+                checkpoint=checkpoint,
+                devices=devices,
+                mesh=mesh,
+                out=out,
+                fps=16 if fps is None else fps,
+            )
         except PipelineError as error:
             raise refusal(error) from None
     report: telemetry.RunReport = generation.report

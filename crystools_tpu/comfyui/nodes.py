@@ -9,21 +9,13 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
+from crystools_pipelines.models import NODE_MODULES
 from crystools_tpu.bounds import warn_of_what_is_out_of_bounds
 from crystools_tpu.comfyui.progress import shown
 from crystools_tpu.comfyui.timing_nodes import TPUTimingPlot, TPUTimingReport
 from crystools_tpu.imports import import_failure
 
 Node: TypeAlias = type[Any]
-
-MODEL_NODES: Final = (
-    "crystools_pipelines.cogvideox.nodes",
-    "crystools_pipelines.wan.nodes",
-    "crystools_pipelines.wan.i2v.nodes",
-    "crystools_pipelines.flux2.nodes",
-)
-"""The modules with the models' nodes. Each has `NODE_CLASS_MAPPINGS` and `NODE_DISPLAY_NAME_MAPPINGS`, and
-imports jax, torch and diffusers in the nodes' functions alone."""
 
 _REQUIREMENTS: Final = Path(__file__).parents[2] / "requirements.txt"
 
@@ -75,7 +67,7 @@ def install_command(requirements: Path = _REQUIREMENTS) -> str:
     return f"{sys.executable} -m pip install {what}"
 
 
-_model_classes, _model_names = collect(MODEL_NODES)
+_model_classes, _model_names = collect(NODE_MODULES)
 
 NODE_CLASS_MAPPINGS: Final[dict[str, Node]] = {
     **_model_classes,

@@ -6,7 +6,12 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
+
+    from crystools_pipelines.runtime.pipeline import Pipeline
 
 # Where a checkpoint in diffusers' format does not keep them under `config.json`.
 _CONFIG_FILES = {"model_index": "model_index.json", "scheduler": "scheduler/scheduler_config.json"}
@@ -14,8 +19,11 @@ _CONFIG_FILES = {"model_index": "model_index.json", "scheduler": "scheduler/sche
 
 @dataclass(frozen=True)
 class Model:
-    """Where a model is: its package, and the name of its request class in `request.py`. `hub_id` is its
-    published checkpoint; `makes` says whether its `generate` takes `fps`."""
+    """Where a model is: its package, and the name of its request class in `request.py`.
+
+    The package has `pipeline.py` (the stages), `nodes.py`, `tiny.py` and `published.json` too. `hub_id` is
+    its published checkpoint.
+    """
 
     id: str
     package: str
@@ -25,13 +33,20 @@ class Model:
 
     def request_class(self) -> type[Any]:
         """The dataclass of what one may ask; quick to import."""
-        module = importlib.import_module(f"crystools_pipelines.{self.package}.request")
-        request: type[Any] = getattr(module, self.request_name)
+        request: type[Any] = getattr(self._module("request"), self.request_name)
         return request
 
-    def pipeline(self) -> ModuleType:
-        """The module with `generate`; imports jax, torch and diffusers."""
-        name = "t2v" if self.package == "wan" else "pipeline"
+    def pipeline(self) -> "Pipeline[Any, Any]":
+        """Its stages; imports jax, torch and diffusers."""
+        pipeline: Pipeline[Any, Any] = self._module("pipeline").PIPELINE
+        return pipeline
+
+    def tiny_checkpoint(self) -> "DiffusionPipeline":
+        """A tiny random one, as diffusers' own pipeline; imports torch and diffusers."""
+        tiny: DiffusionPipeline = self._module("tiny").tiny_checkpoint()
+        return tiny
+
+    def _module(self, name: str) -> ModuleType:
         return importlib.import_module(f"crystools_pipelines.{self.package}.{name}")
 
     def write_published(self, folder: Path) -> Path:
@@ -47,8 +62,7 @@ class Model:
 
     def published(self) -> dict[str, dict[str, Any]]:
         """The published checkpoint's configurations, by component: what matters to the architecture."""
-        family = self.package.partition(".")[0]
-        resource = importlib.resources.files(f"crystools_pipelines.{family}") / f"published/{self.id}.json"
+        resource = importlib.resources.files(f"crystools_pipelines.{self.package}") / "published.json"
         published: dict[str, dict[str, Any]] = json.loads(resource.read_text())
         return published
 
@@ -75,8 +89,12 @@ MODELS = {
     model.id: model
     for model in (
         Model("cogvideox-t2v", "cogvideox", "CogVideoXRequest", "zai-org/CogVideoX1.5-5B"),
-        Model("wan2.1-t2v", "wan", "Wan21Request", "Wan-AI/Wan2.1-T2V-14B-Diffusers"),
-        Model("wan2.2-i2v", "wan.i2v", "Wan22I2VRequest", "Wan-AI/Wan2.2-I2V-A14B-Diffusers"),
+        Model("wan2.1-t2v", "wan.wan21_t2v", "Wan21Request", "Wan-AI/Wan2.1-T2V-14B-Diffusers"),
+        Model("wan2.2-i2v", "wan.wan22_i2v", "Wan22I2VRequest", "Wan-AI/Wan2.2-I2V-A14B-Diffusers"),
         Model("flux.2", "flux2", "Flux2Request", "black-forest-labs/FLUX.2-dev", makes="image"),
     )
 }
+
+NODE_MODULES = tuple(f"crystools_pipelines.{model.package}.nodes" for model in MODELS.values())
+"""The modules with the models' nodes. Each has `NODE_CLASS_MAPPINGS` and `NODE_DISPLAY_NAME_MAPPINGS`, and
+imports jax, torch and diffusers in the nodes' functions alone."""

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from crystools_pipelines.errors import RequestError
-from crystools_pipelines.node_support import locate
+from crystools_pipelines.nodes.base import locate
 from crystools_pipelines.planning import forecasting
 from crystools_pipelines.planning.plan import Plan
 from crystools_pipelines.planning.run_spec import RunSpec
@@ -175,7 +175,7 @@ def test_no_model_takes_what_another_has_made() -> None:
     for name in CONTRACT:
         node = NODE_CLASS_MAPPINGS[name]
         for type_, _ in inputs_of(node).values():
-            takers.setdefault(type_, set()).add(node.PIPELINE)
+            takers.setdefault(type_, set()).add(node.MODEL)
     own = {type_: pipelines for type_, pipelines in takers.items() if "_" in type_}
     assert len(own) == 10
     assert all(len(pipelines) == 1 for pipelines in own.values())
@@ -216,8 +216,9 @@ def test_what_cannot_work_is_refused_with_what_would(
 ) -> None:
     node = NODE_CLASS_MAPPINGS[name]
     asked = node.VALIDATE_INPUTS.__func__.__code__
-    names = asked.co_varnames[1 : asked.co_argcount]
-    defaults = {input_: inputs_of(node)[input_][1]["default"] for input_ in names}
+    inputs = inputs_of(node)
+    names = [name for name in asked.co_varnames[1 : asked.co_argcount] if name in inputs]
+    defaults = {input_: inputs[input_][1]["default"] for input_ in names}
     assert node.VALIDATE_INPUTS(**{**defaults, **given}) == verdict
 
 
@@ -264,7 +265,7 @@ def execute(name: str, **inputs: Any) -> Any:
     outputs = getattr(node(), node.FUNCTION)(**inputs)
     assert len(outputs) == len(node.RETURN_TYPES)
     report = telemetry.report_from_wire(outputs[-1])
-    assert (report.pipeline, report.status) == (node.PIPELINE, Status.SUCCEEDED)
+    assert (report.pipeline, report.status) == (node.MODEL, Status.SUCCEEDED)
     assert telemetry.history.reports()[0] == report
     assert report.params["node"] == node.__name__
     predicted = [stage.predicted_hbm_peak_bytes for stage in report.stages if stage.name == "denoise"]
@@ -280,7 +281,8 @@ VIDEO: dict[str, Any] = {"height": 32, "width": 48, "num_frames": 9, "num_infere
 @pytest.mark.usefixtures("compile_cache")
 @pytest.mark.parametrize("guidance_scale", [1.0, 5.0])
 def test_wan21s_chain_makes_what_generate_makes(tiny_wan21: Path, guidance_scale: float) -> None:
-    from crystools_pipelines.wan.t2v import Wan21Request, generate
+    from crystools_pipelines.run import generate
+    from crystools_pipelines.wan.wan21_t2v.request import Wan21Request
 
     model = {"model_id": str(tiny_wan21)}
     prompt, negative = execute("Wan21TextEncoder", **PROMPTS, **model)
@@ -308,7 +310,8 @@ def test_wan22s_chain_makes_what_generate_makes_of_the_same_picture(
     import torch
     from PIL import Image
 
-    from crystools_pipelines.wan.i2v.pipeline import Wan22I2VRequest, generate
+    from crystools_pipelines.run import generate
+    from crystools_pipelines.wan.wan22_i2v.request import Wan22I2VRequest
 
     picture = np.random.default_rng(1).integers(0, 256, (40, 70, 3), np.uint8)
     Image.fromarray(picture).save(tmp_path / "start.png")
@@ -342,7 +345,8 @@ def test_wan22s_chain_makes_what_generate_makes_of_the_same_picture(
 
 @pytest.mark.usefixtures("compile_cache")
 def test_cogvideoxs_chain_makes_what_generate_makes(tiny_cogvideox: Path) -> None:
-    from crystools_pipelines.cogvideox.pipeline import CogVideoXRequest, generate
+    from crystools_pipelines.cogvideox.request import CogVideoXRequest
+    from crystools_pipelines.run import generate
 
     embeddings = execute("CogVideoXTextEncoder", **PROMPTS, model_id=str(tiny_cogvideox))
     latents, info = execute("CogVideoXTPUSampler", embeddings=embeddings, guidance_scale=6.0, **VIDEO)
@@ -363,7 +367,8 @@ def flux2_latents(tiny_flux2: Path, compile_cache: None) -> Any:
 
 
 def test_flux2s_chain_makes_what_generate_makes(tiny_flux2: Path, flux2_latents: Any) -> None:
-    from crystools_pipelines.flux2.pipeline import Flux2Request, generate
+    from crystools_pipelines.flux2.request import Flux2Request
+    from crystools_pipelines.run import generate
 
     image = execute("FluxTPUVAEDecoder", latents=flux2_latents, height=32, width=48, model_id=str(tiny_flux2))
     expected = generate(Flux2Request("a cat", 32, 48, 2, 4.0, 7), checkpoint=tiny_flux2)
@@ -397,7 +402,7 @@ def test_what_a_node_hands_on_outlives_unload_models_and_feeds_the_timing_nodes(
 
 
 def test_more_chips_than_there_are_is_refused_by_the_inputs_name(tiny_wan21: Path) -> None:
-    from crystools_pipelines.node_support import Embeddings
+    from crystools_pipelines.nodes.handed import Embeddings
 
     embeddings = Embeddings("wan2.1-t2v", str(tiny_wan21), "a cat", np.zeros((1, 512, 64), np.float32))
     sampler = NODE_CLASS_MAPPINGS["Wan21TPUSampler"]()

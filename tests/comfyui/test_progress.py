@@ -138,7 +138,7 @@ def test_outside_of_comfyui_nothing_is_shown() -> None:
 def test_a_sampler_stops_within_one_step(tiny_wan21: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import numpy as np
 
-    from crystools_pipelines.node_support import Embeddings
+    from crystools_pipelines.nodes.handed import Embeddings
 
     page = Page(cancel_after=2)
     monkeypatch.setattr(nodes, "shown", lambda node_id: shown(node_id, page.modules()))

@@ -186,4 +186,9 @@ def _check_values(name: str, inputs: Mapping[str, Any]) -> None:
     validate = getattr(node, "VALIDATE_INPUTS", None)
     if validate is not None:
         asked = validate.__func__.__code__
-        assert validate(**{name: inputs[name] for name in asked.co_varnames[1 : asked.co_argcount]}) is True
+        assert (
+            validate(
+                **{name: inputs[name] for name in asked.co_varnames[1 : asked.co_argcount] if name in inputs}
+            )
+            is True
+        )

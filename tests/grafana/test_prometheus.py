@@ -18,8 +18,8 @@ import yaml
 
 from crystools_exporters.catalogue import CATALOGUE
 from crystools_grafana.queries import EVERYTHING, queries, with_values
-from crystools_pipelines.flux2.pipeline import generate
 from crystools_pipelines.flux2.request import Flux2Request
+from crystools_pipelines.run import generate
 from crystools_pipelines.runtime import residency
 from crystools_tpu import telemetry
 from crystools_tpu.cli.serve import panel

@@ -14,8 +14,9 @@ from diffusers.utils import load_image
 from numpy.typing import NDArray
 
 from crystools_pipelines.cogvideox.request import CogVideoXRequest
-from crystools_pipelines.wan.i2v.request import Wan22I2VRequest
-from crystools_pipelines.wan.request import Wan21Request, WanRequest
+from crystools_pipelines.wan.request import WanRequest
+from crystools_pipelines.wan.wan21_t2v.request import Wan21Request
+from crystools_pipelines.wan.wan22_i2v.request import Wan22I2VRequest
 
 Answer = tuple[NDArray[np.float32], NDArray[np.float32]]
 Reference = Callable[[Wan21Request], Answer]

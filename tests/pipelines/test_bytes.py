@@ -35,7 +35,7 @@ from crystools_pipelines.cogvideox.vae import turns
 from crystools_pipelines.flux2 import flops as flux2
 from crystools_pipelines.flux2.text import LAYERS
 from crystools_pipelines.wan import flops as wan21
-from crystools_pipelines.wan.i2v import flops as wan22_i2v
+from crystools_pipelines.wan.wan22_i2v import flops as wan22_i2v
 
 Elements = Callable[[Any, dict[str, Any], Any], int]
 

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from crystools_pipelines.cogvideox.pipeline import CogVideoXRequest, generate
+from crystools_pipelines.cogvideox.request import CogVideoXRequest
+from crystools_pipelines.run import generate
 
 Reference = Callable[[CogVideoXRequest], tuple[NDArray[np.float32], NDArray[np.float32]]]
 

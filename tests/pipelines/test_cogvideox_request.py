@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from crystools_pipelines.cogvideox.request import CogVideoXRequest
+from crystools_pipelines.cogvideox.request import latent_frames as latent_frames_of
 from crystools_pipelines.errors import RequestError
 
 
@@ -38,7 +39,7 @@ def test_latents_are_padded_in_front_to_whole_patches(
     num_frames: int, latent_frames: int, padding: int
 ) -> None:
     request = CogVideoXRequest("a cat", num_frames=num_frames)
-    assert (request.latent_frames, request.padding_frames) == (latent_frames, padding)
+    assert (latent_frames_of(num_frames), request.padding_frames) == (latent_frames, padding)
     assert request.latent_shape == (1, latent_frames + padding, 16, 90, 160)
 
 

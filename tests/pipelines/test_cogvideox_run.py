@@ -15,12 +15,13 @@ import torch
 from diffusers import AutoencoderKLCogVideoX, CogVideoXTransformer3DModel
 
 from crystools_pipelines.cogvideox import sharding
-from crystools_pipelines.cogvideox.pipeline import CogVideoXRequest, Generation, generate
+from crystools_pipelines.cogvideox.request import CogVideoXRequest
 from crystools_pipelines.cogvideox.transformer import build_transformer
 from crystools_pipelines.cogvideox.vae import TurnDecoder, build_decoder
 from crystools_pipelines.errors import CheckpointError, RequestError
 from crystools_pipelines.parallel.mesh import make_mesh
 from crystools_pipelines.parallel.sharding import match
+from crystools_pipelines.run import Generation, generate
 from crystools_tpu import telemetry
 from crystools_tpu.telemetry import CompileFinished, StageName
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
@@ -11,8 +12,11 @@ import torch
 from diffusers import CogVideoXDDIMScheduler, CogVideoXDPMScheduler
 
 from crystools_pipelines.cogvideox import scheduler
+from crystools_pipelines.cogvideox.pipeline import PIPELINE
 from crystools_pipelines.cogvideox.request import CogVideoXRequest
 from crystools_pipelines.errors import CheckpointError
+from crystools_pipelines.models import MODELS
+from crystools_pipelines.weights.checkpoint import Checkpoint
 
 # scheduler/scheduler_config.json of the published checkpoints.
 PUBLISHED = {
@@ -33,8 +37,13 @@ def model(sample: Any, timestep: Any) -> Any:
     return 0.3 * sample**2 - sample + 1e-3 * timestep
 
 
-def by_diffusers(config: dict[str, Any], steps: int) -> Any:
-    own = scheduler.build_scheduler(config, steps)
+def build(kind: type[Any], steps: int, **changes: Any) -> Any:
+    own = kind.from_config(PUBLISHED | changes)
+    own.set_timesteps(steps)
+    return own
+
+
+def by_diffusers(own: Any) -> Any:
     generator = torch.Generator().manual_seed(7)
     sample, predicted, last = torch.randn(SHAPE, generator=generator), None, None
     for timestep in own.timesteps:
@@ -55,19 +64,20 @@ def by_diffusers(config: dict[str, Any], steps: int) -> Any:
 )
 @pytest.mark.parametrize("kind", [CogVideoXDDIMScheduler, CogVideoXDPMScheduler])
 def test_the_table_follows_diffusers(kind: type[Any], changes: dict[str, Any], steps: int) -> None:
-    config = PUBLISHED | changes | {"_class_name": kind.__name__}
-    own = scheduler.build_scheduler(config, steps)
+    own = build(kind, steps, **changes)
     schedule = scheduler.tabulate(own, CogVideoXRequest("a cat"))
     generator = torch.Generator().manual_seed(7)
     state = scheduler.start(torch.randn(SHAPE, generator=generator).numpy())
     for noise in scheduler.noises(own, SHAPE, generator):
         output = model(state.sample, schedule.timesteps[state.step])
         state = scheduler.advance(schedule, state, output, jnp.asarray(noise))
-    np.testing.assert_allclose(state.sample, by_diffusers(config, steps), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(
+        state.sample, by_diffusers(build(kind, steps, **changes)), rtol=1e-4, atol=1e-4
+    )
 
 
 def test_guidance_is_constant_unless_it_is_dynamic() -> None:
-    own = scheduler.build_scheduler(PUBLISHED | {"_class_name": "CogVideoXDDIMScheduler"}, 50)
+    own = build(CogVideoXDDIMScheduler, 50)
     constant = scheduler.tabulate(own, CogVideoXRequest("a cat", guidance_scale=6.0)).guidance
     np.testing.assert_array_equal(constant, [6.0] * 50)
     request = CogVideoXRequest("a cat", guidance_scale=6.0, use_dynamic_cfg=True)
@@ -77,6 +87,9 @@ def test_guidance_is_constant_unless_it_is_dynamic() -> None:
     assert dynamic[-1] == pytest.approx(1 + 6 * (1 - np.cos(np.pi * (31 / 50) ** 5)) / 2)
 
 
-def test_another_scheduler_is_refused() -> None:
+def test_another_scheduler_is_refused(tmp_path: Path) -> None:
+    folder = MODELS["cogvideox-t2v"].write_published(tmp_path)
+    (folder / "scheduler").mkdir(exist_ok=True)
+    (folder / "scheduler/scheduler_config.json").write_text('{"_class_name": "DDIMScheduler"}')
     with pytest.raises(CheckpointError, match="the scheduler is DDIMScheduler; give a checkpoint with CogV"):
-        scheduler.build_scheduler({"_class_name": "DDIMScheduler"}, 4)
+        PIPELINE.prepare(CogVideoXRequest("a cat"), Checkpoint(folder))

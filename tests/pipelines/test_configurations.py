@@ -14,9 +14,10 @@ from crystools_pipelines.cogvideox.nodes import CogVideoXTPUVAEDecoder
 from crystools_pipelines.errors import CheckpointError
 from crystools_pipelines.flux2.nodes import FluxTPUVAEDecoder
 from crystools_pipelines.models import MODELS
-from crystools_pipelines.node_support import Latents
-from crystools_pipelines.wan.i2v.nodes import Wan22I2VTPUVAEDecoder
-from crystools_pipelines.wan.nodes import Wan21TPUVAEDecoder
+from crystools_pipelines.nodes.handed import Latents
+from crystools_pipelines.requests.size import Size
+from crystools_pipelines.wan.wan21_t2v.nodes import Wan21TPUVAEDecoder
+from crystools_pipelines.wan.wan22_i2v.nodes import Wan22I2VTPUVAEDecoder
 from crystools_pipelines.weights.checkpoint import Checkpoint
 
 WAN_EXPERT = ["diffusers", "WanTransformer3DModel"]
@@ -28,8 +29,9 @@ def refusal(model: str, folder: Path) -> str:
     image = {"image": np.zeros((16, 16, 3), np.float32)} if model == "wan2.2-i2v" else {}
     request, checkpoint = request_class("a boat", **image), Checkpoint(folder)
     try:
+        pipeline.check(checkpoint)
         pipeline.prepare(request, checkpoint)
-        pipeline.make_mesh(request, checkpoint, jax.devices()[:1])
+        pipeline.mesh(jax.devices()[:1], checkpoint, request.branches)
     except CheckpointError as error:
         said = str(error).replace(str(folder), "HERE")
     else:
@@ -190,7 +192,7 @@ def decode_with(model: str, folder: Path) -> None:
         "flux.2": (FluxTPUVAEDecoder, {"model_id": str(folder), "height": 256, "width": 256}),
     }
     node, inputs = nodes[model]
-    latents = Latents(model, str(folder), np.zeros((1, 1), np.float32), 256, 256)
+    latents = Latents(model, str(folder), np.zeros((1, 1), np.float32), Size(256, 256))
     getattr(node(), node.FUNCTION)(latents, **inputs)
 
 

@@ -9,9 +9,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from crystools_pipelines.parallel.sharding import match
 from crystools_pipelines.wan.flops import LatentShape, transformer_forward_flops, transformer_parameters
-from crystools_pipelines.wan.i2v.encoder import FrameEncoder
-from crystools_pipelines.wan.i2v.flops import vae_encode_flops
-from crystools_pipelines.wan.i2v.sharding import VAE_ENCODER
+from crystools_pipelines.wan.wan22_i2v.encoder import FrameEncoder
+from crystools_pipelines.wan.wan22_i2v.flops import vae_encode_flops
+from crystools_pipelines.wan.wan22_i2v.sharding import VAE_ENCODER
 
 # transformer/config.json of Wan-AI/Wan2.2-I2V-A14B-Diffusers; transformer_2's is the same.
 TRANSFORMER = {

@@ -12,7 +12,8 @@ import torch
 from diffusers import Flux2Pipeline
 from numpy.typing import NDArray
 
-from crystools_pipelines.flux2.pipeline import Flux2Request, generate
+from crystools_pipelines.flux2.request import Flux2Request
+from crystools_pipelines.run import generate
 from crystools_pipelines.tiny import write_tiny_checkpoint
 
 Reference = Callable[[Flux2Request], tuple[NDArray[np.float32], NDArray[np.float32]]]

@@ -14,8 +14,9 @@ from PIL import Image
 from transformers import AutoTokenizer
 
 from crystools_pipelines.errors import CheckpointError, RequestError
-from crystools_pipelines.flux2.pipeline import Flux2Request, Generation, generate
+from crystools_pipelines.flux2.request import Flux2Request
 from crystools_pipelines.flux2.text import tokenize
+from crystools_pipelines.run import Generation, generate
 from crystools_pipelines.text.tokens import tokens_of
 from crystools_pipelines.tiny import write_tiny_checkpoint
 from crystools_tpu.telemetry import StageName

@@ -17,11 +17,13 @@ from typing import NamedTuple
 import huggingface_hub.constants
 import jax
 import pytest
+from diffusers import UniPCMultistepScheduler
 
 from crystools_pipelines.errors import CheckpointError, RequestError
 from crystools_pipelines.parallel.mesh import make_mesh
 from crystools_pipelines.runtime.job import started_job
-from crystools_pipelines.wan import stages as wan21
+from crystools_pipelines.wan.pipeline import DECODER, Phase, Prepared
+from crystools_pipelines.wan.wan21_t2v.pipeline import PIPELINE
 from crystools_pipelines.weights import hub as hub_module
 from crystools_pipelines.weights.checkpoint import Checkpoint
 from crystools_pipelines.weights.tensor_files import read_header
@@ -30,7 +32,7 @@ from crystools_tpu.telemetry import BytesTransferred, StageName, StageReport
 from tests.pipelines.hub_server import COMMIT, Hub, serving
 
 MESH = make_mesh(jax.devices()[:1], branches=1, widths=(8,))
-PARTS = [wan21.text_encoder(MESH), wan21.transformer(MESH, "transformer"), wan21.DECODER]
+PARTS = PIPELINE.parts(MESH, Prepared(UniPCMultistepScheduler(), (Phase("transformer", 4, 5.0),)))
 CONFIGURATIONS = {
     "model_index.json",
     "transformer/config.json",
@@ -70,7 +72,7 @@ def served(tiny_wan21: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 def fetch(on_step: Callable[[], None] = lambda: None) -> tuple[StageReport, ...]:
     """A run that ends before its first stage of its own; what it has reported."""
     checkpoint = Checkpoint("org/tiny")
-    wan21.check_checkpoint("wan2.1-t2v", checkpoint)
+    PIPELINE.check(checkpoint)
     with started_job("wan2.1-t2v", {}, checkpoint, MESH, on_step=on_step, parts=PARTS) as job:
         return job.run.report.stages
 
@@ -98,7 +100,7 @@ def test_what_a_run_uses_is_downloaded_in_a_stage_and_then_asked_for_once(served
 
 
 def test_a_node_downloads_the_part_that_it_uses(served: Served) -> None:
-    with started_job("wan2.1-t2v", {}, Checkpoint("org/tiny"), MESH, parts=[wan21.DECODER]):
+    with started_job("wan2.1-t2v", {}, Checkpoint("org/tiny"), MESH, parts=[DECODER]):
         pass
     assert served.hub.downloaded() == {"model_index.json", "vae/config.json"} | {
         "vae/diffusion_pytorch_model.safetensors"

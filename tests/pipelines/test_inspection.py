@@ -7,10 +7,12 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, cast
 
 import jax
 import pytest
 import torch
+from diffusers import UniPCMultistepScheduler
 from safetensors.torch import load_file, save_file
 
 from crystools_pipelines.cogvideox import pipeline as cogvideox
@@ -18,18 +20,24 @@ from crystools_pipelines.errors import CheckpointError
 from crystools_pipelines.flux2 import pipeline as flux2
 from crystools_pipelines.parallel.mesh import make_mesh
 from crystools_pipelines.runtime.job import started_job
-from crystools_pipelines.wan import stages as wan21
-from crystools_pipelines.wan.i2v import pipeline as wan22_i2v
+from crystools_pipelines.wan.pipeline import Phase, Prepared
+from crystools_pipelines.wan.wan21_t2v import pipeline as wan21
+from crystools_pipelines.wan.wan22_i2v import pipeline as wan22_i2v
 from crystools_pipelines.weights.checkpoint import Checkpoint
 from crystools_pipelines.weights.tensor_files import StoredTensor
 from crystools_tpu import telemetry
 
+
+def one_expert(component: str) -> Prepared:
+    return Prepared(UniPCMultistepScheduler(), (Phase(component, 4, 5.0),))
+
+
 MESH = make_mesh(jax.devices()[:1], branches=1, widths=(8,))
 PARTS = {
-    "wan2.1-t2v": [wan21.text_encoder(MESH), wan21.transformer(MESH, "transformer"), wan21.DECODER],
-    "wan2.2-i2v": [wan22_i2v.ENCODER, wan21.transformer(MESH, "transformer_2")],
-    "cogvideox-t2v": [cogvideox.text_encoder(MESH), cogvideox.transformer(MESH), cogvideox.DECODER],
-    "flux.2": [flux2.text_encoder(MESH), flux2.transformer(MESH), flux2.decoder(MESH)],
+    "wan2.1-t2v": wan21.PIPELINE.parts(MESH, one_expert("transformer")),
+    "wan2.2-i2v": wan22_i2v.PIPELINE.parts(MESH, one_expert("transformer_2"))[1:3],
+    "cogvideox-t2v": cogvideox.PIPELINE.parts(MESH, cast(Any, None)),
+    "flux.2": flux2.PIPELINE.parts(MESH, cast(Any, None)),
 }
 TRANSFORMER = "transformer/diffusion_pytorch_model.safetensors"
 TEXT_ENCODER = "text_encoder/model.safetensors"

@@ -12,10 +12,11 @@ import pytest
 
 from crystools_pipelines.errors import OutOfMemoryError
 from crystools_pipelines.parallel.mesh import make_mesh
+from crystools_pipelines.run import generate
 from crystools_pipelines.runtime.job import params_of, started_job
 from crystools_pipelines.runtime.out_of_memory import Shortage, shortage
 from crystools_pipelines.runtime.residency import free_all, residency
-from crystools_pipelines.wan.t2v import Wan21Request, generate
+from crystools_pipelines.wan.wan21_t2v.request import Wan21Request
 from crystools_pipelines.weights.checkpoint import Checkpoint
 from crystools_tpu import telemetry
 from crystools_tpu.telemetry import ModelFreed, StageName, Status

@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 
 from crystools_pipelines.errors import OutOfMemoryError
+from crystools_pipelines.run import Generation, generate
 from crystools_pipelines.runtime.residency import Freed, free_all, residency
-from crystools_pipelines.wan.t2v import Generation, Wan21Request, generate
+from crystools_pipelines.wan.wan21_t2v.request import Wan21Request
 from crystools_tpu import telemetry
 from crystools_tpu.telemetry import ModelFreed, RunReport, StageName, StageStarted
 

@@ -15,7 +15,8 @@ from diffusers import WanPipeline
 from safetensors.torch import load_file
 from transformers import AutoTokenizer, T5Tokenizer, UMT5EncoderModel
 
-from crystools_pipelines.tiny import PIPELINES, write_tiny_checkpoint
+from crystools_pipelines.models import MODELS
+from crystools_pipelines.tiny import write_tiny_checkpoint
 
 FILES = [
     "model_index.json",
@@ -77,7 +78,7 @@ def test_it_holds_the_files_of_a_diffusers_checkpoint_and_no_others(wan21: Path)
     assert sum(file.stat().st_size for file in wan21.rglob("*")) < 10e6
 
 
-@pytest.mark.parametrize("model", PIPELINES)
+@pytest.mark.parametrize("model", MODELS)
 def test_two_calls_write_the_same_bytes(tmp_path: Path, model: str) -> None:
     first = write_tiny_checkpoint(model, tmp_path / "first")
     torch.manual_seed(7)  # whatever was drawn before
@@ -171,7 +172,7 @@ def test_seed_and_prompt_decide_the_video(pipeline: Any) -> None:
 
 
 def test_an_unknown_model_is_refused_with_the_known_ones(tmp_path: Path) -> None:
-    known = ", ".join(sorted(PIPELINES))
+    known = ", ".join(sorted(MODELS))
     with pytest.raises(
         ValueError, match=f"^model 'sora' has no tiny checkpoint; choose one of: {re.escape(known)}$"
     ):

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from crystools_pipelines.wan.t2v import Wan21Request, generate
+from crystools_pipelines.run import generate
+from crystools_pipelines.wan.wan21_t2v.request import Wan21Request
 
 Reference = Callable[[Wan21Request], tuple[NDArray[np.float32], NDArray[np.float32]]]
 

@@ -10,7 +10,7 @@ import torch
 
 from crystools_pipelines.errors import RequestError
 from crystools_pipelines.runtime.job import initial_noise
-from crystools_pipelines.wan.request import Wan21Request
+from crystools_pipelines.wan.wan21_t2v.request import Wan21Request
 
 
 @pytest.mark.parametrize(

@@ -15,8 +15,9 @@ import torch
 from diffusers import WanTransformer3DModel
 
 from crystools_pipelines.errors import CheckpointError, RequestError
+from crystools_pipelines.run import Generation, generate
 from crystools_pipelines.runtime.residency import free_all
-from crystools_pipelines.wan.t2v import Generation, Wan21Request, generate
+from crystools_pipelines.wan.wan21_t2v.request import Wan21Request
 from crystools_tpu import telemetry
 from crystools_tpu.telemetry import CompileFinished, StageName
 

@@ -11,7 +11,8 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from crystools_pipelines.wan.i2v.pipeline import Wan22I2VRequest, generate
+from crystools_pipelines.run import generate
+from crystools_pipelines.wan.wan22_i2v.request import Wan22I2VRequest
 
 Reference = Callable[[Wan22I2VRequest], tuple[NDArray[np.float32], NDArray[np.float32]]]
 

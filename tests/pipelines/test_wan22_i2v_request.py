@@ -16,9 +16,9 @@ from diffusers.video_processor import VideoProcessor
 from PIL import Image, TiffImagePlugin
 
 from crystools_pipelines.errors import RequestError
-from crystools_pipelines.wan.i2v.image import read_image
-from crystools_pipelines.wan.i2v.nodes import stretch
-from crystools_pipelines.wan.i2v.request import Wan22I2VRequest
+from crystools_pipelines.wan.wan22_i2v.image import read_image
+from crystools_pipelines.wan.wan22_i2v.nodes import stretch
+from crystools_pipelines.wan.wan22_i2v.request import Wan22I2VRequest
 
 ORIENTATION, UPSIDE_DOWN = 0x0112, 3  # in EXIF
 X_RESOLUTION = 0x011A

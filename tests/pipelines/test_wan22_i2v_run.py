@@ -12,12 +12,13 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-from diffusers import UniPCMultistepScheduler
 
 from crystools_pipelines.errors import CheckpointError, RequestError
+from crystools_pipelines.run import Generation, generate
 from crystools_pipelines.runtime.residency import free_all
-from crystools_pipelines.wan.i2v.pipeline import Generation, Wan22I2VRequest, generate, plan_phases
-from crystools_pipelines.wan.stages import Phase
+from crystools_pipelines.wan.pipeline import Phase
+from crystools_pipelines.wan.wan22_i2v.pipeline import PIPELINE
+from crystools_pipelines.wan.wan22_i2v.request import Wan22I2VRequest
 from crystools_pipelines.weights.checkpoint import Checkpoint
 from crystools_tpu import telemetry
 from crystools_tpu.telemetry import CompileFinished, StageName
@@ -152,10 +153,7 @@ def test_a_checkpoint_without_an_index_is_refused(tmp_path: Path) -> None:
 def plan(folder: Path, **fields: Any) -> list[Phase]:
     """The phases of four steps, whose timesteps are 999, 937, 833 and 625."""
     request = Wan22I2VRequest("a cat", image=GREY, num_inference_steps=4, **fields)
-    scheduler = UniPCMultistepScheduler(
-        prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=5.0
-    )
-    return plan_phases(request, Checkpoint(folder), scheduler)
+    return [*PIPELINE.prepare(request, Checkpoint(folder)).phases]
 
 
 @pytest.fixture

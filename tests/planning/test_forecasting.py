@@ -20,8 +20,8 @@ from crystools_pipelines.planning.forecasting import METHOD, kept_forecast
 from crystools_pipelines.planning.plan import Plan, Shape
 from crystools_pipelines.planning.run_spec import RunSpec
 from crystools_pipelines.planning.topologies import topology_of
-from crystools_pipelines.wan.request import Wan21Request
-from crystools_pipelines.wan.t2v import make_mesh
+from crystools_pipelines.wan.wan21_t2v.pipeline import PIPELINE
+from crystools_pipelines.wan.wan21_t2v.request import Wan21Request
 from crystools_pipelines.weights.checkpoint import Checkpoint
 from crystools_tpu.telemetry import Forecast, StageForecast, StageName
 from tests.planning.plans import GIB, made_up_plan, made_up_stage
@@ -50,7 +50,7 @@ class Desk:
         return self.folder / f"{key}.json"
 
     def mesh(self, request: Wan21Request, shape: MeshShape | None = None) -> jax.sharding.Mesh:
-        return make_mesh(request, Checkpoint(self.checkpoint), jax.devices(), shape)
+        return PIPELINE.mesh(jax.devices(), Checkpoint(self.checkpoint), request.branches, shape)
 
     def ask(
         self,

@@ -1,9 +1,11 @@
 """What one asks of CogVideoX text-to-video, and what is wrong with it, said before anything is loaded."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from crystools_pipelines.errors import RequestError
 from crystools_pipelines.requests.checks import check_guidance, check_seed, check_size
+from crystools_pipelines.requests.size import Size
 
 # The VAE halves height and width three times and time twice; the transformer's patches are 2x2x2 latents.
 VAE_SPATIAL_RATIO = 8
@@ -24,6 +26,8 @@ class CogVideoXRequest:
 
     Raises RequestError naming the field that cannot be served, and what would.
     """
+
+    model: ClassVar[str] = "cogvideox-t2v"
 
     prompt: str
     negative_prompt: str = ""
@@ -56,17 +60,27 @@ class CogVideoXRequest:
         return 2 if self.guidance_scale > 1 else 1
 
     @property
-    def latent_frames(self) -> int:
-        """Latent frames that become video."""
-        return (self.num_frames - 1) // VAE_TEMPORAL_RATIO + 1
+    def prompts(self) -> tuple[str, ...]:
+        """Those of the guidance branches."""
+        return (self.prompt, self.negative_prompt)[: self.branches]
+
+    @property
+    def size(self) -> Size:
+        """What is made."""
+        return Size(self.height, self.width, self.num_frames)
 
     @property
     def padding_frames(self) -> int:
-        """Latent frames in front of those, denoised to fill the first patch and then dropped."""
-        return -self.latent_frames % PATCH_SIZE
+        """Latent frames in front of the video's, denoised to fill the first patch and then dropped."""
+        return -latent_frames(self.num_frames) % PATCH_SIZE
 
     @property
     def latent_shape(self) -> tuple[int, int, int, int, int]:
         """Batch, frames with their padding, channels, height, width of the latents that are denoised."""
         height, width = self.height // VAE_SPATIAL_RATIO, self.width // VAE_SPATIAL_RATIO
-        return 1, self.latent_frames + self.padding_frames, LATENT_CHANNELS, height, width
+        return 1, latent_frames(self.num_frames) + self.padding_frames, LATENT_CHANNELS, height, width
+
+
+def latent_frames(num_frames: int) -> int:
+    """How many latent frames become a video."""
+    return (num_frames - 1) // VAE_TEMPORAL_RATIO + 1

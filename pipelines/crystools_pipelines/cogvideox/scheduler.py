@@ -16,10 +16,8 @@ from diffusers import CogVideoXDDIMScheduler, CogVideoXDPMScheduler
 from numpy.typing import NDArray
 
 from crystools_pipelines.cogvideox.request import CogVideoXRequest
-from crystools_pipelines.errors import CheckpointError
 
 Scheduler: TypeAlias = CogVideoXDDIMScheduler | CogVideoXDPMScheduler
-_SCHEDULERS = {scheduler.__name__: scheduler for scheduler in (CogVideoXDDIMScheduler, CogVideoXDPMScheduler)}
 
 
 class Schedule(NamedTuple):
@@ -40,16 +38,6 @@ class SolverState(NamedTuple):
     step: jax.Array | np.int32
     sample: jax.Array | NDArray[np.float32]
     predicted: jax.Array | NDArray[np.float32]
-
-
-def build_scheduler(config: dict[str, Any], steps: int) -> Scheduler:
-    """The checkpoint's scheduler, set to `steps` steps. Raises CheckpointError where it is another."""
-    if config.get("_class_name") not in _SCHEDULERS:
-        known = " or ".join(_SCHEDULERS)
-        raise CheckpointError(f"the scheduler is {config.get('_class_name')}; give a checkpoint with {known}")
-    scheduler = _SCHEDULERS[config["_class_name"]].from_config(config)
-    scheduler.set_timesteps(steps)
-    return scheduler
 
 
 def tabulate(scheduler: Scheduler, request: CogVideoXRequest) -> Schedule:

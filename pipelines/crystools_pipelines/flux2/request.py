@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from crystools_pipelines.requests.checks import check_guidance, check_seed, check_size, check_steps
+from crystools_pipelines.requests.size import Size
 
 # The VAE halves height and width three times; 2x2 of its latents are one token of the transformer.
 VAE_RATIO = 8
@@ -24,6 +25,8 @@ class Flux2Request:
     branches: ClassVar = 1
     """Guidance takes no branch of its own."""
 
+    model: ClassVar[str] = "flux.2"
+
     prompt: str
     height: int = 1024
     width: int = 1024
@@ -36,6 +39,16 @@ class Flux2Request:
         check_steps(self.num_inference_steps)
         check_guidance("guidance_scale", self.guidance_scale)
         check_seed(self.seed)
+
+    @property
+    def prompts(self) -> tuple[str, ...]:
+        """Those of the guidance branches."""
+        return (self.prompt,)
+
+    @property
+    def size(self) -> Size:
+        """What is made."""
+        return Size(self.height, self.width)
 
     @property
     def grid(self) -> tuple[int, int]:

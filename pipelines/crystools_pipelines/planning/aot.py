@@ -207,10 +207,11 @@ _compiled: dict[Hashable, CompiledProgram] = {}
 
 def _meshes(spec: RunSpec) -> tuple[MeshShape, list[MeshShape]]:
     pipeline, checkpoint = MODELS[spec.model].pipeline(), Checkpoint(spec.configurations)
+    pipeline.check(checkpoint)
     pipeline.prepare(spec.request, checkpoint)
-    devices = _devices(spec.topology)
-    default = shape_of(pipeline.make_mesh(spec.request, checkpoint, devices))
-    return default, pipeline.legal_meshes(spec.request, checkpoint, len(devices))
+    devices, branches = _devices(spec.topology), spec.request.branches
+    default = shape_of(pipeline.mesh(devices, checkpoint, branches))
+    return default, pipeline.legal_meshes(checkpoint, branches, len(devices))
 
 
 def _outline(spec: RunSpec) -> RunOutline:

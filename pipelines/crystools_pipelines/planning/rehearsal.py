@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from math import prod
-from types import ModuleType
 from typing import Any, TypeVar, cast
 
 import jax
@@ -24,6 +23,7 @@ from crystools_pipelines.parallel.mesh_shape import MeshShape
 from crystools_pipelines.parallel.sharding import Rules
 from crystools_pipelines.runtime.component import Component, Program, trace
 from crystools_pipelines.runtime.job import Job, kept_float32
+from crystools_pipelines.runtime.pipeline import Pipeline
 from crystools_pipelines.text.tokens import Tokenize, Tokens
 from crystools_pipelines.weights.checkpoint import Checkpoint
 from crystools_pipelines.weights.loading import State, specs_at_rest
@@ -79,7 +79,7 @@ class Rehearsal:
 
 
 def rehearse(
-    pipeline: ModuleType,
+    pipeline: Pipeline[Any, Any],
     request: Any,
     checkpoint: Checkpoint,
     devices: Sequence[jax.Device],
@@ -88,14 +88,15 @@ def rehearse(
 ) -> Rehearsal:
     """What happens in a run of `request` on these devices; of the checkpoint only configurations are read.
 
-    `shape` is that of the mesh, if it is not to be the default. `pipeline` is a model's module `pipeline`.
-    Raises what a run would raise before its first stage.
+    `shape` is that of the mesh, if it is not to be the default. Raises what a run would raise before its
+    first stage.
     """
+    pipeline.check(checkpoint)
     prepared = pipeline.prepare(request, checkpoint)
-    mesh = pipeline.make_mesh(request, checkpoint, devices, shape)
+    mesh = pipeline.mesh(devices, checkpoint, request.branches, shape)
     rehearsal = Rehearsal(mesh)
     run = cast(telemetry.Run, _Run(rehearsal.stages))
-    pipeline.run_stages(_Job(checkpoint, mesh, dtype, run, rehearsal=rehearsal), request, prepared)
+    pipeline.run(_Job(checkpoint, mesh, dtype, run, rehearsal=rehearsal), request, prepared)
     return rehearsal
 
 

@@ -31,7 +31,7 @@ from crystools_pipelines.weights.inspection import check_unquantised
 from crystools_pipelines.weights.loading import StatePlan, plan_state
 from crystools_pipelines.weights.part import Part, built
 from crystools_tpu import telemetry
-from crystools_tpu.telemetry import Forecast, RunReport, StageName, Status
+from crystools_tpu.telemetry import Forecast, StageName, Status
 from crystools_tpu.telemetry.events import Params
 
 DTYPES = ("bfloat16", "float32")
@@ -39,16 +39,6 @@ DTYPES = ("bfloat16", "float32")
 Module = TypeVar("Module", bound=torch.nn.Module)
 # On the devices or on the host: what a stage is handed may come from another run.
 AnyArray: TypeAlias = jax.Array | NDArray[Any]
-
-
-@dataclass(frozen=True)
-class Generation:
-    """A finished video or image: `frames` float32 `[frames, height, width, 3]` in 0..1 (an image is one
-    frame); `latents` float32 as the last denoising step left them; the run's report."""
-
-    frames: NDArray[np.float32]
-    latents: NDArray[np.float32]
-    report: RunReport
 
 
 @dataclass(frozen=True)

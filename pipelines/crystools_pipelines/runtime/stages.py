@@ -7,9 +7,10 @@ from typing import Any, TypeVar
 
 import jax
 import numpy as np
-from jax.sharding import NamedSharding
+from jax.sharding import Mesh, NamedSharding
 from numpy.typing import NDArray
 
+from crystools_pipelines.parallel.mesh import DATA
 from crystools_pipelines.runtime.component import QUICK_COMPILE, Component, Program
 from crystools_pipelines.runtime.job import Job
 from crystools_tpu.telemetry import StageName
@@ -34,6 +35,17 @@ class StepCost:
             "flops_method": "architecture",
             "bytes_per_step": self.moved_bytes,
         }
+
+
+def guided_cost(
+    mesh: Mesh, branches: int, flops: Callable[[int], float], moved_bytes: Callable[[int], float]
+) -> StepCost:
+    """The cost of a step of so many guidance branches; `flops` and `moved_bytes` are those of some of them.
+
+    Each group of devices along `data` reads all the weights for its share of the branches.
+    """
+    groups = mesh.shape[DATA]
+    return StepCost(flops(branches), groups * moved_bytes(branches // groups))
 
 
 def run_once(

@@ -6,17 +6,14 @@ deterministic: writing the same model twice gives byte-identical files.
 """
 
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from diffusers import DiffusionPipeline
 from transformers.utils import logging
 
-from crystools_pipelines.tiny.cogvideox import cogvideox
-from crystools_pipelines.tiny.flux import flux2
-from crystools_pipelines.tiny.wan import wan21, wan22_i2v
+from crystools_pipelines.models import MODELS
 
 SEED = 20250225
 
@@ -26,14 +23,14 @@ def write_tiny_checkpoint(model: str, directory: Path) -> Path:
 
     Raises ValueError for a model that has no tiny checkpoint and FileExistsError for a directory in use.
     """
-    if model not in PIPELINES:
-        known = ", ".join(sorted(PIPELINES))
+    if model not in MODELS:
+        known = ", ".join(sorted(MODELS))
         raise ValueError(f"model {model!r} has no tiny checkpoint; choose one of: {known}")
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise FileExistsError(f"{directory} is not an empty directory; name a new or an empty one")
     with torch.random.fork_rng(devices=[]), torch.no_grad(), _no_progress_bars():
         torch.manual_seed(SEED)
-        PIPELINES[model]().save_pretrained(directory, safe_serialization=True)
+        MODELS[model].tiny_checkpoint().save_pretrained(directory, safe_serialization=True)
     # The library for weights writes them for their user alone; they are as public as what lies beside them.
     mode = (directory / "model_index.json").stat().st_mode
     for weights in directory.rglob("*.safetensors"):
@@ -50,11 +47,3 @@ def _no_progress_bars() -> Iterator[None]:
     finally:
         if shown:
             logging.enable_progress_bar()
-
-
-PIPELINES: dict[str, Callable[[], DiffusionPipeline]] = {
-    "cogvideox-t2v": cogvideox,
-    "flux.2": flux2,
-    "wan2.1-t2v": wan21,
-    "wan2.2-i2v": wan22_i2v,
-}

@@ -2,9 +2,11 @@
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 from crystools_pipelines.errors import RequestError
 from crystools_pipelines.requests.checks import check_guidance, check_seed, check_size, check_steps
+from crystools_pipelines.requests.size import Size
 
 # The VAE halves height and width three times and time twice; the transformer's patches are 1x2x2 latents.
 VAE_SPATIAL_RATIO = 8
@@ -21,6 +23,8 @@ class WanRequest:
 
     Raises RequestError naming the field that cannot be served, and what would.
     """
+
+    model: ClassVar[str]
 
     prompt: str
     negative_prompt: str = ""
@@ -48,6 +52,16 @@ class WanRequest:
         return 2 if self.guidance_scale > 1 else 1
 
     @property
+    def prompts(self) -> tuple[str, ...]:
+        """Those of the guidance branches."""
+        return (self.prompt, self.negative_prompt)[: self.branches]
+
+    @property
+    def size(self) -> Size:
+        """What is made."""
+        return Size(self.height, self.width, self.num_frames)
+
+    @property
     def latent_shape(self) -> tuple[int, int, int, int, int]:
         """Batch, channels, frames, height, width of the latents."""
         frames = (self.num_frames - 1) // VAE_TEMPORAL_RATIO + 1
@@ -55,15 +69,25 @@ class WanRequest:
 
 
 @dataclass(frozen=True)
-class Wan21Request(WanRequest):
-    """One video from text. `flow_shift` replaces the checkpoint's own: 5 suits 720p, 3 suits 480p."""
+class ExpertsRequest(WanRequest):
+    """What a Wan model with two experts is asked. `shift` replaces the checkpoint's flow_shift.
 
-    flow_shift: float = 5.0
-    seed: int = 2025
+    `transformer` takes the steps at or above `boundary_ratio` of the schedule's timesteps, `transformer_2`
+    those below with `guidance_scale_2`; None is the checkpoint's ratio, and for the scale the same as
+    `guidance_scale`, which alone decides whether the negative branch runs.
+    """
+
+    shift: float = 5.0
+    guidance_scale_2: float | None = None
+    boundary_ratio: float | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_shift("flow_shift", self.flow_shift)
+        check_shift("shift", self.shift)
+        if self.guidance_scale_2 is not None:
+            check_guidance("guidance_scale_2", self.guidance_scale_2)
+        if self.boundary_ratio is not None and not 0 <= self.boundary_ratio <= 1:
+            raise RequestError("boundary_ratio", f"{self.boundary_ratio} is out of range; give 0 to 1")
 
 
 def check_shift(field: str, shift: float) -> None:

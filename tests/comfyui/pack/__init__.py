@@ -20,8 +20,8 @@ class Generation:
     FUNCTION = "generate"
 
     def generate(self, checkpoint: str, seed: int, steps: int) -> tuple[dict[str, Any]]:
-        from crystools_pipelines.wan.request import Wan21Request
-        from crystools_pipelines.wan.t2v import generate
+        from crystools_pipelines.run import generate
+        from crystools_pipelines.wan.wan21_t2v.request import Wan21Request
         from crystools_tpu import telemetry
 
         request = Wan21Request(

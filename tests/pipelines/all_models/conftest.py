@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from crystools_pipelines.models import MODELS
-from crystools_pipelines.runtime.job import Generation
+from crystools_pipelines.run import Generation, generate
 
 # Runs a model's smallest request, but for these fields, on that many devices.
 Run = Callable[..., Generation]
@@ -46,10 +46,6 @@ def checkpoints(
 @pytest.fixture(scope="session")
 def run(checkpoints: dict[str, Path]) -> Run:
     def run_model(model: str, devices: int = 1, **fields: Any) -> Generation:
-        generate = MODELS[model].pipeline().generate
-        generation: Generation = generate(
-            smallest(model, **fields), checkpoint=checkpoints[model], devices=devices
-        )
-        return generation
+        return generate(smallest(model, **fields), checkpoint=checkpoints[model], devices=devices)
 
     return run_model

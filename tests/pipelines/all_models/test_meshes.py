@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from crystools_pipelines import run
 from crystools_pipelines.errors import RequestError
 from crystools_pipelines.models import MODELS
 from crystools_pipelines.parallel.mesh import shape_of
@@ -27,12 +28,12 @@ def test_a_run_has_the_mesh_that_is_asked_for_or_is_refused(
         raise Started(shape_of(mesh))
 
     pipeline, request = MODELS[model].pipeline(), smallest(model)
-    monkeypatch.setattr(pipeline, "started_job", started_job)
-    legal = pipeline.legal_meshes(request, Checkpoint(checkpoints[model]), 4)
+    monkeypatch.setattr(run, "started_job", started_job)
+    legal = pipeline.legal_meshes(Checkpoint(checkpoints[model]), request.branches, 4)
     assert {MeshShape(1, 4, 1), MeshShape(1, 2, 2)} <= {*legal}
     for shape, taken in [(shape, shape) for shape in legal] + [(None, legal[-1])]:
         with pytest.raises(Started) as started:
-            pipeline.generate(request, checkpoint=checkpoints[model], devices=4, mesh=shape)
+            run.generate(request, checkpoint=checkpoints[model], devices=4, mesh=shape)
         assert started.value.args == (taken,)
     with pytest.raises(RequestError, match=r"^mesh: dp=2,sp=1,tp=2 cannot be had of 4 devices"):
-        pipeline.generate(request, checkpoint=checkpoints[model], devices=4, mesh=MeshShape(2, 1, 2))
+        run.generate(request, checkpoint=checkpoints[model], devices=4, mesh=MeshShape(2, 1, 2))

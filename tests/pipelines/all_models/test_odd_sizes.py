@@ -10,7 +10,7 @@ import pytest
 
 from crystools_pipelines.models import MODELS
 from crystools_pipelines.planning.rehearsal import rehearse
-from crystools_pipelines.runtime.job import Generation
+from crystools_pipelines.run import Generation
 from crystools_pipelines.weights.checkpoint import Checkpoint
 from crystools_tpu.telemetry import StageName
 from tests.pipelines.all_models.conftest import Run, smallest

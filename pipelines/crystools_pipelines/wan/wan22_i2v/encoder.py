@@ -12,9 +12,9 @@ from diffusers import AutoencoderKLWan
 from crystools_pipelines.interop.functional import call
 from crystools_pipelines.runtime.stages import FLOAT32_BYTES, StepCost, Turn
 from crystools_pipelines.wan.flops import Config, LatentShape
-from crystools_pipelines.wan.i2v import flops
 from crystools_pipelines.wan.request import VAE_TEMPORAL_RATIO
 from crystools_pipelines.wan.vae import LatentScale, build_vae, frame_turns, run_causal
+from crystools_pipelines.wan.wan22_i2v import flops
 from crystools_pipelines.weights.loading import State
 
 

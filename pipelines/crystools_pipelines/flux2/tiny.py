@@ -27,7 +27,7 @@ _CHAT_TEMPLATE = """\
 {%- endfor %}"""
 
 
-def flux2() -> Flux2Pipeline:
+def tiny_checkpoint() -> Flux2Pipeline:
     """FLUX.2-dev."""
     tokenizer = mistral_tokenizer()
     return Flux2Pipeline(

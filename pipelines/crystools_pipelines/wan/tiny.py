@@ -1,45 +1,26 @@
 """Wan: a transformer and a VAE whose random weights leave shapes that move."""
 
+from typing import Any
+
 import torch
-from diffusers import (
-    AutoencoderKLWan,
-    DiffusionPipeline,
-    UniPCMultistepScheduler,
-    WanPipeline,
-    WanTransformer3DModel,
-)
+from diffusers import AutoencoderKLWan, UniPCMultistepScheduler, WanTransformer3DModel
 from torch.nn.init import orthogonal_, zeros_
 
 from crystools_pipelines.tiny.blur import blur
 from crystools_pipelines.tiny.text import TEXT_WIDTH, t5_tokenizer, umt5_encoder
 
 
-def wan21() -> WanPipeline:
-    """Wan2.1 text-to-video."""
+def wan_components(condition_channels: int = 0, transformers: int = 1) -> dict[str, Any]:
+    """What every model of the family is made of; the channels of a condition follow those of the latents."""
     tokenizer = t5_tokenizer()
-    return WanPipeline(
-        tokenizer=tokenizer,
-        text_encoder=umt5_encoder(vocabulary=len(tokenizer)),
-        transformer=wan_transformer(),
-        vae=wan_vae(),
-        scheduler=flow_scheduler(),
-    )
-
-
-def wan22_i2v() -> DiffusionPipeline:
-    """Wan2.2 image-to-video: two transformers, and an image that the VAE alone encodes."""
-    from diffusers import WanImageToVideoPipeline  # which complains of a missing torchvision when imported
-
-    tokenizer = t5_tokenizer()
-    return WanImageToVideoPipeline(
-        tokenizer=tokenizer,
-        text_encoder=umt5_encoder(vocabulary=len(tokenizer)),
-        transformer=wan_transformer(condition_channels=20),
-        transformer_2=wan_transformer(condition_channels=20),
-        vae=wan_vae(),
-        scheduler=flow_scheduler(),
-        boundary_ratio=0.9,
-    )
+    names = ["transformer", "transformer_2"][:transformers]
+    return {
+        "tokenizer": tokenizer,
+        "text_encoder": umt5_encoder(vocabulary=len(tokenizer)),
+        **{name: wan_transformer(condition_channels) for name in names},
+        "vae": wan_vae(),
+        "scheduler": flow_scheduler(),
+    }
 
 
 def flow_scheduler() -> UniPCMultistepScheduler:

@@ -1,4 +1,4 @@
-"""What the nodes of all models share: their inputs, a run of their own, and what one node hands to the next.
+"""What the nodes of all models share: their inputs, and a run of their own.
 
 Importing it imports neither jax nor torch. ComfyUI is met by name alone, where it runs in this process.
 """
@@ -8,21 +8,22 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import MISSING, fields
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeAlias
 
 from crystools_pipelines.errors import RequestError
+from crystools_pipelines.models import MODELS
 from crystools_pipelines.weights.location import folders_beside, is_hub_id
 from crystools_tpu import telemetry
 
 if TYPE_CHECKING:
     import jax
     from jax.sharding import Mesh
-    from numpy.typing import NDArray
 
     from crystools_pipelines.runtime.job import Job
+    from crystools_pipelines.runtime.pipeline import Pipeline
     from crystools_pipelines.weights.checkpoint import Checkpoint
     from crystools_pipelines.weights.part import Part
     from crystools_tpu.telemetry.events import Params
@@ -85,7 +86,7 @@ class ModelNode:
     Whoever executes nodes sets `on_step`; it is called after each step, and what it raises ends the run.
     """
 
-    PIPELINE: ClassVar[str]
+    MODEL: ClassVar[str]
     INPUTS: ClassVar[Mapping[str, Input]]
     CATEGORY: ClassVar[str]
 
@@ -99,6 +100,42 @@ class ModelNode:
         types = {"required": required, "optional": optional, "hidden": {"unique_id": "UNIQUE_ID"}}
         return {kind: inputs for kind, inputs in types.items() if inputs}
 
+    @classmethod
+    def VALIDATE_INPUTS(
+        cls,
+        height: int | None = None,
+        width: int | None = None,
+        num_frames: int | None = None,
+        model_id: str | None = None,
+    ) -> bool | str:
+        """True, or what is wrong and what would do: the size must be one that the model can make.
+
+        ComfyUI hands over those of these inputs that the node has; it checks no range of them, and those that
+        another node gives are None.
+        """
+        size = {"height": height, "width": width, "num_frames": num_frames}
+        given = {name: value for name, value in size.items() if value is not None}
+        try:
+            for name, value in given.items():
+                _check_range(name, value, cls.INPUTS[name][1])
+            if model_id is not None:
+                locate(model_id)
+            if given:
+                cls.request_class()(**_without_default(cls.request_class()), **given)
+        except RequestError as error:
+            return str(error)
+        return True
+
+    @classmethod
+    def request_class(cls) -> type[Any]:
+        """The dataclass of what one may ask of the model."""
+        return MODELS[cls.MODEL].request_class()
+
+    @classmethod
+    def pipeline(cls) -> Pipeline[Any, Any]:
+        """The model's stages; imports jax, torch and diffusers."""
+        return MODELS[cls.MODEL].pipeline()
+
     def job(
         self,
         checkpoint: Checkpoint,
@@ -108,36 +145,19 @@ class ModelNode:
         request: Any = None,
     ) -> AbstractContextManager[Job]:
         """A run of the pipeline that loads `parts`. What was planned of all of `request` is its forecast."""
-        from crystools_pipelines.planning.forecasting import kept_forecast
-        from crystools_pipelines.runtime.job import started_job
+        from crystools_pipelines.run import started_run
 
         named = {"node": type(self).__name__, **params}
-        forecast = None if request is None else kept_forecast(self.PIPELINE, request, checkpoint, mesh)
-        return started_job(
-            self.PIPELINE, named, checkpoint, mesh, on_step=self.on_step, forecast=forecast, parts=parts
-        )
+        return started_run(self.MODEL, named, checkpoint, mesh, parts, request=request, on_step=self.on_step)
 
-    @classmethod
-    def verdict(cls, check: Callable[..., object], **given: Any) -> bool | str:
-        """What `VALIDATE_INPUTS` answers: True, or what is wrong and what would do.
 
-        Of the inputs that it is asked about ComfyUI checks no range, and those that another node gives are
-        None. `check` gets the others.
-        """
-        known = {name: value for name, value in given.items() if value is not None}
-        try:
-            for name, value in known.items():
-                _check_range(name, value, cls.INPUTS[name][1])
-            if (location := known.pop("model_id", None)) is not None:
-                locate(location)
-            check(**known)
-        except RequestError as error:
-            return str(error)
-        return True
+def _without_default(request_class: type[Any]) -> dict[str, str]:
+    """Fields that a request cannot do without, empty."""
+    return {field.name: "" for field in fields(request_class) if field.default is MISSING}
 
 
 def _check_range(name: str, value: Any, about: Mapping[str, Any]) -> None:
-    if "min" in about and not about["min"] <= value <= about["max"]:
+    if not about["min"] <= value <= about["max"]:
         raise RequestError(name, f"{value} is out of range; give {about['min']} to {about['max']}")
 
 
@@ -183,50 +203,3 @@ def devices(num_devices: int = 0) -> list[jax.Device]:
         return choose_devices(num_devices)
     except RequestError as error:
         raise RequestError("num_devices", error.message) from None
-
-
-@dataclass(frozen=True, eq=False)
-class Embeddings:
-    """A prompt as a text encoder sees it: `values` `[1, tokens, width]`, on the host in the encoder's dtype.
-
-    On the host they outlive Unload Models, and go to any number of devices. `location` is the checkpoint's.
-    """
-
-    pipeline: str
-    location: str
-    prompt: str
-    values: NDArray[Any]
-
-
-@dataclass(frozen=True, eq=False)
-class Latents:
-    """What a sampler made, float32 on the host as the model's own decoder takes it; sizes in pixels."""
-
-    pipeline: str
-    location: str
-    values: NDArray[Any]
-    height: int
-    width: int
-    num_frames: int = 1
-
-    @property
-    def size(self) -> dict[str, int]:
-        """As a report has it."""
-        return {"height": self.height, "width": self.width, "num_frames": self.num_frames}
-
-
-def check_origin(name: str, handed: Embeddings | Latents, pipeline: str) -> None:
-    """Raises RequestError for what a node of another model has made."""
-    if handed.pipeline != pipeline:
-        raise RequestError(name, f"these are of {handed.pipeline}; connect those of {pipeline}")
-
-
-def check_width(name: str, embeddings: Embeddings, width: int) -> None:
-    """Raises RequestError for embeddings that are not as wide as the transformer takes them."""
-    given = embeddings.values.shape[-1]
-    if given != width:
-        raise RequestError(
-            name,
-            f"those of {embeddings.location} have width {given}, the transformer takes {width}; "
-            "give the text encoder the sampler's model_id",
-        )

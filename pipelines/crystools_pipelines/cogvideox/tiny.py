@@ -13,7 +13,7 @@ from crystools_pipelines.tiny.blur import blur
 from crystools_pipelines.tiny.text import TEXT_WIDTH, t5_encoder, t5_tokenizer
 
 
-def cogvideox() -> CogVideoXPipeline:
+def tiny_checkpoint() -> CogVideoXPipeline:
     """CogVideoX1.5 text-to-video."""
     tokenizer = t5_tokenizer()
     return CogVideoXPipeline(

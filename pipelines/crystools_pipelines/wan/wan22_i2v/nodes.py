@@ -7,12 +7,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from crystools_pipelines.errors import RequestError
 from crystools_pipelines.models import MODELS
-from crystools_pipelines.node_support import (
+from crystools_pipelines.nodes.base import (
     NUM_DEVICES,
     STEPS,
     TIMING,
-    Embeddings,
-    Latents,
     ModelNode,
     Timing,
     checkpoint_at,
@@ -22,16 +20,9 @@ from crystools_pipelines.node_support import (
     seed,
     timing_of,
 )
-from crystools_pipelines.wan.i2v.request import Wan22I2VRequest
-from crystools_pipelines.wan.nodes import (
-    FRAMES,
-    GUIDANCE,
-    SIZE,
-    Wan21TextEncoder,
-    Wan21TPUVAEDecoder,
-    guided,
-    latents_of,
-)
+from crystools_pipelines.nodes.handed import Latents
+from crystools_pipelines.wan.nodes import WanDecoder, WanSampler, WanTextEncoder
+from crystools_pipelines.wan.wan21_t2v.nodes import FRAMES, GUIDANCE, SIZE
 
 if TYPE_CHECKING:
     import numpy as np
@@ -42,7 +33,6 @@ CONDITION: Final = "WAN22_CONDITION"
 LATENT_INFO: Final = "WAN22_LATENT_INFO"
 LATENTS: Final = "WAN22_LATENTS"
 
-_CATEGORY: Final = "crystools-tpu/Wan2.2"
 _MODEL: Final = {"model_id": model_id(MODELS["wan2.2-i2v"].hub_id)}
 
 
@@ -56,39 +46,33 @@ class LatentInfo:
     image: NDArray[np.float32]
 
 
-class Wan22I2VImageEncoder(ModelNode):
+class _Node:
+    MODEL = "wan2.2-i2v"
+    CATEGORY = "crystools-tpu/Wan2.2"
+
+
+class Wan22I2VImageEncoder(_Node, ModelNode):
     """The image that a video starts with, to what the transformers see beside the latents."""
 
-    PIPELINE = "wan2.2-i2v"
-    CATEGORY = _CATEGORY
     DESCRIPTION = "Encodes the image that the video starts with, stretched to the video's size, on the TPU."
     INPUTS: ClassVar = {"image": ("IMAGE", {}), **SIZE, "num_frames": FRAMES, **_MODEL}
     FUNCTION = "encode"
     RETURN_TYPES: ClassVar = (CONDITION, LATENT_INFO, TIMING)
     RETURN_NAMES: ClassVar = ("condition", "latent_info", "timing")
 
-    @classmethod
-    def VALIDATE_INPUTS(
-        cls, height: int | None, width: int | None, num_frames: int | None, model_id: str | None
-    ) -> bool | str:
-        """The size must be one that the model can make."""
-        given = {"height": height, "width": width, "num_frames": num_frames, "model_id": model_id}
-        return cls.verdict(lambda **size: Wan22I2VRequest("", image="", **size), **given)
-
     def encode(
         self, image: Any, height: int, width: int, num_frames: int, model_id: str
     ) -> tuple[Any, LatentInfo, Timing]:
         """`condition` float32 `[1, 20, latent frames, height / 8, width / 8]`, on the host."""
         from crystools_pipelines.runtime.job import params_of
-        from crystools_pipelines.wan.i2v.image import read_image
-        from crystools_pipelines.wan.i2v.pipeline import ENCODER, encode_image
-        from crystools_pipelines.wan.stages import check_vae, mesh_over
+        from crystools_pipelines.wan.wan22_i2v.image import read_image
+        from crystools_pipelines.wan.wan22_i2v.pipeline import ENCODER, encode_image
 
         info = LatentInfo(height, width, num_frames, stretch(image, height, width))
-        request = Wan22I2VRequest("", **vars(info))
-        checkpoint = checkpoint_at(model_id)
-        check_vae(self.PIPELINE, checkpoint)
-        mesh = mesh_over(self.PIPELINE, devices(), checkpoint, 2)
+        request = self.request_class()("", **vars(info))
+        pipeline, checkpoint = self.pipeline(), checkpoint_at(model_id)
+        pipeline.check_vae(checkpoint)
+        mesh = pipeline.mesh(devices(), checkpoint)
         with self.job(checkpoint, mesh, params_of(info), [ENCODER]) as job:
             condition = encode_image(job, request.latent_shape, read_image(info.image, height, width))
         return condition, info, timing_of(job)
@@ -119,20 +103,16 @@ def stretch(image: Any, height: int, width: int) -> NDArray[np.float32]:
     return np.asarray(stretched, np.float32) / np.float32(255)
 
 
-class Wan22I2VTextEncoder(Wan21TextEncoder):
+class Wan22I2VTextEncoder(_Node, WanTextEncoder):
     """A prompt and a negative one to embeddings."""
 
-    PIPELINE = "wan2.2-i2v"
-    CATEGORY = _CATEGORY
-    INPUTS: ClassVar = {**Wan21TextEncoder.INPUTS, **_MODEL}
+    INPUTS: ClassVar = {**WanTextEncoder.INPUTS, **_MODEL}
     RETURN_TYPES: ClassVar = (EMBEDDINGS, EMBEDDINGS, TIMING)
 
 
-class Wan22I2VTPUSampler(ModelNode):
+class Wan22I2VTPUSampler(_Node, WanSampler):
     """Noise to latents, by two transformers in turn."""
 
-    PIPELINE = "wan2.2-i2v"
-    CATEGORY = _CATEGORY
     DESCRIPTION = (
         "Denoises a video's latents on the TPU: one transformer for the noisy steps, one for the rest."
     )
@@ -149,54 +129,17 @@ class Wan22I2VTPUSampler(ModelNode):
         "boundary_ratio": real(0.9, 0.0, 1.0, 0.01, "transformer_2 takes the timesteps below this share"),
         "num_devices": NUM_DEVICES,
     }
-    FUNCTION = "sample"
     RETURN_TYPES: ClassVar = (LATENTS, "INT", TIMING)
-    RETURN_NAMES: ClassVar = ("latents", "num_frames", "timing")
 
-    @classmethod
-    def VALIDATE_INPUTS(cls, model_id: str | None) -> bool | str:
-        """The model must be somewhere."""
-        return cls.verdict(dict, model_id=model_id)
-
-    def sample(
-        self,
-        prompt_embeds: Embeddings,
-        negative_prompt_embeds: Embeddings,
-        condition: Any,
-        latent_info: LatentInfo,
-        model_id: str,
-        num_devices: int = 0,
-        **settings: Any,
-    ) -> tuple[Latents, int, Timing]:
-        """Without guidance the negative embeddings are not used. `settings` are the request's fields."""
-        import numpy as np
-
-        from crystools_pipelines.runtime.job import params_of
-        from crystools_pipelines.wan.i2v.pipeline import prepare
-        from crystools_pipelines.wan.stages import denoise, mesh_over, transformer
-
-        settings |= vars(latent_info)
-        request = Wan22I2VRequest(prompt_embeds.prompt, negative_prompt_embeds.prompt, **settings)
-        checkpoint = checkpoint_at(model_id)
-        prepared = prepare(request, checkpoint)
-        width = checkpoint.config(prepared.phases[0].component)["text_dim"]
-        embeddings = guided(self.PIPELINE, request.branches, width, prompt_embeds, negative_prompt_embeds)
-        mesh = mesh_over(self.PIPELINE, devices(num_devices), checkpoint, request.branches)
-        parts = [transformer(mesh, phase.component) for phase in prepared.phases]
-        with self.job(checkpoint, mesh, params_of(request), parts, request) as job:
-            values = np.asarray(
-                denoise(job, request, prepared.scheduler, prepared.phases, embeddings, condition)
-            )
-        latents = latents_of(self.PIPELINE, checkpoint.location, values, request)
-        return latents, request.num_frames, timing_of(job)
+    def sample(self, latent_info: LatentInfo, **inputs: Any) -> tuple[Latents, int, Timing]:  # type: ignore[override]
+        """`latent_info` says which video it is."""
+        return super().sample(**inputs, **vars(latent_info))
 
 
-class Wan22I2VTPUVAEDecoder(Wan21TPUVAEDecoder):
+class Wan22I2VTPUVAEDecoder(_Node, WanDecoder):
     """Latents to frames."""
 
-    PIPELINE = "wan2.2-i2v"
-    CATEGORY = _CATEGORY
-    INPUTS: ClassVar = {**Wan21TPUVAEDecoder.INPUTS, "latents": (LATENTS, {}), **_MODEL}
+    INPUTS: ClassVar = {"latents": (LATENTS, {}), **_MODEL, **WanDecoder.INPUTS}
 
 
 NODE_CLASS_MAPPINGS: Final = {

@@ -1,0 +1,88 @@
+"""The three nodes that every model has: prompts to embeddings, noise to latents, latents to frames.
+
+A model's own node says which sockets and inputs it has; what it does is here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from crystools_pipelines.nodes.base import ModelNode, Timing, checkpoint_at, devices, timing_of
+from crystools_pipelines.nodes.handed import Embeddings, Latents, check_origin, check_width
+from crystools_tpu.telemetry import RunReport
+
+
+class TextEncoderNode(ModelNode):
+    """Prompts to embeddings."""
+
+    FUNCTION = "encode"
+
+    def encoded(self, prompts: Mapping[str, str], model_id: str) -> tuple[list[Embeddings], Timing]:
+        """All prompts in one run, by the name of their input: the sampler decides whether it guides."""
+        import numpy as np
+
+        pipeline, checkpoint = self.pipeline(), checkpoint_at(model_id)
+        mesh = pipeline.mesh(devices(), checkpoint)
+        with self.job(checkpoint, mesh, prompts, [pipeline.text_encoder(mesh)]) as job:
+            values = np.asarray(pipeline.encode(job, [*prompts.values()]))
+        embeddings = [
+            Embeddings(self.MODEL, checkpoint.location, prompt, values[[branch]])
+            for branch, prompt in enumerate(prompts.values())
+        ]
+        return embeddings, timing_of(job)
+
+
+class SamplerNode(ModelNode):
+    """Noise to latents."""
+
+    FUNCTION = "sample"
+
+    def sampled(
+        self,
+        embeddings: Sequence[tuple[str, Embeddings]],
+        model_id: str,
+        num_devices: int,
+        settings: Mapping[str, Any],
+        condition: Any = None,
+    ) -> tuple[Latents, RunReport]:
+        """The latents and the run's report.
+
+        `embeddings` are the prompt's, then the negative prompt's, each with its input; without guidance
+        these are not used. `settings` are the request's fields.
+        """
+        import numpy as np
+
+        from crystools_pipelines.runtime.job import params_of
+
+        request = self.request_class()(*(each.prompt for _, each in embeddings), **settings)
+        pipeline, checkpoint = self.pipeline(), checkpoint_at(model_id)
+        prepared = pipeline.prepare(request, checkpoint)
+        for name, each in embeddings:
+            check_origin(name, each, self.MODEL)
+            check_width(name, each, pipeline.embedding_width(checkpoint))
+        branches = np.concatenate([each.values for _, each in embeddings][: request.branches])
+        mesh = pipeline.mesh(devices(num_devices), checkpoint, request.branches)
+        parts = pipeline.denoisers(mesh, prepared)
+        with self.job(checkpoint, mesh, params_of(request), parts, request) as job:
+            values = np.asarray(pipeline.denoise(job, request, prepared, branches, condition))
+        values = pipeline.without_padding(request, values)
+        return Latents(self.MODEL, checkpoint.location, values, request.size), job.run.report
+
+
+class DecoderNode(ModelNode):
+    """Latents to frames."""
+
+    FUNCTION = "decode"
+
+    def decoded(self, latents: Latents, model_id: str) -> tuple[Any, Timing]:
+        """Frames, a float32 tensor `[frames, height, width, 3]` in 0..1."""
+        import torch
+
+        check_origin("latents", latents, self.MODEL)
+        pipeline, checkpoint = self.pipeline(), checkpoint_at(model_id)
+        pipeline.check_vae(checkpoint)
+        mesh = pipeline.mesh(devices(), checkpoint)
+        with self.job(checkpoint, mesh, latents.size._asdict(), [pipeline.decoder(mesh)]) as job:
+            frames = pipeline.decode(job, latents.values, latents.size)
+        return torch.from_numpy(frames), timing_of(job)

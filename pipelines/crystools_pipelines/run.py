@@ -1,0 +1,82 @@
+"""A run of any model, from a request to a file. It alone knows of planning."""
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jax.sharding import Mesh
+from numpy.typing import NDArray
+
+from crystools_pipelines.models import MODELS
+from crystools_pipelines.parallel.mesh_shape import MeshShape
+from crystools_pipelines.planning.forecasting import kept_forecast
+from crystools_pipelines.runtime.job import Job, check_output, choose_devices, params_of, started_job
+from crystools_pipelines.weights.checkpoint import Checkpoint
+from crystools_pipelines.weights.part import Part
+from crystools_tpu.telemetry import RunReport
+from crystools_tpu.telemetry.events import Params
+
+
+@dataclass(frozen=True)
+class Generation:
+    """A finished video or image: `frames` float32 `[frames, height, width, 3]` in 0..1 (an image is one
+    frame); `latents` float32 as the last denoising step left them, without padding; the run's report."""
+
+    frames: NDArray[np.float32]
+    latents: NDArray[np.float32]
+    report: RunReport
+
+
+def generate(
+    request: Any,
+    *,
+    checkpoint: str | Path,
+    devices: int = 0,
+    mesh: MeshShape | None = None,
+    dtype: str | None = None,
+    fps: int = 16,
+    out: Path | None = None,
+) -> Generation:
+    """Generates what `request` asks of its model and, if `out` is given, writes it there.
+
+    A video is written as `.mp4` with `fps` frames a second, an image as `.png`, both as `.npy` for the bare
+    frames. `checkpoint` is a folder in diffusers' format or a hub id. `devices` is how many jax devices to
+    use, 0 for all; `mesh` is how they share the work. `dtype` is that of text encoder and transformers, by
+    default bfloat16, on a CPU float32; what a transformer keeps in float32 stays so, and a VAE is always in
+    float32.
+
+    Raises RequestError for an argument that cannot be served, CheckpointError for a checkpoint that we cannot
+    run, OutOfMemoryError where a stage exhausts the devices' memory, and SaveError where the file cannot be
+    written, which says where the frames are kept.
+    """
+    check_output(out, request, fps)
+    pipeline, source = MODELS[request.model].pipeline(), Checkpoint(checkpoint)
+    pipeline.check(source)
+    prepared = pipeline.prepare(request, source)
+    placed = pipeline.mesh(choose_devices(devices), source, request.branches, mesh)
+    parts, params = pipeline.parts(placed, prepared), params_of(request)
+    with started_run(request.model, params, source, placed, parts, request=request, dtype=dtype) as job:
+        latents, frames = pipeline.run(job, request, prepared)
+        job.save(frames, out, fps)
+    return Generation(frames, latents, job.run.report)
+
+
+def started_run(
+    model: str,
+    params: Params,
+    checkpoint: Checkpoint,
+    mesh: Mesh,
+    parts: Sequence[Part[Any]],
+    *,
+    request: Any = None,
+    dtype: str | None = None,
+    on_step: Callable[[], None] = lambda: None,
+) -> AbstractContextManager[Job]:
+    """A run that loads `parts`, as `started_job` has it; what was planned of `request` is its forecast."""
+    forecast = None if request is None else kept_forecast(model, request, checkpoint, mesh, dtype)
+    return started_job(
+        model, params, checkpoint, mesh, dtype, on_step=on_step, forecast=forecast, parts=parts
+    )
