@@ -17,14 +17,14 @@ import pytest
 
 from crystools_pipelines.models import MODELS
 from crystools_pipelines.parallel.mesh_shape import MeshShape
-from crystools_pipelines.planning import forecasting, topologies
+from crystools_pipelines.planning import forecasting
 from crystools_pipelines.planning.cache import keep_plan, plan_key, plans_folder
 from crystools_pipelines.planning.plan import Shape
 from crystools_pipelines.planning.run_spec import RunSpec
 from crystools_tpu import telemetry
-from crystools_tpu.cli import main
-from crystools_tpu.cli.generate import request_of
+from crystools_tpu.cli import main, plans
 from crystools_tpu.cli.main import build_parser
+from crystools_tpu.cli.requests import request_of
 from crystools_tpu.telemetry.wire_schema import wire_schema
 from tests.planning.plans import GIB, made_up_plan, made_up_stage
 
@@ -193,7 +193,7 @@ def test_cogvideox_is_asked_for_dynamic_guidance(more: list[str], dynamic: bool)
 def one_v6e(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where plans are looked up, devices of this CPU are taken for v6e chips. None of the home's is found."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    for module in (topologies, forecasting):
+    for module in (plans, forecasting):
         monkeypatch.setattr(module, "topology_of", lambda devices: f"v6e-{len(devices)}")
 
 

@@ -54,6 +54,11 @@ class Setting:
     metavar: str | None
     widget: Input | None
 
+    @property
+    def is_required(self) -> bool:
+        """Whether a request cannot do without."""
+        return self.default is MISSING
+
 
 def setting(
     default: Any = MISSING,
@@ -107,5 +112,5 @@ def _input(name: str, declared: Setting) -> Input:
     if declared.widget is None:
         raise ValueError(f"{name} has no widget")
     type_, about = declared.widget
-    default = {} if declared.default is MISSING else {"default": declared.default}
+    default = {} if declared.is_required else {"default": declared.default}
     return type_, {**default, **about}
