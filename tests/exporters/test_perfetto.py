@@ -132,6 +132,15 @@ def test_parameters_go_along_without_the_prompt() -> None:
     assert b"surfboard" not in perfetto_trace(RUN)
 
 
+def test_texts_that_the_run_calls_its_content_stay_and_whatever_has_prompt_in_its_name() -> None:
+    params = {"caption": "a cat on a surfboard", "prompt_2": "a surfboard", "seed": 2**64 - 1, "shift": 3.0}
+    said = dataclasses.replace(RUN, params=params, content_params=("caption", "seed"))
+    (run,) = track(said, "wan2.1-t2v").slices
+    assert run.arguments["params"] == {"seed": "18446744073709551615", "shift": 3.0}
+    assert b"surfboard" not in perfetto_trace(said)
+    assert b"content_params" not in perfetto_trace(said)
+
+
 def test_a_seed_of_64_bits_is_kept_whole() -> None:
     (run,) = track(dataclasses.replace(RUN, params={"seed": 2**64 - 1}), "wan2.1-t2v").slices
     assert run.arguments["params"] == {"seed": "18446744073709551615"}
