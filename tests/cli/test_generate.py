@@ -186,7 +186,7 @@ def test_a_picture_that_is_none_is_refused_before_anything_is_loaded(
 
 def option(command: str, name: str) -> argparse.Action:
     """An option of a command."""
-    (commands,) = (each for each in build_parser()._actions if isinstance(each.choices, dict))
+    (commands,) = (each for each in build_parser()._actions if isinstance(each, argparse._SubParsersAction))
     actions: dict[str, argparse.Action] = commands.choices[command]._option_string_actions
     return actions[name]
 

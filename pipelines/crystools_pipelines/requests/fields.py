@@ -86,10 +86,15 @@ def number(low: float, high: float, step: float, tooltip: str, **about: Any) -> 
     return "FLOAT", {"min": low, "max": high, "step": step, "tooltip": tooltip, **about}
 
 
-@cache
 def settings_of(request_class: type[Any]) -> Mapping[str, Setting]:
     """The declarations by field, in the fields' order. Raises KeyError for a field that has none."""
-    return {field.name: field.metadata[_METADATA] for field in dataclasses.fields(request_class)}
+    kind: Any = request_class
+    return _settings_of(kind)
+
+
+@cache
+def _settings_of(kind: Any) -> Mapping[str, Setting]:
+    return {field.name: field.metadata[_METADATA] for field in dataclasses.fields(kind)}
 
 
 def names_of(request_class: type[Any], role: Role) -> tuple[str, ...]:
