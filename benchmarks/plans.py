@@ -15,8 +15,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from crystools_pipelines.models import MODELS
 from crystools_pipelines.planning.topologies import TOPOLOGIES
 
@@ -39,9 +37,8 @@ KEPT = (
 
 def full_size(model: str) -> Any:
     """The model's default request: 720x1280, 81 frames, guided; an image of 1024x1024."""
-    image = {"image": np.zeros((720, 1280, 3), np.float32)} if model == "wan2.2-i2v" else {}
     # Two steps, one for each transformer of Wan2.2: more are no other programs.
-    return MODELS[model].request_class()("a lighthouse in a storm", num_inference_steps=2, **image)
+    return MODELS[model].request_class().of_any_content(num_inference_steps=2)
 
 
 def answer(command: str) -> dict[str, Any]:

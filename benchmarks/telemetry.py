@@ -139,19 +139,18 @@ def pipeline_with_telemetry_against_without(rounds: int = 15) -> tuple[Figure, F
     The first figure is what recording costs. The second adds what the pace costs: against a host that
     traces the decoder while the denoiser is still running, which only a toy model gives it time for.
     """
+    from crystools_pipelines.run import generate
     from crystools_pipelines.tiny import write_tiny_checkpoint
-    from crystools_pipelines.wan import t2v as pipeline
+    from crystools_pipelines.wan.wan21_t2v.request import Wan21Request
     from crystools_tpu import telemetry
 
-    request = pipeline.Wan21Request(
-        prompt="a boat", height=128, width=160, num_frames=9, num_inference_steps=12
-    )
+    request = Wan21Request(prompt="a boat", height=128, width=160, num_frames=9, num_inference_steps=12)
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = write_tiny_checkpoint("wan2.1-t2v", Path(folder) / "checkpoint")
 
         def recorded() -> float:
             start = time.perf_counter()
-            pipeline.generate(request, checkpoint=checkpoint, devices=1)
+            generate(request, checkpoint=checkpoint, devices=1)
             return time.perf_counter() - start
 
         def unrecorded(stage: type[_Unpaced]) -> float:

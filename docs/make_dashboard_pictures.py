@@ -26,11 +26,9 @@ from draw_dashboard import draw
 from make_screenshots import save
 
 from crystools_grafana.queries import EVERYTHING, PanelQuery, with_values
-from crystools_pipelines.flux2 import pipeline as flux2
 from crystools_pipelines.flux2.request import Flux2Request
 from crystools_pipelines.runtime import residency
 from crystools_pipelines.tiny import write_tiny_checkpoint
-from crystools_pipelines.wan import t2v as wan21
 from crystools_pipelines.wan.wan21_t2v.request import Wan21Request
 from crystools_tpu import telemetry
 from crystools_tpu.cli.serve import panel
@@ -94,8 +92,8 @@ def live(folder: Path, trainers: Sequence[Host]) -> None:
     recorder = Recorder()
 
     def generate() -> None:
-        flux2.generate(IMAGE, checkpoint=image, devices=1, out=folder / "boat.png")
-        wan21.generate(VIDEO, checkpoint=video, devices=1, fps=16, out=folder / "boat.mp4")
+        generate(IMAGE, checkpoint=image, devices=1, out=folder / "boat.png")
+        generate(VIDEO, checkpoint=video, devices=1, fps=16, out=folder / "boat.mp4")
 
     with recorder.recording(telemetry.bus):
         generate()

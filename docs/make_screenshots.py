@@ -19,8 +19,8 @@ from typing import Final
 from PIL import Image
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
+from crystools_pipelines import run
 from crystools_pipelines.tiny import write_tiny_checkpoint
-from crystools_pipelines.wan import t2v as pipeline
 from crystools_pipelines.wan.wan21_t2v.request import Wan21Request
 from crystools_tpu.cli.demo import demo_request
 from crystools_tpu.cli.serve import panel
@@ -81,7 +81,7 @@ def open_page(browser: Browser, url: str, size: tuple[int, int], scheme: str) ->
 
 def generate(request: Wan21Request, checkpoint: Path) -> None:
     """One run of the pipeline, which reports to this process's telemetry."""
-    pipeline.generate(request, checkpoint=checkpoint, devices=0, fps=16, out=OUT / "video.mp4")
+    run.generate(request, checkpoint=checkpoint, devices=0, fps=16, out=OUT / "video.mp4")
 
 
 def picture(page: Page, name: str) -> None:

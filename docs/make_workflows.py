@@ -16,6 +16,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
+from crystools_pipelines.flux2.request import Flux2Request
+from crystools_pipelines.requests.fields import Role, names_of
+from crystools_pipelines.wan.wan22_i2v.request import Wan22I2VRequest
 from crystools_tpu.comfyui.nodes import NODE_CLASS_MAPPINGS
 
 ROOT: Final = Path(__file__).parent.parent
@@ -221,7 +224,7 @@ def wan21(model: Inputs, shape: Inputs, prefix: str) -> Nodes:
 def wan22(model: Inputs, shape: Inputs, prefix: str) -> Nodes:
     """Image and text to video."""
     prompts = {"prompt": "The camera moves in slowly", "negative_prompt": NEGATIVE}
-    size = {name: shape[name] for name in ("height", "width", "num_frames") if name in shape}
+    size = {name: shape[name] for name in names_of(Wan22I2VRequest, Role.SHAPE) if name in shape}
     others = {name: value for name, value in shape.items() if name not in size}
     handed = {
         "prompt_embeds": ("encode", 0),
@@ -242,7 +245,7 @@ def wan22(model: Inputs, shape: Inputs, prefix: str) -> Nodes:
 
 def flux2(model: Inputs, shape: Inputs, prefix: str) -> Nodes:
     """Text to image."""
-    size = {name: shape[name] for name in ("height", "width") if name in shape}
+    size = {name: shape[name] for name in names_of(Flux2Request, Role.SHAPE) if name in shape}
     decoded = {"latents": ("sample", 0), **size, **model}
     return {
         "encode": Node("FluxTPUTextEncoder", (0, 0), (380, 200), {"prompt": PROMPT, **model}),

@@ -48,6 +48,14 @@ def test_importing_every_layer_of_the_monitor_leaves_jax_torch_and_grpc_alone() 
     assert threads == 1
 
 
+def test_importing_every_models_request_loads_neither_numpy_nor_anything_heavier() -> None:
+    modules, _ = probe(
+        "from crystools_pipelines.models import MODELS; [each.request_class() for each in MODELS.values()]"
+    )
+    assert "crystools_pipelines.wan.wan22_i2v.request" in modules
+    assert not modules & {"jax", "torch", "diffusers", "transformers", "numpy"}
+
+
 def test_telemetry_imports_the_standard_library_only() -> None:
     modules, _ = probe("before = set(sys.modules); import crystools_tpu.telemetry")
     bare, _ = probe("pass")

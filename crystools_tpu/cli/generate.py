@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import logging
 import sys
@@ -12,15 +11,17 @@ from typing import Any
 
 from rich.console import Console
 
-from crystools_pipelines.errors import PipelineError, RequestError, SaveError
+from crystools_pipelines.errors import PipelineError, RequestError
 from crystools_pipelines.models import MODELS
-from crystools_pipelines.parallel.mesh_shape import MeshShape, parse_mesh
+from crystools_pipelines.parallel.mesh_shape import MeshShape
 from crystools_tpu import telemetry
 from crystools_tpu.cli.console import make_console, print_table
 from crystools_tpu.cli.errors import CommandError, WorkFailed
 from crystools_tpu.cli.exports import leaving_metrics
 from crystools_tpu.cli.live import watch
 from crystools_tpu.cli.outputs import check_distinct, check_outputs, checkpoint_files
+from crystools_tpu.cli.plans import plan_first
+from crystools_tpu.cli.requests import add_mesh, files_read, mesh_of, options, refusal, request_of
 from crystools_tpu.cli.signals import unwound
 from crystools_tpu.data_dir import PROFILES, data_dir
 from crystools_tpu.stage_table import stage_table
@@ -28,24 +29,6 @@ from crystools_tpu.telemetry.text import safe_text
 from crystools_tpu.whole_file import reason, written_whole
 
 logger = logging.getLogger(__name__)
-
-# The options that are fields of a model's request; where the names differ, the field's.
-_REQUEST_OPTIONS = {
-    "prompt": "prompt",
-    "image": "image",
-    "negative_prompt": "negative_prompt",
-    "height": "height",
-    "width": "width",
-    "frames": "num_frames",
-    "steps": "num_inference_steps",
-    "guidance_scale": "guidance_scale",
-    "dynamic_cfg": "use_dynamic_cfg",
-    "guidance_scale_2": "guidance_scale_2",
-    "flow_shift": "flow_shift",
-    "shift": "shift",
-    "boundary_ratio": "boundary_ratio",
-    "seed": "seed",
-}
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -58,22 +41,10 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument("model", choices=MODELS, metavar="MODEL", help=", ".join(MODELS))
     add = parser.add_argument
     add("--checkpoint", required=True, metavar="DIR|ID", help="a folder in diffusers' format, or a hub id")
-    add("--prompt", required=True)
-    add("--image", metavar="FILE", help="what the video starts with (wan2.2-i2v)")
-    add("--negative-prompt")
-    add("--height", type=int, metavar="PIXELS")
-    add("--width", type=int, metavar="PIXELS")
-    add("--frames", type=int, metavar="N", help="of the form 4n+1 (cogvideox-t2v: 8n+1)")
-    add("--steps", type=int, metavar="N", help="denoising steps")
-    add("--guidance-scale", type=float, help="1 and below: unguided (flux.2 is always guided)")
-    add("--dynamic-cfg", action="store_true", default=None, help="guidance by the step (cogvideox-t2v)")
-    add("--guidance-scale-2", type=float, help="of the second transformer (wan2.2-i2v)")
-    add("--flow-shift", type=float, help="5 suits 720p, 3 suits 480p (wan2.1-t2v)")
-    add("--shift", type=float, help="the same of wan2.2-i2v")
-    add("--boundary-ratio", type=float, help="where the second transformer takes over (wan2.2-i2v)")
-    add("--seed", type=int)
+    for option in options().values():
+        option.add_to(parser)
     add("--devices", type=int, default=0, metavar="N", help="0 means all (default: %(default)s)")
-    add("--mesh", metavar="SHAPE", help="how they share the work, such as dp=2,tp=4 (default: best known)")
+    add_mesh(parser)
     add("--plan", action="store_true", help="plan the run first: does it fit, and how long will it take")
     add("--fps", type=int, help="frames a second of the video (16)")
     add("--out", type=Path, required=True, metavar="FILE", help=".mp4, flux.2: .png; or .npy")
@@ -104,8 +75,6 @@ def run(arguments: argparse.Namespace) -> None:
         stack.enter_context(exporting())
         stack.enter_context(metrics)
         if arguments.plan:
-            from crystools_tpu.cli.plan import plan_first  # which imports this file
-
             check_video(arguments, request)
             plan_first(
                 arguments.model,
@@ -136,10 +105,10 @@ def run(arguments: argparse.Namespace) -> None:
 
 def check_files(arguments: argparse.Namespace) -> None:
     """Raises CommandError for files that cannot be written, or that name the same."""
-    image = None if arguments.image is None else Path(arguments.image)
     outputs = {"--out": arguments.out, "--report": arguments.report}
     others = {"--textfile": arguments.textfile, "--profile-dir": arguments.profile_dir}
-    check_distinct({**outputs, **others}, [("--image", image), *checkpoint_files(Path(arguments.checkpoint))])
+    read = [*files_read(arguments), *checkpoint_files(Path(arguments.checkpoint))]
+    check_distinct({**outputs, **others}, read)
     check_outputs(outputs)
 
 
@@ -178,48 +147,6 @@ def profile_text(capture: telemetry.ProfileCapture) -> str:
     if capture.status is telemetry.CaptureStatus.FAILED:
         return f"no profile: {capture.error}"
     return "no profile: the run came to no second denoising step"
-
-
-def request_of(arguments: argparse.Namespace) -> Any:
-    """The model's request with what was given; the rest is the model's default.
-
-    Raises CommandError for an option that the model does not have, needs, or cannot serve.
-    """
-    request_class = MODELS[arguments.model].request_class()
-    known = {field.name: field for field in dataclasses.fields(request_class)}
-    given = {option: getattr(arguments, option, None) for option in _REQUEST_OPTIONS}
-    fields = {_REQUEST_OPTIONS[option]: value for option, value in given.items() if value is not None}
-    for option, field in _REQUEST_OPTIONS.items():
-        if field in fields and field not in known:
-            raise CommandError(f"{_flag(option)}: {arguments.model} has no such setting; leave it out")
-        if field in known and field not in fields and known[field].default is dataclasses.MISSING:
-            raise CommandError(f"{_flag(option)}: {arguments.model} cannot do without; give one")
-    try:
-        return request_class(**fields)
-    except RequestError as error:
-        raise refusal(error) from None
-
-
-def mesh_of(text: str | None) -> MeshShape | None:
-    """The mesh that `--mesh` says. Raises CommandError for what is none."""
-    try:
-        return None if text is None else parse_mesh(text)
-    except RequestError as error:
-        raise refusal(error) from None
-
-
-def refusal(error: PipelineError) -> CommandError:
-    """What a pipeline refuses, by the option that asked for it."""
-    if isinstance(error, SaveError):
-        return WorkFailed(f"--out: {error}")
-    if not isinstance(error, RequestError):
-        return CommandError(str(error))
-    option = next((o for o, field in _REQUEST_OPTIONS.items() if field == error.field), error.field)
-    return CommandError(f"{_flag(option)}: {error.message}")
-
-
-def _flag(option: str) -> str:
-    return "--" + option.replace("_", "-")
 
 
 def generate_watched(

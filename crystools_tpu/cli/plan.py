@@ -10,21 +10,21 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from crystools_pipelines.models import MODELS
 from crystools_pipelines.planning.meshes import compare
 from crystools_pipelines.planning.run_spec import RunSpec
 from crystools_pipelines.planning.topologies import TOPOLOGIES
+from crystools_pipelines.requests.fields import Role
 from crystools_tpu.cli.console import make_console
 from crystools_tpu.cli.errors import CheckFailed, CommandError
-from crystools_tpu.cli.generate import mesh_of, request_of
 from crystools_tpu.cli.plan_display import print_meshes, print_plan, print_tuning, show_tries
 from crystools_tpu.cli.plans import Plans, refusals, tpu_compiler
+from crystools_tpu.cli.requests import add_mesh, mesh_of, options, request_of
 from crystools_tpu.telemetry import StageName
 
 if TYPE_CHECKING:
-    from crystools_pipelines.parallel.mesh_shape import MeshShape
     from crystools_pipelines.planning.plan import Plan
 
 
@@ -39,13 +39,11 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     add = parser.add_argument
     add("--topology", required=True, metavar="NAME", help=", ".join(TOPOLOGIES))
     add("--checkpoint", type=Path, metavar="DIR", help="another's configurations (default: as published)")
-    add("--height", type=int, metavar="PIXELS")
-    add("--width", type=int, metavar="PIXELS")
-    add("--frames", type=int, metavar="N", help="of a video")
-    add("--steps", type=int, metavar="N", help="denoising steps")
-    add("--guidance-scale", type=float, help="1 and below: unguided (flux.2 is always guided)")
+    for option in options().values():
+        if option.setting.role is not Role.CONTENT:  # on which no plan depends
+            option.add_to(parser)
     add("--stages", metavar="NAMES", help="these alone, such as denoise,vae_decode (default: all)")
-    add("--mesh", metavar="SHAPE", help="how chips share the work, such as dp=2,tp=4 (default: best known)")
+    add_mesh(parser)
     instead = parser.add_mutually_exclusive_group()
     instead.add_argument(
         "--compare-meshes",
@@ -59,7 +57,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     add("--json", action="store_true", help="print the plan as JSON instead of tables")
     add("--no-cache", action="store_true", help="compile anew, even if the same was planned before")
-    parser.set_defaults(run=run, prompt="")
+    parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -71,7 +69,8 @@ def run(arguments: argparse.Namespace) -> None:
         raise CommandError(f"--checkpoint: {arguments.checkpoint} is no folder; give one, or leave it out")
     if arguments.compare_meshes and arguments.mesh is not None:
         raise CommandError("--mesh: --compare-meshes plans all of them; leave one of the two out")
-    request, mesh, only = _request(arguments), mesh_of(arguments.mesh), _only(arguments.stages)
+    request = request_of(arguments, of_any_content=True)
+    mesh, only = mesh_of(arguments.mesh), _only(arguments.stages)
     with _configurations(arguments) as configurations:
         spec = RunSpec(arguments.topology, arguments.model, request, configurations, mesh)
         if arguments.compare_meshes:
@@ -80,26 +79,6 @@ def run(arguments: argparse.Namespace) -> None:
             _tune_attention(arguments, spec)
         else:
             _plan(arguments, spec, only)
-
-
-def plan_first(model: str, request: Any, *, checkpoint: str, devices: int, mesh: MeshShape | None) -> None:
-    """Keeps the plan of a run on this machine's own devices, which the run then finds.
-
-    Raises CommandError where they are no TPU that can be planned for.
-    """
-    from crystools_pipelines.planning.topologies import topology_of
-    from crystools_pipelines.runtime.job import choose_devices
-    from crystools_pipelines.weights.checkpoint import Checkpoint
-
-    with refusals():
-        chosen = choose_devices(devices)
-        topology = topology_of(chosen)
-        if topology is None:
-            here, known = f"{len(chosen)} x {chosen[0].device_kind}", ", ".join(TOPOLOGIES)
-            raise CommandError(f"--plan: the devices ({here}) are none of {known}; leave it out")
-        configurations = Checkpoint(checkpoint).configurations()
-        with Plans(None, anew=False) as plans:
-            plans.plan(RunSpec(topology, model, request, configurations, mesh))
 
 
 def _plan(arguments: argparse.Namespace, spec: RunSpec, only: frozenset[StageName] | None) -> None:
@@ -144,15 +123,6 @@ def _tune_attention(arguments: argparse.Namespace, spec: RunSpec) -> None:
         print(json.dumps(tuning.to_json(), indent=2), flush=True)
     else:
         print_tuning(make_console(), tuning)
-
-
-def _request(arguments: argparse.Namespace) -> Any:
-    import numpy as np
-
-    known = {field.name for field in dataclasses.fields(MODELS[arguments.model].request_class())}
-    # What is in it does not matter, and it is stretched to the video's size.
-    image = np.zeros((16, 16, 3), np.float32) if "image" in known else None
-    return request_of(argparse.Namespace(**vars(arguments), image=image))
 
 
 def _only(names: str | None) -> frozenset[StageName] | None:

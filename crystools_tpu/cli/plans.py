@@ -7,16 +7,17 @@ import functools
 import importlib.util
 import sys
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from crystools_pipelines.errors import PipelineError
 from crystools_pipelines.planning.cache import keep_plan, plan_key, plans_folder, read_plan
 from crystools_pipelines.planning.compiler_process import ProcessDiedError
 from crystools_pipelines.planning.run_spec import RunSpec
+from crystools_pipelines.planning.topologies import TOPOLOGIES, topology_of
 from crystools_tpu.cli.console import make_console
 from crystools_tpu.cli.errors import CommandError
-from crystools_tpu.cli.generate import refusal
 from crystools_tpu.cli.plan_display import show_progress
+from crystools_tpu.cli.requests import refusal
 from crystools_tpu.telemetry import StageName
 
 if TYPE_CHECKING:
@@ -76,6 +77,25 @@ class Plans:
     @functools.cached_property
     def _compiler(self) -> TpuCompiler:
         return self._stack.enter_context(tpu_compiler())
+
+
+def plan_first(model: str, request: Any, *, checkpoint: str, devices: int, mesh: MeshShape | None) -> None:
+    """Keeps the plan of a run on this machine's own devices, which the run then finds.
+
+    Raises CommandError where they are no TPU that can be planned for.
+    """
+    from crystools_pipelines.runtime.job import choose_devices
+    from crystools_pipelines.weights.checkpoint import Checkpoint
+
+    with refusals():
+        chosen = choose_devices(devices)
+        topology = topology_of(chosen)
+        if topology is None:
+            here, known = f"{len(chosen)} x {chosen[0].device_kind}", ", ".join(TOPOLOGIES)
+            raise CommandError(f"--plan: the devices ({here}) are none of {known}; leave it out")
+        configurations = Checkpoint(checkpoint).configurations()
+        with Plans(None, anew=False) as plans:
+            plans.plan(RunSpec(topology, model, request, configurations, mesh))
 
 
 def tpu_compiler() -> TpuCompiler:

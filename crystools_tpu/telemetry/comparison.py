@@ -14,6 +14,7 @@ from enum import StrEnum
 from statistics import NormalDist
 from typing import Final, Literal, TypeAlias, TypeVar
 
+from crystools_tpu.telemetry.content import content_of
 from crystools_tpu.telemetry.events import RunReport, StageReport, Status
 
 SAME_RATIO: Final = 0.01
@@ -21,9 +22,6 @@ SAME_RATIO: Final = 0.01
 
 _RUNS_TO_JUDGE_BY: Final = 3
 _CONFIDENCE: Final = 0.95
-
-# What a comparison of speed may differ in.
-_INDIFFERENT_PARAMS: Final = frozenset({"prompt", "negative_prompt", "seed", "image"})
 
 
 class Verdict(StrEnum):
@@ -184,8 +182,9 @@ def _share(part: float | None, whole: float | None) -> float:
 
 
 def _differences(a: RunReport, b: RunReport) -> tuple[Difference, ...]:
-    """Prompt, seed and image do not count: they change no time."""
-    names = [name for name in {**a.params, **b.params} if name not in _INDIFFERENT_PARAMS]
+    """What is content in one of them does not count: it changes no time."""
+    content = content_of(a) | content_of(b)
+    names = [name for name in {**a.params, **b.params} if name not in content]
     pairs = [Difference(name, a.params.get(name), b.params.get(name)) for name in names]
     return (*_differences_of_kind(a, b), *(pair for pair in pairs if pair.a != pair.b))
 

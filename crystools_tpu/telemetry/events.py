@@ -95,6 +95,7 @@ _MADE_SAFE: Final[Mapping[str, Callable[[Any], Any]]] = {
     "str": safe_text,
     "str | None": safe_text,
     "tuple[str, ...]": lambda texts: tuple(map(safe_text, texts)),
+    "tuple[str, ...] | None": lambda texts: tuple(map(safe_text, texts)),
     "Params": safe_params,
 }
 """By a field's type, as it is written below."""
@@ -263,7 +264,8 @@ class RunReport(_Safe):
 
     `forecast` is what was expected of it before it began, stages that never came included; `warnings` are
     what its user was told while it ran. A whole number among `params` that not every reader of JSON could
-    keep, such as a seed of 64 bits, is its digits.
+    keep, such as a seed of 64 bits, is its digits. `content_params` are the names of those that say what is
+    shown and change no time, None where the run does not say which (see `content.content_of`).
     """
 
     run_id: str
@@ -280,6 +282,7 @@ class RunReport(_Safe):
     stages: tuple[StageReport, ...]
     forecast: Forecast | None = None
     warnings: tuple[str, ...] = ()
+    content_params: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ import random
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
 from crystools_tpu.telemetry import compiles
@@ -77,6 +77,7 @@ class Run:
         *,
         model_id: str | None,
         params: Params,
+        content_params: Collection[str] | None,
         devices: Sequence[Any],
         peak_flops_per_chip: float | None,
         forecast: Forecast | None,
@@ -98,6 +99,7 @@ class Run:
         self._wall_clock = wall_clock
         self._model_id = model_id
         self._params = safe_params(params)
+        self._content_params = _names("content_params", content_params, self.guard)
         self._forecast = forecast
         self._expected = list(forecast.stages) if forecast else []
         self._stages: list[Stage] = []
@@ -237,6 +239,7 @@ class Run:
             stages=tuple(stage.report for stage in tuple(self._stages)),
             forecast=self._forecast,
             warnings=tuple(self._warnings),
+            content_params=self._content_params,
         )
 
 
@@ -251,6 +254,7 @@ def run(
     *,
     model_id: str | None = None,
     params: Params | None = None,
+    content_params: Collection[str] | None = None,
     devices: Sequence[Any] = (),
     peak_flops_per_chip: float | None = None,
     forecast: Forecast | None = None,
@@ -264,6 +268,8 @@ def run(
 
     An exception ends the run as `failed` with its reason, Ctrl-C as `cancelled`; both go on to the caller.
     What fails in the watching itself is a warning, once a run, and never an exception here.
+    `content_params` names those of `params` that say what is shown and change no time: a comparison of runs
+    leaves them out, and no text of theirs goes into a trace. None: `content.DEFAULT_CONTENT_PARAMS`.
     `peak_flops_per_chip` is for a device that the chip table does not have. `forecast` is what is expected of
     the run: each stage takes what is said of its name and component, and the ETA begins with it. Where a
     stage is not to fit, that is a warning in the log and on every screen; the run goes on.
@@ -272,6 +278,7 @@ def run(
         pipeline,
         model_id=model_id,
         params=params or {},
+        content_params=content_params,
         devices=devices,
         peak_flops_per_chip=peak_flops_per_chip,
         forecast=forecast,
@@ -312,6 +319,17 @@ def _described(devices: Sequence[Any], peak_flops_per_chip: Any, guard: Guard) -
     peak = known_figure("peak_flops_per_chip", peak_flops_per_chip, guard) or None
     with guard("the devices could not be described"):
         return describe_devices(devices, peak)
+    return None
+
+
+def _names(name: str, value: Any, guard: Guard) -> tuple[str, ...] | None:
+    """Names that were given, if they are several; else they are not known, and that is said."""
+    if value is None:
+        return None
+    with guard(f"{name} is left out"):
+        if isinstance(value, str):
+            raise TypeError(f"{value!r} is one text; give a list of names")
+        return tuple(map(safe_text, value))
     return None
 
 

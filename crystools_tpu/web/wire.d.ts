@@ -126,6 +126,7 @@ export interface RunReport {
   stages: StageReport[];
   forecast: Forecast | null;
   warnings: string[];
+  content_params: string[] | null;
 }
 
 export interface RunStarted {

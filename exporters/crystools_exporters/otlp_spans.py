@@ -48,8 +48,8 @@ class RunSpans:
 
     def _run(self, report: RunReport) -> None:
         values = plain(report)
-        del values["stages"]
-        values["param"] = shareable_params(values.pop("params"))
+        del values["stages"], values["params"], values["content_params"]
+        values["param"] = shareable_params(report)
         start = report.started_unix_seconds
         seconds = report.total_seconds or 0.0
         self._span(report.run_id, "run", None, report.pipeline, start, seconds, values, error_of(report))

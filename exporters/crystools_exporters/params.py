@@ -2,12 +2,29 @@
 
 from __future__ import annotations
 
-from crystools_tpu.telemetry.events import Params
+from typing import Any, Final
+
+from crystools_tpu.telemetry.content import content_of
+from crystools_tpu.telemetry.events import Params, RunReport
+from crystools_tpu.telemetry.text import LARGEST_EXACT_INTEGER
+
+_DIGITS: Final = range(len(str(LARGEST_EXACT_INTEGER)), len(str(2**64)) + 1)
 
 
-def shareable_params(params: Params) -> Params:
-    """The parameters that are known, without the prompts, which are the user's own words.
+def shareable_params(report: RunReport) -> Params:
+    """The parameters that are known, without the user's own words: prompts and other texts of its content.
 
-    A report keeps them; a trace is handed around more lightly, and a collector is read by many.
+    A report keeps them; a trace is handed around more lightly, and a collector is read by many. Whatever has
+    `prompt` in its name is a prompt, whether the run says so or not.
     """
-    return {name: value for name, value in params.items() if value is not None and "prompt" not in name}
+    content = content_of(report)
+    return {
+        name: value
+        for name, value in report.params.items()
+        if value is not None and "prompt" not in name and not (name in content and _is_text(value))
+    }
+
+
+def _is_text(value: Any) -> bool:
+    """Whether it is no number. A seed of 64 bits is there as its digits."""
+    return isinstance(value, str) and not (value.isdecimal() and len(value) in _DIGITS)

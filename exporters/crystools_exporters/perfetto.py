@@ -39,8 +39,8 @@ def perfetto_trace(report: RunReport) -> bytes:
     """
     builder = _Builder(round(report.started_unix_seconds * 1e9))
     root = builder.track(report.pipeline)
-    arguments = {**plain(report), "params": plain(shareable_params(report.params))}
-    arguments = _without(arguments, "stages")
+    arguments = {**plain(report), "params": plain(shareable_params(report))}
+    arguments = _without(arguments, "stages", "content_params")
     builder.slice(root, "run", report.started_unix_seconds, report.total_seconds, arguments)
     stages, steps = builder.track("Stages", root), builder.track("Steps", root)
     for stage in report.stages:

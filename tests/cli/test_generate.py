@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import json
 import os
@@ -17,14 +18,14 @@ import pytest
 
 from crystools_pipelines.models import MODELS
 from crystools_pipelines.parallel.mesh_shape import MeshShape
-from crystools_pipelines.planning import forecasting, topologies
+from crystools_pipelines.planning import forecasting
 from crystools_pipelines.planning.cache import keep_plan, plan_key, plans_folder
 from crystools_pipelines.planning.plan import Shape
 from crystools_pipelines.planning.run_spec import RunSpec
 from crystools_tpu import telemetry
-from crystools_tpu.cli import main
-from crystools_tpu.cli.generate import request_of
+from crystools_tpu.cli import main, plans
 from crystools_tpu.cli.main import build_parser
+from crystools_tpu.cli.requests import request_of
 from crystools_tpu.telemetry.wire_schema import wire_schema
 from tests.planning.plans import GIB, made_up_plan, made_up_stage
 
@@ -98,6 +99,7 @@ def test_it_writes_the_frames_a_valid_report_and_the_metrics_and_prints_the_repo
     assert warning.startswith(f"WARNING: the metrics could not be pushed to {nobody}: ")
     ended = f'pipeline="wan2.1-t2v",status="succeeded",textfile="{metrics.stem}"'
     assert f"\ncrystools_tpu_runs_total{{{ended}}} 1.0\n" in metrics.read_text()
+    assert json.loads(out)["content_params"] == ["prompt", "negative_prompt", "seed"]
     report_params = json.loads(out)["params"]
     assert (report_params["num_frames"], report_params["num_inference_steps"]) == (5, 3)
 
@@ -182,6 +184,55 @@ def test_a_picture_that_is_none_is_refused_before_anything_is_loaded(
     assert telemetry.history.reports() == before
 
 
+def option(command: str, name: str) -> argparse.Action:
+    """An option of a command."""
+    (commands,) = (each for each in build_parser()._actions if isinstance(each, argparse._SubParsersAction))
+    actions: dict[str, argparse.Action] = commands.choices[command]._option_string_actions
+    return actions[name]
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("--steps", "denoising steps"),
+        ("--image", "what the video starts with (wan2.2-i2v)"),
+        (
+            "--frames",
+            "of the form 8n or 8n+1 (cogvideox-t2v); of the form 4n+1 (wan2.1-t2v, wan2.2-i2v)",
+        ),
+        (
+            "--guidance-scale",
+            "1 and below: unguided, faster (cogvideox-t2v, wan2.1-t2v, wan2.2-i2v); always guided (flux.2)",
+        ),
+    ],
+)
+def test_the_help_says_which_models_have_an_option_and_where_it_means_another_thing(
+    name: str, said: str
+) -> None:
+    assert option("generate", name).help == said
+
+
+def test_an_option_takes_what_the_field_takes() -> None:
+    taken = {name: option("generate", name).type for name in ("--height", "--shift", "--image")}
+    assert taken == {"--height": int, "--shift": float, "--image": str}
+    assert [option("generate", name).required for name in ("--prompt", "--image")] == [True, False]
+
+
+def test_a_plan_is_asked_for_all_but_the_content() -> None:
+    asked = ["--frames", "--steps", "--guidance-scale-2", "--boundary-ratio", "--dynamic-cfg", "--flow-shift"]
+    assert [option("plan", name).dest for name in asked] == [
+        "num_frames",
+        "num_inference_steps",
+        "guidance_scale_2",
+        "boundary_ratio",
+        "use_dynamic_cfg",
+        "flow_shift",
+    ]
+    for name in ("--prompt", "--negative-prompt", "--image", "--seed"):
+        with pytest.raises(KeyError):
+            option("plan", name)
+
+
 @pytest.mark.parametrize(("more", "dynamic"), [([], False), (["--dynamic-cfg"], True)])
 def test_cogvideox_is_asked_for_dynamic_guidance(more: list[str], dynamic: bool) -> None:
     small = ["--checkpoint", "folder", "--prompt", "a boat", "--out", "video.mp4"]
@@ -193,7 +244,7 @@ def test_cogvideox_is_asked_for_dynamic_guidance(more: list[str], dynamic: bool)
 def one_v6e(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where plans are looked up, devices of this CPU are taken for v6e chips. None of the home's is found."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    for module in (topologies, forecasting):
+    for module in (plans, forecasting):
         monkeypatch.setattr(module, "topology_of", lambda devices: f"v6e-{len(devices)}")
 
 

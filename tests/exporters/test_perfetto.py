@@ -18,6 +18,7 @@ from crystools_tpu.telemetry import (
     Status,
     StepRecord,
 )
+from crystools_tpu.telemetry.events import Params
 from tests.exporters.conftest import GIB, REPORT, STAGE
 
 START = 1_700_000_000
@@ -130,6 +131,20 @@ def test_parameters_go_along_without_the_prompt() -> None:
     (run,) = track(RUN, "wan2.1-t2v").slices
     assert run.arguments["params"] == {"seed": 2025}
     assert b"surfboard" not in perfetto_trace(RUN)
+
+
+def test_texts_that_the_run_calls_its_content_stay_and_whatever_has_prompt_in_its_name() -> None:
+    params: Params = {
+        "caption": "a cat on a surfboard",
+        "prompt_2": "a surfboard",
+        "seed": 2**64 - 1,
+        "shift": 3.0,
+    }
+    said = dataclasses.replace(RUN, params=params, content_params=("caption", "seed"))
+    (run,) = track(said, "wan2.1-t2v").slices
+    assert run.arguments["params"] == {"seed": "18446744073709551615", "shift": 3.0}
+    assert b"surfboard" not in perfetto_trace(said)
+    assert b"content_params" not in perfetto_trace(said)
 
 
 def test_a_seed_of_64_bits_is_kept_whole() -> None:

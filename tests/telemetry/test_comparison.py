@@ -24,6 +24,7 @@ from crystools_tpu.telemetry import (
     compare,
     regressions,
 )
+from crystools_tpu.telemetry.comparison import is_alike
 from crystools_tpu.telemetry.stage import step_statistics
 
 GIB = 2**30
@@ -269,6 +270,21 @@ def test_other_parameters_are_a_difference_and_comparable() -> None:
     found = compare(run("a"), run("b", params={"height": 480}))
     assert found.incomparable == ()
     assert [difference.name for difference in found.differences] == ["height"]
+
+
+def test_what_a_run_calls_its_content_is_no_difference_and_what_it_does_not_is() -> None:
+    a = run("a", params={"caption": "a boat", "seed": 1}, content_params=("caption",))
+    b = run("b", params={"caption": "a cat", "seed": 2}, content_params=("caption",))
+    assert [difference.name for difference in compare(a, b).differences] == ["seed"]
+    assert not is_alike(a, b)
+    assert is_alike(a, dataclasses.replace(b, params={"caption": "a cat", "seed": 1}))
+
+
+def test_the_content_of_a_run_that_does_not_say_is_prompt_seed_and_image() -> None:
+    named = {"prompt": "a boat", "negative_prompt": "rain", "seed": 1, "image": "a.png"}
+    a, b = run("a", params=named), run("b", params=dict.fromkeys(named, "another"))
+    assert compare(a, b).differences == ()
+    assert compare(a, dataclasses.replace(b, content_params=tuple(named))).differences == ()
 
 
 def test_what_broke_off_is_no_better_for_having_taken_less() -> None:

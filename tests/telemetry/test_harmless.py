@@ -350,6 +350,17 @@ def test_a_figure_that_can_be_none_is_left_out_and_said(
     assert left_out == ["peak_flops_per_chip", "steps", "flops_per_step", "bytes_per_step", "flops"]
 
 
+@pytest.mark.parametrize("content", ["prompt", 7])
+def test_content_that_is_no_list_of_names_is_left_out_and_said(
+    bench: Bench, caplog: pytest.LogCaptureFixture, content: Any
+) -> None:
+    with bench.run(params={"prompt": "a boat"}, content_params=content) as run:
+        pass
+    assert (run.report.status, run.report.content_params) == ("succeeded", None)
+    (message,) = caplog.messages
+    assert message.startswith("content_params is left out: TypeError: ")
+
+
 def test_a_peak_of_nothing_is_none(bench: Bench) -> None:
     with bench.run(devices=[Kind("none")], peak_flops_per_chip=0) as run, run.stage("denoise") as stage:
         bench.clock.advance(1)

@@ -70,6 +70,17 @@ def test_a_report_of_before_there_were_warnings_has_none(bench: Bench) -> None:
     assert run.report.warnings == ()
 
 
+def test_a_run_says_which_of_its_parameters_are_content_and_one_of_before_does_not(bench: Bench) -> None:
+    params = {"caption": "a boat", "steps": 50}
+    with bench.real_time_run(params=params, content_params=["caption", "\x00"]) as run:
+        pass
+    wire = telemetry.to_wire(run.report)
+    assert wire["content_params"] == ["caption", "\\x00"]
+    assert telemetry.report_from_wire(wire) == run.report
+    del wire["content_params"]
+    assert telemetry.report_from_wire(wire).content_params is None
+
+
 @pytest.mark.parametrize("seed", [42, 2**53 - 1, 2**53 + 1, 2**63 - 1, 2**64 - 1])
 def test_a_whole_number_is_read_exactly_by_who_has_floats_alone(bench: Bench, seed: int) -> None:
     """As JavaScript has. A small one stays a number."""

@@ -4,22 +4,11 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Final, TypeAlias
 
-from crystools_pipelines.models import MODELS
-from crystools_pipelines.nodes.base import (
-    FPS,
-    NUM_DEVICES,
-    PROMPT,
-    RATE,
-    STEPS,
-    TIMING,
-    Timing,
-    model_id,
-    real,
-    seed,
-    whole,
-)
+from crystools_pipelines.cogvideox.request import CogVideoXRequest
+from crystools_pipelines.nodes.base import FPS, NUM_DEVICES, RATE, TIMING, Timing, model_id
 from crystools_pipelines.nodes.handed import Embeddings, Latents
 from crystools_pipelines.nodes.stages import DecoderNode, SamplerNode, TextEncoderNode
+from crystools_pipelines.requests.fields import node_inputs
 from crystools_tpu import telemetry
 
 EMBEDDINGS: Final = "COGVIDEOX_EMBEDDINGS"
@@ -38,9 +27,8 @@ class CogVideoXTextEncoder(_Node, TextEncoderNode):
 
     DESCRIPTION = "Encodes a prompt, and what the video must not show, with T5 on the TPU."
     INPUTS: ClassVar = {
-        "prompt": PROMPT,
-        "negative_prompt": PROMPT,
-        "model_id": model_id(MODELS["cogvideox-t2v"].hub_id),
+        **node_inputs(CogVideoXRequest, "prompt", "negative_prompt"),
+        **model_id("cogvideox-t2v"),
     }
     RETURN_TYPES: ClassVar = (EMBEDDINGS, TIMING)
     RETURN_NAMES: ClassVar = ("embeddings", "timing")
@@ -58,12 +46,10 @@ class CogVideoXTPUSampler(_Node, SamplerNode):
     DESCRIPTION = "Denoises a video's latents on the TPU, with the checkpoint's own scheduler."
     INPUTS: ClassVar = {
         "embeddings": (EMBEDDINGS, {}),
-        "height": whole(720, 256, 1080, 8),
-        "width": whole(1280, 256, 1920, 8),
-        "num_frames": whole(81, 17, 161, 8),
-        "num_inference_steps": STEPS,
-        "guidance_scale": real(6.0, 1.0, 20.0, 0.1, "how closely to follow the prompt; 1: unguided, faster"),
-        "seed": seed(42),
+        **node_inputs(
+            CogVideoXRequest,
+            *("height", "width", "num_frames", "num_inference_steps", "guidance_scale", "seed"),
+        ),
         "num_devices": NUM_DEVICES,
     }
     RETURN_TYPES: ClassVar = (LATENTS, "STRING", TIMING)

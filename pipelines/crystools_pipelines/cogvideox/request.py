@@ -1,11 +1,19 @@
 """What one asks of CogVideoX text-to-video, and what is wrong with it, said before anything is loaded."""
 
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
-from crystools_pipelines.errors import RequestError
-from crystools_pipelines.requests.checks import check_guidance, check_seed, check_size
-from crystools_pipelines.requests.size import Size
+from crystools_pipelines.requests.checks import check_range
+from crystools_pipelines.requests.fields import Role, integer, setting
+from crystools_pipelines.requests.request import (
+    GuidedVideoRequest,
+    frames_setting,
+    guidance_setting,
+    seed_setting,
+    size_setting,
+    steps_setting,
+)
 
 # The VAE halves height and width three times and time twice; the transformer's patches are 2x2x2 latents.
 VAE_SPATIAL_RATIO = 8
@@ -18,56 +26,28 @@ MAX_STEPS = 1000
 
 
 @dataclass(frozen=True)
-class CogVideoXRequest:
-    """One video. Sizes in pixels; the defaults are those of CogVideoX1.5 5B.
+class CogVideoXRequest(GuidedVideoRequest):
+    """One video from text; the defaults are those of CogVideoX1.5 5B."""
 
-    A `guidance_scale` at or below 1 runs without the negative branch, as in diffusers; `use_dynamic_cfg`
-    makes it follow the steps. `num_frames` is 8n or 8n+1: other counts the VAE cannot make.
+    model: ClassVar = "cogvideox-t2v"
+    size_multiple: ClassVar = SIZE_MULTIPLE
 
-    Raises RequestError naming the field that cannot be served, and what would.
-    """
-
-    model: ClassVar[str] = "cogvideox-t2v"
-
-    prompt: str
-    negative_prompt: str = ""
-    height: int = 720
-    width: int = 1280
-    num_frames: int = 81
-    num_inference_steps: int = 50
-    guidance_scale: float = 6.0
-    use_dynamic_cfg: bool = False
-    seed: int = 42
-
-    def __post_init__(self) -> None:
-        check_size(self.height, self.width, SIZE_MULTIPLE)
-        if self.num_frames < 1 or self.num_frames % FRAMES_MULTIPLE > 1:
-            low = max(0, self.num_frames) // FRAMES_MULTIPLE * FRAMES_MULTIPLE + 1
-            raise RequestError(
-                "num_frames",
-                f"{self.num_frames} is not of the form 8n or 8n+1; {low} or {low + FRAMES_MULTIPLE} would do",
-            )
-        if not 1 <= self.num_inference_steps <= MAX_STEPS:
-            raise RequestError(
-                "num_inference_steps", f"{self.num_inference_steps} is out of range; give 1 to {MAX_STEPS}"
-            )
-        check_guidance("guidance_scale", self.guidance_scale)
-        check_seed(self.seed)
-
-    @property
-    def branches(self) -> int:
-        """How many guidance branches run: the prompt's, and the negative prompt's where it is guided."""
-        return 2 if self.guidance_scale > 1 else 1
-
-    @property
-    def prompts(self) -> tuple[str, ...]:
-        """Those of the guidance branches."""
-        return (self.prompt, self.negative_prompt)[: self.branches]
-
-    @property
-    def size(self) -> Size:
-        """What is made."""
-        return Size(self.height, self.width, self.num_frames)
+    height: int = size_setting(720, SIZE_MULTIPLE, integer(256, 1080, 8))
+    width: int = size_setting(1280, SIZE_MULTIPLE, integer(256, 1920, 8))
+    num_frames: int = frames_setting(
+        81, FRAMES_MULTIPLE, "of the form 8n or 8n+1", integer(17, 161, 8), or_multiple=True
+    )
+    num_inference_steps: int = steps_setting(50, partial(check_range, low=1, high=MAX_STEPS))
+    guidance_scale: float = guidance_setting(
+        6.0,
+        help="1 and below: unguided, faster",
+        low=1.0,
+        tooltip="how closely to follow the prompt; 1: unguided, faster",
+    )
+    use_dynamic_cfg: bool = setting(
+        False, role=Role.SCHEDULE, help="guidance by the step", option="dynamic-cfg"
+    )
+    seed: int = seed_setting(42)
 
     @property
     def padding_frames(self) -> int:

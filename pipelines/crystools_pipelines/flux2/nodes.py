@@ -5,27 +5,18 @@ from __future__ import annotations
 from typing import Any, ClassVar, Final
 
 from crystools_pipelines.errors import RequestError
-from crystools_pipelines.models import MODELS
-from crystools_pipelines.nodes.base import (
-    NUM_DEVICES,
-    PROMPT,
-    STEPS,
-    TIMING,
-    Timing,
-    model_id,
-    real,
-    seed,
-    whole,
-)
+from crystools_pipelines.flux2.request import Flux2Request
+from crystools_pipelines.nodes.base import NUM_DEVICES, TIMING, Timing, model_id
 from crystools_pipelines.nodes.handed import Embeddings, Latents, check_origin
 from crystools_pipelines.nodes.stages import DecoderNode, SamplerNode, TextEncoderNode
+from crystools_pipelines.requests.fields import node_inputs
 from crystools_tpu import telemetry
 
 EMBEDDINGS: Final = "FLUX2_EMBEDDINGS"
 LATENTS: Final = "FLUX2_LATENTS"
 
-_MODEL: Final = {"model_id": model_id(MODELS["flux.2"].hub_id)}
-_SIZE: Final = {"height": whole(1024, 256, 2048, 16), "width": whole(1024, 256, 2048, 16)}
+_MODEL: Final = model_id("flux.2")
+_SIZE: Final = node_inputs(Flux2Request, "height", "width")
 
 
 class _Node:
@@ -37,7 +28,7 @@ class FluxTPUTextEncoder(_Node, TextEncoderNode):
     """A prompt to embeddings."""
 
     DESCRIPTION = "Encodes a prompt with Mistral's language model on the TPU."
-    INPUTS: ClassVar = {"prompt": PROMPT, **_MODEL}
+    INPUTS: ClassVar = {**node_inputs(Flux2Request, "prompt"), **_MODEL}
     RETURN_TYPES: ClassVar = (EMBEDDINGS, TIMING)
     RETURN_NAMES: ClassVar = ("prompt_embeds", "timing")
 
@@ -54,9 +45,7 @@ class FluxTPUSampler(_Node, SamplerNode):
     INPUTS: ClassVar = {
         "prompt_embeds": (EMBEDDINGS, {}),
         **_SIZE,
-        "num_inference_steps": STEPS,
-        "guidance_scale": real(4.0, 0.0, 20.0, 0.1, "how closely to follow the prompt"),
-        "seed": seed(42),
+        **node_inputs(Flux2Request, "num_inference_steps", "guidance_scale", "seed"),
         **_MODEL,
         "num_devices": NUM_DEVICES,
     }

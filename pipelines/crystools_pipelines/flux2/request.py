@@ -3,8 +3,14 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from crystools_pipelines.requests.checks import check_guidance, check_seed, check_size, check_steps
-from crystools_pipelines.requests.size import Size
+from crystools_pipelines.requests.fields import integer
+from crystools_pipelines.requests.request import (
+    Request,
+    guidance_setting,
+    seed_setting,
+    size_setting,
+    steps_setting,
+)
 
 # The VAE halves height and width three times; 2x2 of its latents are one token of the transformer.
 VAE_RATIO = 8
@@ -14,41 +20,26 @@ TOKEN_CHANNELS = 128
 
 
 @dataclass(frozen=True)
-class Flux2Request:
-    """One image. Sizes in pixels.
+class Flux2Request(Request):
+    """One image. `guidance_scale` is an input of the transformer, which runs once a step whatever it is."""
 
-    `guidance_scale` is an input of the transformer, which runs once a step whatever it is.
-
-    Raises RequestError naming the field that cannot be served, and what would.
-    """
-
+    model: ClassVar = "flux.2"
+    size_multiple: ClassVar = SIZE_MULTIPLE
     branches: ClassVar = 1
     """Guidance takes no branch of its own."""
 
-    model: ClassVar[str] = "flux.2"
-
-    prompt: str
-    height: int = 1024
-    width: int = 1024
-    num_inference_steps: int = 50
-    guidance_scale: float = 4.0
-    seed: int = 42
-
-    def __post_init__(self) -> None:
-        check_size(self.height, self.width, SIZE_MULTIPLE)
-        check_steps(self.num_inference_steps)
-        check_guidance("guidance_scale", self.guidance_scale)
-        check_seed(self.seed)
+    height: int = size_setting(1024, SIZE_MULTIPLE, integer(256, 2048, 16))
+    width: int = size_setting(1024, SIZE_MULTIPLE, integer(256, 2048, 16))
+    num_inference_steps: int = steps_setting(50)
+    guidance_scale: float = guidance_setting(
+        4.0, help="always guided", low=0.0, tooltip="how closely to follow the prompt"
+    )
+    seed: int = seed_setting(42)
 
     @property
     def prompts(self) -> tuple[str, ...]:
-        """Those of the guidance branches."""
+        """The prompt of the one guidance branch."""
         return (self.prompt,)
-
-    @property
-    def size(self) -> Size:
-        """What is made."""
-        return Size(self.height, self.width)
 
     @property
     def grid(self) -> tuple[int, int]:

@@ -8,13 +8,13 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import MISSING, fields
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeAlias
 
 from crystools_pipelines.errors import RequestError
 from crystools_pipelines.models import MODELS
+from crystools_pipelines.requests.fields import Input
 from crystools_pipelines.weights.location import folders_beside, is_hub_id
 from crystools_tpu import telemetry
 
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from crystools_pipelines.weights.part import Part
     from crystools_tpu.telemetry.events import Params
 
-Input: TypeAlias = tuple[str, dict[str, Any]]
 Timing: TypeAlias = dict[str, Any]
 
 TIMING: Final = "TPU_TIMING"
@@ -47,8 +46,6 @@ class _RateType(str):
 
 RATE: Final = _RateType("INT")
 
-PROMPT: Final[Input] = ("STRING", {"multiline": True, "default": ""})
-STEPS: Final[Input] = ("INT", {"default": 50, "min": 1, "max": 100, "tooltip": "denoising steps"})
 FPS: Final[Input] = (
     "INT",
     {"default": 16, "min": 1, "max": 60, "tooltip": "frames a second, handed on as it is"},
@@ -59,25 +56,10 @@ NUM_DEVICES: Final[Input] = (
 )
 
 
-def whole(default: int, low: int, high: int, step: int = 1) -> Input:
-    """A whole number in steps from `low`."""
-    return "INT", {"default": default, "min": low, "max": high, "step": step}
-
-
-def real(default: float, low: float, high: float, step: float, tooltip: str) -> Input:
-    """A number."""
-    return "FLOAT", {"default": default, "min": low, "max": high, "step": step, "tooltip": tooltip}
-
-
-def seed(default: int) -> Input:
-    """A seed as KSampler has it, with the frontend's own widget after it: what becomes of it after a run."""
-    return "INT", {"default": default, "min": 0, "max": 2**64 - 1, "control_after_generate": True}
-
-
-def model_id(default: str) -> Input:
-    """Where a model is."""
+def model_id(model: str) -> dict[str, Input]:
+    """Where a checkpoint of this model is, by default its published one."""
     tooltip = "a folder in diffusers' format, also one in ComfyUI's models/diffusers, or a hub id org/name"
-    return "STRING", {"default": default, "tooltip": tooltip}
+    return {"model_id": ("STRING", {"default": MODELS[model].hub_id, "tooltip": tooltip})}
 
 
 class ModelNode:
@@ -121,7 +103,7 @@ class ModelNode:
             if model_id is not None:
                 locate(model_id)
             if given:
-                cls.request_class()(**_without_default(cls.request_class()), **given)
+                cls.request_class().of_any_content(**given)
         except RequestError as error:
             return str(error)
         return True
@@ -149,11 +131,6 @@ class ModelNode:
 
         named = {"node": type(self).__name__, **params}
         return started_run(self.MODEL, named, checkpoint, mesh, parts, request=request, on_step=self.on_step)
-
-
-def _without_default(request_class: type[Any]) -> dict[str, str]:
-    """Fields that a request cannot do without, empty."""
-    return {field.name: "" for field in fields(request_class) if field.default is MISSING}
 
 
 def _check_range(name: str, value: Any, about: Mapping[str, Any]) -> None:

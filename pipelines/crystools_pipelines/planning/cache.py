@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import fields
 from hashlib import sha256
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -13,23 +12,12 @@ from crystools_pipelines.models import MODELS
 from crystools_pipelines.parallel.defaults import read_defaults
 from crystools_pipelines.planning.plan import Plan, from_json
 from crystools_pipelines.planning.run_spec import RunSpec
+from crystools_pipelines.requests.fields import Role, values_of
 from crystools_tpu.data_dir import cache_dir
 from crystools_tpu.telemetry import StageName, chips
 from crystools_tpu.whole_file import written_whole
 
 _PACKAGES = ("jax", "jaxlib", "libtpu", "tokamax", "torchax", "torch", "diffusers", "transformers")
-# No plan depends on what these hold.
-_CONTENT = {"prompt", "negative_prompt", "image", "seed"}
-# Of what depends on these, a program has only values and lengths of tables, and one step is as another.
-_SCHEDULE = {
-    "num_inference_steps",
-    "guidance_scale",
-    "guidance_scale_2",
-    "use_dynamic_cfg",
-    "flow_shift",
-    "shift",
-    "boundary_ratio",
-}
 _CONFIGURATIONS = ("model_index.json", "*/config.json", "*/scheduler_config.json")
 
 
@@ -44,7 +32,7 @@ def plan_key(spec: RunSpec, only: frozenset[StageName] | None) -> str:
         "mesh": str(spec.mesh),
         "only": None if only is None else sorted(only),
         "best_meshes": None if spec.mesh else read_defaults()["meshes"],
-        "request": _asked(spec.request, without=_CONTENT),
+        "schedule": _asked(spec.request, Role.SCHEDULE),
     }
     return f"{programs_key(spec)}-{_digest(rest)}"
 
@@ -55,7 +43,7 @@ def programs_key(spec: RunSpec) -> str:
         {
             "topology": spec.topology,
             "model": spec.model,
-            "request": _asked(spec.request, without=_CONTENT | _SCHEDULE),
+            "shape": _asked(spec.request, Role.SHAPE),
             "branches": spec.request.branches,
             "configurations": _configurations(spec),
             "packages": {name: _version(name) for name in _PACKAGES},
@@ -96,9 +84,8 @@ def _read(path: Path) -> Plan | None:
         return None
 
 
-def _asked(request: Any, *, without: set[str]) -> dict[str, str]:
-    asked = {field.name: getattr(request, field.name) for field in fields(request)}
-    return {name: repr(value) for name, value in asked.items() if name not in without}
+def _asked(request: Any, role: Role) -> dict[str, str]:
+    return {name: repr(value) for name, value in values_of(request, role).items()}
 
 
 def _configurations(spec: RunSpec) -> Mapping[str, Any]:

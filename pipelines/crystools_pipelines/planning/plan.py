@@ -47,7 +47,7 @@ class Shape:
 
     height: int
     width: int
-    num_frames: int | None
+    num_frames: int | None = None
 
     def __str__(self) -> str:
         return f"{self.height} x {self.width}" + (f", {self.num_frames} frames" if self.num_frames else "")

@@ -1,7 +1,7 @@
 """Makes a plan: compiles every stage of a run for TPUs that are not here, and reads what comes of it."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from crystools_pipelines.errors import RequestError
@@ -13,10 +13,9 @@ from crystools_pipelines.planning.plan import Plan, Shape, StagePlan
 from crystools_pipelines.planning.residency import StageMemory, evictions
 from crystools_pipelines.planning.run_spec import RunSpec
 from crystools_pipelines.planning.topologies import TOPOLOGIES, Topology
+from crystools_pipelines.requests.fields import Role, values_of
 from crystools_pipelines.runtime.out_of_memory import FIXED_SIZE_STAGES
 from crystools_tpu.telemetry import StageName
-
-_SIZE_MULTIPLE = 16  # of every model's height and width
 
 
 class Progress(Protocol):
@@ -192,9 +191,9 @@ def _with_fewer_frames(request: Any) -> dict[int, Any]:
 
 def _with_smaller_sizes(request: Any) -> dict[int, Any]:
     """The request with smaller heights and widths of about the same proportion, by their pixels."""
-    smaller = {}
-    for height in range(_SIZE_MULTIPLE, request.height, _SIZE_MULTIPLE):
-        width = round(height * request.width / request.height / _SIZE_MULTIPLE) * _SIZE_MULTIPLE
+    smaller, multiple = {}, request.size_multiple
+    for height in range(multiple, request.height, multiple):
+        width = round(height * request.width / request.height / multiple) * multiple
         if valid := _valid(request, height=height, width=width):
             smaller[height * width] = valid
     return smaller
@@ -209,8 +208,7 @@ def _valid(request: Any, **changes: int) -> Any | None:
 
 
 def _shape(request: Any) -> Shape:
-    known = {field.name for field in fields(request)}
-    return Shape(request.height, request.width, request.num_frames if "num_frames" in known else None)
+    return Shape(**values_of(request, Role.SHAPE))
 
 
 def _label(stage: StageOutline) -> str:

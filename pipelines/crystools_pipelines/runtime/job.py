@@ -17,7 +17,9 @@ from jax.sharding import Mesh, NamedSharding
 from numpy.typing import NDArray
 
 from crystools_pipelines.errors import CheckpointError, RequestError
+from crystools_pipelines.models import MODELS
 from crystools_pipelines.parallel.mesh import replicated
+from crystools_pipelines.requests.fields import Role, names_of
 from crystools_pipelines.runtime.compile_cache import default_compile_cache
 from crystools_pipelines.runtime.component import Component, identify
 from crystools_pipelines.runtime.out_of_memory import in_words
@@ -227,6 +229,7 @@ def started_job(
                 pipeline,
                 model_id=checkpoint.location,
                 params=params,
+                content_params=_content_params(pipeline, params),
                 devices=devices,
                 forecast=forecast,
             ) as run,
@@ -238,6 +241,14 @@ def started_job(
             yield job
     finally:
         residency.free_leaving()
+
+
+def _content_params(pipeline: str, params: Params) -> Sequence[str] | None:
+    """Those of a model's parameters that are the content of its request; None for what is no model."""
+    if pipeline not in MODELS:
+        return None
+    content = names_of(MODELS[pipeline].request_class(), Role.CONTENT)
+    return [name for name in content if name in params]
 
 
 def params_of(request: Any) -> Mapping[str, str | int | float | bool | None]:

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
-from crystools_pipelines.nodes.base import FPS, PROMPT, RATE, TIMING, Timing
+from crystools_pipelines.nodes.base import FPS, RATE, TIMING, Timing
 from crystools_pipelines.nodes.handed import Embeddings, Latents
 from crystools_pipelines.nodes.stages import DecoderNode, SamplerNode, TextEncoderNode
+from crystools_pipelines.requests.fields import node_inputs
+from crystools_pipelines.wan.request import WanRequest
 from crystools_tpu import telemetry
+
+SIZE: Final = ("height", "width", "num_frames")
+"""The names of the fields that say how large a video is."""
 
 
 class WanTextEncoder(TextEncoderNode):
     """A prompt and a negative one to embeddings."""
 
     DESCRIPTION = "Encodes a prompt, and what the video must not show, with UMT5 on the TPU."
-    INPUTS: ClassVar = {"prompt": PROMPT, "negative_prompt": PROMPT}
+    INPUTS: ClassVar = node_inputs(WanRequest, "prompt", "negative_prompt")
     RETURN_NAMES: ClassVar = ("prompt_embeds", "negative_prompt_embeds", "timing")
 
     def encode(

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from typing import ClassVar, Final
 
-from crystools_pipelines.models import MODELS
-from crystools_pipelines.nodes.base import NUM_DEVICES, STEPS, TIMING, model_id, real, seed, whole
-from crystools_pipelines.wan.nodes import WanDecoder, WanSampler, WanTextEncoder
+from crystools_pipelines.nodes.base import NUM_DEVICES, TIMING, model_id
+from crystools_pipelines.requests.fields import node_inputs
+from crystools_pipelines.wan.nodes import SIZE, WanDecoder, WanSampler, WanTextEncoder
+from crystools_pipelines.wan.wan21_t2v.request import Wan21Request
 
 EMBEDDINGS: Final = "WAN21_EMBEDDINGS"
 LATENTS: Final = "WAN21_LATENTS"
 
-GUIDANCE: Final = real(5.0, 0.0, 20.0, 0.1, "how closely to follow the prompt; 1 and below: unguided, faster")
-SIZE: Final = {"height": whole(720, 256, 1280, 16), "width": whole(1280, 256, 1280, 16)}
-FRAMES: Final = whole(81, 17, 121, 4)
-
-_MODEL: Final = {"model_id": model_id(MODELS["wan2.1-t2v"].hub_id)}
+_MODEL: Final = model_id("wan2.1-t2v")
 
 
 class _Node:
@@ -37,13 +34,9 @@ class Wan21TPUSampler(_Node, WanSampler):
     INPUTS: ClassVar = {
         "prompt_embeds": (EMBEDDINGS, {}),
         "negative_prompt_embeds": (EMBEDDINGS, {}),
-        **SIZE,
-        "num_frames": FRAMES,
-        "num_inference_steps": STEPS,
-        "guidance_scale": GUIDANCE,
-        "seed": seed(2025),
+        **node_inputs(Wan21Request, *SIZE, "num_inference_steps", "guidance_scale", "seed"),
         **_MODEL,
-        "flow_shift": real(5.0, 1.0, 10.0, 0.5, "of the schedule: 5 suits 720p, 3 suits 480p"),
+        **node_inputs(Wan21Request, "flow_shift"),
         "num_devices": NUM_DEVICES,
     }
     RETURN_TYPES: ClassVar = (LATENTS, "INT", TIMING)

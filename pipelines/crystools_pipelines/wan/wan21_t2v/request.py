@@ -3,18 +3,15 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from crystools_pipelines.wan.request import WanRequest, check_shift
+from crystools_pipelines.requests.request import seed_setting
+from crystools_pipelines.wan.request import WanRequest, shift_setting
 
 
 @dataclass(frozen=True)
 class Wan21Request(WanRequest):
-    """One video from text. `flow_shift` replaces the checkpoint's own: 5 suits 720p, 3 suits 480p."""
+    """One video from text."""
 
-    model: ClassVar[str] = "wan2.1-t2v"
+    model: ClassVar = "wan2.1-t2v"
 
-    flow_shift: float = 5.0
-    seed: int = 2025
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_shift("flow_shift", self.flow_shift)
+    flow_shift: float = shift_setting(5.0, 10.0, 0.5)
+    seed: int = seed_setting(2025)

@@ -6,23 +6,20 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from crystools_pipelines.errors import RequestError
-from crystools_pipelines.models import MODELS
 from crystools_pipelines.nodes.base import (
     NUM_DEVICES,
-    STEPS,
     TIMING,
     ModelNode,
     Timing,
     checkpoint_at,
     devices,
     model_id,
-    real,
-    seed,
     timing_of,
 )
 from crystools_pipelines.nodes.handed import Latents
-from crystools_pipelines.wan.nodes import WanDecoder, WanSampler, WanTextEncoder
-from crystools_pipelines.wan.wan21_t2v.nodes import FRAMES, GUIDANCE, SIZE
+from crystools_pipelines.requests.fields import node_inputs
+from crystools_pipelines.wan.nodes import SIZE, WanDecoder, WanSampler, WanTextEncoder
+from crystools_pipelines.wan.wan22_i2v.request import Wan22I2VRequest
 
 if TYPE_CHECKING:
     import numpy as np
@@ -33,7 +30,7 @@ CONDITION: Final = "WAN22_CONDITION"
 LATENT_INFO: Final = "WAN22_LATENT_INFO"
 LATENTS: Final = "WAN22_LATENTS"
 
-_MODEL: Final = {"model_id": model_id(MODELS["wan2.2-i2v"].hub_id)}
+_MODEL: Final = model_id("wan2.2-i2v")
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,7 +52,7 @@ class Wan22I2VImageEncoder(_Node, ModelNode):
     """The image that a video starts with, to what the transformers see beside the latents."""
 
     DESCRIPTION = "Encodes the image that the video starts with, stretched to the video's size, on the TPU."
-    INPUTS: ClassVar = {"image": ("IMAGE", {}), **SIZE, "num_frames": FRAMES, **_MODEL}
+    INPUTS: ClassVar = {**node_inputs(Wan22I2VRequest, "image", *SIZE), **_MODEL}
     FUNCTION = "encode"
     RETURN_TYPES: ClassVar = (CONDITION, LATENT_INFO, TIMING)
     RETURN_NAMES: ClassVar = ("condition", "latent_info", "timing")
@@ -121,12 +118,9 @@ class Wan22I2VTPUSampler(_Node, WanSampler):
         "negative_prompt_embeds": (EMBEDDINGS, {}),
         "condition": (CONDITION, {}),
         "latent_info": (LATENT_INFO, {}),
-        "num_inference_steps": STEPS,
-        "guidance_scale": GUIDANCE,
-        "shift": real(5.0, 1.0, 20.0, 0.1, "of the schedule: 5 suits 720p, 3 suits 480p"),
-        "seed": seed(0),
+        **node_inputs(Wan22I2VRequest, "num_inference_steps", "guidance_scale", "shift", "seed"),
         **_MODEL,
-        "boundary_ratio": real(0.9, 0.0, 1.0, 0.01, "transformer_2 takes the timesteps below this share"),
+        **node_inputs(Wan22I2VRequest, "boundary_ratio"),
         "num_devices": NUM_DEVICES,
     }
     RETURN_TYPES: ClassVar = (LATENTS, "INT", TIMING)
