@@ -9,8 +9,8 @@ from tpu_info.device import TpuChip
 from tpu_info.proto import tpu_metric_service_pb2 as proto
 from tpu_info.proto import tpu_telemetry_pb2 as telemetry
 
-from crystools_tpu.testing.figures import ChipFigures
-from crystools_tpu.testing.topology import Topology
+from crystools_tpu.simulation.figures import ChipFigures
+from crystools_tpu.simulation.topology import Topology
 
 HBM_TOTAL: Final = "tpu.runtime.hbm.memory.total.bytes"
 HBM_USED: Final = "tpu.runtime.hbm.memory.usage.bytes"
