@@ -6,7 +6,7 @@ import argparse
 import sys
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from crystools_tpu.cli.console import make_console, print_table
 from crystools_tpu.cli.errors import CommandError
@@ -19,8 +19,7 @@ from crystools_tpu.stage_table import stage_table
 from crystools_tpu.telemetry.text import safe_text
 from crystools_tpu.whole_file import reason
 
-if TYPE_CHECKING:
-    from crystools_pipelines.wan.request import Wan21Request
+MODEL = "wan2.1-t2v"
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -53,9 +52,9 @@ def run(arguments: argparse.Namespace) -> None:
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="crystools-tpu-demo-"))
         console.print(f"Watch it at {shown.url}", highlight=False, soft_wrap=True)
         console.print("The model is tiny and its weights are random: the times are real.", highlight=False)
-        checkpoint = write_tiny_checkpoint("wan2.1-t2v", Path(folder) / "checkpoint")
+        checkpoint = write_tiny_checkpoint(MODEL, Path(folder) / "checkpoint")
         report = generate_watched(
-            "wan2.1-t2v",
+            MODEL,
             demo_request(),
             checkpoint=checkpoint,
             out=video,
@@ -71,11 +70,11 @@ def run(arguments: argparse.Namespace) -> None:
             sys.stdin.readline()
 
 
-def demo_request() -> Wan21Request:
+def demo_request() -> Any:
     """A video that takes about half a minute on two cores."""
-    from crystools_pipelines.wan.request import Wan21Request
+    from crystools_pipelines.models import MODELS
 
-    return Wan21Request(
+    return MODELS[MODEL].request_class()(
         prompt="a paper boat drifts down a rainy street",
         height=160,
         width=288,
