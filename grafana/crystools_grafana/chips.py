@@ -144,7 +144,7 @@ def chips() -> list[Panel]:
 
 def timings() -> list[Panel]:
     """What the TPU runtime measures of itself."""
-    program = ("chip_hlo_execution_seconds", "{hosts}", "chip, core_type, simulated")
+    program = ("crystools_tpu_chip_hlo_execution_seconds", "{hosts}", "chip, core_type, simulated")
     return [
         *(
             lines(
@@ -162,7 +162,12 @@ def timings() -> list[Panel]:
             "within its buckets.",
             "s",
             Query(
-                quantile(0.95, "megascale_latency_seconds", "{hosts}", "operation, buffer_size, simulated"),
+                quantile(
+                    0.95,
+                    "crystools_tpu_megascale_latency_seconds",
+                    "{hosts}",
+                    "operation, buffer_size, simulated",
+                ),
                 "{{operation}} {{buffer_size}} {{simulated}}",
             ),
         ),

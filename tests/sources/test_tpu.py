@@ -322,7 +322,7 @@ def test_the_ports_of_the_environment_are_read(tmp_path: Path) -> None:
 
 
 def of_one_port(port: PortMetrics, kind: str | None, devices_per_chip: int) -> tuple[ChipReading, ...]:
-    return chip_readings({"localhost:8431": port}, kind, devices_per_chip, {})
+    return chip_readings({"localhost:8431": (port, None)}, kind, devices_per_chip, {})
 
 
 def test_entries_without_an_id_or_a_proper_number_are_left_out() -> None:
