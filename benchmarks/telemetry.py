@@ -172,7 +172,7 @@ def pipeline_with_telemetry_against_without(rounds: int = 15) -> tuple[Figure, F
 
 def _serve_rig(connection: Any) -> None:
     """In a process of its own, so that the server's CPU is not counted as the client's."""
-    from crystools_tpu.testing.simulate import Simulation
+    from crystools_tpu.simulation.machine import Simulation
 
     with Simulation("v6e-8") as simulation:
         connection.send(simulation.runtime.address)
@@ -183,9 +183,9 @@ def sample_against_tpu_info(count: int = 100, rounds: int = 9) -> Figure:
     """CPU seconds of one reading of 8 chips: HBM used and total, and duty cycle."""
     from tpu_info import device, metrics
 
+    from crystools_tpu.simulation.sysfs import write_tree
+    from crystools_tpu.simulation.topology import parse_topology
     from crystools_tpu.sources.tpu import TpuSource
-    from crystools_tpu.testing.sysfs import write_tree
-    from crystools_tpu.testing.topology import parse_topology
 
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe()

@@ -12,6 +12,7 @@ import pytest
 
 from crystools_exporters.catalogue import CATALOGUE
 from crystools_exporters.exporting import HISTORY
+from crystools_pipelines.planning.topologies import TOPOLOGIES
 from crystools_tpu.cli.main import build_parser
 from crystools_tpu.comfyui.attach import SIMULATE
 from crystools_tpu.comfyui.nodes import NODE_CLASS_MAPPINGS
@@ -108,6 +109,20 @@ def test_every_link_between_documents_leads_somewhere() -> None:
     for path in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")]:
         for target in re.findall(r"\]\((?!http)([^)#]+)\)", path.read_text()):
             assert (path.parent / target).exists(), f"{path.name} links to {target}"
+
+
+def test_every_file_that_contributing_names_exists() -> None:
+    folders = [ROOT, ROOT / "crystools_tpu", ROOT / "pipelines/crystools_pipelines"]
+    text = re.sub(r"```.*?```", "", (ROOT / "CONTRIBUTING.md").read_text(), flags=re.DOTALL)
+    quoted = " ".join(re.findall(r"`([^`]+)`", text))
+    files = re.findall(r"(?<![\w./~-])[\w-]+/[\w./-]*(?:\.\w+|/)(?=\s|$)", quoted)
+    assert len(files) > 50
+    assert [name for name in files if not any((folder / name).exists() for folder in folders)] == []
+
+
+def test_every_topology_is_documented_and_no_other() -> None:
+    (names,) = re.findall(r"The topologies are (.*?), as Google Cloud names them", DOCS["plan.md"], re.DOTALL)
+    assert set(re.findall(r"`([\w-]+)`", names)) == set(TOPOLOGIES)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -191,7 +191,7 @@ def panel(
 
 
 def _simulated_sources(topology: str, stack: contextlib.ExitStack) -> Sequence[Source]:
-    from crystools_tpu.testing.simulate import Simulation
+    from crystools_tpu.simulation.machine import Simulation
 
     try:
         return stack.enter_context(Simulation(topology, moving=True)).sources()

@@ -96,7 +96,7 @@ def _sources(topology: str | None, closing: contextlib.ExitStack) -> tuple[Seque
     """What is read, and the name of the machine if it is a simulated one."""
     if topology is None:
         return default_sources(), None
-    from crystools_tpu.testing.simulate import Simulation
+    from crystools_tpu.simulation.machine import Simulation
 
     try:
         simulation = closing.enter_context(Simulation(topology, moving=True))

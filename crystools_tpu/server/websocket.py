@@ -195,22 +195,16 @@ class Hub:
             self._unsubscribe = None
 
     def _publish_snapshot(self, snapshot: Snapshot) -> None:
-        with self._guard("a snapshot could not be sent"):
-            self._offer_snapshot(snapshot)
-
-    def _offer_snapshot(self, snapshot: Snapshot) -> None:
         frames: dict[frozenset[str] | None, str] = {}
-        for client in self._clients:
-            interval = self._interval(client)
-            metrics = client.settings.metrics
-            if interval > 0 and client.takes(
-                snapshot.time_unix_seconds, interval, self._monitor.interval_seconds / 2
-            ):
-                if metrics not in frames:
-                    frames[metrics] = wire.dumps(
-                        wire.snapshot_message(snapshot, self._settings.disks, metrics)
-                    )
-                client.offer(frames[metrics])
+        now, slack = snapshot.time_unix_seconds, self._monitor.interval_seconds / 2
+        with self._guard("a snapshot could not be sent"):
+            for client in self._clients:
+                interval, metrics = self._interval(client), client.settings.metrics
+                if interval > 0 and client.takes(now, interval, slack):
+                    if metrics not in frames:
+                        message = wire.snapshot_message(snapshot, self._settings.disks, metrics)
+                        frames[metrics] = wire.dumps(message)
+                    client.offer(frames[metrics])
 
     def _publish_events(self) -> None:
         for event in self._events.drain() if self._events is not None else ():

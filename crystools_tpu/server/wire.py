@@ -5,11 +5,13 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Collection, Iterable
-from typing import Any
+from typing import Any, Final
 
 from crystools_tpu.monitor import Snapshot
-from crystools_tpu.server.settings import CHIP_METRICS, HOST_METRICS, Settings
+from crystools_tpu.server.settings import METRICS, Settings
 from crystools_tpu.telemetry.events import WIRE_SCHEMA, ProfileCapture, RunReport, plain, to_wire
+
+_SNAPSHOT_FIELDS: Final = tuple(f.name for f in dataclasses.fields(Snapshot) if f.name != "histograms")
 
 
 def dumps(message: dict[str, Any]) -> str:
@@ -26,15 +28,14 @@ def snapshot_message(
     snapshot: Snapshot, disks: Collection[str] | None = None, metrics: Collection[str] | None = None
 ) -> dict[str, Any]:
     """The snapshot with only the chosen disks and metrics, None for all; never the histograms."""
-    body = plain(dataclasses.replace(snapshot, histograms=None))
-    del body["histograms"]
+    body = {name: plain(getattr(snapshot, name)) for name in _SNAPSHOT_FIELDS}
     host = body["host"]
     if host is not None and disks is not None:
         host["disks"] = [disk for disk in host["disks"] if disk["mount"] in disks]
-    if metrics is not None:
-        for chip in body["chips"]:
-            _keep_only(chip, CHIP_METRICS, metrics)
-        _keep_only(host or {}, HOST_METRICS, metrics)
+    left_out = METRICS.difference(METRICS if metrics is None else metrics)
+    for reading in (*body["chips"], host or {}):
+        for name in left_out:
+            reading.pop(name, None)
     return message(type="snapshot", **body)
 
 
@@ -62,9 +63,3 @@ def hello_message(
 def error_message(field: str, text: str) -> dict[str, Any]:
     """The answer to a bad websocket message."""
     return message(type="error", field=field, message=text)
-
-
-def _keep_only(reading: dict[str, Any], known: Collection[str], chosen: Collection[str]) -> None:
-    for name in known:
-        if name not in chosen:
-            reading.pop(name, None)

@@ -17,12 +17,11 @@ from tpu_info.device import TpuChip
 from crystools_tpu.sources.base import ChipReading, Reading, SourceError, SourceUnavailable
 from crystools_tpu.sources.child import Child
 from crystools_tpu.sources.tpu_discovery import SYSFS, find_chips
+from crystools_tpu.telemetry.chips import CHIPS_BY_NAME
 
 _CHILD: Final = Path(__file__).with_name("libtpu_sdk_child.py")
 _FIRST_PAUSE_SECONDS: Final = 1.0
 _LONGEST_PAUSE_SECONDS: Final = 60.0
-_ONE_CORE: Final = frozenset({TpuChip.V5E, TpuChip.V6E})
-"""Chips with one TensorCore. On the others the SDK says one or two figures a chip, by its version."""
 
 
 class LibtpuSdkSource:
@@ -131,7 +130,9 @@ class LibtpuSdkSource:
 
     def _reading(self, metrics: Mapping[str, Sequence[float]], chips: Sequence[TpuChip]) -> Reading:
         ids = tuple(self._chip_ids()) or tuple(f"tpu{number}" for number in range(len(chips)))
-        cores = (1,) if chips[0] in _ONE_CORE else (1, 2)
+        spec = CHIPS_BY_NAME.get(chips[0].value.name)
+        # Of more than one core the SDK says one or two figures a chip, by its version.
+        cores = (1,) if spec is not None and spec.tensorcores == 1 else (1, 2)
         by_field = {field: _by_chip(field, values, ids, cores) for field, values in metrics.items()}
         tensorcore = by_field.get("tensorcore_utilization", {})
         bandwidth = by_field.get("hbm_bandwidth_utilization", {})

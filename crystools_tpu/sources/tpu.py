@@ -81,8 +81,7 @@ class TpuSource:
         chip = self._chips[0] if self._chips else None
         kind = kind_name(chip.value.name) if chip else None
         per_chip = chip.value.devices_per_chip if chip else None
-        gauges = {address: metrics for address, (metrics, _) in ports.items()}
-        readings = chip_readings(gauges, kind, per_chip, self._shifts)
+        readings = chip_readings(ports, kind, per_chip, self._shifts)
         self._chip_ids = tuple(reading.chip for reading in readings)
         return Reading(chips=readings, histograms=self._histograms_of(ports, per_chip))
 

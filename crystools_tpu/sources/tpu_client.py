@@ -66,7 +66,8 @@ class RuntimeClient:
                 f"the TPU runtime at {self._address} did not answer ({error.code().name}); "
                 "is a process using the TPU?"
             ) from error
-        return {**metrics, Metric.HBM_TOTAL_BYTES: self._totals}
+        metrics[Metric.HBM_TOTAL_BYTES] = self._totals
+        return metrics
 
     def distributions(self, timeout_seconds: float) -> PortDistributions:
         """The distributions of at most `DISTRIBUTIONS_SECONDS` ago, none where the runtime did not answer."""

@@ -45,7 +45,7 @@ def gauges(metrics: Iterable[proto.Metric]) -> Gauges:
 
 
 def chip_readings(
-    ports: Mapping[str, PortMetrics],
+    ports: Mapping[str, tuple[PortMetrics, object]],
     kind: str | None,
     devices_per_chip: int | None,
     shifts: dict[str, int],
@@ -58,7 +58,7 @@ def chip_readings(
     so that its chips keep their names while another port is down.
     """
     numbered: dict[int, ChipReading] = {}
-    for address, port in ports.items():
+    for address, (port, _) in ports.items():
         per_chip = devices_per_chip or devices_per_chip_of(port)
         used = _sum_by_chip(port.get(Metric.HBM_USED_BYTES, {}), per_chip)
         total = _sum_by_chip(port.get(Metric.HBM_TOTAL_BYTES, {}), per_chip)

@@ -11,10 +11,11 @@ GIB = 1024**3
 class ChipSpec:
     """What a chip can do, dense bf16. `devices_per_chip` is how many jax devices one chip shows as.
 
-    The last three are known of the TPUs that can be planned for. `usable_hbm_bytes` is what libtpu's compiler
-    (0.0.42) lets programs have, on all devices of a chip. `clock_hz` is the TensorCore's: that at which its
-    matrix units reach the peak. `ici_link_bytes_per_second` is of one link to another chip, one way, as in
-    the book "How to Scale Your Model" (jax-ml.github.io/scaling-book/tpus).
+    `tensorcores` counts those of a TPU; no other chip has any. The last three are known of the TPUs that can
+    be planned for. `usable_hbm_bytes` is what libtpu's compiler (0.0.42) lets programs have, on all devices
+    of a chip. `clock_hz` is the TensorCore's: that at which its matrix units reach the peak.
+    `ici_link_bytes_per_second` is of one link to another chip, one way, as in the book "How to Scale Your
+    Model" (jax-ml.github.io/scaling-book/tpus).
     """
 
     name: str
@@ -24,6 +25,7 @@ class ChipSpec:
     hbm_bandwidth_bytes_per_second: float
     devices_per_chip: int
     source: str
+    tensorcores: int = 0
     usable_hbm_bytes: int | None = None
     clock_hz: float | None = None
     ici_link_bytes_per_second: float | None = None
@@ -33,8 +35,8 @@ _TPU_DOCS = "cloud.google.com/tpu/docs"
 _NVIDIA = "NVIDIA data sheet, dense bf16, SXM"
 
 CHIPS: tuple[ChipSpec, ...] = (
-    ChipSpec("v2", ("TPU v2",), 46e12, 16 * GIB, 716e9, 2, f"{_TPU_DOCS}/v2"),
-    ChipSpec("v3", ("TPU v3",), 123e12, 32 * GIB, 900e9, 2, f"{_TPU_DOCS}/v3"),
+    ChipSpec("v2", ("TPU v2",), 46e12, 16 * GIB, 716e9, 2, f"{_TPU_DOCS}/v2", tensorcores=2),
+    ChipSpec("v3", ("TPU v3",), 123e12, 32 * GIB, 900e9, 2, f"{_TPU_DOCS}/v3", tensorcores=2),
     ChipSpec(
         "v4",
         ("TPU v4",),
@@ -43,6 +45,7 @@ CHIPS: tuple[ChipSpec, ...] = (
         1228e9,
         1,
         f"{_TPU_DOCS}/v4",
+        tensorcores=2,
         usable_hbm_bytes=int(30.75 * GIB),
         clock_hz=1.05e9,
         ici_link_bytes_per_second=45e9,
@@ -55,6 +58,7 @@ CHIPS: tuple[ChipSpec, ...] = (
         819e9,
         1,
         f"{_TPU_DOCS}/v5e",
+        tensorcores=1,
         usable_hbm_bytes=int(15.75 * GIB),
         clock_hz=1.5e9,
         ici_link_bytes_per_second=45e9,
@@ -67,6 +71,7 @@ CHIPS: tuple[ChipSpec, ...] = (
         2765e9,
         1,
         f"{_TPU_DOCS}/v5p",
+        tensorcores=2,
         usable_hbm_bytes=int(95.73 * GIB),
         clock_hz=1.75e9,
         ici_link_bytes_per_second=90e9,
@@ -79,6 +84,7 @@ CHIPS: tuple[ChipSpec, ...] = (
         1638e9,
         1,
         f"{_TPU_DOCS}/v6e",
+        tensorcores=1,
         usable_hbm_bytes=int(31.24 * GIB),
         clock_hz=1.75e9,
         ici_link_bytes_per_second=90e9,
@@ -91,6 +97,7 @@ CHIPS: tuple[ChipSpec, ...] = (
         7380e9,
         2,
         f"{_TPU_DOCS}/tpu7x",
+        tensorcores=2,
         usable_hbm_bytes=int(2 * 94.74 * GIB),
         clock_hz=2.2e9,
         ici_link_bytes_per_second=90e9,
@@ -99,6 +106,7 @@ CHIPS: tuple[ChipSpec, ...] = (
     ChipSpec("H200", ("NVIDIA H200",), 989e12, 141 * 10**9, 4800e9, 1, _NVIDIA),
 )
 
+CHIPS_BY_NAME = {spec.name: spec for spec in CHIPS}
 _BY_KIND = {kind: spec for spec in CHIPS for kind in spec.device_kinds}
 
 

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
+from crystools_tpu.simulation import payload
+from crystools_tpu.simulation.figures import plausible_figures
+from crystools_tpu.simulation.runtime import FakeRuntime
+from crystools_tpu.simulation.sysfs import remove_chip, write_tree
+from crystools_tpu.simulation.topology import Topology, parse_topology
 from crystools_tpu.sources.tpu import TpuSource
-from crystools_tpu.testing import payload
-from crystools_tpu.testing.figures import plausible_figures
-from crystools_tpu.testing.runtime import FakeRuntime
-from crystools_tpu.testing.sysfs import remove_chip, write_tree
-from crystools_tpu.testing.topology import Topology, parse_topology
 
 
 class Scenario(StrEnum):

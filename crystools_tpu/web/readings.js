@@ -61,7 +61,7 @@ export function ramReading(store) {
   const { memory_used_bytes: used, memory_total_bytes: total, machine_memory_bytes: machine } = host ?? {};
   const limited = total != null && machine != null && total < machine;
   const limit = limited ? ` ${limitText(gibibytes(machine))}` : "";
-  return capacityReading("RAM", used, total, store.hostSeries("memory"), "RAM", limit);
+  return capacityReading("RAM", used, total, store.hostSeries("ram"), "RAM", limit);
 }
 
 /** @param {Store} store @param {string} mount @param {string} [label] */

@@ -238,7 +238,7 @@ export class Store extends EventTarget {
     return this.#seriesOf(`chip/${chip}/${quantity}`);
   }
 
-  /** @param {"cpu" | "memory" | `disk/${string}`} quantity */
+  /** @param {"cpu" | "ram" | `disk/${string}`} quantity */
   hostSeries(quantity) {
     return this.#seriesOf(`host/${quantity}`);
   }
@@ -267,7 +267,7 @@ export class Store extends EventTarget {
     const { host } = snapshot;
     if (!host) return;
     this.hostSeries("cpu").push(host.cpu_utilization_ratio);
-    this.hostSeries("memory").push(host.memory_used_bytes);
+    this.hostSeries("ram").push(host.memory_used_bytes);
     for (const disk of host.disks) this.hostSeries(`disk/${disk.mount}`).push(disk.used_bytes);
   }
 

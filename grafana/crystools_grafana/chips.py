@@ -32,7 +32,7 @@ def dashboard() -> models.Dashboard:
 
 def by_chip(metric: str) -> Query:
     """A gauge of the chips. Two exporters on one host show the same chips: neither is added to the other."""
-    return Query(f"max by (chip, simulated) (crystools_tpu_{metric}{{hosts}})", CHIP)
+    return Query(f"max by (chip, simulated) ({metric}{{hosts}})", CHIP)
 
 
 def host() -> list[Panel]:
@@ -98,7 +98,7 @@ def chips() -> list[Panel]:
             "HBM in use",
             "Device memory in use, beside all that the smallest chip has.",
             "bytes",
-            by_chip("chip_hbm_used_bytes"),
+            by_chip("crystools_tpu_chip_hbm_used_bytes"),
             Query(
                 "min by (simulated) (crystools_tpu_chip_hbm_total_bytes{hosts})",
                 "total {{simulated}}",
@@ -115,28 +115,28 @@ def chips() -> list[Panel]:
             "Duty cycle",
             "Share of the time in which the chip was busy with anything. Not MFU.",
             "percentunit",
-            by_chip("chip_duty_cycle_ratio"),
+            by_chip("crystools_tpu_chip_duty_cycle_ratio"),
             maximum=1,
         ),
         lines(
             "TensorCore utilisation",
             "Share of the TensorCore's capacity in use, as the runtime reports it. Not MFU.",
             "percentunit",
-            by_chip("chip_tensorcore_utilization_ratio"),
+            by_chip("crystools_tpu_chip_tensorcore_utilization_ratio"),
             maximum=1,
         ),
         lines(
             "HBM bandwidth",
             "Share of the memory bandwidth in use, as the runtime reports it.",
             "percentunit",
-            by_chip("chip_hbm_bandwidth_utilization_ratio"),
+            by_chip("crystools_tpu_chip_hbm_bandwidth_utilization_ratio"),
             maximum=1,
         ),
         lines(
             "Temperature",
             "Of the chips that say it: GPUs do, TPUs do not.",
             "celsius",
-            by_chip("chip_temperature_celsius"),
+            by_chip("crystools_tpu_chip_temperature_celsius"),
             minimum=None,
         ),
     ]
@@ -144,7 +144,7 @@ def chips() -> list[Panel]:
 
 def timings() -> list[Panel]:
     """What the TPU runtime measures of itself."""
-    program = ("chip_hlo_execution_seconds", "{hosts}", "chip, core_type, simulated")
+    program = ("crystools_tpu_chip_hlo_execution_seconds", "{hosts}", "chip, core_type, simulated")
     return [
         *(
             lines(
@@ -162,7 +162,12 @@ def timings() -> list[Panel]:
             "within its buckets.",
             "s",
             Query(
-                quantile(0.95, "megascale_latency_seconds", "{hosts}", "operation, buffer_size, simulated"),
+                quantile(
+                    0.95,
+                    "crystools_tpu_megascale_latency_seconds",
+                    "{hosts}",
+                    "operation, buffer_size, simulated",
+                ),
                 "{{operation}} {{buffer_size}} {{simulated}}",
             ),
         ),

@@ -189,7 +189,7 @@ def transfers() -> list[Panel]:
             "interpolated within its buckets.",
             "s",
             Query(
-                quantile(0.95, "megascale_latency_seconds", "{hosts}", f"operation, {BY}"),
+                quantile(0.95, "crystools_tpu_megascale_latency_seconds", "{hosts}", f"operation, {BY}"),
                 f"{{{{operation}}}} {HOST}",
             ),
             width=24,

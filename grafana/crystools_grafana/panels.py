@@ -52,9 +52,9 @@ def full(expr: str) -> str:
 
 
 def quantile(share: float, histogram: str, matchers: str, by: str) -> str:
-    """The query for a quantile of a histogram of the catalogue (its name without the prefix)."""
-    buckets = f"crystools_tpu_{histogram}_bucket{matchers}"
-    return f"histogram_quantile({share}, sum by (le, {by}) (rate({buckets}[$__rate_interval])))"
+    """The query for a quantile of a histogram of the catalogue."""
+    buckets = f"rate({histogram}_bucket{matchers}[$__rate_interval])"
+    return f"histogram_quantile({share}, sum by (le, {by}) ({buckets}))"
 
 
 def lines(

@@ -76,7 +76,7 @@ def runs() -> list[Panel]:
                 Query(
                     quantile(
                         share,
-                        "run_duration_seconds",
+                        "crystools_tpu_run_duration_seconds",
                         '{runs,status="succeeded"}',
                         "pipeline, simulated",
                     ),
@@ -109,7 +109,9 @@ def stages() -> list[Panel]:
             "Compilation included; interpolated within the histogram's buckets.",
             "s",
             Query(
-                quantile(0.5, "stage_duration_seconds", "{stages}", "pipeline, stage, simulated"),
+                quantile(
+                    0.5, "crystools_tpu_stage_duration_seconds", "{stages}", "pipeline, stage, simulated"
+                ),
                 STAGE,
             ),
         ),
@@ -137,8 +139,8 @@ def steps() -> list[Panel]:
             "Time of a step on the device, without steps in which a compile fell; interpolated within the "
             "histogram's buckets.",
             "s",
-            Query(quantile(0.5, "step_duration_seconds", "{stages}", by), f"median {STAGE}"),
-            Query(quantile(0.95, "step_duration_seconds", "{stages}", by), f"p95 {STAGE}"),
+            Query(quantile(0.5, seconds, "{stages}", by), f"median {STAGE}"),
+            Query(quantile(0.95, seconds, "{stages}", by), f"p95 {STAGE}"),
         ),
         lines(
             "Step time, mean",

@@ -10,9 +10,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
-
-    from crystools_pipelines.runtime.pipeline import Pipeline
-
 # Where a checkpoint in diffusers' format does not keep them under `config.json`.
 _CONFIG_FILES = {"model_index": "model_index.json", "scheduler": "scheduler/scheduler_config.json"}
 
@@ -36,10 +33,9 @@ class Model:
         request: type[Any] = getattr(self._module("request"), self.request_name)
         return request
 
-    def pipeline(self) -> "Pipeline[Any, Any]":
-        """Its stages; imports jax, torch and diffusers."""
-        pipeline: Pipeline[Any, Any] = self._module("pipeline").PIPELINE
-        return pipeline
+    def pipeline(self) -> Any:
+        """Its stages, a `runtime.pipeline.Pipeline`; imports jax, torch and diffusers."""
+        return self._module("pipeline").PIPELINE
 
     def tiny_checkpoint(self) -> "DiffusionPipeline":
         """A tiny random one, as diffusers' own pipeline; imports torch and diffusers."""

@@ -16,12 +16,12 @@ from crystools_exporters.prometheus import PrometheusExporter
 from crystools_tpu import telemetry
 from crystools_tpu.monitor import Monitor
 from crystools_tpu.server import Server, create_app
+from crystools_tpu.simulation.figures import ChipFigures, plausible_figures
+from crystools_tpu.simulation.machine import Simulation
+from crystools_tpu.simulation.sysfs import remove_chip
 from crystools_tpu.sources.base import ChipReading, Reading, Source, SourceError
 from crystools_tpu.sources.host import HostSource
 from crystools_tpu.telemetry import Event, Ratio, RunFinished, StageFinished, Status, StepFinished
-from crystools_tpu.testing.figures import ChipFigures, plausible_figures
-from crystools_tpu.testing.simulate import Simulation
-from crystools_tpu.testing.sysfs import remove_chip
 
 GRAFANA: Final = Path(__file__).parents[2] / "grafana"
 TOKEN: Final = "a token of the fleet's"

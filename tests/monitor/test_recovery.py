@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 import pytest
 
 from crystools_tpu.monitor import Monitor, Snapshot
+from crystools_tpu.simulation.machine import Simulation
 from crystools_tpu.sources.base import ChipReading
-from crystools_tpu.testing.simulate import Simulation
 
 PATIENCE = 30.0
 

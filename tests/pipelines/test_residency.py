@@ -119,13 +119,13 @@ def test_only_as_much_leaves_as_is_needed(
             order = [
                 (event.report.component or "", "loads")
                 if isinstance(event, StageStarted)
-                else (event.component, "leaves")
+                else (event.component, f"leaves {event.model}")
                 for event in events.drain()
                 if isinstance(event, ModelFreed)
                 or (isinstance(event, StageStarted) and event.report.name == StageName.LOAD)
             ]
     assert order[:2] == [("text_encoder", "loads"), ("transformer", "loads")]
-    assert order[2] == ("text_encoder", "leaves")  # the least recently used
+    assert order[2] == ("text_encoder", f"leaves {first}")  # the least recently used
 
 
 def test_what_a_model_needs_at_least_is_said(tiny_wan21: Path, device_bytes: dict[str, int]) -> None:

@@ -14,7 +14,7 @@ from crystools_exporters.prometheus import PrometheusExporter
 from crystools_tpu import telemetry
 from crystools_tpu.monitor import Monitor
 from crystools_tpu.server import create_app
-from crystools_tpu.testing.simulate import Simulation
+from crystools_tpu.simulation.machine import Simulation
 
 from .conftest import receive
 

@@ -11,11 +11,11 @@ from typing import Any
 import psutil
 import pytest
 
+from crystools_tpu.simulation.machine import Simulation
+from crystools_tpu.simulation.sysfs import write_tree
+from crystools_tpu.simulation.topology import parse_topology
 from crystools_tpu.sources.base import ChipReading, Reading, SourceError, SourceUnavailable
 from crystools_tpu.sources.libtpu_sdk import LibtpuSdkSource
-from crystools_tpu.testing.simulate import Simulation
-from crystools_tpu.testing.sysfs import write_tree
-from crystools_tpu.testing.topology import parse_topology
 
 PREAMBLE = """
 import os, pathlib, sys, time

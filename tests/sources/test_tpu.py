@@ -10,17 +10,17 @@ from pathlib import Path
 import pytest
 from tpu_info.proto import tpu_metric_service_pb2 as proto
 
+from crystools_tpu.simulation import payload
+from crystools_tpu.simulation.figures import ChipFigures
+from crystools_tpu.simulation.runtime import FakeRuntime
+from crystools_tpu.simulation.sysfs import write_tree
+from crystools_tpu.simulation.topology import TOPOLOGIES, parse_topology
 from crystools_tpu.sources.base import ChipReading, SourceError, SourceUnavailable
 from crystools_tpu.sources.tpu import TpuSource, runtime_addresses
 from crystools_tpu.sources.tpu_discovery import find_chips, kind_name
 from crystools_tpu.sources.tpu_histograms import DISTRIBUTIONS
 from crystools_tpu.sources.tpu_payload import Metric, PortMetrics, chip_readings, gauges
-from crystools_tpu.testing import payload
-from crystools_tpu.testing.figures import ChipFigures
-from crystools_tpu.testing.runtime import FakeRuntime
 from crystools_tpu.testing.scenarios import Scenario, run_scenario
-from crystools_tpu.testing.sysfs import write_tree
-from crystools_tpu.testing.topology import TOPOLOGIES, parse_topology
 
 GIB = 2**30
 ROOT = Path(__file__).parents[2]
@@ -322,7 +322,7 @@ def test_the_ports_of_the_environment_are_read(tmp_path: Path) -> None:
 
 
 def of_one_port(port: PortMetrics, kind: str | None, devices_per_chip: int) -> tuple[ChipReading, ...]:
-    return chip_readings({"localhost:8431": port}, kind, devices_per_chip, {})
+    return chip_readings({"localhost:8431": (port, None)}, kind, devices_per_chip, {})
 
 
 def test_entries_without_an_id_or_a_proper_number_are_left_out() -> None:

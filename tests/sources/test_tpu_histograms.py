@@ -8,17 +8,17 @@ from pathlib import Path
 import pytest
 from tpu_info.proto import tpu_metric_service_pb2 as proto
 
+from crystools_tpu.simulation import payload
+from crystools_tpu.simulation.figures import ChipFigures
+from crystools_tpu.simulation.runtime import FakeRuntime
+from crystools_tpu.simulation.sysfs import write_tree
+from crystools_tpu.simulation.topology import parse_topology
 from crystools_tpu.sources import tpu_client
 from crystools_tpu.sources.base import Durations, Histograms, HloExecutions, MegascaleLatencies
 from crystools_tpu.sources.tpu import TpuSource
 from crystools_tpu.sources.tpu_histograms import HLO_EXECUTION, MEGASCALE_OPERATIONS, durations, histograms
 from crystools_tpu.sources.tpu_payload import Metric, PortMetrics
-from crystools_tpu.testing import payload
-from crystools_tpu.testing.figures import ChipFigures
-from crystools_tpu.testing.runtime import FakeRuntime
 from crystools_tpu.testing.scenarios import Scenario, run_scenario
-from crystools_tpu.testing.sysfs import write_tree
-from crystools_tpu.testing.topology import parse_topology
 
 BOUNDS = (0.001, 0.0014, 0.00196)
 BucketOptions = proto.Distribution.BucketOptions

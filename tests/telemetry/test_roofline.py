@@ -75,13 +75,15 @@ def test_the_table_gives_what_google_publishes() -> None:
 def test_the_table_agrees_with_what_jaxs_own_kernels_assume() -> None:
     """`get_tpu_info_for_chip` is per TensorCore; v3 differs there (140, with 825 GB/s) and is left out."""
     pltpu = pytest.importorskip("jax._src.pallas.mosaic.tpu_info")
-    tensorcores = {"TPU_V4": 2, "TPU_V5E": 1, "TPU_V5P": 2, "TPU_V6E": 1, "TPU_7X": 2}
     names = {"TPU_V4": "v4", "TPU_V5E": "v5e", "TPU_V5P": "v5p", "TPU_V6E": "v6e", "TPU_7X": "7x"}
     specs = {spec.name: spec for spec in CHIPS}
-    for version, cores in tensorcores.items():
+    assert {name: specs[name].tensorcores for name in names.values()} == {
+        "v4": 2, "v5e": 1, "v5p": 2, "v6e": 1, "7x": 2,
+    }  # fmt: skip
+    for version, name in names.items():
         info = pltpu.get_tpu_info_for_chip(pltpu.ChipVersion[version], 1)
-        peak = specs[names[version]].peak_bf16_flops
-        assert info.bf16_ops_per_second * cores == pytest.approx(peak, rel=0.01)
+        peak = info.bf16_ops_per_second * specs[name].tensorcores
+        assert peak == pytest.approx(specs[name].peak_bf16_flops, rel=0.01)
 
 
 def test_an_unknown_chip_has_no_peak_unless_the_user_gives_one() -> None:

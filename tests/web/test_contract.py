@@ -94,6 +94,13 @@ def test_every_colour_that_a_component_reads_is_in_the_theme() -> None:
     assert read == defined
 
 
+def test_the_page_imports_the_components_that_it_shows() -> None:
+    shown = set(re.findall(r"<(crystools-\w+)", (WEB / "index.html").read_text()))
+    imported = re.findall(r'^import "\./(components/.*)";$', (WEB / "page.js").read_text(), re.MULTILINE)
+    texts = "".join((WEB / file).read_text() for file in imported)
+    assert shown == set(re.findall(r'customElements\.define\("([\w-]+)"', texts))
+
+
 def test_the_javascript_is_typed() -> None:
     compiler = ROOT / "node_modules" / "typescript" / "bin" / "tsc"
     node = shutil.which("node")

@@ -8,8 +8,8 @@ import re
 import pytest
 from playwright.sync_api import Locator, Page, expect
 
+from crystools_tpu.simulation.machine import Simulation
 from crystools_tpu.sources.base import ChipReading, HostReading, Reading
-from crystools_tpu.testing.simulate import Simulation
 from tests.web.conftest import OpenPage
 from tests.web.scenes import GIB, HOST, Scene, played_until, v6e_readings
 

@@ -1,4 +1,4 @@
-"""Model FLOPs and bytes of CogVideoX, from the architecture alone, counted as `runtime.costs` says.
+"""Model FLOPs and bytes of CogVideoX, from the architecture alone, counted as `costs.py` says.
 
 A `config` is the mapping in the component's `config.json`.
 """
@@ -8,7 +8,7 @@ from functools import partial
 from math import prod
 from typing import Any
 
-from crystools_pipelines.runtime.costs import Cost, attention, convolution, linear, matmul, residual_block
+from crystools_pipelines.costs import Cost, attention, convolution, linear, matmul, residual_block
 from crystools_pipelines.text import t5_costs
 
 Config = Mapping[str, Any]

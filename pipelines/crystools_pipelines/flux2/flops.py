@@ -1,4 +1,4 @@
-"""Model FLOPs and bytes of FLUX.2, from the architecture alone, counted as `runtime.costs` says.
+"""Model FLOPs and bytes of FLUX.2, from the architecture alone, counted as `costs.py` says.
 
 A `config` is the mapping in the component's `config.json`, for the text encoder its `text_config`.
 """
@@ -6,7 +6,7 @@ A `config` is the mapping in the component's `config.json`, for the text encoder
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from crystools_pipelines.runtime.costs import (
+from crystools_pipelines.costs import (
     Cost,
     attention,
     convolution,

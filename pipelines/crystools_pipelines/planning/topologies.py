@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
-from crystools_tpu.telemetry.chips import CHIPS, ChipSpec, chip_spec
+from crystools_tpu.telemetry.chips import CHIPS_BY_NAME, ChipSpec, chip_spec
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Topology:
     @property
     def chip(self) -> ChipSpec:
         """The specification of one of its chips."""
-        return next(chip for chip in CHIPS if chip.name == self.chip_name)
+        return CHIPS_BY_NAME[self.chip_name]
 
 
 _MEGACORE = {"chip_config_name": "megacore"}  # both TensorCores of a v4 as one device, as jax has them

@@ -6,7 +6,7 @@ They differ in `position_tables`: how many tables of relative positions there ar
 from collections.abc import Mapping
 from typing import Any
 
-from crystools_pipelines.runtime.costs import attention, matmul
+from crystools_pipelines.costs import attention, matmul
 
 Config = Mapping[str, Any]
 
@@ -22,7 +22,7 @@ def encoder_flops(config: Config, batch: int, tokens: int) -> float:
 def encoder_bytes(
     config: Config, batch: int, tokens: int, bytes_per_parameter: int, *, position_tables: int
 ) -> float:
-    """Bytes that one forward must move to or from HBM, as in `runtime.costs`.
+    """Bytes that one forward must move to or from HBM, as in `costs.py`.
 
     Of the vocabulary only the tokens' own rows; then all weights once, the hidden states of two sublayers a
     layer with their keys and values, and the embeddings out.

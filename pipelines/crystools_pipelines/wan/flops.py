@@ -1,4 +1,4 @@
-"""Model FLOPs and bytes of Wan2.1, from the architecture alone, counted as `runtime.costs` says.
+"""Model FLOPs and bytes of Wan2.1, from the architecture alone, counted as `costs.py` says.
 
 A `config` is the mapping in the component's `config.json`.
 """
@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from math import prod
 from typing import Any
 
-from crystools_pipelines.runtime.costs import (
+from crystools_pipelines.costs import (
     Cost,
     attention,
     convolution,

@@ -2,7 +2,7 @@
 
 from itertools import pairwise
 
-from crystools_pipelines.runtime.costs import Cost, convolution, residual_block
+from crystools_pipelines.costs import Cost, convolution, residual_block
 from crystools_pipelines.wan.flops import (
     PAST_FRAMES,
     Config,

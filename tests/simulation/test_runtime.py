@@ -12,10 +12,10 @@ from tpu_info.device import TpuChip
 from tpu_info.proto import tpu_metric_service_pb2 as proto
 from tpu_info.proto.tpu_metric_service_pb2_grpc import RuntimeMetricServiceStub
 
-from crystools_tpu.testing import payload
-from crystools_tpu.testing.figures import ChipFigures
-from crystools_tpu.testing.runtime import FakeRuntime
-from crystools_tpu.testing.topology import parse_topology
+from crystools_tpu.simulation import payload
+from crystools_tpu.simulation.figures import ChipFigures
+from crystools_tpu.simulation.runtime import FakeRuntime
+from crystools_tpu.simulation.topology import parse_topology
 
 GIB = 2**30
 

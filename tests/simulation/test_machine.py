@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from crystools_tpu.monitor import Monitor
+from crystools_tpu.simulation.machine import Simulation
+from crystools_tpu.simulation.topology import TOPOLOGIES, parse_topology
 from crystools_tpu.sources.tpu_discovery import find_chips
-from crystools_tpu.testing.simulate import Simulation
-from crystools_tpu.testing.topology import TOPOLOGIES, parse_topology
 
 
 @pytest.mark.parametrize("topology", TOPOLOGIES)
@@ -93,7 +93,7 @@ def test_a_process_that_simulated_leaves_no_child_behind(tmp_path: Path) -> None
     program = """
         import psutil, time
         from crystools_tpu.monitor import Monitor
-        from crystools_tpu.testing.simulate import Simulation
+        from crystools_tpu.simulation.machine import Simulation
         with Simulation("v6e-8") as simulation:
             monitor = Monitor(simulation.sources(), simulated=True)
             while not monitor.health()[2].up:

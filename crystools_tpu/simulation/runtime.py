@@ -11,9 +11,9 @@ import grpc
 from tpu_info.proto import tpu_metric_service_pb2 as proto
 from tpu_info.proto import tpu_metric_service_pb2_grpc as service
 
-from crystools_tpu.testing.figures import ChipFigures, plausible_figures
-from crystools_tpu.testing.payload import METRIC_NAMES, OrdinalType, metric_messages, status_message
-from crystools_tpu.testing.topology import Topology
+from crystools_tpu.simulation.figures import ChipFigures, plausible_figures
+from crystools_tpu.simulation.payload import METRIC_NAMES, OrdinalType, metric_messages, status_message
+from crystools_tpu.simulation.topology import Topology
 
 
 class FakeRuntime:

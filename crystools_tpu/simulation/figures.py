@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from crystools_tpu.testing.topology import Topology
+from crystools_tpu.simulation.topology import Topology
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,8 +9,8 @@ from tpu_info.device import TpuChip
 from tpu_info.proto import tpu_metric_service_pb2 as proto
 from tpu_info.proto import tpu_telemetry_pb2 as telemetry
 
-from crystools_tpu.testing.figures import ChipFigures
-from crystools_tpu.testing.topology import Topology
+from crystools_tpu.simulation.figures import ChipFigures
+from crystools_tpu.simulation.topology import Topology
 
 HBM_TOTAL: Final = "tpu.runtime.hbm.memory.total.bytes"
 HBM_USED: Final = "tpu.runtime.hbm.memory.usage.bytes"
@@ -56,7 +56,7 @@ def metric_messages(
     by_device = [(id_, figures[index // per_chip]) for index, id_ in enumerate(ids)]
     per_device_duty = per_chip == 1 or topology.chip is TpuChip.V7X
     duty = by_device if per_device_duty else list(enumerate(figures))
-    cores = [chip for chip in figures for _ in range(topology.cores_per_chip)]
+    cores = [chip for chip in figures for _ in range(topology.spec.tensorcores)]
     if name in TRANSFERS:
         return [_entry({"buffer-size": "8MB+"}, distribution=_distribution(figures[0].hlo_executions))]
     gauges: Mapping[str, list[proto.Metric]] = {

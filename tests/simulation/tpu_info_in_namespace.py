@@ -18,10 +18,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-from crystools_tpu.testing.runtime import FakeRuntime
-from crystools_tpu.testing.simulate import FAKE_SDK, SDK_ADDRESS_VARIABLE
-from crystools_tpu.testing.sysfs import write_tree
-from crystools_tpu.testing.topology import parse_topology
+from crystools_tpu.simulation.machine import FAKE_SDK, SDK_ADDRESS_VARIABLE
+from crystools_tpu.simulation.runtime import FakeRuntime
+from crystools_tpu.simulation.sysfs import write_tree
+from crystools_tpu.simulation.topology import parse_topology
 
 SIOCGIFFLAGS, SIOCSIFFLAGS, IFF_UP = 0x8913, 0x8914, 0x1
 

@@ -7,22 +7,21 @@ from typing import Final
 
 from tpu_info.device import TpuChip
 
-from crystools_tpu.telemetry.chips import CHIPS, ChipSpec
+from crystools_tpu.telemetry.chips import CHIPS_BY_NAME, ChipSpec
 
 
 @dataclass(frozen=True, slots=True)
 class Topology:
-    """One host. `cores_per_chip` counts TensorCores, `chip.value.devices_per_chip` what jax calls devices."""
+    """One host."""
 
     name: str
     chip: TpuChip
     chips: int
-    cores_per_chip: int
 
     @property
     def spec(self) -> ChipSpec:
         """The chip's specification."""
-        return next(spec for spec in CHIPS if spec.name == self.chip.value.name)
+        return CHIPS_BY_NAME[self.chip.value.name]
 
     @property
     def devices_per_chip(self) -> int:
@@ -35,17 +34,17 @@ class Topology:
 _TOPOLOGIES: Final = {
     topology.name: topology
     for topology in (
-        Topology("v2-8", TpuChip.V2, 4, 2),
-        Topology("v3-8", TpuChip.V3, 4, 2),
-        Topology("v4-8", TpuChip.V4, 4, 2),
-        Topology("v5e-1", TpuChip.V5E, 1, 1),
-        Topology("v5e-4", TpuChip.V5E, 4, 1),
-        Topology("v5e-8", TpuChip.V5E, 8, 1),
-        Topology("v5p-8", TpuChip.V5P, 4, 2),
-        Topology("v6e-1", TpuChip.V6E, 1, 1),
-        Topology("v6e-4", TpuChip.V6E, 4, 1),
-        Topology("v6e-8", TpuChip.V6E, 8, 1),
-        Topology("7x-8", TpuChip.V7X, 4, 2),
+        Topology("v2-8", TpuChip.V2, 4),
+        Topology("v3-8", TpuChip.V3, 4),
+        Topology("v4-8", TpuChip.V4, 4),
+        Topology("v5e-1", TpuChip.V5E, 1),
+        Topology("v5e-4", TpuChip.V5E, 4),
+        Topology("v5e-8", TpuChip.V5E, 8),
+        Topology("v5p-8", TpuChip.V5P, 4),
+        Topology("v6e-1", TpuChip.V6E, 1),
+        Topology("v6e-4", TpuChip.V6E, 4),
+        Topology("v6e-8", TpuChip.V6E, 8),
+        Topology("7x-8", TpuChip.V7X, 4),
     )
 }
 

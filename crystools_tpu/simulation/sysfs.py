@@ -7,7 +7,7 @@ from typing import Final
 
 from tpu_info.device import GOOGLE_PCI_VENDOR_ID, TpuChip
 
-from crystools_tpu.testing.topology import Topology
+from crystools_tpu.simulation.topology import Topology
 
 _PCI_IDS: Final = {
     TpuChip.V2: ("0x0027", "0x004e"),

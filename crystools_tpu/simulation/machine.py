@@ -1,4 +1,4 @@
-"""A whole simulated TPU host: what stands behind `serve --simulate v6e-8`, and in ComfyUI the same."""
+"""A whole simulated TPU host: what stands behind `serve --simulate v6e-8` and ComfyUI's variable for it."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final, Self
 
+from crystools_tpu.simulation.figures import ChipFigures, plausible_figures
+from crystools_tpu.simulation.runtime import FakeRuntime
+from crystools_tpu.simulation.sysfs import write_tree
+from crystools_tpu.simulation.topology import parse_topology
 from crystools_tpu.sources.base import Source
 from crystools_tpu.sources.host import HostSource
 from crystools_tpu.sources.libtpu_sdk import LibtpuSdkSource
 from crystools_tpu.sources.tpu import TpuSource
-from crystools_tpu.testing.figures import ChipFigures, plausible_figures
-from crystools_tpu.testing.runtime import FakeRuntime
-from crystools_tpu.testing.sysfs import write_tree
-from crystools_tpu.testing.topology import parse_topology
 
 FAKE_SDK: Final = Path(__file__).with_name("fake_sdk")
 SDK_ADDRESS_VARIABLE: Final = "CRYSTOOLS_TPU_SIMULATED_RUNTIME"

@@ -1,0 +1,1 @@
+"""Simulated TPU machines, for `--simulate` and anybody's tests. This package imports none of its modules."""
