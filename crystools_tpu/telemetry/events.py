@@ -254,7 +254,7 @@ class StageProgress(_Safe):
 
     `eta_seconds` is what it has still to go from now on; with `eta_by_forecast` it is the forecast's alone
     and stands, for a compile may precede the first step. `mfu`, `mbu` and `bound` are of the latest step
-    without a compile, `bytes_per_second` is a download's rate.
+    without a compile, of all so far for who has not heard of it. `bytes_per_second` is a download's rate.
     """
 
     eta_seconds: float | None

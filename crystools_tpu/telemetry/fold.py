@@ -89,7 +89,7 @@ class Fold:
 class _Stage:
     """One stage as it stands, from its report at some time and its events from then on.
 
-    An event that the report knows already changes nothing.
+    What the report knows already does not count again.
     """
 
     def __init__(self, number: int, report: StageReport, now: float) -> None:
@@ -125,17 +125,19 @@ class _Stage:
         return self.progress
 
     def _step(self, event: StepFinished) -> dict[str, Any]:
+        figures = {"mfu": event.mfu, "mbu": event.mbu, "bound": event.bound}
+        changes: dict[str, Any] = {name: figure for name, figure in figures.items() if figure is not None}
+        if event.step + 1 >= self._steps:
+            changes |= {"eta_seconds": event.eta_seconds, "eta_by_forecast": False}
         if event.step < self._steps:
-            return {}
+            return changes
         self._steps += 1
-        changes: dict[str, Any] = {"eta_seconds": event.eta_seconds, "eta_by_forecast": False}
         if not event.record.compiled:
             bisect.insort(self._timed, event.record.seconds)
             changes["step_seconds"] = statistics_of(self._timed)
         if event.record.finite is False and self.progress.first_nonfinite_step is None:
             changes["first_nonfinite_step"] = event.step
-        latest = {"mfu": event.mfu, "mbu": event.mbu, "bound": event.bound}
-        return changes | {name: value for name, value in latest.items() if value is not None}
+        return changes
 
     def _compile(self, event: CompileFinished) -> dict[str, Any]:
         if event.record in self._compiles:
