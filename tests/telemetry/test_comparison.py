@@ -24,7 +24,7 @@ from crystools_tpu.telemetry import (
     compare,
     regressions,
 )
-from crystools_tpu.telemetry.stage import step_statistics
+from crystools_tpu.telemetry.step_times import step_statistics
 
 GIB = 2**30
 

@@ -88,7 +88,7 @@ def test_a_stage_says_how_many_steps_of_each_kind_come_and_each_step_its_kind(be
 def test_the_wire_carries_a_kind_only_where_it_is_not_the_full_one(bench: Bench) -> None:
     with bench.run() as run:
         for steps, kind in ((1, "full"), ({"full": 1}, "full"), ({"full": 0, "cached": 1}, "cached")):
-            with run.stage("denoise", steps=steps) as stage:  # type: ignore[arg-type]
+            with run.stage("denoise", steps=steps) as stage:
                 stage.step(None, kind=kind)
     wire = telemetry.to_wire(run.report)
     assert ["steps_by_kind" in stage for stage in wire["stages"]] == [False, False, True]

@@ -15,6 +15,7 @@ from crystools_tpu.telemetry import (
     Run,
     RunReport,
     StageProgress,
+    StageStarted,
     StepSeconds,
     with_progress,
 )
@@ -184,13 +185,13 @@ def test_the_time_left_runs_from_the_last_step_on_and_a_compile_does_not_turn_it
 
 def test_before_the_first_step_the_forecast_stands_however_long_the_compile(bench: Bench) -> None:
     with listening(bench, steps=10) as (stage, listener):
-        report = dataclasses.replace(stage.report, predicted_step_seconds=2.0)
         (started,) = listener._events.drain()
-        told = listener.fold.told(dataclasses.replace(started, report=report))  # type: ignore[call-arg]
-        assert (told.progress.eta_seconds, told.progress.eta_by_forecast) == (20.0, True)  # type: ignore[union-attr]
+        assert isinstance(started, StageStarted)
+        report = dataclasses.replace(started.report, predicted_step_seconds=2.0)
+        listener.fold.told(dataclasses.replace(started, report=report))
         compiled(bench, stage, 30.0)
-        told_after = listener.progress()
-        assert (told_after.eta_seconds, told_after.eta_by_forecast) == (20.0, True)
+        told = listener.progress()
+        assert (told.eta_seconds, told.eta_by_forecast) == (20.0, True)
         step(bench, stage, 1.0)
         assert listener.progress().eta_by_forecast is False
 

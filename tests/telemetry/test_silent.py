@@ -39,7 +39,7 @@ def test_its_report_is_one_that_can_be_written_and_read() -> None:
 
 def test_it_keeps_the_pace_of_a_run_that_is_recorded() -> None:
     first, second = DeviceStep(), DeviceStep()
-    returned = []
+    returned: list[DeviceStep | None] = []
 
     def host() -> None:
         with telemetry.silent_run("follower") as run:
