@@ -12,7 +12,7 @@ from aiohttp.test_utils import TestClient
 from crystools_tpu import telemetry
 from crystools_tpu.telemetry import Forecast, StageForecast, StageName
 
-from .conftest import Bench, receive
+from .conftest import PATIENCE_SECONDS, Bench, receive
 
 WS = "/crystools-tpu/ws"
 FORECAST = Forecast("a guess", None, (StageForecast(StageName.DENOISE, None, None, 3.0, None),))
@@ -39,13 +39,12 @@ def a_run(bench: Bench, clock: Clock, **options: Any) -> AbstractContextManager[
     return bench.run(clock=clock, **options)
 
 
-def step(clock: Clock, stage: telemetry.Stage, seconds: float, kind: str = "full") -> None:
+def step(bench: Bench, clock: Clock, stage: telemetry.Stage, seconds: float, kind: str = "full") -> None:
     """A step, recorded when this returns."""
-    before = len(stage.report.steps)
-    clock.now += seconds
-    stage.step(None, kind=kind)
-    while len(stage.report.steps) == before:
-        pass
+    with bench.bus.subscribe() as events:
+        clock.now += seconds
+        stage.step(None, kind=kind)
+        assert events.get(PATIENCE_SECONDS) is not None
 
 
 async def test_each_event_of_a_stage_says_how_it_stands(
@@ -57,7 +56,7 @@ async def test_each_event_of_a_stage_says_how_it_stands(
             with run.stage("denoise", steps=4) as stage:
                 stage.compile_log.duration("/jax/core/compile/backend_compile_duration", 2.0, "jit(step)")
                 for seconds in (5.0, 7.0):
-                    step(clock, stage, seconds)
+                    step(bench, clock, stage, seconds)
         started = await receive(socket, "stage_started")
         compiled = await receive(socket, "compile_finished")
         first = await receive(socket, "step_finished")
@@ -80,10 +79,10 @@ async def test_who_comes_in_the_middle_of_a_run_is_told_in_the_hello_and_hears_t
 ) -> None:
     with a_run(bench, clock) as run, run.stage("denoise", steps={"full": 3, "cached": 4}) as stage:
         for seconds, kind in ((8.0, "full"), (1.0, "cached"), (3.0, "cached")):
-            step(clock, stage, seconds, kind)
+            step(bench, clock, stage, seconds, kind)
         async with client.ws_connect(WS) as late:
             hello = await receive(late, "hello")
-            step(clock, stage, 6.0, "full")
+            step(bench, clock, stage, 6.0, "full")
             heard = await receive(late, "step_finished")
         answer = await (await client.get(f"/crystools-tpu/api/runs/{run.run_id}")).json()
         page = await (await client.get("/crystools-tpu/api/runs")).json()
@@ -105,7 +104,7 @@ async def test_who_comes_in_the_middle_of_a_run_is_told_in_the_hello_and_hears_t
 
 async def test_a_run_that_has_ended_has_no_progress(bench: Bench, client: Client, clock: Clock) -> None:
     with a_run(bench, clock) as run, run.stage("denoise", steps=2) as stage:
-        step(clock, stage, 1.0)
+        step(bench, clock, stage, 1.0)
     async with client.ws_connect(WS) as socket:
         (report,) = (await receive(socket, "hello"))["runs"]
     assert "progress" not in report
