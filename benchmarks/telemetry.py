@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -91,46 +92,16 @@ def step_record_against_otel_span(count: int = 2000, rounds: int = 9) -> Figure:
         provider.shutdown()
 
 
-class _Unpaced:
-    """A stage that neither records nor waits: the host runs ahead as far as it likes."""
+@contextlib.contextmanager
+def _unpaced(*args: Any, **options: Any) -> Iterator[Any]:
+    """A run that neither records nor waits: the host runs ahead as far as it likes."""
+    from crystools_tpu import telemetry
 
-    def step(self, done: Any, **_: Any) -> None:
-        """Nothing."""
-
-    def finish(self) -> None:
-        """Nothing."""
-
-
-class _Paced(_Unpaced):
-    """A stage that records nothing but keeps telemetry's pace: two steps in flight, none left at its end."""
-
-    def __init__(self) -> None:
-        self._newest: Any = None
-
-    def step(self, done: Any, **_: Any) -> None:
-        """Waits for the step before this one."""
-        previous, self._newest = self._newest, done
-        if previous is not None:
-            previous.block_until_ready()
-
-    def finish(self) -> None:
-        """Waits for the last step."""
-        if self._newest is not None:
-            self._newest.block_until_ready()
-
-
-class _UnrecordedRun:
-    output: str | None = None
-    report: Any = None
-
-    def __init__(self, stage: type[_Unpaced]) -> None:
-        self._stage = stage
-
-    @contextlib.contextmanager
-    def stage(self, *_: Any, **__: Any) -> Iterator[_Unpaced]:
-        stage = self._stage()
-        yield stage
-        stage.finish()
+    with (
+        telemetry.silent_run(*args, **options) as run,
+        mock.patch.object(telemetry.SilentStage, "step"),
+    ):
+        yield run
 
 
 def pipeline_with_telemetry_against_without(rounds: int = 15) -> tuple[Figure, Figure]:
@@ -153,16 +124,13 @@ def pipeline_with_telemetry_against_without(rounds: int = 15) -> tuple[Figure, F
             generate(request, checkpoint=checkpoint, devices=1)
             return time.perf_counter() - start
 
-        def unrecorded(stage: type[_Unpaced]) -> float:
-            @contextlib.contextmanager
-            def run(*_: Any, **__: Any) -> Iterator[_UnrecordedRun]:
-                yield _UnrecordedRun(stage)
-
+        def unrecorded(run: Callable[..., Any]) -> float:
             with mock.patch.object(telemetry, "run", run):
                 return recorded()
 
         with mock.patch.dict(os.environ, JAX_COMPILATION_CACHE_DIR=str(Path(folder) / "cache")):
-            seconds = alternate((recorded, lambda: unrecorded(_Paced), lambda: unrecorded(_Unpaced)), rounds)
+            others = (telemetry.silent_run, _unpaced)
+            seconds = alternate((recorded, *(partial(unrecorded, run) for run in others)), rounds)
     ours, paced, unpaced = seconds
     return (
         Figure("pipeline with telemetry / same pace without", ours, paced, "s", 1.01),

@@ -8,7 +8,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from crystools_tpu.telemetry import BytesTransferred, Ratio, RunReport, StageReport, StepFinished
+from crystools_tpu.telemetry import BytesTransferred, Ratio, RunReport, StageReport, StepFinished, eta_seconds
 
 MIB = 1024**2
 GIB = 1024**3
@@ -48,9 +48,8 @@ def stage_text(report: RunReport) -> str:
 
 def forecast_note(stage: StageReport) -> str:
     """`225.0 s to go by the forecast`, of a stage that begins; empty where it has none."""
-    if stage.predicted_step_seconds is None or stage.steps_total is None:
-        return ""
-    return f"{stage.predicted_step_seconds * stage.steps_total:.1f} s to go by the forecast"
+    eta = eta_seconds(stage)
+    return "" if eta is None else f"{eta:.1f} s to go by the forecast"
 
 
 def step_note(event: StepFinished) -> str:

@@ -79,6 +79,10 @@ class Monitor:
             self._stop_loop()
             self._start_loop()
 
+    def unix_seconds(self) -> float:
+        """The time of day by the clock of its snapshots."""
+        return self._clock()
+
     @property
     def samples_total(self) -> int:
         """Snapshots taken so far."""

@@ -21,7 +21,7 @@ from crystools_tpu.server.runs import KeptRuns, Runs
 from crystools_tpu.server.settings import FieldError, Settings, parse_object, updated_settings
 from crystools_tpu.server.static import WEB_ROOT, file_handler
 from crystools_tpu.server.websocket import Hub
-from crystools_tpu.telemetry import Bus, History, RunReport, to_wire
+from crystools_tpu.telemetry import Bus, History, RunReport, to_wire, with_progress
 from crystools_tpu.telemetry.events import plain
 
 PREFIX: Final = "/crystools-tpu"
@@ -170,7 +170,7 @@ class Api:
         self._trace = trace
         self.profiling = profiling
         self.page_key = secrets.token_urlsafe(16)
-        self.hub = Hub(monitor, bus, self._hello)
+        self.hub = Hub(monitor, bus, self._hello, runs.of_this_process_by_id)
 
     async def health(self, request: web.Request) -> web.Response:
         """How the server stands, and on which address it was reached."""
@@ -215,7 +215,7 @@ class Api:
         limit = _limit(request.query.get("limit", str(HELLO_RUNS)))
         reports, unreadable = await asyncio.to_thread(self._runs.page, limit + 1, request.query.get("before"))
         return _json(
-            runs=[to_wire(report) for report in reports[:limit]],
+            runs=[to_wire(self._told(report)) for report in reports[:limit]],
             more=len(reports) > limit,
             unreadable=list(unreadable),
         )
@@ -223,7 +223,7 @@ class Api:
     async def run(self, request: web.Request) -> web.Response:
         """The report of one run."""
         report = await self._report("run_id", request.match_info["run_id"])
-        return web.json_response(to_wire(report), dumps=wire.dumps)
+        return web.json_response(to_wire(self._told(report)), dumps=wire.dumps)
 
     async def trace(self, request: web.Request) -> web.Response:
         """One run as a file for Perfetto's viewer."""
@@ -262,8 +262,11 @@ class Api:
             raise security.refusal(web.HTTPNotFound, field, f"{field} is none of the runs remembered")
         return report
 
+    def _told(self, report: RunReport) -> RunReport:
+        return with_progress(report, self._monitor.unix_seconds())
+
     def _hello(self, settings: Settings) -> dict[str, Any]:
-        reports = self._runs.of_this_process()[:HELLO_RUNS]
+        reports = map(self._told, self._runs.of_this_process()[:HELLO_RUNS])
         capture = self.profiling.profiler.capture if self.profiling is not None else None
         return wire.hello_message(
             __version__,

@@ -32,6 +32,10 @@ class Runs:
         """Newest first; does not block."""
         return self._history.reports()
 
+    def of_this_process_by_id(self, run_id: str) -> RunReport | None:
+        """One of those; does not block."""
+        return self._history.report(run_id)
+
     def page(self, limit: int, before: str | None = None) -> tuple[tuple[RunReport, ...], Sequence[str]]:
         """The newest `limit` runs, or those that began before run `before`, newest first.
 

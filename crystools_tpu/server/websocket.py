@@ -26,7 +26,8 @@ from crystools_tpu.server.settings import (
     parse_object,
     updated_client_settings,
 )
-from crystools_tpu.telemetry.events import to_wire
+from crystools_tpu.telemetry.events import RunReport, to_wire
+from crystools_tpu.telemetry.fold import Fold
 from crystools_tpu.telemetry.guard import Guard
 from crystools_tpu.telemetry.pubsub import Bus, Subscription
 
@@ -96,17 +97,25 @@ class Client:
 
 
 class Hub:
-    """All clients, and what they are subscribed to."""
+    """All clients, and what they are subscribed to. `report_of` gives a run of this process at once."""
 
-    def __init__(self, monitor: Monitor, bus: Bus, hello: Callable[[Settings], dict[str, Any]]) -> None:
+    def __init__(
+        self,
+        monitor: Monitor,
+        bus: Bus,
+        hello: Callable[[Settings], dict[str, Any]],
+        report_of: Callable[[str], RunReport | None],
+    ) -> None:
         self._monitor = monitor
         self._bus = bus
         self._hello = hello
+        self._report_of = report_of
         self._settings = Settings(interval_seconds=monitor.interval_seconds)
         self._clients: set[Client] = set()
         self._guard = Guard(logger)
         self._unsubscribe: Callable[[], None] | None = None
         self._events: Subscription | None = None
+        self._fold = self._new_fold()
 
     @property
     def settings(self) -> Settings:
@@ -155,10 +164,14 @@ class Hub:
     def _join(self, client: Client) -> None:
         if self._events is None:
             self._events = self._bus.subscribe(wakeup=_waker(self._publish_events))
+            self._fold = self._new_fold()
         self._publish_events()  # what happened before the hello is in the hello
         client.offer(wire.dumps(self._hello(self._settings)))
         self._clients.add(client)
         self._update_sampling()
+
+    def _new_fold(self) -> Fold:
+        return Fold(self._report_of, self._monitor.unix_seconds)
 
     def _leave(self, client: Client) -> None:
         self._clients.discard(client)
@@ -209,7 +222,7 @@ class Hub:
     def _publish_events(self) -> None:
         for event in self._events.drain() if self._events is not None else ():
             with self._guard(f"{event.type} could not be sent"):
-                frame = wire.dumps(to_wire(event))
+                frame = wire.dumps(to_wire(self._fold.told(event)))
                 for client in self._clients:
                     client.offer(frame)
 

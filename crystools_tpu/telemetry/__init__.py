@@ -18,6 +18,7 @@ from crystools_tpu.telemetry.comparison import (
     compare,
     regressions,
 )
+from crystools_tpu.telemetry.eta import eta_seconds
 from crystools_tpu.telemetry.events import (
     WIRE_SCHEMA,
     Bound,
@@ -41,6 +42,7 @@ from crystools_tpu.telemetry.events import (
     StageFinished,
     StageForecast,
     StageName,
+    StageProgress,
     StageReport,
     StageStarted,
     Status,
@@ -49,11 +51,14 @@ from crystools_tpu.telemetry.events import (
     StepSeconds,
     to_wire,
 )
+from crystools_tpu.telemetry.fold import Fold, with_progress
 from crystools_tpu.telemetry.forecast import forecast_warning
 from crystools_tpu.telemetry.profile import CaptureBusyError, Profiler
+from crystools_tpu.telemetry.protocol import RunRecorder, StageFacts, StageRecorder
 from crystools_tpu.telemetry.pubsub import Bus, Subscription
 from crystools_tpu.telemetry.read_wire import report_from_json, report_from_wire
 from crystools_tpu.telemetry.recorder import History, Run, TelemetryError, bus, history, profiler, run
+from crystools_tpu.telemetry.silent import SilentRun, SilentStage, silent_run
 from crystools_tpu.telemetry.stage import Stage
 
 subscribe = bus.subscribe
@@ -74,6 +79,7 @@ __all__ = [
     "CompileRecord",
     "Device",
     "Event",
+    "Fold",
     "Forecast",
     "HbmUsage",
     "History",
@@ -84,14 +90,20 @@ __all__ = [
     "Ratio",
     "Run",
     "RunFinished",
+    "RunRecorder",
     "RunReport",
     "RunStarted",
     "RunWarned",
+    "SilentRun",
+    "SilentStage",
     "Stage",
     "StageComparison",
+    "StageFacts",
     "StageFinished",
     "StageForecast",
     "StageName",
+    "StageProgress",
+    "StageRecorder",
     "StageReport",
     "StageStarted",
     "Status",
@@ -104,6 +116,7 @@ __all__ = [
     "bus",
     "chip_spec",
     "compare",
+    "eta_seconds",
     "forecast_warning",
     "history",
     "profiler",
@@ -111,6 +124,8 @@ __all__ = [
     "report_from_json",
     "report_from_wire",
     "run",
+    "silent_run",
     "subscribe",
     "to_wire",
+    "with_progress",
 ]

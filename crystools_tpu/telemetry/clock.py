@@ -52,3 +52,9 @@ def time_of_day(clock: Callable[[], float], guard: Guard) -> float:
         datetime.datetime.fromtimestamp(now, datetime.UTC)
         return now
     return time.time()
+
+
+def iso_time(unix_seconds: float) -> str:
+    """`2026-01-31T12:00:00.000+00:00`."""
+    moment = datetime.datetime.fromtimestamp(unix_seconds, datetime.UTC)
+    return moment.isoformat(timespec="milliseconds")

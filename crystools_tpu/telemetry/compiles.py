@@ -12,7 +12,7 @@ import logging
 import math
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextvars import ContextVar
 from typing import Any
 
@@ -65,9 +65,8 @@ class CompileLog:
 
     @property
     def cache(self) -> CompileCache | None:
-        """`miss` if any compile missed, else `hit` or `off`; None without a compile."""
-        order = (CompileCache.MISS, CompileCache.OFF, CompileCache.HIT)
-        return next((cache for cache in order if cache in self._caches), None)
+        """That of all compiles together; None without one."""
+        return worst_cache(self._caches)
 
     def explain(self, reason: str) -> None:
         """Keeps jax's explanation for the compile that follows it."""
@@ -97,6 +96,18 @@ class CompileLog:
         while self._spans and self._spans[-1][1] > start:
             start = min(start, self._spans.pop()[0])
         self._spans.append((start, end))
+
+
+def worst_cache(caches: Collection[CompileCache | None]) -> CompileCache | None:
+    """`miss` if any compile missed, else `off` or `hit`; None without a compile."""
+    order = (CompileCache.MISS, CompileCache.OFF, CompileCache.HIT)
+    return next((cache for cache in order if cache in caches), None)
+
+
+def recompile_reason(step: Sequence[CompileRecord]) -> str:
+    """What jax said about the compiles of one step, or else what was compiled."""
+    reasons = [compiled.reason for compiled in step if compiled.reason]
+    return "; ".join(reasons) or ", ".join(str(compiled.function) for compiled in step)
 
 
 _current: ContextVar[CompileLog | None] = ContextVar("crystools_tpu_compile_log", default=None)

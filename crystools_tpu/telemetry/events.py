@@ -19,6 +19,12 @@ from crystools_tpu.telemetry.text import safe_params, safe_text
 
 WIRE_SCHEMA = 1
 
+FULL: Final = "full"
+"""The kind of a step that is like every other."""
+
+OMIT_DEFAULT: Final = {"omit_default": True}
+"""The metadata of a field that the wire carries only where it is not its default."""
+
 
 class StageName(StrEnum):
     """The stages a pipeline may report. A stage may occur several times in a run (one `load` a component)."""
@@ -136,16 +142,18 @@ class HbmUsage(_Safe):
 
 
 @dataclass(frozen=True, slots=True)
-class StepRecord:
+class StepRecord(_Safe):
     """One step as the device ran it.
 
     `compiled` marks a step in which a compile fell (left out of the statistics). `finite` is the
-    device's own `isfinite(latents).all()`, None where the pipeline did not compute it.
+    device's own `isfinite(latents).all()`, None where the pipeline did not compute it. `kind` is the
+    pipeline's own word for steps that take alike.
     """
 
     seconds: float
     compiled: bool
     finite: bool | None
+    kind: str = field(default=FULL, metadata=OMIT_DEFAULT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,7 +216,8 @@ class StageReport(_Safe):
     `recompiles` counts the steps after the first in which something was compiled, with a reason each.
     `compile_seconds` is trace, lowering and backend together; `compiles` are the backend's.
     `predicted_step_seconds` and `predicted_hbm_peak_bytes` are the forecast's, the latter of one of `hbm`'s
-    devices. `bytes_done` of `bytes_total` are what a download has brought.
+    devices. `bytes_done` of `bytes_total` are what a download has brought. `steps_by_kind` is `steps_total`
+    by kind, None where all are `full` or the kinds to come are not known.
     """
 
     name: StageName
@@ -237,6 +246,31 @@ class StageReport(_Safe):
     predicted_hbm_peak_bytes: int | None = None
     bytes_total: int | None = None
     bytes_done: int | None = None
+    steps_by_kind: Mapping[str, int] | None = field(default=None, metadata=OMIT_DEFAULT)
+
+
+@dataclass(frozen=True, slots=True)
+class StageProgress(_Safe):
+    """How a running stage stands, as everybody shows it. What its report has too is newer here.
+
+    `eta_seconds` is what it has still to go from now on; with `eta_by_forecast` it is the forecast's alone
+    and stands, for a compile may precede the first step. `mfu`, `mbu` and `bound` are of the latest step
+    without a compile, of all so far for who has not heard of it. `bytes_per_second` is a download's rate.
+    """
+
+    eta_seconds: float | None
+    eta_by_forecast: bool
+    step_seconds: StepSeconds | None
+    first_nonfinite_step: int | None
+    compile_seconds: float
+    compile_cache: CompileCache | None
+    recompiles: int
+    recompile_reasons: tuple[str, ...]
+    mfu: Ratio | None
+    mbu: Ratio | None
+    bound: Bound | None
+    bytes_done: int | None
+    bytes_per_second: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,6 +300,7 @@ class RunReport(_Safe):
     what its user was told while it ran. A whole number among `params` that not every reader of JSON could
     keep, such as a seed of 64 bits, is its digits. `content_params` are the names of those that say what is
     shown and change no time, None where the run does not say which (see `content.content_of`).
+    `progress`, of its running stage, is there where a server tells of a run; see `fold`.
     """
 
     run_id: str
@@ -282,7 +317,8 @@ class RunReport(_Safe):
     stages: tuple[StageReport, ...]
     forecast: Forecast | None = None
     warnings: tuple[str, ...] = ()
-    content_params: tuple[str, ...] | None = None
+    content_params: tuple[str, ...] | None = field(default=None, metadata=OMIT_DEFAULT)
+    progress: StageProgress | None = field(default=None, metadata=OMIT_DEFAULT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -312,11 +348,16 @@ class RunStarted:
 
 @dataclass(frozen=True, slots=True)
 class StageStarted(_Safe):
-    """A stage began; `stage` is its position in the run's `stages`."""
+    """A stage began; `stage` is its position in the run's `stages`.
+
+    `progress` is how the stage stands after this event, where whoever passes it on has folded that (`fold`);
+    so in the events of a stage below.
+    """
 
     run_id: str
     stage: int
     report: StageReport
+    progress: StageProgress | None = field(default=None, metadata=OMIT_DEFAULT)
     type: Literal["stage_started"] = field(default="stage_started", init=False)
 
 
@@ -324,8 +365,8 @@ class StageStarted(_Safe):
 class StepFinished(_Safe):
     """The device finished step `step` (from 0). `eta_seconds` is what the stage has still to go.
 
-    That is the steps to come times the median of the last ones, of which the forecast counts as one. `mfu`,
-    `mbu` and `bound` are of this step alone, None where a compile fell in it.
+    That is the steps to come times the median of the last ones, each kind apart, of which the forecast counts
+    as one. `mfu`, `mbu` and `bound` are of this step alone, None where a compile fell in it.
     """
 
     run_id: str
@@ -339,6 +380,7 @@ class StepFinished(_Safe):
     mfu: Ratio | None
     mbu: Ratio | None
     bound: Bound | None
+    progress: StageProgress | None = field(default=None, metadata=OMIT_DEFAULT)
     type: Literal["step_finished"] = field(default="step_finished", init=False)
 
 
@@ -357,6 +399,7 @@ class BytesTransferred(_Safe):
     bytes_total: int | None
     bytes_per_second: float | None
     eta_seconds: float | None
+    progress: StageProgress | None = field(default=None, metadata=OMIT_DEFAULT)
     type: Literal["bytes_transferred"] = field(default="bytes_transferred", init=False)
 
 
@@ -376,6 +419,7 @@ class CompileFinished(_Safe):
     record: CompileRecord
     stage_compile_seconds: float
     recompile: bool
+    progress: StageProgress | None = field(default=None, metadata=OMIT_DEFAULT)
     type: Literal["compile_finished"] = field(default="compile_finished", init=False)
 
 
@@ -455,7 +499,11 @@ def to_wire(value: Event | RunReport) -> dict[str, Any]:
 def plain(value: Any) -> Any:
     """A dataclass, mapping, sequence or scalar as strict JSON has it. NaN and infinity become None."""
     if dataclasses.is_dataclass(value):
-        return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        return {
+            f.name: plain(getattr(value, f.name))
+            for f in dataclasses.fields(value)
+            if "omit_default" not in f.metadata or getattr(value, f.name) != f.default
+        }
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

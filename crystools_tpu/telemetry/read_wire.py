@@ -14,7 +14,7 @@ from functools import cache, partial
 from types import NoneType, UnionType
 from typing import Any, Final, Literal, TypeAlias, get_args, get_origin, get_type_hints
 
-from crystools_tpu.telemetry.events import WIRE_SCHEMA, RunReport
+from crystools_tpu.telemetry.events import WIRE_SCHEMA, Params, RunReport
 
 _LARGEST_INT: Final = 2**63
 _LARGEST_FLOAT: Final = 1e300
@@ -75,8 +75,10 @@ def _reader(kind: Any) -> _Reader:
         return lambda value: None if value is None else read(value)
     if origin is tuple:
         return partial(_read_items, _reader(arguments[0]))
-    if origin is Mapping:
+    if kind == Params:
         return _read_parameters
+    if origin is Mapping:
+        return partial(_read_mapping, _reader(arguments[1]))
     if dataclasses.is_dataclass(kind):
         hints = get_type_hints(kind)
         fields = dataclasses.fields(kind)
@@ -100,6 +102,18 @@ def _read_items(read: _Reader, value: Any) -> Any:
         except _WrongError as wrong:
             raise wrong.within(f"[{len(items)}]") from None
     return tuple(items)
+
+
+def _read_mapping(read: _Reader, value: Any) -> Any:
+    if not isinstance(value, Mapping):
+        raise _WrongError("is no object")
+    items = {}
+    for name, item in value.items():
+        try:
+            items[name] = read(item)
+        except _WrongError as wrong:
+            raise wrong.within(f".{name}") from None
+    return items
 
 
 def _read_fields(kind: Any, readers: Mapping[str, _Reader], required: frozenset[str], value: Any) -> Any:

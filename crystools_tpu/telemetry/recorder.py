@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import datetime
 import logging
 import operator
 import random
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
-from crystools_tpu.telemetry import compiles
-from crystools_tpu.telemetry.clock import elapsed, steady, time_of_day
+from crystools_tpu.telemetry.clock import elapsed, iso_time, steady, time_of_day
 from crystools_tpu.telemetry.device import describe_devices
 from crystools_tpu.telemetry.events import (
+    FULL,
     Device,
     Event,
     Forecast,
@@ -28,14 +27,13 @@ from crystools_tpu.telemetry.events import (
     RunWarned,
     StageName,
     StageReport,
-    StageStarted,
     Status,
 )
 from crystools_tpu.telemetry.forecast import forecast_warning
 from crystools_tpu.telemetry.guard import Guard
 from crystools_tpu.telemetry.profile import Profiler
 from crystools_tpu.telemetry.pubsub import Bus
-from crystools_tpu.telemetry.stage import PROFILER_FAILED, Stage, known_figure, status_of
+from crystools_tpu.telemetry.stage import PROFILER_FAILED, Stage, Surroundings, known_figure, status_of
 from crystools_tpu.telemetry.text import describe_error, safe_params, safe_text
 
 logger = logging.getLogger(__name__)
@@ -69,7 +67,7 @@ class History:
 
 
 class Run:
-    """A run of a pipeline. Made by `run(...)`; not for use from several threads at once."""
+    """The `RunRecorder` that records. Made by `run(...)`."""
 
     def __init__(
         self,
@@ -86,40 +84,49 @@ class Run:
         clock: Callable[[], float],
         wall_clock: Callable[[], float],
     ) -> None:
-        self.guard = Guard(logger)
-        self._telling = self.guard("what happens in the run could not be told")
-        self.run_id = _new_id(self.guard)
+        self._guard = Guard(logger)
+        self._telling = self._guard("what happens in the run could not be told")
+        self._bus = bus
+        self._profiler = profiler
+        self._clock = steady(clock, self._guard)
+        self._wall_clock = wall_clock
+        self.run_id = new_run_id(self._guard)
         self.pipeline = safe_text(pipeline)
         self.devices = tuple(devices)
-        self.device = _described(self.devices, peak_flops_per_chip, self.guard)
-        self.bus = bus
-        self.profiler = profiler
-        self.clock = steady(clock, self.guard)
         self.output: str | None = None
-        self._wall_clock = wall_clock
+        self._device = _described(self.devices, peak_flops_per_chip, self._guard)
         self._model_id = model_id
         self._params = safe_params(params)
-        self._content_params = _names("content_params", content_params, self.guard)
+        self._content_params = _names("content_params", content_params, self._guard)
         self._forecast = forecast
         self._expected = list(forecast.stages) if forecast else []
         self._stages: list[Stage] = []
         self._stage_is_open = False
         self._warnings: list[str] = []
         self._final: RunReport | None = None
-        self._started_at = self.clock()
-        self._started_unix_seconds = time_of_day(wall_clock, self.guard)
+        self._started_at = self._clock()
+        self._started_unix_seconds = time_of_day(wall_clock, self._guard)
+
+    def begin(self, history: History) -> None:
+        """Remembers the run and tells of it."""
+        with self._guard("the run could not be remembered"):
+            history.add(self)
+        self._publish(RunStarted(self.report))
+        with self._guard("the forecast could not be read"):
+            if self._forecast is not None and (warning := forecast_warning(self._forecast)):
+                logger.warning("%s: %s", self.pipeline, warning)
 
     def unix_seconds(self) -> float:
         """The time of day by the run's own clock, which never jumps; where that is unknown, by the other."""
-        seconds = elapsed(self._started_at, self.clock())
+        seconds = elapsed(self._started_at, self._clock())
         if seconds is None:
-            return time_of_day(self._wall_clock, self.guard)
+            return time_of_day(self._wall_clock, self._guard)
         return self._started_unix_seconds + seconds
 
-    def publish(self, event: Event) -> None:
+    def _publish(self, event: Event) -> None:
         """Tells whoever listens."""
         with self._telling:
-            self.bus.publish(event)
+            self._bus.publish(event)
 
     @property
     def report(self) -> RunReport:
@@ -132,7 +139,7 @@ class Run:
         name: StageName | str,
         *,
         component: str | None = None,
-        steps: int | None = None,
+        steps: int | Mapping[str, int] | None = None,
         flops_per_step: float | None = None,
         flops_method: str | None = None,
         bytes_per_step: float | None = None,
@@ -140,52 +147,46 @@ class Run:
     ) -> Iterator[Stage]:
         """A stage; its end waits for its steps, so `seconds` is what the device needed.
 
-        Whatever fails in the watching is a warning, and what it would have said is absent.
-
-        `component` says which part of the model (a `load` has one each); `steps` how many are to come,
-        for the ETA; `flops_per_step` the model FLOPs of a step over all devices, and `flops_method` where
-        they come from; `bytes_per_step` the bytes that must move through HBM in a step, over all devices;
-        `bytes_total` those that a download is to bring.
-
-        Raises ValueError for a name that is no stage, TelemetryError where another stage is still open,
-        and the device's own error where a step failed on the device and nothing else has raised it.
+        Whatever fails in the watching is a warning, and what it would have said is absent. What may be
+        said of a stage, `StageFacts` says, and what this raises, `RunRecorder.stage`.
         """
         if self._stage_is_open:
             raise TelemetryError(f"stage {name!r} begins while another is open: end that one first")
+        planned = _steps(steps, self._guard)
         report = dataclasses.replace(
-            _EMPTY_STAGE,
-            name=_stage_name(name),
+            EMPTY_STAGE,
+            name=stage_name(name),
             component=component,
             started_unix_seconds=self.unix_seconds(),
-            steps_total=_count("steps", steps, self.guard),
-            bytes_total=_count("bytes_total", bytes_total, self.guard),
+            steps_total=None if planned is None else sum(planned.values()),
+            steps_by_kind=planned if planned is not None and planned.keys() != {FULL} else None,
+            bytes_total=_count("bytes_total", bytes_total, self._guard),
             flops_method=flops_method if flops_per_step is not None else None,
         )
-        with self.guard("a stage's forecast could not be read"):
+        with self._guard("a stage's forecast could not be read"):
             report = self._with_forecast(report)
-        stage = Stage(self, len(self._stages), report, flops_per_step, bytes_per_step)
+        stage = Stage(self._surroundings(), report, flops_per_step, bytes_per_step)
         self._stages.append(stage)
         self._stage_is_open = True
-        self.publish(StageStarted(self.run_id, len(self._stages) - 1, report))
-        if self.profiler.armed:
-            with self.guard(PROFILER_FAILED):
-                self.profiler.stage_began(self.run_id, report.name, report.steps_total)
-        attribution = contextlib.ExitStack()
-        with self.guard("compiles cannot be told apart"):
-            attribution.enter_context(compiles.attributed_to(stage.compile_log))
-        error: BaseException | None = None
         try:
-            yield stage
-        except BaseException as raised:
-            error = raised
-            raise
+            with stage.running():
+                yield stage
         finally:
-            with self.guard("compiles cannot be told apart"):
-                attribution.close()
             self._stage_is_open = False
-            ended_by = stage.finish(error)
-            if error is None and ended_by is not None:
-                raise ended_by
+
+    def _surroundings(self) -> Surroundings:
+        return Surroundings(
+            run_id=self.run_id,
+            pipeline=self.pipeline,
+            index=len(self._stages),
+            devices=self.devices,
+            device=self._device,
+            profiler=self._profiler,
+            publish=self._publish,
+            clock=self._clock,
+            unix_seconds=self.unix_seconds,
+            guard=self._guard,
+        )
 
     def warn(self, warning: str) -> None:
         """Says what the user should know in the log, on every screen and in the report, the same once."""
@@ -193,7 +194,7 @@ class Run:
         if warning not in self._warnings:
             self._warnings.append(warning)
             logger.warning("%s: %s", self.pipeline, warning)
-            self.bus.publish(RunWarned(self.run_id, self.pipeline, warning))
+            self._publish(RunWarned(self.run_id, self.pipeline, warning))
 
     def _with_forecast(self, report: StageReport) -> StageReport:
         """The stage with the first forecast of its name and component that no stage before it has taken."""
@@ -202,7 +203,7 @@ class Run:
         if expected is None:
             return report
         self._expected.remove(expected)
-        peak, device = expected.hbm_peak_bytes_per_chip, self.device
+        peak, device = expected.hbm_peak_bytes_per_chip, self._device
         if peak is not None and device is not None:
             peak = int(peak * device.chips / device.count)
         return dataclasses.replace(
@@ -215,15 +216,14 @@ class Run:
             return
         for stage in self._stages:
             stage.finish(error)
-        if self.profiler.armed:
-            with self.guard(PROFILER_FAILED):
-                self.profiler.run_ended(self.run_id)
-        seconds = elapsed(self._started_at, self.clock())
+        if self._profiler.armed:
+            with self._guard(PROFILER_FAILED):
+                self._profiler.run_ended(self.run_id)
+        seconds = elapsed(self._started_at, self._clock())
         self._final = self._summary(status_of(error), error, seconds)
-        self.publish(RunFinished(self._final))
+        self._publish(RunFinished(self._final))
 
     def _summary(self, status: Status, error: BaseException | None, seconds: float | None) -> RunReport:
-        started = datetime.datetime.fromtimestamp(self._started_unix_seconds, datetime.UTC)
         return RunReport(
             run_id=self.run_id,
             pipeline=self.pipeline,
@@ -231,11 +231,11 @@ class Run:
             params=self._params,
             status=status,
             error=describe_error(error),
-            started_at=started.isoformat(timespec="milliseconds"),
+            started_at=iso_time(self._started_unix_seconds),
             started_unix_seconds=self._started_unix_seconds,
             total_seconds=seconds,
             output=self.output,
-            device=self.device,
+            device=self._device,
             stages=tuple(stage.report for stage in tuple(self._stages)),
             forecast=self._forecast,
             warnings=tuple(self._warnings),
@@ -287,12 +287,7 @@ def run(
         clock=clock,
         wall_clock=wall_clock,
     )
-    with recorded.guard("the run could not be remembered"):
-        history.add(recorded)
-    recorded.publish(RunStarted(recorded.report))
-    with recorded.guard("the forecast could not be read"):
-        if forecast is not None and (warning := forecast_warning(forecast)):
-            logger.warning("%s: %s", recorded.pipeline, warning)
+    recorded.begin(history)
     try:
         yield recorded
     except BaseException as error:
@@ -301,14 +296,16 @@ def run(
     recorded.finish(None)
 
 
-def _stage_name(name: StageName | str) -> StageName:
+def stage_name(name: StageName | str) -> StageName:
+    """The stage of that name. Raises ValueError where there is none."""
     try:
         return StageName(name)
     except ValueError:
         raise ValueError(f"stage {name!r} is none of {', '.join(StageName)}") from None
 
 
-def _new_id(guard: Guard) -> str:
+def new_run_id(guard: Guard) -> str:
+    """32 hexadecimal digits that no other run has."""
     with guard("the system has no random number for the run's id"):
         return uuid.uuid4().hex
     return f"{random.getrandbits(128):032x}"
@@ -333,6 +330,14 @@ def _names(name: str, value: Any, guard: Guard) -> tuple[str, ...] | None:
     return None
 
 
+def _steps(steps: Any, guard: Guard) -> dict[str, int] | None:
+    """How many steps of each kind are to come; None where one number of them is not known."""
+    by_kind = steps if isinstance(steps, Mapping) else {FULL: steps}
+    counts = {safe_text(kind): _count("steps", count, guard) for kind, count in by_kind.items()}
+    known = {kind: count for kind, count in counts.items() if count is not None}
+    return known if known.keys() == counts.keys() else None
+
+
 def _count(name: str, value: Any, guard: Guard) -> int | None:
     """A number of things that was given, if it is one; else it is not known, and that is said."""
     if value is None:
@@ -345,7 +350,7 @@ def _count(name: str, value: Any, guard: Guard) -> int | None:
     return None
 
 
-_EMPTY_STAGE = StageReport(
+EMPTY_STAGE = StageReport(
     name=StageName.LOAD,
     component=None,
     status=Status.RUNNING,

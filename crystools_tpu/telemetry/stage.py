@@ -2,44 +2,59 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
-import statistics
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 from crystools_tpu.telemetry import compiles, roofline
 from crystools_tpu.telemetry.clock import elapsed
+from crystools_tpu.telemetry.eta import Eta, planned_steps
 from crystools_tpu.telemetry.events import (
+    FULL,
     Bound,
     BytesTransferred,
     CompileFinished,
     CompileRecord,
+    Device,
+    Event,
     Ratio,
     StageFinished,
     StageReport,
+    StageStarted,
     Status,
     StepFinished,
     StepRecord,
-    StepSeconds,
 )
 from crystools_tpu.telemetry.guard import Guard
 from crystools_tpu.telemetry.hbm import HbmRecorder
+from crystools_tpu.telemetry.profile import Profiler
+from crystools_tpu.telemetry.step_times import step_statistics
 from crystools_tpu.telemetry.steps import DispatchedStep, StepWaiter
 from crystools_tpu.telemetry.text import describe_error
 from crystools_tpu.telemetry.transfer import Transfer
 
-if TYPE_CHECKING:
-    from crystools_tpu.telemetry.recorder import Run
-
 # After an error the device gets this long to finish the steps in flight, so that their times are kept.
 _DRAIN_AFTER_ERROR_SECONDS = 5.0
 
-# The ETA follows the last steps: it notices a change of speed, and costs the same at any length. A forecast
-# counts as one of them, as if it were the step before the first.
-_ETA_STEPS = 16
-
 PROFILER_FAILED = "the profiler failed"
+
+
+@dataclasses.dataclass(frozen=True)
+class Surroundings:
+    """What a stage needs of its run: whose it is, on what it runs, whom it tells and by which clocks."""
+
+    run_id: str
+    pipeline: str
+    index: int
+    devices: Sequence[Any]
+    device: Device | None
+    profiler: Profiler
+    publish: Callable[[Event], None]
+    clock: Callable[[], float]
+    unix_seconds: Callable[[], float]
+    guard: Guard
 
 
 class _FinishedStep(NamedTuple):
@@ -52,35 +67,63 @@ class _FinishedStep(NamedTuple):
 
 
 class Stage:
-    """A stage of a run, between `with run.stage(...)` and its end. Made by `Run.stage` only."""
+    """The `StageRecorder` that records. Made by `Run.stage` only."""
 
-    def __init__(self, run: Run, index: int, report: StageReport, flops_per_step: float | None,
-                 bytes_per_step: float | None) -> None:  # fmt: skip
-        self._run = run
-        self._guard = run.guard
-        self._index = index
+    def __init__(
+        self,
+        around: Surroundings,
+        report: StageReport,
+        flops_per_step: float | None,
+        bytes_per_step: float | None,
+    ) -> None:
+        self._around = around
+        self._guard = around.guard
         self._start = report
-        self._flops_per_step = known_figure("flops_per_step", flops_per_step, run.guard)
-        self._bytes_per_step = known_figure("bytes_per_step", bytes_per_step, run.guard)
-        self._started_at = self._last_done_at = run.clock()
+        self._flops_per_step = known_figure("flops_per_step", flops_per_step, around.guard)
+        self._bytes_per_step = known_figure("bytes_per_step", bytes_per_step, around.guard)
+        self._started_at = self._last_done_at = around.clock()
         self._finished: list[_FinishedStep] = []
+        self._eta = Eta(planned_steps(report), report.predicted_step_seconds)
         self._dispatched = 0
         self._compiles_seen = 0
         self._compiles: list[CompileRecord] = []
         self._recompiles: dict[int, list[CompileRecord]] = {}
         self._final: StageReport | None = None
         self._transfer = Transfer()
-        self._hbm = HbmRecorder(run.devices, run.clock, run.guard)
-        self._waiter = StepWaiter(self._step_done, run.clock, run.guard)
-        self.compile_log = compiles.CompileLog(self._compile_done, run.clock, run.unix_seconds)
+        self._hbm = HbmRecorder(around.devices, around.clock, around.guard)
+        self._waiter = StepWaiter(self._step_done, around.clock, around.guard)
+        self.compile_log = compiles.CompileLog(self._compile_done, around.clock, around.unix_seconds)
 
-    def step(self, done: Any, *, flops: float | None = None, moved_bytes: float | None = None) -> None:
+    @contextlib.contextmanager
+    def running(self) -> Iterator[None]:
+        """From its beginning to its end. Raises the device's error where nothing else has raised."""
+        around, start = self._around, self._start
+        around.publish(StageStarted(around.run_id, around.index, start))
+        if around.profiler.armed:
+            with self._guard(PROFILER_FAILED):
+                around.profiler.stage_began(around.run_id, start.name, start.steps_total)
+        attribution = contextlib.ExitStack()
+        with self._guard("compiles cannot be told apart"):
+            attribution.enter_context(compiles.attributed_to(self.compile_log))
+        error: BaseException | None = None
+        try:
+            yield
+        except BaseException as raised:
+            error = raised
+            raise
+        finally:
+            with self._guard("compiles cannot be told apart"):
+                attribution.close()
+            ended_by = self.finish(error)
+            if error is None and ended_by is not None:
+                raise ended_by
+
+    def step(
+        self, done: Any, *, kind: str = FULL, flops: float | None = None, moved_bytes: float | None = None
+    ) -> None:
         """Reports a step that was just dispatched, timed when the device finishes `done`.
 
-        `done` is a small array that the step itself computed (`isfinite(latents).all()`: a NaN is then
-        reported at its step), or a `torch.cuda.Event`, or None for work that is already finished.
-        `flops` and `moved_bytes` replace the stage's `flops_per_step` and `bytes_per_step` for this one.
-        Returns at once unless the step before it is still running.
+        See `StageRecorder.step`.
         """
         compiled = self.compile_log.count > self._compiles_seen
         self._compiles_seen = self.compile_log.count
@@ -88,30 +131,31 @@ class Stage:
         self._waiter.add(
             DispatchedStep(
                 output=done,
-                dispatched_at=self._run.clock(),
+                dispatched_at=self._around.clock(),
                 compiled=compiled,
+                kind=kind,
                 flops=self._flops_per_step if flops is None else known_figure("flops", flops, self._guard),
                 moved_bytes=self._bytes_per_step
                 if moved_bytes is None
                 else known_figure("moved_bytes", moved_bytes, self._guard),
             )
         )
-        if self._run.profiler.armed:
-            position = self._index, self._dispatched - 1
-            start = self._start
+        around, start = self._around, self._start
+        if around.profiler.armed:
+            position = around.index, self._dispatched - 1
             with self._guard(PROFILER_FAILED):
-                self._run.profiler.step_dispatched(self._run.run_id, position, start.name, start.steps_total)
+                around.profiler.step_dispatched(around.run_id, position, start.name, start.steps_total)
 
     def transferred(self, bytes_done: int) -> None:
         """Reports how many bytes a download has brought so far."""
         with self._guard("a download's progress could not be told"):
             transfer = self._transfer
-            transfer.add(self._run.clock(), bytes_done)
-            self._run.bus.publish(
+            transfer.add(self._around.clock(), bytes_done)
+            self._around.publish(
                 BytesTransferred(
-                    run_id=self._run.run_id,
-                    pipeline=self._run.pipeline,
-                    stage=self._index,
+                    run_id=self._around.run_id,
+                    pipeline=self._around.pipeline,
+                    stage=self._around.index,
                     stage_name=self._start.name,
                     bytes_done=bytes_done,
                     bytes_total=self._start.bytes_total,
@@ -133,45 +177,50 @@ class Stage:
         if self._final is not None:
             return error
         device_error = self._waiter.finish(None if error is None else _DRAIN_AFTER_ERROR_SECONDS)
-        if self._run.profiler.armed:
+        if self._around.profiler.armed:
             with self._guard(PROFILER_FAILED):
-                self._run.profiler.stage_ended(self._run.run_id)
+                self._around.profiler.stage_ended(self._around.run_id)
         error = error or device_error
         self._hbm.sample(now=True)
-        seconds = elapsed(self._started_at, self._run.clock())
+        seconds = elapsed(self._started_at, self._around.clock())
         final = dataclasses.replace(self._start, status=status_of(error), error=describe_error(error))
         with self._guard("a stage could not be summed up"):
             final = self._summary(final.status, final.error, seconds)
         self._final = final
-        self._run.publish(StageFinished(self._run.run_id, self._run.pipeline, self._index, final))
+        self._around.publish(
+            StageFinished(self._around.run_id, self._around.pipeline, self._around.index, final)
+        )
         return error
 
     def _step_done(self, step: DispatchedStep, finished_at: float, finite: bool | None) -> None:
         if self._final is not None:  # it outlived the wait after an error: the report is out
             return
-        if self._run.profiler.armed:
+        if self._around.profiler.armed:
             with self._guard(PROFILER_FAILED):
-                self._run.profiler.step_done(self._run.run_id, (self._index, len(self._finished)))
+                self._around.profiler.step_done(
+                    self._around.run_id, (self._around.index, len(self._finished))
+                )
         last_done_at, self._last_done_at = self._last_done_at, finished_at
         seconds = elapsed(last_done_at, finished_at)
         if seconds is None:  # a step is its time
             return
         host_wait_seconds = max(0.0, min(step.dispatched_at, finished_at) - last_done_at)
-        record = StepRecord(seconds, step.compiled, finite)
+        record = StepRecord(seconds, step.compiled, finite, step.kind)
         finished = _FinishedStep(record, step.flops, step.moved_bytes, host_wait_seconds)
         self._finished.append(finished)
+        self._eta.add(record)
         self._hbm.sample()
         used, moved, bound = self._utilisation([finished])
-        self._run.publish(
+        self._around.publish(
             StepFinished(
-                run_id=self._run.run_id,
-                pipeline=self._run.pipeline,
-                stage=self._index,
+                run_id=self._around.run_id,
+                pipeline=self._around.pipeline,
+                stage=self._around.index,
                 stage_name=self._start.name,
                 step=len(self._finished) - 1,
                 record=record,
                 steps_total=self._start.steps_total,
-                eta_seconds=self._eta_seconds(),
+                eta_seconds=self._eta.seconds,
                 mfu=used,
                 mbu=moved,
                 bound=bound,
@@ -183,11 +232,11 @@ class Stage:
         recompile = self._dispatched > 0 and self._dispatched not in self._recompiles
         if self._dispatched > 0:
             self._recompiles.setdefault(self._dispatched, []).append(compiled)
-        self._run.publish(
+        self._around.publish(
             CompileFinished(
-                run_id=self._run.run_id,
-                pipeline=self._run.pipeline,
-                stage=self._index,
+                run_id=self._around.run_id,
+                pipeline=self._around.pipeline,
+                stage=self._around.index,
                 stage_name=self._start.name,
                 record=compiled,
                 stage_compile_seconds=self.compile_log.seconds,
@@ -195,22 +244,13 @@ class Stage:
             )
         )
 
-    def _eta_seconds(self) -> float | None:
-        recent = [step.record.seconds for step in self._finished[-_ETA_STEPS:] if not step.record.compiled]
-        predicted = self._start.predicted_step_seconds
-        if predicted is not None and len(self._finished) < _ETA_STEPS:
-            recent.append(predicted)
-        if not recent or self._start.steps_total is None:
-            return None
-        return statistics.median(recent) * max(0, self._start.steps_total - len(self._finished))
-
     def _utilisation(self, steps: Sequence[_FinishedStep]) -> tuple[Ratio | None, Ratio | None, Bound | None]:
         """MFU, MBU and what bounds these steps; those in which a compile fell are left out."""
         steps = [step for step in steps if not step.record.compiled]
         seconds = sum(step.record.seconds for step in steps)
         if seconds <= 0:
             return None, None, None
-        device, method = self._run.device, self._start.flops_method or ""
+        device, method = self._around.device, self._start.flops_method or ""
         used = roofline.mfu(_sum_known([step.flops for step in steps]), seconds, device, method)
         moved = roofline.mbu(_sum_known([step.moved_bytes for step in steps]), seconds, device)
         host_wait_ratio = sum(step.host_wait_seconds for step in steps) / seconds
@@ -229,7 +269,7 @@ class Stage:
             compile_cache=self.compile_log.cache,
             compiles=tuple(self._compiles),
             recompiles=len(self._recompiles),
-            recompile_reasons=tuple(_recompile_reason(step) for step in tuple(self._recompiles.values())),
+            recompile_reasons=tuple(map(compiles.recompile_reason, tuple(self._recompiles.values()))),
             steps=records,
             step_seconds=step_statistics(records),
             first_nonfinite_step=next((i for i, r in enumerate(records) if r.finite is False), None),
@@ -258,21 +298,6 @@ def known_figure(name: str, value: Any, guard: Guard) -> float | None:
             raise ValueError(f"{value!r} is no such number")
         return value if type(value) is int else float(value)
     return None
-
-
-def step_statistics(records: Sequence[StepRecord]) -> StepSeconds | None:
-    """Over the steps in which no compile fell; None where there is none. p95 is the nearest rank."""
-    seconds = sorted(record.seconds for record in records if not record.compiled)
-    if not seconds:
-        return None
-    p95 = seconds[-(-95 * len(seconds) // 100) - 1]
-    return StepSeconds(statistics.median(seconds), p95, seconds[0], seconds[-1])
-
-
-def _recompile_reason(step: Sequence[CompileRecord]) -> str:
-    """What jax said about the compiles of one step, or else what was compiled."""
-    reasons = [compiled.reason for compiled in step if compiled.reason]
-    return "; ".join(reasons) or ", ".join(str(compiled.function) for compiled in step)
 
 
 def _sum_known(values: Sequence[float | None]) -> float | None:

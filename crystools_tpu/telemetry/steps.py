@@ -25,6 +25,7 @@ class DispatchedStep(NamedTuple):
     compiled: bool
     flops: float | None
     moved_bytes: float | None
+    kind: str
 
 
 class StepWaiter:

@@ -51,7 +51,7 @@ def _define(cls: Any, definitions: dict[str, Any]) -> dict[str, str]:
             "type": "object",
             "description": (cls.__doc__ or "").split("\n", 1)[0],
             "properties": properties,
-            "required": list(properties),
+            "required": [f.name for f in dataclasses.fields(cls) if "omit_default" not in f.metadata],
             "additionalProperties": False,
         }
     return {"$ref": f"#/$defs/{cls.__name__}"}

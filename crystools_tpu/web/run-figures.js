@@ -4,9 +4,6 @@
  * @import { HbmUsage, RunReport, StageReport, StepRecord } from "./wire.js"
  */
 
-/** How many steps the ETA follows. */
-const LATEST_STEPS = 16;
-
 /**
  * Where a stage and its parts lie on the run's clock, in seconds since the run's start.
  *
@@ -43,52 +40,6 @@ export function progressOf(stage) {
   if (stage?.steps_total) return { done: stage.steps.length, total: stage.steps_total, unit: "Steps" };
   if (stage?.bytes_total) return { done: stage.bytes_done ?? 0, total: stage.bytes_total, unit: "Bytes" };
   return null;
-}
-
-/**
- * Median seconds of the steps in which no compile fell, or null without one.
- * @param {StageReport} stage
- */
-export function medianStepSeconds(stage) {
-  if (stage.step_seconds) return stage.step_seconds.median;
-  return median(stage.steps.filter((step) => !step.compiled).map((step) => step.seconds));
-}
-
-/** @param {number[]} seconds */
-function median(seconds) {
-  seconds.sort((a, b) => a - b);
-  const middle = seconds.length / 2;
-  const high = seconds[Math.floor(middle)];
-  const low = seconds[Math.ceil(middle) - 1];
-  return high == null || low == null ? null : (low + high) / 2;
-}
-
-/**
- * What the running stage has still to go by its report alone, as the server reckons it, less the time since
- * the last step. For a page that came after that, and before the first, which a compile may precede.
- *
- * @param {RunReport} run
- * @param {number} nowUnixSeconds
- */
-export function remainingSeconds(run, nowUnixSeconds) {
-  const stage = run.status === "running" ? run.stages.at(-1) : null;
-  const seconds = stage ? expectedStepSeconds(stage) : null;
-  if (!stage || stage.steps_total == null || seconds == null) return null;
-  const toCome = seconds * (stage.steps_total - stage.steps.length);
-  if (stage.steps.length === 0) return toCome;
-  const lastStepAt = stage.steps.reduce((at, step) => at + step.seconds, stage.started_unix_seconds);
-  return Math.max(0, toCome - Math.max(0, nowUnixSeconds - lastStepAt));
-}
-
-/**
- * The median of the latest steps, of which the forecast counts as one, before the first.
- * @param {StageReport} stage
- */
-function expectedStepSeconds({ steps, predicted_step_seconds: predicted }) {
-  const latest = steps.slice(-LATEST_STEPS).filter((step) => !step.compiled);
-  const seconds = latest.map((step) => step.seconds);
-  if (predicted != null && steps.length < LATEST_STEPS) seconds.push(predicted);
-  return median(seconds);
 }
 
 /**

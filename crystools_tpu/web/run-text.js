@@ -1,7 +1,8 @@
 /**
  * What the page says about a run in words and figures.
  *
- * @import { Ratio, RunReport, StageReport } from "./wire.js"
+ * @import { LiveStage } from "./store.js"
+ * @import { RunReport, StageReport } from "./wire.js"
  */
 
 import {
@@ -16,7 +17,7 @@ import {
   verdict,
   wholeDuration,
 } from "./format.js";
-import { fullestChip, hbmOverRun, medianStepSeconds } from "./run-figures.js";
+import { fullestChip, hbmOverRun } from "./run-figures.js";
 
 /** @type {Record<string, string>} */
 const VERDICTS = {
@@ -91,10 +92,9 @@ export function leftText(eta) {
   return eta == null ? "" : `${wholeDuration(eta)} left`;
 }
 
-/** @param {StageReport | null} stage */
+/** @param {LiveStage | null} stage */
 export function leftDetail(stage) {
-  const predicted = stage?.steps.length === 0 && stage.predicted_step_seconds != null;
-  return `Until this stage ends${predicted ? ", by the forecast alone" : ""}`;
+  return `Until this stage ends${stage?.eta_by_forecast ? ", by the forecast alone" : ""}`;
 }
 
 /** @param {RunReport} run @param {ReturnType<typeof hbmOverRun>[number]} peak */
@@ -109,18 +109,17 @@ function peakText(run, { device, peakStage, method, peak_bytes, limit_bytes }) {
  *
  * @param {RunReport} run
  * @param {StageReport} stage The stage they are about.
- * @param {Ratio | null} mfu
  * @returns {[label: string, value: string, detail: string][]}
  */
-export function figuresOf(run, stage, mfu) {
-  const { mbu, bound } = stage;
+export function figuresOf(run, stage) {
+  const { mfu, mbu, bound } = stage;
   const compile = run.stages.reduce((total, each) => total + each.compile_seconds, 0);
   const peak = fullestChip(hbmOverRun(run));
   const unknown = run.status === "running" ? "Known when the stage ends." : "Not reported.";
   const median = `Median of the steps of ${stageTitle(stage)} without a compile.${forecastText(run, stage)}`;
   const noMfu = "No step with known FLOPs on chips with a known peak.";
   return [
-    ["Step time", duration(medianStepSeconds(stage)), median],
+    ["Step time", duration(stage.step_seconds?.median), median],
     ["MFU", percent(mfu?.ratio), mfu ? `Model FLOPs over the chips' peak. ${ratioDetail(mfu)}` : noMfu],
     ["MBU", percent(mbu?.ratio), mbu ? `Model bytes over HBM bandwidth. ${ratioDetail(mbu)}` : unknown],
     ["Verdict", verdict(bound), bound ? (VERDICTS[bound] ?? "") : unknown],

@@ -2,11 +2,10 @@
  * The state of the page: the server's messages folded into what the components show.
  *
  * @import { ConnectionState, ServerApi } from "./client.js"
- * @import { BytesTransferred, ChipReading, Hello, HostReading, Ratio, RunReport, ServerMessage, Snapshot, StepFinished } from "./wire.js"
- * @import { CompileFinished, ModelFreed, ProfileCapture, ProfileChanged, StageReport, TelemetryEvent } from "./wire.js"
+ * @import { ChipReading, Hello, HostReading, RunReport, ServerMessage, Snapshot } from "./wire.js"
+ * @import { ModelFreed, ProfileCapture, ProfileChanged, StageProgress, StageReport, TelemetryEvent } from "./wire.js"
  */
 
-import { remainingSeconds } from "./run-figures.js";
 import { Series } from "./series.js";
 
 /** Of what happens while the page is open; what is asked for besides is kept too. */
@@ -20,9 +19,8 @@ const STALE_INTERVALS = 4;
 const STALE_SECONDS_AT_LEAST = 3;
 
 /**
- * What a running stage said at its latest step and its report does not carry.
- * @typedef {{ stage: number, etaSeconds: number | null, mfu: Ratio | null, receivedSeconds: number }} Latest
- * @typedef {Latest & { bytesPerSecond: number | null }} Progress
+ * A stage and, while it runs, how it stands by the server's latest word.
+ * @typedef {StageReport & Partial<StageProgress> & { receivedSeconds?: number }} LiveStage
  */
 
 /**
@@ -75,8 +73,6 @@ export class Store extends EventTarget {
 
   /** @type {Map<string, Series>} */
   #series = new Map();
-  /** @type {Map<string, Progress>} */
-  #progress = new Map();
   #snapshotReceivedSeconds = 0;
   #clockOffsetSeconds = 0;
   /** @type {Set<string>} */
@@ -133,12 +129,11 @@ export class Store extends EventTarget {
     switch (message.type) {
       case "hello":
         this.hello = message;
-        this.runs = message.runs;
+        this.runs = message.runs.map(brought);
         this.moreRuns = null;
         this.unreadableRuns.clear();
         this.runsRevision += 1;
         this.profile = message.profile;
-        this.#progress.clear();
         this.problem = null;
         break;
       case "snapshot":
@@ -186,10 +181,10 @@ export class Store extends EventTarget {
    * @param {RunReport} run
    */
   etaSeconds(run) {
-    const progress = this.#currentProgress(run);
-    if (!progress) return remainingSeconds(run, this.nowUnixSeconds);
-    if (progress.etaSeconds == null) return null;
-    return Math.max(0, progress.etaSeconds - (monotonicSeconds() - progress.receivedSeconds));
+    const stage = runningStage(run);
+    if (stage?.eta_seconds == null || stage.receivedSeconds == null) return null;
+    if (stage.eta_by_forecast) return stage.eta_seconds;
+    return Math.max(0, stage.eta_seconds - (monotonicSeconds() - stage.receivedSeconds));
   }
 
   /**
@@ -197,7 +192,7 @@ export class Store extends EventTarget {
    * @param {RunReport} run
    */
   bytesPerSecond(run) {
-    return this.#currentProgress(run)?.bytesPerSecond ?? null;
+    return runningStage(run)?.bytes_per_second ?? null;
   }
 
   /**
@@ -205,7 +200,7 @@ export class Store extends EventTarget {
    * @param {RunReport} run
    */
   latestMfu(run) {
-    return this.#currentProgress(run)?.mfu ?? run.stages.at(-1)?.mfu ?? null;
+    return runningStage(run)?.mfu ?? null;
   }
 
   /**
@@ -250,12 +245,6 @@ export class Store extends EventTarget {
     return series;
   }
 
-  /** @param {RunReport} run */
-  #currentProgress(run) {
-    const progress = this.#progress.get(run.run_id);
-    return progress?.stage === run.stages.length - 1 ? progress : null;
-  }
-
   /** @param {Snapshot} snapshot */
   #receiveSnapshot(snapshot) {
     snapshot.chips = snapshot.chips.map((chip) => ({ ...UNREAD_CHIP, ...chip }));
@@ -292,18 +281,14 @@ export class Store extends EventTarget {
       return;
     }
     const run = this.runs.find((candidate) => candidate.run_id === event.run_id);
-    if (!run || !foldIntoRun(run, event)) {
-      this.#refetch(event.run_id);
-    } else if (event.type === "step_finished" || event.type === "bytes_transferred") {
-      this.#progress.set(run.run_id, progressOf(event));
-    }
+    if (!run || !bring(run, event)) this.#refetch(event.run_id);
   }
 
   /** Those that are here already are newer than what a page has of them. @param {RunReport[]} page */
   #addRuns(page) {
     const known = new Set(this.runs.map((run) => run.run_id));
     const added = page.filter((run) => !known.has(run.run_id));
-    this.runs.push(...added);
+    this.runs.push(...added.map(brought));
     this.runs.sort((a, b) => b.started_unix_seconds - a.started_unix_seconds);
     this.#mostRuns = Math.max(this.#mostRuns, this.runs.length);
     for (const run of added) if (run.status === "running") this.#follow(run.run_id);
@@ -322,13 +307,12 @@ export class Store extends EventTarget {
   /** @param {RunReport} report */
   #replaceRun(report) {
     const index = this.runs.findIndex((run) => run.run_id === report.run_id);
-    if (index >= 0) this.runs[index] = report;
-    else this.runs.unshift(report);
+    if (index >= 0) this.runs[index] = brought(report);
+    else this.runs.unshift(brought(report));
     if (this.runs.length > this.#mostRuns) {
       this.runs.length = this.#mostRuns;
       if (this.moreRuns != null) this.moreRuns = true;
     }
-    if (report.status !== "running") this.#progress.delete(report.run_id);
     this.runsRevision += 1;
   }
 
@@ -352,22 +336,25 @@ export class Store extends EventTarget {
   }
 }
 
-/** @param {StepFinished | BytesTransferred} event @returns {Progress} */
-function progressOf(event) {
-  const { stage, eta_seconds: etaSeconds } = event;
-  const latest = { stage, etaSeconds, receivedSeconds: monotonicSeconds() };
-  return event.type === "step_finished"
-    ? { ...latest, mfu: event.mfu, bytesPerSecond: null }
-    : { ...latest, mfu: null, bytesPerSecond: event.bytes_per_second };
+/** @param {RunReport} run @returns {LiveStage | undefined} */
+function runningStage(run) {
+  return run.stages.at(-1);
+}
+
+/** The run as it is shown. @param {RunReport} run */
+function brought(run) {
+  const stage = run.stages.at(-1);
+  if (stage) update(stage, run.progress);
+  return run;
 }
 
 /**
- * Brings `run` up to date with a warning or an event of one of its stages. False where events before it were lost.
+ * Puts what the event brings where it belongs. False where events before it were lost.
  *
  * @param {RunReport} run
  * @param {Exclude<TelemetryEvent, { report: RunReport } | ModelFreed | ProfileChanged>} event
  */
-function foldIntoRun(run, event) {
+function bring(run, event) {
   if (event.type === "run_warned") {
     if (!run.warnings.includes(event.warning)) run.warnings.push(event.warning);
     return true;
@@ -375,38 +362,20 @@ function foldIntoRun(run, event) {
   if (event.type === "stage_started" || event.type === "stage_finished") {
     if (event.stage > run.stages.length) return false;
     run.stages[event.stage] = event.report;
-    return true;
   }
   const stage = run.stages[event.stage];
   if (!stage) return false;
-  if (event.type === "bytes_transferred") {
-    stage.bytes_done = event.bytes_done;
-    return true;
+  if (event.type === "step_finished") {
+    if (event.step > stage.steps.length) return false;
+    stage.steps[event.step] = event.record;
   }
-  return event.type === "step_finished" ? foldStep(stage, event) : foldCompile(stage, event);
-}
-
-/** @param {StageReport} stage @param {StepFinished} event */
-function foldStep(stage, event) {
-  if (event.step > stage.steps.length) return false;
-  stage.steps[event.step] = event.record;
-  stage.steps_total = event.steps_total;
-  stage.mbu = event.mbu ?? stage.mbu;
-  stage.bound = event.bound ?? stage.bound;
-  if (event.record.finite === false) stage.first_nonfinite_step ??= event.step;
+  if (event.type !== "stage_finished") update(stage, event.progress);
   return true;
 }
 
-/** @param {StageReport} stage @param {CompileFinished} event */
-function foldCompile(stage, event) {
-  stage.compile_seconds = event.stage_compile_seconds;
-  stage.compile_cache = event.record.cache;
-  stage.compiles.push(event.record);
-  if (event.recompile) {
-    stage.recompiles += 1;
-    stage.recompile_reasons.push(event.record.reason ?? event.record.function ?? "jax gives no reason");
-  }
-  return true;
+/** @param {LiveStage} stage @param {StageProgress | null | undefined} progress */
+function update(stage, progress) {
+  if (progress) Object.assign(stage, progress, { receivedSeconds: monotonicSeconds() });
 }
 
 function monotonicSeconds() {

@@ -39,6 +39,8 @@ export interface StepRecord {
   seconds: number;
   compiled: boolean;
   finite: boolean | null;
+  /** The pipeline's word for steps that take alike; "full" where it is absent. */
+  kind?: string;
 }
 
 export interface StepSeconds {
@@ -97,6 +99,25 @@ export interface StageReport {
   predicted_hbm_peak_bytes: number | null;
   bytes_total: number | null;
   bytes_done: number | null;
+  steps_by_kind?: Record<string, number> | null;
+}
+
+/** How a running stage stands; what its report has too is newer here. */
+export interface StageProgress {
+  /** From now on; it stands while it is the forecast's alone. */
+  eta_seconds: number | null;
+  eta_by_forecast: boolean;
+  step_seconds: StepSeconds | null;
+  first_nonfinite_step: number | null;
+  compile_seconds: number;
+  compile_cache: CompileCache | null;
+  recompiles: number;
+  recompile_reasons: string[];
+  mfu: Ratio | null;
+  mbu: Ratio | null;
+  bound: Bound | null;
+  bytes_done: number | null;
+  bytes_per_second: number | null;
 }
 
 export interface Device {
@@ -126,7 +147,9 @@ export interface RunReport {
   stages: StageReport[];
   forecast: Forecast | null;
   warnings: string[];
-  content_params: string[] | null;
+  content_params?: string[] | null;
+  /** Of its running stage. */
+  progress?: StageProgress | null;
 }
 
 export interface RunStarted {
@@ -139,6 +162,7 @@ export interface StageStarted {
   run_id: string;
   stage: number;
   report: StageReport;
+  progress?: StageProgress | null;
 }
 
 export interface StepFinished {
@@ -154,6 +178,7 @@ export interface StepFinished {
   mfu: Ratio | null;
   mbu: Ratio | null;
   bound: Bound | null;
+  progress?: StageProgress | null;
 }
 
 export interface BytesTransferred {
@@ -166,6 +191,7 @@ export interface BytesTransferred {
   bytes_total: number | null;
   bytes_per_second: number | null;
   eta_seconds: number | null;
+  progress?: StageProgress | null;
 }
 
 export interface CompileFinished {
@@ -177,6 +203,7 @@ export interface CompileFinished {
   record: CompileRecord;
   stage_compile_seconds: number;
   recompile: boolean;
+  progress?: StageProgress | null;
 }
 
 export interface StageFinished {

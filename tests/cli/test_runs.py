@@ -18,7 +18,7 @@ from crystools_exporters.run_log import RunLog
 from crystools_tpu import telemetry
 from crystools_tpu.cli import main
 from crystools_tpu.telemetry import RunReport, Status, StepRecord
-from crystools_tpu.telemetry.stage import step_statistics
+from crystools_tpu.telemetry.step_times import step_statistics
 from tests.exporters.conftest import REPORT, STAGE
 
 Output = pytest.CaptureFixture[str]

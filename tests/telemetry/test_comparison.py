@@ -25,7 +25,7 @@ from crystools_tpu.telemetry import (
     regressions,
 )
 from crystools_tpu.telemetry.comparison import is_alike
-from crystools_tpu.telemetry.stage import step_statistics
+from crystools_tpu.telemetry.step_times import step_statistics
 
 GIB = 2**30
 

@@ -9,7 +9,7 @@ import pytest
 
 from crystools_tpu import telemetry
 from crystools_tpu.telemetry import StepRecord
-from crystools_tpu.telemetry.stage import step_statistics
+from crystools_tpu.telemetry.step_times import step_statistics
 from tests.telemetry.conftest import Bench, DeviceStep
 
 

@@ -220,10 +220,12 @@ class Scene:
         ) as run:
             yield run
 
-    def step(self, stage: telemetry.Stage, seconds: float, *, finite: bool = True) -> None:
+    def step(
+        self, stage: telemetry.Stage, seconds: float, *, finite: bool = True, kind: str = "full"
+    ) -> None:
         """A step of `seconds`, done when this returns, so that the host never touches the clock meanwhile."""
         output = Output(self.clock, seconds, finite)
-        stage.step(output)
+        stage.step(output, kind=kind)
         if not output.recorded.wait(10):
             raise TimeoutError("the step was not recorded")
 

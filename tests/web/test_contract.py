@@ -24,6 +24,7 @@ DATACLASSES = [
     events.StageForecast,
     events.Forecast,
     events.StageReport,
+    events.StageProgress,
     events.Device,
     events.CompileRecord,
     events.RunReport,

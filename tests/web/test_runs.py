@@ -367,6 +367,20 @@ def test_a_page_that_comes_late_knows_how_long_the_run_still_takes(scene: Scene,
         expect(current(page).locator("#left")).to_have_text(re.compile(r"^(2 min 0\d|1 min [345]\d) s left$"))
 
 
+def test_a_page_that_comes_late_follows_the_steps_of_each_kind(scene: Scene, open_page: OpenPage) -> None:
+    with scene.run() as run, run.stage("denoise", steps={"full": 10, "cached": 90}) as stage:
+        scene.step(stage, 60.0)
+        scene.step(stage, 2.0, kind="cached")
+        scene.start()
+        shown = current(open_page(scene))
+        # 9 steps of 60 s and 89 of 2 s are 11 min 58 s.
+        expect(shown.locator("#left")).to_have_text(re.compile(r"^11 min [45]\d s left$"))
+        expect(shown.get_by_role("group", name="Step time: 31.0 s")).to_be_visible()
+        scene.step(stage, 2.0, kind="cached")
+        expect(shown.locator("#steps")).to_have_text("step 3 of 100")
+        expect(shown.get_by_role("group", name="Step time: 2.00 s")).to_be_visible()
+
+
 def test_the_time_left_starts_from_the_forecast(page: Page, scene: Scene) -> None:
     with scene.run(forecast=FORECAST) as run, run.stage("denoise", steps=50) as stage:
         left = current(page).locator("#left")

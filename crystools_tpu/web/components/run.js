@@ -109,9 +109,9 @@ export class RunView extends Component {
     setAttribute(this.byId("trace"), "href", store.traceUrl(run));
     this.#showNow(run, stage, now, store);
     this.#showProblems(run);
-    this.#showFigures(run, stage, store);
+    this.#showFigures(run, stage);
     /** @type {Timeline} */ (this.byId("timeline")).show(run, now, eta);
-    /** @type {Stages} */ (this.byId("stages")).show(run, store.latestMfu(run));
+    /** @type {Stages} */ (this.byId("stages")).show(run);
     this.byId("timeline").hidden = this.byId("stages").hidden = run.stages.length === 0;
     /** @type {Memory} */ (this.byId("memory")).show(run);
   }
@@ -164,15 +164,14 @@ export class RunView extends Component {
     );
   }
 
-  /** @param {RunReport} run @param {StageReport | null} stage @param {Store} store */
-  #showFigures(run, stage, store) {
+  /** @param {RunReport} run @param {StageReport | null} stage */
+  #showFigures(run, stage) {
     this.byId("figures").hidden = !stage;
     if (!stage) return;
-    const mfu = run.status === "running" ? store.latestMfu(run) : stage.mfu;
     const create = () => new Figure();
     syncChildren(
       this.byId("figures"),
-      figuresOf(run, stage, mfu),
+      figuresOf(run, stage),
       create,
       (element, [label, value, detail]) => {
         element.show(label, value, detail);

@@ -1,7 +1,7 @@
 /**
  * The table of a run's stages; on a narrow screen each stage becomes a card.
  *
- * @import { Ratio, RunReport, StageReport } from "../wire.js"
+ * @import { RunReport, StageReport } from "../wire.js"
  */
 
 import { Component, blueprint } from "../component.js";
@@ -17,7 +17,7 @@ import {
   teraflop,
   verdict,
 } from "../format.js";
-import { fullestChip, medianStepSeconds } from "../run-figures.js";
+import { fullestChip } from "../run-figures.js";
 import { STAGE_COLOURS } from "../stage-colours.js";
 
 /** @typedef {(stage: StageReport) => string} Telling */
@@ -33,7 +33,7 @@ const COLUMNS = [
   { title: "Steps", text: stepsText, detail: stepsDetail },
   {
     title: "s/step",
-    text: (stage) => duration(medianStepSeconds(stage)),
+    text: (stage) => duration(stage.step_seconds?.median),
     detail: stepSecondsDetail,
     forecast: (stage) => duration(stage.predicted_step_seconds),
   },
@@ -95,12 +95,9 @@ export class Stages extends Component {
     `,
   );
 
-  /** @param {RunReport} run @param {Ratio | null} latestMfu That of the running stage's latest step. */
-  show(run, latestMfu) {
-    const stages = run.stages.map((stage) =>
-      stage.status === "running" ? { ...stage, mfu: latestMfu } : stage,
-    );
-    syncChildren(this.byId("rows"), stages, createRow, (row, stage) => {
+  /** @param {RunReport} run */
+  show(run) {
+    syncChildren(this.byId("rows"), run.stages, createRow, (row, stage) => {
       setAttribute(row, "data-kind", stage.name);
       setAttribute(row, "data-status", stage.status);
       setAttribute(row, "data-stepless", stage.steps_total == null && stage.steps.length === 0 ? "" : null);

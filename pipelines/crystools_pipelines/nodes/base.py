@@ -116,7 +116,8 @@ class ModelNode:
     @classmethod
     def pipeline(cls) -> Pipeline[Any, Any]:
         """The model's stages; imports jax, torch and diffusers."""
-        return MODELS[cls.MODEL].pipeline()
+        pipeline: Pipeline[Any, Any] = MODELS[cls.MODEL].pipeline()
+        return pipeline
 
     def job(
         self,

@@ -4,11 +4,11 @@ The same code as in a real run takes the same path; only the `Job` differs. So w
 is known of the one that runs. The devices may be those of a TPU that this machine does not have.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from math import prod
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar, Unpack, cast
 
 import jax
 import jax.numpy as jnp
@@ -30,6 +30,7 @@ from crystools_pipelines.weights.loading import State, specs_at_rest
 from crystools_pipelines.weights.part import Part, built
 from crystools_tpu import telemetry
 from crystools_tpu.telemetry import StageName
+from crystools_tpu.telemetry.events import FULL
 
 Module = TypeVar("Module", bound=torch.nn.Module)
 
@@ -95,41 +96,46 @@ def rehearse(
     prepared = pipeline.prepare(request, checkpoint)
     mesh = pipeline.mesh(devices, checkpoint, request.branches, shape)
     rehearsal = Rehearsal(mesh)
-    run = cast(telemetry.Run, _Run(rehearsal.stages))
+    run = _Run(rehearsal.stages)
     pipeline.run(_Job(checkpoint, mesh, dtype, run, rehearsal=rehearsal), request, prepared)
     return rehearsal
 
 
-class _Run:
-    """Stands in for telemetry's run."""
+class _Run(telemetry.SilentRun):
+    """The `telemetry.RunRecorder` of a rehearsal: keeps what its stages are to cost."""
 
     def __init__(self, stages: list[RehearsedStage]) -> None:
-        self.stages = stages
+        super().__init__("rehearsal")
+        self._rehearsed = stages
 
     @contextmanager
     def stage(
-        self,
-        name: StageName,
-        *,
-        steps: int,
-        flops_per_step: float,
-        bytes_per_step: float,
-        flops_method: str,
-        component: str | None = None,
-    ) -> Iterator["_Stage"]:
-        self.stages.append(RehearsedStage(name, component, steps))
-        yield _Stage(self.stages[-1], flops_per_step, bytes_per_step)
+        self, name: StageName | str, **facts: Unpack[telemetry.StageFacts]
+    ) -> Iterator[telemetry.SilentStage]:
+        """A stage. Raises ValueError where its steps or their cost are not said: a plan is made of them."""
+        steps, flops = facts.get("steps"), facts.get("flops_per_step")
+        moved_bytes = facts.get("bytes_per_step")
+        if steps is None or flops is None or moved_bytes is None:
+            raise ValueError(f"stage {name!r} lacks steps, flops_per_step or bytes_per_step")
+        count = sum(steps.values()) if isinstance(steps, Mapping) else steps
+        with super().stage(name, **facts):
+            stage = RehearsedStage(StageName(name), facts.get("component"), count)
+            self._rehearsed.append(stage)
+            yield _Stage(stage, flops, moved_bytes)
 
 
-class _Stage:
-    """Stands in for telemetry's stage."""
+class _Stage(telemetry.SilentStage):
+    """The `telemetry.StageRecorder` of a rehearsal: sums up what the steps are to cost."""
 
     def __init__(self, stage: RehearsedStage, flops_per_step: float, bytes_per_step: float) -> None:
+        super().__init__()
         self._stage = stage
         self._flops_per_step = flops_per_step
         self._bytes_per_step = bytes_per_step
 
-    def step(self, done: Any, *, flops: float | None = None, moved_bytes: float | None = None) -> None:
+    def step(
+        self, done: Any, *, kind: str = FULL, flops: float | None = None, moved_bytes: float | None = None
+    ) -> None:
         self._stage.flops += self._flops_per_step if flops is None else flops
         self._stage.moved_bytes += self._bytes_per_step if moved_bytes is None else moved_bytes
 

@@ -5,7 +5,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, fields
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar, Unpack
 
 import jax
 import jax.numpy as jnp
@@ -54,7 +54,7 @@ class Job:
     checkpoint: Checkpoint
     mesh: Mesh
     dtype: str
-    run: telemetry.Run
+    run: telemetry.RunRecorder
     on_step: Callable[[], None] = lambda: None
     _plans: dict[Identity, tuple[Any, StatePlan]] = field(default_factory=dict)
 
@@ -151,9 +151,11 @@ class Job:
                     f"knows {known}; they are not of one model: fetch both again"
                 )
 
-    def stage(self, name: StageName, **about: Any) -> AbstractContextManager[telemetry.Stage]:
-        """A stage of the run, as `telemetry.Run.stage` takes it."""
-        return self.run.stage(name, **about)
+    def stage(
+        self, name: StageName, **facts: Unpack[telemetry.StageFacts]
+    ) -> AbstractContextManager[telemetry.StageRecorder]:
+        """A stage of the run, with what `telemetry.StageFacts` says of it."""
+        return self.run.stage(name, **facts)
 
     def put(self, tree: Any, sharding: NamedSharding) -> Any:
         """The arrays of `tree` on the devices."""
@@ -196,7 +198,7 @@ def kept_float32(module: torch.nn.Module) -> Sequence[str]:
     return (module._keep_in_fp32_modules or ()) if isinstance(module, ModelMixin) else ()
 
 
-def _needs(run: telemetry.Run, loaded: int) -> bool:
+def _needs(run: telemetry.RunRecorder, loaded: int) -> bool:
     """Whether `run` may still use what it loaded when it had `loaded` stages: none after them has ended."""
     report = run.report
     later = [stage for stage in report.stages[loaded:] if stage.name is not StageName.LOAD]
