@@ -16,7 +16,7 @@ from crystools_exporters.otlp import OtlpExporter, otlp_exporter
 from crystools_exporters.retention import Retention, parse_retention
 from crystools_exporters.run_log import RunLog, RunLogError, UnreadableRun
 from crystools_exporters.run_log_writer import RunLogWriter
-from crystools_exporters.snapshot_metrics import Sampler
+from crystools_exporters.samples import Sampler
 from crystools_tpu import telemetry
 from crystools_tpu.data_dir import data_dir
 from crystools_tpu.telemetry import Bus, History, RunReport
