@@ -98,7 +98,7 @@ class Client:
 class Hub:
     """All clients, and what they are subscribed to."""
 
-    def __init__(self, monitor: Monitor, bus: Bus, hello: Callable[[Settings], dict[str, Any]]) -> None:
+    def __init__(self, monitor: Monitor, bus: Bus, hello: Callable[[Settings], wire.Hello]) -> None:
         self._monitor = monitor
         self._bus = bus
         self._hello = hello
@@ -156,7 +156,7 @@ class Hub:
         if self._events is None:
             self._events = self._bus.subscribe(wakeup=_waker(self._publish_events))
         self._publish_events()  # what happened before the hello is in the hello
-        client.offer(wire.dumps(self._hello(self._settings)))
+        client.offer(wire.dumps(to_wire(self._hello(self._settings))))
         self._clients.add(client)
         self._update_sampling()
 
@@ -173,7 +173,7 @@ class Hub:
                 raise FieldError("body", "body must be text, not binary")
             client.settings = updated_client_settings(client.settings, parse_object(data))
         except FieldError as error:
-            client.offer(wire.dumps(wire.error_message(error.field, str(error))))
+            client.offer(wire.dumps(to_wire(wire.WireError(error.field, str(error)))))
             return
         client.reschedule()
         self._update_sampling()

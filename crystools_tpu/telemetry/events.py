@@ -13,7 +13,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Final, Generic, Literal, TypeAlias, TypeVar
 
 from crystools_tpu.telemetry.text import safe_params, safe_text
 
@@ -444,15 +444,34 @@ Event: TypeAlias = (
 )
 
 
-def to_wire(value: Event | RunReport) -> dict[str, Any]:
-    """The JSON object for an event or a report, with `schema` first. NaN and infinity become null."""
+_T = TypeVar("_T")
+
+NOT_ON_THE_WIRE: Final = {"on_the_wire": False}
+"""As `metadata` of a dataclass's field: of this process alone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Message(Generic[_T]):
+    """A message within another, such as a report in a list: `schema` is in it too."""
+
+    body: _T
+
+
+def to_wire(value: Any) -> dict[str, Any]:
+    """The JSON object for an event, a report or another dataclass, with `schema` first.
+
+    NaN and infinity become null.
+    """
     return {"schema": WIRE_SCHEMA, **plain(value)}
 
 
 def plain(value: Any) -> Any:
     """A dataclass, mapping, sequence or scalar as strict JSON has it. NaN and infinity become None."""
+    if isinstance(value, Message):
+        return to_wire(value.body)
     if dataclasses.is_dataclass(value):
-        return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        kind: Any = type(value)
+        return {name: plain(getattr(value, name)) for name in _wire_names(kind)}
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -462,3 +481,8 @@ def plain(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value
+
+
+@functools.cache
+def _wire_names(kind: Any) -> tuple[str, ...]:
+    return tuple(f.name for f in dataclasses.fields(kind) if f.metadata.get("on_the_wire", True))
