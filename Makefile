@@ -27,8 +27,8 @@ frontends: .venv/frontends/.installed
 
 # What is written from declarations in the code: the schemas, the page's types, the tables of the documents.
 schemas: .venv/.dev
-	$(BIN)/python docs/make_schemas.py
-	$(BIN)/python docs/make_reference.py
+	$(BIN)/python -m docs.make_schemas
+	$(BIN)/python -m docs.make_reference
 
 dashboards: .venv/.dev
 	$(BIN)/python grafana/generate.py

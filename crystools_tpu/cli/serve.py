@@ -58,20 +58,26 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser = commands.add_parser("serve", help="show this machine and its chips on a live page")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     parser.add_argument(
-        "--port", type=int, default=DEFAULT_PORT, help="0 takes a free one (default: %(default)s)"
+        "--port",
+        type=int,
+        default=DEFAULT_PORT,
+        help="0 takes a free one, which is printed (default: %(default)s)",
     )
     parser.add_argument(
         "--rate",
         type=float,
         default=0.5,
         metavar="SECONDS",
-        help="between two samples (default: %(default)s)",
+        help="time between two samples (default: %(default)s)",
     )
     token = parser.add_mutually_exclusive_group()
     token.add_argument(
-        "--token", help="what clients must show (default: a random one where the address is not loopback)"
+        "--token",
+        help="what clients must show (default: none on loopback, elsewhere a random one that is printed)",
     )
-    token.add_argument("--token-file", type=Path, metavar="FILE", help="which holds the token")
+    token.add_argument(
+        "--token-file", type=Path, metavar="FILE", help="the token is in this file, and is not printed"
+    )
     parser.add_argument(
         "--tls-cert", type=Path, metavar="FILE", help="serve https with this certificate (PEM)"
     )
@@ -80,10 +86,12 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "--textfile",
         type=Path,
         metavar="FILE",
-        help="also write the metrics there, for node_exporter (.prom)",
+        help="also write the metrics there, for node_exporter (.prom), every 15 seconds and at the end",
     )
     parser.add_argument(
-        "--simulate", metavar="TOPOLOGY", help="show a simulated machine such as v6e-8, marked as simulated"
+        "--simulate",
+        metavar="TOPOLOGY",
+        help="show a simulated machine such as v6e-8; every surface and sample is marked as simulated",
     )
     parser.set_defaults(run=run)
 

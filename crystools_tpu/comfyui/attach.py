@@ -15,6 +15,7 @@ from aiohttp import web
 
 from crystools_tpu.comfyui.unload import free_hbm_on_unload
 from crystools_tpu.data_dir import PROFILES, data_dir
+from crystools_tpu.environment import SIMULATE
 from crystools_tpu.monitor import Monitor
 from crystools_tpu.server import PREFIX, mount
 from crystools_tpu.watching import machine, watching
@@ -23,9 +24,6 @@ logger = logging.getLogger(__name__)
 
 WEB_DIRECTORY: Final = str(Path(__file__).with_name("extension"))
 """ComfyUI imports every .js below it into its page: there is exactly one, which loads the rest."""
-
-SIMULATE: Final = "CRYSTOOLS_TPU_SIMULATE"
-"""The environment variable that names a machine to show in place of this one, such as v6e-8."""
 
 _ATTACHED_FROM: Final[web.AppKey[Path]] = web.AppKey("crystools_tpu_attached_from")
 
