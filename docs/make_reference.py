@@ -6,6 +6,7 @@ A table stands between `<!-- generated: WHAT NAMES... -->` and `<!-- end -->`. W
     actions COMMAND      its actions
     variables [NAME...]  environment variables
     settings             the server's settings
+    page-settings        those in ComfyUI's dialog, of the browser
     metrics              the catalogue
 """
 
@@ -27,6 +28,9 @@ from docs.make_schemas import fields_of
 FOLDER: Final = Path(__file__).parent
 
 _BLOCK: Final = re.compile(r"(<!-- generated: (.*?) -->\n).*?(<!-- end -->)", re.DOTALL)
+_PAGE_SETTING: Final = re.compile(r'\bsetting\(\s*"\w+",\s*"([^"]+)",\s*(["`])(.*?)\2,\s')
+_RANGE: Final = re.compile(r"(\w+): \{ min: ([\d.]+), max: ([\d.]+), step: ([\d.]+), initial: ([\d.]+) \}")
+_SPAN: Final = re.compile(r'\$\{span\("(\w+)"\)\}')
 _CODE: Final = re.compile(r"(?<![\w`-])--[a-z][\w-]*")
 
 
@@ -98,6 +102,20 @@ def settings() -> str:
     return _table(("setting", "meaning"), rows)
 
 
+def page_settings() -> str:
+    """What ComfyUI's dialog has, read from the page's own declarations."""
+    folder = FOLDER.parent / "crystools_tpu/web/comfyui"
+    ranges = {
+        name: f"{low} to {high} in steps of {step} ({initial})"
+        for name, low, high, step, initial in _RANGE.findall((folder / "preferences.js").read_text())
+    }
+    declared = _PAGE_SETTING.findall((folder / "settings.js").read_text())
+    return _table(
+        ("setting", "meaning"),
+        ((f"`{name}`", _SPAN.sub(lambda found: ranges[found[1]], text)) for name, _, text in declared),
+    )
+
+
 def metrics() -> str:
     """The catalogue."""
     return _table(
@@ -114,6 +132,7 @@ TABLES: Final[Mapping[str, Callable[..., str]]] = {
     "actions": actions,
     "variables": variables,
     "settings": settings,
+    "page-settings": page_settings,
     "metrics": metrics,
 }
 

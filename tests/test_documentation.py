@@ -1,4 +1,4 @@
-"""Every command, option, setting and metric is documented, and nothing that is not there."""
+"""Every command, setting, node and stage is documented, and nothing that is not there."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from crystools_tpu.comfyui.nodes import NODE_CLASS_MAPPINGS
+from crystools_tpu.environment import VARIABLES
 from crystools_tpu.telemetry import StageName
 from docs import make_reference
 from docs.make_reference import commands
@@ -24,7 +25,7 @@ def test_every_command_is_documented_and_no_other() -> None:
 
 def test_every_option_action_setting_variable_and_metric_is_in_a_table_that_is_generated() -> None:
     wanted = {f"options {name}" for name in commands()} - {"options comfyui", "options tiny-checkpoint"}
-    wanted |= {"actions runs", "settings", "metrics", "variables"}
+    wanted |= {"actions runs", "settings", "page-settings", "metrics", "variables"}
     assert wanted <= {block for text in DOCS.values() for block in make_reference.blocks(text)}
 
 
@@ -52,12 +53,9 @@ def test_every_node_is_documented_with_its_inputs_and_outputs_and_no_other() -> 
     assert documented == nodes
 
 
-def test_every_setting_in_comfyui_is_documented_and_no_other() -> None:
-    source = (ROOT / "crystools_tpu/web/comfyui/settings.js").read_text()
-    names = re.findall(r'\bsetting\(\s*"\w+",\s*"([^"]+)"', source)
-    text = DOCS["comfyui.md"]
-    table = text[text.index("## Settings") : text.index("## Sidebar")]
-    assert re.findall(r"^\| `([^`]+)` \|", table, re.MULTILINE) == names
+def test_no_document_names_an_environment_variable_of_ours_that_there_is_not() -> None:
+    named = {name for text in DOCS.values() for name in re.findall(r"\bCRYSTOOLS_TPU_[A-Z_]+", text)}
+    assert named == set(VARIABLES)
 
 
 def test_every_stage_is_documented() -> None:
