@@ -26,7 +26,7 @@ and `sum by (simulated)` never adds the two up.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final, Literal, TypeAlias
+from typing import Final, Literal
 
 from crystools_exporters.readers import (
     CHIP_KINDS,
@@ -54,11 +54,10 @@ from crystools_tpu.telemetry import (
 
 SIMULATED_LABEL: Final = "simulated"
 
-Unit: TypeAlias = Literal["bytes", "celsius", "flop", "ratio", "seconds"]
-
-_UNITS: Final[dict[str, Unit]] = {
-    "_bytes": "bytes", "_celsius": "celsius", "_flops": "flop", "_ratio": "ratio", "_seconds": "seconds",
+_UNITS: Final = {
+    "bytes": "bytes", "celsius": "celsius", "flops": "flop", "ratio": "ratio", "seconds": "seconds",
 }  # fmt: skip
+"""By the last word of a metric's name."""
 
 # From a step of a small image to the load of a large model, about 2.5 apart.
 _DURATION_BUCKETS: Final = (
@@ -92,10 +91,9 @@ class MetricSpec:
         return self.reader.labels
 
     @property
-    def unit(self) -> Unit | None:
+    def unit(self) -> str | None:
         """What its name ends with."""
-        name = self.name.removesuffix("_total")
-        return next((unit for end, unit in _UNITS.items() if name.endswith(end)), None)
+        return _UNITS.get(self.name.removesuffix("_total").rpartition("_")[2])
 
     @property
     def suffix_unit(self) -> str:

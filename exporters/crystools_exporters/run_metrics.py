@@ -12,11 +12,11 @@ from crystools_exporters.readers import Built, Changes, EventReader, InProgress
 from crystools_exporters.samples import Exemplar, Histogram, Labels, Values
 from crystools_tpu.telemetry import Event, RunFinished, RunReport, RunStarted
 
-_READERS: Final[defaultdict[type, list[tuple[MetricSpec, Callable[[Any], Changes]]]]] = defaultdict(list)
+_READERS: Final[defaultdict[type, list[tuple[MetricSpec, str, Callable[[Any], Changes]]]]] = defaultdict(list)
 for _spec in CATALOGUE:
     if isinstance(_spec.reader, EventReader):
         for _event, _read in _spec.reader.read.items():
-            _READERS[_event].append((_spec, _read))
+            _READERS[_event].append((_spec, _spec.type, _read))
 
 
 class RunMetrics:
@@ -53,11 +53,11 @@ class RunMetrics:
         self._read(InProgress(report.pipeline, len(known)))
 
     def _read(self, event: Event | Built | InProgress) -> None:
-        for spec, read in _READERS.get(type(event), ()):
+        for spec, type_, read in _READERS.get(type(event), ()):
             for labels, value in read(event):
-                if spec.type == "gauge":
+                if type_ == "gauge":
                     self._set(spec, labels, value)
-                elif value is not None and spec.type == "counter":
+                elif value is not None and type_ == "counter":
                     values = self._values[spec.name]
                     values[labels] = values.get(labels, 0) + value
                 elif value is not None:
