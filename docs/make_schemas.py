@@ -12,7 +12,7 @@ import json
 import re
 import types
 import typing
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -20,7 +20,7 @@ from typing import Annotated, Any, Final, Literal, TypeAlias, Union
 
 from crystools_tpu.monitor import Snapshot
 from crystools_tpu.server import wire
-from crystools_tpu.server.settings import CHIP_METRICS, HOST_METRICS, Settings
+from crystools_tpu.server.settings import METRICS, Settings
 from crystools_tpu.sources.base import ChipReading, HostReading
 from crystools_tpu.telemetry import events
 from crystools_tpu.telemetry.comparison import Comparison
@@ -45,8 +45,8 @@ TO_THE_PAGE: Final[Mapping[str, Sequence[Any]]] = {
     "ServerMessage": (wire.Hello, Snapshot, wire.WireError),
 }
 
-LEFT_OUT: Final[Mapping[Any, Collection[str]]] = {ChipReading: CHIP_METRICS, HostReading: HOST_METRICS}
-"""Fields that are not there where a client did not choose them. The page fills in null, or an empty list."""
+CHOSEN: Final = (ChipReading, HostReading)
+"""A metric that a client did not choose is not there. The page fills in null, or an empty list."""
 
 _Json: TypeAlias = dict[str, Any]
 _PRIMITIVES: Final = {str: "string", bool: "boolean", int: "integer", float: "number", type(None): "null"}
@@ -56,13 +56,14 @@ _WIDTH: Final = 100
 
 @dataclass(frozen=True)
 class Field:
-    """One field of a dataclass as the wire has it."""
+    """One field of a dataclass as the wire has it. It may be absent where it is `chosen`, or `omitted`."""
 
     name: str
     hint: Any
     text: str
     keywords: _Json
-    always: bool
+    chosen: bool
+    omitted: bool
 
 
 def fields_of(cls: Any) -> Iterator[Field]:
@@ -79,7 +80,8 @@ def fields_of(cls: Any) -> Iterator[Field]:
         for more in beside:
             keywords |= more if isinstance(more, dict) else {}
         text = " ".join(more for more in beside if isinstance(more, str))
-        yield Field(field.name, hint, text, keywords, field.name not in LEFT_OUT.get(cls, ()))
+        chosen = cls in CHOSEN and field.name in METRICS
+        yield Field(field.name, hint, text, keywords, chosen, "omit_default" in field.metadata)
 
 
 class Definitions:
@@ -116,7 +118,7 @@ class Definitions:
             "type": "object",
             "description": inspect.cleandoc(cls.__doc__).split("\n", 1)[0],
             "properties": {field.name: self._property(field) for field in known},
-            "required": [field.name for field in known if field.always],
+            "required": [field.name for field in known if not (field.chosen or field.omitted)],
             "additionalProperties": False,
         }
 
@@ -198,9 +200,10 @@ class Declarations:
         if field.text:
             yield f"/** {field.text} */"
         members = self._members(field.hint)
-        if not field.always and not members[0].endswith("[]"):
+        if field.chosen and not members[0].endswith("[]"):
             members = [*dict.fromkeys([*members, "null"])]
-        yield f"{_union(f'{field.name}:', members)};"
+        name = f"{field.name}?" if field.omitted else field.name
+        yield f"{_union(f'{name}:', members)};"
 
     def _members(self, hint: Any) -> list[str]:
         """The types of which it is one."""

@@ -15,9 +15,9 @@ from crystools_tpu.monitor.monitor import MAX_INTERVAL_SECONDS, MIN_INTERVAL_SEC
 from crystools_tpu.sources.base import ChipReading, HostReading
 from crystools_tpu.telemetry.profile import DEFAULT_STEPS
 
-CHIP_METRICS: Final = frozenset(f.name for f in dataclasses.fields(ChipReading)) - {"chip", "kind"}
-HOST_METRICS: Final = frozenset(f.name for f in dataclasses.fields(HostReading))
-METRICS: Final = CHIP_METRICS | HOST_METRICS
+METRICS: Final = frozenset(
+    field.name for reading in (ChipReading, HostReading) for field in dataclasses.fields(reading)
+) - {"chip", "kind"}
 
 
 class FieldError(ValueError):

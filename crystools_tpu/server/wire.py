@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, Final, Literal, TypeAlias
 
 from crystools_tpu.monitor import Snapshot, SourceHealth
-from crystools_tpu.server.settings import CHIP_METRICS, HOST_METRICS, Settings
+from crystools_tpu.server.settings import METRICS, Settings
 from crystools_tpu.telemetry.events import Message, ProfileCapture, RunReport, to_wire
 
 HELLO_RUNS: Final = 20
@@ -107,14 +107,8 @@ def snapshot_message(
     host = message["host"]
     if host is not None and disks is not None:
         host["disks"] = [disk for disk in host["disks"] if disk["mount"] in disks]
-    if metrics is not None:
-        for chip in message["chips"]:
-            _keep_only(chip, CHIP_METRICS, metrics)
-        _keep_only(host or {}, HOST_METRICS, metrics)
-    return message
-
-
-def _keep_only(reading: dict[str, Any], known: Collection[str], chosen: Collection[str]) -> None:
-    for name in known:
-        if name not in chosen:
+    left_out = METRICS.difference(METRICS if metrics is None else metrics)
+    for reading in (*message["chips"], host or {}):
+        for name in left_out:
             reading.pop(name, None)
+    return message
