@@ -471,7 +471,7 @@ def plain(value: Any) -> Any:
         return to_wire(value.body)
     if dataclasses.is_dataclass(value):
         kind: Any = type(value)
-        return {name: plain(getattr(value, name)) for name in _wire_names(kind)}
+        return {f.name: plain(getattr(value, f.name)) for f in _wire_fields(kind)}
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -484,5 +484,5 @@ def plain(value: Any) -> Any:
 
 
 @functools.cache
-def _wire_names(kind: Any) -> tuple[str, ...]:
-    return tuple(f.name for f in dataclasses.fields(kind) if f.metadata.get("on_the_wire", True))
+def _wire_fields(kind: Any) -> tuple[dataclasses.Field[Any], ...]:
+    return tuple(f for f in dataclasses.fields(kind) if f.metadata.get("on_the_wire", True))
