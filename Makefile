@@ -4,7 +4,7 @@ BIN := .venv/bin
 PYTHONS ?= python3.11 python3.12 python3.13
 SOURCES := pyproject.toml constraints.txt
 
-.PHONY: demo test lint pytest compatibility dashboards frontends format screenshots benchmark clean
+.PHONY: demo test lint pytest compatibility schemas dashboards frontends format screenshots benchmark clean
 
 demo: .venv/.demo
 	$(BIN)/crystools-tpu demo
@@ -24,6 +24,11 @@ compatibility:
 	$(PYTHON) -m tests.compatibility $(PYTHONS)
 
 frontends: .venv/frontends/.installed
+
+# What is written from declarations in the code: the schemas, the page's types, the tables of the documents.
+schemas: .venv/.dev
+	$(BIN)/python -m docs.make_schemas
+	$(BIN)/python -m docs.make_reference
 
 dashboards: .venv/.dev
 	$(BIN)/python grafana/generate.py

@@ -12,10 +12,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-logger = logging.getLogger(__name__)
+from crystools_tpu.environment import DATA_DIR
 
-DATA_DIR: Final = "CRYSTOOLS_TPU_DATA_DIR"
-"""The environment variable that names the folder."""
+logger = logging.getLogger(__name__)
 
 PROFILES: Final = "profiles"
 """Where in it the captures of jax's profiler are."""

@@ -1,74 +1,43 @@
-"""Every command, option, setting and metric is documented, and nothing that is not there."""
+"""Every command, setting, node and stage is documented, and nothing that is not there."""
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from crystools_exporters.catalogue import CATALOGUE
-from crystools_exporters.exporting import HISTORY
 from crystools_pipelines.planning.topologies import TOPOLOGIES
-from crystools_tpu.cli.main import build_parser
-from crystools_tpu.comfyui.attach import SIMULATE
 from crystools_tpu.comfyui.nodes import NODE_CLASS_MAPPINGS
-from crystools_tpu.data_dir import DATA_DIR
-from crystools_tpu.server.settings import Settings
-from crystools_tpu.sources.disks import DISKS
+from crystools_tpu.environment import VARIABLES
 from crystools_tpu.telemetry import StageName
+from docs import make_reference
+from docs.make_reference import commands
 
 ROOT = Path(__file__).parent.parent
 DOCS = {path.name: path.read_text() for path in (ROOT / "docs").glob("*.md")}
 
 
-def commands() -> dict[str, argparse.ArgumentParser]:
-    (subparsers,) = (a for a in build_parser()._actions if isinstance(a, argparse._SubParsersAction))
-    return dict(subparsers.choices)
+def test_every_command_is_documented_and_no_other() -> None:
+    documented = re.findall(r"^## `crystools-tpu ([\w-]+)", DOCS["commands.md"], re.MULTILINE)
+    assert set(documented) == set(commands())
 
 
-def options_of(parser: argparse.ArgumentParser) -> Iterator[str]:
-    """Those of its actions, too."""
-    for action in parser._actions:
-        yield from action.option_strings
-        if isinstance(action, argparse._SubParsersAction):
-            for choice in action.choices.values():
-                yield from options_of(choice)
+def test_every_option_action_setting_variable_and_metric_is_in_a_table_that_is_generated() -> None:
+    wanted = {f"options {name}" for name in commands()} - {"options comfyui", "options tiny-checkpoint"}
+    wanted |= {"actions runs", "settings", "page-settings", "metrics", "variables"}
+    assert wanted <= {block for text in DOCS.values() for block in make_reference.blocks(text)}
 
 
-def section(name: str) -> str:
-    text = DOCS["commands.md"]
-    start = text.index(f"## `crystools-tpu {name}")
-    return text[start : text.find("\n## ", start + 1)]
+@pytest.mark.parametrize("name", ["comfyui", "tiny-checkpoint"])
+def test_a_command_without_options_needs_no_table(name: str) -> None:
+    assert make_reference.options(name).count("\n") == 2
 
 
-def test_every_command_and_option_is_documented_and_no_other() -> None:
-    documented = set(re.findall(r"^## `crystools-tpu ([\w-]+)", DOCS["commands.md"], re.MULTILINE))
-    assert documented == set(commands())
-    for name, parser in commands().items():
-        options = set(options_of(parser))
-        rows = "\n".join(line for line in section(name).splitlines() if line.startswith("| `-"))
-        named = {cell for row in rows.splitlines() for cell in re.findall(r"--[\w-]+", row.split(" | ")[0])}
-        assert named == options - {"-h", "--help"}, name
-
-
-def test_every_action_on_runs_is_documented_and_no_other() -> None:
-    (actions,) = (a for a in commands()["runs"]._actions if isinstance(a, argparse._SubParsersAction))
-    assert re.findall(r"^\| `([a-z]+)", section("runs"), re.MULTILINE) == list(actions.choices)
-
-
-def test_every_metric_is_documented_with_its_labels_and_no_other() -> None:
-    rows = re.findall(r"^\| `(crystools_tpu_\w+)` \| (\w+) \| (.*?) \|", DOCS["metrics.md"], re.MULTILINE)
-    documented = {name: (type_, tuple(re.findall(r"\w+", labels))) for name, type_, labels in rows}
-    assert documented == {metric.name: (metric.type, metric.labels) for metric in CATALOGUE}
-
-
-def test_every_setting_is_documented() -> None:
-    for field in dataclasses.fields(Settings):
-        assert f"| `{field.name}` |" in DOCS["server.md"]
+@pytest.mark.parametrize("name", DOCS)
+def test_what_is_generated_is_as_the_code_has_it(name: str) -> None:
+    assert DOCS[name] == make_reference.written(DOCS[name]), "run `make schemas`"
 
 
 def test_every_node_is_documented_with_its_inputs_and_outputs_and_no_other() -> None:
@@ -85,19 +54,9 @@ def test_every_node_is_documented_with_its_inputs_and_outputs_and_no_other() -> 
     assert documented == nodes
 
 
-def test_every_setting_in_comfyui_is_documented_and_no_other() -> None:
-    source = (ROOT / "crystools_tpu/web/comfyui/settings.js").read_text()
-    names = re.findall(r'\bsetting\(\s*"\w+",\s*"([^"]+)"', source)
-    text = DOCS["comfyui.md"]
-    table = text[text.index("## Settings") : text.index("## Sidebar")]
-    assert re.findall(r"^\| `([^`]+)` \|", table, re.MULTILINE) == names
-
-
-def test_the_environment_variables_are_documented() -> None:
-    assert f"`{SIMULATE}=" in DOCS["comfyui.md"]
-    for variable in (DATA_DIR, HISTORY):
-        assert f"| `{variable}` |" in DOCS["history.md"]
-    assert f"| `{DISKS}` |" in DOCS["server.md"]
+def test_no_document_names_an_environment_variable_of_ours_that_there_is_not() -> None:
+    named = {name for text in DOCS.values() for name in re.findall(r"\bCRYSTOOLS_TPU_[A-Z_]+", text)}
+    assert named == set(VARIABLES)
 
 
 def test_every_stage_is_documented() -> None:

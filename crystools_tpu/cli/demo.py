@@ -29,10 +29,16 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "demo", help="watch a tiny model generate a video, without downloads and without a TPU"
     )
     parser.add_argument(
-        "--once", action="store_true", help="end after the video; else the page stays, on a terminal"
+        "--once",
+        action="store_true",
+        help="end after the video; else, on a terminal, the page stays until Enter is pressed",
     )
     parser.add_argument(
-        "--out", type=Path, default=Path("demo-output"), metavar="DIR", help="(default: %(default)s)"
+        "--out",
+        type=Path,
+        default=Path("demo-output"),
+        metavar="DIR",
+        help="where to write (default: %(default)s)",
     )
     parser.set_defaults(run=run)
 

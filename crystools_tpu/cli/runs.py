@@ -30,10 +30,11 @@ from crystools_tpu.cli.run_tables import (
 from crystools_tpu.data_dir import data_dir
 from crystools_tpu.stage_table import stage_table
 from crystools_tpu.telemetry import Comparison, RunReport, Status
-from crystools_tpu.telemetry.events import plain
 from crystools_tpu.whole_file import reason, written_whole
 
 RUN_HELP = "the run's id or its beginning, latest, latest~1 (the one before), or a report file"
+
+JSON_HELP: Final = "print the whole of it as JSON, in place of the table"
 
 _MOST_IDS: Final = 5
 
@@ -45,16 +46,15 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
 
-    add = actions.add_parser("list", help="the newest runs")
-    add.add_argument("--limit", type=int, default=20, metavar="N", help="(default: %(default)s)")
-    add.add_argument("--pipeline", help="of this pipeline alone")
-    add.add_argument("--status", choices=list(Status), help="in this state alone")
-    add.add_argument("--json", action="store_true", help="the whole reports, as a JSON list")
+    add = actions.add_parser("list", help="the newest runs, with seconds a step and MFU of their main stage")
+    add.add_argument("--limit", type=int, default=20, metavar="N", help="how many (default: %(default)s)")
+    _add_choice(add)
+    add.add_argument("--json", action="store_true", help=JSON_HELP)
     add.set_defaults(run=list_runs)
 
-    add = actions.add_parser("show", help="where the time of a run went")
+    add = actions.add_parser("show", help="what a run was, and where its time went")
     add.add_argument("of", metavar="RUN", help=RUN_HELP)
-    add.add_argument("--json", action="store_true", help="the whole report")
+    add.add_argument("--json", action="store_true", help=JSON_HELP)
     add.set_defaults(run=show)
 
     add = actions.add_parser("compare", help="what is faster or slower in B than in A, and whether by chance")
@@ -65,31 +65,47 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         metavar="PERCENT",
         help="exit 1 if anything is worse by more, such as 10%%, or B is no such run",
     )
-    add.add_argument("--json", action="store_true", help="the comparison as JSON")
+    add.add_argument("--json", action="store_true", help=JSON_HELP)
     add.set_defaults(run=compare)
 
     add = actions.add_parser("export", help="write the reports as JSON lines")
-    add.add_argument("--out", type=Path, metavar="FILE", help="(default: standard output)")
-    add.add_argument("--pipeline", help="of this pipeline alone")
-    add.add_argument("--status", choices=list(Status), help="in this state alone")
+    add.add_argument("--out", type=Path, metavar="FILE", help="where to (default: standard output)")
+    _add_choice(add)
     add.set_defaults(run=export)
 
-    add = actions.add_parser("import", help="add reports from JSON lines")
+    add = actions.add_parser("import", help="add reports from JSON lines, all of the file or nothing")
     add.add_argument("file", type=Path, metavar="FILE", help="as export writes it; - is standard input")
     add.set_defaults(run=import_)
 
-    add = actions.add_parser("delete", help="delete these runs")
+    add = actions.add_parser(
+        "delete", help="delete these runs, or none where one name is wrong or one still runs"
+    )
     add.add_argument(
         "runs", nargs="+", metavar="RUN", help="the run's id or its beginning, latest or latest~1"
     )
-    add.add_argument("--force", action="store_true", help="those still running, too")
+    add.add_argument(
+        "--force",
+        action="store_true",
+        help="those in progress too; a process that still goes on writes its run anew",
+    )
     add.add_argument("--json", action="store_true", help="the ids of the deleted runs as JSON")
     add.set_defaults(run=delete)
 
-    add = actions.add_parser("prune", help="delete old runs")
-    add.add_argument("--older-than", metavar="AGE", help="such as 30d, 12h or 4w")
-    add.add_argument("--max-size", metavar="SIZE", help="the oldest beyond it, such as 500MB or 1GiB")
+    add = actions.add_parser("prune", help="delete old runs; those in progress stay")
+    add.add_argument("--older-than", metavar="AGE", help="what began longer ago, such as 12h, 30d or 4w")
+    add.add_argument(
+        "--max-size",
+        metavar="SIZE",
+        help="the oldest, until the reports are no larger, such as 500MB or 1GiB",
+    )
     add.set_defaults(run=prune)
+
+
+def _add_choice(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--pipeline", metavar="NAME", help="of this pipeline alone")
+    parser.add_argument(
+        "--status", choices=list(Status), metavar="STATUS", help=f"of these alone: {', '.join(Status)}"
+    )
 
 
 def list_runs(arguments: argparse.Namespace) -> None:
@@ -127,7 +143,7 @@ def compare(arguments: argparse.Namespace) -> None:
         a, b = found(log, arguments.a), found(log, arguments.b)
         comparison = telemetry.compare(a, b, log.alike(a))
     if arguments.json:
-        print(json.dumps({"schema": telemetry.WIRE_SCHEMA, **plain(comparison)}, indent=2))
+        print(json.dumps(telemetry.to_wire(comparison), indent=2))
     else:
         print(differences_text(comparison))
         if comparison.incomparable:

@@ -8,21 +8,16 @@ import dataclasses
 import secrets
 import signal
 import ssl
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
-from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from crystools_tpu import telemetry
 from crystools_tpu.cli.errors import CommandError
 from crystools_tpu.cli.exports import check_textfile
 from crystools_tpu.cli.outputs import check_distinct
 from crystools_tpu.cli.protection import check_token, tls_context, token_in
-
-if TYPE_CHECKING:
-    from crystools_tpu.sources.base import Source
 
 DEFAULT_PORT = 8189
 
@@ -63,20 +58,26 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser = commands.add_parser("serve", help="show this machine and its chips on a live page")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     parser.add_argument(
-        "--port", type=int, default=DEFAULT_PORT, help="0 takes a free one (default: %(default)s)"
+        "--port",
+        type=int,
+        default=DEFAULT_PORT,
+        help="0 takes a free one, which is printed (default: %(default)s)",
     )
     parser.add_argument(
         "--rate",
         type=float,
         default=0.5,
         metavar="SECONDS",
-        help="between two samples (default: %(default)s)",
+        help="time between two samples (default: %(default)s)",
     )
     token = parser.add_mutually_exclusive_group()
     token.add_argument(
-        "--token", help="what clients must show (default: a random one where the address is not loopback)"
+        "--token",
+        help="what clients must show (default: none on loopback, elsewhere a random one that is printed)",
     )
-    token.add_argument("--token-file", type=Path, metavar="FILE", help="which holds the token")
+    token.add_argument(
+        "--token-file", type=Path, metavar="FILE", help="the token is in this file, and is not printed"
+    )
     parser.add_argument(
         "--tls-cert", type=Path, metavar="FILE", help="serve https with this certificate (PEM)"
     )
@@ -85,10 +86,12 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "--textfile",
         type=Path,
         metavar="FILE",
-        help="also write the metrics there, for node_exporter (.prom)",
+        help="also write the metrics there, for node_exporter (.prom), every 15 seconds and at the end",
     )
     parser.add_argument(
-        "--simulate", metavar="TOPOLOGY", help="show a simulated machine such as v6e-8, marked as simulated"
+        "--simulate",
+        metavar="TOPOLOGY",
+        help="show a simulated machine such as v6e-8; every surface and sample is marked as simulated",
     )
     parser.set_defaults(run=run)
 
@@ -144,43 +147,28 @@ def panel(
     Raises CommandError for a port that is taken, a rate out of range, an unknown topology, or a textfile that
     cannot be.
     """
-    from crystools_exporters.exporting import exporting
-    from crystools_exporters.optional import trace_renderer
-    from crystools_exporters.prometheus import PrometheusExporter
     from crystools_exporters.textfile import TextfileWriter
     from crystools_tpu.monitor import Monitor
-    from crystools_tpu.server import Profiling, Server, ServerError, create_app
+    from crystools_tpu.server import Server, ServerError, create_app
     from crystools_tpu.server.security import is_loopback
-    from crystools_tpu.sources import default_sources
+    from crystools_tpu.watching import machine, watching
 
     if textfile is not None:
         check_textfile(textfile)
     if token is None and not is_loopback(host):
         token = secrets.token_urlsafe(16)
     with contextlib.ExitStack() as stack:
-        sources = _simulated_sources(simulate, stack) if simulate else default_sources()
+        try:
+            sources = machine(simulate or None, stack)
+        except ValueError as error:
+            raise CommandError(f"--simulate: {error}") from None
         try:
             monitor = Monitor(sources, interval_seconds=rate_seconds, simulated=simulate is not None)
         except ValueError as error:
             raise CommandError(f"--rate: {error}") from None
-        monitor.start()
-        stack.callback(monitor.stop)
-        kept = stack.enter_context(exporting(monitor=monitor, simulated=simulate))
-        exporter = PrometheusExporter(monitor, bus=telemetry.bus, simulated=simulate)
-        stack.callback(exporter.close)
-        app = create_app(
-            monitor,
-            history=telemetry.history,
-            bus=telemetry.bus,
-            kept=kept,
-            simulated=simulate,
-            token=token,
-            metrics_text=exporter.render,
-            trace=trace_renderer(),
-            profiling=None if profiles is None else Profiling(telemetry.profiler, profiles),
-        )
+        served, exporter = stack.enter_context(watching(monitor, simulated=simulate, profiles=profiles))
         try:
-            server = Server(app, host=host, port=port, tls=tls)
+            server = Server(create_app(served, token=token), host=host, port=port, tls=tls)
             bound_host, bound_port = server.start()
         except ServerError as error:
             raise CommandError(f"--host, --port: {error}") from None
@@ -188,12 +176,3 @@ def panel(
         if textfile is not None:
             stack.enter_context(TextfileWriter(textfile, exporter.registry))
         yield Panel(bound_host, bound_port, token, "http" if tls is None else "https")
-
-
-def _simulated_sources(topology: str, stack: contextlib.ExitStack) -> Sequence[Source]:
-    from crystools_tpu.simulation.machine import Simulation
-
-    try:
-        return stack.enter_context(Simulation(topology, moving=True)).sources()
-    except ValueError as error:
-        raise CommandError(f"--simulate: {error}") from None

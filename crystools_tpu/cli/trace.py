@@ -17,7 +17,9 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     """Adds the command and its options."""
     parser = commands.add_parser("trace", help="make a trace file of a run, for ui.perfetto.dev")
     parser.add_argument("of", metavar="RUN", help=RUN_HELP)
-    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="such as run.pftrace")
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="FILE", help="where to write, such as run.pftrace"
+    )
     parser.set_defaults(run=run)
 
 

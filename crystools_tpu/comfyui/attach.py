@@ -6,31 +6,24 @@ import contextlib
 import logging
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
 
 from aiohttp import web
 
-from crystools_exporters.exporting import exporting
-from crystools_exporters.optional import trace_renderer
-from crystools_exporters.prometheus import PrometheusExporter
-from crystools_tpu import telemetry
 from crystools_tpu.comfyui.unload import free_hbm_on_unload
 from crystools_tpu.data_dir import PROFILES, data_dir
+from crystools_tpu.environment import SIMULATE
 from crystools_tpu.monitor import Monitor
-from crystools_tpu.server import PREFIX, Profiling, mount
-from crystools_tpu.sources import default_sources
-from crystools_tpu.sources.base import Source
+from crystools_tpu.server import PREFIX, mount
+from crystools_tpu.watching import machine, watching
 
 logger = logging.getLogger(__name__)
 
 WEB_DIRECTORY: Final = str(Path(__file__).with_name("extension"))
 """ComfyUI imports every .js below it into its page: there is exactly one, which loads the rest."""
-
-SIMULATE: Final = "CRYSTOOLS_TPU_SIMULATE"
-"""The environment variable that names a machine to show in place of this one, such as v6e-8."""
 
 _ATTACHED_FROM: Final[web.AppKey[Path]] = web.AppKey("crystools_tpu_attached_from")
 
@@ -65,45 +58,23 @@ def attach(
 def _mount_panel(app: web.Application, *, allowed_origin: str | None, environ: Mapping[str, str]) -> None:
     """ComfyUI answers under /api too. Nothing is sampled until a browser listens."""
     closing = contextlib.ExitStack()
-    sources, simulated = _sources(environ.get(SIMULATE) or None, closing)
+    simulated = environ.get(SIMULATE) or None
+    try:
+        sources = machine(simulated, closing)
+    except ValueError as error:
+        logger.error("%s: %s; this machine is shown instead", SIMULATE, error)
+        simulated, sources = None, machine(None, closing)
     monitor = Monitor(sources, simulated=simulated is not None)
-    monitor.start()
-    closing.callback(monitor.stop)
-    kept = closing.enter_context(exporting(environ, monitor=monitor, simulated=simulated))
-    exporter = PrometheusExporter(monitor, simulated=simulated)
-    closing.callback(exporter.close)
+    profiles = data_dir(environ) / PROFILES
+    served, _ = closing.enter_context(
+        watching(monitor, simulated=simulated, profiles=profiles, environ=environ)
+    )
 
     async def stop(app: web.Application) -> None:
         closing.close()
 
     app.on_cleanup.append(stop)
-    mount(
-        app,
-        (PREFIX, f"/api{PREFIX}"),
-        monitor,
-        history=telemetry.history,
-        bus=telemetry.bus,
-        kept=kept,
-        simulated=simulated,
-        allowed_origin=allowed_origin,
-        metrics_text=exporter.render,
-        trace=trace_renderer(),
-        profiling=Profiling(telemetry.profiler, data_dir(environ) / PROFILES),
-    )
-
-
-def _sources(topology: str | None, closing: contextlib.ExitStack) -> tuple[Sequence[Source], str | None]:
-    """What is read, and the name of the machine if it is a simulated one."""
-    if topology is None:
-        return default_sources(), None
-    from crystools_tpu.simulation.machine import Simulation
-
-    try:
-        simulation = closing.enter_context(Simulation(topology, moving=True))
-    except ValueError as error:
-        logger.error("%s: %s; this machine is shown instead", SIMULATE, error)
-        return default_sources(), None
-    return simulation.sources(), topology
+    mount(app, (PREFIX, f"/api{PREFIX}"), served, allowed_origin=allowed_origin)
 
 
 def _allowed_origin(modules: Mapping[str, ModuleType]) -> str | None:

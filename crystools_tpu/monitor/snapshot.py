@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Literal
 
 from crystools_tpu.sources.base import ChipReading, Histograms, HostReading
+from crystools_tpu.telemetry.events import NOT_ON_THE_WIRE
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,14 +22,15 @@ class SourceHealth:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """What the monitor publishes at each sample. Chips are in order of their number.
+    """All sources at one moment, which is what the monitor publishes. Chips are in order of their number.
 
     `histograms` are for scrapes: they do not travel over the wire.
     """
 
+    type: Literal["snapshot"] = field(default="snapshot", init=False)
     time_unix_seconds: float
     simulated: bool
     chips: tuple[ChipReading, ...]
     host: HostReading | None
     sources: tuple[SourceHealth, ...]
-    histograms: Histograms | None = None
+    histograms: Histograms | None = field(default=None, metadata=NOT_ON_THE_WIRE)

@@ -7,6 +7,7 @@ import re
 import secrets
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
@@ -22,10 +23,9 @@ from crystools_tpu.server.settings import FieldError, Settings, parse_object, up
 from crystools_tpu.server.static import WEB_ROOT, file_handler
 from crystools_tpu.server.websocket import Hub
 from crystools_tpu.telemetry import Bus, History, RunReport, to_wire, with_progress
-from crystools_tpu.telemetry.events import plain
+from crystools_tpu.telemetry.events import Message
 
 PREFIX: Final = "/crystools-tpu"
-HELLO_RUNS: Final = 20
 MOST_RUNS: Final = 100
 TOKEN: Final[web.AppKey[str | None]] = web.AppKey("token")
 
@@ -33,49 +33,46 @@ MetricsText: TypeAlias = Callable[[str], tuple[bytes, str]]
 Trace: TypeAlias = Callable[[RunReport], bytes]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Served:
+    """What a server tells of: a machine, its runs, and what can be made of them.
+
+    `kept` are the runs of other processes. `simulated` names the simulated machine and goes to every client.
+    `metrics_text` takes the request's `Accept` and renders the metrics and their content type; it may block.
+    `trace` makes a trace file of a run; it may take its time, and raises ImportError, with what helps, where
+    its package is broken. `profiling` lets clients ask for captures.
+    """
+
+    monitor: Monitor
+    history: History
+    bus: Bus
+    kept: KeptRuns | None = None
+    simulated: str | None = None
+    metrics_text: MetricsText | None = None
+    trace: Trace | None = None
+    profiling: Profiling | None = None
+
+
 def create_app(
-    monitor: Monitor,
+    served: Served,
     *,
-    history: History,
-    bus: Bus,
-    kept: KeptRuns | None = None,
-    simulated: str | None = None,
     token: str | None = None,
-    metrics_text: MetricsText | None = None,
-    trace: Trace | None = None,
-    profiling: Profiling | None = None,
     prefix: str = PREFIX,
     web_root: Path = WEB_ROOT,
     clock: Callable[[], float] = time.monotonic,
 ) -> web.Application:
-    """The application for `Server`, with everything under `prefix`.
-
-    `kept` are the runs of other processes. `metrics_text` takes the request's `Accept` and renders the
-    metrics and their content type; it may block. `trace` makes a trace file of a run; it may take its time,
-    and raises ImportError, with what helps, where its package is broken. `profiling` lets clients ask for
-    captures. `simulated` names the simulated machine and goes to every client. Raises ValueError for an empty
-    token.
-    """
+    """The application for `Server`, with everything under `prefix`. Raises ValueError for an empty token."""
     if token == "":
         raise ValueError("token is empty: give a secret, or None to serve the loopback interface alone")
-    api = Api(
-        monitor,
-        runs=Runs(history, kept),
-        bus=bus,
-        simulated=simulated,
-        clock=clock,
-        trace=trace,
-        profiling=profiling,
-    )
+    api = Api(served, clock)
     page = file_handler(web_root)
     to_page = _redirect_handler(f"{prefix}/"[1:])
     routes = [
         web.get("/", to_page),
         web.get(prefix, _redirect_to_folder),
-        *_routes(api, page, metrics_text, prefix),
+        *_routes(api, page, prefix),
+        *_metrics_routes(served, "/metrics"),
     ]
-    if metrics_text is not None:
-        routes.append(web.get("/metrics", _metrics_handler(metrics_text)))
     guard = security.guard(
         token, loopback_only=token is None, page_key=api.page_key, public={page, _redirect_to_folder, to_page}
     )
@@ -85,41 +82,22 @@ def create_app(
 
 
 def mount(
-    outer: web.Application,
-    prefixes: Iterable[str],
-    monitor: Monitor,
-    *,
-    history: History,
-    bus: Bus,
-    kept: KeptRuns | None = None,
-    simulated: str | None = None,
-    allowed_origin: str | None = None,
-    metrics_text: MetricsText | None = None,
-    trace: Trace | None = None,
-    profiling: Profiling | None = None,
+    outer: web.Application, prefixes: Iterable[str], served: Served, *, allowed_origin: str | None = None
 ) -> None:
     """Answers in another application too, at each of the prefixes, with the same clients and settings.
 
-    `simulated` names the simulated machine and goes to every client. `outer` decides who may connect; a
-    page of another site is refused all the same, unless it is of `allowed_origin` (`*` for any).
+    `outer` decides who may connect; a page of another site is refused all the same, unless it is of
+    `allowed_origin` (`*` for any).
     """
-    api = Api(
-        monitor,
-        runs=Runs(history, kept),
-        bus=bus,
-        simulated=simulated,
-        clock=time.monotonic,
-        trace=trace,
-        profiling=profiling,
-    )
+    api = Api(served, time.monotonic)
     page = file_handler(WEB_ROOT)
     guard = security.guard(None, loopback_only=False, page_key=api.page_key, allowed_origin=allowed_origin)
     for prefix in prefixes:
-        routes = [web.get("", _redirect_to_folder), *_routes(api, page, metrics_text, "")]
+        routes = [web.get("", _redirect_to_folder), *_routes(api, page, "")]
         outer.add_subapp(prefix, _application(api, routes, guard))
 
 
-def _routes(api: Api, page: Handler, metrics_text: MetricsText | None, prefix: str) -> list[web.RouteDef]:
+def _routes(api: Api, page: Handler, prefix: str) -> list[web.RouteDef]:
     routes = [
         web.get(f"{prefix}/api/health", api.health),
         web.get(f"{prefix}/api/key", api.key),
@@ -132,11 +110,10 @@ def _routes(api: Api, page: Handler, metrics_text: MetricsText | None, prefix: s
         web.get(f"{prefix}/api/compare", api.compare),
         web.get(f"{prefix}/ws", api.hub.handle),
     ]
-    if api.profiling is not None:
-        routes.append(web.get(f"{prefix}/api/profile", api.profiling.get))
-        routes.append(web.post(f"{prefix}/api/profile", api.profiling.post))
-    if metrics_text is not None:
-        routes.append(web.get(f"{prefix}/metrics", _metrics_handler(metrics_text)))
+    if (profiling := api.served.profiling) is not None:
+        routes.append(web.get(f"{prefix}/api/profile", profiling.get))
+        routes.append(web.post(f"{prefix}/api/profile", profiling.post))
+    routes += _metrics_routes(api.served, f"{prefix}/metrics")
     return [*routes, web.get(f"{prefix}/", page), web.get(f"{prefix}/{{name:.+}}", page)]
 
 
@@ -151,45 +128,34 @@ def _application(api: Api, routes: Iterable[web.RouteDef], guard: Middleware) ->
 class Api:
     """The handlers of the JSON API; each answer is an object with `schema` first."""
 
-    def __init__(
-        self,
-        monitor: Monitor,
-        *,
-        runs: Runs,
-        bus: Bus,
-        simulated: str | None,
-        clock: Callable[[], float],
-        trace: Trace | None,
-        profiling: Profiling | None,
-    ) -> None:
-        self._monitor = monitor
-        self._runs = runs
-        self._simulated = simulated
+    def __init__(self, served: Served, clock: Callable[[], float]) -> None:
+        self.served = served
+        self._runs = Runs(served.history, served.kept)
         self._clock = clock
         self._started_at = clock()
-        self._trace = trace
-        self.profiling = profiling
         self.page_key = secrets.token_urlsafe(16)
-        self.hub = Hub(monitor, bus, self._hello, runs.of_this_process_by_id)
+        self.hub = Hub(served.monitor, served.bus, self._hello, self._runs.of_this_process_by_id)
 
     async def health(self, request: web.Request) -> web.Response:
         """How the server stands, and on which address it was reached."""
         assert request.transport is not None
         host, port = request.transport.get_extra_info("sockname")[:2]
         return _json(
-            version=__version__,
-            host=host.removeprefix("::ffff:"),  # IPv4 over a socket of both
-            port=port,
-            uptime_seconds=self._clock() - self._started_at,
-            simulated=self._simulated,
-            subscribers=self.hub.subscribers,
-            samples_total=self._monitor.samples_total,
-            sources=plain(self._monitor.health()),
+            wire.Health(
+                version=__version__,
+                host=host.removeprefix("::ffff:"),  # IPv4 over a socket of both
+                port=port,
+                uptime_seconds=self._clock() - self._started_at,
+                simulated=self.served.simulated,
+                subscribers=self.hub.subscribers,
+                samples_total=self.served.monitor.samples_total,
+                sources=self.served.monitor.health(),
+            )
         )
 
     async def key(self, request: web.Request) -> web.Response:
         """What tells the server's own page from another site's where the headers do not."""
-        answer = _json(key=self.page_key)
+        answer = _json(wire.PageKey(self.page_key))
         answer.headers[hdrs.CACHE_CONTROL] = "no-store"
         return answer
 
@@ -200,7 +166,7 @@ class Api:
 
     async def get_settings(self, request: web.Request) -> web.Response:
         """The server's settings."""
-        return _json(**plain(self.hub.settings))
+        return _json(self.hub.settings)
 
     async def put_settings(self, request: web.Request) -> web.Response:
         """Validates all fields, then applies all of them."""
@@ -212,27 +178,23 @@ class Api:
 
     async def runs(self, request: web.Request) -> web.Response:
         """A page of reports, newest first: `limit` of them, which began before run `before`."""
-        limit = _limit(request.query.get("limit", str(HELLO_RUNS)))
+        limit = _limit(request.query.get("limit", str(wire.HELLO_RUNS)))
         reports, unreadable = await asyncio.to_thread(self._runs.page, limit + 1, request.query.get("before"))
-        return _json(
-            runs=[to_wire(self._told(report)) for report in reports[:limit]],
-            more=len(reports) > limit,
-            unreadable=list(unreadable),
-        )
+        page = tuple(map(Message, map(self._told, reports[:limit])))
+        return _json(wire.RunsPage(page, more=len(reports) > limit, unreadable=tuple(unreadable)))
 
     async def run(self, request: web.Request) -> web.Response:
         """The report of one run."""
-        report = await self._report("run_id", request.match_info["run_id"])
-        return web.json_response(to_wire(self._told(report)), dumps=wire.dumps)
+        return _json(self._told(await self._report("run_id", request.match_info["run_id"])))
 
     async def trace(self, request: web.Request) -> web.Response:
         """One run as a file for Perfetto's viewer."""
         report = await self._report("run_id", request.match_info["run_id"])
-        if self._trace is None:
+        if self.served.trace is None:
             text = "traces need a package: pip install 'crystools-tpu[perfetto]', and start the server anew"
             raise security.refusal(web.HTTPNotImplemented, "trace", text)
         try:
-            body = await asyncio.to_thread(self._trace, report)
+            body = await asyncio.to_thread(self.served.trace, report)
         except ImportError as error:
             raise security.refusal(web.HTTPNotImplemented, "trace", str(error)) from None
         name = re.sub(r"[^\w.-]+", "-", f"{report.pipeline}-{report.run_id[:8]}", flags=re.ASCII)
@@ -246,7 +208,7 @@ class Api:
         """Run `b` compared with run `a`."""
         a = await self._report("a", request.query.get("a", ""))
         b = await self._report("b", request.query.get("b", ""))
-        return _json(**plain(await asyncio.to_thread(self._runs.compare, a, b)))
+        return _json(await asyncio.to_thread(self._runs.compare, a, b))
 
     async def close(self, app: web.Application) -> None:
         """Ends all websocket connections."""
@@ -254,7 +216,7 @@ class Api:
 
     async def _sample(self) -> Snapshot:
         """A sample may wait for slow sources: never on the event loop."""
-        return await asyncio.to_thread(self._monitor.sample, self.hub.settings.interval_seconds)
+        return await asyncio.to_thread(self.served.monitor.sample, self.hub.settings.interval_seconds)
 
     async def _report(self, field: str, run_id: str) -> RunReport:
         report = await asyncio.to_thread(self._runs.report, run_id)
@@ -263,23 +225,22 @@ class Api:
         return report
 
     def _told(self, report: RunReport) -> RunReport:
-        return with_progress(report, self._monitor.unix_seconds())
+        return with_progress(report, self.served.monitor.unix_seconds())
 
-    def _hello(self, settings: Settings) -> dict[str, Any]:
-        reports = map(self._told, self._runs.of_this_process()[:HELLO_RUNS])
-        capture = self.profiling.profiler.capture if self.profiling is not None else None
-        return wire.hello_message(
-            __version__,
-            self._simulated,
-            settings,
-            reports,
-            traces=self._trace is not None,
-            profile=capture,
+    def _hello(self, settings: Settings) -> wire.Hello:
+        profiling = self.served.profiling
+        return wire.Hello(
+            version=__version__,
+            simulated=self.served.simulated,
+            settings=settings,
+            runs=tuple(map(Message, map(self._told, self._runs.of_this_process()[: wire.HELLO_RUNS]))),
+            traces=self.served.trace is not None,
+            profile=profiling.profiler.capture if profiling is not None else None,
         )
 
 
-def _json(**fields: Any) -> web.Response:
-    return web.json_response(wire.message(**fields), dumps=wire.dumps)
+def _json(message: Any) -> web.Response:
+    return web.json_response(to_wire(message), dumps=wire.dumps)
 
 
 def _limit(text: str) -> int:
@@ -288,13 +249,16 @@ def _limit(text: str) -> int:
     return int(text)
 
 
-def _metrics_handler(metrics_text: MetricsText) -> Handler:
+def _metrics_routes(served: Served, path: str) -> list[web.RouteDef]:
+    if (metrics_text := served.metrics_text) is None:
+        return []
+
     async def metrics(request: web.Request) -> web.Response:
         accept = ",".join(request.headers.getall(hdrs.ACCEPT, ()))
         text, content_type = await asyncio.to_thread(metrics_text, accept)
         return web.Response(body=text, headers={hdrs.CONTENT_TYPE: content_type, hdrs.VARY: hdrs.ACCEPT})
 
-    return metrics
+    return [web.get(path, metrics)]
 
 
 def _redirect_handler(path: str) -> Handler:

@@ -10,7 +10,7 @@ from aiohttp import web
 from crystools_tpu.server import security, wire
 from crystools_tpu.server.settings import FieldError, parse_object, requested_steps
 from crystools_tpu.telemetry import CaptureBusyError, ProfileCapture, Profiler
-from crystools_tpu.telemetry.events import plain
+from crystools_tpu.telemetry.events import to_wire
 
 
 @dataclass(frozen=True)
@@ -39,4 +39,4 @@ class Profiling:
 
 
 def _answer(capture: ProfileCapture, status: int) -> web.Response:
-    return web.json_response(wire.message(**plain(capture)), status=status, dumps=wire.dumps)
+    return web.json_response(to_wire(capture), status=status, dumps=wire.dumps)

@@ -26,6 +26,7 @@ from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler, Middleware
 
 from crystools_tpu.server import wire
+from crystools_tpu.telemetry.events import to_wire
 
 MAX_BODY_BYTES: Final = 64 * 1024
 BODY_SECONDS: Final = 20.0
@@ -125,7 +126,7 @@ def refusal(kind: Callable[..., web.HTTPException], field: str, text: str) -> we
 
 
 def _refusal_text(field: str, text: str) -> str:
-    return wire.dumps(wire.message(error={"field": field, "message": text}))
+    return wire.dumps(to_wire(wire.Refusal(wire.Fault(field, text))))
 
 
 def _host_name(host_header: str) -> str:

@@ -9,7 +9,7 @@ import dataclasses
 import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 from crystools_tpu.monitor.monitor import MAX_INTERVAL_SECONDS, MIN_INTERVAL_SECONDS
 from crystools_tpu.sources.base import ChipReading, HostReading
@@ -30,10 +30,14 @@ class FieldError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """The server's settings. `disks` are the mounts to show, None for all."""
+    """The server's settings, for all of its clients."""
 
-    interval_seconds: float = 0.5
-    disks: tuple[str, ...] | None = None
+    interval_seconds: Annotated[
+        float,
+        "seconds between two samples",
+        {"minimum": MIN_INTERVAL_SECONDS, "maximum": MAX_INTERVAL_SECONDS},
+    ] = 0.5
+    disks: Annotated[tuple[str, ...] | None, "the mount points to show, `null` for all that are read"] = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -103,7 +103,7 @@ class Hub:
         self,
         monitor: Monitor,
         bus: Bus,
-        hello: Callable[[Settings], dict[str, Any]],
+        hello: Callable[[Settings], wire.Hello],
         report_of: Callable[[str], RunReport | None],
     ) -> None:
         self._monitor = monitor
@@ -166,7 +166,7 @@ class Hub:
             self._events = self._bus.subscribe(wakeup=_waker(self._publish_events))
             self._fold = self._new_fold()
         self._publish_events()  # what happened before the hello is in the hello
-        client.offer(wire.dumps(self._hello(self._settings)))
+        client.offer(wire.dumps(to_wire(self._hello(self._settings))))
         self._clients.add(client)
         self._update_sampling()
 
@@ -186,7 +186,7 @@ class Hub:
                 raise FieldError("body", "body must be text, not binary")
             client.settings = updated_client_settings(client.settings, parse_object(data))
         except FieldError as error:
-            client.offer(wire.dumps(wire.error_message(error.field, str(error))))
+            client.offer(wire.dumps(to_wire(wire.WireError(error.field, str(error)))))
             return
         client.reschedule()
         self._update_sampling()

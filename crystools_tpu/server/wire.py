@@ -1,65 +1,114 @@
-"""The server's own messages as JSON objects; `schema/server.schema.json` describes them."""
+"""The server's own messages and answers. `schema/server.schema.json` and the page's types are made of these.
+
+What stands beside a field's type (`Annotated`) describes it: a text, or keywords of JSON Schema.
+"""
 
 from __future__ import annotations
 
-import dataclasses
 import json
-from collections.abc import Collection, Iterable
-from typing import Any, Final
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Final, Literal, TypeAlias
 
-from crystools_tpu.monitor import Snapshot
+from crystools_tpu.monitor import Snapshot, SourceHealth
 from crystools_tpu.server.settings import METRICS, Settings
-from crystools_tpu.telemetry.events import WIRE_SCHEMA, ProfileCapture, RunReport, plain, to_wire
+from crystools_tpu.telemetry.events import Message, ProfileCapture, RunReport, to_wire
 
-_SNAPSHOT_FIELDS: Final = tuple(f.name for f in dataclasses.fields(Snapshot) if f.name != "histograms")
+HELLO_RUNS: Final = 20
+
+Simulated: TypeAlias = Annotated[
+    str | None, "The simulated machine, such as v6e-8; null where the machine is real."
+]
 
 
-def dumps(message: dict[str, Any]) -> str:
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """The first message to a websocket client."""
+
+    type: Literal["hello"] = field(default="hello", init=False)
+    version: str
+    simulated: Simulated
+    settings: Settings
+    runs: Annotated[tuple[Message[RunReport], ...], "The newest, newest first.", {"maxItems": HELLO_RUNS}]
+    traces: Annotated[bool, "Whether /api/runs/{run_id}/trace answers."]
+    profile: Annotated[ProfileCapture | None, "The last capture; null where there is no /api/profile."]
+
+
+@dataclass(frozen=True, slots=True)
+class WireError:
+    """The answer to a websocket message that was wrong."""
+
+    type: Literal["error"] = field(default="error", init=False)
+    field: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """GET /api/health."""
+
+    version: str
+    host: str
+    port: int
+    uptime_seconds: Annotated[float, {"minimum": 0}]
+    simulated: Simulated
+    subscribers: Annotated[int, "The websocket clients that want snapshots.", {"minimum": 0}]
+    samples_total: int
+    sources: tuple[SourceHealth, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PageKey:
+    """GET /api/key."""
+
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class RunsPage:
+    """GET /api/runs, a page of reports, newest first.
+
+    /api/runs/{run_id} answers one report alone, /api/compare a comparison.
+    """
+
+    runs: tuple[Message[RunReport], ...]
+    more: Annotated[bool, "Whether there are older ones."]
+    unreadable: Annotated[
+        tuple[str, ...],
+        "The ids of kept runs between them whose reports are broken or of another version.",
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """What is wrong, and what would be right."""
+
+    field: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """The body of a 4xx answer of the API."""
+
+    error: Fault
+
+
+def dumps(message: Any) -> str:
     """Strict JSON: raises ValueError rather than write NaN. What JSON has no form for is its own text."""
     return json.dumps(message, allow_nan=False, separators=(",", ":"), default=str)
-
-
-def message(**fields: Any) -> dict[str, Any]:
-    """An object with `schema` first."""
-    return {"schema": WIRE_SCHEMA, **fields}
 
 
 def snapshot_message(
     snapshot: Snapshot, disks: Collection[str] | None = None, metrics: Collection[str] | None = None
 ) -> dict[str, Any]:
-    """The snapshot with only the chosen disks and metrics, None for all; never the histograms."""
-    body = {name: plain(getattr(snapshot, name)) for name in _SNAPSHOT_FIELDS}
-    host = body["host"]
+    """The snapshot with only the chosen disks and metrics, None for all."""
+    message = to_wire(snapshot)
+    host = message["host"]
     if host is not None and disks is not None:
         host["disks"] = [disk for disk in host["disks"] if disk["mount"] in disks]
     left_out = METRICS.difference(METRICS if metrics is None else metrics)
-    for reading in (*body["chips"], host or {}):
+    for reading in (*message["chips"], host or {}):
         for name in left_out:
             reading.pop(name, None)
-    return message(type="snapshot", **body)
-
-
-def hello_message(
-    version: str,
-    simulated: str | None,
-    settings: Settings,
-    reports: Iterable[RunReport],
-    *,
-    traces: bool,
-    profile: ProfileCapture | None,
-) -> dict[str, Any]:
-    """What a websocket client hears first; `traces` and `profile` say what else it may ask for."""
-    return message(
-        type="hello",
-        version=version,
-        simulated=simulated,
-        settings=plain(settings),
-        runs=[to_wire(report) for report in reports],
-        traces=traces,
-        profile=plain(profile),
-    )
-
-
-def error_message(field: str, text: str) -> dict[str, Any]:
-    """The answer to a bad websocket message."""
-    return message(type="error", field=field, message=text)
+    return message

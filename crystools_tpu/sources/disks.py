@@ -12,6 +12,7 @@ from typing import Any, Final, TypeAlias
 
 import psutil
 
+from crystools_tpu.environment import DISKS
 from crystools_tpu.sources.base import DiskReading
 from crystools_tpu.sources.mounts import Mount, read_mounts, readable
 
@@ -19,9 +20,6 @@ _log = logging.getLogger(__name__)
 
 Usage: TypeAlias = Callable[[str], Any]
 """What `psutil.disk_usage` is: `total`, `used` and `free` of the file system at a path."""
-
-DISKS: Final = "CRYSTOOLS_TPU_DISKS"
-"""The environment variable that names the mount points to report, separated as in PATH."""
 
 _IMAGES: Final = frozenset({"squashfs", "iso9660", "udf", "erofs"})
 """File systems that are images: always full, and nobody can free anything on them."""

@@ -15,7 +15,7 @@ from statistics import NormalDist
 from typing import Final, Literal, TypeAlias, TypeVar
 
 from crystools_tpu.telemetry.content import content_of
-from crystools_tpu.telemetry.events import RunReport, StageReport, Status
+from crystools_tpu.telemetry.events import RunReport, StageName, StageReport, Status
 
 SAME_RATIO: Final = 0.01
 """A smaller change is none: the same program, run twice on a quiet machine, differs by as much."""
@@ -60,7 +60,7 @@ class Change:
 class StageComparison:
     """One stage of both runs, by name and component (and in their order, where a run has several of them)."""
 
-    name: str
+    name: StageName
     component: str | None
     changes: tuple[Change, ...]
 
@@ -205,14 +205,14 @@ def _device_text(report: RunReport) -> str | None:
 
 _FigureOf: TypeAlias = Callable[[StageReport], float | None]
 _Value = TypeVar("_Value")
-_Key: TypeAlias = tuple[str, str | None, int]
+_Key: TypeAlias = tuple[StageName, str | None, int]
 
 
 def _keyed_stages(report: RunReport) -> dict[_Key, StageReport]:
     stages: dict[_Key, StageReport] = {}
     for stage in report.stages:
-        of_that_name = sum(key[:2] == (stage.name.value, stage.component) for key in stages)
-        stages[stage.name.value, stage.component, of_that_name] = stage
+        of_that_name = sum(key[:2] == (stage.name, stage.component) for key in stages)
+        stages[stage.name, stage.component, of_that_name] = stage
     return stages
 
 

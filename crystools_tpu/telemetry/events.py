@@ -13,7 +13,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Final, Generic, Literal, TypeAlias, TypeVar
 
 from crystools_tpu.telemetry.text import safe_params, safe_text
 
@@ -491,18 +491,37 @@ Event: TypeAlias = (
 )
 
 
-def to_wire(value: Event | RunReport) -> dict[str, Any]:
-    """The JSON object for an event or a report, with `schema` first. NaN and infinity become null."""
+_T = TypeVar("_T")
+
+NOT_ON_THE_WIRE: Final = {"on_the_wire": False}
+"""As `metadata` of a dataclass's field: of this process alone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Message(Generic[_T]):
+    """A message within another, such as a report in a list: `schema` is in it too."""
+
+    body: _T
+
+
+def to_wire(value: Any) -> dict[str, Any]:
+    """The JSON object for an event, a report or another dataclass, with `schema` first.
+
+    NaN and infinity become null.
+    """
     return {"schema": WIRE_SCHEMA, **plain(value)}
 
 
 def plain(value: Any) -> Any:
     """A dataclass, mapping, sequence or scalar as strict JSON has it. NaN and infinity become None."""
+    if isinstance(value, Message):
+        return to_wire(value.body)
     if dataclasses.is_dataclass(value):
+        kind: Any = type(value)
         return {
-            f.name: plain(getattr(value, f.name))
-            for f in dataclasses.fields(value)
-            if "omit_default" not in f.metadata or getattr(value, f.name) != f.default
+            f.name: plain(told)
+            for f in _wire_fields(kind)
+            if (told := getattr(value, f.name)) != f.default or "omit_default" not in f.metadata
         }
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
@@ -513,3 +532,8 @@ def plain(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value
+
+
+@functools.cache
+def _wire_fields(kind: Any) -> tuple[dataclasses.Field[Any], ...]:
+    return tuple(f for f in dataclasses.fields(kind) if f.metadata.get("on_the_wire", True))

@@ -1,9 +1,35 @@
 /**
- * The wire: what the server says over the websocket and the JSON API. The reports and events mirror the
- * dataclasses of `crystools_tpu/telemetry/events.py`, the snapshot those of `crystools_tpu/monitor`; a test
- * compares the field names. A value that is unknown is `null`.
+ * The wire: what the server says over the websocket and the JSON API. What is unknown is `null`.
+ * Written by `make schemas` from the dataclasses.
  */
 
+/**
+ * How a run or stage stands; all but `RUNNING` are final.
+ *
+ * `INTERRUPTED`: its process ended without a word (killed, or the machine went down), as the history found
+ * out later.
+ */
+export type Status = "running" | "succeeded" | "failed" | "cancelled" | "interrupted";
+
+/**
+ * The devices a run uses.
+ *
+ * `count` is the number of jax devices, `chips` the number of chips they make up (on v2, v3 and 7x a
+ * device is half a chip); `chip_ids` name the monitor's rows (`tpu0`) that they belong to.
+ */
+export interface Device {
+  platform: string;
+  kind: string;
+  count: number;
+  chips: number;
+  chip_ids: string[];
+  peak_flops_per_chip: number | null;
+  peak_source: string | null;
+  hbm_bytes_per_chip: number | null;
+  hbm_bandwidth_bytes_per_second_per_chip: number | null;
+}
+
+/** The stages a pipeline may report. A stage may occur several times in a run (one `load` a component). */
 export type StageName =
   | "download"
   | "load"
@@ -13,43 +39,15 @@ export type StageName =
   | "vae_encode"
   | "vae_decode"
   | "save";
-export type Status = "running" | "succeeded" | "failed" | "cancelled" | "interrupted";
+
+/** What the persistent compilation cache did for a compile. */
 export type CompileCache = "hit" | "miss" | "off";
-export type CaptureStatus = "idle" | "waiting" | "capturing" | "written" | "failed";
-export type Bound = "compute" | "bandwidth" | "host";
 
-export interface Ratio {
-  ratio: number;
-  numerator: number;
-  denominator: number;
-  unit: "flop" | "byte";
-  method: string;
-}
-
-export interface HbmUsage {
-  device: string;
-  before_bytes: number;
-  peak_bytes: number;
-  after_bytes: number;
-  limit_bytes: number | null;
-  method: string;
-}
-
-export interface StepRecord {
-  seconds: number;
-  compiled: boolean;
-  finite: boolean | null;
-  /** The pipeline's word for steps that take alike; "full" where it is absent. */
-  kind?: string;
-}
-
-export interface StepSeconds {
-  median: number;
-  p95: number;
-  min: number;
-  max: number;
-}
-
+/**
+ * One backend compile (or its retrieval from the cache): of what, when it ended, and how long it took.
+ *
+ * `reason` is jax's own explanation, where it gives one.
+ */
 export interface CompileRecord {
   function: string | null;
   finished_unix_seconds: number;
@@ -58,21 +56,64 @@ export interface CompileRecord {
   reason: string | null;
 }
 
-export interface StageForecast {
-  name: StageName;
-  component: string | null;
-  fits: boolean | null;
-  step_seconds: number | null;
-  hbm_peak_bytes_per_chip: number | null;
+/**
+ * One step as the device ran it.
+ *
+ * `compiled` marks a step in which a compile fell (left out of the statistics). `finite` is the
+ * device's own `isfinite(latents).all()`, null where the pipeline did not compute it. `kind` is the
+ * pipeline's own word for steps that take alike.
+ */
+export interface StepRecord {
+  seconds: number;
+  compiled: boolean;
+  finite: boolean | null;
+  kind?: string;
 }
 
-export interface Forecast {
+/** Statistics over the steps in which no compile fell. */
+export interface StepSeconds {
+  median: number;
+  p95: number;
+  min: number;
+  max: number;
+}
+
+/** A ratio that carries what it was made of. `ratio = numerator / denominator`, 0..1. */
+export interface Ratio {
+  ratio: number;
+  numerator: number;
+  denominator: number;
+  unit: "flop" | "byte";
   method: string;
-  hbm_limit_bytes_per_chip: number | null;
-  stages: StageForecast[];
-  would_fit: string[];
 }
 
+/** What limits a stage: the roofline's verdict, or the host where the device waited for it. */
+export type Bound = "compute" | "bandwidth" | "host";
+
+/**
+ * Device memory of one chip over one stage, in bytes. `method` says how it was read.
+ *
+ * `peak_bytes` is the exact peak where the method is `memory_stats` and the allocator's peak rose in
+ * this stage; otherwise it is the largest of the samples taken (`memory_stats_sampled`, `live_arrays`).
+ */
+export interface HbmUsage {
+  device: string;
+  before_bytes: number;
+  peak_bytes: number;
+  after_bytes: number;
+  limit_bytes: number | null;
+  method: "memory_stats" | "memory_stats_sampled" | "live_arrays";
+}
+
+/**
+ * One stage of one run. Durations in seconds; `flops` is the stage's model FLOPs over all its steps.
+ *
+ * `recompiles` counts the steps after the first in which something was compiled, with a reason each.
+ * `compile_seconds` is trace, lowering and backend together; `compiles` are the backend's.
+ * `predicted_step_seconds` and `predicted_hbm_peak_bytes` are the forecast's, the latter of one of `hbm`'s
+ * devices. `bytes_done` of `bytes_total` are what a download has brought. `steps_by_kind` is `steps_total`
+ * by kind, null where all are `full` or the kinds to come are not known.
+ */
 export interface StageReport {
   name: StageName;
   component: string | null;
@@ -102,9 +143,41 @@ export interface StageReport {
   steps_by_kind?: Record<string, number> | null;
 }
 
-/** How a running stage stands; what its report has too is newer here. */
+/**
+ * What is expected of one stage. What is not known is null.
+ *
+ * `step_seconds` is the mean of its steps, without compile; `hbm_peak_bytes_per_chip` what the stage itself
+ * must hold of a chip.
+ */
+export interface StageForecast {
+  name: StageName;
+  component: string | null;
+  fits: boolean | null;
+  step_seconds: number | null;
+  hbm_peak_bytes_per_chip: number | null;
+}
+
+/**
+ * What is expected of a run, said before it begins. `method` says where it comes from.
+ *
+ * `hbm_limit_bytes_per_chip` is what programs may have of a chip; `would_fit` are shapes that would fit, in
+ * words, where a stage does not.
+ */
+export interface Forecast {
+  method: string;
+  hbm_limit_bytes_per_chip: number | null;
+  stages: StageForecast[];
+  would_fit: string[];
+}
+
+/**
+ * How a running stage stands, as everybody shows it. What its report has too is newer here.
+ *
+ * `eta_seconds` is what it has still to go from now on; with `eta_by_forecast` it is the forecast's alone
+ * and stands, for a compile may precede the first step. `mfu`, `mbu` and `bound` are of the latest step
+ * without a compile, of all so far for who has not heard of it. `bytes_per_second` is a download's rate.
+ */
 export interface StageProgress {
-  /** From now on; it stands while it is the forecast's alone. */
   eta_seconds: number | null;
   eta_by_forecast: boolean;
   step_seconds: StepSeconds | null;
@@ -120,18 +193,15 @@ export interface StageProgress {
   bytes_per_second: number | null;
 }
 
-export interface Device {
-  platform: string;
-  kind: string;
-  count: number;
-  chips: number;
-  chip_ids: string[];
-  peak_flops_per_chip: number | null;
-  peak_source: string | null;
-  hbm_bytes_per_chip: number | null;
-  hbm_bandwidth_bytes_per_second_per_chip: number | null;
-}
-
+/**
+ * One run, whole. Also the file that `generate --report` writes.
+ *
+ * `forecast` is what was expected of it before it began, stages that never came included; `warnings` are
+ * what its user was told while it ran. A whole number among `params` that not every reader of JSON could
+ * keep, such as a seed of 64 bits, is its digits. `content_params` are the names of those that say what is
+ * shown and change no time, null where the run does not say which (see `content.content_of`).
+ * `progress`, of its running stage, is there where a server tells of a run; see `fold`.
+ */
 export interface RunReport {
   run_id: string;
   pipeline: string;
@@ -148,25 +218,36 @@ export interface RunReport {
   forecast: Forecast | null;
   warnings: string[];
   content_params?: string[] | null;
-  /** Of its running stage. */
   progress?: StageProgress | null;
 }
 
+/** A run began; `report` is the run as known so far (status `running`, no stages). */
 export interface RunStarted {
-  type: "run_started";
   report: RunReport;
+  type: "run_started";
 }
 
+/**
+ * A stage began; `stage` is its position in the run's `stages`.
+ *
+ * `progress` is how the stage stands after this event, where whoever passes it on has folded that (`fold`);
+ * so in the events of a stage below.
+ */
 export interface StageStarted {
-  type: "stage_started";
   run_id: string;
   stage: number;
   report: StageReport;
   progress?: StageProgress | null;
+  type: "stage_started";
 }
 
+/**
+ * The device finished step `step` (from 0). `eta_seconds` is what the stage has still to go.
+ *
+ * That is the steps to come times the median of the last ones, each kind apart, of which the forecast counts
+ * as one. `mfu`, `mbu` and `bound` are of this step alone, null where a compile fell in it.
+ */
 export interface StepFinished {
-  type: "step_finished";
   run_id: string;
   pipeline: string;
   stage: number;
@@ -179,10 +260,15 @@ export interface StepFinished {
   mbu: Ratio | null;
   bound: Bound | null;
   progress?: StageProgress | null;
+  type: "step_finished";
 }
 
+/**
+ * A download has brought `bytes_done` of `bytes_total`.
+ *
+ * `bytes_per_second` is the rate of the last seconds, `eta_seconds` what is still to come at that rate.
+ */
 export interface BytesTransferred {
-  type: "bytes_transferred";
   run_id: string;
   pipeline: string;
   stage: number;
@@ -192,10 +278,17 @@ export interface BytesTransferred {
   bytes_per_second: number | null;
   eta_seconds: number | null;
   progress?: StageProgress | null;
+  type: "bytes_transferred";
 }
 
+/**
+ * A stage compiled something.
+ *
+ * `stage_compile_seconds` is the stage's total so far: trace, lowering and backend together, overlaps
+ * counted once. `recompile` is true for the first compile in each step after the stage's first, so that
+ * these add up to the stage's `recompiles`.
+ */
 export interface CompileFinished {
-  type: "compile_finished";
   run_id: string;
   pipeline: string;
   stage: number;
@@ -204,37 +297,58 @@ export interface CompileFinished {
   stage_compile_seconds: number;
   recompile: boolean;
   progress?: StageProgress | null;
+  type: "compile_finished";
 }
 
+/** A stage ended; `report` is final. */
 export interface StageFinished {
-  type: "stage_finished";
   run_id: string;
   pipeline: string;
   stage: number;
   report: StageReport;
+  type: "stage_finished";
 }
 
+/** A run ended; `report` is final. */
 export interface RunFinished {
-  type: "run_finished";
   report: RunReport;
+  type: "run_finished";
 }
 
+/** Something that a run's user should know before it ends; also in its report's `warnings`. */
 export interface RunWarned {
-  type: "run_warned";
   run_id: string;
   pipeline: string;
   warning: string;
+  type: "run_warned";
 }
 
+/**
+ * A component of a model left the devices' memory; `freed_bytes` is what it held on all of them together.
+ *
+ * `reason`: `evicted` for another that needed the room (or because its files have changed), `freed` because
+ * somebody asked for it, `out_of_memory` so that a step which had failed could be tried again. `run_id` is
+ * the run that caused it, if one did.
+ */
 export interface ModelFreed {
-  type: "model_freed";
   run_id: string | null;
   model: string;
   component: string;
   freed_bytes: number;
   reason: "evicted" | "freed" | "out_of_memory";
+  type: "model_freed";
 }
 
+/** How a capture of jax's profiler stands; `waiting` is for a run's next step. */
+export type CaptureStatus = "idle" | "waiting" | "capturing" | "written" | "failed";
+
+/**
+ * The capture of jax's profiler that was asked for last.
+ *
+ * `steps` were asked for, of which `steps_captured` have been handed to the devices so far; `run_id` is the
+ * run they are of, and `path` the folder of the files, which are whole once the status is `written`. Idle
+ * and all null: none was asked for.
+ */
 export interface ProfileCapture {
   status: CaptureStatus;
   steps: number | null;
@@ -244,80 +358,27 @@ export interface ProfileCapture {
   error: string | null;
 }
 
+/** A capture of jax's profiler was asked for, came on, or ended. */
 export interface ProfileChanged {
-  type: "profile_changed";
   capture: ProfileCapture;
+  type: "profile_changed";
 }
 
-export interface ChipReading {
-  chip: string;
-  kind: string | null;
-  hbm_used_bytes: number | null;
-  hbm_total_bytes: number | null;
-  duty_cycle_ratio: number | null;
-  tensorcore_utilization_ratio: number | null;
-  hbm_bandwidth_utilization_ratio: number | null;
-  temperature_celsius: number | null;
+/** A parameter, the pipeline or the device that is not the same. */
+export interface Difference {
+  name: string;
+  a: string | number | boolean | null;
+  b: string | number | boolean | null;
 }
 
-export interface DiskReading {
-  mount: string;
-  used_bytes: number;
-  total_bytes: number;
-}
-
-export interface HostReading {
-  cpu_utilization_ratio: number | null;
-  /** Null only in a snapshot of a client that did not ask for it. */
-  memory_used_bytes: number | null;
-  /** What may be used: the limit of the container, or else all of the machine's. */
-  memory_total_bytes: number | null;
-  disks: DiskReading[];
-  /** What may be used, in CPUs; less than one is possible. */
-  cpu_count: number | null;
-  machine_cpu_count: number | null;
-  machine_memory_bytes: number | null;
-}
-
-export interface SourceHealth {
-  source: string;
-  up: boolean | null;
-  last_success_unix_seconds: number | null;
-  errors_total: number;
-  error: string | null;
-}
-
-export interface Snapshot {
-  type: "snapshot";
-  time_unix_seconds: number;
-  simulated: boolean;
-  chips: ChipReading[];
-  host: HostReading | null;
-  sources: SourceHealth[];
-}
-
-export interface Hello {
-  type: "hello";
-  version: string;
-  /** The simulated topology ("v6e-8") or whether there is one. */
-  simulated: string | boolean | null;
-  settings: { interval_seconds: number };
-  runs: RunReport[];
-  /** Whether the server makes trace files of runs. */
-  traces: boolean;
-  /** The last capture of jax's profiler; null where the server makes none. */
-  profile: ProfileCapture | null;
-}
-
-export interface RunsPage {
-  runs: RunReport[];
-  more: boolean;
-  /** The ids of kept runs between them whose reports cannot be read. */
-  unreadable: string[];
-}
-
+/** What is to be thought of a change. */
 export type Verdict = "better" | "worse" | "same" | "noise" | "unproven";
 
+/**
+ * One figure of both runs. `ratio` is how much larger it is in B: 0.1 is 10% more.
+ *
+ * `verdict` is null where a figure is unknown in one of them, or says nothing about better or worse.
+ */
 export interface Change {
   name:
     | "seconds"
@@ -332,34 +393,159 @@ export interface Change {
   verdict: Verdict | null;
 }
 
+/** One stage of both runs, by name and component (and in their order, where a run has several of them). */
 export interface StageComparison {
   name: StageName;
   component: string | null;
   changes: Change[];
 }
 
-export interface Difference {
-  name: string;
-  a: string | number | boolean | null;
-  b: string | number | boolean | null;
-}
-
+/**
+ * Run A, the baseline, and run B.
+ *
+ * `incomparable` says, a sentence each, why B's figures say nothing about A's: one of them did not do its
+ * work to the end, or they did not do the same on the same devices.
+ */
 export interface Comparison {
   a: string;
   b: string;
   a_status: Status;
   b_status: Status;
-  /** Why B's figures say nothing about A's, a sentence each. */
   incomparable: string[];
   differences: Difference[];
   changes: Change[];
   stages: StageComparison[];
 }
 
+/** The server's settings, for all of its clients. */
+export interface Settings {
+  /** seconds between two samples */
+  interval_seconds: number;
+  /** the mount points to show, `null` for all that are read */
+  disks: string[] | null;
+}
+
+/** The first message to a websocket client. */
+export interface Hello {
+  type: "hello";
+  version: string;
+  /** The simulated machine, such as v6e-8; null where the machine is real. */
+  simulated: string | null;
+  settings: Settings;
+  /** The newest, newest first. */
+  runs: RunReport[];
+  /** Whether /api/runs/{run_id}/trace answers. */
+  traces: boolean;
+  /** The last capture; null where there is no /api/profile. */
+  profile: ProfileCapture | null;
+}
+
+/** One chip at one moment. `chip` is its id (`tpu0`, `gpu0`, `cpu0`), the same in every source. */
+export interface ChipReading {
+  chip: string;
+  kind: string | null;
+  hbm_used_bytes: number | null;
+  hbm_total_bytes: number | null;
+  duty_cycle_ratio: number | null;
+  tensorcore_utilization_ratio: number | null;
+  hbm_bandwidth_utilization_ratio: number | null;
+  temperature_celsius: number | null;
+}
+
+/** One mounted file system, in bytes. */
+export interface DiskReading {
+  mount: string;
+  used_bytes: number;
+  total_bytes: number;
+}
+
+/**
+ * The machine itself, or that part of it which the container may use.
+ *
+ * `cpu_utilization_ratio` is over the `cpu_count` CPUs that may be used, since the last read, 0..1; less
+ * than one CPU is possible. `memory_total_bytes` is the memory that may be used.
+ */
+export interface HostReading {
+  cpu_utilization_ratio: number | null;
+  memory_used_bytes: number | null;
+  memory_total_bytes: number | null;
+  disks: DiskReading[];
+  cpu_count: number | null;
+  machine_cpu_count: number | null;
+  machine_memory_bytes: number | null;
+}
+
+/** How a source stands. `up` is null before its first read and for a source this machine lacks. */
+export interface SourceHealth {
+  source: string;
+  up: boolean | null;
+  last_success_unix_seconds: number | null;
+  errors_total: number;
+  error: string | null;
+}
+
+/**
+ * All sources at one moment, which is what the monitor publishes. Chips are in order of their number.
+ *
+ * `histograms` are for scrapes: they do not travel over the wire.
+ */
+export interface Snapshot {
+  type: "snapshot";
+  time_unix_seconds: number;
+  simulated: boolean;
+  chips: ChipReading[];
+  host: HostReading | null;
+  sources: SourceHealth[];
+}
+
+/** The answer to a websocket message that was wrong. */
 export interface WireError {
   type: "error";
-  field: string | null;
+  field: string;
   message: string;
+}
+
+/** GET /api/health. */
+export interface Health {
+  version: string;
+  host: string;
+  port: number;
+  uptime_seconds: number;
+  /** The simulated machine, such as v6e-8; null where the machine is real. */
+  simulated: string | null;
+  /** The websocket clients that want snapshots. */
+  subscribers: number;
+  samples_total: number;
+  sources: SourceHealth[];
+}
+
+/** GET /api/key. */
+export interface PageKey {
+  key: string;
+}
+
+/**
+ * GET /api/runs, a page of reports, newest first.
+ *
+ * /api/runs/{run_id} answers one report alone, /api/compare a comparison.
+ */
+export interface RunsPage {
+  runs: RunReport[];
+  /** Whether there are older ones. */
+  more: boolean;
+  /** The ids of kept runs between them whose reports are broken or of another version. */
+  unreadable: string[];
+}
+
+/** What is wrong, and what would be right. */
+export interface Fault {
+  field: string;
+  message: string;
+}
+
+/** The body of a 4xx answer of the API. */
+export interface Refusal {
+  error: Fault;
 }
 
 export type TelemetryEvent =

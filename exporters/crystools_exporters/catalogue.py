@@ -1,4 +1,4 @@
-"""Every metric there is: name, type, help, unit, labels. Exporters and dashboards read this table.
+"""Every metric there is: its name, what it is read from, its help. Exporters and dashboards read this table.
 
 Labels are closed sets: never a prompt, a seed or a run id.
 
@@ -28,7 +28,36 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, Literal
 
+from crystools_exporters.readers import (
+    CHIP_KINDS,
+    FROM_ZERO,
+    HBM_PEAKS,
+    Built,
+    EventReader,
+    InProgress,
+    SnapshotReader,
+    chip,
+    disk,
+    host,
+    on,
+    runtime,
+    source,
+)
+from crystools_tpu.telemetry import (
+    CompileFinished,
+    ModelFreed,
+    Ratio,
+    RunFinished,
+    StageFinished,
+    StepFinished,
+)
+
 SIMULATED_LABEL: Final = "simulated"
+
+_UNITS: Final = {
+    "bytes": "bytes", "celsius": "celsius", "flops": "flop", "ratio": "ratio", "seconds": "seconds",
+}  # fmt: skip
+"""By the last word of a metric's name."""
 
 # From a step of a small image to the load of a large model, about 2.5 apart.
 _DURATION_BUCKETS: Final = (
@@ -38,174 +67,148 @@ _DURATION_BUCKETS: Final = (
 
 @dataclass(frozen=True, slots=True)
 class MetricSpec:
-    """One metric.
+    """One metric. What its name ends with says its unit, and `_total` that it is a counter.
 
     `buckets` are a histogram's upper bounds, in the metric's unit, without +Inf; empty where the TPU runtime
-    that counts chooses them.
+    that counts chooses them, and None where it is none.
     """
 
     name: str
-    type: Literal["gauge", "counter", "histogram"]
-    unit: Literal["bytes", "celsius", "flop", "ratio", "seconds"] | None
-    labels: tuple[str, ...]
+    reader: SnapshotReader | EventReader
     help: str
-    buckets: tuple[float, ...] = ()
+    buckets: tuple[float, ...] | None = None
+
+    @property
+    def type(self) -> Literal["gauge", "counter", "histogram"]:
+        """As Prometheus has it."""
+        if self.buckets is not None:
+            return "histogram"
+        return "counter" if self.name.endswith("_total") else "gauge"
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The names of its labels."""
+        return self.reader.labels
+
+    @property
+    def unit(self) -> str | None:
+        """What its name ends with."""
+        return _UNITS.get(self.name.removesuffix("_total").rpartition("_")[2])
 
     @property
     def suffix_unit(self) -> str:
-        """The unit where the name ends with it: OpenMetrics knows no other."""
-        named = self.unit is not None and self.name.removesuffix("_total").endswith(f"_{self.unit}")
-        return self.unit if self.unit is not None and named else ""
+        """The unit where it is the last word of the name: OpenMetrics knows no other."""
+        return self.unit if self.unit is not None and self.unit != "flop" else ""
+
+
+_RUN: Final = ("pipeline", "status")
+_STAGE: Final = ("pipeline", "stage")
+
+
+def _chip_seconds(event: RunFinished) -> float | None:
+    report = event.report
+    if report.total_seconds is None or report.device is None:
+        return None
+    return report.total_seconds * report.device.chips
+
+
+def _without_compile(event: StepFinished) -> bool:
+    return not event.record.compiled
+
+
+def _is_nonfinite(event: StepFinished) -> int | None:
+    return None if event.record.finite is None else int(not event.record.finite)
+
+
+def _ratio(known: Ratio | None) -> float | None:
+    """An unknown ratio has no sample, even where an earlier stage had one."""
+    return None if known is None else known.ratio
 
 
 CATALOGUE: Final = (
-    MetricSpec(
-        "crystools_tpu_build_info", "gauge", None, ("version",),
-        "Always 1; the version is in the label.",
-    ),
-    MetricSpec(
-        "crystools_tpu_chip_info", "gauge", None, ("chip", "kind"),
-        "Always 1; what its source calls the chip (TPU v6e) is in the label.",
-    ),
-    MetricSpec(
-        "crystools_tpu_chip_hbm_used_bytes", "gauge", "bytes", ("chip",),
-        "Device memory in use on the chip.",
-    ),
-    MetricSpec(
-        "crystools_tpu_chip_hbm_total_bytes", "gauge", "bytes", ("chip",),
-        "Device memory of the chip.",
-    ),
-    MetricSpec(
-        "crystools_tpu_chip_duty_cycle_ratio", "gauge", "ratio", ("chip",),
-        "Share of the time in which the chip was busy with anything, 0 to 1. Not MFU.",
-    ),
-    MetricSpec(
-        "crystools_tpu_chip_tensorcore_utilization_ratio", "gauge", "ratio", ("chip",),
-        "Share of the TensorCore's capacity in use as the runtime reports it, 0 to 1. Not MFU.",
-    ),
-    MetricSpec(
-        "crystools_tpu_chip_hbm_bandwidth_utilization_ratio", "gauge", "ratio", ("chip",),
-        "Share of the memory bandwidth in use as the runtime reports it, 0 to 1.",
-    ),
-    MetricSpec(
-        "crystools_tpu_chip_temperature_celsius", "gauge", "celsius", ("chip",),
-        "Temperature of the chip.",
-    ),
-    MetricSpec(
-        "crystools_tpu_chip_hlo_execution_seconds", "histogram", "seconds", ("chip", "core_type"),
-        "Duration of the programs that ran on the chip's cores, in the runtime's own buckets.",
-    ),
-    MetricSpec(
-        "crystools_tpu_megascale_latency_seconds", "histogram", "seconds", ("operation", "buffer_size"),
+    MetricSpec("crystools_tpu_build_info", on(Built, "version", value=lambda _: 1),
+        "Always 1; the version is in the label."),
+    MetricSpec("crystools_tpu_chip_info", CHIP_KINDS,
+        "Always 1; what its source calls the chip (TPU v6e) is in the label."),
+    MetricSpec("crystools_tpu_chip_hbm_used_bytes", chip("hbm_used_bytes"),
+        "Device memory in use on the chip."),
+    MetricSpec("crystools_tpu_chip_hbm_total_bytes", chip("hbm_total_bytes"),
+        "Device memory of the chip."),
+    MetricSpec("crystools_tpu_chip_duty_cycle_ratio", chip("duty_cycle_ratio"),
+        "Share of the time in which the chip was busy with anything, 0 to 1. Not MFU."),
+    MetricSpec("crystools_tpu_chip_tensorcore_utilization_ratio", chip("tensorcore_utilization_ratio"),
+        "Share of the TensorCore's capacity in use as the runtime reports it, 0 to 1. Not MFU."),
+    MetricSpec("crystools_tpu_chip_hbm_bandwidth_utilization_ratio", chip("hbm_bandwidth_utilization_ratio"),
+        "Share of the memory bandwidth in use as the runtime reports it, 0 to 1."),
+    MetricSpec("crystools_tpu_chip_temperature_celsius", chip("temperature_celsius"),
+        "Temperature of the chip."),
+    MetricSpec("crystools_tpu_chip_hlo_execution_seconds", runtime("hlo_executions", "chip", "core_type"),
+        "Duration of the programs that ran on the chip's cores, in the runtime's own buckets.", ()),
+    MetricSpec("crystools_tpu_megascale_latency_seconds",
+        runtime("megascale_latencies", "operation", "buffer_size"),
         "Duration of operations between slices and between host and device, in the runtime's own buckets.",
-    ),
-    MetricSpec(
-        "crystools_tpu_host_cpu_utilization_ratio", "gauge", "ratio", (),
-        "Share of the time of the CPUs that may be used that was not idle since the last sample, 0 to 1.",
-    ),
-    MetricSpec(
-        "crystools_tpu_host_cpus", "gauge", None, (),
-        "CPUs that may be used: the limit of the container, or else all of the machine.",
-    ),
-    MetricSpec(
-        "crystools_tpu_host_memory_used_bytes", "gauge", "bytes", (),
-        "Memory in use, of the container where it has a limit, or else of the machine.",
-    ),
-    MetricSpec(
-        "crystools_tpu_host_memory_total_bytes", "gauge", "bytes", (),
-        "Memory that may be used: the limit of the container, or else all of the machine.",
-    ),
-    MetricSpec(
-        "crystools_tpu_machine_cpus", "gauge", None, (),
-        "CPUs of the machine, whatever the container may use of them.",
-    ),
-    MetricSpec(
-        "crystools_tpu_machine_memory_bytes", "gauge", "bytes", (),
-        "Memory of the machine, whatever the container may use of it.",
-    ),
-    MetricSpec(
-        "crystools_tpu_host_disk_used_bytes", "gauge", "bytes", ("mount",),
-        "Space in use on a mounted file system.",
-    ),
-    MetricSpec(
-        "crystools_tpu_host_disk_total_bytes", "gauge", "bytes", ("mount",),
-        "Size of a mounted file system.",
-    ),
-    MetricSpec(
-        "crystools_tpu_source_up", "gauge", None, ("source",),
-        "Whether the source answered its last read. No sample before the first, or where it does not exist.",
-    ),
-    MetricSpec(
-        "crystools_tpu_source_last_success_timestamp_seconds", "gauge", "seconds", ("source",),
-        "Unix time of the source's last good read.",
-    ),
-    MetricSpec(
-        "crystools_tpu_source_errors_total", "counter", None, ("source",),
-        "Reads of the source that failed.",
-    ),
-    MetricSpec(
-        "crystools_tpu_runs_total", "counter", None, ("pipeline", "status"),
-        "Runs that ended.",
-    ),
-    MetricSpec(
-        "crystools_tpu_runs_in_progress", "gauge", None, ("pipeline",),
-        "Runs that have begun and not ended.",
-    ),
-    MetricSpec(
-        "crystools_tpu_run_duration_seconds", "histogram", "seconds", ("pipeline", "status"),
-        "Duration of runs, from the first stage's load to the last one's save.",
-        _DURATION_BUCKETS,
-    ),
-    MetricSpec(
-        "crystools_tpu_run_chip_seconds_total", "counter", "seconds", ("pipeline", "status"),
-        "Duration of the runs that ended times the chips they ran on, which is what they cost.",
-    ),
-    MetricSpec(
-        "crystools_tpu_stage_duration_seconds", "histogram", "seconds", ("pipeline", "stage", "status"),
-        "Duration of stages, compilation included.",
-        _DURATION_BUCKETS,
-    ),
-    MetricSpec(
-        "crystools_tpu_step_duration_seconds", "histogram", "seconds", ("pipeline", "stage"),
-        "Duration of steps on the device, without the steps in which a compile fell.",
-        _DURATION_BUCKETS,
-    ),
-    MetricSpec(
-        "crystools_tpu_nonfinite_steps_total", "counter", None, ("pipeline", "stage"),
-        "Steps whose output held a NaN or an infinity, by the device's own check.",
-    ),
-    MetricSpec(
-        "crystools_tpu_compile_duration_seconds", "histogram", "seconds", ("pipeline", "stage", "cache"),
-        "Duration of backend compiles, or of their retrieval from the cache (hit).",
-        _DURATION_BUCKETS,
-    ),
-    MetricSpec(
-        "crystools_tpu_compiles_total", "counter", None, ("pipeline", "stage", "cache"),
-        "Backend compiles, retrievals from the cache (hit) included.",
-    ),
-    MetricSpec(
-        "crystools_tpu_recompiles_total", "counter", None, ("pipeline", "stage"),
-        "Steps after the first of their stage in which something was compiled.",
-    ),
-    MetricSpec(
-        "crystools_tpu_stage_mfu_ratio", "gauge", "ratio", ("pipeline", "stage"),
-        "Model FLOPs over time, chips and peak FLOP/s: of the latest step, then of the stage once it ended.",
-    ),
-    MetricSpec(
-        "crystools_tpu_stage_mbu_ratio", "gauge", "ratio", ("pipeline", "stage"),
-        "Bytes that had to move over time, chips and peak bandwidth, of the latest stage that ended.",
-    ),
-    MetricSpec(
-        "crystools_tpu_model_flops_total", "counter", "flop", ("pipeline", "stage"),
-        "Model FLOPs done, over all chips, counted as stages end.",
-    ),
-    MetricSpec(
-        "crystools_tpu_stage_hbm_peak_bytes", "gauge", "bytes", ("pipeline", "stage", "device"),
-        "Peak memory of a jax device in the latest stage that ended.",
-    ),
-    MetricSpec(
-        "crystools_tpu_components_freed_total", "counter", None, ("reason",),
-        "Components of models that left the devices' memory.",
-    ),
+        ()),
+    MetricSpec("crystools_tpu_host_cpu_utilization_ratio", host("cpu_utilization_ratio"),
+        "Share of the time of the CPUs that may be used that was not idle since the last sample, 0 to 1."),
+    MetricSpec("crystools_tpu_host_cpus", host("cpu_count"),
+        "CPUs that may be used: the limit of the container, or else all of the machine."),
+    MetricSpec("crystools_tpu_host_memory_used_bytes", host("memory_used_bytes"),
+        "Memory in use, of the container where it has a limit, or else of the machine."),
+    MetricSpec("crystools_tpu_host_memory_total_bytes", host("memory_total_bytes"),
+        "Memory that may be used: the limit of the container, or else all of the machine."),
+    MetricSpec("crystools_tpu_machine_cpus", host("machine_cpu_count"),
+        "CPUs of the machine, whatever the container may use of them."),
+    MetricSpec("crystools_tpu_machine_memory_bytes", host("machine_memory_bytes"),
+        "Memory of the machine, whatever the container may use of it."),
+    MetricSpec("crystools_tpu_host_disk_used_bytes", disk("used_bytes"),
+        "Space in use on a mounted file system."),
+    MetricSpec("crystools_tpu_host_disk_total_bytes", disk("total_bytes"),
+        "Size of a mounted file system."),
+    MetricSpec("crystools_tpu_source_up", source("up"),
+        "Whether the source answered its last read. No sample before the first, or where it does not exist."),
+    MetricSpec("crystools_tpu_source_last_success_timestamp_seconds", source("last_success_unix_seconds"),
+        "Unix time of the source's last good read."),
+    MetricSpec("crystools_tpu_source_errors_total", source("errors_total"),
+        "Reads of the source that failed."),
+    MetricSpec("crystools_tpu_runs_total", FROM_ZERO | on(RunFinished, *_RUN, value=lambda _: 1),
+        "Runs that ended."),
+    MetricSpec("crystools_tpu_runs_in_progress", on(InProgress, "pipeline", value=lambda event: event.runs),
+        "Runs that have begun and not ended."),
+    MetricSpec("crystools_tpu_run_duration_seconds",
+        on(RunFinished, *_RUN, value=lambda event: event.report.total_seconds),
+        "Duration of runs, from the first stage's load to the last one's save.", _DURATION_BUCKETS),
+    MetricSpec("crystools_tpu_run_chip_seconds_total",
+        FROM_ZERO | on(RunFinished, *_RUN, value=_chip_seconds),
+        "Duration of the runs that ended times the chips they ran on, which is what they cost."),
+    MetricSpec("crystools_tpu_stage_duration_seconds",
+        on(StageFinished, *_STAGE, "status", value=lambda event: event.report.seconds),
+        "Duration of stages, compilation included.", _DURATION_BUCKETS),
+    MetricSpec("crystools_tpu_step_duration_seconds",
+        on(StepFinished, *_STAGE, value=lambda event: event.record.seconds, where=_without_compile),
+        "Duration of steps on the device, without the steps in which a compile fell.", _DURATION_BUCKETS),
+    MetricSpec("crystools_tpu_nonfinite_steps_total", on(StepFinished, *_STAGE, value=_is_nonfinite),
+        "Steps whose output held a NaN or an infinity, by the device's own check."),
+    MetricSpec("crystools_tpu_compile_duration_seconds",
+        on(CompileFinished, *_STAGE, "cache", value=lambda event: event.record.seconds),
+        "Duration of backend compiles, or of their retrieval from the cache (hit).", _DURATION_BUCKETS),
+    MetricSpec("crystools_tpu_compiles_total", on(CompileFinished, *_STAGE, "cache", value=lambda _: 1),
+        "Backend compiles, retrievals from the cache (hit) included."),
+    MetricSpec("crystools_tpu_recompiles_total",
+        on(CompileFinished, *_STAGE, value=lambda event: int(event.recompile)),
+        "Steps after the first of their stage in which something was compiled."),
+    MetricSpec("crystools_tpu_stage_mfu_ratio",
+        on(StepFinished, *_STAGE, value=lambda event: _ratio(event.mfu), where=_without_compile)
+        | on(StageFinished, *_STAGE, value=lambda event: _ratio(event.report.mfu)),
+        "Model FLOPs over time, chips and peak FLOP/s: of the latest step, then of the stage once it ended."),
+    MetricSpec("crystools_tpu_stage_mbu_ratio",
+        on(StageFinished, *_STAGE, value=lambda event: _ratio(event.report.mbu)),
+        "Bytes that had to move over time, chips and peak bandwidth, of the latest stage that ended."),
+    MetricSpec("crystools_tpu_model_flops_total",
+        on(StageFinished, *_STAGE, value=lambda event: event.report.flops),
+        "Model FLOPs done, over all chips, counted as stages end."),
+    MetricSpec("crystools_tpu_stage_hbm_peak_bytes", HBM_PEAKS,
+        "Peak memory of a jax device in the latest stage that ended."),
+    MetricSpec("crystools_tpu_components_freed_total", on(ModelFreed, "reason", value=lambda _: 1),
+        "Components of models that left the devices' memory."),
 )  # fmt: skip
 """In the order of the exposition."""

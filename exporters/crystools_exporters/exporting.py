@@ -16,16 +16,14 @@ from crystools_exporters.otlp import OtlpExporter, otlp_exporter
 from crystools_exporters.retention import Retention, parse_retention
 from crystools_exporters.run_log import RunLog, RunLogError, UnreadableRun
 from crystools_exporters.run_log_writer import RunLogWriter
-from crystools_exporters.snapshot_metrics import Sampler
+from crystools_exporters.samples import Sampler
 from crystools_tpu import telemetry
 from crystools_tpu.data_dir import data_dir
+from crystools_tpu.environment import HISTORY
 from crystools_tpu.telemetry import Bus, History, RunReport
 from crystools_tpu.telemetry.guard import Guard
 
 logger = logging.getLogger(__name__)
-
-HISTORY: Final = "CRYSTOOLS_TPU_HISTORY"
-"""The environment variable that says how much history is kept (`90d,1GiB`), or `off`."""
 
 _STALE_SECONDS: Final = 5.0
 

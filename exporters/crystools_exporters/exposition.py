@@ -12,7 +12,7 @@ from typing import Final, TypeAlias
 from prometheus_client.utils import floatToGoString
 
 from crystools_exporters.catalogue import MetricSpec
-from crystools_exporters.run_metrics import Exemplar, Histogram, Labels
+from crystools_exporters.samples import Exemplar, Histogram, Labels
 
 Series: TypeAlias = tuple[Labels, float | Histogram]
 """The label values of one series, and its value."""

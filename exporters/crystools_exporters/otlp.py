@@ -24,7 +24,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Final, Protocol
 
 from crystools_exporters.otlp_receiver import Address, Receiver, watched
-from crystools_exporters.snapshot_metrics import Sampler
+from crystools_exporters.samples import Sampler
 from crystools_tpu import __version__
 from crystools_tpu.imports import import_failure
 from crystools_tpu.telemetry import Bus, Event, bus

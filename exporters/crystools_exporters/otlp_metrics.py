@@ -20,8 +20,9 @@ from opentelemetry.sdk.resources import Resource
 
 from crystools_exporters.catalogue import SIMULATED_LABEL, MetricSpec
 from crystools_exporters.otel_mapping import EXPORTED, INSTRUMENTS
-from crystools_exporters.run_metrics import Histogram, Labels, RunMetrics
-from crystools_exporters.snapshot_metrics import MAX_AGE_SECONDS, SNAPSHOT_READERS, Sampler, Values
+from crystools_exporters.readers import SnapshotReader
+from crystools_exporters.run_metrics import RunMetrics
+from crystools_exporters.samples import MAX_AGE_SECONDS, Histogram, Labels, Sampler, Values
 from crystools_tpu.telemetry import Event
 
 if TYPE_CHECKING:
@@ -45,12 +46,11 @@ class OtelMetrics:
     ) -> None:
         self._monitor = monitor
         self._marker = {} if simulated is None else {SIMULATED_LABEL: simulated}
-        self._version = version
         self._latest: Snapshot | None = None
         self._taken_at: float | None = None
         self._lock = threading.Lock()
         self._histograms: dict[str, HistogramInstrument] = {}
-        self._runs = _RecordedRuns(self._record)
+        self._runs = _RecordedRuns(version, self._record)
         self._provider = MeterProvider([reader], resource, shutdown_on_exit=False)
         meter = self._provider.get_meter("crystools_tpu", version)
         for spec in EXPORTED:
@@ -80,26 +80,24 @@ class OtelMetrics:
             "counter": meter.create_observable_counter,
             "updowncounter": meter.create_observable_up_down_counter,
         }[instrument.kind]
-        create(instrument.name, [self._reader(spec.name)], instrument.unit, spec.help)
+        create(instrument.name, [self._reader(spec)], instrument.unit, spec.help)
 
-    def _reader(self, name: str) -> Callable[[CallbackOptions], Iterable[Observation]]:
+    def _reader(self, spec: MetricSpec) -> Callable[[CallbackOptions], Iterable[Observation]]:
         def observations(options: CallbackOptions) -> list[Observation]:
             return [
-                Observation(_number(value), self._attributes(name, labels))
-                for labels, value in self._values(name)
+                Observation(_number(value), self._attributes(spec, labels))
+                for labels, value in self._values(spec)
                 if value is not None and not isinstance(value, Histogram) and math.isfinite(value)
             ]
 
         return observations
 
-    def _values(self, name: str) -> Values:
-        if name == "crystools_tpu_build_info":
-            return [((self._version,), 1)]
-        if name in SNAPSHOT_READERS:
+    def _values(self, spec: MetricSpec) -> Values:
+        if isinstance(spec.reader, SnapshotReader):
             snapshot = self._snapshot()
-            return SNAPSHOT_READERS[name](snapshot) if snapshot is not None else ()
+            return spec.reader.read(snapshot) if snapshot is not None else ()
         with self._lock:
-            return [*self._runs.values[name].items()]
+            return [*self._runs.values(spec)]
 
     def _snapshot(self) -> Snapshot | None:
         """One for all instruments of an export, however long it took: they are read one after the other."""
@@ -110,11 +108,11 @@ class OtelMetrics:
             self._taken_at = time.monotonic()
         return self._latest
 
-    def _record(self, name: str, labels: Labels, value: float) -> None:
-        self._histograms[name].record(value, self._attributes(name, labels))
+    def _record(self, spec: MetricSpec, labels: Labels, value: float) -> None:
+        self._histograms[spec.name].record(value, self._attributes(spec, labels))
 
-    def _attributes(self, name: str, labels: Labels) -> dict[str, str]:
-        return INSTRUMENTS[name].attributes_of(labels) | self._marker
+    def _attributes(self, spec: MetricSpec, labels: Labels) -> dict[str, str]:
+        return INSTRUMENTS[spec.name].attributes_of(labels) | self._marker
 
 
 def _number(value: float) -> float:
@@ -125,9 +123,9 @@ def _number(value: float) -> float:
 class _RecordedRuns(RunMetrics):
     """Counts as ever, and hands the observations of histograms to `record` instead of keeping them."""
 
-    def __init__(self, record: Callable[[str, Labels, float], None]) -> None:
-        super().__init__()
+    def __init__(self, version: str, record: Callable[[MetricSpec, Labels, float], None]) -> None:
+        super().__init__(version)
         self._record = record
 
-    def _observe(self, name: str, labels: Labels, value: float, run_id: str) -> None:
-        self._record(name, labels, value)
+    def _observe(self, spec: MetricSpec, labels: Labels, value: float, run_id: str) -> None:
+        self._record(spec, labels, value)

@@ -30,8 +30,9 @@ from prometheus_client.utils import floatToGoString
 
 from crystools_exporters.catalogue import CATALOGUE, SIMULATED_LABEL, MetricSpec
 from crystools_exporters.exposition import END_OF_OPENMETRICS, Exposition, Series
-from crystools_exporters.run_metrics import Exemplar, Histogram, RunMetrics
-from crystools_exporters.snapshot_metrics import MAX_AGE_SECONDS, SNAPSHOT_READERS, Sampler, Values
+from crystools_exporters.readers import SnapshotReader
+from crystools_exporters.run_metrics import RunMetrics
+from crystools_exporters.samples import MAX_AGE_SECONDS, Exemplar, Histogram, Sampler, Values
 from crystools_tpu import __version__
 from crystools_tpu.telemetry import Bus, bus
 from crystools_tpu.telemetry.guard import Guard
@@ -78,8 +79,7 @@ class PrometheusExporter(Collector):
         self._monitor = monitor
         self._marker = () if simulated is None else (simulated,)
         self._exposition = Exposition()
-        self._version = version
-        self._runs = RunMetrics(clock)
+        self._runs = RunMetrics(version, clock)
         self._lock = threading.Lock()
         self._guard = Guard(logger)
         self.registry = CollectorRegistry()
@@ -138,13 +138,9 @@ class PrometheusExporter(Collector):
         return None
 
     def _values(self, spec: MetricSpec, snapshot: Snapshot | None) -> Values:
-        if spec.name == "crystools_tpu_build_info":
-            return [((self._version,), 1)]
-        if spec.name in SNAPSHOT_READERS:
-            return SNAPSHOT_READERS[spec.name](snapshot) if snapshot is not None else ()
-        if spec.type == "histogram":
-            return self._runs.histograms[spec.name].items()
-        return self._runs.values[spec.name].items()
+        if isinstance(spec.reader, SnapshotReader):
+            return spec.reader.read(snapshot) if snapshot is not None else ()
+        return self._runs.values(spec)
 
     def _label_names(self, spec: MetricSpec) -> tuple[str, ...]:
         return (*spec.labels, SIMULATED_LABEL) if self._marker else spec.labels

@@ -3,154 +3,81 @@
 from __future__ import annotations
 
 import time
-from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from typing import Final, TypeAlias
+from collections.abc import Callable
+from typing import Any, Final
 
-from crystools_exporters.catalogue import CATALOGUE
-from crystools_tpu.telemetry import (
-    CompileFinished,
-    Event,
-    ModelFreed,
-    Ratio,
-    RunFinished,
-    RunReport,
-    RunStarted,
-    StageFinished,
-    Status,
-    StepFinished,
-)
+from crystools_exporters.catalogue import CATALOGUE, MetricSpec
+from crystools_exporters.readers import Built, Changes, EventReader, InProgress
+from crystools_exporters.samples import Exemplar, Histogram, Labels, Values
+from crystools_tpu.telemetry import Event, RunFinished, RunReport, RunStarted
 
-Labels: TypeAlias = tuple[str, ...]
-
-_ENDS: Final = (Status.SUCCEEDED, Status.FAILED, Status.CANCELLED)
-
-_BUCKETS: Final = {spec.name: spec.buckets for spec in CATALOGUE if spec.type == "histogram"}
-
-
-@dataclass(frozen=True, slots=True)
-class Exemplar:
-    """One observation, and the run that it was made in."""
-
-    run_id: str
-    value: float
-    time_unix_seconds: float
-
-
-class Histogram:
-    """Observations in buckets; `counts` has one entry a bound and a last one for what exceeds them all.
-
-    `exemplars` has the latest observation of each bucket that has one.
-    """
-
-    def __init__(
-        self, bounds: tuple[float, ...], counts: Iterable[int] | None = None, sum_: float = 0.0
-    ) -> None:
-        self.bounds = bounds
-        self.counts = list(counts) if counts is not None else [0] * (len(bounds) + 1)
-        self.exemplars: dict[int, Exemplar] = {}
-        self.sum = sum_
-
-    def observe(self, exemplar: Exemplar) -> None:
-        """Counts one observation."""
-        bucket = bisect_left(self.bounds, exemplar.value)
-        self.counts[bucket] += 1
-        self.exemplars[bucket] = exemplar
-        self.sum += exemplar.value
+_READERS: Final[defaultdict[type, list[tuple[MetricSpec, str, Callable[[Any], Changes]]]]] = defaultdict(list)
+for _spec in CATALOGUE:
+    if isinstance(_spec.reader, EventReader):
+        for _event, _read in _spec.reader.read.items():
+            _READERS[_event].append((_spec, _spec.type, _read))
 
 
 class RunMetrics:
-    """The state of the catalogue's run metrics, by metric name and label values. Not thread-safe.
+    """The state of the catalogue's metrics that events are read for. Not thread-safe.
 
     `clock` gives the Unix time, of exemplars.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, version: str, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
-        self.values: defaultdict[str, dict[Labels, float]] = defaultdict(dict)
-        self.histograms: defaultdict[str, dict[Labels, Histogram]] = defaultdict(dict)
-        self._in_progress: set[str] = set()
+        self._values: defaultdict[str, dict[Labels, float]] = defaultdict(dict)
+        self._histograms: defaultdict[str, dict[Labels, Histogram]] = defaultdict(dict)
+        self._in_progress: defaultdict[str, set[str]] = defaultdict(set)
+        self._read(Built(version))
+
+    def values(self, spec: MetricSpec) -> Values:
+        """The series of one metric."""
+        return (self._values if spec.buckets is None else self._histograms)[spec.name].items()
 
     def observe(self, event: Event) -> None:
         """Counts one event."""
-        match event:
-            case StepFinished():
-                self._step(event)
-            case CompileFinished():
-                self._compile(event)
-            case StageFinished():
-                self._stage(event)
-            case RunStarted(report):
-                self._in_progress.add(report.run_id)
-                self._add("crystools_tpu_runs_in_progress", (report.pipeline,), 1)
-                for status in _ENDS:  # an increase is seen only from a value that was there
-                    self._add("crystools_tpu_runs_total", (report.pipeline, status.value), 0)
-                    self._add("crystools_tpu_run_chip_seconds_total", (report.pipeline, status.value), 0)
-            case RunFinished(report):
-                self._run(report)
-            case ModelFreed():
-                self._add("crystools_tpu_components_freed_total", (event.reason,), 1)
+        self._read(event)
+        if isinstance(event, (RunStarted, RunFinished)):
+            self._count_in_progress(event.report, began=isinstance(event, RunStarted))
 
-    def _run(self, report: RunReport) -> None:
-        labels = (report.pipeline, report.status.value)
-        self._add("crystools_tpu_runs_total", labels, 1)
-        if report.run_id in self._in_progress:  # not so where it began before anybody counted
-            self._in_progress.remove(report.run_id)
-            self._add("crystools_tpu_runs_in_progress", (report.pipeline,), -1)
-        if report.total_seconds is not None:
-            name = "crystools_tpu_run_duration_seconds"
-            self._observe(name, labels, report.total_seconds, report.run_id)
-            if report.device is not None:
-                chip_seconds = report.total_seconds * report.device.chips
-                self._add("crystools_tpu_run_chip_seconds_total", labels, chip_seconds)
+    def _count_in_progress(self, report: RunReport, *, began: bool) -> None:
+        known = self._in_progress[report.pipeline]
+        if began:
+            known.add(report.run_id)
+        elif report.run_id in known:
+            known.remove(report.run_id)
+        else:  # it began before anybody counted
+            return
+        self._read(InProgress(report.pipeline, len(known)))
 
-    def _step(self, event: StepFinished) -> None:
-        labels = (event.pipeline, event.stage_name.value)
-        if event.record.finite is not None:
-            self._add("crystools_tpu_nonfinite_steps_total", labels, int(not event.record.finite))
-        if not event.record.compiled:
-            name = "crystools_tpu_step_duration_seconds"
-            self._observe(name, labels, event.record.seconds, event.run_id)
-            self._set_ratio("crystools_tpu_stage_mfu_ratio", labels, event.mfu)
+    def _read(self, event: Event | Built | InProgress) -> None:
+        for spec, type_, read in _READERS.get(type(event), ()):
+            for labels, value in read(event):
+                if type_ == "gauge":
+                    self._set(spec, labels, value)
+                elif value is not None and type_ == "counter":
+                    values = self._values[spec.name]
+                    values[labels] = values.get(labels, 0) + value
+                elif value is not None:
+                    self._observe(spec, labels, value, _run_id(event))
 
-    def _compile(self, event: CompileFinished) -> None:
-        stage = (event.pipeline, event.stage_name.value)
-        labels = (*stage, event.record.cache.value)
-        name = "crystools_tpu_compile_duration_seconds"
-        self._observe(name, labels, event.record.seconds, event.run_id)
-        self._add("crystools_tpu_compiles_total", labels, 1)
-        self._add("crystools_tpu_recompiles_total", stage, int(event.recompile))
+    def _set(self, spec: MetricSpec, labels: Labels, value: float | None) -> None:
+        values = self._values[spec.name]
+        if value is not None:
+            values[labels] = value
+            return
+        for known in [known for known in values if known[: len(labels)] == labels]:
+            del values[known]
 
-    def _stage(self, event: StageFinished) -> None:
-        report = event.report
-        labels = (event.pipeline, report.name.value)
-        if report.seconds is not None:
-            name = "crystools_tpu_stage_duration_seconds"
-            self._observe(name, (*labels, report.status.value), report.seconds, event.run_id)
-        self._set_ratio("crystools_tpu_stage_mfu_ratio", labels, report.mfu)
-        self._set_ratio("crystools_tpu_stage_mbu_ratio", labels, report.mbu)
-        if report.flops is not None:
-            self._add("crystools_tpu_model_flops_total", labels, report.flops)
-        peaks = self.values["crystools_tpu_stage_hbm_peak_bytes"]
-        for old in [known for known in peaks if known[:2] == labels]:
-            del peaks[old]
-        peaks.update({(*labels, usage.device): usage.peak_bytes for usage in report.hbm})
-
-    def _add(self, name: str, labels: Labels, amount: float) -> None:
-        values = self.values[name]
-        values[labels] = values.get(labels, 0) + amount
-
-    def _observe(self, name: str, labels: Labels, value: float, run_id: str) -> None:
-        histograms = self.histograms[name]
+    def _observe(self, spec: MetricSpec, labels: Labels, value: float, run_id: str) -> None:
+        histograms = self._histograms[spec.name]
         if labels not in histograms:
-            histograms[labels] = Histogram(_BUCKETS[name])
+            histograms[labels] = Histogram(spec.buckets or ())
         histograms[labels].observe(Exemplar(run_id, value, round(self._clock(), 3)))
 
-    def _set_ratio(self, name: str, labels: Labels, ratio: Ratio | None) -> None:
-        """An unknown ratio has no sample, even where an earlier stage had one."""
-        if ratio is None:
-            self.values[name].pop(labels, None)
-        else:
-            self.values[name][labels] = ratio.ratio
+
+def _run_id(event: Any) -> str:
+    run_id: str = event.report.run_id if isinstance(event, RunFinished) else event.run_id
+    return run_id

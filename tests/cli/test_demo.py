@@ -14,7 +14,7 @@ from typing import Any
 import jsonschema
 import pytest
 
-from crystools_tpu.telemetry.wire_schema import wire_schema
+from docs.make_schemas import wire_schema
 
 ROOT = Path(__file__).parents[2]
 

@@ -26,7 +26,7 @@ from crystools_tpu import telemetry
 from crystools_tpu.cli import main, plans
 from crystools_tpu.cli.main import build_parser
 from crystools_tpu.cli.requests import request_of
-from crystools_tpu.telemetry.wire_schema import wire_schema
+from docs.make_schemas import wire_schema
 from tests.planning.plans import GIB, made_up_plan, made_up_stage
 
 ROOT = Path(__file__).parents[2]

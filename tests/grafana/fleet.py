@@ -15,7 +15,7 @@ import yaml
 from crystools_exporters.prometheus import PrometheusExporter
 from crystools_tpu import telemetry
 from crystools_tpu.monitor import Monitor
-from crystools_tpu.server import Server, create_app
+from crystools_tpu.server import Served, Server, create_app
 from crystools_tpu.simulation.figures import ChipFigures, plausible_figures
 from crystools_tpu.simulation.machine import Simulation
 from crystools_tpu.simulation.sysfs import remove_chip
@@ -85,12 +85,14 @@ def served(address: str, sources: Sequence[Source], simulated: str | None = None
     monitor.start()
     exporter = PrometheusExporter(monitor, bus=bus, simulated=simulated)
     app = create_app(
-        monitor,
-        history=telemetry.History(),
-        bus=bus,
-        simulated=simulated,
+        Served(
+            monitor=monitor,
+            history=telemetry.History(),
+            bus=bus,
+            simulated=simulated,
+            metrics_text=exporter.render,
+        ),
         token=TOKEN,
-        metrics_text=exporter.render,
     )
     host = Host(address, Server(app, host=address), bus)
     _, host.port = host.server.start()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,7 +18,7 @@ from referencing import Registry, Resource
 import crystools_tpu
 from crystools_tpu import telemetry
 from crystools_tpu.monitor import Monitor, Snapshot
-from crystools_tpu.server import create_app
+from crystools_tpu.server import Served, create_app
 from crystools_tpu.sources.base import ChipReading, DiskReading, HostReading, Reading
 
 PACKAGE = Path(crystools_tpu.__file__).parent
@@ -68,6 +68,9 @@ class Bench:
     bus: telemetry.Bus = field(default_factory=telemetry.Bus)
     history: telemetry.History = field(default_factory=telemetry.History)
 
+    def served(self, **more: Any) -> Served:
+        return Served(monitor=self.monitor, history=self.history, bus=self.bus, **more)
+
     def run(self, pipeline: str = "wan2.1-t2v", **options: Any) -> AbstractContextManager[telemetry.Run]:
         return telemetry.run(pipeline, bus=self.bus, history=self.history, **options)
 
@@ -87,11 +90,13 @@ def bench() -> Iterator[Bench]:
 
 @pytest.fixture
 async def serve(bench: Bench) -> AsyncIterator[Serve]:
-    """Starts a server with these options of `create_app`, and a client for it."""
+    """Starts a server with these fields of `Served` and options of `create_app`, and a client for it."""
+    names = {field.name for field in fields(Served)}
     clients: list[TestClient[Any, Any]] = []
 
     async def start(**options: Any) -> TestClient[Any, Any]:
-        app = create_app(bench.monitor, history=bench.history, bus=bench.bus, **options)
+        served = bench.served(**{name: options.pop(name) for name in names & set(options)})
+        app = create_app(served, **options)
         client = TestClient(TestServer(app))
         await client.start_server()
         clients.append(client)

@@ -84,7 +84,7 @@ async def test_health_says_where_and_how_the_server_stands(
 
     health = await get(client, "/api/health")
 
-    validate("HealthAnswer", health)
+    validate("HealthMessage", health)
     sources = health.pop("sources")
     assert health == {
         "schema": 1,
@@ -117,7 +117,7 @@ async def test_settings_are_read_and_replaced(bench: Bench, client: Client, vali
 
     assert answer.status == 200
     changed = await answer.json()
-    validate("SettingsAnswer", changed)
+    validate("SettingsMessage", changed)
     assert changed == {"schema": 1, "interval_seconds": 2.0, "disks": ["/data"]}
     assert await get(client, "/api/settings") == changed
     assert bench.monitor.interval_seconds == 2.0
@@ -144,7 +144,7 @@ async def test_one_wrong_setting_changes_none(
 
     assert answer.status == 400
     refused = await answer.json()
-    validate("ErrorAnswer", refused)
+    validate("RefusalMessage", refused)
     assert refused["error"]["field"] == field
     assert await get(client, "/api/settings") == before
 
@@ -155,7 +155,7 @@ async def test_runs_are_listed_newest_first(bench: Bench, client: Client, valida
     with bench.run("second") as second:
         runs = await get(client, "/api/runs")
 
-    validate("RunsAnswer", runs)
+    validate("RunsPageMessage", runs)
     assert [run["pipeline"] for run in runs["runs"]] == ["second", "first"]
     assert [run["status"] for run in runs["runs"]] == ["running", "succeeded"]
     report = await get(client, f"/api/runs/{first.run_id}")
@@ -196,7 +196,7 @@ async def test_runs_of_earlier_processes_follow_page_by_page(
     stale = dataclasses.replace(run.report, pipeline="stale")
     client = await serve(kept=Kept((stale, *old)))
     page = await get(client, "/api/runs?limit=3")
-    validate("RunsAnswer", page)
+    validate("RunsPageMessage", page)
     assert ([run["pipeline"] for run in page["runs"]], page["more"]) == (["now", "old0", "old1"], True)
     page = await get(client, "/api/runs?limit=3&before=old1")
     assert ([run["pipeline"] for run in page["runs"]], page["more"]) == (["old2", "old3", "old4"], False)
@@ -206,7 +206,7 @@ async def test_runs_of_earlier_processes_follow_page_by_page(
 async def test_kept_runs_that_cannot_be_read_are_named(serve: Serve, validate: Validate) -> None:
     client = await serve(kept=Kept((), unreadable=("broken", "of another version")))
     page = await get(client, "/api/runs")
-    validate("RunsAnswer", page)
+    validate("RunsPageMessage", page)
     assert page == {"schema": 1, "runs": [], "more": False, "unreadable": ["broken", "of another version"]}
 
 
@@ -231,7 +231,7 @@ async def test_a_page_is_of_one_to_a_hundred_runs(client: Client, validate: Vali
     answer = await client.get(f"/crystools-tpu/api/runs?limit={limit}")
     assert answer.status == 400
     refused = await answer.json()
-    validate("ErrorAnswer", refused)
+    validate("RefusalMessage", refused)
     assert refused["error"] == {"field": "limit", "message": "limit must be a number from 1 to 100"}
 
 
@@ -257,7 +257,7 @@ async def test_what_cannot_be_compared_is_named(
     answer = await client.get("/crystools-tpu/api/compare" + query.format(known=known.run_id))
     assert answer.status == 404
     refused = await answer.json()
-    validate("ErrorAnswer", refused)
+    validate("RefusalMessage", refused)
     assert refused["error"] == {"field": field, "message": f"{field} is none of the runs remembered"}
 
 
@@ -272,7 +272,7 @@ async def test_an_unknown_run_is_not_found(client: Client, validate: Validate, r
     answer = await client.get(f"/crystools-tpu/api/runs/{run_id}")
     assert answer.status == 404
     if answer.content_type == "application/json":
-        validate("ErrorAnswer", await answer.json())
+        validate("RefusalMessage", await answer.json())
 
 
 async def test_metrics_are_rendered_off_the_event_loop_as_the_request_accepts_them(serve: Serve) -> None:
@@ -305,7 +305,7 @@ PREFIXES = ("/crystools-tpu", "/api/crystools-tpu")
 async def mounted(bench: Bench) -> AsyncIterator[Client]:
     """A client of another application, in which the panel answers at two prefixes."""
     outer = web.Application()
-    mount(outer, PREFIXES, bench.monitor, history=bench.history, bus=bench.bus)
+    mount(outer, PREFIXES, bench.served())
     async with TestClient(TestServer(outer)) as client:
         yield client
 
@@ -342,7 +342,7 @@ async def test_mounted_another_origin_is_refused_unless_the_user_allowed_it(
     bench: Bench, allowed: str | None, status: int
 ) -> None:
     outer = web.Application()
-    mount(outer, PREFIXES, bench.monitor, history=bench.history, bus=bench.bus, allowed_origin=allowed)
+    mount(outer, PREFIXES, bench.served(), allowed_origin=allowed)
     async with TestClient(TestServer(outer)) as client:
         answer = await client.get("/crystools-tpu/api/health", headers={"Origin": "https://app.example"})
         assert answer.status == status

@@ -44,7 +44,7 @@ def start(bench: Bench) -> Iterator[Start]:
     servers: list[Server] = []
 
     def start_(limits: Limits, **options: Any) -> Address:
-        app = create_app(bench.monitor, history=bench.history, bus=bench.bus)
+        app = create_app(bench.served())
         app.router.add_get("/large", large)
         servers.append(Server(app, limits=limits, **options))
         return servers[-1].start()
@@ -279,7 +279,7 @@ def test_an_https_connection_that_is_open_does_not_keep_the_server(
     """Nor does it leave anything open, which would be a warning, and fail the test."""
     tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     tls.load_cert_chain(*certificate)
-    server = Server(create_app(bench.monitor, history=bench.history, bus=bench.bus), tls=tls)
+    server = Server(create_app(bench.served()), tls=tls)
     address = server.start()
     trusting = ssl.create_default_context(cafile=str(certificate[0]))
     with connected(address) as silent, connected(address) as plain:

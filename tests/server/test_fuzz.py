@@ -22,7 +22,7 @@ from crystools_exporters.prometheus import PrometheusExporter
 from crystools_exporters.run_log import RunLog
 from crystools_tpu import telemetry
 from crystools_tpu.monitor import Monitor
-from crystools_tpu.server import PREFIX, Profiling, Server, create_app
+from crystools_tpu.server import PREFIX, Profiling, Served, Server, create_app
 from crystools_tpu.sources.base import Reading
 from crystools_tpu.telemetry import RunReport
 
@@ -177,14 +177,16 @@ def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
     exporter = PrometheusExporter(monitor, bus=bus)
     profiling = Profiling(telemetry.Profiler(bus), Path(tmp_path_factory.mktemp("profiles")))
     app = create_app(
-        monitor,
-        history=history,
-        bus=bus,
-        kept=kept,
+        Served(
+            monitor=monitor,
+            history=history,
+            bus=bus,
+            kept=kept,
+            metrics_text=exporter.render,
+            profiling=profiling,
+            trace=lambda report: report.run_id.encode(errors="replace"),
+        ),
         token=TOKEN,
-        metrics_text=exporter.render,
-        profiling=profiling,
-        trace=lambda report: report.run_id.encode(errors="replace"),
     )
     with telemetry.run("one", bus=bus, history=history):
         pass

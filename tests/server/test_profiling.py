@@ -41,7 +41,7 @@ async def test_a_run_is_downloaded_as_a_trace(bench: Bench, serve: Serve) -> Non
 async def test_a_trace_of_no_known_run_is_not_found(serve: Serve, validate: Validate) -> None:
     answer = await (await serve(trace=render)).get("/crystools-tpu/api/runs/nobody/trace")
     assert answer.status == 404
-    validate("ErrorAnswer", await answer.json())
+    validate("RefusalMessage", await answer.json())
 
 
 async def test_without_the_package_the_answer_says_what_to_install(
@@ -52,7 +52,7 @@ async def test_without_the_package_the_answer_says_what_to_install(
     answer = await (await serve()).get(f"/crystools-tpu/api/runs/{run.run_id}/trace")
     assert answer.status == 501
     refused = await answer.json()
-    validate("ErrorAnswer", refused)
+    validate("RefusalMessage", refused)
     assert "pip install 'crystools-tpu[perfetto]'" in refused["error"]["message"]
 
 
@@ -66,7 +66,7 @@ async def test_with_a_broken_package_the_answer_says_which_and_why(
         pass
     answer = await (await serve(trace=broken)).get(f"/crystools-tpu/api/runs/{run.run_id}/trace")
     refused = await answer.json()
-    validate("ErrorAnswer", refused)
+    validate("RefusalMessage", refused)
     assert (answer.status, refused["error"]["field"]) == (501, "trace")
     assert refused["error"]["message"] == "perfetto 0.56 is there, but cannot be imported (TypeError: no)"
 
@@ -96,7 +96,7 @@ async def test_a_capture_is_asked_for_and_everybody_hears_of_it(
         answer = await client.post("/crystools-tpu/api/profile", json={"steps": 2})
         waiting = await answer.json()
         assert answer.status == 202
-        validate("ProfileAnswer", waiting)
+        validate("ProfileCaptureMessage", waiting)
         assert (waiting["status"], waiting["steps"]) == ("waiting", 2)
         heard = await receive(socket, "profile_changed")
         validate("ProfileChangedMessage", heard)
@@ -112,7 +112,7 @@ async def test_a_capture_too_many_is_refused_with_what_to_do(
     answer = await client.post("/crystools-tpu/api/profile", json={})
     assert answer.status == 409
     refused = await answer.json()
-    validate("ErrorAnswer", refused)
+    validate("RefusalMessage", refused)
     assert "start a run, and it begins" in refused["error"]["message"]
 
 
@@ -126,7 +126,7 @@ async def test_a_wrong_request_names_its_field(
     answer = await (await serve(profiling=profiling)).post("/crystools-tpu/api/profile", json=body)
     assert answer.status == 400
     refused = await answer.json()
-    validate("ErrorAnswer", refused)
+    validate("RefusalMessage", refused)
     assert refused["error"]["field"] == field
     assert profiling.profiler.capture.status == "idle"
 
@@ -139,7 +139,7 @@ async def test_a_folder_that_cannot_be_made_is_named(
     answer = await (await serve(profiling=profiling)).post("/crystools-tpu/api/profile", json={})
     assert answer.status == 500
     refused = await answer.json()
-    validate("ErrorAnswer", refused)
+    validate("RefusalMessage", refused)
     assert str(tmp_path / "file" / "profiles") in refused["error"]["message"]
 
 

@@ -13,7 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from crystools_exporters.prometheus import PrometheusExporter
 from crystools_tpu import telemetry
 from crystools_tpu.monitor import Monitor
-from crystools_tpu.server import create_app
+from crystools_tpu.server import Served, create_app
 from crystools_tpu.simulation.machine import Simulation
 
 from .conftest import receive
@@ -35,11 +35,13 @@ async def client(simulation: Simulation) -> AsyncIterator[TestClient[Any, Any]]:
     bus = telemetry.Bus()
     exporter = PrometheusExporter(monitor, bus=bus, simulated="v6e-8")
     app = create_app(
-        monitor,
-        history=telemetry.History(),
-        bus=bus,
-        simulated="v6e-8",
-        metrics_text=exporter.render,
+        Served(
+            monitor=monitor,
+            history=telemetry.History(),
+            bus=bus,
+            simulated="v6e-8",
+            metrics_text=exporter.render,
+        )
     )
     monitor.start()
     async with TestClient(TestServer(app)) as client:

@@ -18,7 +18,7 @@ from .conftest import Bench
 
 
 def app_for(bench: Bench, token: str | None = None) -> web.Application:
-    return create_app(bench.monitor, history=bench.history, bus=bench.bus, token=token)
+    return create_app(bench.served(), token=token)
 
 
 def server_threads() -> list[threading.Thread]:

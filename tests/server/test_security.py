@@ -154,7 +154,7 @@ async def test_the_token_opens_by_header_and_by_query(serve: Serve) -> None:
 
 def test_an_empty_token_is_no_token(bench: Bench) -> None:
     with pytest.raises(ValueError, match="token is empty: give a secret"):
-        create_app(bench.monitor, history=bench.history, bus=bench.bus, token="")
+        create_app(bench.served(), token="")
 
 
 async def test_the_pages_own_files_need_no_token(serve: Serve, tmp_path: Path) -> None:

@@ -210,7 +210,7 @@ async def test_a_wrong_message_is_answered_by_field_and_the_connection_lives_on(
     async with client.ws_connect(WS) as socket:
         await socket.send_str(text)
         error = await receive(socket, "error")
-        validate("ErrorMessage", error)
+        validate("WireErrorMessage", error)
         assert error["field"] == field
         assert error["message"].startswith(field)
         await receive(socket, "snapshot")

@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 
+from crystools_tpu.environment import DISKS
 from crystools_tpu.sources.base import DiskReading
-from crystools_tpu.sources.disks import DISKS, Disks, chosen_disks
+from crystools_tpu.sources.disks import Disks, chosen_disks
 from crystools_tpu.sources.mounts import Mount, read_mounts
 
 GIB = 2**30

@@ -122,7 +122,7 @@ class ComfyScene(Scene):
 
     def application(self, monitor: Monitor) -> web.Application:
         comfy = web.Application()
-        mount(comfy, [PREFIX, f"/api{PREFIX}"], monitor, history=self.history, bus=self.bus, **self.abilities)
+        mount(comfy, [PREFIX, f"/api{PREFIX}"], self.served(monitor))
         comfy.add_routes(
             [
                 web.get("/ws", self._websocket),

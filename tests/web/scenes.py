@@ -18,7 +18,7 @@ from aiohttp import web
 from crystools_exporters.exporting import KeptRuns
 from crystools_tpu import telemetry
 from crystools_tpu.monitor import Monitor
-from crystools_tpu.server import Profiling, Server, create_app
+from crystools_tpu.server import Profiling, Served, Server, create_app
 from crystools_tpu.sources.base import ChipReading, DiskReading, HostReading, Reading, Source, SourceError
 from crystools_tpu.telemetry import StageName
 
@@ -174,22 +174,19 @@ class Scene:
 
     def application(self, monitor: Monitor) -> web.Application:
         """What is served."""
-        return create_app(
-            monitor,
+        return create_app(self.served(monitor), prefix=self._prefix, token=self._token)
+
+    def served(self, monitor: Monitor) -> Served:
+        """What the server tells of and can do, as the test has set it."""
+        return Served(
+            monitor=monitor,
             history=self.history,
             bus=self.bus,
             kept=self.kept,
             simulated=self._simulated,
-            prefix=self._prefix,
-            token=self._token,
-            **self.abilities,
+            trace=self.trace,
+            profiling=None if self.profiles is None else Profiling(self.profiler, self.profiles),
         )
-
-    @property
-    def abilities(self) -> dict[str, Any]:
-        """What the server can do besides, as the test has set it."""
-        profiling = None if self.profiles is None else Profiling(self.profiler, self.profiles)
-        return {"trace": self.trace, "profiling": profiling}
 
     def stop_sampling(self) -> None:
         """The server goes on, but no reading comes any more."""

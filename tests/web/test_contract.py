@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
 import shutil
 import subprocess
@@ -10,73 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from crystools_tpu.monitor.snapshot import Snapshot, SourceHealth
-from crystools_tpu.sources.base import ChipReading, DiskReading, HostReading
-from crystools_tpu.telemetry import comparison, events
-
 ROOT = Path(__file__).parents[2]
 WEB = ROOT / "crystools_tpu" / "web"
-DATACLASSES = [
-    events.Ratio,
-    events.HbmUsage,
-    events.StepRecord,
-    events.StepSeconds,
-    events.StageForecast,
-    events.Forecast,
-    events.StageReport,
-    events.StageProgress,
-    events.Device,
-    events.CompileRecord,
-    events.RunReport,
-    events.RunStarted,
-    events.StageStarted,
-    events.StepFinished,
-    events.BytesTransferred,
-    events.CompileFinished,
-    events.StageFinished,
-    events.RunFinished,
-    events.RunWarned,
-    events.ModelFreed,
-    comparison.Change,
-    comparison.Comparison,
-    comparison.Difference,
-    comparison.StageComparison,
-    events.ProfileCapture,
-    events.ProfileChanged,
-    ChipReading,
-    DiskReading,
-    HostReading,
-    SourceHealth,
-    Snapshot,
-]
-ENUMS = [
-    events.StageName,
-    events.Status,
-    events.CompileCache,
-    events.CaptureStatus,
-    events.Bound,
-    comparison.Verdict,
-]
-
-
-@pytest.mark.parametrize("contract", DATACLASSES, ids=lambda contract: contract.__name__)
-def test_the_pages_types_have_the_fields_of_the_dataclasses(contract: type) -> None:
-    text = (WEB / "wire.d.ts").read_text()
-    interface = re.search(rf"interface {contract.__name__} {{(.*?)\n}}", text, re.DOTALL)
-    assert interface is not None
-    written = set(re.findall(r"^  (\w+)\??:", interface[1], re.MULTILINE))
-    fields = {field.name for field in dataclasses.fields(contract)}
-    if contract is Snapshot:
-        fields = fields - {"histograms"} | {"type"}
-    assert written == fields
-
-
-@pytest.mark.parametrize("enum", ENUMS)
-def test_the_pages_types_have_the_values_of_the_enums(enum: type[events.StageName]) -> None:
-    text = (WEB / "wire.d.ts").read_text()
-    union = re.search(rf"type {enum.__name__} =(.*?);", text, re.DOTALL)
-    assert union is not None
-    assert re.findall(r'"(\w+)"', union[1]) == [member.value for member in enum]
 
 
 def test_the_page_names_no_other_server() -> None:

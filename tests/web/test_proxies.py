@@ -57,7 +57,7 @@ class ComfyUI(Scene):
     def application(self, monitor: Monitor) -> web.Application:
         comfy = web.Application(middlewares=[comfyuis_rule])
         prefixes = [PREFIX, f"/api{PREFIX}"]
-        mount(comfy, prefixes, monitor, history=self.history, bus=self.bus, **self.abilities)
+        mount(comfy, prefixes, self.served(monitor))
         comfy.router.add_get("/ws", _comfyuis_websocket)
         return comfy
 

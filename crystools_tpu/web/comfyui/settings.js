@@ -1,6 +1,7 @@
 /**
  * The preferences in ComfyUI's settings dialog. The dialog is their face only: ComfyUI would keep values on
- * its server, for all browsers alike, so none is ever given to it.
+ * its server, for all browsers alike, so none is ever given to it. The table in the document is written from
+ * the calls of `setting` here, by `make schemas`.
  *
  * @import { Store } from "../store.js"
  * @import { SettingDefinition } from "./comfyui.js"
@@ -31,35 +32,59 @@ export function settingDefinitions(preferences, store) {
     setting(
       "Readings",
       "Refresh rate",
+      `Seconds between two readings, ${span("interval_seconds")}. 0 is off: nothing is sent.`,
       range("interval_seconds", rateText),
-      "Between two readings; 0 is off.",
     ),
-    setting("Readings", "Disk", () => diskChoice(preferences, store), "The disk in the bar."),
-    setting("Bar", "Width of a meter", range("meter_width_pixels", pixels)),
-    setting("Bar", "Height of a meter", range("meter_height_pixels", pixels)),
-    setting("Bar", "Metrics", () => checkboxes(preferences, "hidden_metrics", Object.entries(METRIC_TITLES))),
-    setting("Bar", "Devices", () => checkboxes(preferences, "hidden_devices", devices(store))),
+    setting(
+      "Readings",
+      "Disk",
+      "The disk in the bar, one of those that the server reports. Automatic is `/`, or else the first.",
+      () => diskChoice(preferences, store),
+    ),
+    setting(
+      "Bar",
+      "Width of a meter",
+      `In pixels, ${span("meter_width_pixels")}.`,
+      range("meter_width_pixels", pixels),
+    ),
+    setting(
+      "Bar",
+      "Height of a meter",
+      `In pixels, ${span("meter_height_pixels")}. Below 26 a meter has one line.`,
+      range("meter_height_pixels", pixels),
+    ),
+    setting("Bar", "Metrics", "Which metrics the bar shows.", () =>
+      checkboxes(preferences, "hidden_metrics", Object.entries(METRIC_TITLES)),
+    ),
+    setting("Bar", "Devices", "Which chips and GPUs the bar shows.", () =>
+      checkboxes(preferences, "hidden_devices", devices(store)),
+    ),
   ];
 }
 
 /**
  * @param {string} group
  * @param {string} name
+ * @param {string} text What the tooltip and the document say of it.
  * @param {() => HTMLElement} type Makes the control.
- * @param {string} [tooltip]
  * @returns {SettingDefinition}
  */
-function setting(group, name, type, tooltip = "") {
+function setting(group, name, text, type) {
   const id = `CrystoolsTPU.${name.replaceAll(" ", "")}`;
-  const ownBrowser = `${tooltip} Of this browser alone.`.trim();
   return {
     id,
     name,
     category: ["Crystools TPU", group, name],
-    tooltip: ownBrowser,
+    tooltip: `${text} Of this browser alone.`,
     defaultValue: null,
     type,
   };
+}
+
+/** @param {RangeName} name */
+function span(name) {
+  const { min, max, step, initial } = RANGES[name];
+  return `${min} to ${max} in steps of ${step} (${initial})`;
 }
 
 /** @param {number} seconds */
