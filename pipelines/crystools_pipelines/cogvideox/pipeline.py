@@ -30,7 +30,7 @@ from crystools_pipelines.cogvideox.text import (
 from crystools_pipelines.cogvideox.transformer import (
     build_transformer,
     check_transformer,
-    denoising_step,
+    predict,
     rotary_embedding,
 )
 from crystools_pipelines.cogvideox.vae import build_decoder, decoding_turns
@@ -39,6 +39,7 @@ from crystools_pipelines.parallel.mesh import DATA
 from crystools_pipelines.parallel.mesh import make_mesh as mesh_of
 from crystools_pipelines.parallel.mesh_shape import MeshShape, legal_shapes
 from crystools_pipelines.planning.forecasting import kept_forecast
+from crystools_pipelines.runtime.denoising import denoising_step
 from crystools_pipelines.runtime.job import (
     AnyArray,
     Generation,
@@ -48,7 +49,7 @@ from crystools_pipelines.runtime.job import (
     params_of,
     started_job,
 )
-from crystools_pipelines.runtime.stages import StepCost, run_denoising, run_once, run_turns
+from crystools_pipelines.runtime.stages import Step, StepCost, run_denoising, run_once, run_turns
 from crystools_pipelines.text import t5
 from crystools_pipelines.weights.checkpoint import Checkpoint
 from crystools_pipelines.weights.inspection import (
@@ -241,19 +242,21 @@ def denoise(job: Job, request: CogVideoXRequest, prepared: Prepared, embeddings:
     loaded = job.load(transformer(job.mesh))
     generator = torch.Generator().manual_seed(request.seed)
     noise = randn_tensor(request.latent_shape, generator=generator, dtype=torch.float32).numpy()
-    schedule = scheduler.tabulate(prepared.scheduler, request)
-    solver, schedule, rotary = job.put((scheduler.start(noise), schedule, prepared.rotary), job.everywhere)
+    schedule = scheduler.tabulate(prepared.scheduler)
+    guidance = scheduler.guidance_scales(request, schedule)
+    solver, schedule, guidance, rotary = job.put(
+        (scheduler.start(noise), schedule, guidance, prepared.rotary), job.everywhere
+    )
     noises = scheduler.noises(prepared.scheduler, request.latent_shape, generator)
+    step = partial(denoising_step, partial(predict, loaded.module, job.mesh, job.dtype), scheduler.advance)
     solver = run_denoising(
         job,
         "transformer",
         loaded,
-        partial(denoising_step, loaded.module, job.mesh, job.dtype),
         solver,
-        (schedule, job.put(embeddings, layout.branches(job.mesh)), rotary),
+        [Step(step, _step_cost(job, request))] * request.num_inference_steps,
+        (schedule, guidance, job.put(embeddings, layout.branches(job.mesh)), rotary),
         inputs=(job.put(noise, job.everywhere) for noise in noises),
-        steps=request.num_inference_steps,
-        cost=_step_cost(job, request),
     )
     final: jax.Array = solver.sample
     return final

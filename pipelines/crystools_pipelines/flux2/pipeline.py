@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from crystools_pipelines.errors import CheckpointError
 from crystools_pipelines.flux2 import flops, sharding
 from crystools_pipelines.flux2.request import PATCH, TOKEN_CHANNELS, VAE_RATIO, Flux2Request
-from crystools_pipelines.flux2.schedule import SolverState, tabulate
+from crystools_pipelines.flux2.schedule import SolverState, advance, tabulate
 from crystools_pipelines.flux2.text import (
     LAYERS,
     LEFTOVERS,
@@ -26,13 +26,13 @@ from crystools_pipelines.flux2.text import (
     encode,
     tokenize,
 )
-from crystools_pipelines.flux2.transformer import build_transformer, denoising_step, rotary_tables
+from crystools_pipelines.flux2.transformer import build_transformer, predict, rotary_tables
 from crystools_pipelines.flux2.vae import ImageDecoder, build_decoder, decode
 from crystools_pipelines.parallel import layout
 from crystools_pipelines.parallel.mesh import make_mesh as mesh_of
 from crystools_pipelines.parallel.mesh_shape import MeshShape, legal_shapes
 from crystools_pipelines.planning.forecasting import kept_forecast
-from crystools_pipelines.runtime.component import QUICK_COMPILE
+from crystools_pipelines.runtime.denoising import denoising_step
 from crystools_pipelines.runtime.job import (
     AnyArray,
     Generation,
@@ -43,7 +43,8 @@ from crystools_pipelines.runtime.job import (
     params_of,
     started_job,
 )
-from crystools_pipelines.runtime.stages import FLOAT32_BYTES, StepCost, run_denoising, run_once
+from crystools_pipelines.runtime.programs import QUICK_COMPILE
+from crystools_pipelines.runtime.stages import FLOAT32_BYTES, Step, StepCost, run_denoising, run_once
 from crystools_pipelines.weights.checkpoint import Checkpoint
 from crystools_pipelines.weights.inspection import (
     Size,
@@ -224,23 +225,19 @@ def denoise(
         (
             SolverState(np.int32(0), packed),
             tabulate(scheduler, request.num_inference_steps, prod(request.grid)),
+            np.float32(request.guidance_scale),
             embeddings,
             rotary_tables(config, request.grid, MAX_TOKENS),
-            np.float32(request.guidance_scale),
         ),
         job.everywhere,
     )
-    solver = run_denoising(
-        job,
-        "transformer",
-        loaded,
-        partial(denoising_step, loaded.module, job.dtype),
-        solver,
-        tuple(constants),
-        steps=request.num_inference_steps,
-        cost=_step_cost(job, config, request),
+    step = Step(
+        partial(denoising_step, partial(predict, loaded.module, job.dtype), advance),
+        _step_cost(job, config, request),
     )
-    final: jax.Array = solver.latents
+    steps = [step] * request.num_inference_steps
+    solver = run_denoising(job, "transformer", loaded, solver, steps, tuple(constants))
+    final: jax.Array = solver.sample
     return final
 
 

@@ -9,11 +9,12 @@ import pytest
 
 from crystools_pipelines.models import MODELS
 from crystools_pipelines.parallel.mesh import make_mesh
-from crystools_pipelines.planning.rehearsal import abstract_state
 from crystools_pipelines.runtime.residency import free_all
 from crystools_pipelines.wan import sharding as wan21_sharding
 from crystools_pipelines.wan.transformer import build_transformer
 from crystools_pipelines.weights.loading import plan_state
+from crystools_pipelines.weights.shapes import abstract_state
+from crystools_pipelines.weights.stored import StoredWeights
 from tests.pipelines.all_models.conftest import Run
 
 
@@ -29,15 +30,10 @@ def test_the_abstract_state_is_what_a_run_loads(tiny_wan21: Path) -> None:
     mesh = make_mesh(jax.devices(), branches=2, widths=(2,))
     folder = tiny_wan21 / "transformer"
     model = build_transformer(folder, mesh)
-    expected = plan_state(
-        model,
-        folder,
-        mesh=mesh,
-        rules=wan21_sharding.TRANSFORMER,
-        dtype="bfloat16",
-        float32=model._keep_in_fp32_modules,
-    ).load()
     state = abstract_state(model, mesh, wan21_sharding.TRANSFORMER, "bfloat16")
+    plan = plan_state(model, StoredWeights(folder, "transformer"), state)
+    expected = plan.load()
+    assert plan.device_bytes == sum(array.addressable_shards[0].data.nbytes for array in expected.values())
     assert state.keys() == expected.keys()
     for name, leaf in state.items():
         assert (leaf.shape, leaf.dtype) == (expected[name].shape, expected[name].dtype), name
