@@ -57,7 +57,7 @@ def saved(tmp_path: Path) -> Model:
     return model
 
 
-class Partly32(Model, ModelMixin):
+class Partly32(Model, ModelMixin):  # type: ignore[misc]
     """As diffusers says that some parts stay in float32."""
 
     _keep_in_fp32_modules: ClassVar[Sequence[str]] = ["norm"]

@@ -53,5 +53,5 @@ def denoising_step(
 
 
 def guided(output: jax.Array, guidance: jax.Array) -> jax.Array:
-    """Of an output for both guidance branches, the prompt's first, what they come to; of one, itself."""
+    """The output that guidance makes of those of two branches, the prompt's first; a single one stays."""
     return output if output.shape[0] == 1 else output[1:] + guidance * (output[:1] - output[1:])

@@ -16,7 +16,7 @@ _log = logging.getLogger(__name__)
 # `with_room(function, *args)` is `function(*args)`, once more where that took more memory than there was.
 WithRoom: TypeAlias = Callable[..., Any]
 
-# What makes of a traced function, and how hard it is to be compiled, what runs it.
+# Takes a traced function and how hard XLA is to try; gives what runs it.
 Compile: TypeAlias = Callable[[jax.stages.Traced, int], Callable[..., Any]]
 
 # XLA's O1; 0 leaves the level to XLA, which takes O2. One convolution of Wan's VAE at 720p for a v6e took
@@ -90,7 +90,7 @@ class Programs:
 
 
 def compiler(platform: str, with_room: WithRoom) -> Compile:
-    """What compiles for devices of this platform and runs there, both by way of `with_room`."""
+    """Compiles for devices of this platform, and runs there; both by way of `with_room`."""
 
     def compile_traced(traced: jax.stages.Traced, effort: int) -> Callable[..., Any]:
         return partial(with_room, with_room(compile_with, traced.lower(), effort, platform))

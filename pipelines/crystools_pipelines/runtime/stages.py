@@ -20,7 +20,7 @@ from crystools_tpu.telemetry import Stage, StageName
 
 FLOAT32_BYTES = 4  # of an element in a VAE, whatever the job's dtype
 
-Solver = TypeVar("Solver")
+State = TypeVar("State")
 
 
 @dataclass(frozen=True)
@@ -88,11 +88,11 @@ def run_denoising(
     job: Job,
     name: str,
     component: Component[Any],
-    solver: Solver,
+    solver: State,
     steps: Sequence[Step],
     constants: tuple[Any, ...],
     inputs: Iterable[Any] | None = None,
-) -> Solver:
+) -> State:
     """A `denoise` stage of the component called `name`: the solver's state after all of `steps`.
 
     A step's output is the state for the next; that and the cache are on every device. `inputs`, where steps
@@ -153,15 +153,15 @@ def _run_steps(
     stage: Stage,
     component: Component[Any],
     steps: Sequence[Step],
-    state: Any,
+    state: State,
     inputs: Iterable[Any],
     constants: tuple[Any, ...],
-    next_state: Callable[[Any], Any],
+    next_state: Callable[[Any], State],
     **how: Any,
-) -> Any:
+) -> State:
     """The state after all steps, `next_state(output)` being the one after each.
 
-    Everything is compiled before the first; `how` is said of `Programs.compile`.
+    Everything is compiled before the first step, in the way that `how` says (`Programs.compile`).
     """
     programs: list[Program] = []
     cache = None
