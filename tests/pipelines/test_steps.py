@@ -43,7 +43,7 @@ def advance(schedule: Schedule, solver: Solver, output: jax.Array) -> Solver:
     return Solver(solver.step + 1, solver.sample + schedule.strides[solver.step] * output)
 
 
-def whole_step(weights: Any, solver: Solver, _input: None, _cache: None, schedule: Schedule) -> Any:
+def full_step(weights: Any, solver: Solver, _input: None, _cache: None, schedule: Schedule) -> Any:
     """Runs the model, which scales the sample, and hands its output on."""
     output = weights["scale"] * solver.sample
     solver = advance(schedule, solver, output)
@@ -89,14 +89,14 @@ def test_every_second_step_takes_the_output_of_the_one_before(
     job: Job, component: Component[None], compiles: list[str]
 ) -> None:
     solver, schedule = start(job)
-    steps = [Step(whole_step, FULL, fresh=True), Step(cached_step, CHEAP)] * 2
+    steps = [Step(full_step, FULL, fresh=True), Step(cached_step, CHEAP)] * 2
     with telemetry.subscribe() as events:
         solver = run_denoising(job, "transformer", component, solver, steps, (schedule,))
         told = [event for event in events.drain() if isinstance(event, StepFinished)]
     # 1, + 1 * 2 = 3, + 10 * 2 = 23, + 100 * 46 = 4623, + 1000 * 46 = 50623
     np.testing.assert_array_equal(solver.sample, [50623] * 3)
     assert solver.step == 4
-    assert compiles == ["whole_step", "cached_step"]
+    assert compiles == ["full_step", "cached_step"]
     stage = job.run.report.stages[-1]
     assert (stage.component, stage.steps_total, stage.flops, stage.recompiles) == ("transformer", 4, 22, 0)
     flops = [event.mfu.numerator if event.mfu else None for event in told]
@@ -106,11 +106,11 @@ def test_every_second_step_takes_the_output_of_the_one_before(
 def test_one_more_plan_of_these_steps_compiles_nothing(
     job: Job, component: Component[None], compiles: list[str]
 ) -> None:
-    steps = [Step(whole_step, FULL, fresh=True), Step(cached_step, CHEAP)]
+    steps = [Step(full_step, FULL, fresh=True), Step(cached_step, CHEAP)]
     for plan in (steps, [steps[0], *[steps[1]] * 3]):
         solver, schedule = start(job)
         run_denoising(job, "transformer", component, solver, plan, (schedule,))
-    assert compiles == ["whole_step", "cached_step"]
+    assert compiles == ["full_step", "cached_step"]
 
 
 def test_a_step_that_heeds_the_cache_has_another_program_for_the_first(
@@ -131,7 +131,7 @@ def test_as_many_inputs_as_steps(job: Job, component: Component[None]) -> None:
     solver, schedule = start(job)
     with pytest.raises(ValueError, match="shorter"):
         run_denoising(
-            job, "transformer", component, solver, [Step(whole_step, FULL)] * 2, (schedule,), inputs=[None]
+            job, "transformer", component, solver, [Step(full_step, FULL)] * 2, (schedule,), inputs=[None]
         )
 
 

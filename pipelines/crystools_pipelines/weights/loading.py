@@ -26,16 +26,8 @@ State: TypeAlias = dict[str, jax.Array]
 
 
 @dataclass(frozen=True)
-class _Origin:
-    """The tensors that make up a parameter: one a layer where it is stacked, else a single one."""
-
-    names: tuple[str, ...]
-    stacked: bool
-
-
-@dataclass(frozen=True)
 class _Parameter:
-    """Where a parameter comes from, and what it becomes.
+    """The tensors that make up a parameter, one a layer where it is stacked, and what they become.
 
     `folded` is the shape of what is stored, blocks told apart; `axes` the order in which the parameter has
     the axes of that.
@@ -44,13 +36,12 @@ class _Parameter:
     tensors: tuple[Tensor, ...]
     folded: tuple[int, ...]
     axes: tuple[int, ...]
-    stacked: bool
     target: jax.ShapeDtypeStruct
 
     def load(self) -> jax.Array:
         """The array, read now."""
         sharding = cast(NamedSharding, self.target.sharding)
-        if not self.stacked:
+        if len(self.target.shape) == len(self.folded):
             return self._read(self.tensors[0], sharding)
         array = jnp.zeros(self.target.shape, self.target.dtype, device=sharding)
         of_layer = NamedSharding(sharding.mesh, PartitionSpec(*sharding.spec[1:]))
@@ -108,22 +99,22 @@ def plan_state(
     _check(source, parameters, origins, tensors)
     check_all_used(source, unused)
     planned = {}
-    for name, origin in origins.items():
+    for name, names in origins.items():
         axes = stored_axes(parameters[name])
         folded = tuple(parameters[name].shape[axes.index(axis)] for axis in range(len(axes)))
-        of_name = tuple(tensors[tensor] for tensor in origin.names)
-        planned[name] = _Parameter(of_name, folded, axes, origin.stacked, shapes[name])
+        planned[name] = _Parameter(tuple(tensors[each] for each in names), folded, axes, shapes[name])
     return StatePlan(shapes, planned, {name: buffer.numpy() for name, buffer in module.named_buffers()})
 
 
-def _origins(module: torch.nn.Module) -> dict[str, _Origin]:
-    origins = {name: _Origin((name,), stacked=False) for name, _ in module.named_parameters()}
+def _origins(module: torch.nn.Module) -> dict[str, tuple[str, ...]]:
+    """The names of the tensors that make up each parameter."""
+    origins: dict[str, tuple[str, ...]] = {name: (name,) for name, _ in module.named_parameters()}
     for prefix, layers in module.named_modules():
         if isinstance(layers, ScannedLayers):
             for name, _ in layers.layer.named_parameters():
-                shared = name in layers.shared
-                names = tuple(f"{prefix}.{layer}.{name}" for layer in range(1 if shared else layers.depth))
-                origins[f"{prefix}.layer.{name}"] = _Origin(names, stacked=not shared)
+                count = 1 if name in layers.shared else layers.depth
+                names = tuple(f"{prefix}.{layer}.{name}" for layer in range(count))
+                origins[f"{prefix}.layer.{name}"] = names
     return origins
 
 
@@ -137,10 +128,13 @@ def _resolve_tied(module: torch.nn.Module, tensors: dict[str, Tensor]) -> None:
 
 
 def _unused(
-    module: torch.nn.Module, origins: dict[str, _Origin], stored: Iterable[str], leftovers: Iterable[str]
+    module: torch.nn.Module,
+    origins: dict[str, tuple[str, ...]],
+    stored: Iterable[str],
+    leftovers: Iterable[str],
 ) -> list[str]:
     """The stored tensors that no parameter comes from, that are no buffer, and may not be left over."""
-    known = {name for origin in origins.values() for name in origin.names}
+    known = {name for names in origins.values() for name in names}
     known |= {name for name, _ in module.named_parameters(remove_duplicate=False)}
     known |= {name for name, _ in module.named_buffers()}
     pattern = re.compile("|".join(f"(?:{leftover})" for leftover in leftovers) or r"(?!)")
@@ -150,13 +144,13 @@ def _unused(
 def _check(
     source: WeightSource,
     parameters: dict[str, torch.nn.Parameter],
-    origins: dict[str, _Origin],
+    origins: dict[str, tuple[str, ...]],
     tensors: dict[str, Tensor],
 ) -> None:
     faults = []
-    for parameter, origin in origins.items():
+    for parameter, names in origins.items():
         wanted = stored_shape(parameters[parameter])
-        for name in origin.names:
+        for name in names:
             if name not in tensors:
                 faults.append(f"{name} is missing")
             elif (found := tensors[name].shape) != wanted:
