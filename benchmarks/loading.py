@@ -75,6 +75,8 @@ def load(folder: Path, width: int) -> None:
     from crystools_pipelines.interop.scan import ScannedLayers
     from crystools_pipelines.parallel.mesh import TENSOR, make_mesh
     from crystools_pipelines.weights.loading import plan_state
+    from crystools_pipelines.weights.shapes import abstract_state
+    from crystools_pipelines.weights.stored import StoredWeights
 
     def feed_forward() -> torch.nn.Module:
         up = torch.nn.Linear(width, 4 * width, bias=False)
@@ -91,7 +93,8 @@ def load(folder: Path, width: int) -> None:
     )
     jax.jit(lambda x: x + 1)(0.0).block_until_ready()  # the compiler itself is no cost of loading
     idle_bytes, read_before, start = peak_bytes(), bytes_read(), time.perf_counter()
-    state = plan_state(module, folder, mesh=mesh, rules=rules, dtype="bfloat16").load()
+    shapes = abstract_state(module, mesh, rules, "bfloat16")
+    state = plan_state(module, StoredWeights(folder, folder), shapes).load()
     jax.block_until_ready(state)
     loading = Loading(
         checkpoint_bytes=sum(file.stat().st_size for file in folder.glob("*.safetensors")),

@@ -21,7 +21,7 @@ from jax.sharding import PartitionSpec as P
 from benchmarks.peers.attention import flash_attention, without_mean
 from crystools_pipelines.interop.functional import as_jax, as_torch, call
 from crystools_pipelines.parallel.sharding import Rules
-from crystools_pipelines.planning.rehearsal import abstract_state
+from crystools_pipelines.weights.shapes import abstract_state
 
 STACKS = ("num_layers",)
 MESH = {"dp": 2, "tp": 4}

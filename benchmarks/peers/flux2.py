@@ -21,7 +21,7 @@ from jax.sharding import PartitionSpec as P
 from benchmarks.peers.attention import plain_attention
 from crystools_pipelines.interop.functional import call
 from crystools_pipelines.parallel.sharding import Rules
-from crystools_pipelines.planning.rehearsal import abstract_state
+from crystools_pipelines.weights.shapes import abstract_state
 
 STACKS = ("num_layers", "num_single_layers")
 MESH = {"tp": 8}

@@ -115,18 +115,21 @@ def test_what_is_freed_is_logged_once_by_name_and_bytes(
 ) -> None:
     import jax
     import numpy as np
-    from jax.sharding import Mesh
+    from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
     from crystools_pipelines.runtime.residency import Identity, residency
     from crystools_pipelines.weights.loading import StatePlan
+    from crystools_pipelines.weights.stored import StoredWeights
 
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / "model.safetensors").touch()
+    source = StoredWeights(tmp_path, "weights")
     mesh = Mesh(np.array(jax.devices()[:2]), ("data",))
-    identity = Identity("org/model", "vae", "build", mesh, "float32")
-    plan = StatePlan({}, {"weight": np.zeros(1024, np.float32)}, mesh)
+    identity = Identity("org/model", "vae", source.identity, "build", mesh, "float32")
+    shape = jax.ShapeDtypeStruct((1024,), np.float32, sharding=NamedSharding(mesh, PartitionSpec()))
+    plan = StatePlan({"weight": shape}, {}, {"weight": np.zeros(1024, np.float32)})
     residency.free_all()
-    residency.load(identity, tmp_path, lambda: (None, plan), in_use=lambda: False)
+    residency.load(identity, source, lambda: (None, plan), in_use=lambda: False)
     free_hbm_on_unload(management)
     with caplog.at_level(logging.INFO, "crystools_pipelines"):
         management.unload_all_models()

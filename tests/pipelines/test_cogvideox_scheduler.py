@@ -65,7 +65,7 @@ def by_diffusers(own: Any) -> Any:
 @pytest.mark.parametrize("kind", [CogVideoXDDIMScheduler, CogVideoXDPMScheduler])
 def test_the_table_follows_diffusers(kind: type[Any], changes: dict[str, Any], steps: int) -> None:
     own = build(kind, steps, **changes)
-    schedule = scheduler.tabulate(own, CogVideoXRequest("a cat"))
+    schedule = scheduler.tabulate(own)
     generator = torch.Generator().manual_seed(7)
     state = scheduler.start(torch.randn(SHAPE, generator=generator).numpy())
     for noise in scheduler.noises(own, SHAPE, generator):
@@ -78,10 +78,11 @@ def test_the_table_follows_diffusers(kind: type[Any], changes: dict[str, Any], s
 
 def test_guidance_is_constant_unless_it_is_dynamic() -> None:
     own = build(CogVideoXDDIMScheduler, 50)
-    constant = scheduler.tabulate(own, CogVideoXRequest("a cat", guidance_scale=6.0)).guidance
+    schedule = scheduler.tabulate(own)
+    constant = scheduler.guidance_scales(CogVideoXRequest("a cat", guidance_scale=6.0), schedule)
     np.testing.assert_array_equal(constant, [6.0] * 50)
     request = CogVideoXRequest("a cat", guidance_scale=6.0, use_dynamic_cfg=True)
-    dynamic = np.asarray(scheduler.tabulate(own, request).guidance)
+    dynamic = scheduler.guidance_scales(request, schedule)
     assert dynamic.min() >= 1
     assert dynamic.max() <= 7
     assert dynamic[-1] == pytest.approx(1 + 6 * (1 - np.cos(np.pi * (31 / 50) ** 5)) / 2)

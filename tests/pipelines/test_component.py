@@ -1,4 +1,4 @@
-"""A component's programs: compiled once for each shape, kept with the weights, gone with them."""
+"""A component's programs: compiled once for each shape, without weights, and gone with them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,16 @@ import numpy as np
 import pytest
 
 from crystools_pipelines.parallel.mesh import make_mesh, replicated
-from crystools_pipelines.runtime.component import QUICK_COMPILE, Component, compile_with
+from crystools_pipelines.runtime.component import Component
+from crystools_pipelines.runtime.programs import (
+    QUICK_COMPILE,
+    Program,
+    Programs,
+    abstract,
+    compile_with,
+    compiler,
+    identify,
+)
 
 HERE = replicated(make_mesh(jax.devices()[:1], branches=1, widths=(1,)))
 
@@ -25,43 +34,75 @@ def at_once(function: Callable[..., Any], *args: Any) -> Any:
     return function(*args)
 
 
+def weights() -> dict[str, jax.Array]:
+    return {"w": jax.device_put(np.float32(3), HERE)}
+
+
 @pytest.fixture
-def component() -> Component[None]:
-    return Component(None, {"w": jax.device_put(np.float32(3), HERE)}, at_once)
+def programs() -> Programs:
+    return Programs(abstract(weights()), compiler("cpu", at_once))
 
 
-def test_a_program_has_the_weights_and_takes_the_rest(component: Component[None]) -> None:
-    program = component.compile(partial(scaled, 2), np.ones(4, np.float32), out_shardings=HERE)
-    np.testing.assert_array_equal(program(np.arange(4, dtype=np.float32)), [0, 6, 12, 18])
-    assert (program.outputs.shape, program.outputs.dtype) == ((4,), jnp.float32)
+def program_of(programs: Programs, factor: int, x: Any) -> Program:
+    return programs.compile(partial(scaled, factor), x, out_shardings=HERE)
 
 
-def test_it_is_compiled_once_for_a_function_and_a_shape(component: Component[None]) -> None:
-    first = component.compile(partial(scaled, 2), np.ones(4, np.float32), out_shardings=HERE)
-    assert component.compile(partial(scaled, 2), np.zeros(4, np.float32), out_shardings=HERE) is first
+def test_a_program_takes_weights_and_the_rest(programs: Programs) -> None:
+    program = program_of(programs, 2, np.ones(4, np.float32))
+    np.testing.assert_array_equal(program(weights(), np.arange(4, dtype=np.float32)), [0, 6, 12, 18])
+    assert program.outputs == jax.ShapeDtypeStruct((4,), jnp.float32, sharding=HERE)
+
+
+def test_it_is_compiled_once_for_a_function_and_a_shape(programs: Programs) -> None:
+    first = program_of(programs, 2, np.ones(4, np.float32))
+    assert program_of(programs, 2, np.zeros(4, np.float32)) is first
     others = [
-        component.compile(partial(scaled, 3), np.ones(4, np.float32), out_shardings=HERE),
-        component.compile(partial(scaled, 2), np.ones(5, np.float32), out_shardings=HERE),
-        component.compile(partial(scaled, 2), np.ones(4, np.int32), out_shardings=HERE),
+        program_of(programs, 3, np.ones(4, np.float32)),
+        program_of(programs, 2, np.ones(5, np.float32)),
+        program_of(programs, 2, np.ones(4, np.int32)),
     ]
     assert first not in others
-    assert component.compile(partial(scaled, 2), np.ones(4, np.float32), out_shardings=HERE) is first
+    assert program_of(programs, 2, np.ones(4, np.float32)) is first
 
 
-def test_the_least_recently_used_of_five_goes(component: Component[None]) -> None:
-    programs = [component.compile(partial(scaled, n), np.float32(1), out_shardings=HERE) for n in range(4)]
-    assert component.compile(partial(scaled, 0), np.float32(1), out_shardings=HERE) is programs[0]
-    component.compile(partial(scaled, 4), np.float32(1), out_shardings=HERE)
-    assert component.compile(partial(scaled, 0), np.float32(1), out_shardings=HERE) is programs[0]
-    assert component.compile(partial(scaled, 1), np.float32(1), out_shardings=HERE) is not programs[1]
+def test_the_least_recently_used_of_five_goes(programs: Programs) -> None:
+    first = [program_of(programs, factor, np.float32(1)) for factor in range(4)]
+    assert program_of(programs, 0, np.float32(1)) is first[0]
+    program_of(programs, 4, np.float32(1))
+    assert program_of(programs, 0, np.float32(1)) is first[0]
+    assert program_of(programs, 1, np.float32(1)) is not first[1]
 
 
-def test_weights_and_programs_leave_together(component: Component[None]) -> None:
-    program = component.compile(partial(scaled, 2), np.float32(1), out_shardings=HERE)
+def test_it_is_compiled_before_the_weights_are_there_and_not_again(
+    programs: Programs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    early = program_of(programs, 2, jax.ShapeDtypeStruct((4,), np.float32))
+    component = Component(None, programs, weights())
+    with monkeypatch.context() as patch:
+        patch.setattr(jax.stages.Lowered, "compile", None)
+        program = program_of(component.programs, 2, np.ones(4, np.float32))
+    assert program is early
+    np.testing.assert_array_equal(program(component.weights, np.ones(4, np.float32)), [6, 6, 6, 6])
+
+
+def test_a_partial_of_partials_is_known_again() -> None:
+    def step(rule: Callable[..., Any], x: float) -> Any:
+        return rule(x)
+
+    first, again, other = (identify(partial(step, partial(pow, factor))) for factor in (2, 2, 3))
+    assert first == again
+    assert hash(first) == hash(again)
+    assert first != other
+
+
+def test_weights_and_programs_leave_together(programs: Programs) -> None:
+    program = program_of(programs, 2, np.float32(1))
+    component = Component(None, programs, weights())
     component.free()
     assert component.weights["w"].is_deleted()
     with pytest.raises(RuntimeError, match="deleted"):
-        program(np.float32(1))
+        program(component.weights, np.float32(1))
+    assert program_of(programs, 2, np.float32(1)) is not program
 
 
 def lowered() -> jax.stages.Lowered:

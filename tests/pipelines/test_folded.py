@@ -17,6 +17,8 @@ from crystools_pipelines.interop.functional import call
 from crystools_pipelines.interop.scan import ScannedLayers
 from crystools_pipelines.parallel.mesh import TENSOR, make_mesh
 from crystools_pipelines.weights.loading import plan_state
+from crystools_pipelines.weights.shapes import abstract_state
+from crystools_pipelines.weights.stored import StoredWeights
 
 RULES = [
     ("layers.layer.up.weight", P(None, TENSOR, None)),
@@ -65,7 +67,8 @@ def test_blocks_are_split_and_the_result_is_the_same(tmp_path: Path) -> None:
 
     mesh = make_mesh(jax.devices()[:8], branches=1, widths=(8,))
     fold(stack)
-    state = plan_state(stack, tmp_path, mesh=mesh, rules=RULES, dtype="float32").load()
+    shapes = abstract_state(stack, mesh, RULES, "float32")
+    state = plan_state(stack, StoredWeights(tmp_path, "stack"), shapes).load()
     weight = state["layers.layer.up.weight"]
     assert weight.shape == (2, 3, 8, 4)
     assert weight.addressable_shards[0].data.shape == (2, 3, 1, 4)
@@ -83,4 +86,5 @@ def test_a_tensor_of_another_shape_is_named_with_the_one_stored(tmp_path: Path) 
         layer.up = torch.nn.Linear(4, 48, bias=False)
     mesh = make_mesh(jax.devices()[:1], branches=1, widths=(1,))
     with pytest.raises(CheckpointError, match=r"layers\.0\.up\.weight has shape \[24, 4\], not \[48, 4\]"):
-        plan_state(fold(stack), tmp_path, mesh=mesh, rules=RULES, dtype="float32")
+        fold(stack)
+        plan_state(stack, StoredWeights(tmp_path, "stack"), abstract_state(stack, mesh, RULES, "float32"))

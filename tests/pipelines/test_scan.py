@@ -16,6 +16,8 @@ from crystools_pipelines.interop.functional import call
 from crystools_pipelines.interop.scan import ScannedLayers
 from crystools_pipelines.parallel.mesh import make_mesh
 from crystools_pipelines.weights.loading import plan_state
+from crystools_pipelines.weights.shapes import abstract_state
+from crystools_pipelines.weights.stored import StoredWeights
 
 DEPTH = 3
 
@@ -57,7 +59,8 @@ def test_layers_may_carry_several_hidden_states_and_share_parameters(tmp_path: P
 
     stack.layers = ScannedLayers(stack.layers, carries=("b", "a"))
     mesh = make_mesh(jax.devices()[:1], branches=1, widths=(1,))
-    state = plan_state(stack, tmp_path, mesh=mesh, rules=[(".*", P())], dtype="float32").load()
+    shapes = abstract_state(stack, mesh, [(".*", P())], "float32")
+    state = plan_state(stack, StoredWeights(tmp_path, "stack"), shapes).load()
     depth = () if share else (DEPTH,)
     assert state["layers.layer.own.weight"].shape == (DEPTH, 4, 4)
     assert state["layers.layer.common.weight"].shape == (*depth, 4, 4)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+from diffusers import ModelMixin
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 from numpy.typing import NDArray
@@ -21,6 +23,8 @@ from crystools_pipelines.interop.scan import ScannedLayers
 from crystools_pipelines.parallel.mesh import make_mesh
 from crystools_pipelines.parallel.sharding import Rules
 from crystools_pipelines.weights.loading import State, plan_state
+from crystools_pipelines.weights.shapes import abstract_state
+from crystools_pipelines.weights.stored import StoredWeights
 
 RULES = (
     (r"blocks\.layer\.weight", P("tensor", None)),
@@ -53,10 +57,19 @@ def saved(tmp_path: Path) -> Model:
     return model
 
 
-def load(folder: Path, rules: Rules = RULES, dtype: str = "float32", float32: Sequence[str] = ()) -> State:
+class Partly32(Model, ModelMixin):  # type: ignore[misc]
+    """As diffusers says that some parts stay in float32."""
+
+    _keep_in_fp32_modules: ClassVar[Sequence[str]] = ["norm"]
+
+
+def load(
+    folder: Path, rules: Rules = RULES, dtype: str = "float32", module: torch.nn.Module | None = None
+) -> State:
     mesh = make_mesh(jax.devices()[:4], branches=1, widths=(8,))
-    plan = plan_state(Model(scanned=True), folder, mesh=mesh, rules=rules, dtype=dtype, float32=float32)
-    return plan.load()
+    module = module or Model(scanned=True)
+    shapes = abstract_state(module, mesh, rules, dtype)
+    return plan_state(module, StoredWeights(folder, "model"), shapes).load()
 
 
 def test_the_layers_are_stacked_and_split(tmp_path: Path, saved: Model) -> None:
@@ -68,7 +81,7 @@ def test_the_layers_are_stacked_and_split(tmp_path: Path, saved: Model) -> None:
 
 
 def test_some_parts_stay_in_float32(tmp_path: Path, saved: Model) -> None:
-    state = load(tmp_path, dtype="bfloat16", float32=["norm"])
+    state = load(tmp_path, dtype="bfloat16", module=Partly32(scanned=True))
     assert {name: array.dtype.name for name, array in state.items()} == {
         "blocks.layer.weight": "bfloat16",
         "blocks.layer.bias": "bfloat16",
@@ -119,7 +132,8 @@ def test_tied_parameters_are_found_under_either_name(tmp_path: Path) -> None:
     module = Tied()
     save_file({"inner.embed.weight": module.shared.weight.detach() + 1}, tmp_path / "model.safetensors")
     mesh = make_mesh(jax.devices()[:1], branches=1, widths=(1,))
-    state = plan_state(module, tmp_path, mesh=mesh, rules=[(".*", P())], dtype="float32").load()
+    shapes = abstract_state(module, mesh, [(".*", P())], "float32")
+    state = plan_state(module, StoredWeights(tmp_path, "tied"), shapes).load()
     np.testing.assert_array_equal(state["shared.weight"], (module.shared.weight + 1).detach())
 
 

@@ -25,16 +25,17 @@ from crystools_pipelines.cogvideox.text import MAX_TOKENS, build_text_encoder, e
 from crystools_pipelines.cogvideox.transformer import (
     build_transformer,
     check_transformer,
-    denoising_step,
+    predict,
     rotary_embedding,
 )
 from crystools_pipelines.cogvideox.vae import build_decoder, decoding_turns
 from crystools_pipelines.parallel import layout
 from crystools_pipelines.requests.size import Size as VideoSize
+from crystools_pipelines.runtime.denoising import denoising_step
 from crystools_pipelines.runtime.job import AnyArray, Job
 from crystools_pipelines.runtime.pipeline import Pipeline
 from crystools_pipelines.runtime.scheduler import load_scheduler
-from crystools_pipelines.runtime.stages import StepCost, guided_cost, run_denoising, run_once, run_turns
+from crystools_pipelines.runtime.stages import Step, StepCost, guided_cost, run_denoising, run_once, run_turns
 from crystools_pipelines.text import t5
 from crystools_pipelines.weights.checkpoint import Checkpoint
 from crystools_pipelines.weights.inspection import Size, check_all_heeded, check_classes, check_sizes
@@ -135,21 +136,22 @@ class CogVideoX(Pipeline[CogVideoXRequest, Prepared]):
         loaded = job.load(_transformer(job.mesh))
         generator = torch.Generator().manual_seed(request.seed)
         noise = randn_tensor(request.latent_shape, generator=generator, dtype=torch.float32).numpy()
-        schedule = scheduler.tabulate(prepared.scheduler, request)
-        solver, schedule, rotary = job.put(
-            (scheduler.start(noise), schedule, prepared.rotary), job.everywhere
+        schedule = scheduler.tabulate(prepared.scheduler)
+        guidance = scheduler.guidance_scales(request, schedule)
+        solver, schedule, guidance, rotary = job.put(
+            (scheduler.start(noise), schedule, guidance, prepared.rotary), job.everywhere
         )
         noises = scheduler.noises(prepared.scheduler, request.latent_shape, generator)
+        predicted = partial(predict, loaded.module, job.mesh, job.dtype)
+        step = partial(denoising_step, predicted, scheduler.advance)
         solver = run_denoising(
             job,
             "transformer",
             loaded,
-            partial(denoising_step, loaded.module, job.mesh, job.dtype),
             solver,
-            (schedule, job.put(embeddings, layout.branches(job.mesh)), rotary),
+            [Step(step, _step_cost(job, request))] * request.num_inference_steps,
+            (schedule, guidance, job.put(embeddings, layout.branches(job.mesh)), rotary),
             inputs=(job.put(noise, job.everywhere) for noise in noises),
-            steps=request.num_inference_steps,
-            cost=_step_cost(job, request),
         )
         final: jax.Array = solver.sample
         return final

@@ -21,14 +21,13 @@ Scheduler: TypeAlias = CogVideoXDDIMScheduler | CogVideoXDPMScheduler
 
 
 class Schedule(NamedTuple):
-    """`timesteps` int32 `[steps]`, `guidance` float32 `[steps]`, and how new tensors come from old ones.
+    """`timesteps` int32 `[steps]`, and how new tensors come from old ones.
 
     `coefficients` is float32 `[steps, 2, 3]`. Rows: next sample, predicted clean sample. Columns: sample,
     model output, last predicted clean sample.
     """
 
     timesteps: jax.Array | NDArray[np.int32]
-    guidance: jax.Array | NDArray[np.float32]
     coefficients: jax.Array | NDArray[np.float32]
 
 
@@ -40,8 +39,8 @@ class SolverState(NamedTuple):
     predicted: jax.Array | NDArray[np.float32]
 
 
-def tabulate(scheduler: Scheduler, request: CogVideoXRequest) -> Schedule:
-    """The schedule of `scheduler` for its steps, with the guidance of `request`, on the host."""
+def tabulate(scheduler: Scheduler) -> Schedule:
+    """The schedule of `scheduler` for its steps, on the host."""
     units, zeros = torch.eye(3, dtype=torch.float64), torch.zeros(3, dtype=torch.float64)
     coefficients = []
     for index in range(len(scheduler.timesteps)):
@@ -50,12 +49,15 @@ def tabulate(scheduler: Scheduler, request: CogVideoXRequest) -> Schedule:
             for tensors in (units, (zeros, zeros, zeros))
         )
         coefficients.append(with_noise - noise)
-    guidance = [_guidance(request, int(timestep)) for timestep in scheduler.timesteps]
     return Schedule(
         scheduler.timesteps.numpy().astype(np.int32),
-        np.array(guidance, np.float32),
         torch.stack(coefficients).numpy().astype(np.float32),
     )
+
+
+def guidance_scales(request: CogVideoXRequest, schedule: Schedule) -> NDArray[np.float32]:
+    """The guidance scale of each step, float32 `[steps]`."""
+    return np.array([_guidance(request, int(timestep)) for timestep in schedule.timesteps], np.float32)
 
 
 def noises(

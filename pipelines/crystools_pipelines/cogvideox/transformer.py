@@ -1,4 +1,4 @@
-"""The denoiser: diffusers' transformer with our attention and scanned blocks, and one step of it."""
+"""The denoiser: diffusers' transformer with our attention and scanned blocks, and its output."""
 
 from functools import partial
 from pathlib import Path
@@ -18,13 +18,13 @@ from numpy.typing import NDArray
 
 from crystools_pipelines.cogvideox import sharding
 from crystools_pipelines.cogvideox.request import PATCH_SIZE
-from crystools_pipelines.cogvideox.scheduler import Schedule, SolverState, advance
 from crystools_pipelines.errors import CheckpointError, RequestError
 from crystools_pipelines.interop.functional import as_jax, as_torch, call
 from crystools_pipelines.interop.scan import ScannedLayers
 from crystools_pipelines.kernels.attention import Heads, attention
 from crystools_pipelines.kernels.rotary import Norm, rotated
 from crystools_pipelines.parallel import layout
+from crystools_pipelines.runtime.denoising import guided
 from crystools_pipelines.weights.loading import State
 
 Rotary: TypeAlias = tuple[jax.Array, jax.Array]
@@ -171,37 +171,31 @@ def rotary_embedding(
     return cosines.numpy(), sines.numpy()
 
 
-def denoising_step(
+def predict(
     model: CogVideoXTransformer3DModel,
     mesh: Mesh,
     dtype: str,
     weights: State,
-    solver: SolverState,
-    noise: jax.Array,
-    schedule: Schedule,
+    sample: jax.Array,
+    timestep: jax.Array,
+    guidance: jax.Array,
     embeddings: jax.Array,
     rotary: Rotary,
-) -> tuple[SolverState, jax.Array]:
-    """The next solver state, and whether its latents are all finite.
+) -> jax.Array:
+    """The guided output for `sample`, float32.
 
-    `noise` is the scheduler's for this step; `embeddings` are `[branches, tokens, width]`, the prompt's and,
-    if guided, the negative prompt's.
+    `embeddings` are `[branches, tokens, width]`, the prompt's and, if guided, the negative prompt's.
     """
     branches = embeddings.shape[0]
-    sample = jnp.broadcast_to(solver.sample.astype(dtype), (branches, *solver.sample.shape[1:]))
+    sample = jnp.broadcast_to(sample.astype(dtype), (branches, *sample.shape[1:]))
     sample = jax.lax.with_sharding_constraint(sample, layout.branches(mesh))
-    timestep = jnp.broadcast_to(schedule.timesteps[solver.step], (branches,))
     (output,) = call(
         model,
         weights,
         hidden_states=sample,
         encoder_hidden_states=embeddings.astype(dtype),
-        timestep=timestep,
+        timestep=jnp.broadcast_to(timestep, (branches,)),
         image_rotary_emb=rotary,
         return_dict=False,
     )
-    output = output.astype(jnp.float32)
-    if branches == 2:
-        output = output[1:] + schedule.guidance[solver.step] * (output[:1] - output[1:])
-    solver = advance(schedule, solver, output, noise)
-    return solver, jnp.isfinite(solver.sample).all()
+    return guided(output.astype(jnp.float32), guidance)

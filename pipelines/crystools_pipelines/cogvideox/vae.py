@@ -73,7 +73,7 @@ def decoding_turns(
             flops.vae_turn_flops(config, frames, height, width),
             flops.vae_turn_bytes(config, frames, height, width, FLOAT32_BYTES, first=first),
         )
-        decoding.append(Turn(partial(_decode_turn, decoder, split, frames), start, cost))
+        decoding.append(Turn(partial(_decode_turn, decoder, split, frames), cost, start))
         start += frames
     return decoding
 

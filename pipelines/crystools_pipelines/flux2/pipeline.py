@@ -19,7 +19,7 @@ from crystools_pipelines.flux2.request import (
     VAE_RATIO,
     Flux2Request,
 )
-from crystools_pipelines.flux2.schedule import SolverState, tabulate
+from crystools_pipelines.flux2.schedule import SolverState, advance, tabulate
 from crystools_pipelines.flux2.text import (
     LAYERS,
     LEFTOVERS,
@@ -29,15 +29,16 @@ from crystools_pipelines.flux2.text import (
     encode,
     tokenize,
 )
-from crystools_pipelines.flux2.transformer import build_transformer, denoising_step, rotary_tables
+from crystools_pipelines.flux2.transformer import build_transformer, predict, rotary_tables
 from crystools_pipelines.flux2.vae import build_decoder, decode
 from crystools_pipelines.parallel import layout
 from crystools_pipelines.requests.size import Size as ImageSize
-from crystools_pipelines.runtime.component import QUICK_COMPILE
+from crystools_pipelines.runtime.denoising import denoising_step
 from crystools_pipelines.runtime.job import AnyArray, Job, initial_noise
 from crystools_pipelines.runtime.pipeline import Pipeline
+from crystools_pipelines.runtime.programs import QUICK_COMPILE
 from crystools_pipelines.runtime.scheduler import load_scheduler
-from crystools_pipelines.runtime.stages import FLOAT32_BYTES, StepCost, run_denoising, run_once
+from crystools_pipelines.runtime.stages import FLOAT32_BYTES, Step, StepCost, run_denoising, run_once
 from crystools_pipelines.weights.checkpoint import Checkpoint
 from crystools_pipelines.weights.inspection import Size, check_all_heeded, check_classes, check_sizes
 from crystools_pipelines.weights.part import Part
@@ -127,26 +128,22 @@ class Flux2(Pipeline[Flux2Request, FlowMatchEulerDiscreteScheduler]):
             (
                 SolverState(np.int32(0), packed),
                 tabulate(prepared, request.num_inference_steps, tokens),
+                np.float32(request.guidance_scale),
                 embeddings,
                 rotary_tables(config, request.grid, MAX_TOKENS),
-                np.float32(request.guidance_scale),
             ),
             job.everywhere,
         )
-        solver = run_denoising(
-            job,
-            "transformer",
-            loaded,
-            partial(denoising_step, loaded.module, job.dtype),
-            solver,
-            tuple(constants),
-            steps=request.num_inference_steps,
-            cost=StepCost(
+        step = Step(
+            partial(denoising_step, partial(predict, loaded.module, job.dtype), advance),
+            StepCost(
                 flops.transformer_forward_flops(config, tokens, MAX_TOKENS),
                 flops.transformer_forward_bytes(config, tokens, MAX_TOKENS, job.itemsize),
             ),
         )
-        final: jax.Array = solver.latents
+        steps = [step] * request.num_inference_steps
+        solver = run_denoising(job, "transformer", loaded, solver, steps, tuple(constants))
+        final: jax.Array = solver.sample
         return final
 
     def decode(self, job: Job, latents: AnyArray, size: ImageSize) -> NDArray[np.float32]:

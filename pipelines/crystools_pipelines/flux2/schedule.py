@@ -22,7 +22,7 @@ class SolverState(NamedTuple):
     """What goes from step to step: the step's number, int32, and the latents, float32 `[1, tokens, 128]`."""
 
     step: jax.Array | np.int32
-    latents: jax.Array | NDArray[np.float32]
+    sample: jax.Array | NDArray[np.float32]
 
 
 def tabulate(scheduler: FlowMatchEulerDiscreteScheduler, steps: int, image_tokens: int) -> Schedule:
@@ -40,5 +40,5 @@ def tabulate(scheduler: FlowMatchEulerDiscreteScheduler, steps: int, image_token
 
 
 def advance(schedule: Schedule, state: SolverState, output: jax.Array) -> SolverState:
-    """The state after a step in which the model answered `output` for `state.latents`."""
-    return SolverState(state.step + 1, state.latents + schedule.strides[state.step] * output)
+    """The state after a step in which the model answered `output` for `state.sample`."""
+    return SolverState(state.step + 1, state.sample + schedule.strides[state.step] * output)

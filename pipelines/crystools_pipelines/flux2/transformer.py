@@ -1,4 +1,4 @@
-"""The denoiser: diffusers' Flux2Transformer2DModel with our attention and scanned blocks, and its step."""
+"""The denoiser: diffusers' Flux2Transformer2DModel with our attention and scanned blocks, and its output."""
 
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -17,7 +17,6 @@ from jax.sharding import Mesh
 from numpy.typing import NDArray
 
 from crystools_pipelines.errors import CheckpointError
-from crystools_pipelines.flux2.schedule import Schedule, SolverState, advance
 from crystools_pipelines.flux2.text import MAX_TOKENS
 from crystools_pipelines.interop.folded import FoldedInputs, FoldedOutputs
 from crystools_pipelines.interop.functional import as_jax, as_torch, call
@@ -166,18 +165,17 @@ def rotary_tables(
     return image_tables, text_tables
 
 
-def denoising_step(
+def predict(
     model: Flux2Transformer2DModel,
     dtype: str,
     weights: State,
-    solver: SolverState,
-    _input: None,
-    schedule: Schedule,
+    sample: jax.Array,
+    timestep: jax.Array,
+    guidance: jax.Array,
     embeddings: jax.Array,
     tables: tuple[jax.Array, jax.Array],
-    guidance: jax.Array,
-) -> tuple[SolverState, jax.Array]:
-    """The next solver state, and whether its latents are all finite.
+) -> jax.Array:
+    """The output for `sample`, float32; guidance is embedded in it.
 
     `embeddings` are `[1, tokens, width]`, `tables` the rotary tables of image and text.
     """
@@ -185,13 +183,13 @@ def denoising_step(
     (output,) = call(
         model,
         weights,
-        hidden_states=solver.latents.astype(dtype),
+        hidden_states=sample.astype(dtype),
         encoder_hidden_states=embeddings,
-        timestep=schedule.timesteps[solver.step][None] / 1000,
+        timestep=timestep[None] / 1000,
         guidance=guidance[None],
         img_ids=image_tables,
         txt_ids=text_tables,
         return_dict=False,
     )
-    solver = advance(schedule, solver, output.astype(jnp.float32))
-    return solver, jnp.isfinite(solver.latents).all()
+    guided: jax.Array = output.astype(jnp.float32)
+    return guided

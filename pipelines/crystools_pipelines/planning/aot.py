@@ -31,14 +31,14 @@ from crystools_pipelines.planning.rehearsal import (
     Rehearsal,
     RehearsedProgram,
     RehearsedStage,
-    device_bytes,
     rehearse,
 )
 from crystools_pipelines.planning.run_spec import RunSpec
 from crystools_pipelines.planning.topologies import TOPOLOGIES
-from crystools_pipelines.runtime.component import compile_with
 from crystools_pipelines.runtime.out_of_memory import Shortage, shortage
+from crystools_pipelines.runtime.programs import compile_with
 from crystools_pipelines.weights.checkpoint import Checkpoint
+from crystools_pipelines.weights.shapes import device_bytes
 from crystools_tpu.telemetry import StageName
 
 LIBTPU_ENVIRONMENT = {

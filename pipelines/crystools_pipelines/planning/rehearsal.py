@@ -7,27 +7,24 @@ is known of the one that runs. The devices may be those of a TPU that this machi
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from math import prod
 from typing import Any, TypeVar, Unpack, cast
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import torch
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding
 from numpy.typing import NDArray
 
-from crystools_pipelines.interop.scan import ScannedLayers
-from crystools_pipelines.parallel.mesh import replicated
 from crystools_pipelines.parallel.mesh_shape import MeshShape
-from crystools_pipelines.parallel.sharding import Rules
-from crystools_pipelines.runtime.component import Component, Program, trace
-from crystools_pipelines.runtime.job import Job, kept_float32
+from crystools_pipelines.runtime.component import Component
+from crystools_pipelines.runtime.job import Job
 from crystools_pipelines.runtime.pipeline import Pipeline
+from crystools_pipelines.runtime.programs import Programs, abstract
 from crystools_pipelines.text.tokens import Tokenize, Tokens
 from crystools_pipelines.weights.checkpoint import Checkpoint
-from crystools_pipelines.weights.loading import State, specs_at_rest
-from crystools_pipelines.weights.part import Part, built
+from crystools_pipelines.weights.loading import State
+from crystools_pipelines.weights.part import Part
+from crystools_pipelines.weights.shapes import Shapes, device_bytes
 from crystools_tpu import telemetry
 from crystools_tpu.telemetry import StageName
 from crystools_tpu.telemetry.events import FULL
@@ -37,7 +34,7 @@ Module = TypeVar("Module", bound=torch.nn.Module)
 
 @dataclass
 class RehearsedProgram:
-    """A program of a stage, traced, and how hard a run has XLA work on it (`component.compile_with`)."""
+    """A program of a stage, traced, and how hard a run has XLA work on it (`programs.compile_with`)."""
 
     traced: jax.stages.Traced
     effort: int
@@ -50,7 +47,7 @@ class RehearsedLoad:
     """A component that is loaded, and its weights; so many stages came before it."""
 
     component: str
-    weights: dict[str, jax.ShapeDtypeStruct]
+    weights: Shapes
     after_stages: int = 0
 
 
@@ -147,13 +144,14 @@ class _Job(Job):
     rehearsal: Rehearsal = field(kw_only=True)
 
     def load(self, part: Part[Module]) -> Component[Module]:
-        module = built(part, self.checkpoint.folder(part.component))
-        weights = abstract_state(module, self.mesh, part.rules, part.dtype or self.dtype)
-        self.rehearsal.loads.append(RehearsedLoad(part.component, weights, len(self.rehearsal.stages)))
-        return _Component(module, cast(State, weights), _at_once, stages=self.rehearsal.stages)
+        module, shapes = self._built(part)
+        self.rehearsal.loads.append(RehearsedLoad(part.component, shapes, len(self.rehearsal.stages)))
+        return Component(module, Programs(shapes, self._keep), cast(State, shapes))
 
     def put(self, tree: Any, sharding: NamedSharding) -> Any:
-        return _abstract(tree, sharding)
+        return jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), tree
+        )
 
     def tokens(self, tokenize: Tokenize, prompts: Sequence[str], length: int) -> Tokens:
         nothing = np.zeros((len(prompts), length), np.int32)
@@ -166,84 +164,14 @@ class _Job(Job):
     def to_host(self, chunks: Sequence[jax.Array], axis: int = 0) -> NDArray[Any]:
         return np.concatenate([np.broadcast_to(np.zeros((), c.dtype), c.shape) for c in chunks], axis=axis)
 
-
-def _at_once(function: Callable[..., Any], *args: Any) -> Any:
-    return function(*args)
-
-
-@dataclass(frozen=True, eq=False)
-class _Component(Component[Module]):
-    """Stands in for a component: its weights are shapes, its programs go to the stage that runs."""
-
-    stages: list[RehearsedStage] = field(kw_only=True)
-
-    def compile(
-        self,
-        function: Callable[..., Any],
-        *args: Any,
-        out_shardings: Any,
-        donate: tuple[int, ...] = (),
-        effort: int = 0,
-    ) -> Program:
-        rehearsed = RehearsedProgram(trace(function, self.weights, args, out_shardings, donate), effort)
-        self.stages[-1].programs.append(rehearsed)
-        out_info = rehearsed.traced.out_info
-        outputs = jax.tree.map(_abstract_with, out_shardings, out_info, is_leaf=_is_sharding)
+    def _keep(self, traced: jax.stages.Traced, effort: int) -> Callable[..., Any]:
+        """What answers with the shapes of the outputs; the program goes to the stage that runs."""
+        program = RehearsedProgram(traced, effort)
+        self.rehearsal.stages[-1].programs.append(program)
+        outputs = abstract(traced.out_info)
 
         def run(*_: Any) -> Any:
-            rehearsed.runs += 1
+            program.runs += 1
             return outputs
 
-        return Program(outputs, cast(jax.stages.Compiled, run), self.weights, _at_once)
-
-
-def _is_sharding(value: Any) -> bool:
-    return isinstance(value, NamedSharding)
-
-
-def _abstract_with(sharding: NamedSharding, tree: Any) -> Any:
-    return _abstract(tree, sharding)
-
-
-def _abstract(tree: Any, sharding: NamedSharding) -> Any:
-    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), tree)
-
-
-def device_bytes(array: jax.Array | jax.ShapeDtypeStruct) -> int:
-    """What an array with a sharding takes of one device."""
-    shape = cast(NamedSharding, array.sharding).shard_shape(array.shape)
-    return prod(shape) * int(array.dtype.itemsize)
-
-
-def abstract_state(
-    module: torch.nn.Module, mesh: Mesh, rules: Rules, dtype: str
-) -> dict[str, jax.ShapeDtypeStruct]:
-    """What `Job.load` would load for `module`, as shapes: the same names, dtypes and shardings."""
-    float32 = kept_float32(module)
-    parameters = dict(module.named_parameters())
-    depths = _stack_depths(module)
-    state = {}
-    for name, spec in specs_at_rest(module, mesh, rules).items():
-        shape = tuple(parameters[name].shape)
-        if name in depths:
-            shape, spec = (depths[name], *shape), PartitionSpec(None, *spec)
-        kept = not set(name.split(".")).isdisjoint(float32)
-        state[name] = jax.ShapeDtypeStruct(
-            shape, jnp.dtype("float32" if kept else dtype), sharding=NamedSharding(mesh, spec)
-        )
-    buffers = {
-        name: jax.ShapeDtypeStruct(tuple(buffer.shape), buffer.numpy().dtype, sharding=replicated(mesh))
-        for name, buffer in module.named_buffers()
-    }
-    return state | buffers
-
-
-def _stack_depths(module: torch.nn.Module) -> dict[str, int]:
-    """For each parameter that stands for one in every layer of a stack, how many layers there are."""
-    return {
-        f"{prefix}.layer.{name}": layers.depth
-        for prefix, layers in module.named_modules()
-        if isinstance(layers, ScannedLayers)
-        for name, _ in layers.layer.named_parameters()
-        if name not in layers.shared
-    }
+        return run

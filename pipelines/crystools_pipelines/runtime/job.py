@@ -11,7 +11,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
-from diffusers import ModelMixin
 from diffusers.utils.torch_utils import randn_tensor
 from jax.sharding import Mesh, NamedSharding
 from numpy.typing import NDArray
@@ -21,8 +20,9 @@ from crystools_pipelines.models import MODELS
 from crystools_pipelines.parallel.mesh import replicated
 from crystools_pipelines.requests.fields import Role, names_of
 from crystools_pipelines.runtime.compile_cache import default_compile_cache
-from crystools_pipelines.runtime.component import Component, identify
+from crystools_pipelines.runtime.component import Component
 from crystools_pipelines.runtime.out_of_memory import in_words
+from crystools_pipelines.runtime.programs import identify
 from crystools_pipelines.runtime.residency import Identity, on_behalf_of, residency
 from crystools_pipelines.runtime.saving import save_or_keep
 from crystools_pipelines.runtime.video import check_video
@@ -32,6 +32,7 @@ from crystools_pipelines.weights.hub import RepositoryFile
 from crystools_pipelines.weights.inspection import check_unquantised
 from crystools_pipelines.weights.loading import StatePlan, plan_state
 from crystools_pipelines.weights.part import Part, built
+from crystools_pipelines.weights.shapes import Shapes, abstract_state
 from crystools_tpu import telemetry
 from crystools_tpu.telemetry import Forecast, StageName, Status
 from crystools_tpu.telemetry.events import Params
@@ -84,7 +85,7 @@ class Job:
                 self._check_vocabulary(parts)
             for part in parts:
                 identity = self._identity(part)
-                if not residency.holds(identity, self.checkpoint.folder(part.component)):
+                if not residency.holds(identity, self.checkpoint.weights(part.component)):
                     self._plans[identity] = self._plan(part)
         except CheckpointError as error:
             if self.checkpoint.unasked is None:
@@ -97,36 +98,31 @@ class Job:
         They stay in the devices' memory for the next run. In this one they are safe from being evicted until
         the stage after their loading has ended: a later stage that needs them too loads them again, which
         costs nothing while they are there.
-
-        What a diffusers module names as its float32 parameters stays so in any dtype.
         """
         with self.run.stage(StageName.LOAD, component=part.component):
             identity = self._identity(part)
-            folder = self.checkpoint.folder(part.component)
+            source = self.checkpoint.weights(part.component)
 
             def plan() -> tuple[Module, StatePlan]:
                 return self._plans.pop(identity) if identity in self._plans else self._plan(part)
 
             in_use = partial(_needs, self.run, len(self.run.report.stages))
-            loaded: Component[Module] = residency.with_room(residency.load, identity, folder, plan, in_use)
+            loaded: Component[Module] = residency.with_room(residency.load, identity, source, plan, in_use)
             return loaded
 
     def _identity(self, part: Part[Any]) -> Identity:
-        build, dtype = identify(part.build), part.dtype or self.dtype
-        return Identity(self.checkpoint.location, part.component, build, self.mesh, dtype)
+        model, source = self.checkpoint.location, self.checkpoint.weights(part.component).identity
+        dtype = part.dtype or self.dtype
+        return Identity(model, part.component, source, identify(part.build), self.mesh, dtype)
 
     def _plan(self, part: Part[Module]) -> tuple[Module, StatePlan]:
-        folder = self.checkpoint.folder(part.component)
-        module = built(part, folder)
-        return module, plan_state(
-            module,
-            folder,
-            mesh=self.mesh,
-            rules=part.rules,
-            dtype=part.dtype or self.dtype,
-            float32=kept_float32(module),
-            leftovers=part.leftovers,
-        )
+        module, shapes = self._built(part)
+        return module, plan_state(module, self.checkpoint.weights(part.component), shapes, part.leftovers)
+
+    def _built(self, part: Part[Module]) -> tuple[Module, Shapes]:
+        """The part's module, and what its weights will be."""
+        module = built(part, self.checkpoint.folder(part.component))
+        return module, abstract_state(module, self.mesh, part.rules, part.dtype or self.dtype)
 
     def _download(self, files: Sequence[RepositoryFile]) -> None:
         sizes = [file.size_bytes for file in files]
@@ -190,12 +186,6 @@ class Job:
             with self.run.stage(StageName.SAVE):
                 save_or_keep(frames, out, fps, self.run.run_id)
                 self.run.output = str(out)
-
-
-def kept_float32(module: torch.nn.Module) -> Sequence[str]:
-    """The components of parameters' names that stay float32 in any dtype, as diffusers names them."""
-    # transformers has the same attribute, but for float16 alone.
-    return (module._keep_in_fp32_modules or ()) if isinstance(module, ModelMixin) else ()
 
 
 def _needs(run: telemetry.RunRecorder, loaded: int) -> bool:

@@ -6,11 +6,10 @@ the least recently used leaves; `free_all` lets everything go.
 
 import logging
 import threading
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal, ParamSpec, TypeAlias, TypeVar
 
 import jax
@@ -19,8 +18,9 @@ from jax.sharding import Mesh
 from crystools_pipelines.errors import OutOfMemoryError
 from crystools_pipelines.runtime.component import Component
 from crystools_pipelines.runtime.out_of_memory import shortage
+from crystools_pipelines.runtime.programs import Programs, compiler
 from crystools_pipelines.weights.loading import StatePlan
-from crystools_pipelines.weights.stored import weight_files
+from crystools_pipelines.weights.source import WeightSource
 from crystools_tpu import telemetry
 from crystools_tpu.telemetry import ModelFreed, StageName
 
@@ -31,7 +31,6 @@ Module = TypeVar("Module")
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
 InUse: TypeAlias = Callable[[], bool]
-Stamp: TypeAlias = tuple[tuple[str, int, int], ...]
 
 _run_id: ContextVar[str | None] = ContextVar("run_id", default=None)
 
@@ -50,11 +49,13 @@ def on_behalf_of(run_id: str) -> Iterator[None]:
 class Identity:
     """What makes two components the same.
 
-    `model` is the checkpoint's location, `build` what `identify` makes of the function that builds it.
+    `model` is the checkpoint's location, `source` the identity of what its weights come from, `build` what
+    `identify` makes of the function that builds it.
     """
 
     model: str
     component: str
+    source: Hashable
     build: Hashable
     mesh: Mesh
     dtype: str
@@ -81,7 +82,7 @@ class Freed:
 @dataclass(eq=False)
 class _Entry:
     identity: Identity
-    stamp: Stamp
+    stamp: Hashable
     component: Component[Any]
     device_bytes: int
     users: list[InUse] = field(default_factory=list)
@@ -124,30 +125,32 @@ class Residency:
                 for entry in self._entries
             )
 
-    def holds(self, identity: Identity, folder: Path) -> bool:
-        """Whether the component is in memory, of the files that are in `folder` now."""
+    def holds(self, identity: Identity, source: WeightSource) -> bool:
+        """Whether the component is in memory, of what `source` holds now."""
         with self._books:
             entry = next((entry for entry in self._entries if entry.identity == identity), None)
-            return entry is not None and not entry.leaving and entry.stamp == _stamp(folder)
+            return entry is not None and not entry.leaving and entry.stamp == source.stamp()
 
     def load(
         self,
         identity: Identity,
-        folder: Path,
+        source: WeightSource,
         plan: Callable[[], tuple[Module, StatePlan]],
         in_use: InUse,
     ) -> Component[Module]:
         """The component with this identity, from memory or else as `plan` says, after making room for it.
 
-        It is neither evicted nor freed for as long as `in_use()` is true. Files in `folder` that have changed
-        since are loaded anew. Raises OutOfMemoryError where there is no room even so.
+        It is neither evicted nor freed for as long as `in_use()` is true. Where `source` has changed since
+        it is loaded anew. Raises OutOfMemoryError where there is no room even so.
         """
         with self._loading:
-            stamp = _stamp(folder)
+            stamp = source.stamp()
             if (entry := self._take(identity, stamp, in_use)) is None:
                 module, state = plan()
                 self._make_room(identity.mesh, state.device_bytes)
-                component = Component(module, state.load(), self.with_room)
+                platform = identity.mesh.devices.flat[0].platform
+                programs = Programs(state.shapes, compiler(platform, self.with_room))
+                component = Component(module, programs, state.load())
                 entry = _Entry(identity, stamp, component, state.device_bytes, [in_use])
                 with self._books:
                     self._entries.append(entry)
@@ -193,7 +196,7 @@ class Residency:
         self.free_idle("out_of_memory")
         return function(*args, **kwargs)
 
-    def _take(self, identity: Identity, stamp: Stamp, in_use: InUse) -> _Entry | None:
+    def _take(self, identity: Identity, stamp: Hashable, in_use: InUse) -> _Entry | None:
         with self._books:
             self.free_leaving()
             for entry in self._entries[:]:
@@ -262,12 +265,6 @@ def _any_deleted(arguments: Any) -> bool:
     return any(
         isinstance(leaf, jax.Array) and leaf.is_deleted() for leaf in jax.tree_util.tree_leaves(arguments)
     )
-
-
-def _stamp(folder: Path) -> Stamp:
-    """Changes when a file of the component does."""
-    files: Sequence[Path] = [folder / "config.json", *weight_files(folder)]
-    return tuple((str(file), stat.st_size, stat.st_mtime_ns) for file in files if (stat := file.stat()))
 
 
 def _name(device: jax.Device) -> str:

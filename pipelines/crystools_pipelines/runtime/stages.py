@@ -1,8 +1,12 @@
-"""The kinds of stages there are: of one step, of denoising steps, and of turns that hand a cache on."""
+"""The kinds of stages there are: of one step, of denoising steps, and of turns through time.
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from itertools import repeat
+What has several steps runs by a plan: for each step its function and its cost. A step may hand a cache on to
+the next.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import jax
@@ -11,13 +15,15 @@ from jax.sharding import Mesh, NamedSharding
 from numpy.typing import NDArray
 
 from crystools_pipelines.parallel.mesh import DATA
-from crystools_pipelines.runtime.component import QUICK_COMPILE, Component, Program
+from crystools_pipelines.runtime.component import Component
 from crystools_pipelines.runtime.job import Job
-from crystools_tpu.telemetry import StageName
+from crystools_pipelines.runtime.programs import QUICK_COMPILE, Program, identify, signature
+from crystools_tpu.telemetry import StageName, StageRecorder
+from crystools_tpu.telemetry.events import FULL
 
 FLOAT32_BYTES = 4  # of an element in a VAE, whatever the job's dtype
 
-Solver = TypeVar("Solver")
+State = TypeVar("State")
 
 
 @dataclass(frozen=True)
@@ -48,6 +54,28 @@ def guided_cost(
     return StepCost(flops(branches), groups * moved_bytes(branches // groups))
 
 
+@dataclass(frozen=True)
+class Step:
+    """A step of a plan: `function(weights, state, input, cache, *constants)`, and what it costs.
+
+    The function returns its output, the cache that it hands on, and whether the output is finite. `cache` is
+    what the step before handed on: None in the first, and in one that starts `fresh`. Steps that do not
+    compute the same are of another `kind`, which telemetry counts apart.
+    """
+
+    function: Callable[..., Any]
+    cost: StepCost
+    fresh: bool = field(default=False, kw_only=True)
+    kind: str = field(default=FULL, kw_only=True)
+
+
+@dataclass(frozen=True)
+class Turn(Step):
+    """A step through time. Its state is always the stage's source, its input the place where it starts."""
+
+    start: int
+
+
 def run_once(
     job: Job,
     name: StageName,
@@ -60,12 +88,13 @@ def run_once(
 ) -> jax.Array:
     """A stage of a single step: the output of `function(weights, *args)`, split as `sharding` says.
 
-    `function` returns it with whether it is finite; what else is said of it is said of `Component.compile`.
+    `function` returns it with whether it is finite; what else is said of it is said of `Programs.compile`.
     """
     with job.stage(name, steps=1, **cost.of_step) as stage:
-        program = component.compile(function, *args, out_shardings=(sharding, job.everywhere), effort=effort)
+        out_shardings = (sharding, job.everywhere)
+        program = component.programs.compile(function, *args, out_shardings=out_shardings, effort=effort)
         output: jax.Array
-        output, finite = program(*args)
+        output, finite = program(component.weights, *args)
         stage.step(finite)
         job.on_step()
     return output
@@ -75,41 +104,30 @@ def run_denoising(
     job: Job,
     name: str,
     component: Component[Any],
-    function: Callable[..., Any],
-    solver: Solver,
+    solver: State,
+    steps: Sequence[Step],
     constants: tuple[Any, ...],
-    *,
-    steps: int,
-    cost: StepCost,
     inputs: Iterable[Any] | None = None,
-) -> Solver:
-    """A `denoise` stage of the component called `name`: the solver's state after `steps` steps.
+) -> State:
+    """A `denoise` stage of the component called `name`: the solver's state after all of `steps`.
 
-    Each is `function(weights, solver, input, *constants)`, `input` being the next of `inputs` where there are
-    any; it returns the next state, replicated, and whether its latents are finite.
+    A step's output is the state for the next; that and the cache are on every device. `inputs`, where steps
+    have any, are as many as these, of one shape, and are drawn as the steps come.
     """
-    with job.stage(StageName.DENOISE, component=name, steps=steps, **cost.of_step) as stage:
-        program = None
-        for each in repeat(None, steps) if inputs is None else inputs:
-            program = program or component.compile(
-                function, solver, each, *constants, out_shardings=job.everywhere, donate=(1,)
-            )
-            solver, finite = program(solver, each, *constants)
-            stage.step(finite)
-            job.on_step()
-    return solver
-
-
-@dataclass(frozen=True)
-class Turn:
-    """One of consecutive steps through time: `function(weights, source, start, cache)`.
-
-    It returns its output, the cache for the next turn, and whether the output is finite.
-    """
-
-    function: Callable[..., Any]
-    start: int
-    cost: StepCost
+    kinds = Counter(step.kind for step in steps)
+    with job.stage(StageName.DENOISE, component=name, steps=kinds, **steps[-1].cost.of_step) as stage:
+        return _run_steps(
+            job,
+            stage,
+            component,
+            steps,
+            solver,
+            [None] * len(steps) if inputs is None else inputs,
+            constants,
+            next_state=lambda output: output,
+            out_shardings=job.everywhere,
+            donate=(1, 3),
+        )
 
 
 def run_turns(
@@ -123,44 +141,74 @@ def run_turns(
     cache_sharding: NamedSharding,
     axis: int = 0,
 ) -> NDArray[np.float32]:
-    """A stage with a step for each turn; their outputs on the host, joined along `axis`.
+    """A stage with a step for each turn; their outputs on the host, joined along `axis`."""
+    chunks: list[jax.Array] = []
 
-    The first turn has no cache; all others are of one program. Everything is compiled before the first.
-    """
+    def keep(output: jax.Array) -> Any:
+        chunks.append(job.fetch(output))
+        return source
+
     with job.stage(name, steps=len(turns), **turns[-1].cost.of_step) as stage:
-        out_shardings = (sharding, cache_sharding, job.everywhere)
-        programs = _compile_turns(component, source, turns, out_shardings)
-        cache, chunks = None, []
-        for turn, program in zip(turns, programs, strict=True):
-            output, cache, finite = program(source, np.int32(turn.start), cache)
-            chunks.append(job.fetch(output))
-            stage.step(finite, flops=turn.cost.flops, moved_bytes=turn.cost.moved_bytes)
-            job.on_step()
-        return job.to_host(chunks, axis)
-
-
-def _compile_turns(
-    component: Component[Any],
-    source: Any,
-    turns: Sequence[Turn],
-    out_shardings: tuple[NamedSharding, NamedSharding, NamedSharding],
-) -> list[Program]:
-    def compile_turn(turn: Turn, cache: Any) -> Program:
-        return component.compile(
-            turn.function,
+        _run_steps(
+            job,
+            stage,
+            component,
+            turns,
             source,
-            np.int32(turn.start),
-            cache,
-            out_shardings=out_shardings,
+            [np.int32(turn.start) for turn in turns],
+            (),
+            next_state=keep,
+            out_shardings=(sharding, cache_sharding, job.everywhere),
             donate=(3,),
             effort=QUICK_COMPILE,
         )
+        return job.to_host(chunks, axis)
 
-    first = compile_turn(turns[0], None)
-    if len(turns) == 1:
-        return [first]
-    _, cache_outputs, _ = first.outputs
-    cache = jax.tree.map(
-        lambda entry: jax.ShapeDtypeStruct(entry.shape, entry.dtype, sharding=out_shardings[1]), cache_outputs
-    )
-    return [first] + [compile_turn(turns[1], cache)] * (len(turns) - 1)
+
+def _run_steps(
+    job: Job,
+    stage: StageRecorder,
+    component: Component[Any],
+    steps: Sequence[Step],
+    state: State,
+    inputs: Iterable[Any],
+    constants: tuple[Any, ...],
+    next_state: Callable[[Any], State],
+    **how: Any,
+) -> State:
+    """The state after all steps, `next_state(output)` being the one after each.
+
+    Everything is compiled before the first step, in the way that `how` says (`Programs.compile`).
+    """
+    programs: list[Program] = []
+    cache = None
+    for index, (step, given) in enumerate(zip(steps, inputs, strict=True)):
+        programs = programs or _compile_steps(component, steps, state, given, constants, how)
+        cache = None if step.fresh else cache
+        output, cache, finite = programs[index](component.weights, state, given, cache, *constants)
+        state = next_state(output)
+        stage.step(finite, kind=step.kind, flops=step.cost.flops, moved_bytes=step.cost.moved_bytes)
+        job.on_step()
+    return state
+
+
+def _compile_steps(
+    component: Component[Any],
+    steps: Sequence[Step],
+    state: Any,
+    given: Any,
+    constants: tuple[Any, ...],
+    how: dict[str, Any],
+) -> list[Program]:
+    """A program for each step; steps of one function and a cache of one shape have the same."""
+    distinct: dict[Hashable, Program] = {}
+    programs, cache = [], None
+    for step in steps:
+        cache = None if step.fresh else cache
+        key = identify(step.function), signature(cache)
+        if key not in distinct:
+            compile_ = component.programs.compile
+            distinct[key] = compile_(step.function, state, given, cache, *constants, **how)
+        programs.append(distinct[key])
+        _, cache, _ = distinct[key].outputs
+    return programs

@@ -16,11 +16,12 @@ from crystools_pipelines.models import MODELS
 from crystools_pipelines.parallel import layout
 from crystools_pipelines.requests.size import Size as VideoSize
 from crystools_pipelines.runtime import multistep
+from crystools_pipelines.runtime.denoising import denoising_step
 from crystools_pipelines.runtime.job import AnyArray, Job, initial_noise
 from crystools_pipelines.runtime.multistep import Schedule, SolverState
 from crystools_pipelines.runtime.pipeline import Pipeline
 from crystools_pipelines.runtime.scheduler import load_scheduler
-from crystools_pipelines.runtime.stages import StepCost, guided_cost, run_denoising, run_once, run_turns
+from crystools_pipelines.runtime.stages import Step, StepCost, guided_cost, run_denoising, run_once, run_turns
 from crystools_pipelines.text import t5
 from crystools_pipelines.wan import flops, sharding
 from crystools_pipelines.wan.request import (
@@ -30,7 +31,7 @@ from crystools_pipelines.wan.request import (
     WanRequest,
 )
 from crystools_pipelines.wan.text import MAX_TOKENS, build_text_encoder, encode, tokenize
-from crystools_pipelines.wan.transformer import build_transformer, denoising_step
+from crystools_pipelines.wan.transformer import build_transformer, predict
 from crystools_pipelines.wan.vae import build_decoder, decoding_turns
 from crystools_pipelines.weights.checkpoint import Checkpoint
 from crystools_pipelines.weights.inspection import Size, check_all_heeded, check_classes, check_sizes
@@ -187,16 +188,12 @@ def _run_phase(
 ) -> SolverState:
     loaded = job.load(_transformer(job.mesh, phase.component))
     guidance = job.put(np.float32(phase.guidance_scale), job.everywhere)
-    return run_denoising(
-        job,
-        phase.component,
-        loaded,
-        partial(denoising_step, loaded.module, job.mesh, job.dtype),
-        solver,
-        (schedule, embeddings, guidance, condition),
-        steps=phase.steps,
-        cost=_step_cost(job, phase.component, embeddings.shape[0], solver.sample.shape),
+    step = Step(
+        partial(denoising_step, partial(predict, loaded.module, job.mesh, job.dtype), multistep.advance),
+        _step_cost(job, phase.component, embeddings.shape[0], solver.sample.shape),
     )
+    constants = (schedule, guidance, embeddings, condition)
+    return run_denoising(job, phase.component, loaded, solver, [step] * phase.steps, constants)
 
 
 def _text_cost(job: Job, prompts: int) -> StepCost:

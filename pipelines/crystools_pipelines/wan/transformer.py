@@ -1,4 +1,4 @@
-"""The denoiser: diffusers' WanTransformer3DModel with our attention and scanned blocks, one step of it."""
+"""The denoiser: diffusers' WanTransformer3DModel with our attention and scanned blocks, and its output."""
 
 from functools import partial
 from pathlib import Path
@@ -15,7 +15,7 @@ from crystools_pipelines.interop.scan import ScannedLayers
 from crystools_pipelines.kernels.attention import Heads, attention, cross_attention
 from crystools_pipelines.kernels.rotary import Norm, rotated
 from crystools_pipelines.parallel import layout
-from crystools_pipelines.runtime.multistep import Schedule, SolverState, advance
+from crystools_pipelines.runtime.denoising import guided
 from crystools_pipelines.wan import sharding
 from crystools_pipelines.weights.loading import State
 
@@ -74,33 +74,27 @@ def build_transformer(folder: Path, mesh: Mesh) -> WanTransformer3DModel:
     return model
 
 
-def denoising_step(
+def predict(
     model: WanTransformer3DModel,
     mesh: Mesh,
     dtype: str,
     weights: State,
-    solver: SolverState,
-    _input: None,
-    schedule: Schedule,
-    embeddings: jax.Array,
+    sample: jax.Array,
+    timestep: jax.Array,
     guidance: jax.Array,
+    embeddings: jax.Array,
     condition: jax.Array | None,
-) -> tuple[SolverState, jax.Array]:
-    """The next solver state, and whether its latents are all finite.
+) -> jax.Array:
+    """The guided output for `sample`, float32.
 
     `embeddings` are `[branches, tokens, width]`, the prompt's and, if guided, the negative prompt's; a
     `condition` `[1, channels, frames, height, width]` follows the latents' channels.
     """
     branches = embeddings.shape[0]
-    sample = solver.sample
     if condition is not None:
         sample = jnp.concatenate([sample, condition], axis=1)
     sample = jnp.broadcast_to(sample.astype(dtype), (branches, *sample.shape[1:]))
     sample = jax.lax.with_sharding_constraint(sample, layout.branches(mesh))
-    timestep = jnp.broadcast_to(schedule.timesteps[solver.step], (branches,))
+    timestep = jnp.broadcast_to(timestep, (branches,))
     (output,) = call(model, weights, sample, timestep, embeddings, return_dict=False)
-    output = output.astype(jnp.float32)
-    if branches == 2:
-        output = output[1:] + guidance * (output[:1] - output[1:])
-    solver = advance(schedule, solver, output)
-    return solver, jnp.isfinite(solver.sample).all()
+    return guided(output.astype(jnp.float32), guidance)

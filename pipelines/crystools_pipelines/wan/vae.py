@@ -119,7 +119,7 @@ def frame_turns(
     batch, channels, count, height, width = latent_shape
     first, both = (cost((batch, channels, frames, height, width)) for frames in (1, 2))
     further = StepCost(both.flops - first.flops, both.moved_bytes - first.moved_bytes)
-    return [Turn(function, frame, further if frame else first) for frame in range(count)]
+    return [Turn(function, further if frame else first, frame) for frame in range(count)]
 
 
 def _decoding_cost(config: flops.Config, latent_shape: flops.LatentShape) -> StepCost:

@@ -13,7 +13,8 @@ from transformers import CONFIG_MAPPING, AutoTokenizer, PreTrainedTokenizerBase
 from crystools_pipelines.errors import CheckpointError, RequestError
 from crystools_pipelines.weights.hub import Repository, RepositoryFile
 from crystools_pipelines.weights.location import folders_beside, is_hub_id
-from crystools_pipelines.weights.stored import index_of, shards_of, single_file
+from crystools_pipelines.weights.source import WeightSource
+from crystools_pipelines.weights.stored import StoredWeights, index_of, shards_of, single_file
 
 TOKENIZER = "tokenizer"
 
@@ -66,6 +67,10 @@ class Checkpoint:
     def folder(self, component: str) -> Path:
         """The component's folder. Of a repository it is there once the component was fetched."""
         return (self._root or self._repo.root) / component
+
+    def weights(self, component: str) -> WeightSource:
+        """Where the component's weights come from."""
+        return StoredWeights(self.folder(component), (self.location, component))
 
     def configurations(self) -> Path:
         """The folder in which the configurations of all components are."""

@@ -2,10 +2,12 @@
 
 import json
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Hashable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from crystools_pipelines.errors import CheckpointError
+from crystools_pipelines.weights.source import WeightSource
 from crystools_pipelines.weights.tensor_files import StoredTensor, read_header
 
 # The names that diffusers and transformers save under.
@@ -46,41 +48,59 @@ def shards_of(index: Path) -> list[str]:
     return sorted(set(_weight_map(index).values()))
 
 
-def weight_files(folder: Path) -> list[Path]:
-    """The safetensors files that hold a component's weights. Raises CheckpointError where there are none."""
-    names = _names(folder)
-    if (index := index_of(names)) is None:
-        return [folder / single_file(folder, names)]
-    files = [folder / name for name in shards_of(folder / index)]
-    if missing := [file.name for file in files if not file.is_file()]:
-        raise CheckpointError(f"{folder} lacks {some(missing)}, which {index} names: fetch it again")
-    return files
+@dataclass(frozen=True)
+class StoredWeights:
+    """The weights of a component, in the safetensors files of its folder."""
+
+    folder: Path
+    identity: Hashable
+
+    def __str__(self) -> str:
+        return str(self.folder)
+
+    def stamp(self) -> Hashable:
+        """Changes when a file of the component does. Raises CheckpointError where there are no weights."""
+        files = [self.folder / "config.json", *self._files()]
+        return tuple((str(file), stat.st_size, stat.st_mtime_ns) for file in files if (stat := file.stat()))
+
+    def tensors(self) -> dict[str, StoredTensor]:
+        """Every tensor of the component, by name. Raises CheckpointError where a file is not whole."""
+        headers = {path: read_header(path) for path in self._files()}
+        tensors = {name: tensor for header in headers.values() for name, tensor in header.items()}
+        index = index_of(self._names())
+        for name, file in _weight_map(self.folder / index).items() if index else ():
+            if name not in headers[self.folder / file]:
+                raise CheckpointError(
+                    f"{self.folder / file} lacks {name}, which {index} names: fetch it again"
+                )
+            tensors[name] = headers[self.folder / file][name]
+        return tensors
+
+    def _files(self) -> list[Path]:
+        names = self._names()
+        if (index := index_of(names)) is None:
+            return [self.folder / single_file(self.folder, names)]
+        files = [self.folder / name for name in shards_of(self.folder / index)]
+        if missing := [file.name for file in files if not file.is_file()]:
+            raise CheckpointError(f"{self.folder} lacks {some(missing)}, which {index} names: fetch it again")
+        return files
+
+    def _names(self) -> list[str]:
+        return [path.name for path in self.folder.iterdir()] if self.folder.is_dir() else []
 
 
-def read_headers(folder: Path) -> dict[str, StoredTensor]:
-    """Every tensor of the component, by name. Raises CheckpointError where a file is not whole."""
-    headers = {path: read_header(path) for path in weight_files(folder)}
-    tensors = {name: tensor for header in headers.values() for name, tensor in header.items()}
-    index = index_of(_names(folder))
-    for name, file in _weight_map(folder / index).items() if index else ():
-        if name not in headers[folder / file]:
-            raise CheckpointError(f"{folder / file} lacks {name}, which {index} names: fetch it again")
-        tensors[name] = headers[folder / file][name]
-    return tensors
-
-
-def check_quantised(folder: Path, unused: Iterable[str]) -> None:
+def check_quantised(source: WeightSource, unused: Iterable[str]) -> None:
     """Raises CheckpointError where tensors without a use are the scales of the weights beside them."""
     for ending, how in _QUANTISED:
         if signs := [name for name in unused if re.fullmatch(rf"(.*[.:])?({ending})", name)]:
-            raise CheckpointError(f"{folder} is quantised ({how}: {some(signs)}); {UNQUANTISED}")
+            raise CheckpointError(f"{source} is quantised ({how}: {some(signs)}); {UNQUANTISED}")
 
 
-def check_all_used(folder: Path, unused: Sequence[str]) -> None:
+def check_all_used(source: WeightSource, unused: Sequence[str]) -> None:
     """Raises CheckpointError for tensors without a use."""
     if unused:
         raise CheckpointError(
-            f"{folder} holds {len(unused)} tensor(s) that would not be used: {some(unused)}; "
+            f"{source} holds {len(unused)} tensor(s) that would not be used: {some(unused)}; "
             "give a checkpoint that is what its config.json says"
         )
 
@@ -90,10 +110,6 @@ def some(items: Sequence[str], separator: str = ", ") -> str:
     more = len(items) - _MOST_NAMED
     named = separator.join(items[:_MOST_NAMED])
     return f"{named}{separator}and {more} more" if more > 0 else named
-
-
-def _names(folder: Path) -> list[str]:
-    return [path.name for path in folder.iterdir()] if folder.is_dir() else []
 
 
 def _weight_map(index: Path) -> dict[str, str]:
