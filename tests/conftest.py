@@ -88,6 +88,12 @@ def tiny_wan21(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def tiny_wan22_t2v(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the tiny Wan2.2 text-to-video checkpoint."""
+    return tiny("wan2.2-t2v", tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
 def tiny_wan22_i2v(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of the tiny Wan2.2 image-to-video checkpoint."""
     return tiny("wan2.2-i2v", tmp_path_factory)

@@ -86,6 +86,7 @@ MODELS = {
     for model in (
         Model("cogvideox-t2v", "cogvideox", "CogVideoXRequest", "zai-org/CogVideoX1.5-5B"),
         Model("wan2.1-t2v", "wan.wan21_t2v", "Wan21Request", "Wan-AI/Wan2.1-T2V-14B-Diffusers"),
+        Model("wan2.2-t2v", "wan.wan22_t2v", "Wan22T2VRequest", "Wan-AI/Wan2.2-T2V-A14B-Diffusers"),
         Model("wan2.2-i2v", "wan.wan22_i2v", "Wan22I2VRequest", "Wan-AI/Wan2.2-I2V-A14B-Diffusers"),
         Model("flux.2", "flux2", "Flux2Request", "black-forest-labs/FLUX.2-dev", makes="image"),
     )

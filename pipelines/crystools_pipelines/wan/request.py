@@ -22,6 +22,13 @@ SIZE_MULTIPLE = 2 * VAE_SPATIAL_RATIO
 LATENT_CHANNELS = 16
 
 
+def wan_guidance_setting(default: float) -> Any:
+    """The guidance scale, which decides whether the negative branch runs."""
+    about = "1 and below: unguided, faster"
+    tooltip = f"how closely to follow the prompt; {about}"
+    return guidance_setting(default, help=about, low=0.0, tooltip=tooltip)
+
+
 @dataclass(frozen=True)
 class WanRequest(GuidedVideoRequest):
     """What every Wan model is asked; the defaults are those of the published 720p models."""
@@ -31,12 +38,7 @@ class WanRequest(GuidedVideoRequest):
     height: int = size_setting(720, SIZE_MULTIPLE, integer(256, 1280, 16))
     width: int = size_setting(1280, SIZE_MULTIPLE, integer(256, 1280, 16))
     num_frames: int = frames_setting(81, VAE_TEMPORAL_RATIO, "of the form 4n+1", integer(17, 121, 4))
-    guidance_scale: float = guidance_setting(
-        5.0,
-        help="1 and below: unguided, faster",
-        low=0.0,
-        tooltip="how closely to follow the prompt; 1 and below: unguided, faster",
-    )
+    guidance_scale: float = wan_guidance_setting(5.0)
 
     @property
     def latent_shape(self) -> tuple[int, int, int, int, int]:
@@ -74,7 +76,12 @@ class ExpertsRequest(WanRequest):
 def guidance_2_setting(default: float | None, widget: Input | None = None) -> Any:
     """The guidance scale of the second transformer."""
     about = "guidance_scale of transformer_2"
-    return setting(default, role=Role.SCHEDULE, help=about, check=check_guidance, widget=widget)
+    return setting(default, role=Role.SCHEDULE, help=about, check=_check_guidance_2, widget=widget)
+
+
+def _check_guidance_2(field: str, scale: float | None) -> None:
+    if scale is not None:
+        check_guidance(field, scale)
 
 
 def boundary_setting(published: float, step: float) -> Any:

@@ -1,0 +1,103 @@
+"""Wan2.2 text-to-video: latents and frames are those of diffusers' own WanPipeline with two transformers."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from diffusers import UniPCMultistepScheduler, WanPipeline
+from numpy.typing import NDArray
+
+from crystools_pipelines.errors import CheckpointError
+from crystools_pipelines.run import generate
+from crystools_pipelines.wan.pipeline import Phase
+from crystools_pipelines.wan.wan22_t2v.pipeline import PIPELINE
+from crystools_pipelines.wan.wan22_t2v.request import Wan22T2VRequest
+from crystools_pipelines.weights.checkpoint import Checkpoint
+from tests.pipelines.conftest import Answer, answer
+
+SMALL: dict[str, Any] = {"height": 32, "width": 48, "num_frames": 9, "num_inference_steps": 4}
+# The VAE's columns are split among eight devices.
+WIDE: dict[str, Any] = {"height": 48, "width": 64, "num_frames": 13, "num_inference_steps": 3}
+LATENTS_TOLERANCE = 1e-3
+FRAMES_TOLERANCE = 2 / 255
+
+
+def by_diffusers(folder: Path, request: Wan22T2VRequest) -> Answer:
+    """Its latents and frames, in torch."""
+    pipeline = WanPipeline.from_pretrained(folder)
+    pipeline.set_progress_bar_config(disable=True)
+    pipeline.scheduler = UniPCMultistepScheduler.from_config(
+        pipeline.scheduler.config, flow_shift=request.shift
+    )
+    if request.boundary_ratio is not None:
+        pipeline.register_to_config(boundary_ratio=request.boundary_ratio)
+    return answer(pipeline, request, guidance_scale_2=request.guidance_scale_2)
+
+
+@pytest.mark.parametrize(
+    ("devices", "fields"),
+    [
+        (1, SMALL),
+        (2, SMALL | {"guidance_scale": 1.0, "boundary_ratio": 0.95, "shift": 5.0}),
+        (8, WIDE | {"seed": 2, "guidance_scale_2": None}),
+    ],
+    ids=["as published", "unguided", "wide"],
+)
+def test_latents_and_frames_are_those_of_diffusers(
+    tiny_wan22_t2v: Path, fields: dict[str, Any], devices: int
+) -> None:
+    request = Wan22T2VRequest("A cat &amp; a dog \n on the beach", "ugly", **fields)
+    latents, frames = by_diffusers(tiny_wan22_t2v, request)
+    generation = generate(request, checkpoint=tiny_wan22_t2v, devices=devices)
+    np.testing.assert_allclose(generation.latents, latents, rtol=0, atol=LATENTS_TOLERANCE)
+    np.testing.assert_allclose(generation.frames, frames, rtol=0, atol=FRAMES_TOLERANCE)
+
+
+def test_both_transformers_and_both_scales_count(tiny_wan22_t2v: Path) -> None:
+    def latents(**fields: Any) -> NDArray[np.float32]:
+        size = {"height": 32, "width": 32, "num_frames": 1, "num_inference_steps": 4}
+        return generate(Wan22T2VRequest("a cat", **size | fields), checkpoint=tiny_wan22_t2v).latents
+
+    first = latents()
+    for changes in ({"boundary_ratio": 0.0}, {"boundary_ratio": 1.0}, {"guidance_scale_2": 6.0}):
+        assert np.abs(latents(**changes) - first).max() > 1e-2
+
+
+@pytest.mark.parametrize(
+    ("fields", "phases"),
+    [
+        ({}, [Phase("transformer", 3, 4.0), Phase("transformer_2", 1, 3.0)]),
+        ({"guidance_scale_2": None}, [Phase("transformer", 3, 4.0), Phase("transformer_2", 1, 4.0)]),
+        ({"boundary_ratio": 0.0}, [Phase("transformer", 4, 4.0)]),
+        ({"boundary_ratio": 1.0}, [Phase("transformer_2", 4, 3.0)]),
+    ],
+)
+def test_the_boundary_divides_the_steps(
+    tiny_wan22_t2v: Path, fields: dict[str, Any], phases: list[Phase]
+) -> None:
+    """The timesteps of four steps are 999, 972, 922 and 799."""
+    request = Wan22T2VRequest("a cat", num_inference_steps=4, **fields)
+    assert [*PIPELINE.prepare(request, Checkpoint(tiny_wan22_t2v)).phases] == phases
+
+
+def test_the_defaults_are_those_of_its_authors() -> None:
+    request = Wan22T2VRequest("a cat")
+    assert (request.num_inference_steps, request.shift) == (40, 12.0)
+    assert (request.guidance_scale, request.guidance_scale_2) == (4.0, 3.0)
+    assert (request.height, request.width, request.num_frames) == (720, 1280, 81)
+
+
+def test_a_checkpoint_of_one_transformer_is_refused_with_the_model_that_takes_it(
+    tiny_wan22_t2v: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "one"
+    shutil.copytree(tiny_wan22_t2v, folder, ignore=shutil.ignore_patterns("*.safetensors"))
+    index = json.loads((folder / "model_index.json").read_text())
+    (folder / "model_index.json").write_text(json.dumps(index | {"boundary_ratio": None}))
+    with pytest.raises(CheckpointError, match=r"has no boundary_ratio in .* use wan2\.1-t2v, or give a"):
+        PIPELINE.prepare(Wan22T2VRequest("a cat"), Checkpoint(folder))
