@@ -11,6 +11,7 @@ import pytest
 
 from crystools_exporters.run_log import RunLog
 from crystools_pipelines import run as run_of_any_model
+from crystools_pipelines.models import Model
 from crystools_pipelines.runtime.saving import save_or_keep
 from crystools_tpu import telemetry
 from crystools_tpu.cli import main
