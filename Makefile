@@ -4,6 +4,10 @@ BIN := .venv/bin
 PYTHONS ?= python3.11 python3.12 python3.13
 SOURCES := pyproject.toml constraints.txt
 
+# pip would compile every module of every package; those that are imported are compiled then, and kept.
+PIP_INSTALL := $(BIN)/pip install --quiet --no-compile
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: demo test lint pytest compatibility dashboards frontends format screenshots benchmark clean
 
 demo: .venv/.demo
@@ -52,11 +56,11 @@ clean:
 	$(PYTHON) -m venv .venv || { echo "python3-venv is missing: apt install python3-venv"; exit 1; }
 
 .venv/.demo: .venv/bin/python $(SOURCES)
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[pipelines]'
+	$(PIP_INSTALL) --constraint constraints.txt --editable '.[pipelines]'
 	touch $@
 
 .venv/.dev: .venv/bin/python $(SOURCES)
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[comfyui,dev]'
+	$(PIP_INSTALL) --constraint constraints.txt --editable '.[comfyui,dev]'
 	touch $@ .venv/.demo
 
 # What has come out since the pins were made, where the bounds allow it.
@@ -67,7 +71,7 @@ clean:
 # Versions of ComfyUI's frontend side by side, which is why they are no dependency of the tests.
 .venv/frontends/.installed: tests/web/comfyui_frontends.txt .venv/.dev
 	for version in $$(cat $<); do \
-		test -d $(@D)/$$version/comfyui_frontend_package || $(BIN)/pip install --quiet --no-deps \
+		test -d $(@D)/$$version/comfyui_frontend_package || $(PIP_INSTALL) --no-deps \
 			--target $(@D)/$$version comfyui-frontend-package==$$version || exit 1; \
 	done
 	touch $@
