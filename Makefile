@@ -20,8 +20,9 @@ lint: .venv/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# The files in their own order: xdist would keep those of few tests for the end, and they take longest.
 pytest: .venv/.dev .venv/frontends/.installed node_modules/.installed
-	$(BIN)/pytest --numprocesses 2 --dist loadfile
+	$(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 # Both ends of the bounds on each Python, several GB and half an hour a set; writes docs/compatibility.md.
 compatibility:
