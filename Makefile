@@ -13,7 +13,9 @@ unexport PYTHONDONTWRITEBYTECODE
 demo: .venv/.demo
 	$(BIN)/crystools-tpu demo
 
-test: lint pytest .venv/.newest
+# What needs no second core runs beside the tests, which wait for browsers and other programs now and then.
+test:
+	$(MAKE) --jobs 2 lint pytest .venv/.newest
 
 lint: .venv/.dev
 	$(BIN)/ruff check .
