@@ -4,20 +4,27 @@ BIN := .venv/bin
 PYTHONS ?= python3.11 python3.12 python3.13
 SOURCES := pyproject.toml constraints.txt
 
+# pip would compile every module of every package; those that are imported are compiled then, and kept.
+PIP_INSTALL := $(BIN)/pip install --quiet --no-compile
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: demo test lint pytest compatibility schemas dashboards frontends format screenshots benchmark clean
 
 demo: .venv/.demo
 	$(BIN)/crystools-tpu demo
 
-test: lint pytest .venv/.newest
+# What needs no second core runs beside the tests, which wait for browsers and other programs now and then.
+test:
+	$(MAKE) --jobs 2 lint pytest .venv/.newest
 
 lint: .venv/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# The files in their own order: xdist would keep those of few tests for the end, and they take longest.
 pytest: .venv/.dev .venv/frontends/.installed node_modules/.installed
-	$(BIN)/pytest --numprocesses 2 --dist loadfile
+	$(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 # Both ends of the bounds on each Python, several GB and half an hour a set; writes docs/compatibility.md.
 compatibility:
@@ -57,11 +64,11 @@ clean:
 	$(PYTHON) -m venv .venv || { echo "python3-venv is missing: apt install python3-venv"; exit 1; }
 
 .venv/.demo: .venv/bin/python $(SOURCES)
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[pipelines]'
+	$(PIP_INSTALL) --constraint constraints.txt --editable '.[pipelines]'
 	touch $@
 
 .venv/.dev: .venv/bin/python $(SOURCES)
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[comfyui,dev]'
+	$(PIP_INSTALL) --constraint constraints.txt --editable '.[comfyui,dev]'
 	touch $@ .venv/.demo
 
 # What has come out since the pins were made, where the bounds allow it.
@@ -72,7 +79,7 @@ clean:
 # Versions of ComfyUI's frontend side by side, which is why they are no dependency of the tests.
 .venv/frontends/.installed: tests/web/comfyui_frontends.txt .venv/.dev
 	for version in $$(cat $<); do \
-		test -d $(@D)/$$version/comfyui_frontend_package || $(BIN)/pip install --quiet --no-deps \
+		test -d $(@D)/$$version/comfyui_frontend_package || $(PIP_INSTALL) --no-deps \
 			--target $(@D)/$$version comfyui-frontend-package==$$version || exit 1; \
 	done
 	touch $@

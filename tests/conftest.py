@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,9 @@ import pytest
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["JAX_NUM_CPU_DEVICES"] = "8"
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # torch's threads spin, and the workers share the cores
+# XLA's newer emitters take most of the time of a compile. Later versions of jaxlib have no others.
+if version("jaxlib").startswith("0.10."):
+    os.environ.setdefault("XLA_FLAGS", "--xla_cpu_use_fusion_emitters=false")
 # jax allocates so much that looking for cycles, in a million objects each time, took half of the tests' time.
 gc.set_threshold(100_000)
 

@@ -47,6 +47,7 @@ def test_the_demo_is_watched_live_and_leaves_a_video_a_report_and_a_table(tmp_pa
             "PYTHONPATH": path,
             "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "cache"),
             "JAX_NUM_CPU_DEVICES": "1",
+            "XLA_FLAGS": "",  # the tests' compile quickly, and run slowly
             "TMPDIR": str(temporary),
             "CRYSTOOLS_TPU_DATA_DIR": str(tmp_path / "data"),
             # torch makes this folder as it is imported, by default in the one for temporary files

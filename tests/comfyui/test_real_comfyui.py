@@ -130,7 +130,7 @@ def comfyui(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComfyUI]:
         write_tiny_checkpoint(model, base / "models" / "diffusers" / name)
     (base / "input").mkdir()
     Image.new("RGB", (64, 48), "green").save(base / "input" / "example.png")
-    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    environment = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "XLA_FLAGS")}
     environment |= {"JAX_PLATFORMS": "cpu", "JAX_COMPILATION_CACHE_DIR": str(base / "jax")}
     with running_comfyui(
         base,
