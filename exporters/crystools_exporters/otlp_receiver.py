@@ -217,6 +217,4 @@ def _speaks_tls(host: str, port: int) -> bool:
 
 
 def _connected(host: str, port: int) -> socket.socket:
-    connection = socket.create_connection((host, port), timeout=_PROBE_SECONDS)
-    connection.settimeout(_PROBE_SECONDS)
-    return connection
+    return socket.create_connection((host, port), timeout=_PROBE_SECONDS)  # and so long for each answer

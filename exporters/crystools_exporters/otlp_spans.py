@@ -47,8 +47,8 @@ class RunSpans:
         self._provider.shutdown()
 
     def _run(self, report: RunReport) -> None:
-        values = plain(report)
-        del values["stages"], values["params"], values["content_params"]
+        left_out = {"stages", "params", "content_params"}
+        values = {name: value for name, value in plain(report).items() if name not in left_out}
         values["param"] = shareable_params(report)
         start = report.started_unix_seconds
         seconds = report.total_seconds or 0.0
