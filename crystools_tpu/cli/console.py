@@ -10,7 +10,8 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Final, TextIO
 
-from rich.console import Console, RenderableType
+from rich import box
+from rich.console import Console, JustifyMethod, RenderableType
 from rich.measure import Measurement
 from rich.progress import SpinnerColumn
 from rich.table import Column, Table
@@ -42,6 +43,28 @@ def spinner(console: Console) -> SpinnerColumn:
     if console.options.ascii_only:
         return SpinnerColumn("line", finished_text="[green]+")
     return SpinnerColumn(finished_text="[green]✓")
+
+
+def print_line(console: Console, line: str) -> None:
+    """Prints a line as it is, however wide."""
+    console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def new_table(*columns: Column | str, title: str | None = None) -> Table:
+    """A table with these columns and no rows."""
+    return Table(
+        *columns,
+        title=title,
+        title_justify="left",
+        box=box.HORIZONTALS,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
+    )
+
+
+def unfolded(*headings: str, justify: JustifyMethod = "left") -> Iterator[Column]:
+    """Columns whose cells are never folded."""
+    return (Column(heading, justify=justify, no_wrap=True) for heading in headings)
 
 
 def print_table(console: Console, table: Table) -> None:
@@ -132,12 +155,10 @@ class _Output(io.TextIOWrapper):
     lost: OSError | None = None
 
     def write(self, text: str) -> int:
-        """As any file."""
         with self._remembering():
             return super().write(text)
 
     def flush(self) -> None:
-        """As any file."""
         with self._remembering():
             super().flush()
 

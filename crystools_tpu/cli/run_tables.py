@@ -6,11 +6,11 @@ import datetime
 from collections.abc import Sequence
 from typing import Final
 
-from rich import box
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from crystools_tpu.cli.console import new_table, unfolded
 from crystools_tpu.stage_table import ABSENT, percent, size
 from crystools_tpu.telemetry import (
     Change,
@@ -37,7 +37,9 @@ _VERDICT_STYLES: Final = {Verdict.BETTER: "green", Verdict.WORSE: "red"}
 
 def runs_table(reports: Sequence[RunReport]) -> Table:
     """One row a run."""
-    table = _table("run", "began", "pipeline", "status", "seconds", "s/step", "MFU", "what")
+    texts = unfolded("run", "began", "pipeline", "status")
+    figures = unfolded("seconds", "s/step", "MFU", justify="right")
+    table = new_table(*texts, *figures, "what")  # the last one gives way on a narrow terminal
     for report in reports:
         stage = main_stage(report)
         steps = stage.step_seconds if stage else None
@@ -51,9 +53,6 @@ def runs_table(reports: Sequence[RunReport]) -> Table:
             percent(stage.mfu if stage else None),
             Text(_what(report), no_wrap=True, overflow="ellipsis"),
         )
-    for column in table.columns[4:7]:
-        column.justify = "right"
-    table.columns[-1].no_wrap = False  # the one that gives way on a narrow terminal
     return table
 
 
@@ -75,9 +74,8 @@ def run_text(report: RunReport) -> str:
 
 def comparison_table(comparison: Comparison) -> Table:
     """A row a figure, grouped by stage."""
-    table = _table("stage", "", "A", "B", "B to A", "verdict")
-    for column in table.columns[2:5]:
-        column.justify = "right"
+    figures = unfolded("A", "B", "B to A", justify="right")
+    table = new_table(*unfolded("stage", ""), *figures, *unfolded("verdict"))
     for change in comparison.changes:
         table.add_row("whole run", *_cells(change), _verdict(change))
     for stage in comparison.stages:
@@ -115,13 +113,6 @@ def main_stage(report: RunReport) -> StageReport | None:
 def _name(run_id: str, status: Status) -> str:
     name = run_id[:_ID_LENGTH]
     return name if status is Status.SUCCEEDED else f"{name} ({status})"
-
-
-def _table(*headings: str) -> Table:
-    table = Table(box=box.HORIZONTALS, padding=(0, 1, 0, 0), pad_edge=False)
-    for heading in headings:
-        table.add_column(heading, no_wrap=True)
-    return table
 
 
 def _cells(change: Change) -> tuple[str, str, str, str]:

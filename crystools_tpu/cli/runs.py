@@ -7,9 +7,9 @@ import contextlib
 import json
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeAlias
 
 from crystools_exporters.heartbeats import SILENT_SECONDS
 from crystools_exporters.report_lines import MOST_BYTES
@@ -38,74 +38,58 @@ JSON_HELP: Final = "print the whole of it as JSON, in place of the table"
 
 _MOST_IDS: Final = 5
 
+_Add: TypeAlias = Callable[..., argparse.Action]
+
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Adds the command, its subcommands and their options."""
-    parser = commands.add_parser(
-        "runs", help="list, show, compare, export, import, delete and prune past runs"
-    )
+    about = "list, show, compare, export, import, delete and prune past runs"
+    parser = commands.add_parser("runs", help=about)
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
 
-    add = actions.add_parser("list", help="the newest runs, with seconds a step and MFU of their main stage")
-    add.add_argument("--limit", type=int, default=20, metavar="N", help="how many (default: %(default)s)")
+    def action(name: str, run: Callable[[argparse.Namespace], None], about: str) -> _Add:
+        parser = actions.add_parser(name, help=about)
+        parser.set_defaults(run=run)
+        return parser.add_argument
+
+    add = action("list", list_runs, "the newest runs, with seconds a step and MFU of their main stage")
+    add("--limit", type=int, default=20, metavar="N", help="how many (default: %(default)s)")
     _add_choice(add)
-    add.add_argument("--json", action="store_true", help=JSON_HELP)
-    add.set_defaults(run=list_runs)
+    add("--json", action="store_true", help=JSON_HELP)
 
-    add = actions.add_parser("show", help="what a run was, and where its time went")
-    add.add_argument("of", metavar="RUN", help=RUN_HELP)
-    add.add_argument("--json", action="store_true", help=JSON_HELP)
-    add.set_defaults(run=show)
+    add = action("show", show, "what a run was, and where its time went")
+    add("of", metavar="RUN", help=RUN_HELP)
+    add("--json", action="store_true", help=JSON_HELP)
 
-    add = actions.add_parser("compare", help="what is faster or slower in B than in A, and whether by chance")
-    add.add_argument("a", metavar="A", help=RUN_HELP)
-    add.add_argument("b", metavar="B", help="another")
-    add.add_argument(
-        "--fail-on",
-        metavar="PERCENT",
-        help="exit 1 if anything is worse by more, such as 10%%, or B is no such run",
-    )
-    add.add_argument("--json", action="store_true", help=JSON_HELP)
-    add.set_defaults(run=compare)
+    add = action("compare", compare, "what is faster or slower in B than in A, and whether by chance")
+    add("a", metavar="A", help=RUN_HELP)
+    add("b", metavar="B", help="another")
+    about = "exit 1 if anything is worse by more, such as 10%%, or B is no such run"
+    add("--fail-on", metavar="PERCENT", help=about)
+    add("--json", action="store_true", help=JSON_HELP)
 
-    add = actions.add_parser("export", help="write the reports as JSON lines")
-    add.add_argument("--out", type=Path, metavar="FILE", help="where to (default: standard output)")
+    add = action("export", export, "write the reports as JSON lines")
+    add("--out", type=Path, metavar="FILE", help="where to (default: standard output)")
     _add_choice(add)
-    add.set_defaults(run=export)
 
-    add = actions.add_parser("import", help="add reports from JSON lines, all of the file or nothing")
-    add.add_argument("file", type=Path, metavar="FILE", help="as export writes it; - is standard input")
-    add.set_defaults(run=import_)
+    add = action("import", import_, "add reports from JSON lines, all of the file or nothing")
+    add("file", type=Path, metavar="FILE", help="as export writes it; - is standard input")
 
-    add = actions.add_parser(
-        "delete", help="delete these runs, or none where one name is wrong or one still runs"
-    )
-    add.add_argument(
-        "runs", nargs="+", metavar="RUN", help="the run's id or its beginning, latest or latest~1"
-    )
-    add.add_argument(
-        "--force",
-        action="store_true",
-        help="those in progress too; a process that still goes on writes its run anew",
-    )
-    add.add_argument("--json", action="store_true", help="the ids of the deleted runs as JSON")
-    add.set_defaults(run=delete)
+    add = action("delete", delete, "delete these runs, or none where one name is wrong or one still runs")
+    add("runs", nargs="+", metavar="RUN", help="the run's id or its beginning, latest or latest~1")
+    about = "those in progress too; a process that still goes on writes its run anew"
+    add("--force", action="store_true", help=about)
+    add("--json", action="store_true", help="the ids of the deleted runs as JSON")
 
-    add = actions.add_parser("prune", help="delete old runs; those in progress stay")
-    add.add_argument("--older-than", metavar="AGE", help="what began longer ago, such as 12h, 30d or 4w")
-    add.add_argument(
-        "--max-size",
-        metavar="SIZE",
-        help="the oldest, until the reports are no larger, such as 500MB or 1GiB",
-    )
-    add.set_defaults(run=prune)
+    add = action("prune", prune, "delete old runs; those in progress stay")
+    add("--older-than", metavar="AGE", help="what began longer ago, such as 12h, 30d or 4w")
+    about = "the oldest, until the reports are no larger, such as 500MB or 1GiB"
+    add("--max-size", metavar="SIZE", help=about)
 
 
-def _add_choice(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--pipeline", metavar="NAME", help="of this pipeline alone")
-    parser.add_argument(
-        "--status", choices=list(Status), metavar="STATUS", help=f"of these alone: {', '.join(Status)}"
-    )
+def _add_choice(add: _Add) -> None:
+    add("--pipeline", metavar="NAME", help="of this pipeline alone")
+    add("--status", choices=list(Status), metavar="STATUS", help=f"of these alone: {', '.join(Status)}")
 
 
 def list_runs(arguments: argparse.Namespace) -> None:
