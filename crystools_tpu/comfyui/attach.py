@@ -50,8 +50,10 @@ def attach(
     prompt_server.app[_ATTACHED_FROM] = folder
     if (model_management := modules.get("comfy.model_management")) is not None:
         free_hbm_on_unload(model_management)
-    for name in _other_monitors(folder):
-        logger.info("crystools-tpu: %s is here too, and both work; remove it to have one monitor", name)
+    for path in sorted(folder.parent.iterdir()):
+        if path.name.lower() == "comfyui-crystools" and not path.samefile(folder):
+            said = "crystools-tpu: %s is here too, and both work; remove it to have one monitor"
+            logger.info(said, path.name)
     return WEB_DIRECTORY
 
 
@@ -81,12 +83,3 @@ def _allowed_origin(modules: Mapping[str, ModuleType]) -> str | None:
     """What `--enable-cors-header` was given, if it was."""
     arguments: Any = getattr(modules.get("comfy.cli_args"), "args", None)
     return getattr(arguments, "enable_cors_header", None)
-
-
-def _other_monitors(folder: Path) -> list[str]:
-    """Clones of ComfyUI-Crystools beside us."""
-    return [
-        path.name
-        for path in sorted(folder.parent.iterdir())
-        if path.name.lower() == "comfyui-crystools" and not path.samefile(folder)
-    ]
