@@ -53,12 +53,7 @@ def print_line(console: Console, line: str) -> None:
 def new_table(*columns: Column | str, title: str | None = None) -> Table:
     """A table with these columns and no rows."""
     return Table(
-        *columns,
-        title=title,
-        title_justify="left",
-        box=box.HORIZONTALS,
-        padding=(0, 1, 0, 0),
-        pad_edge=False,
+        *columns, title=title, title_justify="left", box=box.HORIZONTALS, padding=(0, 1, 0, 0), pad_edge=False
     )
 
 

@@ -154,12 +154,6 @@ def stages_table(plan: Plan, request: Any) -> Table:
 
 
 def print_meshes(console: Console, comparison: MeshComparison, request: Any) -> None:
-    """The meshes, and which is used where none is asked for."""
-    print_table(console, meshes_table(comparison, request))
-    console.print("Seconds are estimates by the compiler's own schedule, not measured.", highlight=False)
-
-
-def meshes_table(comparison: MeshComparison, request: Any) -> Table:
     """A row a mesh: what all its stages take of a chip, and their time, also as a share of the default's."""
     first = comparison.plans[0]
     stages = ", ".join(stage.label for stage in first.stages)
@@ -177,16 +171,11 @@ def meshes_table(comparison: MeshComparison, request: Any) -> Table:
             ABSENT if seconds is None else f"{seconds:.3f}",
             ABSENT if seconds is None or usual is None else f"{seconds / usual:.0%}",
         )
-    return table
+    print_table(console, table)
+    console.print("Seconds are estimates by the compiler's own schedule, not measured.", highlight=False)
 
 
 def print_tuning(console: Console, tuning: AttentionTuning) -> None:
-    """The block sizes, and of what attention."""
-    print_table(console, tuning_table(tuning))
-    console.print("Milliseconds are estimates by the compiler's own schedule, not measured.", highlight=False)
-
-
-def tuning_table(tuning: AttentionTuning) -> Table:
     """A row for each three of block sizes: a call's time, also as a multiple of the best one's."""
     shape = tuning.shape
     heads = f"{shape.lanes // shape.head_dim} heads of {shape.head_dim}, batch of {shape.batch}"
@@ -201,7 +190,8 @@ def tuning_table(tuning: AttentionTuning) -> Table:
         seconds = blocks.estimated_seconds
         share = ABSENT if seconds is None or best is None else f"{seconds / best:.0%}"
         table.add_row(_blocks(blocks.sizes), _milliseconds(seconds), share)
-    return table
+    print_table(console, table)
+    console.print("Milliseconds are estimates by the compiler's own schedule, not measured.", highlight=False)
 
 
 def _blocks(sizes: BlockSizes) -> str:

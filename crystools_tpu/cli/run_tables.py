@@ -43,6 +43,7 @@ def runs_table(reports: Sequence[RunReport]) -> Table:
     for report in reports:
         stage = main_stage(report)
         steps = stage.step_seconds if stage else None
+        what = str(report.params.get("prompt") or report.model_id or "")
         table.add_row(
             report.run_id[:_ID_LENGTH],
             _moment(report.started_unix_seconds, "%m-%d %H:%M"),
@@ -51,7 +52,7 @@ def runs_table(reports: Sequence[RunReport]) -> Table:
             ABSENT if report.total_seconds is None else f"{report.total_seconds:.2f}",
             ABSENT if steps is None else f"{steps.median:.3f}",
             percent(stage.mfu if stage else None),
-            Text(_what(report), no_wrap=True, overflow="ellipsis"),
+            Text(what, no_wrap=True, overflow="ellipsis"),
         )
     return table
 
@@ -145,8 +146,3 @@ def _label(stage: StageComparison) -> str:
 
 def _moment(unix_seconds: float, form: str = "%Y-%m-%d %H:%M:%S") -> str:
     return datetime.datetime.fromtimestamp(unix_seconds).strftime(form)
-
-
-def _what(report: RunReport) -> str:
-    """The prompt, or what the run was given in its stead."""
-    return str(report.params.get("prompt") or report.model_id or "")

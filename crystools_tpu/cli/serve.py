@@ -62,14 +62,10 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     add("--port", type=int, default=DEFAULT_PORT, help=about)
     about = "time between two samples (default: %(default)s)"
     add("--rate", type=float, default=0.5, metavar="SECONDS", help=about)
-    token = parser.add_mutually_exclusive_group()
-    token.add_argument(
-        "--token",
-        help="what clients must show (default: none on loopback, elsewhere a random one that is printed)",
-    )
-    token.add_argument(
-        "--token-file", type=Path, metavar="FILE", help="the token is in this file, and is not printed"
-    )
+    token = parser.add_mutually_exclusive_group().add_argument
+    about = "what clients must show (default: none on loopback, elsewhere a random one that is printed)"
+    token("--token", help=about)
+    token("--token-file", type=Path, metavar="FILE", help="the token is in this file, and is not printed")
     add("--tls-cert", type=Path, metavar="FILE", help="serve https with this certificate (PEM)")
     add("--tls-key", type=Path, metavar="FILE", help="its private key (PEM)")
     about = "also write the metrics there, for node_exporter (.prom), every 15 seconds and at the end"

@@ -46,13 +46,11 @@ def shown(
     """
     server = getattr(getattr(modules.get("server"), "PromptServer", None), "instance", None)
     utils, management = modules.get("comfy.utils"), modules.get("comfy.model_management")
-    if node_id is None or server is None or utils is None or management is None:
-        yield lambda: None
-        return
     display: _Display | None = None
     guard = Guard(logger)
-    with guard(_NOT_SHOWN):
-        display = _Display(server, node_id, utils.ProgressBar(1), management, guard)
+    if node_id is not None and server is not None and utils is not None and management is not None:
+        with guard(_NOT_SHOWN):
+            display = _Display(server, node_id, utils.ProgressBar(1), management, guard)
     if display is None:
         yield lambda: None
         return

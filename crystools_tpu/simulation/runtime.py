@@ -36,11 +36,8 @@ class FakeRuntime:
     ) -> None:
         self.topology = topology
         self.figures = figures if figures is not None else plausible_figures(topology)
-        self.device_ids = (
-            tuple(device_ids)
-            if device_ids is not None
-            else tuple(range(topology.chips * topology.devices_per_chip))
-        )
+        local_ids = range(topology.chips * topology.devices_per_chip)
+        self.device_ids = tuple(local_ids if device_ids is None else device_ids)
         self.missing = missing
         self.ordinal: OrdinalType = ordinal
         self.port = port

@@ -71,11 +71,7 @@ class RunLog:
     """
 
     def __init__(
-        self,
-        folder: Path,
-        *,
-        clock: Callable[[], float] = time.time,
-        observer: Observer | None = None,
+        self, folder: Path, *, clock: Callable[[], float] = time.time, observer: Observer | None = None
     ) -> None:
         self.path = folder / FILE_NAME
         self.uncertain = 0
