@@ -135,7 +135,7 @@ def _encodable(cell: RenderableType, encoding: str) -> RenderableType:
 
 
 def _spelled_out(error: UnicodeError) -> tuple[str | bytes, int]:
-    """As `backslashreplace` has it; of the dots of what was cut short there is one."""
+    """An error handler: backslash escapes, but plain dots for the ellipsis of a text that was cut short."""
     if isinstance(error, UnicodeEncodeError) and error.object[error.start : error.end].strip("…") == "":
         return "." * (error.end - error.start), error.end
     return codecs.backslashreplace_errors(error)
@@ -193,7 +193,9 @@ def printed(command: Callable[[], int]) -> int:
 @contextlib.contextmanager
 def _outputs() -> Iterator[None]:
     """Within the block standard output and standard error are such files; those of a process stay so."""
-    before = {name: stream for name in ("stdout", "stderr") if _is_plain(stream := getattr(sys, name))}
+    streams = {name: getattr(sys, name) for name in ("stdout", "stderr")}
+    # Any other is closed, or somebody's own.
+    before = {name: stream for name, stream in streams.items() if type(stream) is io.TextIOWrapper}
     within = {}
     for name, stream in before.items():
         stream.flush()
@@ -214,10 +216,6 @@ def _outputs() -> Iterator[None]:
             if stream not in (sys.__stdout__, sys.__stderr__):  # the log writes there until the process ends
                 setattr(sys, name, stream)
                 within[name].detach()
-
-
-def _is_plain(stream: TextIO | None) -> bool:
-    return type(stream) is io.TextIOWrapper  # else it is closed, or somebody's own
 
 
 def _why_lost(stream: TextIO | None) -> OSError | None:

@@ -50,9 +50,9 @@ def run(arguments: argparse.Namespace) -> None:
         raise CommandError(f"--out: {arguments.out} cannot be made: {reason(error)}; give another") from None
     check_outputs({"--out": video, "the report": report_path})
     with unwound() as stack:
-        shown = stack.enter_context(panel(profiles=data_dir() / PROFILES))
+        page = stack.enter_context(panel(profiles=data_dir() / PROFILES))
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="crystools-tpu-demo-"))
-        print_line(console, f"Watch it at {shown.url}")
+        print_line(console, f"Watch it at {page.url}")
         print_line(console, "The model is tiny and its weights are random: the times are real.")
         checkpoint = write_tiny_checkpoint(MODEL, Path(folder) / "checkpoint")
         report = generate_watched(
@@ -61,7 +61,7 @@ def run(arguments: argparse.Namespace) -> None:
         print_table(console, stage_table(report))
         print_line(console, safe_text(f"{video}\n{report_path}"))
         if sys.stdin.isatty() and not arguments.once:
-            print_line(console, f"The page stays at {shown.url}; press Enter to end.")
+            print_line(console, f"The page stays at {page.url}; press Enter to end.")
             sys.stdin.readline()
 
 

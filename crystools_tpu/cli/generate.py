@@ -109,7 +109,7 @@ def check_files(arguments: argparse.Namespace) -> None:
 
 
 def check_video(arguments: argparse.Namespace, request: Any) -> None:
-    """What the run does first, before something else that takes long. Raises CommandError."""
+    """Raises CommandError for a video that could not be written; before the plan, which takes long."""
     from crystools_pipelines.runtime.job import check_output
 
     try:

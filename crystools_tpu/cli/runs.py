@@ -96,7 +96,7 @@ def list_runs(arguments: argparse.Namespace) -> None:
     """Prints the newest runs."""
     if arguments.limit < 1:
         raise CommandError("--limit: at least 1")
-    with opened() as log:
+    with open_log() as log:
         page = log.read_page(arguments.limit, pipeline=arguments.pipeline, status=arguments.status)
     if arguments.json:
         print(json.dumps([telemetry.to_wire(run) for run in page.reports], indent=2))
@@ -111,8 +111,8 @@ def list_runs(arguments: argparse.Namespace) -> None:
 
 def show(arguments: argparse.Namespace) -> None:
     """Prints what a run was, and its stages."""
-    with opened() as log:
-        report = found(log, arguments.of)
+    with open_log() as log:
+        report = find_run(log, arguments.of)
     if arguments.json:
         print(json.dumps(telemetry.to_wire(report), indent=2))
         return
@@ -123,8 +123,8 @@ def show(arguments: argparse.Namespace) -> None:
 def compare(arguments: argparse.Namespace) -> None:
     """Prints the comparison, and does the check of `--fail-on`."""
     limit_ratio = None if arguments.fail_on is None else parse_percent(arguments.fail_on)
-    with opened() as log:
-        a, b = found(log, arguments.a), found(log, arguments.b)
+    with open_log() as log:
+        a, b = find_run(log, arguments.a), find_run(log, arguments.b)
         comparison = telemetry.compare(a, b, log.alike(a))
     if arguments.json:
         print(json.dumps(telemetry.to_wire(comparison), indent=2))
@@ -153,7 +153,7 @@ def check(comparison: Comparison, limit_ratio: float, limit: str) -> None:
 def export(arguments: argparse.Namespace) -> None:
     """Writes reports as JSON lines, whole or not at all."""
     check_outputs({"--out": arguments.out})
-    with opened() as log:
+    with open_log() as log:
         if arguments.out is None:
             _, unreadable = log.export(sys.stdout, pipeline=arguments.pipeline, status=arguments.status)
         else:
@@ -171,7 +171,7 @@ def import_(arguments: argparse.Namespace) -> None:
     """Adds reports from JSON lines, all or none."""
     try:
         lines = sys.stdin.buffer if str(arguments.file) == "-" else arguments.file.open("rb")
-        with lines, opened() as log:
+        with lines, open_log() as log:
             added, known = log.import_lines(lines)
     except OSError as error:
         raise CommandError(f"{arguments.file} cannot be read: {error.strerror}") from None
@@ -180,8 +180,8 @@ def import_(arguments: argparse.Namespace) -> None:
 
 def delete(arguments: argparse.Namespace) -> None:
     """Deletes the runs, all or none."""
-    with opened() as log:
-        ids = list(dict.fromkeys(found_id(log, name) for name in arguments.runs))
+    with open_log() as log:
+        ids = list(dict.fromkeys(find_run_id(log, name) for name in arguments.runs))
         try:
             log.delete(ids, running_too=arguments.force)
         except StillRunning as error:
@@ -201,13 +201,13 @@ def prune(arguments: argparse.Namespace) -> None:
         size = None if arguments.max_size is None else parse_size_bytes(arguments.max_size)
     except ValueError as error:
         raise CommandError(f"prune: {error}") from None
-    with opened() as log:
+    with open_log() as log:
         deleted = log.prune(max_age_seconds=age, max_bytes=size)
     print(f"{deleted} runs deleted")
 
 
 @contextlib.contextmanager
-def opened() -> Iterator[RunLog]:
+def open_log() -> Iterator[RunLog]:
     """The history. What goes wrong with it within the block ends the command with one line."""
     try:
         with RunLog(data_dir()) as log:
@@ -216,20 +216,20 @@ def opened() -> Iterator[RunLog]:
         raise CommandError(str(error)) from None
 
 
-def found(log: RunLog, name: str) -> RunReport:
+def find_run(log: RunLog, name: str) -> RunReport:
     """The run that `name` means: a report file, `latest`, `latest~2`, an id or its beginning.
 
     Raises CommandError where it means none, or several.
     """
     if name.endswith(".json"):
         return read_report(Path(name))
-    report = log.report(found_id(log, name))
+    report = log.report(find_run_id(log, name))
     if report is None:  # somebody has just deleted it
         raise CommandError(f"{name}: no such run; `crystools-tpu runs list` shows them")
     return report
 
 
-def found_id(log: RunLog, name: str) -> str:
+def find_run_id(log: RunLog, name: str) -> str:
     """The id of the one run of the history that `name` means. Raises CommandError."""
     if latest := re.fullmatch(r"latest(?:~(\d{1,9}))?", name):
         back = int(latest[1] or 0)

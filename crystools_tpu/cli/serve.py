@@ -96,12 +96,12 @@ def run(arguments: argparse.Namespace) -> None:
         tls=tls_context(arguments.tls_cert, arguments.tls_key),
         textfile=arguments.textfile,
         simulate=arguments.simulate,
-    ) as shown:
+    ) as page:
         if arguments.token_file is not None:  # it is kept there so as not to be read elsewhere
-            shown = dataclasses.replace(shown, token=None)
-        print(f"page:    {shown.url}")
-        print(f"metrics: {shown.metrics_url}", flush=True)
-        if shown.is_everywhere:
+            page = dataclasses.replace(page, token=None)
+        print(f"page:    {page.url}")
+        print(f"metrics: {page.metrics_url}", flush=True)
+        if page.is_everywhere:
             print("for other machines, put this one's name in place of localhost", flush=True)
         with contextlib.suppress(KeyboardInterrupt):  # the way to end it, not a failure
             signal.pause()

@@ -35,7 +35,7 @@ class Cancelled(BaseException):
 
 
 @contextlib.contextmanager
-def shown(
+def node_progress(
     node_id: str | None, modules: Mapping[str, ModuleType] = sys.modules
 ) -> Iterator[Callable[[], None]]:
     """Within, ComfyUI shows on the node what the runs of this process report.
@@ -120,7 +120,7 @@ class _Display:
             raise Cancelled(interrupted) from None
 
     def _say(self, what: str) -> None:
-        """To the page that queued the prompt, and to nobody else."""
+        """Sends a text to the page that queued the prompt, and to nobody else."""
         if self._server.client_id is not None:
             text = "\n".join([f"{self._label}: {what}", *self._warnings])
             self._server.send_progress_text(text, self._node_id, self._server.client_id)

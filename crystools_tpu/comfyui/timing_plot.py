@@ -37,7 +37,7 @@ _COLOURS: Final = {
     StageName.VAE_ENCODE: _VAE,
     StageName.VAE_DECODE: _VAE,
 }
-"""As on the page, in its light theme."""
+"""The page's colours, in its light theme."""
 
 _DESIGN_WIDTH, _DESIGN_HEIGHT = 1280, 720
 _DPI: Final = 100

@@ -70,7 +70,7 @@ class FakeRuntime:
             self._server = None
 
     def hang(self) -> None:
-        """From now on requests are accepted and not answered."""
+        """Accepts requests from now on and answers none."""
         self._answering.clear()
 
     def resume(self) -> None:
@@ -89,7 +89,7 @@ class FakeRuntime:
         self.close()
 
     def current_figures(self) -> Sequence[ChipFigures]:
-        """What it would answer now."""
+        """The figures that it would answer with now, one entry a chip."""
         return self.figures() if callable(self.figures) else self.figures
 
     def wait_until_answering(self, context: Any) -> None:

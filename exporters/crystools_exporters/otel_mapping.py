@@ -83,7 +83,7 @@ EXPORTED: Final = tuple(spec for spec in CATALOGUE if spec.type != "histogram" o
 INSTRUMENTS: Final[Mapping[str, Instrument]] = {
     spec.name: _CONVENTIONS.get(spec.name) or _own(spec) for spec in EXPORTED
 }
-"""By the catalogue's names, in its order."""
+"""The instruments by the catalogue's names, in its order."""
 
 
 def span_attributes(values: Mapping[str, Any], prefix: str = PREFIX) -> dict[str, Attribute]:

@@ -49,7 +49,7 @@ class Address:
 
     @property
     def shown(self) -> str:
-        """Without a password or key that it may hold."""
+        """The address without a password or key that it may hold."""
         scheme, colon, rest = self.endpoint.partition("?")[0].rpartition("://")
         return safe_text(f"{scheme}{colon}{rest.rpartition('@')[2]}")
 

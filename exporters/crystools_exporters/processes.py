@@ -36,12 +36,12 @@ class Process:
     began: float
 
     def to_text(self) -> str:
-        """For `from_text`."""
+        """The process as a text that `from_text` reads."""
         return f"{self.host}/{self.clock}/{self.namespace}/{self.image} {self.pid} {self.began:.2f}"
 
     @staticmethod
     def from_text(text: str) -> Process | None:
-        """What `to_text` wrote; None for anything else."""
+        """The process that `to_text` wrote; None for any other text."""
         found = re.fullmatch(r"(.*)/(.*)/(.*)/(.*) (\d+) ([\d.]+)", text)
         if found is None:
             return None

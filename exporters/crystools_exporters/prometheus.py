@@ -166,7 +166,7 @@ class PrometheusExporter(Collector):
 
 
 def _buckets(histogram: Histogram) -> list[Any]:
-    """As `HistogramMetricFamily.add_metric` takes them."""
+    """The buckets as `HistogramMetricFamily.add_metric` takes them."""
     bounds = [*map(floatToGoString, histogram.bounds), "+Inf"]
     exemplars = [_exemplar(histogram.exemplars.get(bucket)) for bucket in range(len(bounds))]
     return list(zip(bounds, itertools.accumulate(histogram.counts), exemplars, strict=True))

@@ -306,7 +306,7 @@ class RunLog:
         return report if seen is None or report.status is not Status.RUNNING else _interrupted(report, seen)
 
     def _mark(self, gone: Sequence[tuple[Any, ...]]) -> None:
-        """Unless their process, or another, has written meanwhile."""
+        """Marks runs as interrupted, unless their process, or another, has written meanwhile."""
         with self._transaction() as database:
             for run_id, written, heartbeat, seen in gone:
                 for (text,) in database.execute(_STILL, (run_id, written, heartbeat)).fetchall():
@@ -363,7 +363,7 @@ class RunLog:
 
 
 def _bindable(parameters: Any) -> Any:
-    """What is asked for as SQLite can take it: no more than its largest number, and text without surrogates.
+    """Parameters as SQLite can take them: no more than its largest number, and text without surrogates.
 
     No run is named by such text.
     """

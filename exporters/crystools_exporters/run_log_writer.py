@@ -154,7 +154,7 @@ class RunLogWriter:
         return [report for report in reports if report is not None]
 
     def _write(self, log: RunLog, reports: list[RunReport]) -> None:
-        """All of them; where one of them cannot be written, the others and what can of that one."""
+        """Writes the reports; where one of them cannot be, the others and what can be of that one."""
         if _fault(log, reports) is None:
             return
         for report in reports:

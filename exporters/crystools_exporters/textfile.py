@@ -33,7 +33,7 @@ HELP: Final = "What it means is in docs/metrics.md of crystools-tpu."
 """Never another: node_exporter drops a metric of which two files say different things."""
 
 INTERVAL_SECONDS: Final = 15.0
-"""As often as Prometheus usually scrapes."""
+"""Between two writes: as often as Prometheus usually scrapes."""
 
 _LAST_WRITE_SECONDS: Final = 5.0
 
