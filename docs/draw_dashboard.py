@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from crystools_grafana.queries import PanelQuery, panel_queries, series_name
-from crystools_tpu.testing.prometheus import Series
+from tests.rigs.prometheus import Series
 
 CAPTION: Final = (
     "Drawn by matplotlib from a real Prometheus' answers to this dashboard's own queries. Not a screenshot "

@@ -20,7 +20,7 @@ from make_workflows import SMALL_VIDEO, TINY, Node, wan21, workflow
 from playwright.sync_api import Browser, FloatRect, Locator, Page, expect, sync_playwright
 
 from crystools_pipelines.tiny import write_tiny_checkpoint
-from crystools_tpu.testing.comfyui import running_comfyui
+from tests.rigs.comfyui import running_comfyui
 
 ROOT: Final = Path(__file__).parent.parent
 MODEL: Final = "wan2.1-t2v"

@@ -41,7 +41,6 @@ from crystools_tpu.telemetry import (
     Status,
     StepFinished,
 )
-from crystools_tpu.testing.prometheus import RunningPrometheus, Series, running_prometheus
 from tests.grafana.fleet import (
     GRAFANA,
     Host,
@@ -50,6 +49,7 @@ from tests.grafana.fleet import (
     simulated_host,
     write_configuration,
 )
+from tests.rigs.prometheus import RunningPrometheus, Series, running_prometheus
 
 SECONDS: Final = 280
 SLOW_AT, IDLE_AT, HANGS_AT = 90, 150, 220

@@ -22,10 +22,9 @@ def run(arguments: argparse.Namespace) -> None:
 
     try:
         if arguments.action == "install":
-            folder = node_folder.install(arguments.dir)
-            print(f"installed {folder}; restart ComfyUI")
+            done = f"installed {node_folder.install(arguments.dir)}"
         else:
-            folder = node_folder.remove(arguments.dir)
-            print(f"removed {folder}; restart ComfyUI")
+            done = f"removed {node_folder.remove(arguments.dir)}"
     except (node_folder.NodeFolderError, OSError) as error:
         raise CommandError(str(error)) from None
+    print(f"{done}; restart ComfyUI")

@@ -10,7 +10,8 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Final, TextIO
 
-from rich.console import Console, RenderableType
+from rich import box
+from rich.console import Console, JustifyMethod, RenderableType
 from rich.measure import Measurement
 from rich.progress import SpinnerColumn
 from rich.table import Column, Table
@@ -42,6 +43,23 @@ def spinner(console: Console) -> SpinnerColumn:
     if console.options.ascii_only:
         return SpinnerColumn("line", finished_text="[green]+")
     return SpinnerColumn(finished_text="[green]✓")
+
+
+def print_line(console: Console, line: str) -> None:
+    """Prints a line as it is, however wide."""
+    console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def new_table(*columns: Column | str, title: str | None = None) -> Table:
+    """A table with these columns and no rows."""
+    return Table(
+        *columns, title=title, title_justify="left", box=box.HORIZONTALS, padding=(0, 1, 0, 0), pad_edge=False
+    )
+
+
+def unfolded(*headings: str, justify: JustifyMethod = "left") -> Iterator[Column]:
+    """Columns whose cells are never folded."""
+    return (Column(heading, justify=justify, no_wrap=True) for heading in headings)
 
 
 def print_table(console: Console, table: Table) -> None:
@@ -117,7 +135,7 @@ def _encodable(cell: RenderableType, encoding: str) -> RenderableType:
 
 
 def _spelled_out(error: UnicodeError) -> tuple[str | bytes, int]:
-    """As `backslashreplace` has it; of the dots of what was cut short there is one."""
+    """An error handler: backslash escapes, but plain dots for the ellipsis of a text that was cut short."""
     if isinstance(error, UnicodeEncodeError) and error.object[error.start : error.end].strip("…") == "":
         return "." * (error.end - error.start), error.end
     return codecs.backslashreplace_errors(error)
@@ -132,12 +150,10 @@ class _Output(io.TextIOWrapper):
     lost: OSError | None = None
 
     def write(self, text: str) -> int:
-        """As any file."""
         with self._remembering():
             return super().write(text)
 
     def flush(self) -> None:
-        """As any file."""
         with self._remembering():
             super().flush()
 
@@ -177,7 +193,9 @@ def printed(command: Callable[[], int]) -> int:
 @contextlib.contextmanager
 def _outputs() -> Iterator[None]:
     """Within the block standard output and standard error are such files; those of a process stay so."""
-    before = {name: stream for name in ("stdout", "stderr") if _is_plain(stream := getattr(sys, name))}
+    streams = {name: getattr(sys, name) for name in ("stdout", "stderr")}
+    # Any other is closed, or somebody's own.
+    before = {name: stream for name, stream in streams.items() if type(stream) is io.TextIOWrapper}
     within = {}
     for name, stream in before.items():
         stream.flush()
@@ -198,10 +216,6 @@ def _outputs() -> Iterator[None]:
             if stream not in (sys.__stdout__, sys.__stderr__):  # the log writes there until the process ends
                 setattr(sys, name, stream)
                 within[name].detach()
-
-
-def _is_plain(stream: TextIO | None) -> bool:
-    return type(stream) is io.TextIOWrapper  # else it is closed, or somebody's own
 
 
 def _why_lost(stream: TextIO | None) -> OSError | None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from crystools_pipelines.models import MODELS
-from crystools_tpu.cli.console import make_console, print_table
+from crystools_tpu.cli.console import make_console, print_line, print_table
 from crystools_tpu.cli.errors import CommandError
 from crystools_tpu.cli.generate import generate_watched
 from crystools_tpu.cli.outputs import check_outputs
@@ -33,13 +33,8 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         action="store_true",
         help="end after the video; else, on a terminal, the page stays until Enter is pressed",
     )
-    parser.add_argument(
-        "--out",
-        type=Path,
-        default=Path("demo-output"),
-        metavar="DIR",
-        help="where to write (default: %(default)s)",
-    )
+    where = "where to write (default: %(default)s)"
+    parser.add_argument("--out", type=Path, default=Path("demo-output"), metavar="DIR", help=where)
     parser.set_defaults(run=run)
 
 
@@ -55,25 +50,18 @@ def run(arguments: argparse.Namespace) -> None:
         raise CommandError(f"--out: {arguments.out} cannot be made: {reason(error)}; give another") from None
     check_outputs({"--out": video, "the report": report_path})
     with unwound() as stack:
-        shown = stack.enter_context(panel(profiles=data_dir() / PROFILES))
+        page = stack.enter_context(panel(profiles=data_dir() / PROFILES))
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="crystools-tpu-demo-"))
-        console.print(f"Watch it at {shown.url}", highlight=False, soft_wrap=True)
-        console.print("The model is tiny and its weights are random: the times are real.", highlight=False)
+        print_line(console, f"Watch it at {page.url}")
+        print_line(console, "The model is tiny and its weights are random: the times are real.")
         checkpoint = write_tiny_checkpoint(MODEL, Path(folder) / "checkpoint")
         report = generate_watched(
-            MODEL,
-            demo_request(),
-            checkpoint=checkpoint,
-            out=video,
-            report_path=report_path,
-            console=console,
+            MODEL, demo_request(), checkpoint=checkpoint, out=video, report_path=report_path, console=console
         )
         print_table(console, stage_table(report))
-        console.print(safe_text(f"{video}\n{report_path}"), markup=False, highlight=False, soft_wrap=True)
+        print_line(console, safe_text(f"{video}\n{report_path}"))
         if sys.stdin.isatty() and not arguments.once:
-            console.print(
-                f"The page stays at {shown.url}; press Enter to end.", highlight=False, soft_wrap=True
-            )
+            print_line(console, f"The page stays at {page.url}; press Enter to end.")
             sys.stdin.readline()
 
 

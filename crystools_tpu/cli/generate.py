@@ -52,12 +52,8 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     add("--textfile", type=Path, metavar="FILE", help="where to write the metrics, for node_exporter (.prom)")
     add("--pushgateway", metavar="URL", help="where to push the metrics, such as http://gateway:9091")
     add("--json", action="store_true", help="print the report (JSON) instead of the table of stages")
-    add(
-        "--profile-steps",
-        type=int,
-        metavar="N",
-        help="profile denoising steps 1 to N (at most 50; the first is 0)",
-    )
+    about = "profile denoising steps 1 to N (at most 50; the first is 0)"
+    add("--profile-steps", type=int, metavar="N", help=about)
     add("--profile-dir", type=Path, metavar="DIR", help="where to write the profile (default: with the data)")
     parser.set_defaults(run=run)
 
@@ -113,7 +109,7 @@ def check_files(arguments: argparse.Namespace) -> None:
 
 
 def check_video(arguments: argparse.Namespace, request: Any) -> None:
-    """What the run does first, before something else that takes long. Raises CommandError."""
+    """Raises CommandError for a video that could not be written; before the plan, which takes long."""
     from crystools_pipelines.runtime.job import check_output
 
     try:
@@ -181,8 +177,7 @@ def generate_watched(
             )
         except PipelineError as error:
             raise refusal(error) from None
-    report: telemetry.RunReport = generation.report
-    return report
+    return generation.report
 
 
 def _write_newest_report(path: Path) -> None:

@@ -5,22 +5,13 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
-from collections.abc import Iterator
-from typing import Protocol
+from collections.abc import Callable, Iterator
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    Progress,
-    ProgressColumn,
-    Task,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-)
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
-from crystools_tpu.cli.console import can_redraw, spinner
+from crystools_tpu.cli.console import can_redraw, print_line, spinner
 from crystools_tpu.stage_table import forecast_note, size, stage_label, step_note, transfer_note
 from crystools_tpu.telemetry import (
     Bus,
@@ -31,7 +22,6 @@ from crystools_tpu.telemetry import (
     StageReport,
     StageStarted,
     StepFinished,
-    Subscription,
 )
 from crystools_tpu.telemetry.guard import Guard
 
@@ -44,23 +34,16 @@ _LINES_PER_STAGE = 10
 _WIDE_COLUMNS = 80
 
 
-class Display(Protocol):
-    """Takes events as they come."""
-
-    def show(self, event: Event) -> None:
-        """Shows one event."""
-
-
 @contextlib.contextmanager
 def watch(bus: Bus, console: Console) -> Iterator[None]:
     """Shows what the bus says for as long as the block lasts, in a thread of its own."""
     guard = Guard(logger)
     shown = contextlib.ExitStack()
     with guard(_NOT_SHOWN):
-        display: Display = PlainLines(console)
+        show = PlainLines(console).show
         if can_redraw(console):
-            display = LiveBars(shown.enter_context(_progress(console)))
-        shown.enter_context(_pumping(bus, display, guard))
+            show = LiveBars(shown.enter_context(_progress(console))).show
+        shown.enter_context(_pumping(bus, show, guard))
     try:
         yield
     finally:
@@ -69,23 +52,21 @@ def watch(bus: Bus, console: Console) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _pumping(bus: Bus, display: Display, guard: Guard) -> Iterator[None]:
+def _pumping(bus: Bus, show: Callable[[Event], None], guard: Guard) -> Iterator[None]:
     with bus.subscribe() as subscription:
-        thread = threading.Thread(
-            target=_pump, args=(subscription, display, guard), name="crystools-tpu-display"
-        )
+
+        def pump() -> None:
+            while (event := subscription.get()) is not None:
+                with guard(_NOT_SHOWN):
+                    try:
+                        show(event)
+                    except OSError:
+                        return  # nobody can see it any more: the run goes on, and the command's end says it
+
+        thread = threading.Thread(target=pump, name="crystools-tpu-display")
         thread.start()
         yield
     thread.join()
-
-
-def _pump(subscription: Subscription, display: Display, guard: Guard) -> None:
-    while (event := subscription.get()) is not None:
-        with guard(_NOT_SHOWN):
-            try:
-                display.show(event)
-            except OSError:
-                return  # nobody can see it any more: the run goes on, and the command's end says it
 
 
 def _progress(console: Console) -> Progress:
@@ -158,22 +139,21 @@ class PlainLines:
         """Prints the event's line, if it has one."""
         if isinstance(event, StageStarted):
             self._tenths = 0
-            self._print(f"{stage_label(event.report)} ... {forecast_note(event.report)}".rstrip())
+            print_line(
+                self._console, f"{stage_label(event.report)} ... {forecast_note(event.report)}".rstrip()
+            )
         elif isinstance(event, StepFinished):
             every = max(1, (event.steps_total or 1) // _LINES_PER_STAGE)
             if (event.step + 1) % every == 0:
                 total = f"/{event.steps_total}" if event.steps_total else ""
-                self._print(f"  step {event.step + 1}{total}  {step_note(event)}")
+                print_line(self._console, f"  step {event.step + 1}{total}  {step_note(event)}")
         elif isinstance(event, BytesTransferred):
             tenths = _LINES_PER_STAGE * event.bytes_done // (event.bytes_total or event.bytes_done or 1)
             if tenths > self._tenths:
                 self._tenths = tenths
-                self._print(f"  {transfer_note(event)}")
+                print_line(self._console, f"  {transfer_note(event)}")
         elif isinstance(event, StageFinished):
-            self._print(f"{stage_label(event.report)}: {stage_note(event.report)}")
-
-    def _print(self, line: str) -> None:
-        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+            print_line(self._console, f"{stage_label(event.report)}: {stage_note(event.report)}")
 
 
 def stage_note(report: StageReport) -> str:

@@ -44,17 +44,11 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
             option.add_to(parser)
     add("--stages", metavar="NAMES", help="these alone, such as denoise,vae_decode (default: all)")
     add_mesh(parser)
-    instead = parser.add_mutually_exclusive_group()
-    instead.add_argument(
-        "--compare-meshes",
-        action="store_true",
-        help="rank every mesh by the estimate of its denoising, or of --stages",
-    )
-    instead.add_argument(
-        "--tune-attention",
-        action="store_true",
-        help="rank block sizes of the attention kernel by the estimate of its largest call in denoising",
-    )
+    instead = parser.add_mutually_exclusive_group().add_argument
+    about = "rank every mesh by the estimate of its denoising, or of --stages"
+    instead("--compare-meshes", action="store_true", help=about)
+    about = "rank block sizes of the attention kernel by the estimate of its largest call in denoising"
+    instead("--tune-attention", action="store_true", help=about)
     add("--json", action="store_true", help="print the plan as JSON instead of tables")
     add("--no-cache", action="store_true", help="compile anew, even if the same was planned before")
     parser.set_defaults(run=run)

@@ -6,13 +6,12 @@ import contextlib
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from crystools_tpu.cli.console import can_redraw, print_table, spinner
+from crystools_tpu.cli.console import can_redraw, new_table, print_line, print_table, spinner, unfolded
 from crystools_tpu.stage_table import ABSENT, size
 
 if TYPE_CHECKING:
@@ -96,22 +95,19 @@ class PlainLines:
     def outlined(self, labels: list[str]) -> None:
         """Says which stages there are."""
         self._labels = labels
-        self._print(f"{len(labels)} stages to compile: {', '.join(labels)}")
+        print_line(self._console, f"{len(labels)} stages to compile: {', '.join(labels)}")
 
     def compiling(self, index: int) -> None:
         """Says which stage is being compiled."""
-        self._print(f"{self._labels[index]} ...")
+        print_line(self._console, f"{self._labels[index]} ...")
 
     def finished(self, index: int, stage: StagePlan) -> None:
         """Says what came of it."""
-        self._print(f"{self._labels[index]}: {_outcome(stage)}")
+        print_line(self._console, f"{self._labels[index]}: {_outcome(stage)}")
 
     def searching(self, shape: Shape) -> None:
         """Says which shape is being tried."""
-        self._print(f"trying {shape} ...")
-
-    def _print(self, line: str) -> None:
-        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+        print_line(self._console, f"trying {shape} ...")
 
 
 def _outcome(stage: StagePlan) -> str:
@@ -138,9 +134,9 @@ def print_plan(console: Console, plan: Plan, request: Any) -> None:
 
 def stages_table(plan: Plan, request: Any) -> Table:
     """A row a stage: what it takes of a chip, and its time."""
-    table = _table(f"{_what(plan, request)}, mesh {plan.mesh}", "stage", "fits")
-    for heading in ("HBM peak", "PFLOP", "floor", "est. s", "s/step", "MFU", "compile"):
-        table.add_column(heading, justify="right", no_wrap=True)
+    figures = ("HBM peak", "PFLOP", "floor", "est. s", "s/step", "MFU", "compile")
+    title = f"{_what(plan, request)}, mesh {plan.mesh}"
+    table = new_table("stage", "fits", *unfolded(*figures, justify="right"), title=title)
     for stage in plan.stages:
         seconds = stage.estimated_seconds
         table.add_row(
@@ -158,18 +154,11 @@ def stages_table(plan: Plan, request: Any) -> Table:
 
 
 def print_meshes(console: Console, comparison: MeshComparison, request: Any) -> None:
-    """The meshes, and which is used where none is asked for."""
-    print_table(console, meshes_table(comparison, request))
-    console.print("Seconds are estimates by the compiler's own schedule, not measured.", highlight=False)
-
-
-def meshes_table(comparison: MeshComparison, request: Any) -> Table:
     """A row a mesh: what all its stages take of a chip, and their time, also as a share of the default's."""
     first = comparison.plans[0]
     stages = ", ".join(stage.label for stage in first.stages)
-    table = _table(f"{_what(first, request)}: {stages}", "mesh", "fits")
-    for heading in ("HBM peak", "sent a chip", "est. s", "of default"):
-        table.add_column(heading, justify="right", no_wrap=True)
+    figures = unfolded("HBM peak", "sent a chip", "est. s", "of default", justify="right")
+    table = new_table("mesh", "fits", *figures, title=f"{_what(first, request)}: {stages}")
     usual = next(plan for plan in comparison.plans if plan.mesh == comparison.default).estimated_seconds
     for plan in comparison.plans:
         peaks, seconds = [stage.peak_hbm_bytes_per_chip for stage in plan.stages], plan.estimated_seconds
@@ -182,16 +171,11 @@ def meshes_table(comparison: MeshComparison, request: Any) -> Table:
             ABSENT if seconds is None else f"{seconds:.3f}",
             ABSENT if seconds is None or usual is None else f"{seconds / usual:.0%}",
         )
-    return table
+    print_table(console, table)
+    console.print("Seconds are estimates by the compiler's own schedule, not measured.", highlight=False)
 
 
 def print_tuning(console: Console, tuning: AttentionTuning) -> None:
-    """The block sizes, and of what attention."""
-    print_table(console, tuning_table(tuning))
-    console.print("Milliseconds are estimates by the compiler's own schedule, not measured.", highlight=False)
-
-
-def tuning_table(tuning: AttentionTuning) -> Table:
     """A row for each three of block sizes: a call's time, also as a multiple of the best one's."""
     shape = tuning.shape
     heads = f"{shape.lanes // shape.head_dim} heads of {shape.head_dim}, batch of {shape.batch}"
@@ -199,15 +183,15 @@ def tuning_table(tuning: AttentionTuning) -> Table:
         f"{tuning.model} on {tuning.topology}, mesh {tuning.mesh}\n"
         f"on a device: {shape.queries} tokens to {shape.keys}, {heads}"
     )
-    table = _table(title, "queries x keys x keys at a time")
-    for heading in ("est. ms", "of best"):
-        table.add_column(heading, justify="right", no_wrap=True)
+    figures = unfolded("est. ms", "of best", justify="right")
+    table = new_table("queries x keys x keys at a time", *figures, title=title)
     best = tuning.blocks[0].estimated_seconds
     for blocks in tuning.blocks:
         seconds = blocks.estimated_seconds
         share = ABSENT if seconds is None or best is None else f"{seconds / best:.0%}"
         table.add_row(_blocks(blocks.sizes), _milliseconds(seconds), share)
-    return table
+    print_table(console, table)
+    console.print("Milliseconds are estimates by the compiler's own schedule, not measured.", highlight=False)
 
 
 def _blocks(sizes: BlockSizes) -> str:
@@ -220,9 +204,8 @@ def _milliseconds(seconds: float | None) -> str:
 
 def time_table(plan: Plan) -> Table:
     """On what each stage's seconds would be spent, and what each chip sends."""
-    table = _table("where the time would go (estimate)", "stage", "what")
-    for heading in ("est. s", "share", "sent a chip"):
-        table.add_column(heading, justify="right", no_wrap=True)
+    figures = unfolded("est. s", "share", "sent a chip", justify="right")
+    table = new_table("stage", "what", *figures, title="where the time would go (estimate)")
     for stage in plan.stages:
         spent, sent = stage.estimate or {}, stage.collective_bytes or {}
         shown = [name for name, seconds in spent.items() if seconds >= _SMALLEST_SHARE * sum(spent.values())]
@@ -241,15 +224,6 @@ def _what(plan: Plan, request: Any) -> str:
     frames = f", {request.num_frames} frames" if hasattr(request, "num_frames") else ""
     what = f"{plan.model}, {request.height} x {request.width}{frames}, {request.num_inference_steps} steps"
     return f"{what}\non {plan.topology}, {size(plan.stages[0].hbm_bytes_per_chip)} of HBM a chip"
-
-
-def _table(title: str, *headings: str) -> Table:
-    table = Table(
-        title=title, title_justify="left", box=box.HORIZONTALS, padding=(0, 1, 0, 0), pad_edge=False
-    )
-    for heading in headings:
-        table.add_column(heading)
-    return table
 
 
 def _size(count: int | None) -> str:

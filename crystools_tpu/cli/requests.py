@@ -34,12 +34,12 @@ class Option:
 
     @property
     def flag(self) -> str:
-        """As it is typed."""
+        """The option as it is typed, such as `--seed`."""
         return "--" + (self.setting.option or self.field.replace("_", "-"))
 
     @property
     def help(self) -> str:
-        """What the models say of it: which says what, and which have it at all, where not all are as one."""
+        """The help: what each model says of the field, with the models' names where they differ."""
         models: dict[str, list[str]] = {}
         for model, setting in self.settings.items():
             models.setdefault(setting.help, []).append(model)
@@ -49,7 +49,7 @@ class Option:
 
     @property
     def is_required(self) -> bool:
-        """Whether no model can do without."""
+        """Whether every model needs it."""
         needed = [model for model, setting in self.settings.items() if setting.is_required]
         return needed == list(MODELS)
 

@@ -6,11 +6,11 @@ import datetime
 from collections.abc import Sequence
 from typing import Final
 
-from rich import box
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from crystools_tpu.cli.console import new_table, unfolded
 from crystools_tpu.stage_table import ABSENT, percent, size
 from crystools_tpu.telemetry import (
     Change,
@@ -37,10 +37,13 @@ _VERDICT_STYLES: Final = {Verdict.BETTER: "green", Verdict.WORSE: "red"}
 
 def runs_table(reports: Sequence[RunReport]) -> Table:
     """One row a run."""
-    table = _table("run", "began", "pipeline", "status", "seconds", "s/step", "MFU", "what")
+    texts = unfolded("run", "began", "pipeline", "status")
+    figures = unfolded("seconds", "s/step", "MFU", justify="right")
+    table = new_table(*texts, *figures, "what")  # the last one gives way on a narrow terminal
     for report in reports:
         stage = main_stage(report)
         steps = stage.step_seconds if stage else None
+        what = str(report.params.get("prompt") or report.model_id or "")
         table.add_row(
             report.run_id[:_ID_LENGTH],
             _moment(report.started_unix_seconds, "%m-%d %H:%M"),
@@ -49,11 +52,8 @@ def runs_table(reports: Sequence[RunReport]) -> Table:
             ABSENT if report.total_seconds is None else f"{report.total_seconds:.2f}",
             ABSENT if steps is None else f"{steps.median:.3f}",
             percent(stage.mfu if stage else None),
-            Text(_what(report), no_wrap=True, overflow="ellipsis"),
+            Text(what, no_wrap=True, overflow="ellipsis"),
         )
-    for column in table.columns[4:7]:
-        column.justify = "right"
-    table.columns[-1].no_wrap = False  # the one that gives way on a narrow terminal
     return table
 
 
@@ -75,9 +75,8 @@ def run_text(report: RunReport) -> str:
 
 def comparison_table(comparison: Comparison) -> Table:
     """A row a figure, grouped by stage."""
-    table = _table("stage", "", "A", "B", "B to A", "verdict")
-    for column in table.columns[2:5]:
-        column.justify = "right"
+    figures = unfolded("A", "B", "B to A", justify="right")
+    table = new_table(*unfolded("stage", ""), *figures, *unfolded("verdict"))
     for change in comparison.changes:
         table.add_row("whole run", *_cells(change), _verdict(change))
     for stage in comparison.stages:
@@ -117,13 +116,6 @@ def _name(run_id: str, status: Status) -> str:
     return name if status is Status.SUCCEEDED else f"{name} ({status})"
 
 
-def _table(*headings: str) -> Table:
-    table = Table(box=box.HORIZONTALS, padding=(0, 1, 0, 0), pad_edge=False)
-    for heading in headings:
-        table.add_column(heading, no_wrap=True)
-    return table
-
-
 def _cells(change: Change) -> tuple[str, str, str, str]:
     return (
         _FIGURE_TITLES[change.name],
@@ -154,8 +146,3 @@ def _label(stage: StageComparison) -> str:
 
 def _moment(unix_seconds: float, form: str = "%Y-%m-%d %H:%M:%S") -> str:
     return datetime.datetime.fromtimestamp(unix_seconds).strftime(form)
-
-
-def _what(report: RunReport) -> str:
-    """The prompt, or what the run was given in its stead."""
-    return str(report.params.get("prompt") or report.model_id or "")

@@ -7,9 +7,9 @@ import contextlib
 import json
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeAlias
 
 from crystools_exporters.heartbeats import SILENT_SECONDS
 from crystools_exporters.report_lines import MOST_BYTES
@@ -38,81 +38,65 @@ JSON_HELP: Final = "print the whole of it as JSON, in place of the table"
 
 _MOST_IDS: Final = 5
 
+_Add: TypeAlias = Callable[..., argparse.Action]
+
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Adds the command, its subcommands and their options."""
-    parser = commands.add_parser(
-        "runs", help="list, show, compare, export, import, delete and prune past runs"
-    )
+    about = "list, show, compare, export, import, delete and prune past runs"
+    parser = commands.add_parser("runs", help=about)
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
 
-    add = actions.add_parser("list", help="the newest runs, with seconds a step and MFU of their main stage")
-    add.add_argument("--limit", type=int, default=20, metavar="N", help="how many (default: %(default)s)")
+    def action(name: str, run: Callable[[argparse.Namespace], None], about: str) -> _Add:
+        parser = actions.add_parser(name, help=about)
+        parser.set_defaults(run=run)
+        return parser.add_argument
+
+    add = action("list", list_runs, "the newest runs, with seconds a step and MFU of their main stage")
+    add("--limit", type=int, default=20, metavar="N", help="how many (default: %(default)s)")
     _add_choice(add)
-    add.add_argument("--json", action="store_true", help=JSON_HELP)
-    add.set_defaults(run=list_runs)
+    add("--json", action="store_true", help=JSON_HELP)
 
-    add = actions.add_parser("show", help="what a run was, and where its time went")
-    add.add_argument("of", metavar="RUN", help=RUN_HELP)
-    add.add_argument("--json", action="store_true", help=JSON_HELP)
-    add.set_defaults(run=show)
+    add = action("show", show, "what a run was, and where its time went")
+    add("of", metavar="RUN", help=RUN_HELP)
+    add("--json", action="store_true", help=JSON_HELP)
 
-    add = actions.add_parser("compare", help="what is faster or slower in B than in A, and whether by chance")
-    add.add_argument("a", metavar="A", help=RUN_HELP)
-    add.add_argument("b", metavar="B", help="another")
-    add.add_argument(
-        "--fail-on",
-        metavar="PERCENT",
-        help="exit 1 if anything is worse by more, such as 10%%, or B is no such run",
-    )
-    add.add_argument("--json", action="store_true", help=JSON_HELP)
-    add.set_defaults(run=compare)
+    add = action("compare", compare, "what is faster or slower in B than in A, and whether by chance")
+    add("a", metavar="A", help=RUN_HELP)
+    add("b", metavar="B", help="another")
+    about = "exit 1 if anything is worse by more, such as 10%%, or B is no such run"
+    add("--fail-on", metavar="PERCENT", help=about)
+    add("--json", action="store_true", help=JSON_HELP)
 
-    add = actions.add_parser("export", help="write the reports as JSON lines")
-    add.add_argument("--out", type=Path, metavar="FILE", help="where to (default: standard output)")
+    add = action("export", export, "write the reports as JSON lines")
+    add("--out", type=Path, metavar="FILE", help="where to (default: standard output)")
     _add_choice(add)
-    add.set_defaults(run=export)
 
-    add = actions.add_parser("import", help="add reports from JSON lines, all of the file or nothing")
-    add.add_argument("file", type=Path, metavar="FILE", help="as export writes it; - is standard input")
-    add.set_defaults(run=import_)
+    add = action("import", import_, "add reports from JSON lines, all of the file or nothing")
+    add("file", type=Path, metavar="FILE", help="as export writes it; - is standard input")
 
-    add = actions.add_parser(
-        "delete", help="delete these runs, or none where one name is wrong or one still runs"
-    )
-    add.add_argument(
-        "runs", nargs="+", metavar="RUN", help="the run's id or its beginning, latest or latest~1"
-    )
-    add.add_argument(
-        "--force",
-        action="store_true",
-        help="those in progress too; a process that still goes on writes its run anew",
-    )
-    add.add_argument("--json", action="store_true", help="the ids of the deleted runs as JSON")
-    add.set_defaults(run=delete)
+    add = action("delete", delete, "delete these runs, or none where one name is wrong or one still runs")
+    add("runs", nargs="+", metavar="RUN", help="the run's id or its beginning, latest or latest~1")
+    about = "those in progress too; a process that still goes on writes its run anew"
+    add("--force", action="store_true", help=about)
+    add("--json", action="store_true", help="the ids of the deleted runs as JSON")
 
-    add = actions.add_parser("prune", help="delete old runs; those in progress stay")
-    add.add_argument("--older-than", metavar="AGE", help="what began longer ago, such as 12h, 30d or 4w")
-    add.add_argument(
-        "--max-size",
-        metavar="SIZE",
-        help="the oldest, until the reports are no larger, such as 500MB or 1GiB",
-    )
-    add.set_defaults(run=prune)
+    add = action("prune", prune, "delete old runs; those in progress stay")
+    add("--older-than", metavar="AGE", help="what began longer ago, such as 12h, 30d or 4w")
+    about = "the oldest, until the reports are no larger, such as 500MB or 1GiB"
+    add("--max-size", metavar="SIZE", help=about)
 
 
-def _add_choice(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--pipeline", metavar="NAME", help="of this pipeline alone")
-    parser.add_argument(
-        "--status", choices=list(Status), metavar="STATUS", help=f"of these alone: {', '.join(Status)}"
-    )
+def _add_choice(add: _Add) -> None:
+    add("--pipeline", metavar="NAME", help="of this pipeline alone")
+    add("--status", choices=list(Status), metavar="STATUS", help=f"of these alone: {', '.join(Status)}")
 
 
 def list_runs(arguments: argparse.Namespace) -> None:
     """Prints the newest runs."""
     if arguments.limit < 1:
         raise CommandError("--limit: at least 1")
-    with opened() as log:
+    with open_log() as log:
         page = log.read_page(arguments.limit, pipeline=arguments.pipeline, status=arguments.status)
     if arguments.json:
         print(json.dumps([telemetry.to_wire(run) for run in page.reports], indent=2))
@@ -127,8 +111,8 @@ def list_runs(arguments: argparse.Namespace) -> None:
 
 def show(arguments: argparse.Namespace) -> None:
     """Prints what a run was, and its stages."""
-    with opened() as log:
-        report = found(log, arguments.of)
+    with open_log() as log:
+        report = find_run(log, arguments.of)
     if arguments.json:
         print(json.dumps(telemetry.to_wire(report), indent=2))
         return
@@ -139,8 +123,8 @@ def show(arguments: argparse.Namespace) -> None:
 def compare(arguments: argparse.Namespace) -> None:
     """Prints the comparison, and does the check of `--fail-on`."""
     limit_ratio = None if arguments.fail_on is None else parse_percent(arguments.fail_on)
-    with opened() as log:
-        a, b = found(log, arguments.a), found(log, arguments.b)
+    with open_log() as log:
+        a, b = find_run(log, arguments.a), find_run(log, arguments.b)
         comparison = telemetry.compare(a, b, log.alike(a))
     if arguments.json:
         print(json.dumps(telemetry.to_wire(comparison), indent=2))
@@ -169,7 +153,7 @@ def check(comparison: Comparison, limit_ratio: float, limit: str) -> None:
 def export(arguments: argparse.Namespace) -> None:
     """Writes reports as JSON lines, whole or not at all."""
     check_outputs({"--out": arguments.out})
-    with opened() as log:
+    with open_log() as log:
         if arguments.out is None:
             _, unreadable = log.export(sys.stdout, pipeline=arguments.pipeline, status=arguments.status)
         else:
@@ -187,7 +171,7 @@ def import_(arguments: argparse.Namespace) -> None:
     """Adds reports from JSON lines, all or none."""
     try:
         lines = sys.stdin.buffer if str(arguments.file) == "-" else arguments.file.open("rb")
-        with lines, opened() as log:
+        with lines, open_log() as log:
             added, known = log.import_lines(lines)
     except OSError as error:
         raise CommandError(f"{arguments.file} cannot be read: {error.strerror}") from None
@@ -196,8 +180,8 @@ def import_(arguments: argparse.Namespace) -> None:
 
 def delete(arguments: argparse.Namespace) -> None:
     """Deletes the runs, all or none."""
-    with opened() as log:
-        ids = list(dict.fromkeys(found_id(log, name) for name in arguments.runs))
+    with open_log() as log:
+        ids = list(dict.fromkeys(find_run_id(log, name) for name in arguments.runs))
         try:
             log.delete(ids, running_too=arguments.force)
         except StillRunning as error:
@@ -217,13 +201,13 @@ def prune(arguments: argparse.Namespace) -> None:
         size = None if arguments.max_size is None else parse_size_bytes(arguments.max_size)
     except ValueError as error:
         raise CommandError(f"prune: {error}") from None
-    with opened() as log:
+    with open_log() as log:
         deleted = log.prune(max_age_seconds=age, max_bytes=size)
     print(f"{deleted} runs deleted")
 
 
 @contextlib.contextmanager
-def opened() -> Iterator[RunLog]:
+def open_log() -> Iterator[RunLog]:
     """The history. What goes wrong with it within the block ends the command with one line."""
     try:
         with RunLog(data_dir()) as log:
@@ -232,20 +216,20 @@ def opened() -> Iterator[RunLog]:
         raise CommandError(str(error)) from None
 
 
-def found(log: RunLog, name: str) -> RunReport:
+def find_run(log: RunLog, name: str) -> RunReport:
     """The run that `name` means: a report file, `latest`, `latest~2`, an id or its beginning.
 
     Raises CommandError where it means none, or several.
     """
     if name.endswith(".json"):
         return read_report(Path(name))
-    report = log.report(found_id(log, name))
+    report = log.report(find_run_id(log, name))
     if report is None:  # somebody has just deleted it
         raise CommandError(f"{name}: no such run; `crystools-tpu runs list` shows them")
     return report
 
 
-def found_id(log: RunLog, name: str) -> str:
+def find_run_id(log: RunLog, name: str) -> str:
     """The id of the one run of the history that `name` means. Raises CommandError."""
     if latest := re.fullmatch(r"latest(?:~(\d{1,9}))?", name):
         back = int(latest[1] or 0)

@@ -56,43 +56,22 @@ class Panel:
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Adds the command and its options."""
     parser = commands.add_parser("serve", help="show this machine and its chips on a live page")
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
-    parser.add_argument(
-        "--port",
-        type=int,
-        default=DEFAULT_PORT,
-        help="0 takes a free one, which is printed (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--rate",
-        type=float,
-        default=0.5,
-        metavar="SECONDS",
-        help="time between two samples (default: %(default)s)",
-    )
-    token = parser.add_mutually_exclusive_group()
-    token.add_argument(
-        "--token",
-        help="what clients must show (default: none on loopback, elsewhere a random one that is printed)",
-    )
-    token.add_argument(
-        "--token-file", type=Path, metavar="FILE", help="the token is in this file, and is not printed"
-    )
-    parser.add_argument(
-        "--tls-cert", type=Path, metavar="FILE", help="serve https with this certificate (PEM)"
-    )
-    parser.add_argument("--tls-key", type=Path, metavar="FILE", help="its private key (PEM)")
-    parser.add_argument(
-        "--textfile",
-        type=Path,
-        metavar="FILE",
-        help="also write the metrics there, for node_exporter (.prom), every 15 seconds and at the end",
-    )
-    parser.add_argument(
-        "--simulate",
-        metavar="TOPOLOGY",
-        help="show a simulated machine such as v6e-8; every surface and sample is marked as simulated",
-    )
+    add = parser.add_argument
+    add("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
+    about = "0 takes a free one, which is printed (default: %(default)s)"
+    add("--port", type=int, default=DEFAULT_PORT, help=about)
+    about = "time between two samples (default: %(default)s)"
+    add("--rate", type=float, default=0.5, metavar="SECONDS", help=about)
+    token = parser.add_mutually_exclusive_group().add_argument
+    about = "what clients must show (default: none on loopback, elsewhere a random one that is printed)"
+    token("--token", help=about)
+    token("--token-file", type=Path, metavar="FILE", help="the token is in this file, and is not printed")
+    add("--tls-cert", type=Path, metavar="FILE", help="serve https with this certificate (PEM)")
+    add("--tls-key", type=Path, metavar="FILE", help="its private key (PEM)")
+    about = "also write the metrics there, for node_exporter (.prom), every 15 seconds and at the end"
+    add("--textfile", type=Path, metavar="FILE", help=about)
+    about = "show a simulated machine such as v6e-8; every surface and sample is marked as simulated"
+    add("--simulate", metavar="TOPOLOGY", help=about)
     parser.set_defaults(run=run)
 
 
@@ -117,12 +96,12 @@ def run(arguments: argparse.Namespace) -> None:
         tls=tls_context(arguments.tls_cert, arguments.tls_key),
         textfile=arguments.textfile,
         simulate=arguments.simulate,
-    ) as shown:
+    ) as page:
         if arguments.token_file is not None:  # it is kept there so as not to be read elsewhere
-            shown = dataclasses.replace(shown, token=None)
-        print(f"page:    {shown.url}")
-        print(f"metrics: {shown.metrics_url}", flush=True)
-        if shown.is_everywhere:
+            page = dataclasses.replace(page, token=None)
+        print(f"page:    {page.url}")
+        print(f"metrics: {page.metrics_url}", flush=True)
+        if page.is_everywhere:
             print("for other machines, put this one's name in place of localhost", flush=True)
         with contextlib.suppress(KeyboardInterrupt):  # the way to end it, not a failure
             signal.pause()

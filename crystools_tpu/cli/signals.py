@@ -92,7 +92,7 @@ def unwound() -> Iterator[contextlib.ExitStack]:
 
 
 def _watch(reader: int, numbers: Sequence[int]) -> None:
-    """Until the writing end is closed. `reader` gives the numbers of signals as they come."""
+    """Ends the process at a second signal, or where a run goes on; until the pipe's writing end is closed."""
     first = _next(reader, numbers)
     if first is None:
         return

@@ -8,7 +8,7 @@ from pathlib import Path
 from crystools_exporters.optional import trace_renderer
 from crystools_tpu.cli.errors import CommandError
 from crystools_tpu.cli.outputs import check_outputs
-from crystools_tpu.cli.runs import RUN_HELP, found, opened, read_report
+from crystools_tpu.cli.runs import RUN_HELP, find_run, open_log, read_report
 from crystools_tpu.telemetry import RunReport
 from crystools_tpu.whole_file import reason, written_whole
 
@@ -34,8 +34,8 @@ def run(arguments: argparse.Namespace) -> None:
 def _report(name: str) -> RunReport:
     if name.endswith(".json"):  # a file needs no history
         return read_report(Path(name))
-    with opened() as log:
-        return found(log, name)
+    with open_log() as log:
+        return find_run(log, name)
 
 
 def write_trace(report: RunReport, path: Path) -> None:

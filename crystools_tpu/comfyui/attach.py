@@ -9,7 +9,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Final
+from typing import Final
 
 from aiohttp import web
 
@@ -29,9 +29,7 @@ _ATTACHED_FROM: Final[web.AppKey[Path]] = web.AppKey("crystools_tpu_attached_fro
 
 
 def attach(
-    folder: Path,
-    modules: Mapping[str, ModuleType] = sys.modules,
-    environ: Mapping[str, str] = os.environ,
+    folder: Path, modules: Mapping[str, ModuleType] = sys.modules, environ: Mapping[str, str] = os.environ
 ) -> str | None:
     """Puts the panel on ComfyUI's server and hooks Unload Models; what to export as `WEB_DIRECTORY`.
 
@@ -46,12 +44,16 @@ def attach(
     if first is not None:
         logger.warning("crystools-tpu is here twice: remove one of %s and %s", first, folder)
         return None
-    _mount_panel(prompt_server.app, allowed_origin=_allowed_origin(modules), environ=environ)
+    comfyui_options = getattr(modules.get("comfy.cli_args"), "args", None)
+    allowed_origin = getattr(comfyui_options, "enable_cors_header", None)
+    _mount_panel(prompt_server.app, allowed_origin=allowed_origin, environ=environ)
     prompt_server.app[_ATTACHED_FROM] = folder
     if (model_management := modules.get("comfy.model_management")) is not None:
         free_hbm_on_unload(model_management)
-    for name in _other_monitors(folder):
-        logger.info("crystools-tpu: %s is here too, and both work; remove it to have one monitor", name)
+    for path in sorted(folder.parent.iterdir()):
+        if path.name.lower() == "comfyui-crystools" and not path.samefile(folder):
+            said = "crystools-tpu: %s is here too, and both work; remove it to have one monitor"
+            logger.info(said, path.name)
     return WEB_DIRECTORY
 
 
@@ -75,18 +77,3 @@ def _mount_panel(app: web.Application, *, allowed_origin: str | None, environ: M
 
     app.on_cleanup.append(stop)
     mount(app, (PREFIX, f"/api{PREFIX}"), served, allowed_origin=allowed_origin)
-
-
-def _allowed_origin(modules: Mapping[str, ModuleType]) -> str | None:
-    """What `--enable-cors-header` was given, if it was."""
-    arguments: Any = getattr(modules.get("comfy.cli_args"), "args", None)
-    return getattr(arguments, "enable_cors_header", None)
-
-
-def _other_monitors(folder: Path) -> list[str]:
-    """Clones of ComfyUI-Crystools beside us."""
-    return [
-        path.name
-        for path in sorted(folder.parent.iterdir())
-        if path.name.lower() == "comfyui-crystools" and not path.samefile(folder)
-    ]

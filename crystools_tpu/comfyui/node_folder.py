@@ -71,7 +71,9 @@ def _folder_of_ours(comfyui: Path) -> Path:
     if not custom_nodes.is_dir():
         raise NodeFolderError(f"{comfyui} has no folder custom_nodes: give the folder of ComfyUI")
     folder = custom_nodes / NAME
-    if folder.is_symlink() or (folder.exists() and _MARK not in _text(folder / "__init__.py")):
+    init = folder / "__init__.py"
+    is_ours = init.is_file() and _MARK in init.read_text()
+    if folder.is_symlink() or (folder.exists() and not is_ours):
         raise NodeFolderError(f"{folder} was not written by `install` (a clone needs none): it is left alone")
     return folder
 
@@ -80,7 +82,3 @@ def _workflows() -> Path:
     """Where a wheel puts them, or where they are in a checkout."""
     packed = Path(__file__).with_name(_WORKFLOWS)
     return packed if packed.is_dir() else Path(__file__).parents[2] / _WORKFLOWS
-
-
-def _text(path: Path) -> str:
-    return path.read_text() if path.is_file() else ""

@@ -11,7 +11,7 @@ from typing import Any, Final, TypeAlias
 
 from crystools_pipelines.models import NODE_MODULES
 from crystools_tpu.bounds import warn_of_what_is_out_of_bounds
-from crystools_tpu.comfyui.progress import shown
+from crystools_tpu.comfyui.progress import node_progress
 from crystools_tpu.comfyui.timing_nodes import TPUTimingPlot, TPUTimingReport
 from crystools_tpu.imports import import_failure
 
@@ -50,7 +50,7 @@ def adapted(node: Node) -> Node:
         try:
             import torch
 
-            with torch.inference_mode(False), shown(unique_id) as self.on_step:
+            with torch.inference_mode(False), node_progress(unique_id) as self.on_step:
                 return function(self, *args, **inputs)
         except Exception as error:
             if (failure := import_failure(error)) is None:

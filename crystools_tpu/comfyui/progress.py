@@ -16,7 +16,6 @@ from crystools_tpu.telemetry import (
     Event,
     RunStarted,
     RunWarned,
-    StageReport,
     StageStarted,
     StepFinished,
 )
@@ -28,7 +27,7 @@ _NOT_SHOWN = "ComfyUI could not be told how the node gets on"
 
 
 class Cancelled(BaseException):
-    """The user cancelled. As no Exception, so that telemetry ends the run as `cancelled`, not as `failed`."""
+    """The user cancelled. No Exception, so that telemetry ends the run as `cancelled`, not as `failed`."""
 
     def __init__(self, interrupted: Exception) -> None:
         super().__init__()
@@ -36,8 +35,8 @@ class Cancelled(BaseException):
 
 
 @contextlib.contextmanager
-def shown(
-    node_id: str | None, modules: Mapping[str, ModuleType] = sys.modules, bus: telemetry.Bus = telemetry.bus
+def node_progress(
+    node_id: str | None, modules: Mapping[str, ModuleType] = sys.modules
 ) -> Iterator[Callable[[], None]]:
     """Within, ComfyUI shows on the node what the runs of this process report.
 
@@ -47,17 +46,15 @@ def shown(
     """
     server = getattr(getattr(modules.get("server"), "PromptServer", None), "instance", None)
     utils, management = modules.get("comfy.utils"), modules.get("comfy.model_management")
-    if node_id is None or server is None or utils is None or management is None:
-        yield lambda: None
-        return
     display: _Display | None = None
     guard = Guard(logger)
-    with guard(_NOT_SHOWN):
-        display = _Display(server, node_id, utils.ProgressBar(1), management, guard)
+    if node_id is not None and server is not None and utils is not None and management is not None:
+        with guard(_NOT_SHOWN):
+            display = _Display(server, node_id, utils.ProgressBar(1), management, guard)
     if display is None:
         yield lambda: None
         return
-    with bus.subscribe(wakeup=lambda: display.show(subscription.drain())) as subscription:
+    with telemetry.bus.subscribe(wakeup=lambda: display.show(subscription.drain())) as subscription:
         try:
             yield display.step
             display.step()
@@ -87,6 +84,8 @@ class _Display:
                 self._show(event)
 
     def _show(self, event: Event) -> None:
+        from crystools_tpu import stage_table
+
         if isinstance(event, RunStarted):
             steps = event.report.params.get("num_inference_steps")
             self._steps_of_run = steps if isinstance(steps, int) else None
@@ -96,13 +95,17 @@ class _Display:
         elif isinstance(event, RunWarned):
             self._warnings.append(event.warning)
         elif isinstance(event, StageStarted):
-            self._start(event.report)
+            self._label = stage_table.stage_label(event.report)
+            self._total = self._steps_of_run or event.report.steps_total or self._total
+            self._say(stage_table.forecast_note(event.report) or "...")
         elif isinstance(event, BytesTransferred):
-            self._transfer(event)
+            self._say(stage_table.transfer_note(event))
         elif isinstance(event, CompileFinished):
             self._say(f"compiled for {event.stage_compile_seconds:.1f} s")
         elif isinstance(event, StepFinished):
-            self._finish(event)
+            self._finished += 1
+            total = "" if event.steps_total is None else f"/{event.steps_total}"
+            self._say(f"step {event.step + 1}{total}, {stage_table.step_note(event)}")
 
     def step(self) -> None:
         """Moves the bar. Raises Cancelled if the user has cancelled, which moving it may find out too."""
@@ -116,27 +119,8 @@ class _Display:
         except self._management.InterruptProcessingException as interrupted:
             raise Cancelled(interrupted) from None
 
-    def _start(self, stage: StageReport) -> None:
-        from crystools_tpu.stage_table import forecast_note, stage_label
-
-        self._label = stage_label(stage)
-        self._total = self._steps_of_run or stage.steps_total or self._total
-        self._say(forecast_note(stage) or "...")
-
-    def _finish(self, event: StepFinished) -> None:
-        from crystools_tpu.stage_table import step_note
-
-        self._finished += 1
-        total = "" if event.steps_total is None else f"/{event.steps_total}"
-        self._say(f"step {event.step + 1}{total}, {step_note(event)}")
-
-    def _transfer(self, event: BytesTransferred) -> None:
-        from crystools_tpu.stage_table import transfer_note
-
-        self._say(transfer_note(event))
-
     def _say(self, what: str) -> None:
-        """To the page that queued the prompt, and to nobody else."""
+        """Sends a text to the page that queued the prompt, and to nobody else."""
         if self._server.client_id is not None:
             text = "\n".join([f"{self._label}: {what}", *self._warnings])
             self._server.send_progress_text(text, self._node_id, self._server.client_id)

@@ -74,7 +74,7 @@ class TPUTimingReport:
 
 
 class TPUTimingPlot:
-    """The same as a picture: stages on a time line, step times, and HBM of each chip."""
+    """A picture of up to eight runs: stages on a time line, step times, and HBM of each chip."""
 
     CATEGORY = _CATEGORY
     DESCRIPTION = "The stages on a time line, the time of each step, and the HBM of each chip."

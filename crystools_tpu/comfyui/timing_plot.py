@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -38,19 +37,11 @@ _COLOURS: Final = {
     StageName.VAE_ENCODE: _VAE,
     StageName.VAE_DECODE: _VAE,
 }
-"""As on the page, in its light theme."""
+"""The page's colours, in its light theme."""
 
 _DESIGN_WIDTH, _DESIGN_HEIGHT = 1280, 720
 _DPI: Final = 100
 _MAX_ROWS: Final = 40
-
-
-@dataclass(frozen=True)
-class _Row:
-    """A stage on the time line, which has the runs one after the other; seconds."""
-
-    stage: StageReport
-    start: float
 
 
 def draw(reports: Sequence[RunReport], width: int, height: int) -> Pixels:
@@ -72,17 +63,17 @@ def draw(reports: Sequence[RunReport], width: int, height: int) -> Pixels:
 
 def _draw_time_line(axes: Axes, reports: Sequence[RunReport]) -> None:
     rows = _rows(reports)[:_MAX_ROWS]
-    end = max((row.start + (row.stage.seconds or 0.0) for row in rows), default=0.0) or 1.0
-    for position, row in enumerate(rows):
-        seconds = row.stage.seconds or 0.0
-        axes.barh(position, seconds, left=row.start, height=0.72, color=_COLOURS[row.stage.name])
-        label = f" {_duration(row.stage.seconds)}"
-        if row.stage.compile_cache is not None:
-            label += f"  (compile {_duration(row.stage.compile_seconds)})"
-        axes.text(row.start + seconds, position, label, va="center", fontsize=8, color=_INK, clip_on=False)
-    for first, _ in itertools.pairwise(_run_starts(reports)[1:]):
-        axes.axvline(first, color=_MUTED, linewidth=0.8, linestyle=":")
-    axes.set_yticks(range(len(rows)), [stage_label(row.stage) for row in rows])
+    end = max((start + (stage.seconds or 0.0) for start, stage in rows), default=0.0) or 1.0
+    for position, (start, stage) in enumerate(rows):
+        seconds = stage.seconds or 0.0
+        axes.barh(position, seconds, left=start, height=0.72, color=_COLOURS[stage.name])
+        label = f" {_duration(stage.seconds)}"
+        if stage.compile_cache is not None:
+            label += f"  (compile {_duration(stage.compile_seconds)})"
+        axes.text(start + seconds, position, label, va="center", fontsize=8, color=_INK, clip_on=False)
+    for later_run in _run_starts(reports)[1:-1]:
+        axes.axvline(later_run, color=_MUTED, linewidth=0.8, linestyle=":")
+    axes.set_yticks(range(len(rows)), [stage_label(stage) for _, stage in rows])
     axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.set_xlim(0, end * 1.2)
     axes.set_xlabel("seconds")
@@ -96,12 +87,12 @@ def _draw_steps(axes: Axes, reports: Sequence[RunReport]) -> None:
     top = 1.25 * max(steady, default=0.0) or None
     for stage in stages:
         colour = _COLOURS[stage.name]
-        points = [(number, step) for number, step in enumerate(stage.steps, start=1)]
-        seconds = [step.seconds if not step.compiled else np.nan for _, step in points]
+        seconds = [step.seconds if not step.compiled else np.nan for step in stage.steps]
         median = stage.step_seconds.median if stage.step_seconds else None
         label = f"{stage_label(stage)}, median {_duration(median)}"
-        axes.plot([n for n, _ in points], seconds, color=colour, marker="o", markersize=3, label=label)
-        for number, step in points:
+        numbers = range(1, len(seconds) + 1)
+        axes.plot(numbers, seconds, color=colour, marker="o", markersize=3, label=label)
+        for number, step in zip(numbers, stage.steps, strict=True):
             if step.finite is False:
                 axes.plot(number, min(step.seconds, top or step.seconds), "x", color=_CRITICAL, markersize=8)
             if step.compiled:
@@ -148,9 +139,10 @@ def _draw_hbm(axes: Axes, reports: Sequence[RunReport]) -> None:
         _say_nothing_known(axes)
 
 
-def _rows(reports: Sequence[RunReport]) -> list[_Row]:
+def _rows(reports: Sequence[RunReport]) -> list[tuple[float, StageReport]]:
+    """Each stage with the seconds at which it begins on the time line: the runs lie one after the other."""
     return [
-        _Row(stage, begins + stage.started_unix_seconds - report.started_unix_seconds)
+        (begins + stage.started_unix_seconds - report.started_unix_seconds, stage)
         for report, begins in zip(reports, _run_starts(reports), strict=False)
         for stage in report.stages
     ]
@@ -158,8 +150,7 @@ def _rows(reports: Sequence[RunReport]) -> list[_Row]:
 
 def _run_starts(reports: Sequence[RunReport]) -> list[float]:
     """Where each run begins, and where the last one ends: a cached node's run may be from hours ago."""
-    lengths = (_length(report) for report in reports)
-    return list(itertools.accumulate(lengths, initial=0.0))
+    return list(itertools.accumulate(map(_length, reports), initial=0.0))
 
 
 def _length(report: RunReport) -> float:
@@ -191,12 +182,12 @@ def _say_nothing_known(axes: Axes) -> None:
     axes.text(0.5, 0.5, "n/a", transform=axes.transAxes, ha="center", va="center", color=_MUTED)
 
 
-def _style(axes: Axes, title: str, *, grid: str) -> None:
+def _style(axes: Axes, title: str, *, grid: Literal["x", "y"]) -> None:
     axes.set_title(title, loc="left", fontsize=10, fontweight="bold", color=_INK)
     axes.tick_params(colors=_MUTED, labelsize=8, length=0)
     for axis in (axes.xaxis, axes.yaxis):
         axis.label.set(color=_MUTED, fontsize=8)
-    axes.grid(axis="x" if grid == "x" else "y", color=_LINE, linewidth=0.8)
+    axes.grid(axis=grid, color=_LINE, linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.spines["bottom"].set_color(_LINE)

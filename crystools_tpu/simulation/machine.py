@@ -44,7 +44,7 @@ class Simulation:
         self.sysfs = write_tree(Path(self._folder.name), self.topology)
 
     def figures(self) -> Sequence[ChipFigures]:
-        """What the chips show now."""
+        """The figures that the chips show now, one entry a chip."""
         return self.runtime.current_figures()
 
     def sources(self, *, disks: Sequence[str] | None = None) -> list[Source]:

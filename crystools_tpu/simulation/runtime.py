@@ -36,11 +36,8 @@ class FakeRuntime:
     ) -> None:
         self.topology = topology
         self.figures = figures if figures is not None else plausible_figures(topology)
-        self.device_ids = (
-            tuple(device_ids)
-            if device_ids is not None
-            else tuple(range(topology.chips * topology.devices_per_chip))
-        )
+        local_ids = range(topology.chips * topology.devices_per_chip)
+        self.device_ids = tuple(local_ids if device_ids is None else device_ids)
         self.missing = missing
         self.ordinal: OrdinalType = ordinal
         self.port = port
@@ -73,7 +70,7 @@ class FakeRuntime:
             self._server = None
 
     def hang(self) -> None:
-        """From now on requests are accepted and not answered."""
+        """Accepts requests from now on and answers none."""
         self._answering.clear()
 
     def resume(self) -> None:
@@ -92,7 +89,7 @@ class FakeRuntime:
         self.close()
 
     def current_figures(self) -> Sequence[ChipFigures]:
-        """What it would answer now."""
+        """The figures that it would answer with now, one entry a chip."""
         return self.figures() if callable(self.figures) else self.figures
 
     def wait_until_answering(self, context: Any) -> None:

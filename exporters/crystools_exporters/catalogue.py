@@ -57,7 +57,7 @@ SIMULATED_LABEL: Final = "simulated"
 _UNITS: Final = {
     "bytes": "bytes", "celsius": "celsius", "flops": "flop", "ratio": "ratio", "seconds": "seconds",
 }  # fmt: skip
-"""By the last word of a metric's name."""
+"""The unit by the last word of a metric's name."""
 
 # From a step of a small image to the load of a large model, about 2.5 apart.
 _DURATION_BUCKETS: Final = (
@@ -80,7 +80,7 @@ class MetricSpec:
 
     @property
     def type(self) -> Literal["gauge", "counter", "histogram"]:
-        """As Prometheus has it."""
+        """The kind of metric, in Prometheus' words."""
         if self.buckets is not None:
             return "histogram"
         return "counter" if self.name.endswith("_total") else "gauge"
@@ -92,7 +92,7 @@ class MetricSpec:
 
     @property
     def unit(self) -> str | None:
-        """What its name ends with."""
+        """The unit, which its name ends with; None for a count or an info."""
         return _UNITS.get(self.name.removesuffix("_total").rpartition("_")[2])
 
     @property
@@ -211,4 +211,4 @@ CATALOGUE: Final = (
     MetricSpec("crystools_tpu_components_freed_total", on(ModelFreed, "reason", value=lambda _: 1),
         "Components of models that left the devices' memory."),
 )  # fmt: skip
-"""In the order of the exposition."""
+"""All metrics, in the order of the exposition."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import logging
 import os
 import threading
@@ -39,22 +38,21 @@ class KeptRuns:
         self._lock = threading.Lock()
 
     def page(self, limit: int, before: str | None = None) -> tuple[tuple[RunReport, ...], tuple[str, ...]]:
-        """As `RunLog.read_page`; runs whose process is no more are `interrupted`."""
+        """`RunLog.read_page`; runs whose process is no more are `interrupted`."""
         with self._logged(), self._opened() as log:
             log.mark_interrupted()
-            page = log.read_page(limit, before)
-            return page.reports, page.unreadable
+            return log.read_page(limit, before)
         return (), ()
 
     def report(self, run_id: str) -> RunReport | None:
-        """As `RunLog.report`; None for one that cannot be read, too."""
+        """`RunLog.report`; None for one that cannot be read, too."""
         with self._logged(), self._opened() as log, contextlib.suppress(UnreadableRun):
             log.mark_interrupted()
             return log.report(run_id)
         return None
 
     def alike(self, report: RunReport) -> tuple[RunReport, ...]:
-        """As `RunLog.alike`."""
+        """`RunLog.alike`."""
         with self._logged(), self._opened() as log:
             return log.alike(report)
         return ()
@@ -119,27 +117,27 @@ def _keeping(environ: Mapping[str, str], bus: Bus, history: History) -> Iterator
     if chosen == "off":
         yield None
         return
-    folder = data_dir(environ)
-    tidy = functools.partial(_tidy, retention=_retention(chosen))
-    writer = RunLogWriter(lambda: RunLog(folder), bus=bus, history=history, tidy=tidy)
+    folder, retention, guard = data_dir(environ), _retention(chosen), Guard(logger)
+
+    def open_log() -> RunLog:
+        log = RunLog(folder)
+        with guard("the run history could not be tidied"):
+            log.prune(max_age_seconds=retention.max_age_seconds, max_bytes=retention.max_bytes)
+        return log
+
+    writer = RunLogWriter(open_log, bus=bus, history=history)
     kept = KeptRuns(folder)
     try:
         yield kept
     finally:
-        with Guard(logger)("the run history could not be closed"):
+        with guard("the run history could not be closed"):
             writer.close()
             kept.close()
 
 
-def _tidy(log: RunLog, retention: Retention) -> None:
-    log.prune(max_age_seconds=retention.max_age_seconds, max_bytes=retention.max_bytes)
-
-
 def _retention(text: str) -> Retention:
-    if not text:
-        return Retention()
     try:
-        return parse_retention(text)
+        return parse_retention(text) if text else Retention()
     except ValueError as error:
         logger.warning("%s: %s; the default is used", HISTORY, error)
         return Retention()

@@ -28,12 +28,12 @@ _SILENT_SECONDS_WITHOUT: Final = 86400.0
 
 
 class Life(Enum):
-    """What a reader can tell."""
+    """What a reader can tell of the process that writes a run."""
 
     GOES_ON = "goes on"
     GONE = "gone"
     UNKNOWN = "unknown"
-    """Of another boot, and seen for the first time, or not for long enough."""
+    """The process is of another boot, and seen for the first time, or not for long enough."""
 
 
 class Observer:

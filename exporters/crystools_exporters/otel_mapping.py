@@ -83,7 +83,7 @@ EXPORTED: Final = tuple(spec for spec in CATALOGUE if spec.type != "histogram" o
 INSTRUMENTS: Final[Mapping[str, Instrument]] = {
     spec.name: _CONVENTIONS.get(spec.name) or _own(spec) for spec in EXPORTED
 }
-"""By the catalogue's names, in its order."""
+"""The instruments by the catalogue's names, in its order."""
 
 
 def span_attributes(values: Mapping[str, Any], prefix: str = PREFIX) -> dict[str, Attribute]:
@@ -104,10 +104,7 @@ def span_attributes(values: Mapping[str, Any], prefix: str = PREFIX) -> dict[str
             if value and None not in value:
                 attributes[key] = tuple(value)
         elif value is not None:
-            attributes[key] = value if _has_form(value) else str(value)
+            # The protocol's whole numbers have 64 bits, one of them for the sign.
+            fits = isinstance(value, (str, float)) or (isinstance(value, int) and -(2**63) <= value < 2**63)
+            attributes[key] = value if fits else str(value)
     return attributes
-
-
-def _has_form(value: Any) -> bool:
-    """Whether the protocol has it as it is: its whole numbers have 64 bits, one of them for the sign."""
-    return isinstance(value, (str, bool, float)) or (isinstance(value, int) and -(2**63) <= value < 2**63)

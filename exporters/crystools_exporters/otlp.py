@@ -17,6 +17,7 @@ from __future__ import annotations
 import importlib.util
 import logging
 import os
+import pkgutil
 import socket
 import threading
 import time
@@ -31,9 +32,7 @@ from crystools_tpu.telemetry import Bus, Event, bus
 from crystools_tpu.telemetry.guard import Guard
 
 if TYPE_CHECKING:
-    from opentelemetry.sdk.metrics.export import MetricExporter
     from opentelemetry.sdk.resources import Resource
-    from opentelemetry.sdk.trace.export import SpanExporter
 
 logger = logging.getLogger(__name__)
 
@@ -124,17 +123,16 @@ def otlp_exporter(
     signals: list[tuple[Signal, Receiver]] = []
     receivers: dict[str, Receiver] = {}
     for signal in _SIGNALS:
-        protocol = _protocol(signal, environ)
-        if not _has_endpoint(signal, environ) or not _can_export(signal, protocol):
+        address = _address(signal, environ)
+        if address is None or not _can_export(signal, address.protocol):
             continue
-        address = _address(signal, protocol, environ)
         # Both signals to one receiver are one that is there or not.
-        receiver = receivers.setdefault(f"{protocol} {address.endpoint}", Receiver(address))
+        receiver = receivers.setdefault(f"{address.protocol} {address.endpoint}", Receiver(address))
         try:
             if signal == "TRACES":
-                made = _traces(receiver, protocol, version)
+                made = _traces(receiver, address.protocol, version)
             else:
-                made = _metrics(receiver, protocol, version, monitor, simulated)
+                made = _metrics(receiver, address.protocol, version, monitor, simulated)
             signals.append((made, receiver))
         except Exception as error:  # noqa: BLE001 - a variable that OpenTelemetry cannot read stops no run
             failure = import_failure(error)
@@ -148,7 +146,8 @@ def _traces(receiver: Receiver, protocol: str, version: str) -> Signal:
 
     from crystools_exporters.otlp_spans import RunSpans
 
-    exporter = watched(_span_exporter(protocol), receiver, "traces", SpanExportResult.FAILURE)
+    exporter_class = pkgutil.resolve_name(f"{_PACKAGES[protocol]}.trace_exporter:OTLPSpanExporter")
+    exporter = watched(exporter_class, receiver, "traces", SpanExportResult.FAILURE)
     return RunSpans(BatchSpanProcessor(exporter), _resource(version), version)
 
 
@@ -159,37 +158,26 @@ def _metrics(
 
     from crystools_exporters.otlp_metrics import OtelMetrics
 
-    exporter = watched(_metric_exporter(protocol), receiver, "metrics", MetricExportResult.FAILURE)
+    exporter_class = pkgutil.resolve_name(f"{_PACKAGES[protocol]}.metric_exporter:OTLPMetricExporter")
+    exporter = watched(exporter_class, receiver, "metrics", MetricExportResult.FAILURE)
     reader = PeriodicExportingMetricReader(exporter)
     return OtelMetrics(monitor, reader, _resource(version), simulated=simulated, version=version)
 
 
-def _has_endpoint(signal: str, environ: Mapping[str, str]) -> bool:
-    if environ.get("OTEL_SDK_DISABLED", "").lower() == "true":
-        return False
-    if environ.get(f"OTEL_{signal}_EXPORTER", "otlp") != "otlp":
-        return False
-    return bool(environ.get(f"OTEL_EXPORTER_OTLP_{signal}_ENDPOINT") or environ.get(ENDPOINT))
-
-
-def _protocol(signal: str, environ: Mapping[str, str]) -> str:
-    own = environ.get(f"OTEL_EXPORTER_OTLP_{signal}_PROTOCOL")
-    return own or environ.get(PROTOCOL) or _DEFAULT_PROTOCOL
-
-
-def _address(signal: str, protocol: str, environ: Mapping[str, str]) -> Address:
-    endpoint, spoken = (
-        own if environ.get(own) else general
-        for own, general in (
-            (f"OTEL_EXPORTER_OTLP_{signal}_ENDPOINT", ENDPOINT),
-            (f"OTEL_EXPORTER_OTLP_{signal}_PROTOCOL", PROTOCOL),
-        )
+def _address(signal: str, environ: Mapping[str, str]) -> Address | None:
+    """Where the signal goes, and by which of the variables; None where none says so."""
+    disabled = environ.get("OTEL_SDK_DISABLED", "").lower() == "true"
+    endpoint, protocol = (
+        own if environ.get(own := f"OTEL_EXPORTER_OTLP_{signal}_{word}") else f"OTEL_EXPORTER_OTLP_{word}"
+        for word in ("ENDPOINT", "PROTOCOL")
     )
+    if disabled or environ.get(f"OTEL_{signal}_EXPORTER", "otlp") != "otlp" or not environ.get(endpoint):
+        return None
     scheme, colon, _ = environ[endpoint].partition("://")
     # An address without a scheme, which gRPC alone takes, is one with TLS unless it is said to be without.
     insecure = environ.get("OTEL_EXPORTER_OTLP_INSECURE", "").lower() == "true"
     secure = scheme.lower() == "https" if colon else not insecure
-    return Address(environ[endpoint], protocol, secure, endpoint, spoken)
+    return Address(environ[endpoint], environ.get(protocol) or _DEFAULT_PROTOCOL, secure, endpoint, protocol)
 
 
 def _can_export(signal: str, protocol: str) -> bool:
@@ -205,26 +193,6 @@ def _can_export(signal: str, protocol: str) -> bool:
     if found is None:
         logger.warning("no %s over OTLP although %s is set: %s", name, ENDPOINT, _INSTALL)
     return found is not None
-
-
-def _span_exporter(protocol: str) -> type[SpanExporter]:
-    if protocol == "grpc":
-        from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
-
-        return OTLPSpanExporter
-    from opentelemetry.exporter.otlp.proto.http import trace_exporter
-
-    return trace_exporter.OTLPSpanExporter
-
-
-def _metric_exporter(protocol: str) -> type[MetricExporter]:
-    if protocol == "grpc":
-        from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import OTLPMetricExporter
-
-        return OTLPMetricExporter
-    from opentelemetry.exporter.otlp.proto.http import metric_exporter
-
-    return metric_exporter.OTLPMetricExporter
 
 
 def _resource(version: str) -> Resource:

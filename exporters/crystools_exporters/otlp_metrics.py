@@ -69,10 +69,7 @@ class OtelMetrics:
         instrument = INSTRUMENTS[spec.name]
         if instrument.kind == "histogram":
             self._histograms[spec.name] = meter.create_histogram(
-                instrument.name,
-                instrument.unit,
-                spec.help,
-                explicit_bucket_boundaries_advisory=spec.buckets,
+                instrument.name, instrument.unit, spec.help, explicit_bucket_boundaries_advisory=spec.buckets
             )
             return
         create = {
@@ -84,8 +81,8 @@ class OtelMetrics:
 
     def _reader(self, spec: MetricSpec) -> Callable[[CallbackOptions], Iterable[Observation]]:
         def observations(options: CallbackOptions) -> list[Observation]:
-            return [
-                Observation(_number(value), self._attributes(spec, labels))
+            return [  # the protocol has numbers only: whether a source is up is 1 or 0
+                Observation(int(value) if isinstance(value, bool) else value, self._attributes(spec, labels))
                 for labels, value in self._values(spec)
                 if value is not None and not isinstance(value, Histogram) and math.isfinite(value)
             ]
@@ -115,13 +112,8 @@ class OtelMetrics:
         return INSTRUMENTS[spec.name].attributes_of(labels) | self._marker
 
 
-def _number(value: float) -> float:
-    """The protocol has numbers only: whether a source is up is 1 or 0."""
-    return int(value) if isinstance(value, bool) else value
-
-
 class _RecordedRuns(RunMetrics):
-    """Counts as ever, and hands the observations of histograms to `record` instead of keeping them."""
+    """Metrics of runs that hand the observations of histograms to `record` instead of keeping them."""
 
     def __init__(self, version: str, record: Callable[[MetricSpec, Labels, float], None]) -> None:
         super().__init__(version)

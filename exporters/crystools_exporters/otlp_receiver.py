@@ -49,7 +49,7 @@ class Address:
 
     @property
     def shown(self) -> str:
-        """Without a password or key that it may hold."""
+        """The address without a password or key that it may hold."""
         scheme, colon, rest = self.endpoint.partition("?")[0].rpartition("://")
         return safe_text(f"{scheme}{colon}{rest.rpartition('@')[2]}")
 
@@ -130,19 +130,13 @@ class Receiver:
 _exporting_to: ContextVar[Receiver | None] = ContextVar("crystools_tpu_exporting_to", default=None)
 
 
-class _TakeComplaints(logging.Filter):
-    """Of what is logged within an export of ours nothing goes on; all else does."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        receiver = _exporting_to.get()
-        if receiver is None:
-            return True
-        if record.levelno >= logging.WARNING:
-            receiver.complain(record.getMessage())
-        return record.levelno < logging.WARNING
-
-
-_take_complaints: Final = _TakeComplaints()
+def _take_complaints(record: logging.LogRecord) -> bool:
+    """A filter that lets no warning pass which is logged within an export of ours: the receiver gets it."""
+    receiver = _exporting_to.get()
+    if receiver is None or record.levelno < logging.WARNING:
+        return True
+    receiver.complain(record.getMessage())
+    return False
 
 
 def watched(exporter: type[Any], receiver: Receiver, signal: str, failure: Any) -> Any:
@@ -217,6 +211,4 @@ def _speaks_tls(host: str, port: int) -> bool:
 
 
 def _connected(host: str, port: int) -> socket.socket:
-    connection = socket.create_connection((host, port), timeout=_PROBE_SECONDS)
-    connection.settimeout(_PROBE_SECONDS)
-    return connection
+    return socket.create_connection((host, port), timeout=_PROBE_SECONDS)  # and so long for each answer

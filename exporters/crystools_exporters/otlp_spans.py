@@ -47,8 +47,8 @@ class RunSpans:
         self._provider.shutdown()
 
     def _run(self, report: RunReport) -> None:
-        values = plain(report)
-        del values["stages"], values["params"], values["content_params"]
+        left_out = {"stages", "params", "content_params"}
+        values = {name: value for name, value in plain(report).items() if name not in left_out}
         values["param"] = shareable_params(report)
         start = report.started_unix_seconds
         seconds = report.total_seconds or 0.0
@@ -86,7 +86,8 @@ class RunSpans:
         error: str | None,
     ) -> None:
         """One span; `position` says which of the run's it is, `parent` the position of the one above it."""
-        self._ids.trace_id, self._ids.span_id = trace_id_of(run_id), span_id_of(run_id, position)
+        # A run's id is 32 hexadecimal digits, as a trace's is.
+        self._ids.trace_id, self._ids.span_id = int(run_id, 16), span_id_of(run_id, position)
         context = trace.set_span_in_context(trace.INVALID_SPAN)
         if parent is not None:
             above = trace.SpanContext(
@@ -114,13 +115,8 @@ class _GivenIds(IdGenerator):
         return self.span_id
 
 
-def trace_id_of(run_id: str) -> int:
-    """A run's id is 32 hexadecimal digits, as a trace's is."""
-    return int(run_id, 16)
-
-
 def span_id_of(run_id: str, position: str) -> int:
-    """The same for the same span of the same run, never 0."""
+    """An id for the span at that position, never 0, whoever exports the run."""
     digest = hashlib.sha256(f"{run_id} {position}".encode()).digest()
     return int.from_bytes(digest[:8]) or 1
 

@@ -9,7 +9,7 @@ import socket
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import psutil
 
@@ -36,12 +36,12 @@ class Process:
     began: float
 
     def to_text(self) -> str:
-        """For `from_text`."""
+        """The process as a text that `from_text` reads."""
         return f"{self.host}/{self.clock}/{self.namespace}/{self.image} {self.pid} {self.began:.2f}"
 
     @staticmethod
     def from_text(text: str) -> Process | None:
-        """What `to_text` wrote; None for anything else."""
+        """The process that `to_text` wrote; None for any other text."""
         found = re.fullmatch(r"(.*)/(.*)/(.*)/(.*) (\d+) ([\d.]+)", text)
         if found is None:
             return None
@@ -49,18 +49,20 @@ class Process:
         return Process(host, clock, namespace, image, int(pid), float(began))
 
 
-def this_process(proc: Path = _PROC) -> Process:
-    """The one that runs this."""
-    pid = os.getpid()
-    host = socket.gethostname()
-    boot = _boot(proc)
-    if boot is None:  # no Linux: the numbers are those of the whole machine
+def this_process() -> Process:
+    """The process that runs this."""
+    pid, host = os.getpid(), socket.gethostname()
+    try:
+        boot = (_PROC / "sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        boot = ""
+    if not boot:  # no Linux: the numbers are those of the whole machine
         return Process(host, "", f"host {host}", _IMAGE, pid, round(psutil.Process().create_time(), 2))
-    stat = _stat(proc, pid) if _shows_own_numbers(proc) else None
-    namespace = _inode(proc / "self" / "ns" / "pid") if stat is not None else None
+    stat = _stat(pid) if _shows_own_numbers() else None
+    namespace = _inode(_PROC / "self/ns/pid") if stat is not None else None
     return Process(
         host,
-        clock=f"{boot}:{_inode(proc / 'self' / 'ns' / 'time') or 0}",
+        clock=f"{boot}:{_inode(_PROC / 'self/ns/time') or 0}",
         namespace=str(namespace or ""),
         image=_IMAGE,
         pid=pid,
@@ -68,7 +70,7 @@ def this_process(proc: Path = _PROC) -> Process:
     )
 
 
-def look_up(process: Process, own: Process, proc: Path = _PROC) -> bool | None:
+def look_up(process: Process, own: Process) -> bool | None:
     """Whether the process still runs, where the system's list of processes says so for certain; else None.
 
     False: it is gone. True: it is stopped, says nothing meanwhile, and may go on.
@@ -79,7 +81,7 @@ def look_up(process: Process, own: Process, proc: Path = _PROC) -> bool | None:
         return None if process.image == own.image else False
     if not psutil.pid_exists(process.pid):
         return False
-    stat = _stat(proc, process.pid)
+    stat = _stat(process.pid)
     if stat is None:
         return None
     if stat.began != process.began or stat.state in "ZX":
@@ -87,34 +89,26 @@ def look_up(process: Process, own: Process, proc: Path = _PROC) -> bool | None:
     return True if stat.state in "Tt" else None
 
 
-@dataclass(frozen=True, slots=True)
-class _Stat:
+class _Stat(NamedTuple):
     """`began` counts ticks from boot, which no change of the clock moves."""
 
     state: str
     began: float
 
 
-def _stat(proc: Path, pid: int) -> _Stat | None:
+def _stat(pid: int) -> _Stat | None:
     try:
         # The name, in parentheses, may have anything in it.
-        fields = (proc / str(pid) / "stat").read_text(errors="replace").rpartition(")")[2].split()
+        fields = (_PROC / str(pid) / "stat").read_text(errors="replace").rpartition(")")[2].split()
         return _Stat(fields[0], float(fields[19]))
     except (OSError, IndexError, ValueError):
         return None
 
 
-def _boot(proc: Path) -> str | None:
-    try:
-        return (proc / "sys" / "kernel" / "random" / "boot_id").read_text().strip() or None
-    except OSError:
-        return None
-
-
-def _shows_own_numbers(proc: Path) -> bool:
+def _shows_own_numbers() -> bool:
     """Not so where the file system is that of the machine, within a container."""
     try:
-        return (proc / "self").readlink() == Path(str(os.getpid()))
+        return (_PROC / "self").readlink() == Path(str(os.getpid()))
     except OSError:
         return False
 

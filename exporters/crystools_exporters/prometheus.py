@@ -18,12 +18,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
 
 from prometheus_client import CollectorRegistry
-from prometheus_client.core import (
-    CounterMetricFamily,
-    GaugeMetricFamily,
-    HistogramMetricFamily,
-    Metric,
-)
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 from prometheus_client.samples import Exemplar as PrometheusExemplar
 from prometheus_client.utils import floatToGoString
@@ -171,7 +166,7 @@ class PrometheusExporter(Collector):
 
 
 def _buckets(histogram: Histogram) -> list[Any]:
-    """As `HistogramMetricFamily.add_metric` takes them."""
+    """The buckets as `HistogramMetricFamily.add_metric` takes them."""
     bounds = [*map(floatToGoString, histogram.bounds), "+Inf"]
     exemplars = [_exemplar(histogram.exemplars.get(bucket)) for bucket in range(len(bounds))]
     return list(zip(bounds, itertools.accumulate(histogram.counts), exemplars, strict=True))

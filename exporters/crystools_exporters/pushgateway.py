@@ -20,11 +20,7 @@ PATIENCE_SECONDS: Final = 5.0
 
 
 def push(
-    url: str,
-    registry: Collector,
-    *,
-    instance: str | None = None,
-    patience_seconds: float = PATIENCE_SECONDS,
+    url: str, registry: Collector, *, instance: str | None = None, patience_seconds: float = PATIENCE_SECONDS
 ) -> None:
     """Pushes `registry` under the job `crystools-tpu` and the instance, which is this host unless given.
 

@@ -130,9 +130,7 @@ HBM_PEAKS: Final = EventReader(("pipeline", "stage", "device"), {StageFinished: 
 
 
 def each(
-    parts: Callable[[Snapshot], Iterable[Any]],
-    *labels: str,
-    value: Callable[[Any], float | Histogram | None],
+    parts: Callable[[Snapshot], Iterable[Any]], *labels: str, value: Callable[[Any], float | Histogram | None]
 ) -> SnapshotReader:
     """`value` of each of these parts of a snapshot, whose fields have the names of the labels."""
 

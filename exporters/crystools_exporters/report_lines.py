@@ -9,7 +9,7 @@ from crystools_tpu import telemetry
 from crystools_tpu.telemetry import RunReport
 
 MOST_BYTES: Final = 64 * 1024**2
-"""Of a line; a run of a million steps has fewer."""
+"""The longest line that is read; a run of a million steps has fewer bytes."""
 
 
 class BadLine(ValueError):

@@ -14,9 +14,8 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import IO, Any, Final, NamedTuple
 
 from crystools_exporters.heartbeats import Life, Observer
 from crystools_exporters.processes import this_process
@@ -48,8 +47,6 @@ SELECT CAST(report AS BLOB) FROM run LEFT JOIN heartbeat USING (writer)
 WHERE run_id = ? AND status = 'running' AND written_unix_seconds IS ? AND monotonic_seconds IS ?
 """
 
-_FORGET: Final = "DELETE FROM {} WHERE writer NOT IN (SELECT writer FROM run WHERE status = 'running')"
-
 
 class UnreadableRun(RunLogError):
     """A run is in the history, and its report cannot be read."""
@@ -59,8 +56,7 @@ class StillRunning(RunLogError):
     """A run in progress was to be deleted."""
 
 
-@dataclass(frozen=True, slots=True)
-class Page:
+class Page(NamedTuple):
     """Runs, newest first, and the ids of those between them whose reports cannot be read."""
 
     reports: tuple[RunReport, ...]
@@ -75,11 +71,7 @@ class RunLog:
     """
 
     def __init__(
-        self,
-        folder: Path,
-        *,
-        clock: Callable[[], float] = time.time,
-        observer: Observer | None = None,
+        self, folder: Path, *, clock: Callable[[], float] = time.time, observer: Observer | None = None
     ) -> None:
         self.path = folder / FILE_NAME
         self.uncertain = 0
@@ -141,7 +133,7 @@ class RunLog:
         return self.read_page(limit, before, **where).reports
 
     def read_page(self, limit: int, before: str | None = None, **where: str | None) -> Page:
-        """As `page`, with what had to be left out."""
+        """The runs that `page` returns, and the ids of those that had to be left out."""
         older = "" if before is None else _BEFORE
         query = (
             f"SELECT run_id, CAST(report AS BLOB) FROM run {_where(where, older)} "
@@ -179,9 +171,9 @@ class RunLog:
         query = "SELECT run_id FROM run WHERE run_id >= ? AND run_id < ? LIMIT 2"
         return tuple(row[0] for row in self._rows(query, (prefix, prefix + "\U0010ffff")))
 
-    def alike(self, report: RunReport, limit: int = 20) -> tuple[RunReport, ...]:
+    def alike(self, report: RunReport) -> tuple[RunReport, ...]:
         """The newest other runs of the same pipeline that succeeded, for `telemetry.compare`."""
-        runs = self.page(limit, pipeline=report.pipeline, status=Status.SUCCEEDED.value)
+        runs = self.page(20, pipeline=report.pipeline, status=Status.SUCCEEDED.value)
         return tuple(run for run in runs if run.run_id != report.run_id)
 
     def mark_interrupted(self) -> None:
@@ -274,8 +266,9 @@ class RunLog:
             database.execute("CREATE TEMP TABLE incoming AS SELECT * FROM run WHERE false")
             database.execute("CREATE UNIQUE INDEX temp.of_incoming ON incoming (run_id)")
         try:
-            with self._errors(), self._lock, self._committed("BEGIN"):  # of the temporary table alone
-                self._database.executemany(
+            with self._errors(), self._lock, self._database as database:
+                database.execute("BEGIN")  # of the temporary table alone
+                database.executemany(
                     "INSERT OR REPLACE INTO temp.incoming VALUES (?, ?, ?, ?, ?, ?, ?)",
                     (self._row(_as_ended(report), now) for report in reports_in(lines)),
                 )
@@ -313,7 +306,7 @@ class RunLog:
         return report if seen is None or report.status is not Status.RUNNING else _interrupted(report, seen)
 
     def _mark(self, gone: Sequence[tuple[Any, ...]]) -> None:
-        """Unless their process, or another, has written meanwhile."""
+        """Marks runs as interrupted, unless their process, or another, has written meanwhile."""
         with self._transaction() as database:
             for run_id, written, heartbeat, seen in gone:
                 for (text,) in database.execute(_STILL, (run_id, written, heartbeat)).fetchall():
@@ -354,18 +347,9 @@ class RunLog:
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
-        with self._errors(), self._lock, self._committed("BEGIN IMMEDIATE"):
-            yield self._database
-
-    @contextlib.contextmanager
-    def _committed(self, begin: str) -> Iterator[None]:
-        self._database.execute(begin)
-        try:
-            yield
-        except BaseException:
-            self._database.rollback()
-            raise
-        self._database.commit()
+        with self._errors(), self._lock, self._database as database:
+            database.execute("BEGIN IMMEDIATE")
+            yield database
 
     @contextlib.contextmanager
     def _errors(self) -> Iterator[None]:
@@ -379,7 +363,7 @@ class RunLog:
 
 
 def _bindable(parameters: Any) -> Any:
-    """What is asked for as SQLite can take it: no more than its largest number, and text without surrogates.
+    """Parameters as SQLite can take them: no more than its largest number, and text without surrogates.
 
     No run is named by such text.
     """
@@ -400,8 +384,10 @@ def _where(values: Mapping[str, str | None], condition: str = "") -> str:
 
 def _forget(database: sqlite3.Connection) -> None:
     """Heartbeats are kept of those alone that have a run in progress."""
-    database.execute(_FORGET.format("heartbeat"))
-    database.execute(_FORGET.format("silence"))
+    for table in ("heartbeat", "silence"):
+        database.execute(
+            f"DELETE FROM {table} WHERE writer NOT IN (SELECT writer FROM run WHERE status = 'running')"
+        )
 
 
 def _to_json(report: RunReport) -> str:

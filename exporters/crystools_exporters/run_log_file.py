@@ -122,7 +122,7 @@ def open_file(path: Path) -> RunLogFile:
 
 
 def journal_mode(folder: Path, mounts: Path = Path("/proc/self/mountinfo")) -> str:
-    """What suits the file system of the folder, as far as its kind tells."""
+    """`WAL`, or `DELETE` where the folder's file system is one of a network, as far as its kind tells."""
     try:
         lines = [line.split() for line in mounts.read_text(errors="replace").splitlines()]
         device = folder.stat().st_dev
@@ -139,7 +139,7 @@ def error_name(error: Exception) -> str:
 
 
 def remedy(error: Exception, path: Path) -> str:
-    """What to do about it."""
+    """What to do about an error of the history, as the end of a sentence."""
     name = error_name(error)
     number = getattr(error, "errno", None)
     if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
@@ -254,7 +254,7 @@ def _roll_back(path: Path) -> None:
 
 
 def _open_for_reading(path: Path, refused: sqlite3.Error) -> RunLogFile:
-    """Without what SQLite would make beside the file.
+    """Opens the file without what SQLite would make beside it.
 
     Commits that a killed process left there are read in a copy, for SQLite reads them nowhere else.
     """

@@ -46,8 +46,7 @@ _FAULTS_OF_A_REPORT: Final = (
 class RunLogWriter:
     """Writes from its making until `close`, which writes the rest.
 
-    `open_log` opens the history; it is called in the thread, and again after it has failed. `tidy` is called
-    with the history once it is open.
+    `open_log` opens the history; it is called in the thread, and again after it has failed.
     """
 
     def __init__(
@@ -56,12 +55,10 @@ class RunLogWriter:
         *,
         bus: Bus,
         history: History,
-        tidy: Callable[[RunLog], None] = lambda log: None,
         interval_seconds: float = INTERVAL_SECONDS,
     ) -> None:
         self._open_log = open_log
         self._history = history
-        self._tidy = tidy
         self._interval_seconds = interval_seconds
         self._log: RunLog | None = None
         self._lock = threading.Lock()
@@ -140,7 +137,7 @@ class RunLogWriter:
         except Exception as error:  # noqa: BLE001 - whatever it is, later runs are not to be lost by it
             self._keep(running, ended)
             if self._failures == 0:
-                what = str(error) if isinstance(error, RunLogError) else f"{describe_error(error)}"
+                what = str(error) if isinstance(error, RunLogError) else str(describe_error(error))
                 logger.warning("%s. Runs go on, and are written once they can be", what.rstrip("."))
             self._failures += 1
             return False
@@ -157,37 +154,23 @@ class RunLogWriter:
         return [report for report in reports if report is not None]
 
     def _write(self, log: RunLog, reports: list[RunReport]) -> None:
-        """All of them; where one of them cannot be written, the others and what can of that one."""
-        try:
-            log.write(reports)
-        except Exception as error:
-            if not _is_of_a_report(error):
-                raise
-            for report in reports:
-                self._write_alone(log, report)
-
-    def _write_alone(self, log: RunLog, report: RunReport) -> None:
-        fault: Exception | None = None
-        for form in (report, _bare(report)):
-            try:
-                log.write([form])
-            except Exception as error:
-                if not _is_of_a_report(error):
-                    raise
-                fault = fault or error
-            else:
-                if fault is not None:
-                    self._tell(report, "is kept without its stages and parameters", fault)
-                return
-        if fault is not None:
-            self._tell(report, "is lost to it", fault)
-
-    def _tell(self, report: RunReport, outcome: str, fault: Exception) -> None:
-        """Once a run, which is written many times."""
-        if report.run_id not in self._told:
-            self._told.add(report.run_id)
-            why = describe_error(fault)
-            logger.warning("run %s cannot be written to the history and %s: %s", report.run_id, outcome, why)
+        """Writes the reports; where one of them cannot be, the others and what can be of that one."""
+        if _fault(log, reports) is None:
+            return
+        for report in reports:
+            if (fault := _fault(log, [report])) is None:
+                continue
+            bare = dataclasses.replace(report, params={}, stages=(), device=None, forecast=None)
+            lost = _fault(log, [bare]) is not None
+            if report.run_id not in self._told:  # a run is written many times
+                self._told.add(report.run_id)
+                outcome = "is lost to it" if lost else "is kept without its stages and parameters"
+                logger.warning(
+                    "run %s cannot be written to the history and %s: %s",
+                    report.run_id,
+                    outcome,
+                    describe_error(fault),
+                )
 
     def _rest(self, seconds: float) -> None:
         """Waits so long; with a heartbeat meanwhile, where it is long."""
@@ -215,8 +198,6 @@ class RunLogWriter:
             self._log = None
         if self._log is None:
             self._log = self._open_log()
-            with self._guard("the run history could not be tidied"):
-                self._tidy(self._log)
         return self._log
 
     def _keep(self, running: set[str], ended: dict[str, RunReport]) -> None:
@@ -231,11 +212,12 @@ class RunLogWriter:
         self._changed.set()
 
 
-def _is_of_a_report(error: Exception) -> bool:
-    """Whether it is a report that cannot be written, and not the history that cannot be written to."""
-    return not isinstance(error, RunLogError) or isinstance(error.__cause__, _FAULTS_OF_A_REPORT)
-
-
-def _bare(report: RunReport) -> RunReport:
-    """That there was this run, and how it ended."""
-    return dataclasses.replace(report, params={}, stages=(), device=None, forecast=None)
+def _fault(log: RunLog, reports: list[RunReport]) -> Exception | None:
+    """Writes the reports; why one of them cannot be. Raises where it is the history that cannot."""
+    try:
+        log.write(reports)
+    except Exception as error:
+        if isinstance(error, RunLogError) and not isinstance(error.__cause__, _FAULTS_OF_A_REPORT):
+            raise
+        return error
+    return None

@@ -11,7 +11,6 @@ import logging
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from types import TracebackType
 from typing import Final, Self
 
 from prometheus_client import generate_latest
@@ -34,20 +33,19 @@ HELP: Final = "What it means is in docs/metrics.md of crystools-tpu."
 """Never another: node_exporter drops a metric of which two files say different things."""
 
 INTERVAL_SECONDS: Final = 15.0
-"""As often as Prometheus usually scrapes."""
+"""Between two writes: as often as Prometheus usually scrapes."""
 
 _LAST_WRITE_SECONDS: Final = 5.0
 
 
-class OfOneFile(Collector):
-    """The metrics of another collector, as those of the file of this name."""
+class _FileLabelled(Collector):
+    """The metrics of another collector, with the name of their file on each series."""
 
     def __init__(self, collector: Collector, name: str) -> None:
         self._collector = collector
         self._labels = {FILE_LABEL: safe_text(name)}
 
     def collect(self) -> Iterator[Metric]:
-        """All of them."""
         for metric in self._collector.collect():
             labelled = Metric(metric.name, HELP, metric.type)
             labelled.samples = [
@@ -66,7 +64,7 @@ class TextfileWriter:
         self, path: Path, registry: Collector, *, interval_seconds: float = INTERVAL_SECONDS
     ) -> None:
         self._path = path
-        self._registry = OfOneFile(registry, path.stem)
+        self._registry = _FileLabelled(registry, path.stem)
         self._interval_seconds = interval_seconds
         self._failed = False
         self._stop = threading.Event()
@@ -92,9 +90,7 @@ class TextfileWriter:
             self._thread.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *exc_info: object) -> None:
         self._stop.set()
         if self._thread.ident is None:  # there was none to be had
             return

@@ -13,7 +13,7 @@ SOURCE = "{{source}} {{simulated}}"
 
 
 def dashboard() -> models.Dashboard:
-    """Of the host that is chosen."""
+    """The dashboard of the host that is chosen."""
     return made(
         "crystools-tpu-chips",
         "Crystools TPU / Chips of a host",
@@ -36,7 +36,7 @@ def by_chip(metric: str) -> Query:
 
 
 def host() -> list[Panel]:
-    """What it is, and how busy."""
+    """The host: what it is, and how busy."""
     return [
         number(
             "Chips",
@@ -92,7 +92,7 @@ def host() -> list[Panel]:
 
 
 def chips() -> list[Panel]:
-    """What the hardware says of each."""
+    """The chips: what the hardware says of each."""
     return [
         lines(
             "HBM in use",

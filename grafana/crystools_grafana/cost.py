@@ -15,7 +15,7 @@ BY = "slice, host, simulated"
 
 
 def dashboard() -> models.Dashboard:
-    """Of all hosts, or of those chosen. The price is the reader's: there is no list of prices here."""
+    """The dashboard of all hosts, or of those chosen. The price is the reader's: there is no list."""
     price = text_box(
         "price",
         "Price of a chip-hour",
@@ -34,7 +34,7 @@ def dashboard() -> models.Dashboard:
 
 
 def cost() -> list[Panel]:
-    """In the range of the dashboard. Of runs that ended: one in progress costs nothing yet."""
+    """The cost of the runs that ended in the dashboard's range: one in progress costs nothing yet."""
     total = f"sum by (simulated) ({CHIP_SECONDS})"
     by_pipeline = f"sum by (pipeline, simulated) ({CHIP_SECONDS})"
     ended = "sum by (pipeline, simulated) (increase(crystools_tpu_runs_total{runs}[$__range]))"

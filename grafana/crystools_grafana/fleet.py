@@ -14,7 +14,7 @@ JOB = 'job=~"crystools-tpu.*",slice=~"$slice",host=~"$host"'
 
 
 def dashboard() -> models.Dashboard:
-    """Of all hosts, or of the slices that are chosen."""
+    """The dashboard of all hosts, or of the slices that are chosen."""
     return made(
         "crystools-tpu-fleet",
         "Crystools TPU / Fleet",

@@ -13,7 +13,7 @@ STAGE = "{{pipeline}} {{stage}} {{simulated}}"
 
 
 def dashboard() -> models.Dashboard:
-    """Of all hosts, or of those chosen."""
+    """The dashboard of all hosts, or of those chosen."""
     return made(
         "crystools-tpu-pipelines",
         "Crystools TPU / Pipelines",

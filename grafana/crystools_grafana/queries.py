@@ -30,12 +30,12 @@ def panels(dashboard: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def queries(dashboard: Mapping[str, Any]) -> Iterator[PanelQuery]:
-    """Of all its panels."""
+    """The queries of all panels of a dashboard."""
     return (query for panel in panels(dashboard) for query in panel_queries(panel))
 
 
 def panel_queries(panel: Mapping[str, Any]) -> Iterator[PanelQuery]:
-    """Of one panel."""
+    """The queries of one panel."""
     for target in panel["targets"]:
         yield PanelQuery(
             panel["title"],

@@ -14,7 +14,7 @@ from crystools_pipelines.parallel.mesh_shape import MeshShape
 from crystools_pipelines.planning import forecasting
 from crystools_tpu import telemetry
 from crystools_tpu.comfyui import nodes
-from crystools_tpu.comfyui.progress import shown
+from crystools_tpu.comfyui.progress import node_progress
 from crystools_tpu.telemetry import Forecast, StageForecast, StageName, Status
 from tests.planning.plans import made_up_plan, made_up_stage
 
@@ -67,7 +67,7 @@ def work(on_step: Callable[[], None], steps: int = 3) -> None:
 
 def test_the_bar_counts_all_steps_of_the_run_and_the_text_says_stage_seconds_and_eta() -> None:
     page = Page()
-    with shown("7", page.modules()) as on_step:
+    with node_progress("7", page.modules()) as on_step:
         work(on_step)
     assert page.bars[-1] == (3, 3)
     assert [total for _, total in page.bars] == [3, 3, 3, 3]
@@ -82,7 +82,7 @@ def test_a_forecast_is_the_first_eta_and_what_will_not_fit_stays_on_the_node() -
     page = Page()
     denoise = StageForecast(StageName.DENOISE, None, False, 4.5, None)
     forecast = Forecast("an estimate", None, (denoise,), ("720 x 1280, 49 frames",))
-    with shown("7", page.modules()), telemetry.run("wan2.1-t2v", forecast=forecast) as run:
+    with node_progress("7", page.modules()), telemetry.run("wan2.1-t2v", forecast=forecast) as run:
         with run.stage(StageName.DENOISE, steps=50):
             pass
     warning = "does not fit by an estimate: denoise; 720 x 1280, 49 frames would fit"
@@ -91,7 +91,7 @@ def test_a_forecast_is_the_first_eta_and_what_will_not_fit_stays_on_the_node() -
 
 def test_what_a_run_warns_of_stays_on_the_node() -> None:
     page = Page()
-    with shown("7", page.modules()), telemetry.run("flux.2") as run:
+    with node_progress("7", page.modules()), telemetry.run("flux.2") as run:
         with run.stage(StageName.LOAD, component="text_encoder"):
             pass
         run.warn("prompt: it is cut")
@@ -102,7 +102,7 @@ def test_what_a_run_warns_of_stays_on_the_node() -> None:
 
 def test_of_a_download_the_text_says_bytes_rate_and_time_to_go() -> None:
     page = Page()
-    with shown("7", page.modules()), telemetry.run("wan2.1-t2v") as run:
+    with node_progress("7", page.modules()), telemetry.run("wan2.1-t2v") as run:
         with run.stage(StageName.DOWNLOAD, bytes_total=4 * 2**30) as stage:
             stage.transferred(2**30)
     assert page.texts == ["download: ...", "download: 1.00 GiB of 4.00 GiB"]
@@ -112,7 +112,7 @@ def test_cancel_ends_the_run_within_the_step_and_as_cancelled() -> None:
     page = Page(cancel_after=2)
     others = telemetry.bus._subscriptions
     with pytest.raises(InterruptProcessingException):
-        with shown("7", page.modules()) as on_step:
+        with node_progress("7", page.modules()) as on_step:
             work(on_step, steps=100)
     report = telemetry.history.reports()[0]
     assert report.status is Status.CANCELLED
@@ -122,14 +122,14 @@ def test_cancel_ends_the_run_within_the_step_and_as_cancelled() -> None:
 
 def test_a_client_that_opened_no_page_is_sent_no_text() -> None:
     page = Page(client_id=None)
-    with shown("7", page.modules()) as on_step:
+    with node_progress("7", page.modules()) as on_step:
         work(on_step)
     assert page.texts == []
     assert page.bars[-1] == (3, 3)
 
 
 def test_outside_of_comfyui_nothing_is_shown() -> None:
-    with shown("7", {}) as on_step:
+    with node_progress("7", {}) as on_step:
         work(on_step)
     assert telemetry.history.reports()[0].status is Status.SUCCEEDED
 
@@ -141,7 +141,7 @@ def test_a_sampler_stops_within_one_step(tiny_wan21: Path, monkeypatch: pytest.M
     from crystools_pipelines.nodes.handed import Embeddings
 
     page = Page(cancel_after=2)
-    monkeypatch.setattr(nodes, "shown", lambda node_id: shown(node_id, page.modules()))
+    monkeypatch.setattr(nodes, "node_progress", lambda node_id: node_progress(node_id, page.modules()))
     made_up = made_up_plan(made_up_stage("vae_decode", fits=False, peak_gib=40), mesh=MeshShape())
     monkeypatch.setattr(forecasting, "read_plans", lambda folder, spec: [made_up])
     monkeypatch.setattr(forecasting, "topology_of", lambda devices: "v6e-1")
@@ -183,7 +183,7 @@ def test_a_page_that_cannot_be_told_is_one_warning_and_the_node_goes_on(
         modules["comfy.utils"].ProgressBar = fails  # type: ignore[attr-defined]
     else:
         setattr(page, broken, fails)
-    with shown("7", modules) as on_step:
+    with node_progress("7", modules) as on_step:
         work(on_step)
     assert telemetry.history.reports()[0].status is Status.SUCCEEDED
     assert caplog.messages == ["ComfyUI could not be told how the node gets on: OSError: the socket is gone"]
@@ -195,6 +195,6 @@ def test_a_cancel_is_heard_where_the_bar_cannot_be_moved() -> None:
 
     page = Page(cancel_after=1)
     page.update_absolute = fails  # type: ignore[method-assign, assignment]
-    with pytest.raises(InterruptProcessingException), shown("7", page.modules()) as on_step:
+    with pytest.raises(InterruptProcessingException), node_progress("7", page.modules()) as on_step:
         work(on_step)
     assert telemetry.history.reports()[0].status is Status.CANCELLED

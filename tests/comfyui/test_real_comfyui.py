@@ -20,7 +20,7 @@ import pytest
 from PIL import Image
 
 from crystools_tpu.comfyui.nodes import NODE_CLASS_MAPPINGS
-from crystools_tpu.testing.comfyui import running_comfyui
+from tests.rigs.comfyui import running_comfyui
 
 from .conftest import COMFYUI_DIR
 from .test_door import ROOT

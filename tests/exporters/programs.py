@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import socket
 import subprocess
 import time
 import urllib.error
@@ -17,14 +16,10 @@ from typing import Any, TypeVar
 
 import pytest
 
+from tests.rigs.ports import free_port
+
 PATIENCE_SECONDS = 60.0
 T = TypeVar("T")
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port
 
 
 def get(url: str) -> bytes:

@@ -17,9 +17,10 @@ from prometheus_client.registry import Collector
 from crystools_exporters.prometheus import PrometheusExporter
 from crystools_exporters.pushgateway import push
 from crystools_tpu import telemetry
+from tests.rigs.ports import free_port
 
 from .conftest import RUN
-from .programs import free_port, get, running
+from .programs import get, running
 
 
 @contextmanager

@@ -24,7 +24,7 @@ from crystools_pipelines.runtime import residency
 from crystools_tpu import telemetry
 from crystools_tpu.cli.serve import panel
 from crystools_tpu.telemetry import Status
-from crystools_tpu.testing.prometheus import POLL_SECONDS, RunningPrometheus, Series, running_prometheus
+from tests.rigs.prometheus import POLL_SECONDS, RunningPrometheus, Series, running_prometheus
 
 from .fleet import (
     GRAFANA,

@@ -20,7 +20,7 @@ from crystools_tpu.sources.tpu import TpuSource, runtime_addresses
 from crystools_tpu.sources.tpu_discovery import find_chips, kind_name
 from crystools_tpu.sources.tpu_histograms import DISTRIBUTIONS
 from crystools_tpu.sources.tpu_payload import Metric, PortMetrics, chip_readings, gauges
-from crystools_tpu.testing.scenarios import Scenario, run_scenario
+from tests.rigs.scenarios import Scenario, run_scenario
 
 GIB = 2**30
 ROOT = Path(__file__).parents[2]

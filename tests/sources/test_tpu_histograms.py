@@ -18,7 +18,7 @@ from crystools_tpu.sources.base import Durations, Histograms, HloExecutions, Meg
 from crystools_tpu.sources.tpu import TpuSource
 from crystools_tpu.sources.tpu_histograms import HLO_EXECUTION, MEGASCALE_OPERATIONS, durations, histograms
 from crystools_tpu.sources.tpu_payload import Metric, PortMetrics
-from crystools_tpu.testing.scenarios import Scenario, run_scenario
+from tests.rigs.scenarios import Scenario, run_scenario
 
 BOUNDS = (0.001, 0.0014, 0.00196)
 BucketOptions = proto.Distribution.BucketOptions

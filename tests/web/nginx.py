@@ -29,13 +29,6 @@ http {{
 """
 
 
-def free_port() -> int:
-    """A port of the loopback interface that nobody had a moment ago."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port
-
-
 @contextmanager
 def proxying(servers: str, port: int, folder: Path) -> Iterator[None]:
     """nginx with these `server` blocks, for as long as the block lasts; `port` is one of theirs."""

@@ -16,8 +16,9 @@ from playwright.sync_api import Browser, Page, expect
 from crystools_tpu.monitor import Monitor
 from crystools_tpu.server import PREFIX, mount
 from crystools_tpu.telemetry.events import CaptureStatus
+from tests.rigs.ports import free_port
 from tests.web.comfyui_rule import comfyuis_rule
-from tests.web.nginx import NGINX, free_port, proxying
+from tests.web.nginx import NGINX, proxying
 from tests.web.scenes import Scene
 
 DOCS: Final = Path(__file__).parents[2] / "docs"

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
-import socket
 import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+
+from tests.rigs.ports import free_port
 
 START_SECONDS: Final = 180.0
 _STARTED: Final = "To see the GUI go to"
@@ -45,7 +46,7 @@ def running_comfyui(
     nodes.mkdir()
     for name, folder in packs.items():
         (nodes / name).symlink_to(folder)
-    port = _free_port()
+    port = free_port()
     command = [python, "main.py", "--cpu", "--port", str(port), "--base-directory", str(base), *arguments]
     log_file = base / "log"
     with log_file.open("w") as log:
@@ -66,9 +67,3 @@ def _wait_for_start(process: subprocess.Popen[bytes], log_file: Path) -> None:
         if time.monotonic() > ends:
             raise TimeoutError(f"ComfyUI did not start within {START_SECONDS} s:\n{log}")
         time.sleep(0.1)
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-import socket
 import subprocess
 import time
 import urllib.error
@@ -15,6 +14,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
+
+from tests.rigs.ports import free_port
 
 START_SECONDS: Final = 60.0
 POLL_SECONDS: Final = 0.1
@@ -77,7 +78,7 @@ def running_prometheus(
 
     Raises RuntimeError with its log if it ends, or TimeoutError if it takes longer than START_SECONDS.
     """
-    port = _free_port()
+    port = free_port()
     command = [
         program,
         f"--config.file={config}",
@@ -120,9 +121,3 @@ def _series(result: Any, key: str) -> list[Series]:
         if finite:
             found.append(Series(series["metric"], finite))
     return found
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port

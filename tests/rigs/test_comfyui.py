@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from crystools_tpu.testing.comfyui import running_comfyui
+from tests.rigs.comfyui import running_comfyui
 
 STARTS = """\
 import json, os, pathlib, sys, time
