@@ -18,7 +18,6 @@ from crystools_tpu.telemetry.comparison import (
     compare,
     regressions,
 )
-from crystools_tpu.telemetry.eta import eta_seconds
 from crystools_tpu.telemetry.events import (
     WIRE_SCHEMA,
     Bound,
@@ -60,6 +59,7 @@ from crystools_tpu.telemetry.read_wire import report_from_json, report_from_wire
 from crystools_tpu.telemetry.recorder import History, Run, TelemetryError, bus, history, profiler, run
 from crystools_tpu.telemetry.silent import SilentRun, SilentStage, silent_run
 from crystools_tpu.telemetry.stage import Stage
+from crystools_tpu.telemetry.step_times import eta_seconds
 
 subscribe = bus.subscribe
 

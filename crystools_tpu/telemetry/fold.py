@@ -11,7 +11,6 @@ from collections.abc import Callable
 from typing import Any, TypeAlias
 
 from crystools_tpu.telemetry.compiles import recompile_reason, worst_cache
-from crystools_tpu.telemetry.eta import eta_seconds
 from crystools_tpu.telemetry.events import (
     BytesTransferred,
     CompileFinished,
@@ -26,7 +25,7 @@ from crystools_tpu.telemetry.events import (
     Status,
     StepFinished,
 )
-from crystools_tpu.telemetry.step_times import statistics_of, timed_seconds
+from crystools_tpu.telemetry.step_times import eta_seconds, statistics_of, timed_seconds
 
 _Happened: TypeAlias = StepFinished | BytesTransferred | CompileFinished
 
