@@ -90,7 +90,7 @@ async def test_who_comes_in_the_middle_of_a_run_is_told_in_the_hello_and_hears_t
     validate("HelloMessage", hello)
     validate("StepFinishedMessage", heard)
     validate("RunReportMessage", answer)
-    validate("RunsAnswer", page)
+    validate("RunsPageMessage", page)
     assert hello["runs"][0]["progress"]["eta_seconds"] == 2 * 8.0 + 2 * 2.0
     assert [record.get("kind") for record in hello["runs"][0]["stages"][0]["steps"]] == [
         None,
