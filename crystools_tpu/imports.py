@@ -87,22 +87,16 @@ def _broken(packages: list[str], error: BaseException) -> ImportFailure:
 def _conflict(package: str) -> tuple[str, str, str] | None:
     """A requirement of the package's that is not met: of what, which, and the version that is there."""
     try:
-        from packaging.requirements import InvalidRequirement, Requirement
-    except ImportError:  # a clone may be loaded before its requirements are installed
+        from crystools_tpu.bounds import out_of_bounds, requirements_in
+    except ImportError:  # a clone may be loaded before `packaging` is installed
         return None
     try:
-        requirements = metadata.requires(_distribution(package)) or []
+        lines = metadata.requires(_distribution(package)) or []
     except metadata.PackageNotFoundError:
         return None
-    for text in requirements:
-        try:
-            requirement = Requirement(text)
-        except InvalidRequirement:
-            continue
-        needed = requirement.marker is None or requirement.marker.evaluate({"extra": ""})
-        found = _version(requirement.name) if needed else None
-        if found is not None and not requirement.specifier.contains(found, prereleases=True):
-            return requirement.name, f"{requirement.name}{requirement.specifier}", found
+    for conflict in out_of_bounds(requirements_in(lines)):
+        name = conflict.requirement.name
+        return name, f"{name}{conflict.requirement.specifier}", conflict.installed
     return None
 
 

@@ -39,7 +39,7 @@ def test_telemetry_imports_the_standard_library_and_jax_alone_when_it_watches_it
 
 
 def test_an_import_in_a_function_or_for_types_is_an_import(graph: grimp.ImportGraph) -> None:
-    in_a_function = ("crystools_tpu.cli.serve", "crystools_tpu.simulation.machine")
+    in_a_function = ("crystools_tpu.watching", "crystools_tpu.simulation.machine")
     for_types = ("crystools_tpu.sources.tpu_payload", "tpu_info")
     for importer, imported in (in_a_function, for_types):
         assert graph.direct_import_exists(importer=importer, imported=imported)

@@ -7,8 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
-from crystools_tpu.monitor.merge import merge_chips, merge_histograms, merge_host
-from crystools_tpu.monitor.snapshot import Snapshot, SourceHealth
+from crystools_tpu.monitor.snapshot import Snapshot, SourceHealth, merge_chips
 from crystools_tpu.monitor.worker import PROMPT_SECONDS, SourceWorker
 from crystools_tpu.sources.base import Source
 from crystools_tpu.telemetry.guard import Guard
@@ -177,9 +176,9 @@ class Monitor:
             time_unix_seconds=self._clock(),
             simulated=self._simulated,
             chips=merge_chips(readings),
-            host=merge_host(readings),
+            host=next((reading.host for reading in readings if reading.host), None),
             sources=tuple(health for _, health in states),
-            histograms=merge_histograms(readings),
+            histograms=next((reading.histograms for reading in readings if reading.histograms), None),
         )
         self._sampled_at = time.monotonic()
         self._samples_total += 1

@@ -134,7 +134,7 @@ class Api:
         self._clock = clock
         self._started_at = clock()
         self.page_key = secrets.token_urlsafe(16)
-        self.hub = Hub(served.monitor, served.bus, self._hello, self._runs.of_this_process_by_id)
+        self.hub = Hub(served.monitor, served.bus, self._hello, served.history.report)
 
     async def health(self, request: web.Request) -> web.Response:
         """How the server stands, and on which address it was reached."""
@@ -233,7 +233,7 @@ class Api:
             version=__version__,
             simulated=self.served.simulated,
             settings=settings,
-            runs=tuple(map(Message, map(self._told, self._runs.of_this_process()[: wire.HELLO_RUNS]))),
+            runs=tuple(map(Message, map(self._told, self.served.history.reports()[: wire.HELLO_RUNS]))),
             traces=self.served.trace is not None,
             profile=profiling.profiler.capture if profiling is not None else None,
         )

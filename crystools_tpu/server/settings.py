@@ -65,8 +65,7 @@ def parse_object(text: str | bytes) -> dict[str, Any]:
 
 def updated_settings(settings: Settings, body: Mapping[str, Any], mounts: Collection[str]) -> Settings:
     """`settings` with the fields of a PUT applied. `mounts` are the disks that this machine has."""
-    _refuse_unknown(body, {"schema", "interval_seconds", "disks"})
-    _check_schema(body)
+    _check_fields(body, {"interval_seconds", "disks"})
     changes: dict[str, Any] = {}
     if "interval_seconds" in body:
         changes["interval_seconds"] = _interval(body["interval_seconds"])
@@ -79,8 +78,7 @@ def updated_client_settings(settings: ClientSettings, message: Mapping[str, Any]
     """`settings` with the fields of a `configure` message applied."""
     if message.get("type") != "configure":
         raise FieldError("type", 'type must be "configure"')
-    _refuse_unknown(message, {"schema", "type", "interval_seconds", "metrics"})
-    _check_schema(message)
+    _check_fields(message, {"type", "interval_seconds", "metrics"})
     changes: dict[str, Any] = {}
     if "interval_seconds" in message:
         changes["interval_seconds"] = _interval(message["interval_seconds"], zero_allowed=True)
@@ -92,8 +90,7 @@ def updated_client_settings(settings: ClientSettings, message: Mapping[str, Any]
 
 def requested_steps(body: Mapping[str, Any]) -> Any:
     """How many steps the body of a POST asks to profile; whether that can be is the profiler's to say."""
-    _refuse_unknown(body, {"schema", "steps"})
-    _check_schema(body)
+    _check_fields(body, {"steps"})
     return body.get("steps", DEFAULT_STEPS)
 
 
@@ -116,13 +113,11 @@ def _names(field: str, value: object, known: Collection[str]) -> tuple[str, ...]
     return tuple(dict.fromkeys(value))
 
 
-def _refuse_unknown(body: Mapping[str, Any], known: Collection[str]) -> None:
+def _check_fields(body: Mapping[str, Any], own: set[str]) -> None:
+    known = own | {"schema"}
     for field in body:
         if field not in known:
             raise FieldError(field, f"{field} is unknown; there are {', '.join(sorted(known))}")
-
-
-def _check_schema(body: Mapping[str, Any]) -> None:
     if body.get("schema", 1) != 1:
         raise FieldError("schema", "schema must be 1")
 

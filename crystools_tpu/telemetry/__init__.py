@@ -9,7 +9,6 @@
 Standard library only; jax is looked at where the caller has loaded it.
 """
 
-from crystools_tpu.telemetry.chips import CHIPS, ChipSpec, chip_spec
 from crystools_tpu.telemetry.comparison import (
     Change,
     Comparison,
@@ -20,7 +19,6 @@ from crystools_tpu.telemetry.comparison import (
 )
 from crystools_tpu.telemetry.events import (
     WIRE_SCHEMA,
-    Bound,
     BytesTransferred,
     CaptureStatus,
     CompileCache,
@@ -64,15 +62,12 @@ from crystools_tpu.telemetry.step_times import eta_seconds
 subscribe = bus.subscribe
 
 __all__ = [
-    "CHIPS",
     "WIRE_SCHEMA",
-    "Bound",
     "Bus",
     "BytesTransferred",
     "CaptureBusyError",
     "CaptureStatus",
     "Change",
-    "ChipSpec",
     "Comparison",
     "CompileCache",
     "CompileFinished",
@@ -114,7 +109,6 @@ __all__ = [
     "TelemetryError",
     "Verdict",
     "bus",
-    "chip_spec",
     "compare",
     "eta_seconds",
     "forecast_warning",

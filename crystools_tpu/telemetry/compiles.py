@@ -143,24 +143,19 @@ def install() -> None:
         _installed.set()
 
 
-def _explaining() -> contextlib.AbstractContextManager[Any]:
-    if "jax" not in sys.modules:
-        return contextlib.nullcontext()
-    import jax
-
-    if jax.explain_cache_misses.value:  # the user's own choice: their log keeps the lines
-        return contextlib.nullcontext()
-    return _quietly(jax.explain_cache_misses(True))
-
-
 _quiet: ContextVar[bool] = ContextVar("crystools_tpu_quiet", default=False)
 
 
 @contextlib.contextmanager
-def _quietly(context: contextlib.AbstractContextManager[Any]) -> Iterator[None]:
+def _explaining() -> Iterator[None]:
+    """Within the block jax explains its cache misses."""
+    jax: Any = sys.modules.get("jax")
+    if jax is None or jax.explain_cache_misses.value:  # the user's own choice: their log keeps the lines
+        yield
+        return
     token = _quiet.set(True)
     try:
-        with context:
+        with jax.explain_cache_misses(True):
             yield
     finally:
         _quiet.reset(token)
