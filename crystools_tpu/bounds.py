@@ -45,7 +45,7 @@ def warn_of_what_is_out_of_bounds() -> None:
             "crystools-tpu was not run with what is installed: %s. Should it fail: %s -m pip install %s",
             ", ".join(map(str, found)),
             sys.executable,
-            " ".join(map(_argument, found)),
+            " ".join(f"'{each.requirement.name}{each.requirement.specifier}'" for each in found),
         )
 
 
@@ -72,7 +72,7 @@ def requirements_in(lines: Iterable[str], extras: Iterable[str] = ("",)) -> Iter
 def out_of_bounds(
     requirements: Iterable[Requirement], version: Callable[[str], str] = importlib.metadata.version
 ) -> Iterator[OutOfBounds]:
-    """Of what is installed, that which is out of the bounds. What is missing is told by its import."""
+    """The packages that are installed out of their bounds. What is missing is told by its import."""
     for requirement in requirements:
         try:
             installed = version(requirement.name)
@@ -80,7 +80,3 @@ def out_of_bounds(
             continue
         if not requirement.specifier.contains(installed, prereleases=True):
             yield OutOfBounds(requirement, installed)
-
-
-def _argument(found: OutOfBounds) -> str:
-    return f"'{found.requirement.name}{found.requirement.specifier}'"

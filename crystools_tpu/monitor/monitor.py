@@ -63,7 +63,8 @@ class Monitor:
         self._loop_thread: threading.Thread | None = None
         self._snapshot: Snapshot | None = None
         self._sampled_at = 0.0
-        self._samples_total = 0
+        self.samples_total = 0
+        """Snapshots taken so far."""
 
     @property
     def interval_seconds(self) -> float:
@@ -81,11 +82,6 @@ class Monitor:
     def unix_seconds(self) -> float:
         """The time of day by the clock of its snapshots."""
         return self._clock()
-
-    @property
-    def samples_total(self) -> int:
-        """Snapshots taken so far."""
-        return self._samples_total
 
     def start(self) -> None:
         """Allows sampling. Starts a thread only if somebody has subscribed already."""
@@ -181,5 +177,5 @@ class Monitor:
             histograms=next((reading.histograms for reading in readings if reading.histograms), None),
         )
         self._sampled_at = time.monotonic()
-        self._samples_total += 1
+        self.samples_total += 1
         return self._snapshot

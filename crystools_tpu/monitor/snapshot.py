@@ -6,7 +6,7 @@ import dataclasses
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Final, Literal
 
 from crystools_tpu.sources.base import ChipReading, Histograms, HostReading, Reading
 from crystools_tpu.telemetry.events import NOT_ON_THE_WIRE
@@ -39,6 +39,9 @@ class Snapshot:
     histograms: Histograms | None = field(default=None, metadata=NOT_ON_THE_WIRE)
 
 
+_FIELDS: Final = tuple(field.name for field in dataclasses.fields(ChipReading))
+
+
 def merge_chips(readings: Sequence[Reading]) -> tuple[ChipReading, ...]:
     """One row for each chip that any reading names, in order of platform and number.
 
@@ -47,15 +50,11 @@ def merge_chips(readings: Sequence[Reading]) -> tuple[ChipReading, ...]:
     chips: dict[str, ChipReading] = {}
     for reading in readings:
         for chip in reading.chips:
-            known = chips.get(chip.chip)
-            chips[chip.chip] = chip if known is None else _fill(known, chip)
+            known = chips.setdefault(chip.chip, chip)
+            if known is not chip:
+                missing = {name: getattr(chip, name) for name in _FIELDS if getattr(known, name) is None}
+                chips[chip.chip] = dataclasses.replace(known, **missing)
     return tuple(chips[name] for name in sorted(chips, key=_order))
-
-
-def _fill(known: ChipReading, more: ChipReading) -> ChipReading:
-    names = (field.name for field in dataclasses.fields(ChipReading))
-    missing = {name: getattr(more, name) for name in names if getattr(known, name) is None}
-    return dataclasses.replace(known, **missing)
 
 
 def _order(chip: str) -> tuple[str, int]:

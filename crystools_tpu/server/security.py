@@ -90,7 +90,7 @@ def guard(
 
 
 async def add_security_headers(request: web.Request, response: web.StreamResponse) -> None:
-    """For `on_response_prepare`: the page may load nothing but its own files, and nothing is sniffed."""
+    """Signal `on_response_prepare`: the page may load nothing but its own files, and nothing is sniffed."""
     response.headers.update(_HEADERS)
 
 

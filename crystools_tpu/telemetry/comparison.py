@@ -94,7 +94,8 @@ class Comparison:
 
 def compare(a: RunReport, b: RunReport, others: Sequence[RunReport] = ()) -> Comparison:
     """Compares B with A. `others` are runs of which those that are like A show how much a figure varies."""
-    baseline = [a, *(run for run in others if run.run_id not in (a.run_id, b.run_id) and is_alike(a, run))]
+    runs = [a, *(run for run in others if run.run_id not in (a.run_id, b.run_id) and is_alike(a, run))]
+    stages_a, stages_b = [_keyed_stages(run) for run in runs], _keyed_stages(b)
     return Comparison(
         a=a.run_id,
         b=b.run_id,
@@ -105,12 +106,15 @@ def compare(a: RunReport, b: RunReport, others: Sequence[RunReport] = ()) -> Com
         changes=(
             _change(
                 "seconds",
-                [run.total_seconds for run in baseline],
+                [run.total_seconds for run in runs],
                 b.total_seconds,
                 judged=a.status is b.status is Status.SUCCEEDED,
             ),
         ),
-        stages=tuple(_compare_stage(key, baseline, b) for key in _stage_keys(a, b)),
+        stages=tuple(
+            _compare_stage(key, [stages.get(key) for stages in stages_a], stages_b.get(key))
+            for key in {**stages_a[0], **stages_b}
+        ),
     )
 
 
@@ -181,7 +185,7 @@ def _share(part: float | None, total: float | None) -> float:
 
 
 def _differences(a: RunReport, b: RunReport) -> tuple[Difference, ...]:
-    """What is content in one of them does not count: it changes no time."""
+    """The differences that may change a time: a parameter that is content in one of them does not count."""
     content = a.content | b.content
     names = [name for name in {**a.params, **b.params} if name not in content]
     pairs = [Difference(name, a.params.get(name), b.params.get(name)) for name in names]
@@ -213,13 +217,10 @@ def _keyed_stages(report: RunReport) -> dict[_Key, StageReport]:
     return stages
 
 
-def _stage_keys(a: RunReport, b: RunReport) -> list[_Key]:
-    return list({**_keyed_stages(a), **_keyed_stages(b)})
-
-
-def _compare_stage(key: _Key, baseline: Sequence[RunReport], b: RunReport) -> StageComparison:
-    stages_a = [_keyed_stages(run).get(key) for run in baseline]
-    stage_a, stage_b = stages_a[0], _keyed_stages(b).get(key)
+def _compare_stage(
+    key: _Key, stages_a: Sequence[StageReport | None], stage_b: StageReport | None
+) -> StageComparison:
+    stage_a = stages_a[0]
     figures_a, figures_b = [_figures(stage) for stage in stages_a], _figures(stage_b)
     cache_a, cache_b = (stage and stage.compile_cache for stage in (stage_a, stage_b))
     # What a stage had taken when it broke off is no better than what a whole one takes.
@@ -295,7 +296,7 @@ def _interval(stage: StageReport | None, quantile: float) -> tuple[float, float]
 
 
 def _direction(ratio: float) -> Verdict:
-    """Of all figures that are judged, less is better."""
+    """The verdict on a change: of every figure that is judged, less is better."""
     return Verdict.WORSE if ratio > 0 else Verdict.BETTER
 
 

@@ -65,17 +65,16 @@ class CompileLog:
 
     @property
     def cache(self) -> CompileCache | None:
-        """That of all compiles together; None without one."""
+        """The worst result of the cache over all compiles; None without one."""
         return worst_cache(self._caches)
 
     def explain(self, reason: str) -> None:
         """Keeps jax's explanation for the compile that follows it."""
         self._reason = reason
 
-    def event(self, name: str) -> None:
-        """Takes an event of jax.monitoring."""
-        if name == _CACHE_HIT:
-            self._hit = True
+    def hit(self) -> None:
+        """Notes that the compile that follows is in the cache."""
+        self._hit = True
 
     def duration(self, name: str, seconds: float, function: str | None) -> None:
         """Takes a duration of jax.monitoring, which is reported as it ends."""
@@ -192,9 +191,8 @@ def _cache_without_hit() -> CompileCache:
 
 def _on_event(event: str, **_: str | int) -> None:
     log = _current.get()
-    if log is not None:
-        with _guard(_NOT_RECORDED):
-            log.event(event)
+    if log is not None and event == _CACHE_HIT:
+        log.hit()
 
 
 def _on_duration(event: str, duration_secs: float, **kwargs: str | int) -> None:

@@ -500,7 +500,7 @@ Event: TypeAlias = (
 _T = TypeVar("_T")
 
 NOT_ON_THE_WIRE: Final = {"on_the_wire": False}
-"""As `metadata` of a dataclass's field: of this process alone."""
+"""The metadata of a field that does not leave this process."""
 
 
 @dataclass(frozen=True, slots=True)

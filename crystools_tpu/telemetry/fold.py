@@ -42,7 +42,7 @@ def with_progress(run: RunReport, now_unix_seconds: float) -> RunReport:
 
 
 class Fold:
-    """Follows runs by their events, handed to `told` in their order.
+    """Follows runs by their events, handed to `add` in their order.
 
     `report_of` gives a run as known so far: of one that began before, or of which events were lost.
     `unix_seconds` is the time of day.
@@ -55,8 +55,8 @@ class Fold:
         self._unix_seconds = unix_seconds
         self._stages: dict[str, _Stage] = {}
 
-    def told(self, event: Event) -> Event:
-        """The event, with how its stage stands after it where it is of a running stage that is known."""
+    def add(self, event: Event) -> Event:
+        """The event, with how its stage stands after it where that runs and is known."""
         if isinstance(event, StageStarted):
             stage = self._stages[event.run_id] = self._begun(event.stage, event.report)
             return dataclasses.replace(event, progress=stage.progress)
@@ -105,7 +105,7 @@ class _Stage:
         return isinstance(event, StepFinished) and event.step > self._steps
 
     def after(self, event: _Happened, now: float) -> StageProgress:
-        """How it stands after the event."""
+        """How the stage stands after the event."""
         if isinstance(event, StepFinished):
             changes = self._step(event)
         elif isinstance(event, BytesTransferred):

@@ -28,6 +28,10 @@ logger = logging.getLogger(__name__)
 
 MAX_STEPS: Final = 50
 DEFAULT_STEPS: Final = 5
+_BUSY: Final = {
+    CaptureStatus.WAITING: "a capture waits for the next step of a run: start a run, and it begins",
+    CaptureStatus.CAPTURING: "a capture is being made: ask again when it is written",
+}
 
 
 class CaptureBusyError(Exception):
@@ -67,12 +71,8 @@ class Profiler:
         if isinstance(steps, bool) or not isinstance(steps, int) or not 1 <= steps <= MAX_STEPS:
             raise ValueError(f"steps must be a whole number from 1 to {MAX_STEPS}")
         with self._lock:
-            if self._capture.status is CaptureStatus.WAITING:
-                raise CaptureBusyError(
-                    "a capture waits for the next step of a run: start a run, and it begins"
-                )
-            if self._capture.status is CaptureStatus.CAPTURING:
-                raise CaptureBusyError("a capture is being made: ask again when it is written")
+            if busy := _BUSY.get(self._capture.status):
+                raise CaptureBusyError(busy)
             folder.mkdir(parents=True, exist_ok=True)
             self._folder, self._only = folder, stage
             self._change(ProfileCapture(CaptureStatus.WAITING, steps, 0, None, None, None))

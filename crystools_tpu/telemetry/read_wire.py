@@ -169,7 +169,7 @@ _SCALARS: Final[Mapping[Any, _Reader]] = {
 
 
 def _read_parameters(value: Any) -> Any:
-    """They are whatever the run was given, as long as it can be written again."""
+    """Parameters of any kind, as long as they can be written again."""
     _check_mapping(value)
     if _is_deeper(value, _DEEPEST_PARAMETER):
         raise _WrongError("is nested too deeply")

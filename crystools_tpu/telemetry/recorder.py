@@ -34,7 +34,7 @@ from crystools_tpu.telemetry.guard import Guard
 from crystools_tpu.telemetry.profile import Profiler
 from crystools_tpu.telemetry.protocol import RunFacts
 from crystools_tpu.telemetry.pubsub import Bus
-from crystools_tpu.telemetry.stage import PROFILER_FAILED, Stage, Surroundings, figure, status_of
+from crystools_tpu.telemetry.stage import Stage, Surroundings, figure, status_of
 from crystools_tpu.telemetry.text import describe_error, safe_text
 
 logger = logging.getLogger(__name__)
@@ -83,7 +83,6 @@ class Run:
         self._guard = Guard(logger)
         self._telling = self._guard("what happens in the run could not be told")
         self._bus = bus
-        self._profiler = profiler
         self._clock = steady(clock, self._guard)
         self._wall_clock = wall_clock
         self.devices = tuple(facts.get("devices", ()))
@@ -103,6 +102,17 @@ class Run:
             content_params=self._guard.known("content_params", facts.get("content_params"), _names),
         )
         self.run_id = self._start.run_id
+        self._around = Surroundings(
+            run_id=self.run_id,
+            pipeline=self._start.pipeline,
+            devices=self.devices,
+            device=device,
+            profiler=profiler,
+            publish=self._publish,
+            clock=self._clock,
+            unix_seconds=self.unix_seconds,
+            guard=self._guard,
+        )
 
     def begin(self, history: History) -> None:
         """Remembers the run and tells of it."""
@@ -159,7 +169,7 @@ class Run:
         )
         with self._guard("a stage's forecast could not be read"):
             report = self._with_forecast(report)
-        stage = Stage(self._surroundings(), report, flops_per_step, bytes_per_step)
+        stage = Stage(self._around, len(self._stages), report, flops_per_step, bytes_per_step)
         self._stages.append(stage)
         self._stage_is_open = True
         try:
@@ -167,20 +177,6 @@ class Run:
                 yield stage
         finally:
             self._stage_is_open = False
-
-    def _surroundings(self) -> Surroundings:
-        return Surroundings(
-            run_id=self.run_id,
-            pipeline=self._start.pipeline,
-            index=len(self._stages),
-            devices=self.devices,
-            device=self._start.device,
-            profiler=self._profiler,
-            publish=self._publish,
-            clock=self._clock,
-            unix_seconds=self.unix_seconds,
-            guard=self._guard,
-        )
 
     def warn(self, warning: str) -> None:
         """Says what the user should know in the log, on every screen and in the report, the same once."""
@@ -210,9 +206,7 @@ class Run:
             return
         for stage in self._stages:
             stage.finish(error)
-        if self._profiler.armed:
-            with self._guard(PROFILER_FAILED):
-                self._profiler.run_ended(self.run_id)
+        self._around.profile(self._around.profiler.run_ended)
         seconds = elapsed(self._started_at, self._clock())
         self._final = self._summary(status_of(error), error, seconds)
         self._publish(RunFinished(self._final))

@@ -53,7 +53,7 @@ class SilentRun:
 
     @property
     def report(self) -> RunReport:
-        """Which stages there were, and how they and the run stand."""
+        """The run's stages and how they and the run stand."""
         return dataclasses.replace(self._report, output=self.output, stages=tuple(self._stages))
 
     @contextlib.contextmanager

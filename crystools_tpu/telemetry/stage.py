@@ -37,19 +37,13 @@ from crystools_tpu.telemetry.transfer import Transfer
 # After an error the device gets this long to finish the steps in flight, so that their times are kept.
 _DRAIN_AFTER_ERROR_SECONDS = 5.0
 
-PROFILER_FAILED = "the profiler failed"
-
 
 @dataclasses.dataclass(frozen=True)
 class Surroundings:
-    """What a stage needs of its run: whose it is, on what it runs, whom it tells and by which clocks.
-
-    `index` is the stage's position in the run.
-    """
+    """What a stage needs of its run: whose it is, on what it runs, whom it tells and by which clocks."""
 
     run_id: str
     pipeline: str
-    index: int
     devices: Sequence[Any]
     device: Device | None
     profiler: Profiler
@@ -57,6 +51,12 @@ class Surroundings:
     clock: Callable[[], float]
     unix_seconds: Callable[[], float]
     guard: Guard
+
+    def profile(self, hook: Callable[..., None], *facts: Any) -> None:
+        """Tells the profiler, by one of its hooks, if somebody has asked it for a capture."""
+        if self.profiler.armed:
+            with self.guard("the profiler failed"):
+                hook(self.run_id, *facts)
 
 
 class _FinishedStep(NamedTuple):
@@ -74,6 +74,7 @@ class Stage:
     def __init__(
         self,
         around: Surroundings,
+        index: int,
         report: StageReport,
         flops_per_step: float | None,
         bytes_per_step: float | None,
@@ -81,7 +82,8 @@ class Stage:
         self._around = around
         self._guard = around.guard
         self._start = report
-        self._place = around.run_id, around.pipeline, around.index, report.name
+        self._place = around.run_id, around.pipeline, index, report.name
+        self._index = index
         self._flops_per_step = around.guard.known("flops_per_step", flops_per_step, figure)
         self._bytes_per_step = around.guard.known("bytes_per_step", bytes_per_step, figure)
         self._started_at = self._last_done_at = around.clock()
@@ -99,10 +101,10 @@ class Stage:
 
     @contextlib.contextmanager
     def running(self) -> Iterator[None]:
-        """From its beginning to its end. Raises the device's error where nothing else has raised."""
+        """The stage, from beginning to end. Raises the device's error where nothing else has raised."""
         around, start = self._around, self._start
-        around.publish(StageStarted(around.run_id, around.index, start))
-        self._profile(around.profiler.stage_began, start.name, start.steps_total)
+        around.publish(StageStarted(around.run_id, self._index, start))
+        around.profile(around.profiler.stage_began, start.name, start.steps_total)
         attribution = contextlib.ExitStack()
         with self._guard("compiles cannot be told apart"):
             attribution.enter_context(compiles.attributed_to(self.compile_log))
@@ -129,21 +131,21 @@ class Stage:
         compiled = self.compile_log.count > self._compiles_seen
         self._compiles_seen = self.compile_log.count
         self._dispatched += 1
+        known = self._guard.known
+        moved = self._bytes_per_step if moved_bytes is None else known("moved_bytes", moved_bytes, figure)
         self._waiter.add(
             DispatchedStep(
                 output=done,
                 dispatched_at=self._around.clock(),
                 compiled=compiled,
                 kind=kind,
-                flops=self._flops_per_step if flops is None else self._guard.known("flops", flops, figure),
-                moved_bytes=self._bytes_per_step
-                if moved_bytes is None
-                else self._guard.known("moved_bytes", moved_bytes, figure),
+                flops=self._flops_per_step if flops is None else known("flops", flops, figure),
+                moved_bytes=moved,
             )
         )
         around, start = self._around, self._start
-        position = around.index, self._dispatched - 1
-        self._profile(around.profiler.step_dispatched, position, start.name, start.steps_total)
+        position = self._index, self._dispatched - 1
+        around.profile(around.profiler.step_dispatched, position, start.name, start.steps_total)
 
     def transferred(self, bytes_done: int) -> None:
         """Reports how many bytes a download has brought so far."""
@@ -173,7 +175,7 @@ class Stage:
         if self._final is not None:
             return error
         device_error = self._waiter.finish(None if error is None else _DRAIN_AFTER_ERROR_SECONDS)
-        self._profile(self._around.profiler.stage_ended)
+        self._around.profile(self._around.profiler.stage_ended)
         error = error or device_error
         self._hbm.sample(now=True)
         seconds = elapsed(self._started_at, self._around.clock())
@@ -184,15 +186,10 @@ class Stage:
         self._around.publish(StageFinished(*self._place[:3], final))
         return error
 
-    def _profile(self, hook: Callable[..., None], *facts: Any) -> None:
-        if self._around.profiler.armed:
-            with self._guard(PROFILER_FAILED):
-                hook(self._around.run_id, *facts)
-
     def _step_done(self, step: DispatchedStep, finished_at: float, finite: bool | None) -> None:
         if self._final is not None:  # it outlived the wait after an error: the report is out
             return
-        self._profile(self._around.profiler.step_done, (self._around.index, len(self._finished)))
+        self._around.profile(self._around.profiler.step_done, (self._index, len(self._finished)))
         last_done_at, self._last_done_at = self._last_done_at, finished_at
         seconds = elapsed(last_done_at, finished_at)
         if seconds is None:  # a step is its time
@@ -222,14 +219,7 @@ class Stage:
         recompile = self._dispatched > 0 and self._dispatched not in self._recompiles
         if self._dispatched > 0:
             self._recompiles.setdefault(self._dispatched, []).append(compiled)
-        self._around.publish(
-            CompileFinished(
-                *self._place,
-                record=compiled,
-                stage_compile_seconds=self.compile_log.seconds,
-                recompile=recompile,
-            )
-        )
+        self._around.publish(CompileFinished(*self._place, compiled, self.compile_log.seconds, recompile))
 
     def _utilisation(self, steps: Sequence[_FinishedStep]) -> tuple[Ratio | None, Ratio | None, Bound | None]:
         """MFU, MBU and what bounds these steps; those in which a compile fell are left out."""

@@ -13,7 +13,7 @@ _LATEST_STEPS = 16
 
 
 def step_statistics(records: Iterable[StepRecord]) -> StepSeconds | None:
-    """Over the steps in which no compile fell; None where there is none. p95 is the nearest rank."""
+    """Statistics of the steps in which no compile fell; None where there is none. p95 is the nearest rank."""
     return statistics_of(timed_seconds(records))
 
 
@@ -23,7 +23,7 @@ def timed_seconds(records: Iterable[StepRecord]) -> list[float]:
 
 
 def statistics_of(seconds: Sequence[float]) -> StepSeconds | None:
-    """Of seconds that are sorted; None where there are none."""
+    """Statistics of seconds that are sorted; None where there are none."""
     if not seconds:
         return None
     p95 = seconds[-(-95 * len(seconds) // 100) - 1]
@@ -50,7 +50,7 @@ class Eta:
 
     @property
     def seconds(self) -> float | None:
-        """From the end of the last step on.
+        """The time to go, from the end of the last step on.
 
         None where the steps to come are not known (a step of a kind that was not planned shows that), where
         a kind among them has neither been timed nor forecast, and where nothing has.
