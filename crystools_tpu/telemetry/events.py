@@ -525,9 +525,9 @@ def plain(value: Any) -> Any:
     if dataclasses.is_dataclass(value):
         kind: Any = type(value)
         return {
-            f.name: plain(told)
+            f.name: plain(item)
             for f in _wire_fields(kind)
-            if (told := getattr(value, f.name)) != f.default or "omit_default" not in f.metadata
+            if (item := getattr(value, f.name)) != f.default or "omit_default" not in f.metadata
         }
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}

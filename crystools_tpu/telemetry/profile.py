@@ -156,15 +156,11 @@ class Profiler:
         now = datetime.datetime.now(datetime.UTC)
         session = f"{now:%Y-%m-%dT%H-%M-%S.%f}-{run_id[:8]}"
         path = self._folder.absolute() / "plugins" / "profile" / session
-        try:
-            profiler = _jax_profiler()
-            options = profiler.ProfileOptions()
-            options.python_tracer_level = 0  # every call of every thread: slow, and not what is asked
-            options.session_id = session
-            profiler.start_trace(self._folder, create_perfetto_trace=True, profiler_options=options)
-        except Exception as error:  # noqa: BLE001 - whatever the profiler raises, the run goes on
-            self._fail(error)
-            return
+        profiler = _jax_profiler()
+        options = profiler.ProfileOptions()
+        options.python_tracer_level = 0  # every call of every thread: slow, and not what is asked
+        options.session_id = session
+        profiler.start_trace(self._folder, create_perfetto_trace=True, profiler_options=options)
         self._last_dispatched, self._last_done = None, (-1, -1)
         self._change(
             dataclasses.replace(self._capture, status=CaptureStatus.CAPTURING, run_id=run_id, path=str(path))
