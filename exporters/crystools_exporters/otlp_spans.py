@@ -48,7 +48,8 @@ class RunSpans:
 
     def _run(self, report: RunReport) -> None:
         values = plain(report)
-        del values["stages"], values["params"], values["content_params"]
+        del values["stages"], values["params"]
+        values.pop("content_params", None)  # it is there where the run says it
         values["param"] = shareable_params(report)
         start = report.started_unix_seconds
         seconds = report.total_seconds or 0.0
