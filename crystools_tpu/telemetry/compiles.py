@@ -110,7 +110,7 @@ def recompile_reason(step: Sequence[CompileRecord]) -> str:
 
 
 _current: ContextVar[CompileLog | None] = ContextVar("crystools_tpu_compile_log", default=None)
-_installed = threading.Event()
+_installed = False
 _install_lock = threading.Lock()
 
 
@@ -128,10 +128,9 @@ def attributed_to(log: CompileLog) -> Iterator[None]:
 
 def install() -> None:
     """Registers the listeners once jax is loaded; does nothing before that, and nothing the second time."""
-    if _installed.is_set() or "jax" not in sys.modules:
-        return
+    global _installed
     with _install_lock:
-        if _installed.is_set():
+        if _installed or "jax" not in sys.modules:
             return
         from jax import monitoring
 
@@ -139,7 +138,7 @@ def install() -> None:
         monitoring.register_event_duration_secs_listener(_on_duration)
         for name in _EXPLAINING_LOGGERS:
             logging.getLogger(name).addFilter(_take_explanation)
-        _installed.set()
+        _installed = True
 
 
 _quiet: ContextVar[bool] = ContextVar("crystools_tpu_quiet", default=False)
