@@ -210,8 +210,7 @@ class Profiler:
         self._bus.publish(ProfileChanged(capture))
 
     def _annotate_stage(self, stage: StageName) -> None:
-        if self._capture.status is CaptureStatus.CAPTURING:
-            self._stage.enter_context(_jax_profiler().TraceAnnotation(stage))
+        self._stage.enter_context(_jax_profiler().TraceAnnotation(stage))
 
     def _annotate_step(self, stage: StageName, number: int) -> None:
         annotation = _jax_profiler().StepTraceAnnotation(f"{stage} step", step_num=number)
