@@ -6,6 +6,7 @@ requirements.txt, which is the same. Docs/compatibility.md says with which versi
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib.metadata
 import logging
@@ -15,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from packaging.requirements import Requirement
+from packaging.requirements import InvalidRequirement, Requirement
 
 _DISTRIBUTION: Final = "crystools-tpu"
 _REQUIREMENTS: Final = Path(__file__).parents[1] / "requirements.txt"
@@ -44,7 +45,7 @@ def warn_of_what_is_out_of_bounds() -> None:
             "crystools-tpu was not run with what is installed: %s. Should it fail: %s -m pip install %s",
             ", ".join(map(str, found)),
             sys.executable,
-            " ".join(map(_argument, found)),
+            " ".join(f"'{each.requirement.name}{each.requirement.specifier}'" for each in found),
         )
 
 
@@ -54,15 +55,24 @@ def declared(distribution: str = _DISTRIBUTION, requirements: Path = _REQUIREMEN
         lines = importlib.metadata.requires(distribution) or []
     except importlib.metadata.PackageNotFoundError:
         lines = requirements.read_text().splitlines() if requirements.is_file() else []
-    asked = [Requirement(line) for line in lines if line.strip() and not line.startswith("#")]
-    ours = [each for each in asked if each.name != distribution and _is_ours(each)]
+    ours = [each for each in requirements_in(lines, _EXTRAS) if each.name != distribution]
     return list({(each.name, str(each.specifier)): each for each in ours}.values())  # of each extra once
+
+
+def requirements_in(lines: Iterable[str], extras: Iterable[str] = ("",)) -> Iterator[Requirement]:
+    """The requirements that hold on this machine, with any of the extras; what is no requirement is none."""
+    for line in lines:
+        with contextlib.suppress(InvalidRequirement):  # a comment, or what only another pip can read
+            requirement = Requirement(line)
+            marker = requirement.marker
+            if marker is None or any(marker.evaluate({"extra": extra}) for extra in extras):
+                yield requirement
 
 
 def out_of_bounds(
     requirements: Iterable[Requirement], version: Callable[[str], str] = importlib.metadata.version
 ) -> Iterator[OutOfBounds]:
-    """Of what is installed, that which is out of the bounds. What is missing is told by its import."""
+    """The packages that are installed out of their bounds. What is missing is told by its import."""
     for requirement in requirements:
         try:
             installed = version(requirement.name)
@@ -70,12 +80,3 @@ def out_of_bounds(
             continue
         if not requirement.specifier.contains(installed, prereleases=True):
             yield OutOfBounds(requirement, installed)
-
-
-def _argument(found: OutOfBounds) -> str:
-    return f"'{found.requirement.name}{found.requirement.specifier}'"
-
-
-def _is_ours(requirement: Requirement) -> bool:
-    marker = requirement.marker
-    return marker is None or any(marker.evaluate({"extra": extra}) for extra in _EXTRAS)

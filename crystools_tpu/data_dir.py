@@ -17,13 +17,12 @@ from crystools_tpu.environment import DATA_DIR
 logger = logging.getLogger(__name__)
 
 PROFILES: Final = "profiles"
-"""Where in it the captures of jax's profiler are."""
-
-_NAME: Final = "crystools-tpu"
-
+"""The folder in the data directory for the captures of jax's profiler."""
 
 FRAMES: Final = "frames"
-"""Where in it frames are that could not be saved where they were wanted."""
+"""The folder in the data directory for frames that could not be saved where they were wanted."""
+
+_NAME: Final = "crystools-tpu"
 
 
 def data_dir(environ: Mapping[str, str] = os.environ) -> Path:
@@ -34,7 +33,7 @@ def data_dir(environ: Mapping[str, str] = os.environ) -> Path:
 
 
 def cache_dir(environ: Mapping[str, str] = os.environ) -> Path:
-    """For what may be deleted at any time: `crystools-tpu` in `$XDG_CACHE_HOME`, by default `~/.cache`."""
+    """The folder for what may be deleted: `crystools-tpu` in `$XDG_CACHE_HOME`, by default `~/.cache`."""
     return _base("XDG_CACHE_HOME", ".cache", environ) / _NAME
 
 

@@ -10,11 +10,12 @@ import importlib.util
 import shlex
 import sys
 import traceback
-from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib import metadata
-from types import FrameType
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from crystools_tpu.bounds import OutOfBounds
 
 _OURS: Final = {"__main__", "crystools_tpu", "crystools_pipelines", "crystools_exporters"}
 
@@ -46,7 +47,8 @@ def import_failure(error: BaseException) -> ImportFailure | None:
     while error.__cause__ is not None:  # packages that import lazily raise an error of their own from it
         error = error.__cause__
         frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
-    packages = _packages_being_imported(frames)
+    executed = (str(f.f_globals.get("__name__")) for f in frames if f.f_code.co_name == "<module>")
+    packages = [package for package in map(_top, executed) if package not in _OURS]  # innermost last
     if isinstance(error, ImportError) and error.name and (named := _top(error.name)) not in _OURS:
         if isinstance(error, ModuleNotFoundError) and not _is_there(named):
             return ImportFailure(
@@ -58,23 +60,17 @@ def import_failure(error: BaseException) -> ImportFailure | None:
     return ImportFailure(f"an import failed ({_said(error)})") if isinstance(error, ImportError) else None
 
 
-def _packages_being_imported(frames: Iterable[FrameType]) -> list[str]:
-    """Those of others whose modules' own code is among the frames, the innermost last."""
-    modules = (str(f.f_globals.get("__name__")) for f in frames if f.f_code.co_name == "<module>")
-    return [package for package in map(_top, modules) if package not in _OURS]
-
-
 def _broken(packages: list[str], error: BaseException) -> ImportFailure:
     """The last of these is to blame, unless one of them wants another version of something than is there."""
     reason = f"{_title(packages[-1])} is there, but cannot be imported ({_said(error)})"
     for package in dict.fromkeys(reversed(packages)):
         if (conflict := _conflict(package)) is not None:
-            other, wanted, found = conflict
+            wanted, found = conflict.requirement, conflict.installed
             # What is compiled for a torch has a release for each: torch stays, and the other one changes.
-            kept = (f"torch=={found}",) if other == "torch" else ()
+            kept = (f"torch=={found}",) if wanted.name == "torch" else ()
             who = "it" if package == packages[-1] else _title(package)
             return ImportFailure(
-                f"{reason}: {who} wants {wanted}, and {other} is {found}",
+                f"{reason}: {who} wants {wanted.name}{wanted.specifier}, and {wanted.name} is {found}",
                 repair=("--upgrade", _distribution(package), *kept),
             )
     version = _version(packages[-1])
@@ -84,26 +80,17 @@ def _broken(packages: list[str], error: BaseException) -> ImportFailure:
     return ImportFailure(reason, again=("--force-reinstall", "--no-deps", same))
 
 
-def _conflict(package: str) -> tuple[str, str, str] | None:
-    """A requirement of the package's that is not met: of what, which, and the version that is there."""
+def _conflict(package: str) -> OutOfBounds | None:
+    """A requirement of the package that is not met; None where there is none."""
     try:
-        from packaging.requirements import InvalidRequirement, Requirement
-    except ImportError:  # a clone may be loaded before its requirements are installed
+        from crystools_tpu.bounds import out_of_bounds, requirements_in
+    except ImportError:  # a clone may be loaded before `packaging` is installed
         return None
     try:
-        requirements = metadata.requires(_distribution(package)) or []
+        lines = metadata.requires(_distribution(package)) or []
     except metadata.PackageNotFoundError:
         return None
-    for text in requirements:
-        try:
-            requirement = Requirement(text)
-        except InvalidRequirement:
-            continue
-        needed = requirement.marker is None or requirement.marker.evaluate({"extra": ""})
-        found = _version(requirement.name) if needed else None
-        if found is not None and not requirement.specifier.contains(found, prereleases=True):
-            return requirement.name, f"{requirement.name}{requirement.specifier}", found
-    return None
+    return next(out_of_bounds(requirements_in(lines)), None)
 
 
 def _said(error: BaseException) -> str:

@@ -37,7 +37,7 @@ def stage_table(report: RunReport) -> Table:
 
 
 def stage_text(report: RunReport) -> str:
-    """The same as plain text, in lines of 96 characters at most, and below it the run's warnings."""
+    """The stage table as plain text, in lines of 96 characters at most, and below it the run's warnings."""
     console = Console(file=io.StringIO(), width=_TEXT_COLUMNS, color_system=None, force_terminal=False)
     with console.capture() as captured:
         console.print(stage_table(report))

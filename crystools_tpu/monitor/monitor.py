@@ -7,8 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
-from crystools_tpu.monitor.merge import merge_chips, merge_histograms, merge_host
-from crystools_tpu.monitor.snapshot import Snapshot, SourceHealth
+from crystools_tpu.monitor.snapshot import Snapshot, SourceHealth, merge_chips
 from crystools_tpu.monitor.worker import PROMPT_SECONDS, SourceWorker
 from crystools_tpu.sources.base import Source
 from crystools_tpu.telemetry.guard import Guard
@@ -64,7 +63,8 @@ class Monitor:
         self._loop_thread: threading.Thread | None = None
         self._snapshot: Snapshot | None = None
         self._sampled_at = 0.0
-        self._samples_total = 0
+        self.samples_total = 0
+        """Snapshots taken so far."""
 
     @property
     def interval_seconds(self) -> float:
@@ -82,11 +82,6 @@ class Monitor:
     def unix_seconds(self) -> float:
         """The time of day by the clock of its snapshots."""
         return self._clock()
-
-    @property
-    def samples_total(self) -> int:
-        """Snapshots taken so far."""
-        return self._samples_total
 
     def start(self) -> None:
         """Allows sampling. Starts a thread only if somebody has subscribed already."""
@@ -177,10 +172,10 @@ class Monitor:
             time_unix_seconds=self._clock(),
             simulated=self._simulated,
             chips=merge_chips(readings),
-            host=merge_host(readings),
+            host=next((reading.host for reading in readings if reading.host), None),
             sources=tuple(health for _, health in states),
-            histograms=merge_histograms(readings),
+            histograms=next((reading.histograms for reading in readings if reading.histograms), None),
         )
         self._sampled_at = time.monotonic()
-        self._samples_total += 1
+        self.samples_total += 1
         return self._snapshot

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Final, Literal
 
-from crystools_tpu.sources.base import ChipReading, Histograms, HostReading
+from crystools_tpu.sources.base import ChipReading, Histograms, HostReading, Reading
 from crystools_tpu.telemetry.events import NOT_ON_THE_WIRE
 
 
@@ -34,3 +37,26 @@ class Snapshot:
     host: HostReading | None
     sources: tuple[SourceHealth, ...]
     histograms: Histograms | None = field(default=None, metadata=NOT_ON_THE_WIRE)
+
+
+_FIELDS: Final = tuple(field.name for field in dataclasses.fields(ChipReading))
+
+
+def merge_chips(readings: Sequence[Reading]) -> tuple[ChipReading, ...]:
+    """One row for each chip that any reading names, in order of platform and number.
+
+    Of each field the first reading that knows a value wins.
+    """
+    chips: dict[str, ChipReading] = {}
+    for reading in readings:
+        for chip in reading.chips:
+            known = chips.setdefault(chip.chip, chip)
+            if known is not chip:
+                missing = {name: getattr(chip, name) for name in _FIELDS if getattr(known, name) is None}
+                chips[chip.chip] = dataclasses.replace(known, **missing)
+    return tuple(chips[name] for name in sorted(chips, key=_order))
+
+
+def _order(chip: str) -> tuple[str, int]:
+    match = re.fullmatch(r"(\D*)(\d*)", chip)
+    return (match[1], int(match[2] or 0)) if match else (chip, 0)

@@ -7,6 +7,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 from crystools_tpu.monitor.snapshot import SourceHealth
 from crystools_tpu.sources.base import Reading, Source, SourceError, SourceUnavailable
@@ -47,10 +48,7 @@ class SourceWorker:
         self._absences = 0
         self._expected_seconds = 0.0
         self._reading: Reading | None = None
-        self._up: bool | None = None
-        self._last_success: float | None = None
-        self._errors_total = 0
-        self._error: str | None = None
+        self._health = SourceHealth(source.name, None, None, 0, None)
 
     def ask(self, interval_seconds: float) -> bool:
         """Starts a read, unless one is under way or it is too early to try again. Never blocks."""
@@ -89,10 +87,7 @@ class SourceWorker:
         """The newest reading (None while the source is down or absent) and the source's health."""
         with self._lock:
             self._check_deadline(time.monotonic())
-            health = SourceHealth(
-                self._source.name, self._up, self._last_success, self._errors_total, self._error
-            )
-            return self._reading, health
+            return self._reading, self._health
 
     def stop(self) -> None:
         """Asks the thread to close the source and end. `join` waits for it."""
@@ -131,11 +126,11 @@ class SourceWorker:
 
     def _succeeded(self, reading: Reading, seconds: float) -> None:
         with self._lock:
-            if self._up is False:
+            if self._health.up is False:
                 _log.info("source %s is back", self._source.name)
             self._done(up=True, error=None, reading=reading)
+            self._health = replace(self._health, last_success_unix_seconds=self._clock())
             self._expected_seconds = seconds
-            self._last_success = self._clock()
             self._absences = 0
 
     def _failed(self, message: str, seconds: float) -> None:
@@ -154,7 +149,7 @@ class SourceWorker:
             self._retry_at = time.monotonic() + min(pause, ABSENT_RETRY_SECONDS)
 
     def _done(self, *, up: bool | None, error: str | None, reading: Reading | None) -> None:
-        self._up, self._error, self._reading = up, error, reading
+        self._health, self._reading = replace(self._health, up=up, error=error), reading
         self._asked_at = None
         self._overdue = False
         self._read_at = time.monotonic()
@@ -163,16 +158,12 @@ class SourceWorker:
         if self._asked_at is None or self._overdue or now - self._asked_at <= self._deadline_seconds:
             return
         self._overdue = True
-        self._error = f"no answer within {self._deadline_seconds:g} s"
+        error = f"no answer within {self._deadline_seconds:g} s"
         self._expected_seconds = float("inf")
-        self._count_error(self._error)
-        self._up, self._reading = False, None
+        self._count_error(error)
+        self._health, self._reading = replace(self._health, up=False, error=error), None
 
     def _count_error(self, message: str) -> None:
-        self._errors_total += 1
-        _log.log(
-            logging.DEBUG if self._up is False else logging.WARNING,
-            "source %s is down: %s",
-            self._source.name,
-            message,
-        )
+        level = logging.DEBUG if self._health.up is False else logging.WARNING
+        self._health = replace(self._health, errors_total=self._health.errors_total + 1)
+        _log.log(level, "source %s is down: %s", self._source.name, message)

@@ -17,12 +17,25 @@ from aiohttp.typedefs import Handler, Middleware
 from crystools_tpu import __version__
 from crystools_tpu.monitor import Monitor, Snapshot
 from crystools_tpu.server import security, wire
-from crystools_tpu.server.profiling import Profiling
 from crystools_tpu.server.runs import KeptRuns, Runs
-from crystools_tpu.server.settings import FieldError, Settings, parse_object, updated_settings
+from crystools_tpu.server.settings import (
+    FieldError,
+    Settings,
+    parse_object,
+    requested_steps,
+    updated_settings,
+)
 from crystools_tpu.server.static import WEB_ROOT, file_handler
 from crystools_tpu.server.websocket import Hub
-from crystools_tpu.telemetry import Bus, History, RunReport, to_wire, with_progress
+from crystools_tpu.telemetry import (
+    Bus,
+    CaptureBusyError,
+    History,
+    Profiler,
+    RunReport,
+    to_wire,
+    with_progress,
+)
 from crystools_tpu.telemetry.events import Message
 
 PREFIX: Final = "/crystools-tpu"
@@ -31,6 +44,31 @@ TOKEN: Final[web.AppKey[str | None]] = web.AppKey("token")
 
 MetricsText: TypeAlias = Callable[[str], tuple[bytes, str]]
 Trace: TypeAlias = Callable[[RunReport], bytes]
+
+
+@dataclass(frozen=True)
+class Profiling:
+    """The profiler of the pipelines in this process, the folder where its captures go, and their API."""
+
+    profiler: Profiler
+    folder: Path
+
+    async def get(self, request: web.Request) -> web.Response:
+        """How the capture that was asked for last stands."""
+        return _json(self.profiler.capture)
+
+    async def post(self, request: web.Request) -> web.Response:
+        """Asks for a capture of the next steps; it is made with the next steps of a run."""
+        steps = requested_steps(parse_object(await security.bounded_body(request)))
+        try:
+            return _json(self.profiler.request_capture(self.folder, steps), status=202)
+        except ValueError as error:
+            raise FieldError("steps", str(error)) from None
+        except CaptureBusyError as error:
+            raise security.refusal(web.HTTPConflict, "steps", str(error)) from None
+        except OSError as error:
+            text = f"{self.folder} cannot be made: {error.strerror}"
+            raise security.refusal(web.HTTPInternalServerError, "folder", text) from None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,7 +172,7 @@ class Api:
         self._clock = clock
         self._started_at = clock()
         self.page_key = secrets.token_urlsafe(16)
-        self.hub = Hub(served.monitor, served.bus, self._hello, self._runs.of_this_process_by_id)
+        self.hub = Hub(served.monitor, served.bus, self._hello, served.history.report)
 
     async def health(self, request: web.Request) -> web.Response:
         """How the server stands, and on which address it was reached."""
@@ -180,12 +218,12 @@ class Api:
         """A page of reports, newest first: `limit` of them, which began before run `before`."""
         limit = _limit(request.query.get("limit", str(wire.HELLO_RUNS)))
         reports, unreadable = await asyncio.to_thread(self._runs.page, limit + 1, request.query.get("before"))
-        page = tuple(map(Message, map(self._told, reports[:limit])))
+        page = tuple(map(Message, map(self._with_progress, reports[:limit])))
         return _json(wire.RunsPage(page, more=len(reports) > limit, unreadable=tuple(unreadable)))
 
     async def run(self, request: web.Request) -> web.Response:
         """The report of one run."""
-        return _json(self._told(await self._report("run_id", request.match_info["run_id"])))
+        return _json(self._with_progress(await self._report("run_id", request.match_info["run_id"])))
 
     async def trace(self, request: web.Request) -> web.Response:
         """One run as a file for Perfetto's viewer."""
@@ -224,23 +262,23 @@ class Api:
             raise security.refusal(web.HTTPNotFound, field, f"{field} is none of the runs remembered")
         return report
 
-    def _told(self, report: RunReport) -> RunReport:
+    def _with_progress(self, report: RunReport) -> RunReport:
         return with_progress(report, self.served.monitor.unix_seconds())
 
     def _hello(self, settings: Settings) -> wire.Hello:
-        profiling = self.served.profiling
+        profiling, runs = self.served.profiling, self.served.history.reports()[: wire.HELLO_RUNS]
         return wire.Hello(
             version=__version__,
             simulated=self.served.simulated,
             settings=settings,
-            runs=tuple(map(Message, map(self._told, self._runs.of_this_process()[: wire.HELLO_RUNS]))),
+            runs=tuple(map(Message, map(self._with_progress, runs))),
             traces=self.served.trace is not None,
             profile=profiling.profiler.capture if profiling is not None else None,
         )
 
 
-def _json(message: Any) -> web.Response:
-    return web.json_response(to_wire(message), dumps=wire.dumps)
+def _json(message: Any, status: int = 200) -> web.Response:
+    return web.json_response(to_wire(message), status=status, dumps=wire.dumps)
 
 
 def _limit(text: str) -> int:

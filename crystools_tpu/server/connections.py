@@ -92,7 +92,7 @@ class _Connection:
         return silent or now - self._unread_since > limits.unread_seconds
 
     def _unsent(self) -> int:
-        """In bytes. Of a TLS connection that is being closed asyncio does not tell, and ends it itself."""
+        """Bytes. Of a TLS connection that is being closed asyncio does not tell, and ends it itself."""
         if self.transport is None or (self._tls and self.transport.is_closing()):
             return 0
         return self.transport.get_write_buffer_size()

@@ -112,7 +112,7 @@ class Server:
 
 
 def _legible(handler: RequestHandler) -> RequestHandler:
-    """Without the header that aiohttp repeats before any middleware, and fails at where it is no text."""
+    """Refuses a header that aiohttp repeats before any middleware, and fails at where it is no text."""
 
     async def check(request: web.BaseRequest) -> web.StreamResponse:
         if not request.headers.get(hdrs.EXPECT, "").isascii():

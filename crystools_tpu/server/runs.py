@@ -28,14 +28,6 @@ class Runs:
         self._history = history
         self._kept = kept
 
-    def of_this_process(self) -> tuple[RunReport, ...]:
-        """Newest first; does not block."""
-        return self._history.reports()
-
-    def of_this_process_by_id(self, run_id: str) -> RunReport | None:
-        """One of those; does not block."""
-        return self._history.report(run_id)
-
     def page(self, limit: int, before: str | None = None) -> tuple[tuple[RunReport, ...], Sequence[str]]:
         """The newest `limit` runs, or those that began before run `before`, newest first.
 

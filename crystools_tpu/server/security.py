@@ -67,30 +67,24 @@ def guard(
     @web.middleware
     async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
         if loopback_only and not is_loopback(_host_name(request.headers.get(hdrs.HOST, ""))):
-            raise refusal(
-                web.HTTPForbidden,
-                "Host",
-                "Host must be localhost or a loopback address; start the server with a token to use another",
-            )
+            remedy = "start the server with a token to use another"
+            text = f"Host must be localhost or a loopback address; {remedy}"
+            raise refusal(web.HTTPForbidden, "Host", text)
         if allowed_origin not in ("*", request.headers.get(hdrs.ORIGIN)) and not (
             _same_origin(request) or _is_secret(request.query.get("key", ""), page_key)
         ):
-            raise refusal(
-                web.HTTPForbidden, "Origin", "Origin is another site's, and `?key=` is not the page key"
-            )
+            text = "Origin is another site's, and `?key=` is not the page key"
+            raise refusal(web.HTTPForbidden, "Origin", text)
         if token is not None and request.match_info.handler not in public and not _has_token(request, token):
-            raise refusal(
-                web.HTTPUnauthorized,
-                "token",
-                "token is missing or wrong: send `Authorization: Bearer TOKEN` or `?token=TOKEN`",
-            )
+            text = "token is missing or wrong: send `Authorization: Bearer TOKEN` or `?token=TOKEN`"
+            raise refusal(web.HTTPUnauthorized, "token", text)
         return await handler(request)
 
     return check
 
 
 async def add_security_headers(request: web.Request, response: web.StreamResponse) -> None:
-    """For `on_response_prepare`: the page may load nothing but its own files, and nothing is sniffed."""
+    """Signal `on_response_prepare`: the page may load nothing but its own files, and nothing is sniffed."""
     response.headers.update(_HEADERS)
 
 

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Any, Final
 
 from crystools_tpu.monitor.monitor import MAX_INTERVAL_SECONDS, MIN_INTERVAL_SECONDS
@@ -65,13 +66,8 @@ def parse_object(text: str | bytes) -> dict[str, Any]:
 
 def updated_settings(settings: Settings, body: Mapping[str, Any], mounts: Collection[str]) -> Settings:
     """`settings` with the fields of a PUT applied. `mounts` are the disks that this machine has."""
-    _refuse_unknown(body, {"schema", "interval_seconds", "disks"})
-    _check_schema(body)
-    changes: dict[str, Any] = {}
-    if "interval_seconds" in body:
-        changes["interval_seconds"] = _interval(body["interval_seconds"])
-    if "disks" in body:
-        changes["disks"] = _names("disks", body["disks"], mounts)
+    _check_fields(body, {"interval_seconds", "disks"})
+    changes = _read(body, interval_seconds=_interval, disks=partial(_names, "disks", mounts))
     return dataclasses.replace(settings, **changes)
 
 
@@ -79,22 +75,20 @@ def updated_client_settings(settings: ClientSettings, message: Mapping[str, Any]
     """`settings` with the fields of a `configure` message applied."""
     if message.get("type") != "configure":
         raise FieldError("type", 'type must be "configure"')
-    _refuse_unknown(message, {"schema", "type", "interval_seconds", "metrics"})
-    _check_schema(message)
-    changes: dict[str, Any] = {}
-    if "interval_seconds" in message:
-        changes["interval_seconds"] = _interval(message["interval_seconds"], zero_allowed=True)
-    if "metrics" in message:
-        names = _names("metrics", message["metrics"], METRICS)
-        changes["metrics"] = None if names is None else frozenset(names)
+    _check_fields(message, {"type", "interval_seconds", "metrics"})
+    changes = _read(message, interval_seconds=partial(_interval, zero_allowed=True), metrics=_metrics)
     return dataclasses.replace(settings, **changes)
 
 
 def requested_steps(body: Mapping[str, Any]) -> Any:
     """How many steps the body of a POST asks to profile; whether that can be is the profiler's to say."""
-    _refuse_unknown(body, {"schema", "steps"})
-    _check_schema(body)
+    _check_fields(body, {"steps"})
     return body.get("steps", DEFAULT_STEPS)
+
+
+def _read(body: Mapping[str, Any], **readers: Callable[[Any], Any]) -> dict[str, Any]:
+    """The fields that the body has, by their readers."""
+    return {name: read(body[name]) for name, read in readers.items() if name in body}
 
 
 def _interval(value: object, *, zero_allowed: bool = False) -> float:
@@ -108,7 +102,12 @@ def _interval(value: object, *, zero_allowed: bool = False) -> float:
     return float(number)
 
 
-def _names(field: str, value: object, known: Collection[str]) -> tuple[str, ...] | None:
+def _metrics(value: object) -> frozenset[str] | None:
+    names = _names("metrics", METRICS, value)
+    return None if names is None else frozenset(names)
+
+
+def _names(field: str, known: Collection[str], value: object) -> tuple[str, ...] | None:
     if value is None:
         return None
     if not isinstance(value, list) or not all(isinstance(name, str) and name in known for name in value):
@@ -116,13 +115,11 @@ def _names(field: str, value: object, known: Collection[str]) -> tuple[str, ...]
     return tuple(dict.fromkeys(value))
 
 
-def _refuse_unknown(body: Mapping[str, Any], known: Collection[str]) -> None:
+def _check_fields(body: Mapping[str, Any], own: set[str]) -> None:
+    known = own | {"schema"}
     for field in body:
         if field not in known:
             raise FieldError(field, f"{field} is unknown; there are {', '.join(sorted(known))}")
-
-
-def _check_schema(body: Mapping[str, Any]) -> None:
     if body.get("schema", 1) != 1:
         raise FieldError("schema", "schema must be 1")
 

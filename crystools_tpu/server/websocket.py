@@ -115,7 +115,7 @@ class Hub:
         self._guard = Guard(logger)
         self._unsubscribe: Callable[[], None] | None = None
         self._events: Subscription | None = None
-        self._fold = self._new_fold()
+        self._fold = Fold(report_of, monitor.unix_seconds)
 
     @property
     def settings(self) -> Settings:
@@ -164,14 +164,11 @@ class Hub:
     def _join(self, client: Client) -> None:
         if self._events is None:
             self._events = self._bus.subscribe(wakeup=_waker(self._publish_events))
-            self._fold = self._new_fold()
+            self._fold = Fold(self._report_of, self._monitor.unix_seconds)  # of what came between
         self._publish_events()  # what happened before the hello is in the hello
         client.offer(wire.dumps(to_wire(self._hello(self._settings))))
         self._clients.add(client)
         self._update_sampling()
-
-    def _new_fold(self) -> Fold:
-        return Fold(self._report_of, self._monitor.unix_seconds)
 
     def _leave(self, client: Client) -> None:
         self._clients.discard(client)
@@ -222,7 +219,7 @@ class Hub:
     def _publish_events(self) -> None:
         for event in self._events.drain() if self._events is not None else ():
             with self._guard(f"{event.type} could not be sent"):
-                frame = wire.dumps(to_wire(self._fold.told(event)))
+                frame = wire.dumps(to_wire(self._fold.add(event)))
                 for client in self._clients:
                     client.offer(frame)
 

@@ -83,7 +83,7 @@ def _folders(root: Path, proc: Path, controller: str) -> tuple[Path, ...]:
 
 
 def _path_up(root: Path, mounts: list[Mount], path: str) -> tuple[Path, ...]:
-    """From the group at `path` up to what is mounted.
+    """The folders from the group at `path` up to what is mounted.
 
     Where a container sees its own part of the hierarchy alone, but the path as the machine has it, what is
     mounted is its group. A `..` is a group outside of what this process may see.
@@ -112,7 +112,7 @@ def _memory_used(folder: Path) -> int | None:
 
 
 def _quota(folder: Path) -> float | None:
-    """In CPUs."""
+    """The quota in CPUs; None without one."""
     quota, _, period = (_text(folder / "cpu.max") or "").partition(" ")
     if not quota:
         quota, period = _text(folder / "cpu.cfs_quota_us") or "", _text(folder / "cpu.cfs_period_us") or ""
@@ -130,7 +130,7 @@ def _cpu_seconds(folder: Path) -> float | None:
 
 
 def _allowed_cpus(folder: Path) -> int | None:
-    """How many there are in `0-3,8`."""
+    """The number of CPUs in a list such as `0-3,8`."""
     for name in ("cpuset.cpus.effective", "cpuset.effective_cpus", "cpuset.cpus"):
         if text := _text(folder / name):
             ranges = [part.partition("-") for part in text.split(",")]

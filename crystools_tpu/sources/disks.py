@@ -28,7 +28,7 @@ _LAYERS: Final = frozenset({"overlay", "aufs", "fuse.fuse-overlayfs"})
 """What a container's `/` is: folders of another file system in layers, which is as full as that."""
 
 _PROMPT: Final = _LAYERS | {"tmpfs", "ramfs", "rootfs"}
-"""Without a device of their own, but here: asking them does not hang."""
+"""File systems without a device that are local all the same: asking them does not hang."""
 
 _NO_STORAGE: Final = frozenset(
     {
@@ -205,12 +205,12 @@ def chosen_disks(environ: Mapping[str, str]) -> tuple[str, ...] | None:
 
 
 def _file_system(mount: Mount) -> str:
-    """The same for all mounts that share their space: of a file system, of a pool of them."""
+    """A key that all mounts share whose space is shared: of one file system, or of a pool of them."""
     return f"zfs {mount.source.split('/')[0]}" if mount.fs_type == "zfs" else mount.device
 
 
 def _mounts_elsewhere() -> list[Mount]:
-    """Where there is no table of the kernel's: the local ones."""
+    """The local mounts, where there is no table of the kernel's."""
     try:
         parts = psutil.disk_partitions(all=False)
     except OSError:

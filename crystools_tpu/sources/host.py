@@ -72,7 +72,7 @@ class HostSource:
         return len(psutil.cpu_times(percpu=True))
 
     def _cpu_utilization(self, limit: CpuLimit | None) -> float | None:
-        """Over the time since the last read; None where that was of another limit."""
+        """The busy share since the last read, 0..1; None where that was of another limit."""
         if limit is None:
             counted: object = None
             busy, total = _machine_cpu_seconds()
@@ -88,7 +88,7 @@ class HostSource:
 
 
 def _machine_cpu_seconds() -> tuple[float, float]:
-    """Busy, and in all. Counters of our own: psutil.cpu_percent keeps its last for the whole process."""
+    """Seconds busy, and in all. Counters of our own: psutil.cpu_percent keeps its last for all callers."""
     times = psutil.cpu_times()
     # On Linux, guest time is counted in user and nice already.
     total = sum(times) - getattr(times, "guest", 0.0) - getattr(times, "guest_nice", 0.0)

@@ -20,6 +20,7 @@ from crystools_tpu.sources.tpu_discovery import SYSFS, find_chips
 from crystools_tpu.telemetry.chips import CHIPS_BY_NAME
 
 _CHILD: Final = Path(__file__).with_name("libtpu_sdk_child.py")
+_START_TIMEOUT_SECONDS: Final = 30.0
 _FIRST_PAUSE_SECONDS: Final = 1.0
 _LONGEST_PAUSE_SECONDS: Final = 60.0
 
@@ -27,7 +28,7 @@ _LONGEST_PAUSE_SECONDS: Final = 60.0
 class LibtpuSdkSource:
     """Reads the SDK in a child process that is kept, and killed when it stalls.
 
-    The child has `start_timeout_seconds` to load libtpu and answer for the first time; until then the
+    The child has half a minute to load libtpu and answer for the first time; until then the
     source is absent rather than down. A child that stalled or died is started again after a pause that
     doubles, because loading libtpu is dear. `chip_ids` names the chips in the SDK's order; while it names
     none they count from 0. `libtpu_path` is a folder that holds another `libtpu` package.
@@ -43,7 +44,6 @@ class LibtpuSdkSource:
         libtpu_path: Path | None = None,
         environ: Mapping[str, str] = os.environ,
         timeout_seconds: float = 0.8,
-        start_timeout_seconds: float = 30.0,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._sysfs = sysfs
@@ -51,7 +51,6 @@ class LibtpuSdkSource:
         self._path = [str(libtpu_path)] if libtpu_path is not None else []
         self._environ = environ
         self._timeout_seconds = timeout_seconds
-        self._start_timeout_seconds = start_timeout_seconds
         self._monotonic = monotonic
         self._child: Child | None = None
         self._started_at = 0.0
@@ -115,8 +114,8 @@ class LibtpuSdkSource:
         return None if line is None else dict(json.loads(line))
 
     def _still_loading(self) -> SourceError:
-        if self._monotonic() - self._started_at >= self._start_timeout_seconds:
-            return self._give_up(f"was not loaded within {self._start_timeout_seconds:g} s")
+        if self._monotonic() - self._started_at >= _START_TIMEOUT_SECONDS:
+            return self._give_up(f"was not loaded within {_START_TIMEOUT_SECONDS:g} s")
         if self._failures:
             return SourceError("libtpu's SDK is being loaded again")
         return SourceUnavailable("libtpu's SDK is being loaded")

@@ -48,7 +48,7 @@ def readable(path: str) -> str:
 
 @functools.lru_cache(maxsize=2)
 def _table(text: bytes) -> tuple[Mount, ...]:
-    """It is read at every sample and changes hardly ever, and some machines have a thousand mounts."""
+    """The mounts in the table, which is read at every sample, changes hardly ever and may have thousands."""
     mounts = [mount for line in text.splitlines() if (mount := _parsed(line)) is not None]
     return tuple({mount.path: mount for mount in mounts}.values())
 

@@ -56,15 +56,11 @@ class TpuSource:
         self._clients: dict[str, RuntimeClient] = {}
         self._pool: ThreadPoolExecutor | None = None
         self._chips: tuple[TpuChip, ...] = ()
-        self._chip_ids: tuple[str, ...] = ()
+        self.chip_ids: tuple[str, ...] = ()
+        """The chips of the last successful read, in order of their number."""
         self._shifts: dict[str, int] = {}
         self._distributions: dict[str, PortDistributions] = {}
         self._histograms: Histograms | None = None
-
-    @property
-    def chip_ids(self) -> tuple[str, ...]:
-        """The chips of the last successful read, in order of their number."""
-        return self._chip_ids
 
     def read(self) -> Reading:
         """All runtimes at once. Raises `SourceError` when none answers."""
@@ -82,7 +78,7 @@ class TpuSource:
         kind = kind_name(chip.value.name) if chip else None
         per_chip = chip.value.devices_per_chip if chip else None
         readings = chip_readings(ports, kind, per_chip, self._shifts)
-        self._chip_ids = tuple(reading.chip for reading in readings)
+        self.chip_ids = tuple(reading.chip for reading in readings)
         return Reading(chips=readings, histograms=self._histograms_of(ports, per_chip))
 
     def close(self) -> None:

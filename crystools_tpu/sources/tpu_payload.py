@@ -96,7 +96,7 @@ def devices_of(port: PortMetrics) -> set[int]:
 
 
 def devices_per_chip_of(port: PortMetrics) -> int:
-    """Told from the answers: 2 where there are two memory figures to each duty cycle, else 1."""
+    """Devices a chip, by the answers: 2 where there are two memory figures to each duty cycle, else 1."""
     return 2 if len(devices_of(port)) == 2 * len(port.get(Metric.DUTY_CYCLE_PERCENT, {})) > 0 else 1
 
 

@@ -9,123 +9,64 @@
 Standard library only; jax is looked at where the caller has loaded it.
 """
 
-from crystools_tpu.telemetry.chips import CHIPS, ChipSpec, chip_spec
-from crystools_tpu.telemetry.comparison import (
-    Change,
-    Comparison,
-    StageComparison,
-    Verdict,
-    compare,
-    regressions,
-)
-from crystools_tpu.telemetry.eta import eta_seconds
-from crystools_tpu.telemetry.events import (
-    WIRE_SCHEMA,
-    Bound,
-    BytesTransferred,
-    CaptureStatus,
-    CompileCache,
-    CompileFinished,
-    CompileRecord,
-    Device,
-    Event,
-    Forecast,
-    HbmUsage,
-    ModelFreed,
-    ProfileCapture,
-    ProfileChanged,
-    Ratio,
-    RunFinished,
-    RunReport,
-    RunStarted,
-    RunWarned,
-    StageFinished,
-    StageForecast,
-    StageName,
-    StageProgress,
-    StageReport,
-    StageStarted,
-    Status,
-    StepFinished,
-    StepRecord,
-    StepSeconds,
-    to_wire,
-)
-from crystools_tpu.telemetry.fold import Fold, with_progress
-from crystools_tpu.telemetry.forecast import forecast_warning
-from crystools_tpu.telemetry.profile import CaptureBusyError, Profiler
-from crystools_tpu.telemetry.protocol import RunRecorder, StageFacts, StageRecorder
-from crystools_tpu.telemetry.pubsub import Bus, Subscription
-from crystools_tpu.telemetry.read_wire import report_from_json, report_from_wire
-from crystools_tpu.telemetry.recorder import History, Run, TelemetryError, bus, history, profiler, run
-from crystools_tpu.telemetry.silent import SilentRun, SilentStage, silent_run
-from crystools_tpu.telemetry.stage import Stage
+from crystools_tpu.telemetry.comparison import Change as Change
+from crystools_tpu.telemetry.comparison import Comparison as Comparison
+from crystools_tpu.telemetry.comparison import StageComparison as StageComparison
+from crystools_tpu.telemetry.comparison import Verdict as Verdict
+from crystools_tpu.telemetry.comparison import compare as compare
+from crystools_tpu.telemetry.comparison import regressions as regressions
+from crystools_tpu.telemetry.events import WIRE_SCHEMA as WIRE_SCHEMA
+from crystools_tpu.telemetry.events import BytesTransferred as BytesTransferred
+from crystools_tpu.telemetry.events import CaptureStatus as CaptureStatus
+from crystools_tpu.telemetry.events import CompileCache as CompileCache
+from crystools_tpu.telemetry.events import CompileFinished as CompileFinished
+from crystools_tpu.telemetry.events import CompileRecord as CompileRecord
+from crystools_tpu.telemetry.events import Device as Device
+from crystools_tpu.telemetry.events import Event as Event
+from crystools_tpu.telemetry.events import Forecast as Forecast
+from crystools_tpu.telemetry.events import HbmUsage as HbmUsage
+from crystools_tpu.telemetry.events import ModelFreed as ModelFreed
+from crystools_tpu.telemetry.events import ProfileCapture as ProfileCapture
+from crystools_tpu.telemetry.events import ProfileChanged as ProfileChanged
+from crystools_tpu.telemetry.events import Ratio as Ratio
+from crystools_tpu.telemetry.events import RunFinished as RunFinished
+from crystools_tpu.telemetry.events import RunReport as RunReport
+from crystools_tpu.telemetry.events import RunStarted as RunStarted
+from crystools_tpu.telemetry.events import RunWarned as RunWarned
+from crystools_tpu.telemetry.events import StageFinished as StageFinished
+from crystools_tpu.telemetry.events import StageForecast as StageForecast
+from crystools_tpu.telemetry.events import StageName as StageName
+from crystools_tpu.telemetry.events import StageProgress as StageProgress
+from crystools_tpu.telemetry.events import StageReport as StageReport
+from crystools_tpu.telemetry.events import StageStarted as StageStarted
+from crystools_tpu.telemetry.events import Status as Status
+from crystools_tpu.telemetry.events import StepFinished as StepFinished
+from crystools_tpu.telemetry.events import StepRecord as StepRecord
+from crystools_tpu.telemetry.events import StepSeconds as StepSeconds
+from crystools_tpu.telemetry.events import to_wire as to_wire
+from crystools_tpu.telemetry.fold import Fold as Fold
+from crystools_tpu.telemetry.fold import with_progress as with_progress
+from crystools_tpu.telemetry.forecast import forecast_warning as forecast_warning
+from crystools_tpu.telemetry.profile import CaptureBusyError as CaptureBusyError
+from crystools_tpu.telemetry.profile import Profiler as Profiler
+from crystools_tpu.telemetry.protocol import RunRecorder as RunRecorder
+from crystools_tpu.telemetry.protocol import StageFacts as StageFacts
+from crystools_tpu.telemetry.protocol import StageRecorder as StageRecorder
+from crystools_tpu.telemetry.pubsub import Bus as Bus
+from crystools_tpu.telemetry.pubsub import Subscription as Subscription
+from crystools_tpu.telemetry.read_wire import report_from_json as report_from_json
+from crystools_tpu.telemetry.read_wire import report_from_wire as report_from_wire
+from crystools_tpu.telemetry.recorder import History as History
+from crystools_tpu.telemetry.recorder import Run as Run
+from crystools_tpu.telemetry.recorder import TelemetryError as TelemetryError
+from crystools_tpu.telemetry.recorder import bus as bus
+from crystools_tpu.telemetry.recorder import history as history
+from crystools_tpu.telemetry.recorder import profiler as profiler
+from crystools_tpu.telemetry.recorder import run as run
+from crystools_tpu.telemetry.silent import SilentRun as SilentRun
+from crystools_tpu.telemetry.silent import SilentStage as SilentStage
+from crystools_tpu.telemetry.silent import silent_run as silent_run
+from crystools_tpu.telemetry.stage import Stage as Stage
+from crystools_tpu.telemetry.step_times import eta_seconds as eta_seconds
 
 subscribe = bus.subscribe
-
-__all__ = [
-    "CHIPS",
-    "WIRE_SCHEMA",
-    "Bound",
-    "Bus",
-    "BytesTransferred",
-    "CaptureBusyError",
-    "CaptureStatus",
-    "Change",
-    "ChipSpec",
-    "Comparison",
-    "CompileCache",
-    "CompileFinished",
-    "CompileRecord",
-    "Device",
-    "Event",
-    "Fold",
-    "Forecast",
-    "HbmUsage",
-    "History",
-    "ModelFreed",
-    "ProfileCapture",
-    "ProfileChanged",
-    "Profiler",
-    "Ratio",
-    "Run",
-    "RunFinished",
-    "RunRecorder",
-    "RunReport",
-    "RunStarted",
-    "RunWarned",
-    "SilentRun",
-    "SilentStage",
-    "Stage",
-    "StageComparison",
-    "StageFacts",
-    "StageFinished",
-    "StageForecast",
-    "StageName",
-    "StageProgress",
-    "StageRecorder",
-    "StageReport",
-    "StageStarted",
-    "Status",
-    "StepFinished",
-    "StepRecord",
-    "StepSeconds",
-    "Subscription",
-    "TelemetryError",
-    "Verdict",
-    "bus",
-    "chip_spec",
-    "compare",
-    "eta_seconds",
-    "forecast_warning",
-    "history",
-    "profiler",
-    "regressions",
-    "report_from_json",
-    "report_from_wire",
-    "run",
-    "silent_run",
-    "subscribe",
-    "to_wire",
-    "with_progress",
-]

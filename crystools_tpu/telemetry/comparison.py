@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from statistics import NormalDist
-from typing import Final, Literal, TypeAlias, TypeVar
+from typing import Final, Literal, TypeAlias
 
-from crystools_tpu.telemetry.content import content_of
 from crystools_tpu.telemetry.events import RunReport, StageName, StageReport, Status
+from crystools_tpu.telemetry.step_times import timed_seconds
 
 SAME_RATIO: Final = 0.01
 """A smaller change is none: the same program, run twice on a quiet machine, differs by as much."""
@@ -94,7 +94,8 @@ class Comparison:
 
 def compare(a: RunReport, b: RunReport, others: Sequence[RunReport] = ()) -> Comparison:
     """Compares B with A. `others` are runs of which those that are like A show how much a figure varies."""
-    baseline = [a, *(run for run in others if run.run_id not in (a.run_id, b.run_id) and is_alike(a, run))]
+    runs = [a, *(run for run in others if run.run_id not in (a.run_id, b.run_id) and is_alike(a, run))]
+    stages_a, stages_b = [_keyed_stages(run) for run in runs], _keyed_stages(b)
     return Comparison(
         a=a.run_id,
         b=b.run_id,
@@ -105,12 +106,15 @@ def compare(a: RunReport, b: RunReport, others: Sequence[RunReport] = ()) -> Com
         changes=(
             _change(
                 "seconds",
-                [run.total_seconds for run in baseline],
+                [run.total_seconds for run in runs],
                 b.total_seconds,
                 judged=a.status is b.status is Status.SUCCEEDED,
             ),
         ),
-        stages=tuple(_compare_stage(key, baseline, b) for key in _stage_keys(a, b)),
+        stages=tuple(
+            _compare_stage(key, [stages.get(key) for stages in stages_a], stages_b.get(key))
+            for key in {**stages_a[0], **stages_b}
+        ),
     )
 
 
@@ -128,12 +132,11 @@ def regressions(
     unproven counts, for a run that is measured once is all that some have; the 95th percentile of steps does
     not, which needs about a hundred steps to mean anything.
     """
-    (whole,) = comparison.changes
-    found: list[tuple[StageComparison | None, Change]] = [(None, whole)] if _fails(whole, limit_ratio) else []
+    (total,) = comparison.changes
+    found: list[tuple[StageComparison | None, Change]] = [(None, total)] if _fails(total, limit_ratio) else []
     for stage in comparison.stages:
-        counts = _share(stage.changes[0].a, whole.a) >= SAME_RATIO or (
-            _share(stage.changes[0].b, whole.b) >= SAME_RATIO
-        )
+        seconds = stage.changes[0]
+        counts = max(_share(seconds.a, total.a), _share(seconds.b, total.b)) >= SAME_RATIO
         found += [
             (stage, change)
             for change in stage.changes
@@ -177,20 +180,20 @@ def _fails(change: Change, limit_ratio: float) -> bool:
     return change.ratio is not None and change.ratio > limit_ratio and (proven or alone)
 
 
-def _share(part: float | None, whole: float | None) -> float:
-    return part / whole if part is not None and whole else 0.0
+def _share(part: float | None, total: float | None) -> float:
+    return part / total if part is not None and total else 0.0
 
 
 def _differences(a: RunReport, b: RunReport) -> tuple[Difference, ...]:
-    """What is content in one of them does not count: it changes no time."""
-    content = content_of(a) | content_of(b)
+    """The differences that may change a time: a parameter that is content in one of them does not count."""
+    content = a.content | b.content
     names = [name for name in {**a.params, **b.params} if name not in content]
     pairs = [Difference(name, a.params.get(name), b.params.get(name)) for name in names]
     return (*_differences_of_kind(a, b), *(pair for pair in pairs if pair.a != pair.b))
 
 
 def _differences_of_kind(a: RunReport, b: RunReport) -> tuple[Difference, ...]:
-    """Of what the runs are of, and what they ran on."""
+    """Differences of what the runs are of, and of what they ran on."""
     pairs = (
         Difference("pipeline", a.pipeline, b.pipeline),
         Difference("model_id", a.model_id, b.model_id),
@@ -203,8 +206,6 @@ def _device_text(report: RunReport) -> str | None:
     return None if report.device is None else f"{report.device.count} x {report.device.kind}"
 
 
-_FigureOf: TypeAlias = Callable[[StageReport], float | None]
-_Value = TypeVar("_Value")
 _Key: TypeAlias = tuple[StageName, str | None, int]
 
 
@@ -216,28 +217,26 @@ def _keyed_stages(report: RunReport) -> dict[_Key, StageReport]:
     return stages
 
 
-def _stage_keys(a: RunReport, b: RunReport) -> list[_Key]:
-    return list({**_keyed_stages(a), **_keyed_stages(b)})
-
-
-def _compare_stage(key: _Key, baseline: Sequence[RunReport], b: RunReport) -> StageComparison:
-    stages_a = [_keyed_stages(run).get(key) for run in baseline]
-    stage_a, stage_b = stages_a[0], _keyed_stages(b).get(key)
-    caches = [_of(stage, lambda stage: stage.compile_cache) for stage in (stage_a, stage_b)]
+def _compare_stage(
+    key: _Key, stages_a: Sequence[StageReport | None], stage_b: StageReport | None
+) -> StageComparison:
+    stage_a = stages_a[0]
+    figures_a, figures_b = [_figures(stage) for stage in stages_a], _figures(stage_b)
+    cache_a, cache_b = (stage and stage.compile_cache for stage in (stage_a, stage_b))
     # What a stage had taken when it broke off is no better than what a whole one takes.
-    whole = all(stage.status is Status.SUCCEEDED for stage in (stage_a, stage_b) if stage is not None)
+    ended = all(stage.status is Status.SUCCEEDED for stage in (stage_a, stage_b) if stage is not None)
 
-    def change(name: Figure, figure: _FigureOf, *, judged: bool = True, exact: bool = False) -> Change:
-        values = [_of(stage, figure) for stage in stages_a]
-        return _change(name, values, _of(stage_b, figure), judged=judged and whole, exact=exact)
+    def change(name: Figure, *, judged: bool = True, exact: bool = False) -> Change:
+        values = [figures.get(name) for figures in figures_a]
+        return _change(name, values, figures_b.get(name), judged=judged and ended, exact=exact)
 
-    seconds = change("seconds", lambda stage: stage.seconds)
+    seconds = change("seconds")
     others = (
-        change("compile_seconds", _compile_seconds, judged=caches[0] == caches[1]),
-        _judge_by_steps(change("step_seconds_median", _median), 0.5, stage_a, stage_b),
-        _judge_by_steps(change("step_seconds_p95", _p95), 0.95, stage_a, stage_b),
-        change("mfu_ratio", _mfu, judged=False),
-        change("hbm_peak_bytes", _hbm_peak, exact=_hbm_is_exact(stage_a) and _hbm_is_exact(stage_b)),
+        change("compile_seconds", judged=cache_a == cache_b),
+        _judge_by_steps(change("step_seconds_median"), 0.5, stage_a, stage_b),
+        _judge_by_steps(change("step_seconds_p95"), 0.95, stage_a, stage_b),
+        change("mfu_ratio", judged=False),
+        change("hbm_peak_bytes", exact=_hbm_is_exact(stage_a) and _hbm_is_exact(stage_b)),
     )
     known = (other for other in others if (other.a, other.b) != (None, None))
     return StageComparison(key[0], key[1], (seconds, *known))
@@ -251,7 +250,7 @@ def _change(
     judged: bool = True,
     exact: bool = False,
 ) -> Change:
-    """Of a figure that each run has once. `exact`: it would be the same each time."""
+    """The change of a figure that each run has once. `exact`: it would be the same each time."""
     a = baseline[0]
     if a is None or b is None or a == 0:
         return Change(name, a, b, None, Verdict.SAME if a is not None and a == b else None)
@@ -289,7 +288,7 @@ def _interval(stage: StageReport | None, quantile: float) -> tuple[float, float]
     By order statistics, with the normal approximation to the binomial (Conover, Practical Nonparametric
     Statistics, 3rd edition, 3.2).
     """
-    seconds = sorted(step.seconds for step in stage.steps if not step.compiled) if stage else []
+    seconds = timed_seconds(stage.steps) if stage else []
     middle = len(seconds) * quantile
     reach = NormalDist().inv_cdf((1 + _CONFIDENCE) / 2) * math.sqrt(middle * (1 - quantile))
     low, high = math.floor(middle - reach), math.ceil(middle + reach) + 1
@@ -297,32 +296,23 @@ def _interval(stage: StageReport | None, quantile: float) -> tuple[float, float]
 
 
 def _direction(ratio: float) -> Verdict:
-    """Of all figures that are judged, less is better."""
+    """The verdict on a change: of every figure that is judged, less is better."""
     return Verdict.WORSE if ratio > 0 else Verdict.BETTER
 
 
-def _of(stage: StageReport | None, figure: Callable[[StageReport], _Value | None]) -> _Value | None:
-    return None if stage is None else figure(stage)
-
-
-def _compile_seconds(stage: StageReport) -> float | None:
-    return stage.compile_seconds if stage.compile_cache else None
-
-
-def _median(stage: StageReport) -> float | None:
-    return stage.step_seconds.median if stage.step_seconds else None
-
-
-def _p95(stage: StageReport) -> float | None:
-    return stage.step_seconds.p95 if stage.step_seconds else None
-
-
-def _mfu(stage: StageReport) -> float | None:
-    return stage.mfu.ratio if stage.mfu else None
-
-
-def _hbm_peak(stage: StageReport) -> float | None:
-    return max((usage.peak_bytes for usage in stage.hbm), default=None)
+def _figures(stage: StageReport | None) -> Mapping[Figure, float | None]:
+    """None where the run does not know a figure; no figures of a stage that it does not have."""
+    if stage is None:
+        return {}
+    steps = stage.step_seconds
+    return {
+        "seconds": stage.seconds,
+        "compile_seconds": stage.compile_seconds if stage.compile_cache else None,
+        "step_seconds_median": steps.median if steps else None,
+        "step_seconds_p95": steps.p95 if steps else None,
+        "mfu_ratio": stage.mfu.ratio if stage.mfu else None,
+        "hbm_peak_bytes": max((usage.peak_bytes for usage in stage.hbm), default=None),
+    }
 
 
 def _hbm_is_exact(stage: StageReport | None) -> bool:

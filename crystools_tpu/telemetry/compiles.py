@@ -65,17 +65,16 @@ class CompileLog:
 
     @property
     def cache(self) -> CompileCache | None:
-        """That of all compiles together; None without one."""
+        """The worst result of the cache over all compiles; None without one."""
         return worst_cache(self._caches)
 
     def explain(self, reason: str) -> None:
         """Keeps jax's explanation for the compile that follows it."""
         self._reason = reason
 
-    def event(self, name: str) -> None:
-        """Takes an event of jax.monitoring."""
-        if name == _CACHE_HIT:
-            self._hit = True
+    def hit(self) -> None:
+        """Notes that the compile that follows is in the cache."""
+        self._hit = True
 
     def duration(self, name: str, seconds: float, function: str | None) -> None:
         """Takes a duration of jax.monitoring, which is reported as it ends."""
@@ -111,7 +110,7 @@ def recompile_reason(step: Sequence[CompileRecord]) -> str:
 
 
 _current: ContextVar[CompileLog | None] = ContextVar("crystools_tpu_compile_log", default=None)
-_installed = threading.Event()
+_installed = False
 _install_lock = threading.Lock()
 
 
@@ -129,10 +128,9 @@ def attributed_to(log: CompileLog) -> Iterator[None]:
 
 def install() -> None:
     """Registers the listeners once jax is loaded; does nothing before that, and nothing the second time."""
-    if _installed.is_set() or "jax" not in sys.modules:
-        return
+    global _installed
     with _install_lock:
-        if _installed.is_set():
+        if _installed or "jax" not in sys.modules:
             return
         from jax import monitoring
 
@@ -140,27 +138,22 @@ def install() -> None:
         monitoring.register_event_duration_secs_listener(_on_duration)
         for name in _EXPLAINING_LOGGERS:
             logging.getLogger(name).addFilter(_take_explanation)
-        _installed.set()
-
-
-def _explaining() -> contextlib.AbstractContextManager[Any]:
-    if "jax" not in sys.modules:
-        return contextlib.nullcontext()
-    import jax
-
-    if jax.explain_cache_misses.value:  # the user's own choice: their log keeps the lines
-        return contextlib.nullcontext()
-    return _quietly(jax.explain_cache_misses(True))
+        _installed = True
 
 
 _quiet: ContextVar[bool] = ContextVar("crystools_tpu_quiet", default=False)
 
 
 @contextlib.contextmanager
-def _quietly(context: contextlib.AbstractContextManager[Any]) -> Iterator[None]:
+def _explaining() -> Iterator[None]:
+    """Within the block jax explains its cache misses."""
+    jax: Any = sys.modules.get("jax")
+    if jax is None or jax.explain_cache_misses.value:  # the user's own choice: their log keeps the lines
+        yield
+        return
     token = _quiet.set(True)
     try:
-        with context:
+        with jax.explain_cache_misses(True):
             yield
     finally:
         _quiet.reset(token)
@@ -197,9 +190,8 @@ def _cache_without_hit() -> CompileCache:
 
 def _on_event(event: str, **_: str | int) -> None:
     log = _current.get()
-    if log is not None:
-        with _guard(_NOT_RECORDED):
-            log.event(event)
+    if log is not None and event == _CACHE_HIT:
+        log.hit()
 
 
 def _on_duration(event: str, duration_secs: float, **kwargs: str | int) -> None:

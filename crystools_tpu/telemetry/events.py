@@ -22,6 +22,9 @@ WIRE_SCHEMA = 1
 FULL: Final = "full"
 """The kind of a step that is like every other."""
 
+DEFAULT_CONTENT_PARAMS: Final = frozenset({"prompt", "negative_prompt", "seed", "image"})
+"""The content of a run that does not say: of another's pipeline, or of before runs said so."""
+
 OMIT_DEFAULT: Final = {"omit_default": True}
 """The metadata of a field that the wire carries only where it is not its default."""
 
@@ -299,7 +302,7 @@ class RunReport(_Safe):
     `forecast` is what was expected of it before it began, stages that never came included; `warnings` are
     what its user was told while it ran. A whole number among `params` that not every reader of JSON could
     keep, such as a seed of 64 bits, is its digits. `content_params` are the names of those that say what is
-    shown and change no time, None where the run does not say which (see `content.content_of`).
+    shown and change no time, None where the run does not say which (see `content`).
     `progress`, of its running stage, is there where a server tells of a run; see `fold`.
     """
 
@@ -319,6 +322,11 @@ class RunReport(_Safe):
     warnings: tuple[str, ...] = ()
     content_params: tuple[str, ...] | None = field(default=None, metadata=OMIT_DEFAULT)
     progress: StageProgress | None = field(default=None, metadata=OMIT_DEFAULT)
+
+    @property
+    def content(self) -> frozenset[str]:
+        """The names of the parameters that say what is shown: the run's own word, or the default."""
+        return DEFAULT_CONTENT_PARAMS if self.content_params is None else frozenset(self.content_params)
 
 
 @dataclass(frozen=True, slots=True)
@@ -362,17 +370,23 @@ class StageStarted(_Safe):
 
 
 @dataclass(frozen=True, slots=True)
-class StepFinished(_Safe):
+class _InStage(_Safe):
+    """What happened in a stage; `stage` is its position in the run's `stages`."""
+
+    run_id: str
+    pipeline: str
+    stage: int
+    stage_name: StageName
+
+
+@dataclass(frozen=True, slots=True)
+class StepFinished(_InStage):
     """The device finished step `step` (from 0). `eta_seconds` is what the stage has still to go.
 
     That is the steps to come times the median of the last ones, each kind apart, of which the forecast counts
     as one. `mfu`, `mbu` and `bound` are of this step alone, None where a compile fell in it.
     """
 
-    run_id: str
-    pipeline: str
-    stage: int
-    stage_name: StageName
     step: int
     record: StepRecord
     steps_total: int | None
@@ -385,16 +399,12 @@ class StepFinished(_Safe):
 
 
 @dataclass(frozen=True, slots=True)
-class BytesTransferred(_Safe):
+class BytesTransferred(_InStage):
     """A download has brought `bytes_done` of `bytes_total`.
 
     `bytes_per_second` is the rate of the last seconds, `eta_seconds` what is still to come at that rate.
     """
 
-    run_id: str
-    pipeline: str
-    stage: int
-    stage_name: StageName
     bytes_done: int
     bytes_total: int | None
     bytes_per_second: float | None
@@ -404,7 +414,7 @@ class BytesTransferred(_Safe):
 
 
 @dataclass(frozen=True, slots=True)
-class CompileFinished(_Safe):
+class CompileFinished(_InStage):
     """A stage compiled something.
 
     `stage_compile_seconds` is the stage's total so far: trace, lowering and backend together, overlaps
@@ -412,10 +422,6 @@ class CompileFinished(_Safe):
     these add up to the stage's `recompiles`.
     """
 
-    run_id: str
-    pipeline: str
-    stage: int
-    stage_name: StageName
     record: CompileRecord
     stage_compile_seconds: float
     recompile: bool
@@ -494,7 +500,7 @@ Event: TypeAlias = (
 _T = TypeVar("_T")
 
 NOT_ON_THE_WIRE: Final = {"on_the_wire": False}
-"""As `metadata` of a dataclass's field: of this process alone."""
+"""The metadata of a field that does not leave this process."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -519,9 +525,9 @@ def plain(value: Any) -> Any:
     if dataclasses.is_dataclass(value):
         kind: Any = type(value)
         return {
-            f.name: plain(told)
+            f.name: plain(item)
             for f in _wire_fields(kind)
-            if (told := getattr(value, f.name)) != f.default or "omit_default" not in f.metadata
+            if (item := getattr(value, f.name)) != f.default or "omit_default" not in f.metadata
         }
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}

@@ -11,7 +11,6 @@ from collections.abc import Callable
 from typing import Any, TypeAlias
 
 from crystools_tpu.telemetry.compiles import recompile_reason, worst_cache
-from crystools_tpu.telemetry.eta import eta_seconds
 from crystools_tpu.telemetry.events import (
     BytesTransferred,
     CompileFinished,
@@ -26,7 +25,7 @@ from crystools_tpu.telemetry.events import (
     Status,
     StepFinished,
 )
-from crystools_tpu.telemetry.step_times import statistics_of, timed_seconds
+from crystools_tpu.telemetry.step_times import eta_seconds, statistics_of, timed_seconds
 
 _Happened: TypeAlias = StepFinished | BytesTransferred | CompileFinished
 
@@ -43,7 +42,7 @@ def with_progress(run: RunReport, now_unix_seconds: float) -> RunReport:
 
 
 class Fold:
-    """Follows runs by their events, handed to `told` in their order.
+    """Follows runs by their events, handed to `add` in their order.
 
     `report_of` gives a run as known so far: of one that began before, or of which events were lost.
     `unix_seconds` is the time of day.
@@ -56,8 +55,8 @@ class Fold:
         self._unix_seconds = unix_seconds
         self._stages: dict[str, _Stage] = {}
 
-    def told(self, event: Event) -> Event:
-        """The event, with how its stage stands after it where it is of a running stage that is known."""
+    def add(self, event: Event) -> Event:
+        """The event, with how its stage stands after it where that runs and is known."""
         if isinstance(event, StageStarted):
             stage = self._stages[event.run_id] = self._begun(event.stage, event.report)
             return dataclasses.replace(event, progress=stage.progress)
@@ -106,7 +105,7 @@ class _Stage:
         return isinstance(event, StepFinished) and event.step > self._steps
 
     def after(self, event: _Happened, now: float) -> StageProgress:
-        """How it stands after the event."""
+        """How the stage stands after the event."""
         if isinstance(event, StepFinished):
             changes = self._step(event)
         elif isinstance(event, BytesTransferred):

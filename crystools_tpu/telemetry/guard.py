@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from types import TracebackType
+from typing import Any, TypeVar
 
 from crystools_tpu.telemetry.text import describe_error
+
+_Known = TypeVar("_Known")
 
 
 class Guard:
@@ -28,8 +32,16 @@ class Guard:
         return block if block is not None else self._blocks.setdefault(what, _Block(what, self._logger))
 
     def failed(self, what: str, error: Exception) -> None:
-        """As if a block had ended with the error."""
+        """Takes in an error that was caught elsewhere."""
         self(what).failed(error)
+
+    def known(self, name: str, value: Any, read: Callable[[Any], _Known]) -> _Known | None:
+        """The value as `read` gives it; None where there is none, or `read` raises: then it is left out."""
+        if value is None:
+            return None
+        with self(f"{name} is left out"):
+            return read(value)
+        return None
 
 
 class _Block:

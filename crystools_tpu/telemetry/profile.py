@@ -15,7 +15,7 @@ import datetime
 import logging
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -28,6 +28,10 @@ logger = logging.getLogger(__name__)
 
 MAX_STEPS: Final = 50
 DEFAULT_STEPS: Final = 5
+_BUSY: Final = {
+    CaptureStatus.WAITING: "a capture waits for the next step of a run: start a run, and it begins",
+    CaptureStatus.CAPTURING: "a capture is being made: ask again when it is written",
+}
 
 
 class CaptureBusyError(Exception):
@@ -44,8 +48,7 @@ class Profiler:
         self._capture = ProfileCapture(CaptureStatus.IDLE, None, 0, None, None, None)
         self._folder = Path()
         self._only: StageName | None = None
-        self._stage: Any = None
-        self._step: Any = None
+        self._stage, self._step = contextlib.ExitStack(), contextlib.ExitStack()
         self._last_dispatched: tuple[int, int] | None = None
         self._last_done = (-1, -1)
         self._writer: threading.Thread | None = None
@@ -68,12 +71,8 @@ class Profiler:
         if isinstance(steps, bool) or not isinstance(steps, int) or not 1 <= steps <= MAX_STEPS:
             raise ValueError(f"steps must be a whole number from 1 to {MAX_STEPS}")
         with self._lock:
-            if self._capture.status is CaptureStatus.WAITING:
-                raise CaptureBusyError(
-                    "a capture waits for the next step of a run: start a run, and it begins"
-                )
-            if self._capture.status is CaptureStatus.CAPTURING:
-                raise CaptureBusyError("a capture is being made: ask again when it is written")
+            if busy := _BUSY.get(self._capture.status):
+                raise CaptureBusyError(busy)
             folder.mkdir(parents=True, exist_ok=True)
             self._folder, self._only = folder, stage
             self._change(ProfileCapture(CaptureStatus.WAITING, steps, 0, None, None, None))
@@ -106,12 +105,12 @@ class Profiler:
                     self._start(run_id)
                     self._annotate_stage(stage)
             elif self._captures(run_id) and self._last_dispatched is None:
-                self._end_step()
+                self._step.close()
                 count = self._capture.steps_captured + 1
                 self._change(dataclasses.replace(self._capture, steps_captured=count))
                 if count == self._capture.steps:
                     self._last_dispatched = position
-                    self._end_stage()
+                    self._stage.close()
                     self._stop_if_done()
             if self._captures(run_id) and self._last_dispatched is None and number + 1 != steps_total:
                 self._annotate_step(stage, number + 1)
@@ -127,8 +126,8 @@ class Profiler:
         """A stage of the run ended, its steps included, in the thread in which it began."""
         with self._surviving():
             if self._captures(run_id):
-                self._end_step()
-                self._end_stage()
+                self._step.close()
+                self._stage.close()
                 if self._only is not None:
                     self._stop()
 
@@ -157,15 +156,11 @@ class Profiler:
         now = datetime.datetime.now(datetime.UTC)
         session = f"{now:%Y-%m-%dT%H-%M-%S.%f}-{run_id[:8]}"
         path = self._folder.absolute() / "plugins" / "profile" / session
-        try:
-            profiler = _jax_profiler()
-            options = profiler.ProfileOptions()
-            options.python_tracer_level = 0  # every call of every thread: slow, and not what is asked
-            options.session_id = session
-            profiler.start_trace(self._folder, create_perfetto_trace=True, profiler_options=options)
-        except Exception as error:  # noqa: BLE001 - whatever the profiler raises, the run goes on
-            self._fail(error)
-            return
+        profiler = _jax_profiler()
+        options = profiler.ProfileOptions()
+        options.python_tracer_level = 0  # every call of every thread: slow, and not what is asked
+        options.session_id = session
+        profiler.start_trace(self._folder, create_perfetto_trace=True, profiler_options=options)
         self._last_dispatched, self._last_done = None, (-1, -1)
         self._change(
             dataclasses.replace(self._capture, status=CaptureStatus.CAPTURING, run_id=run_id, path=str(path))
@@ -176,9 +171,12 @@ class Profiler:
             self._stop()
 
     def _stop(self) -> None:
-        """Not a daemon: a process that ends waits for its capture."""
         self.armed = False
-        writer = threading.Thread(target=self._write, name="crystools-tpu-profile")
+        self._in_background(self._write)
+
+    def _in_background(self, target: Callable[[], None]) -> None:
+        """Not a daemon: a process that ends waits for its capture."""
+        writer = threading.Thread(target=target, name="crystools-tpu-profile")
         writer.start()
         self._writer = writer
 
@@ -192,16 +190,14 @@ class Profiler:
 
     def _discard(self) -> None:
         """Ends jax's own capture, so that there can be another."""
-        self._stage = self._step = None
+        self._stage, self._step = contextlib.ExitStack(), contextlib.ExitStack()
 
         def end() -> None:
             with Guard(logger)("jax's profiler could not be ended"):
                 _jax_profiler().stop_trace()
 
         with Guard(logger)("jax's profiler could not be ended"):
-            writer = threading.Thread(target=end, name="crystools-tpu-profile")
-            writer.start()
-            self._writer = writer
+            self._in_background(end)
 
     def _fail(self, error: Exception) -> None:
         self.armed = False
@@ -214,23 +210,11 @@ class Profiler:
         self._bus.publish(ProfileChanged(capture))
 
     def _annotate_stage(self, stage: StageName) -> None:
-        if self._capture.status is CaptureStatus.CAPTURING:
-            self._stage = _jax_profiler().TraceAnnotation(stage)
-            self._stage.__enter__()
+        self._stage.enter_context(_jax_profiler().TraceAnnotation(stage))
 
     def _annotate_step(self, stage: StageName, number: int) -> None:
-        self._step = _jax_profiler().StepTraceAnnotation(f"{stage} step", step_num=number)
-        self._step.__enter__()
-
-    def _end_stage(self) -> None:
-        if self._stage is not None:
-            self._stage.__exit__(None, None, None)
-            self._stage = None
-
-    def _end_step(self) -> None:
-        if self._step is not None:
-            self._step.__exit__(None, None, None)
-            self._step = None
+        annotation = _jax_profiler().StepTraceAnnotation(f"{stage} step", step_num=number)
+        self._step.enter_context(annotation)
 
 
 def _jax_profiler() -> Any:

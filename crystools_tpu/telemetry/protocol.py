@@ -5,11 +5,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol, TypedDict, Unpack
 
-from crystools_tpu.telemetry.events import FULL, RunReport, StageName
+from crystools_tpu.telemetry.events import FULL, Forecast, Params, RunReport, StageName
+
+
+class RunFacts(TypedDict, total=False):
+    """What a pipeline may say of a run as it begins; see `telemetry.run`."""
+
+    model_id: str | None
+    params: Params | None
+    content_params: Collection[str] | None
+    devices: Sequence[Any]
+    peak_flops_per_chip: float | None
+    forecast: Forecast | None
 
 
 class StageFacts(TypedDict, total=False):

@@ -6,6 +6,7 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from types import TracebackType
 
 from crystools_tpu.telemetry.events import Event
@@ -14,7 +15,7 @@ from crystools_tpu.telemetry.guard import Guard
 logger = logging.getLogger(__name__)
 
 
-class Subscription:
+class Subscription(AbstractContextManager["Subscription"]):
     """A bounded queue of events. When it is full the oldest event is lost and `dropped` counts it.
 
     `wakeup` is called after each event, in the publisher's thread; it must return at once (an asyncio
@@ -50,9 +51,6 @@ class Subscription:
         with self._ready:
             self._closed = True
             self._ready.notify_all()
-
-    def __enter__(self) -> Subscription:
-        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

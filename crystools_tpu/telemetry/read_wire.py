@@ -42,20 +42,22 @@ def report_from_wire(value: object) -> RunReport:
     try:
         report: RunReport = _reader(RunReport)(value)
     except _WrongError as wrong:
-        raise ValueError(f"report{wrong.where} {wrong.what}") from None
+        raise ValueError(f"report{wrong.where} {wrong}") from None
     return report
 
 
 class _WrongError(Exception):
     """A value that cannot be read; where it is, is put together on the way out."""
 
-    def __init__(self, what: str, where: str = "") -> None:
-        super().__init__(what)
-        self.what = what
-        self.where = where
+    where = ""
 
-    def within(self, outer: str) -> _WrongError:
-        return _WrongError(self.what, outer + self.where)
+
+def _read_at(where: str, read: _Reader, value: Any) -> Any:
+    try:
+        return read(value)
+    except _WrongError as wrong:
+        wrong.where = where + wrong.where
+        raise
 
 
 def _refuse_constant(name: str) -> None:
@@ -84,7 +86,11 @@ def _reader(kind: Any) -> _Reader:
         fields = dataclasses.fields(kind)
         # Not so what came later than the first reports: it has a default.
         required = frozenset(field.name for field in fields if field.default is dataclasses.MISSING)
-        return partial(_read_fields, kind, {f.name: _reader(hints[f.name]) for f in fields}, required)
+        readers = {field.name: _reader(hints[field.name]) for field in fields}
+        readers |= {
+            name: partial(_read_time, read) for name, read in readers.items() if name.endswith("seconds")
+        }
+        return partial(_read_fields, kind, readers, required)
     if origin is Literal:  # what the word may be is for those who show it: a newer version may know more
         return _read_text
     if issubclass(kind, StrEnum):
@@ -95,46 +101,33 @@ def _reader(kind: Any) -> _Reader:
 def _read_items(read: _Reader, value: Any) -> Any:
     if not isinstance(value, (list, tuple)):
         raise _WrongError("is no list")
-    items = []
-    for item in value:
-        try:
-            items.append(read(item))
-        except _WrongError as wrong:
-            raise wrong.within(f"[{len(items)}]") from None
-    return tuple(items)
+    return tuple(_read_at(f"[{index}]", read, item) for index, item in enumerate(value))
+
+
+def _check_mapping(value: Any) -> None:
+    if not isinstance(value, Mapping):
+        raise _WrongError("is no object")
 
 
 def _read_mapping(read: _Reader, value: Any) -> Any:
-    if not isinstance(value, Mapping):
-        raise _WrongError("is no object")
-    items = {}
-    for name, item in value.items():
-        try:
-            items[name] = read(item)
-        except _WrongError as wrong:
-            raise wrong.within(f".{name}") from None
-    return items
+    _check_mapping(value)
+    return {name: _read_at(f".{name}", read, item) for name, item in value.items()}
 
 
 def _read_fields(kind: Any, readers: Mapping[str, _Reader], required: frozenset[str], value: Any) -> Any:
-    if not isinstance(value, Mapping):
-        raise _WrongError("is no object")
+    _check_mapping(value)
     if missing := [name for name in readers if name in required and name not in value]:
         raise _WrongError(f"lacks {', '.join(missing)}")
-    read: dict[str, Any] = {}
-    for name, reader in readers.items():
-        if name in value:
-            try:
-                read[name] = reader(value[name])
-                if name.endswith("seconds") and not _is_time(read[name]):
-                    raise _WrongError("is no time")
-            except _WrongError as wrong:
-                raise wrong.within(f".{name}") from None
-    return kind(**read)
+    return kind(
+        **{name: _read_at(f".{name}", read, value[name]) for name, read in readers.items() if name in value}
+    )
 
 
-def _is_time(value: Any) -> bool:
-    return not isinstance(value, (int, float)) or 0 <= value < _MOST_SECONDS
+def _read_time(read: _Reader, value: Any) -> Any:
+    seconds = read(value)
+    if isinstance(seconds, (int, float)) and not 0 <= seconds < _MOST_SECONDS:
+        raise _WrongError("is no time")
+    return seconds
 
 
 def _read_enum(kind: type[StrEnum], value: Any) -> Any:
@@ -144,16 +137,13 @@ def _read_enum(kind: type[StrEnum], value: Any) -> Any:
         raise _WrongError(f"is none of {', '.join(kind)}") from None
 
 
-def _read_text(value: Any) -> Any:
-    if not isinstance(value, str):
-        raise _WrongError("is no text")
+def _read_exactly(kind: type, what: str, value: Any) -> Any:
+    if not isinstance(value, kind):
+        raise _WrongError(f"is no {what}")
     return value
 
 
-def _read_bool(value: Any) -> Any:
-    if not isinstance(value, bool):
-        raise _WrongError("is no yes or no")
-    return value
+_read_text = partial(_read_exactly, str, "text")
 
 
 def _read_float(value: Any) -> Any:
@@ -172,16 +162,15 @@ def _read_int(value: Any) -> Any:
 
 _SCALARS: Final[Mapping[Any, _Reader]] = {
     str: _read_text,
-    bool: _read_bool,
+    bool: partial(_read_exactly, bool, "yes or no"),
     float: _read_float,
     int: _read_int,
 }
 
 
 def _read_parameters(value: Any) -> Any:
-    """They are whatever the run was given, as long as it can be written again."""
-    if not isinstance(value, Mapping):
-        raise _WrongError("is no object")
+    """Parameters of any kind, as long as they can be written again."""
+    _check_mapping(value)
     if _is_deeper(value, _DEEPEST_PARAMETER):
         raise _WrongError("is nested too deeply")
     return value

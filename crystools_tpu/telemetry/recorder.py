@@ -11,7 +11,7 @@ import time
 import uuid
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Unpack
 
 from crystools_tpu.telemetry.clock import elapsed, iso_time, steady, time_of_day
 from crystools_tpu.telemetry.device import describe_devices
@@ -32,9 +32,10 @@ from crystools_tpu.telemetry.events import (
 from crystools_tpu.telemetry.forecast import forecast_warning
 from crystools_tpu.telemetry.guard import Guard
 from crystools_tpu.telemetry.profile import Profiler
+from crystools_tpu.telemetry.protocol import RunFacts
 from crystools_tpu.telemetry.pubsub import Bus
-from crystools_tpu.telemetry.stage import PROFILER_FAILED, Stage, Surroundings, known_figure, status_of
-from crystools_tpu.telemetry.text import describe_error, safe_params, safe_text
+from crystools_tpu.telemetry.stage import Stage, Surroundings, figure, status_of
+from crystools_tpu.telemetry.text import describe_error, safe_text
 
 logger = logging.getLogger(__name__)
 
@@ -73,39 +74,45 @@ class Run:
         self,
         pipeline: str,
         *,
-        model_id: str | None,
-        params: Params,
-        content_params: Collection[str] | None,
-        devices: Sequence[Any],
-        peak_flops_per_chip: float | None,
-        forecast: Forecast | None,
         bus: Bus,
         profiler: Profiler,
         clock: Callable[[], float],
         wall_clock: Callable[[], float],
+        **facts: Unpack[RunFacts],
     ) -> None:
         self._guard = Guard(logger)
         self._telling = self._guard("what happens in the run could not be told")
         self._bus = bus
-        self._profiler = profiler
         self._clock = steady(clock, self._guard)
         self._wall_clock = wall_clock
-        self.run_id = new_run_id(self._guard)
-        self.pipeline = safe_text(pipeline)
-        self.devices = tuple(devices)
+        self.devices = tuple(facts.get("devices", ()))
         self.output: str | None = None
-        self._device = _described(self.devices, peak_flops_per_chip, self._guard)
-        self._model_id = model_id
-        self._params = safe_params(params)
-        self._content_params = _names("content_params", content_params, self._guard)
-        self._forecast = forecast
+        device = _described(self.devices, facts.get("peak_flops_per_chip"), self._guard)
+        forecast = facts.get("forecast")
         self._expected = list(forecast.stages) if forecast else []
         self._stages: list[Stage] = []
         self._stage_is_open = False
         self._warnings: list[str] = []
         self._final: RunReport | None = None
         self._started_at = self._clock()
-        self._started_unix_seconds = time_of_day(wall_clock, self._guard)
+        self._start = dataclasses.replace(
+            run_begun(pipeline, time_of_day(wall_clock, self._guard), self._guard, facts),
+            device=device,
+            forecast=forecast,
+            content_params=self._guard.known("content_params", facts.get("content_params"), _names),
+        )
+        self.run_id = self._start.run_id
+        self._around = Surroundings(
+            run_id=self.run_id,
+            pipeline=self._start.pipeline,
+            devices=self.devices,
+            device=device,
+            profiler=profiler,
+            publish=self._publish,
+            clock=self._clock,
+            unix_seconds=self.unix_seconds,
+            guard=self._guard,
+        )
 
     def begin(self, history: History) -> None:
         """Remembers the run and tells of it."""
@@ -113,15 +120,16 @@ class Run:
             history.add(self)
         self._publish(RunStarted(self.report))
         with self._guard("the forecast could not be read"):
-            if self._forecast is not None and (warning := forecast_warning(self._forecast)):
-                logger.warning("%s: %s", self.pipeline, warning)
+            forecast = self._start.forecast
+            if forecast is not None and (warning := forecast_warning(forecast)):
+                logger.warning("%s: %s", self._start.pipeline, warning)
 
     def unix_seconds(self) -> float:
         """The time of day by the run's own clock, which never jumps; where that is unknown, by the other."""
         seconds = elapsed(self._started_at, self._clock())
         if seconds is None:
             return time_of_day(self._wall_clock, self._guard)
-        return self._started_unix_seconds + seconds
+        return self._start.started_unix_seconds + seconds
 
     def _publish(self, event: Event) -> None:
         """Tells whoever listens."""
@@ -150,22 +158,18 @@ class Run:
         Whatever fails in the watching is a warning, and what it would have said is absent. What may be
         said of a stage, `StageFacts` says, and what this raises, `RunRecorder.stage`.
         """
-        if self._stage_is_open:
-            raise TelemetryError(f"stage {name!r} begins while another is open: end that one first")
+        report = stage_begun(name, component, self.unix_seconds(), another_is_open=self._stage_is_open)
         planned = _steps(steps, self._guard)
         report = dataclasses.replace(
-            EMPTY_STAGE,
-            name=stage_name(name),
-            component=component,
-            started_unix_seconds=self.unix_seconds(),
+            report,
             steps_total=None if planned is None else sum(planned.values()),
             steps_by_kind=planned if planned is not None and planned.keys() != {FULL} else None,
-            bytes_total=_count("bytes_total", bytes_total, self._guard),
+            bytes_total=self._guard.known("bytes_total", bytes_total, _count),
             flops_method=flops_method if flops_per_step is not None else None,
         )
         with self._guard("a stage's forecast could not be read"):
             report = self._with_forecast(report)
-        stage = Stage(self._surroundings(), report, flops_per_step, bytes_per_step)
+        stage = Stage(self._around, len(self._stages), report, flops_per_step, bytes_per_step)
         self._stages.append(stage)
         self._stage_is_open = True
         try:
@@ -174,27 +178,13 @@ class Run:
         finally:
             self._stage_is_open = False
 
-    def _surroundings(self) -> Surroundings:
-        return Surroundings(
-            run_id=self.run_id,
-            pipeline=self.pipeline,
-            index=len(self._stages),
-            devices=self.devices,
-            device=self._device,
-            profiler=self._profiler,
-            publish=self._publish,
-            clock=self._clock,
-            unix_seconds=self.unix_seconds,
-            guard=self._guard,
-        )
-
     def warn(self, warning: str) -> None:
         """Says what the user should know in the log, on every screen and in the report, the same once."""
         warning = safe_text(warning)
         if warning not in self._warnings:
             self._warnings.append(warning)
-            logger.warning("%s: %s", self.pipeline, warning)
-            self._publish(RunWarned(self.run_id, self.pipeline, warning))
+            logger.warning("%s: %s", self._start.pipeline, warning)
+            self._publish(RunWarned(self.run_id, self._start.pipeline, warning))
 
     def _with_forecast(self, report: StageReport) -> StageReport:
         """The stage with the first forecast of its name and component that no stage before it has taken."""
@@ -203,7 +193,7 @@ class Run:
         if expected is None:
             return report
         self._expected.remove(expected)
-        peak, device = expected.hbm_peak_bytes_per_chip, self._device
+        peak, device = expected.hbm_peak_bytes_per_chip, self._start.device
         if peak is not None and device is not None:
             peak = int(peak * device.chips / device.count)
         return dataclasses.replace(
@@ -216,30 +206,20 @@ class Run:
             return
         for stage in self._stages:
             stage.finish(error)
-        if self._profiler.armed:
-            with self._guard(PROFILER_FAILED):
-                self._profiler.run_ended(self.run_id)
+        self._around.profile(self._around.profiler.run_ended)
         seconds = elapsed(self._started_at, self._clock())
         self._final = self._summary(status_of(error), error, seconds)
         self._publish(RunFinished(self._final))
 
     def _summary(self, status: Status, error: BaseException | None, seconds: float | None) -> RunReport:
-        return RunReport(
-            run_id=self.run_id,
-            pipeline=self.pipeline,
-            model_id=self._model_id,
-            params=self._params,
+        return dataclasses.replace(
+            self._start,
             status=status,
             error=describe_error(error),
-            started_at=iso_time(self._started_unix_seconds),
-            started_unix_seconds=self._started_unix_seconds,
             total_seconds=seconds,
             output=self.output,
-            device=self._device,
             stages=tuple(stage.report for stage in tuple(self._stages)),
-            forecast=self._forecast,
             warnings=tuple(self._warnings),
-            content_params=self._content_params,
         )
 
 
@@ -269,7 +249,7 @@ def run(
     An exception ends the run as `failed` with its reason, Ctrl-C as `cancelled`; both go on to the caller.
     What fails in the watching itself is a warning, once a run, and never an exception here.
     `content_params` names those of `params` that say what is shown and change no time: a comparison of runs
-    leaves them out, and no text of theirs goes into a trace. None: `content.DEFAULT_CONTENT_PARAMS`.
+    leaves them out, and no text of theirs goes into a trace. None: `events.DEFAULT_CONTENT_PARAMS`.
     `peak_flops_per_chip` is for a device that the chip table does not have. `forecast` is what is expected of
     the run: each stage takes what is said of its name and component, and the ETA begins with it. Where a
     stage is not to fit, that is a warning in the log and on every screen; the run goes on.
@@ -277,7 +257,7 @@ def run(
     recorded = Run(
         pipeline,
         model_id=model_id,
-        params=params or {},
+        params=params,
         content_params=content_params,
         devices=devices,
         peak_flops_per_chip=peak_flops_per_chip,
@@ -296,15 +276,61 @@ def run(
     recorded.finish(None)
 
 
-def stage_name(name: StageName | str) -> StageName:
-    """The stage of that name. Raises ValueError where there is none."""
-    try:
-        return StageName(name)
-    except ValueError:
-        raise ValueError(f"stage {name!r} is none of {', '.join(StageName)}") from None
+def run_begun(pipeline: str, started_unix_seconds: float, guard: Guard, facts: RunFacts) -> RunReport:
+    """The report of a run that begins: no more of `facts` than its model and parameters."""
+    return RunReport(
+        run_id=_new_run_id(guard),
+        pipeline=pipeline,
+        model_id=facts.get("model_id"),
+        params=facts.get("params") or {},
+        status=Status.RUNNING,
+        error=None,
+        started_at=iso_time(started_unix_seconds),
+        started_unix_seconds=started_unix_seconds,
+        total_seconds=None,
+        output=None,
+        device=None,
+        stages=(),
+    )
 
 
-def new_run_id(guard: Guard) -> str:
+def stage_begun(
+    name: StageName | str, component: str | None, started_unix_seconds: float, *, another_is_open: bool
+) -> StageReport:
+    """The report of a stage that begins.
+
+    Raises TelemetryError where another stage is open, ValueError for a name that is no stage.
+    """
+    if another_is_open:
+        raise TelemetryError(f"stage {name!r} begins while another is open: end that one first")
+    if name not in list(StageName):
+        raise ValueError(f"stage {name!r} is none of {', '.join(StageName)}")
+    return StageReport(
+        name=StageName(name),
+        component=component,
+        status=Status.RUNNING,
+        error=None,
+        started_unix_seconds=started_unix_seconds,
+        seconds=None,
+        compile_seconds=0.0,
+        compile_cache=None,
+        compiles=(),
+        recompiles=0,
+        recompile_reasons=(),
+        steps_total=None,
+        steps=(),
+        step_seconds=None,
+        first_nonfinite_step=None,
+        flops=None,
+        flops_method=None,
+        mfu=None,
+        mbu=None,
+        bound=None,
+        hbm=(),
+    )
+
+
+def _new_run_id(guard: Guard) -> str:
     """32 hexadecimal digits that no other run has."""
     with guard("the system has no random number for the run's id"):
         return uuid.uuid4().hex
@@ -313,63 +339,28 @@ def new_run_id(guard: Guard) -> str:
 
 def _described(devices: Sequence[Any], peak_flops_per_chip: Any, guard: Guard) -> Device | None:
     # A peak of 0 is none: MFU divides by it.
-    peak = known_figure("peak_flops_per_chip", peak_flops_per_chip, guard) or None
+    peak = guard.known("peak_flops_per_chip", peak_flops_per_chip, figure) or None
     with guard("the devices could not be described"):
         return describe_devices(devices, peak)
     return None
 
 
-def _names(name: str, value: Any, guard: Guard) -> tuple[str, ...] | None:
-    """Names that were given, if they are several; else they are not known, and that is said."""
-    if value is None:
-        return None
-    with guard(f"{name} is left out"):
-        if isinstance(value, str):
-            raise TypeError(f"{value!r} is one text; give a list of names")
-        return tuple(map(safe_text, value))
-    return None
+def _names(value: Any) -> tuple[str, ...]:
+    if isinstance(value, str):
+        raise TypeError(f"{value!r} is one text; give a list of names")
+    return tuple(map(safe_text, value))
 
 
 def _steps(steps: Any, guard: Guard) -> dict[str, int] | None:
     """How many steps of each kind are to come; None where one number of them is not known."""
     by_kind = steps if isinstance(steps, Mapping) else {FULL: steps}
-    counts = {safe_text(kind): _count("steps", count, guard) for kind, count in by_kind.items()}
+    counts = {safe_text(kind): guard.known("steps", count, _count) for kind, count in by_kind.items()}
     known = {kind: count for kind, count in counts.items() if count is not None}
     return known if known.keys() == counts.keys() else None
 
 
-def _count(name: str, value: Any, guard: Guard) -> int | None:
-    """A number of things that was given, if it is one; else it is not known, and that is said."""
-    if value is None:
-        return None
-    with guard(f"{name} is left out"):
-        count = int(value) if isinstance(value, float) and value.is_integer() else operator.index(value)
-        if not 0 <= count < 2**63:
-            raise ValueError(f"{value!r} is no such number")
-        return count
-    return None
-
-
-EMPTY_STAGE = StageReport(
-    name=StageName.LOAD,
-    component=None,
-    status=Status.RUNNING,
-    error=None,
-    started_unix_seconds=0.0,
-    seconds=None,
-    compile_seconds=0.0,
-    compile_cache=None,
-    compiles=(),
-    recompiles=0,
-    recompile_reasons=(),
-    steps_total=None,
-    steps=(),
-    step_seconds=None,
-    first_nonfinite_step=None,
-    flops=None,
-    flops_method=None,
-    mfu=None,
-    mbu=None,
-    bound=None,
-    hbm=(),
-)
+def _count(value: Any) -> int:
+    count = int(value) if isinstance(value, float) and value.is_integer() else operator.index(value)
+    if not 0 <= count < 2**63:
+        raise ValueError(f"{value!r} is no such number")
+    return count

@@ -1,4 +1,4 @@
-"""MFU, MBU and the roofline verdict, from a run's own counts and the chip table."""
+"""MFU, MBU and what bounds a stage by the roofline, from a run's own counts and the chip table."""
 
 from __future__ import annotations
 

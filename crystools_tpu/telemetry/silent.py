@@ -6,17 +6,15 @@ import contextlib
 import dataclasses
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any, Unpack
 
-from crystools_tpu.telemetry.clock import iso_time
 from crystools_tpu.telemetry.events import FULL, Forecast, Params, RunReport, StageName, StageReport, Status
 from crystools_tpu.telemetry.guard import Guard
-from crystools_tpu.telemetry.protocol import StageFacts
-from crystools_tpu.telemetry.recorder import EMPTY_STAGE, TelemetryError, new_run_id, stage_name
+from crystools_tpu.telemetry.protocol import RunFacts, StageFacts
+from crystools_tpu.telemetry.recorder import run_begun, stage_begun
 from crystools_tpu.telemetry.stage import status_of
 from crystools_tpu.telemetry.steps import check_can_wait, wait_for
-from crystools_tpu.telemetry.text import safe_params, safe_text
 
 logger = logging.getLogger(__name__)
 
@@ -46,50 +44,23 @@ class SilentStage:
 class SilentRun:
     """The `RunRecorder` that records nothing: its report has its stages and how they ended, no figure."""
 
-    def __init__(
-        self,
-        pipeline: str,
-        *,
-        model_id: str | None = None,
-        params: Params | None = None,
-        devices: Sequence[Any] = (),
-    ) -> None:
-        self.run_id = new_run_id(Guard(logger))
-        self.devices = tuple(devices)
+    def __init__(self, pipeline: str, **facts: Unpack[RunFacts]) -> None:
+        self._report = run_begun(pipeline, time.time(), Guard(logger), facts)
+        self.run_id = self._report.run_id
+        self.devices = tuple(facts.get("devices", ()))
         self.output: str | None = None
         self._stages: list[StageReport] = []
-        started = time.time()
-        self._report = RunReport(
-            run_id=self.run_id,
-            pipeline=safe_text(pipeline),
-            model_id=model_id,
-            params=safe_params(params or {}),
-            status=Status.RUNNING,
-            error=None,
-            started_at=iso_time(started),
-            started_unix_seconds=started,
-            total_seconds=None,
-            output=None,
-            device=None,
-            stages=(),
-        )
 
     @property
     def report(self) -> RunReport:
-        """Which stages there were, and how they and the run stand."""
+        """The run's stages and how they and the run stand."""
         return dataclasses.replace(self._report, output=self.output, stages=tuple(self._stages))
 
     @contextlib.contextmanager
     def stage(self, name: StageName | str, **facts: Unpack[StageFacts]) -> Iterator[SilentStage]:
         """A stage; its end waits for its steps. Raises as the stage of a run that is recorded."""
-        if self._stages and self._stages[-1].status is Status.RUNNING:
-            raise TelemetryError(f"stage {name!r} begins while another is open: end that one first")
-        report = dataclasses.replace(
-            EMPTY_STAGE,
-            name=stage_name(name),
-            component=facts.get("component"),
-            started_unix_seconds=time.time(),
-        )
+        is_open = bool(self._stages) and self._stages[-1].status is Status.RUNNING
+        report = stage_begun(name, facts.get("component"), time.time(), another_is_open=is_open)
         self._stages.append(report)
         stage, status = SilentStage(), Status.SUCCEEDED
         try:
@@ -115,6 +86,7 @@ def silent_run(
     *,
     model_id: str | None = None,
     params: Params | None = None,
+    content_params: Collection[str] | None = None,
     devices: Sequence[Any] = (),
     peak_flops_per_chip: float | None = None,
     forecast: Forecast | None = None,

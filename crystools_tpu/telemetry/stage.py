@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 
 from crystools_tpu.telemetry import compiles, roofline
 from crystools_tpu.telemetry.clock import elapsed
-from crystools_tpu.telemetry.eta import Eta, planned_steps
 from crystools_tpu.telemetry.events import (
     FULL,
     Bound,
@@ -30,15 +29,13 @@ from crystools_tpu.telemetry.events import (
 from crystools_tpu.telemetry.guard import Guard
 from crystools_tpu.telemetry.hbm import HbmRecorder
 from crystools_tpu.telemetry.profile import Profiler
-from crystools_tpu.telemetry.step_times import step_statistics
+from crystools_tpu.telemetry.step_times import Eta, planned_steps, step_statistics
 from crystools_tpu.telemetry.steps import DispatchedStep, StepWaiter
 from crystools_tpu.telemetry.text import describe_error
 from crystools_tpu.telemetry.transfer import Transfer
 
 # After an error the device gets this long to finish the steps in flight, so that their times are kept.
 _DRAIN_AFTER_ERROR_SECONDS = 5.0
-
-PROFILER_FAILED = "the profiler failed"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +44,6 @@ class Surroundings:
 
     run_id: str
     pipeline: str
-    index: int
     devices: Sequence[Any]
     device: Device | None
     profiler: Profiler
@@ -55,6 +51,12 @@ class Surroundings:
     clock: Callable[[], float]
     unix_seconds: Callable[[], float]
     guard: Guard
+
+    def profile(self, hook: Callable[..., None], *facts: Any) -> None:
+        """Tells the profiler, by one of its hooks, if somebody has asked it for a capture."""
+        if self.profiler.armed:
+            with self.guard("the profiler failed"):
+                hook(self.run_id, *facts)
 
 
 class _FinishedStep(NamedTuple):
@@ -72,6 +74,7 @@ class Stage:
     def __init__(
         self,
         around: Surroundings,
+        index: int,
         report: StageReport,
         flops_per_step: float | None,
         bytes_per_step: float | None,
@@ -79,8 +82,10 @@ class Stage:
         self._around = around
         self._guard = around.guard
         self._start = report
-        self._flops_per_step = known_figure("flops_per_step", flops_per_step, around.guard)
-        self._bytes_per_step = known_figure("bytes_per_step", bytes_per_step, around.guard)
+        self._place = around.run_id, around.pipeline, index, report.name
+        self._index = index
+        self._flops_per_step = around.guard.known("flops_per_step", flops_per_step, figure)
+        self._bytes_per_step = around.guard.known("bytes_per_step", bytes_per_step, figure)
         self._started_at = self._last_done_at = around.clock()
         self._finished: list[_FinishedStep] = []
         self._eta = Eta(planned_steps(report), report.predicted_step_seconds)
@@ -96,12 +101,10 @@ class Stage:
 
     @contextlib.contextmanager
     def running(self) -> Iterator[None]:
-        """From its beginning to its end. Raises the device's error where nothing else has raised."""
+        """The stage, from beginning to end. Raises the device's error where nothing else has raised."""
         around, start = self._around, self._start
-        around.publish(StageStarted(around.run_id, around.index, start))
-        if around.profiler.armed:
-            with self._guard(PROFILER_FAILED):
-                around.profiler.stage_began(around.run_id, start.name, start.steps_total)
+        around.publish(StageStarted(around.run_id, self._index, start))
+        around.profile(around.profiler.stage_began, start.name, start.steps_total)
         attribution = contextlib.ExitStack()
         with self._guard("compiles cannot be told apart"):
             attribution.enter_context(compiles.attributed_to(self.compile_log))
@@ -128,23 +131,21 @@ class Stage:
         compiled = self.compile_log.count > self._compiles_seen
         self._compiles_seen = self.compile_log.count
         self._dispatched += 1
+        known = self._guard.known
+        moved = self._bytes_per_step if moved_bytes is None else known("moved_bytes", moved_bytes, figure)
         self._waiter.add(
             DispatchedStep(
                 output=done,
                 dispatched_at=self._around.clock(),
                 compiled=compiled,
                 kind=kind,
-                flops=self._flops_per_step if flops is None else known_figure("flops", flops, self._guard),
-                moved_bytes=self._bytes_per_step
-                if moved_bytes is None
-                else known_figure("moved_bytes", moved_bytes, self._guard),
+                flops=self._flops_per_step if flops is None else known("flops", flops, figure),
+                moved_bytes=moved,
             )
         )
         around, start = self._around, self._start
-        if around.profiler.armed:
-            position = around.index, self._dispatched - 1
-            with self._guard(PROFILER_FAILED):
-                around.profiler.step_dispatched(around.run_id, position, start.name, start.steps_total)
+        position = self._index, self._dispatched - 1
+        around.profile(around.profiler.step_dispatched, position, start.name, start.steps_total)
 
     def transferred(self, bytes_done: int) -> None:
         """Reports how many bytes a download has brought so far."""
@@ -153,10 +154,7 @@ class Stage:
             transfer.add(self._around.clock(), bytes_done)
             self._around.publish(
                 BytesTransferred(
-                    run_id=self._around.run_id,
-                    pipeline=self._around.pipeline,
-                    stage=self._around.index,
-                    stage_name=self._start.name,
+                    *self._place,
                     bytes_done=bytes_done,
                     bytes_total=self._start.bytes_total,
                     bytes_per_second=transfer.bytes_per_second,
@@ -177,9 +175,7 @@ class Stage:
         if self._final is not None:
             return error
         device_error = self._waiter.finish(None if error is None else _DRAIN_AFTER_ERROR_SECONDS)
-        if self._around.profiler.armed:
-            with self._guard(PROFILER_FAILED):
-                self._around.profiler.stage_ended(self._around.run_id)
+        self._around.profile(self._around.profiler.stage_ended)
         error = error or device_error
         self._hbm.sample(now=True)
         seconds = elapsed(self._started_at, self._around.clock())
@@ -187,19 +183,13 @@ class Stage:
         with self._guard("a stage could not be summed up"):
             final = self._summary(final.status, final.error, seconds)
         self._final = final
-        self._around.publish(
-            StageFinished(self._around.run_id, self._around.pipeline, self._around.index, final)
-        )
+        self._around.publish(StageFinished(*self._place[:3], final))
         return error
 
     def _step_done(self, step: DispatchedStep, finished_at: float, finite: bool | None) -> None:
         if self._final is not None:  # it outlived the wait after an error: the report is out
             return
-        if self._around.profiler.armed:
-            with self._guard(PROFILER_FAILED):
-                self._around.profiler.step_done(
-                    self._around.run_id, (self._around.index, len(self._finished))
-                )
+        self._around.profile(self._around.profiler.step_done, (self._index, len(self._finished)))
         last_done_at, self._last_done_at = self._last_done_at, finished_at
         seconds = elapsed(last_done_at, finished_at)
         if seconds is None:  # a step is its time
@@ -213,10 +203,7 @@ class Stage:
         used, moved, bound = self._utilisation([finished])
         self._around.publish(
             StepFinished(
-                run_id=self._around.run_id,
-                pipeline=self._around.pipeline,
-                stage=self._around.index,
-                stage_name=self._start.name,
+                *self._place,
                 step=len(self._finished) - 1,
                 record=record,
                 steps_total=self._start.steps_total,
@@ -232,17 +219,7 @@ class Stage:
         recompile = self._dispatched > 0 and self._dispatched not in self._recompiles
         if self._dispatched > 0:
             self._recompiles.setdefault(self._dispatched, []).append(compiled)
-        self._around.publish(
-            CompileFinished(
-                run_id=self._around.run_id,
-                pipeline=self._around.pipeline,
-                stage=self._around.index,
-                stage_name=self._start.name,
-                record=compiled,
-                stage_compile_seconds=self.compile_log.seconds,
-                recompile=recompile,
-            )
-        )
+        self._around.publish(CompileFinished(*self._place, compiled, self.compile_log.seconds, recompile))
 
     def _utilisation(self, steps: Sequence[_FinishedStep]) -> tuple[Ratio | None, Ratio | None, Bound | None]:
         """MFU, MBU and what bounds these steps; those in which a compile fell are left out."""
@@ -289,15 +266,11 @@ def status_of(error: BaseException | None) -> Status:
     return Status.FAILED if isinstance(error, Exception) else Status.CANCELLED
 
 
-def known_figure(name: str, value: Any, guard: Guard) -> float | None:
-    """A number that was given, if it can be one of FLOPs or bytes; else it is unknown, and that is said."""
-    if value is None:
-        return None
-    with guard(f"{name} is left out"):
-        if not 0 <= float(value) < math.inf:
-            raise ValueError(f"{value!r} is no such number")
-        return value if type(value) is int else float(value)
-    return None
+def figure(value: Any) -> float:
+    """The value, if it can be a number of FLOPs or bytes. Raises ValueError or TypeError where it cannot."""
+    if not 0 <= float(value) < math.inf:
+        raise ValueError(f"{value!r} is no such number")
+    return value if type(value) is int else float(value)
 
 
 def _sum_known(values: Sequence[float | None]) -> float | None:

@@ -21,19 +21,19 @@ class Transfer:
 
     @property
     def bytes_done(self) -> int | None:
-        """Of the last reading; None without one."""
+        """Bytes at the last reading; None without one."""
         return self._readings[-1][1] if self._readings else None
 
     @property
     def bytes_per_second(self) -> float | None:
-        """Over the window; None where two readings at different times are lacking, or nothing came."""
+        """The rate over the window; None without two readings at different times, or where nothing came."""
         if not self._readings:
             return None
         (start, before), (end, done) = self._readings[0], self._readings[-1]
         return (done - before) / (end - start) if end > start and done > before else None
 
     def eta_seconds(self, bytes_total: int | None) -> float | None:
-        """How long the rest takes at this rate; None where that is not known."""
+        """Seconds that the rest takes at this rate; None where that is not known."""
         rate, done = self.bytes_per_second, self.bytes_done
         if rate is None or done is None or bytes_total is None:
             return None

@@ -199,7 +199,7 @@ export interface StageProgress {
  * `forecast` is what was expected of it before it began, stages that never came included; `warnings` are
  * what its user was told while it ran. A whole number among `params` that not every reader of JSON could
  * keep, such as a seed of 64 bits, is its digits. `content_params` are the names of those that say what is
- * shown and change no time, null where the run does not say which (see `content.content_of`).
+ * shown and change no time, null where the run does not say which (see `content`).
  * `progress`, of its running stage, is there where a server tells of a run; see `fold`.
  */
 export interface RunReport {

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from crystools_tpu.telemetry.content import content_of
 from crystools_tpu.telemetry.events import Params, RunReport
 from crystools_tpu.telemetry.text import LARGEST_EXACT_INTEGER
 
@@ -17,7 +16,7 @@ def shareable_params(report: RunReport) -> Params:
     A report keeps them; a trace is handed around more lightly, and a collector is read by many. Whatever has
     `prompt` in its name is a prompt, whether the run says so or not.
     """
-    content = content_of(report)
+    content = report.content
     return {
         name: value
         for name, value in report.params.items()

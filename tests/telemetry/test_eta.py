@@ -9,7 +9,7 @@ import pytest
 
 from crystools_tpu import telemetry
 from crystools_tpu.telemetry import StepRecord
-from crystools_tpu.telemetry.eta import Eta
+from crystools_tpu.telemetry.step_times import Eta
 from tests.telemetry.conftest import Bench
 
 

@@ -71,7 +71,7 @@ class Listener:
         self.fold = Fold(self.bench.history.report, self.run.unix_seconds)
 
     def heard(self) -> list[Event]:
-        return [self.fold.told(event) for event in self._events.drain()]
+        return [self.fold.add(event) for event in self._events.drain()]
 
     def progress(self) -> StageProgress:
         progress: StageProgress | None = getattr(self.heard()[-1], "progress", None)
@@ -154,7 +154,7 @@ def test_steps_that_were_lost_are_made_good_from_the_report(bench: Bench) -> Non
         for seconds in (1.0, 2.0, 3.0):
             step(bench, stage, seconds)
         last = listener._events.drain()[-1]
-        told = listener.fold.told(last)
+        told = listener.fold.add(last)
         assert told.progress.step_seconds == StepSeconds(2.0, 3.0, 1.0, 3.0)  # type: ignore[union-attr]
 
 
@@ -188,7 +188,7 @@ def test_before_the_first_step_the_forecast_stands_however_long_the_compile(benc
         (started,) = listener._events.drain()
         assert isinstance(started, StageStarted)
         report = dataclasses.replace(started.report, predicted_step_seconds=2.0)
-        listener.fold.told(dataclasses.replace(started, report=report))
+        listener.fold.add(dataclasses.replace(started, report=report))
         compiled(bench, stage, 30.0)
         told = listener.progress()
         assert (told.eta_seconds, told.eta_by_forecast) == (20.0, True)
@@ -226,4 +226,4 @@ def test_an_event_of_a_run_that_nobody_knows_is_passed_on_as_it_is(bench: Bench)
         listener.heard()
         step(bench, stage, 1.0)
         (event,) = listener._events.drain()
-    assert elsewhere.told(event) is event
+    assert elsewhere.add(event) is event

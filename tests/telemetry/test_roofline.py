@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from crystools_tpu.telemetry import CHIPS, Device, chip_spec
+from crystools_tpu.telemetry import Device
+from crystools_tpu.telemetry.chips import CHIPS, chip_spec
 from crystools_tpu.telemetry.device import describe_devices
 from crystools_tpu.telemetry.memory import device_memory
 from tests.telemetry.conftest import Bench, DeviceStep

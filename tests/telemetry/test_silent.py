@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import threading
 
 import pytest
 
 from crystools_tpu import telemetry
+from crystools_tpu.telemetry.protocol import RunFacts
 from tests.telemetry.conftest import DeviceStep
 
 
@@ -73,6 +75,12 @@ def test_the_devices_error_comes_out_as_itself(steps_after: int) -> None:
             for _ in range(steps_after):
                 stage.step(None)
     assert (run.report.status, run.report.stages[0].status) == ("failed", "failed")
+
+
+def test_it_takes_every_argument_of_a_run_that_is_recorded() -> None:
+    facts = RunFacts.__annotations__.keys()
+    for recorder in (telemetry.run, telemetry.silent_run):
+        assert facts <= inspect.signature(recorder).parameters.keys()
 
 
 def test_ctrl_c_ends_stage_and_run_as_cancelled() -> None:

@@ -231,7 +231,7 @@ class Scene:
         self.clock.seconds += seconds
         if reason:
             stage.compile_log.explain(reason)
-        stage.compile_log.event("/jax/compilation_cache/cache_hits")
+        stage.compile_log.hit()
         stage.compile_log.duration("/jax/core/compile/backend_compile_duration", seconds, "jit(denoise)")
 
 
