@@ -12,7 +12,7 @@ from typing import Any
 from benchmarks.plans import full_size
 from crystools_pipelines.models import MODELS
 from crystools_pipelines.planning.aot import TpuCompiler
-from crystools_pipelines.planning.run_spec import RunSpec
+from crystools_pipelines.planning.plan import RunSpec
 from crystools_tpu.telemetry import StageName
 from crystools_tpu.telemetry.chips import CHIPS
 

@@ -19,6 +19,7 @@ from crystools_pipelines.runtime.residency import Freed, free_all, residency
 from crystools_pipelines.wan.wan21_t2v.request import Wan21Request
 from crystools_tpu import telemetry
 from crystools_tpu.telemetry import ModelFreed, RunReport, StageName, StageStarted
+from tests.pipelines.conftest import limited_to
 
 REQUEST = Wan21Request("a cat", height=32, width=32, num_frames=1, num_inference_steps=1, guidance_scale=1.0)
 COMPONENTS = ("text_encoder", "transformer", "vae")
@@ -112,7 +113,7 @@ def test_only_as_much_leaves_as_is_needed(
     two_models: tuple[Path, Path], device_bytes: dict[str, int]
 ) -> None:
     first, second = two_models
-    with residency.limited_to(sum(device_bytes.values()) + device_bytes["text_encoder"]):
+    with limited_to(sum(device_bytes.values()) + device_bytes["text_encoder"]):
         run(first)
         with telemetry.subscribe() as events:
             run(second)
@@ -130,7 +131,7 @@ def test_only_as_much_leaves_as_is_needed(
 
 def test_what_a_model_needs_at_least_is_said(tiny_wan21: Path, device_bytes: dict[str, int]) -> None:
     budget = device_bytes["transformer"] - 1
-    with residency.limited_to(budget), pytest.raises(OutOfMemoryError) as error:
+    with limited_to(budget), pytest.raises(OutOfMemoryError) as error:
         run(tiny_wan21)
     assert (error.value.stage, error.value.wanted_bytes) == ("load", device_bytes["transformer"])
     assert error.value.available_bytes == budget

@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import jax
@@ -27,18 +26,12 @@ from crystools_pipelines.parallel.mesh_shape import MeshShape
 from crystools_pipelines.planning.attention_tuning import AttentionShape, attention_cycles, attention_shapes
 from crystools_pipelines.planning.compiler_process import ChildProcess
 from crystools_pipelines.planning.kernel_cycles import SCHEDULE_FLAGS, Kernel, kernel_cycles
-from crystools_pipelines.planning.rehearsal import (
-    Rehearsal,
-    RehearsedProgram,
-    RehearsedStage,
-    rehearse,
-)
-from crystools_pipelines.planning.run_spec import RunSpec
+from crystools_pipelines.planning.plan import RunSpec
+from crystools_pipelines.planning.rehearsal import Rehearsal, RehearsedProgram, RehearsedStage, rehearse
 from crystools_pipelines.planning.topologies import TOPOLOGIES
 from crystools_pipelines.runtime.out_of_memory import Shortage, shortage
 from crystools_pipelines.runtime.programs import compile_with
 from crystools_pipelines.weights.checkpoint import Checkpoint
-from crystools_pipelines.weights.shapes import device_bytes
 from crystools_tpu.telemetry import StageName
 
 LIBTPU_ENVIRONMENT = {
@@ -79,71 +72,28 @@ class CompiledProgram:
 
 @dataclass(frozen=True)
 class CompiledStage:
-    """A stage as it would run, compiled: its model FLOPs over all devices, and how long its compiles took.
+    """A stage as it would run, compiled, and how long that took.
 
     A program that does not fit into a device's HBM ends it: `shortage` is what the compiler says.
     """
 
     name: StageName
     component: str | None
-    steps: int
-    flops: float
     programs: tuple[CompiledProgram, ...]
     compile_seconds: float
     shortage: Shortage | None = None
 
 
-@dataclass(frozen=True)
-class LoadOutline:
-    """A component that is loaded after so many stages, and what its weights take of one device."""
-
-    component: str
-    after_stages: int
-    device_bytes: int
-
-
-@dataclass(frozen=True)
-class StageOutline:
-    """A stage before anything is compiled. `held_device_bytes` is what earlier steps leave on a device."""
-
-    name: StageName
-    component: str | None
-    steps: int
-    flops: float
-    moved_bytes: float
-    held_device_bytes: int
-
-
-@dataclass(frozen=True)
-class RunOutline:
-    """What happens in a run, and on which mesh."""
-
-    mesh: MeshShape
-    loads: tuple[LoadOutline, ...]
-    stages: tuple[StageOutline, ...]
-
-
-class TpuCompiler:
+class TpuCompiler(ExitStack):
     """Child processes that compile, one for programs and one for kernels, until the context ends.
 
     What libtpu and torch leave in the folder for temporary files goes with them.
     """
 
     def __init__(self) -> None:
-        self._stack = ExitStack()
+        super().__init__()
         self._environment = LIBTPU_ENVIRONMENT | {"TMPDIR": self._folder()}
-        self._child = self._stack.enter_context(ChildProcess(self._environment))
-
-    def __enter__(self) -> "TpuCompiler":
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._stack.close()
+        self._child = self.enter_context(ChildProcess(self._environment))
 
     def compile(
         self, spec: RunSpec, *, effort: int | None = None, without: Collection[StageName] = ()
@@ -163,8 +113,11 @@ class TpuCompiler:
         """The default mesh of such a run, and every one that it can have. Raises as `outline` does."""
         return self._child.call(_meshes, spec)
 
-    def outline(self, spec: RunSpec) -> RunOutline:
-        """What the run does, without a compile. Raises what a run would raise before its first stage."""
+    def outline(self, spec: RunSpec) -> Rehearsal:
+        """The run's rehearsal without weights and programs; nothing is compiled.
+
+        Raises what a run would raise before its first stage.
+        """
         return self._child.call(_outline, spec)
 
     def compile_stage(self, spec: RunSpec, index: int, *, effort: int | None = None) -> CompiledStage:
@@ -193,10 +146,10 @@ class TpuCompiler:
         """The process that compiles kernels, and the folder to which libtpu writes their schedules."""
         folder = self._folder()
         flags = {"LIBTPU_INIT_ARGS": SCHEDULE_FLAGS.format(folder=folder)}
-        return self._stack.enter_context(ChildProcess(self._environment | flags)), Path(folder)
+        return self.enter_context(ChildProcess(self._environment | flags)), Path(folder)
 
     def _folder(self) -> str:
-        return self._stack.enter_context(tempfile.TemporaryDirectory(prefix="crystools-tpu-"))
+        return self.enter_context(tempfile.TemporaryDirectory(prefix="crystools-tpu-"))
 
 
 # What follows runs in the child.
@@ -214,22 +167,8 @@ def _meshes(spec: RunSpec) -> tuple[MeshShape, list[MeshShape]]:
     return default, pipeline.legal_meshes(checkpoint, branches, len(devices))
 
 
-def _outline(spec: RunSpec) -> RunOutline:
-    rehearsal = _rehearse(spec)
-    return RunOutline(
-        shape_of(rehearsal.mesh),
-        tuple(
-            LoadOutline(load.component, load.after_stages, sum(map(device_bytes, load.weights.values())))
-            for load in rehearsal.loads
-        ),
-        tuple(_outline_stage(stage) for stage in rehearsal.stages),
-    )
-
-
-def _outline_stage(stage: RehearsedStage) -> StageOutline:
-    # The last output is among those of the program that makes it.
-    held = sum(stage.fetched_device_bytes[:-1])
-    return StageOutline(stage.name, stage.component, stage.steps, stage.flops, stage.moved_bytes, held)
+def _outline(spec: RunSpec) -> Rehearsal:
+    return _rehearse(spec).outline()
 
 
 def _devices(topology: str) -> list[Any]:
@@ -265,9 +204,7 @@ def _compile_stage(spec: RunSpec, index: int, effort: int | None) -> CompiledSta
                 raise _failed(stage, error) from error
             break
     seconds = time.perf_counter() - started_at
-    return CompiledStage(
-        stage.name, stage.component, stage.steps, stage.flops, tuple(programs), seconds, lacking
-    )
+    return CompiledStage(stage.name, stage.component, tuple(programs), seconds, lacking)
 
 
 def _compile_program(topology: str, program: RehearsedProgram, effort: int | None) -> CompiledProgram:

@@ -10,8 +10,7 @@ from typing import Any
 import crystools_pipelines
 from crystools_pipelines.models import MODELS
 from crystools_pipelines.parallel.defaults import read_defaults
-from crystools_pipelines.planning.plan import Plan, from_json
-from crystools_pipelines.planning.run_spec import RunSpec
+from crystools_pipelines.planning.plan import Plan, RunSpec, from_json
 from crystools_pipelines.requests.fields import Role, values_of
 from crystools_tpu.data_dir import cache_dir
 from crystools_tpu.telemetry import StageName, chips

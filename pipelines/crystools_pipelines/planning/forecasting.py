@@ -9,8 +9,7 @@ from jax.sharding import Mesh
 
 from crystools_pipelines.parallel.mesh import shape_of
 from crystools_pipelines.planning.cache import plans_folder, read_plans
-from crystools_pipelines.planning.plan import Plan, StagePlan
-from crystools_pipelines.planning.run_spec import RunSpec
+from crystools_pipelines.planning.plan import Plan, RunSpec, StagePlan
 from crystools_pipelines.planning.topologies import topology_of
 from crystools_pipelines.weights.checkpoint import Checkpoint
 from crystools_tpu.telemetry import Forecast, StageForecast, StageName

@@ -1,9 +1,26 @@
-"""What a plan says of a run, and of each of its stages; the same as JSON and back."""
+"""What is planned, and what a plan says of a run and of each of its stages. Imports no jax."""
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
+from math import inf
+from pathlib import Path
 from typing import Any
 
 from crystools_pipelines.parallel.mesh_shape import MeshShape
+
+
+@dataclass(frozen=True)
+class RunSpec:
+    """A run that is asked for: of `model`, an id of MODELS, on a key of TOPOLOGIES.
+
+    `configurations` is a checkpoint's folder; weights need not be in it. `mesh` is None for the default.
+    """
+
+    topology: str
+    model: str
+    request: Any
+    configurations: Path
+    mesh: MeshShape | None = None
 
 
 @dataclass(frozen=True)
@@ -92,3 +109,40 @@ def from_json(plain: dict[str, Any]) -> Plan:
     shapes = None if largest is None else tuple(Shape(**shape) for shape in largest)
     mesh = MeshShape(**plain["mesh"])
     return Plan(**{**plain, "mesh": mesh, "stages": stages, "largest_that_fits": shapes})
+
+
+@dataclass(frozen=True)
+class MeshComparison:
+    """Plans of the same stages, one for each mesh, the fastest first; `default` is the mesh of a usual run.
+
+    Those that do not fit come last, and have no estimate.
+    """
+
+    default: MeshShape
+    plans: tuple[Plan, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """As `plan --compare-meshes --json` prints it."""
+        first = self.plans[0]
+        meshes = [
+            {
+                "mesh": plain["mesh"],
+                "is_default": plan.mesh == self.default,
+                "fits": plan.fits,
+                "estimated_seconds": plan.estimated_seconds,
+                "stages": plain["stages"],
+            }
+            for plan in self.plans
+            for plain in (plan.to_json(),)
+        ]
+        return {"model": first.model, "topology": first.topology, "meshes": meshes}
+
+
+def compare(default: MeshShape, plans: Iterable[Plan]) -> MeshComparison:
+    """Ranks plans that have at least one mesh among them."""
+    return MeshComparison(default, tuple(sorted(plans, key=_rank)))
+
+
+def _rank(plan: Plan) -> tuple[bool, float]:
+    seconds = plan.estimated_seconds
+    return not plan.fits, inf if seconds is None else seconds

@@ -1,7 +1,9 @@
-"""Who leaves the HBM in a run, by the rules of `runtime.residency`, on a chip that held nothing before."""
+"""Which components leave the HBM in a run, on a chip that held nothing before."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+
+from crystools_pipelines.runtime.residency import evicted
 
 
 @dataclass(frozen=True)
@@ -19,15 +21,15 @@ def evictions(stages: Sequence[StageMemory], limit_bytes: int) -> list[tuple[str
     """For each stage, the components that leave for it, the one that was loaded first first.
 
     A component that is loaded needs room for its weights: the oldest leave until there is some. Where the
-    stage then needs more than is left, all leave that it does not use.
+    stage then needs more than is left, all leave that it does not use, as `Residency.retry_out_of_memory` has
+    it.
     """
     residents: list[tuple[str, int]] = []
     left = []
     for stage in stages:
-        leaving: list[tuple[str, int]] = []
-        wanted = _bytes(stage.loads)
-        while residents and _bytes(residents) + wanted > limit_bytes:
-            leaving.append(residents.pop(0))
+        present = [(each, ("chip",), each[1]) for each in residents]
+        leaving = evicted(present, {"chip": limit_bytes - _bytes(residents)}, _bytes(stage.loads))
+        residents = residents[len(leaving) :]
         if stage.peak_bytes is not None and _bytes(residents) + stage.peak_bytes > limit_bytes:
             leaving += residents
             residents = []

@@ -15,9 +15,8 @@ from jax.sharding import Mesh, NamedSharding
 from numpy.typing import NDArray
 
 from crystools_pipelines.parallel.mesh import DATA
-from crystools_pipelines.runtime.component import Component
 from crystools_pipelines.runtime.job import Job
-from crystools_pipelines.runtime.programs import QUICK_COMPILE, Program, identify, signature
+from crystools_pipelines.runtime.programs import QUICK_COMPILE, Component, Program, identify, signature
 from crystools_tpu.telemetry import StageName, StageRecorder
 from crystools_tpu.telemetry.events import FULL
 
@@ -90,7 +89,7 @@ def run_once(
 
     `function` returns it with whether it is finite; what else is said of it is said of `Programs.compile`.
     """
-    with job.stage(name, steps=1, **cost.of_step) as stage:
+    with job.run.stage(name, steps=1, **cost.of_step) as stage:
         out_shardings = (sharding, job.everywhere)
         program = component.programs.compile(function, *args, out_shardings=out_shardings, effort=effort)
         output: jax.Array
@@ -115,7 +114,7 @@ def run_denoising(
     have any, are as many as these, of one shape, and are drawn as the steps come.
     """
     kinds = Counter(step.kind for step in steps)
-    with job.stage(StageName.DENOISE, component=name, steps=kinds, **steps[-1].cost.of_step) as stage:
+    with job.run.stage(StageName.DENOISE, component=name, steps=kinds, **steps[-1].cost.of_step) as stage:
         return _run_steps(
             job,
             stage,
@@ -148,7 +147,7 @@ def run_turns(
         chunks.append(job.fetch(output))
         return source
 
-    with job.stage(name, steps=len(turns), **turns[-1].cost.of_step) as stage:
+    with job.run.stage(name, steps=len(turns), **turns[-1].cost.of_step) as stage:
         _run_steps(
             job,
             stage,
