@@ -35,7 +35,7 @@ class Cost:
     __rmul__ = __mul__
 
     def batched(self, samples: int) -> "Cost":
-        """The same for so many samples at once, which share the weights."""
+        """The cost of so many samples at once, which share the weights."""
         return Cost(samples * self.flops, self.parameters, samples * self.activations)
 
     def moved_bytes(self, bytes_per_parameter: int) -> float:

@@ -89,6 +89,7 @@ def started_run(
     is wrong with a part, and OutOfMemoryError where a stage exhausts the devices' memory.
     """
     devices = list(mesh.devices.flat)
+    content = names_of(MODELS[model].request_class(), Role.CONTENT)
     forecast = None if request is None else kept_forecast(model, request, checkpoint, mesh, dtype)
     dtype = choose_dtype(dtype, devices[0].platform)
     try:
@@ -98,7 +99,7 @@ def started_run(
                 model,
                 model_id=checkpoint.location,
                 params=params,
-                content_params=_content_params(model, params),
+                content_params=[name for name in content if name in params],
                 devices=devices,
                 forecast=forecast,
             ) as run,
@@ -110,11 +111,3 @@ def started_run(
             yield job
     finally:
         residency.free_leaving()
-
-
-def _content_params(model: str, params: Params) -> Sequence[str] | None:
-    """Those of a model's parameters that are the content of its request; None for what is no model."""
-    if model not in MODELS:
-        return None
-    content = names_of(MODELS[model].request_class(), Role.CONTENT)
-    return [name for name in content if name in params]

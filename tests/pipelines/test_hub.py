@@ -126,7 +126,7 @@ def test_while_it_comes_bytes_rate_and_time_to_go_are_told(
     served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The last file is not there before the others were told of."""
-    monkeypatch.setattr(hub_module, "_TOLD_SECONDS", 0.01)
+    monkeypatch.setattr(hub_module, "_PROGRESS_SECONDS", 0.01)
     served.hub.gate = threading.Event()
     with telemetry.subscribe() as subscription:
         told: list[BytesTransferred] = []
@@ -147,7 +147,7 @@ def test_while_it_comes_bytes_rate_and_time_to_go_are_told(
 
 
 def test_cancelling_does_not_wait_for_the_file(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hub_module, "_TOLD_SECONDS", 0.01)
+    monkeypatch.setattr(hub_module, "_PROGRESS_SECONDS", 0.01)
     served.hub.gate = threading.Event()
 
     def cancel() -> None:
@@ -315,7 +315,7 @@ def test_a_disk_without_room_is_found_before_the_download(
     ],
 )
 def test_what_fails_in_the_middle_is_one_line(error: Exception, message: str) -> None:
-    said = hub_module.in_words("org/tiny", error)
+    said = hub_module.describe_failure("org/tiny", error)
     assert message in said
     assert "\n" not in said
 

@@ -174,6 +174,6 @@ def test_an_error_that_comes_with_the_output_is_said_in_words(tiny_wan21: Path) 
 
     with pytest.raises(OutOfMemoryError, match=r"^vae_decode: .*4\.00 GiB wanted, 2\.50 GiB available"):
         mesh = make_mesh(jax.devices()[:1], branches=1, widths=())
-        with started_run("test", params_of(REQUEST), Checkpoint(tiny_wan21), mesh) as job:
+        with started_run("wan2.1-t2v", params_of(REQUEST), Checkpoint(tiny_wan21), mesh) as job:
             with job.run.stage(StageName.VAE_DECODE) as stage:
                 stage.step(Output())

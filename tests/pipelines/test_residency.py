@@ -15,7 +15,7 @@ import pytest
 
 from crystools_pipelines.errors import OutOfMemoryError
 from crystools_pipelines.run import Generation, generate
-from crystools_pipelines.runtime.residency import Freed, free_all, residency
+from crystools_pipelines.runtime.residency import free_all, residency
 from crystools_pipelines.wan.wan21_t2v.request import Wan21Request
 from crystools_tpu import telemetry
 from crystools_tpu.telemetry import ModelFreed, RunReport, StageName, StageStarted
@@ -145,8 +145,10 @@ def test_free_all_frees_everything_and_says_what(tiny_wan21: Path, device_bytes:
     with telemetry.subscribe() as events:
         freed = free_all()
         said = events.drain()
-    assert freed == tuple(Freed(str(tiny_wan21), name, size) for name, size in device_bytes.items())
-    assert said == [ModelFreed(None, f.model, f.component, f.bytes, "freed") for f in freed]
+    assert said == [
+        ModelFreed(None, str(tiny_wan21), name, size, "freed") for name, size in device_bytes.items()
+    ]
+    assert freed == tuple(said)
     assert residency.residents() == ()
     assert live_bytes() == pytest.approx(before, abs=1024)
     assert free_all() == ()
@@ -156,7 +158,7 @@ def test_free_all_frees_everything_and_says_what(tiny_wan21: Path, device_bytes:
 
 def test_free_all_during_a_run_leaves_it_what_it_is_using(tiny_wan21: Path) -> None:
     expected = run(tiny_wan21).frames
-    freed: list[Freed] = []
+    freed: list[ModelFreed] = []
     denoising = threading.Event()
 
     def free_when_denoising() -> None:

@@ -138,7 +138,7 @@ def middle_layer(weights: dict[str, jax.Array]) -> float:
 
 def loaded(checkpoint: Checkpoint) -> dict[str, jax.Array]:
     """By a job, as a pipeline's stages have it."""
-    with started_run("test", {}, checkpoint, MESH, parts=[PART]) as job:
+    with started_run("wan2.1-t2v", {}, checkpoint, MESH, parts=[PART]) as job:
         return job.load(PART).weights
 
 

@@ -58,7 +58,7 @@ def cached_step(_weights: Any, solver: Solver, _input: None, output: jax.Array, 
 
 @pytest.fixture
 def job(tmp_path: Path) -> Iterator[Job]:
-    with started_run("test", {}, Checkpoint(tmp_path), MESH) as job:
+    with started_run("wan2.1-t2v", {}, Checkpoint(tmp_path), MESH) as job:
         yield job
 
 

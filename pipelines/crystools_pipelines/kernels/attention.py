@@ -10,7 +10,7 @@ by heads, tensors would have to be copied on the way in and out.
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -68,7 +68,7 @@ def joint_attention(
     tokens: int | None = None,
     text_tokens: int | None = None,
 ) -> tuple[jax.Array, jax.Array]:
-    """As `attention`, of all tokens to all.
+    """Softmax attention of all tokens of `own` and `text` to all, otherwise as `attention`.
 
     Those of `text` are few: every device of `sequence` has them. The first `text_tokens` are no padding.
     """
@@ -122,7 +122,7 @@ def _attention(
 
 
 def _specs(mesh: Mesh, batch: int) -> tuple[PartitionSpec, PartitionSpec]:
-    """Of what is split by tokens, and of what is not."""
+    """The specs of what is split by tokens, and of what is not."""
     data = DATA if batch % mesh.shape[DATA] == 0 else None
     return PartitionSpec(data, SEQUENCE, TENSOR), PartitionSpec(data, None, TENSOR)
 
@@ -157,7 +157,7 @@ def _tokens_for_heads(mine: jax.Array) -> jax.Array:
 
 
 def _heads_for_tokens(mine: jax.Array) -> jax.Array:
-    """The inverse."""
+    """A share of the tokens of all heads: the inverse of `_tokens_for_heads`."""
     batch, tokens, width = mine.shape
     shares = jax.lax.axis_size(SEQUENCE)
     parcels = jnp.moveaxis(mine.reshape(batch, shares, tokens // shares, width), 1, 0)
@@ -180,7 +180,7 @@ def _gathered(
 def _joint(
     own: Heads, text: Heads, tokens: int, text_tokens: int | None, kernel: Callable[..., jax.Array]
 ) -> tuple[jax.Array, jax.Array]:
-    """Of `own` and `text` together; padding of `own` and of `text` is left out of the keys."""
+    """Attention of `own` and `text` together; padding of `own` and of `text` is left out of the keys."""
     keys, values = (
         jnp.concatenate([mine[:, :tokens], theirs[:, :text_tokens]], axis=1)
         for mine, theirs in zip(own[1:], text[1:], strict=True)
@@ -195,7 +195,7 @@ def _kernel_of(mesh: Mesh) -> _Kernel:
     device = mesh.devices.flat[0]
     if device.platform == "tpu":
         return partial(_tpu, chip=chip_spec(device.device_kind))
-    return _cudnn if device.platform == "gpu" else _xla
+    return partial(_by_jax, implementation="cudnn" if device.platform == "gpu" else "xla")
 
 
 def block_sizes(chip: ChipSpec | None, head_dim: int) -> BlockSizes:
@@ -260,17 +260,20 @@ def _block(tensor: jax.Array) -> int:
     return min(_BLOCK, max(_BLOCK_COMPUTE, fitting), round_up(tokens, _BLOCK_COMPUTE))
 
 
-def _cudnn(query: jax.Array, key: jax.Array, value: jax.Array, head_dim: int, keys: int) -> jax.Array:
-    if query.dtype == jnp.float32:  # which cuDNN does not do
-        return _xla(query, key, value, head_dim, keys)
-    heads = (_by_heads(each, head_dim) for each in (query, key[:, :keys], value[:, :keys]))
-    return _side_by_side(jax.nn.dot_product_attention(*heads, implementation="cudnn"))
-
-
-def _xla(query: jax.Array, key: jax.Array, value: jax.Array, head_dim: int, keys: int) -> jax.Array:
+def _by_jax(
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    head_dim: int,
+    keys: int,
+    *,
+    implementation: Literal["cudnn", "xla"],
+) -> jax.Array:
     # Not by way of tokamax: on first use that parses the process's command line as flags of its own.
+    if query.dtype == jnp.float32:  # which cuDNN does not do
+        implementation = "xla"
     heads = (_by_heads(each, head_dim) for each in (query, key[:, :keys], value[:, :keys]))
-    return _side_by_side(jax.nn.dot_product_attention(*heads, implementation="xla"))
+    return _side_by_side(jax.nn.dot_product_attention(*heads, implementation=implementation))
 
 
 def _by_heads(tensor: jax.Array, head_dim: int) -> jax.Array:

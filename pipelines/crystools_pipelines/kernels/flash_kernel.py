@@ -44,7 +44,7 @@ class BlockSizes:
     compute: int
 
     def even(self, queries: int, keys: int) -> "BlockSizes":
-        """Those of the kernel for so many tokens: as few blocks as will do, all about as full."""
+        """The kernel's own sizes for so many tokens: as few blocks as will do, all about as full."""
         query, key = _even_block(queries, self.query, LANES), _even_block(keys, self.key, _TILE_ROWS)
         return BlockSizes(query, key, min(self.compute, key))
 

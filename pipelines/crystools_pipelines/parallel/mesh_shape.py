@@ -12,7 +12,7 @@ _AXES = {"dp": "data", "sp": "sequence", "tp": "tensor"}
 
 @dataclass(frozen=True)
 class MeshShape:
-    """How many devices each axis has."""
+    """How many devices each axis of a mesh has."""
 
     data: int = 1
     sequence: int = 1
@@ -20,7 +20,7 @@ class MeshShape:
 
     @property
     def devices(self) -> int:
-        """How many there are in all."""
+        """The devices of all axes together."""
         return self.data * self.sequence * self.tensor
 
     def __str__(self) -> str:

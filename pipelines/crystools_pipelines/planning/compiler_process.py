@@ -6,6 +6,7 @@ Compilers take their settings from the environment when they are loaded, and do 
 import os
 import signal
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from multiprocessing import get_context, parent_process
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -21,7 +22,7 @@ class ProcessDiedError(RuntimeError):
     """The child is gone, and with it the answer; mostly the machine's memory did not suffice."""
 
 
-class ChildProcess:
+class ChildProcess(AbstractContextManager["ChildProcess"]):
     """A child with this environment beside its parent's. It ends with the context, whatever it does."""
 
     def __init__(self, environment: Mapping[str, str]) -> None:
@@ -32,9 +33,6 @@ class ChildProcess:
         self._process = context.Process(target=_serve, args=args, daemon=True)
         self._process.start()
         theirs.close()
-
-    def __enter__(self) -> "ChildProcess":
-        return self
 
     def __exit__(self, *error: object) -> None:
         self.kill()
@@ -51,9 +49,9 @@ class ChildProcess:
             error, result = self._connection.recv()
         except (EOFError, ConnectionError):
             self._process.join()
-            said = self._stderr.read().decode(errors="replace").strip()
+            stderr = self._stderr.read().decode(errors="replace").strip()
             raise ProcessDiedError(
-                f"the child ended with {self._process.exitcode}; it said: {said}"
+                f"the child ended with {self._process.exitcode}; it said: {stderr}"
             ) from None
         if error is not None:
             raise error

@@ -48,7 +48,7 @@ def kept_forecast(
 
 
 def forecast_of(plans: Iterable[Plan]) -> Forecast | None:
-    """Of each stage what the first plan that has it says; None without any.
+    """The forecast of each stage by the first plan that has it; None without any.
 
     A plan of some stages alone counts for these. Shapes that would fit are said where all that does not is of
     one plan.

@@ -87,12 +87,12 @@ class Plan:
 
     @property
     def estimated_seconds(self) -> float | None:
-        """Of all stages together; None where one of them has no estimate."""
+        """Estimated seconds of all stages together; None where one of them has no estimate."""
         known = [stage.estimated_seconds for stage in self.stages if stage.estimated_seconds is not None]
         return sum(known) if len(known) == len(self.stages) else None
 
     def to_json(self) -> dict[str, Any]:
-        """As `plan --json` prints it; `largest_that_fits` is there only where the run does not fit."""
+        """The plan as `plan --json` prints it, with `largest_that_fits` only where the run does not fit."""
         plain = asdict(self)
         if self.fits:
             del plain["largest_that_fits"]
@@ -122,7 +122,7 @@ class MeshComparison:
     plans: tuple[Plan, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """As `plan --compare-meshes --json` prints it."""
+        """The comparison as `plan --compare-meshes --json` prints it."""
         first = self.plans[0]
         meshes = [
             {

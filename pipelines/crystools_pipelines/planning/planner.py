@@ -1,6 +1,6 @@
 """Makes a plan: compiles every stage of a run for TPUs that are not here, and reads what comes of it."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -11,7 +11,7 @@ from crystools_pipelines.planning.fitting import largest_that_fits
 from crystools_pipelines.planning.hlo import parse
 from crystools_pipelines.planning.plan import Plan, RunSpec, Shape, StagePlan
 from crystools_pipelines.planning.rehearsal import Rehearsal
-from crystools_pipelines.planning.residency import StageMemory, evictions
+from crystools_pipelines.planning.residency import Loads, evictions
 from crystools_pipelines.planning.topologies import TOPOLOGIES, Topology
 from crystools_pipelines.requests.fields import Role, values_of
 from crystools_pipelines.runtime.out_of_memory import FIXED_SIZE_STAGES
@@ -44,7 +44,7 @@ class Planner:
     only: frozenset[StageName] | None = None
     """The stages to plan, all where it is None."""
     usable_hbm_bytes: int | None = None
-    """What programs may have of a chip's HBM, instead of what the table of chips says."""
+    """Bytes that programs may have of a chip's HBM, instead of what the table of chips says."""
 
     @property
     def topology(self) -> Topology:
@@ -53,7 +53,7 @@ class Planner:
 
     @property
     def limit_bytes(self) -> int:
-        """What programs may have of a chip's HBM."""
+        """Bytes that programs may have of a chip's HBM."""
         return self.usable_hbm_bytes or self.topology.chip.usable_hbm_bytes or self.topology.chip.hbm_bytes
 
     def plan(self, *, search: bool = True) -> Plan:
@@ -69,8 +69,10 @@ class Planner:
         ]
         self.progress.outlined([outline.stages[index].label for index in chosen])
         stages = {index: self._plan_stage(outline, index, place) for place, index in enumerate(chosen)}
+        peaks = {index: stage.peak_hbm_bytes_per_chip for index, stage in stages.items()}
         leaving = evictions(
-            [self._memory(outline, index, stages) for index in range(len(outline.stages))], self.limit_bytes
+            [(self._loads(outline, index), peaks.get(index)) for index in range(len(outline.stages))],
+            self.limit_bytes,
         )
         failing = [index for index, stage in stages.items() if not stage.fits]
         return Plan(
@@ -82,18 +84,13 @@ class Planner:
             largest_that_fits=tuple(self._largest(outline, failing)) if search or not failing else None,
         )
 
-    def _memory(self, outline: Rehearsal, index: int, stages: Mapping[int, StagePlan]) -> StageMemory:
-        peak = stages[index].peak_hbm_bytes_per_chip if index in stages else None
-        return StageMemory(self._loads(outline, index), peak)
-
-    def _loads(self, outline: Rehearsal, index: int) -> tuple[tuple[str, int], ...]:
-        """The components that are loaded for a stage, and their bytes on a chip."""
+    def _loads(self, outline: Rehearsal, index: int) -> Loads:
         per_chip = self.topology.chip.devices_per_chip
-        return tuple(
-            (load.component, load.device_bytes * per_chip)
+        return {
+            load.component: load.device_bytes * per_chip
             for load in outline.loads
             if load.after_stages == index
-        )
+        }
 
     def _plan_stage(self, outline: Rehearsal, index: int, place: int) -> StagePlan:
         stage, chip, chips = outline.stages[index], self.topology.chip, self.topology.chips
@@ -133,18 +130,18 @@ class Planner:
         return plan
 
     def _peak_bytes(self, outline: Rehearsal, index: int, compiled: CompiledStage) -> int | None:
-        """What a chip must hold for the stage; None where XLA does not say how much too much it is."""
+        """Bytes that a chip must hold for the stage; None where XLA does not say how much too much it is."""
         per_chip = self.topology.chip.devices_per_chip
-        peaks = [program.memory.total_bytes for program in compiled.programs]
+        peaks = [program.memory_bytes for program in compiled.programs]
         if compiled.shortage is not None:
             if compiled.shortage.wanted_bytes is None:
                 return None
             peaks.append(compiled.shortage.wanted_bytes)
         program = (max(peaks, default=0) + outline.stages[index].held_device_bytes) * per_chip
-        return max(program, sum(size for _, size in self._loads(outline, index)))
+        return max(program, sum(self._loads(outline, index).values()))
 
     def _estimate(self, index: int, compiled: CompiledStage) -> Estimate:
-        """Of all programs of the stage, each as often as it runs."""
+        """The estimate of all programs of the stage, each as often as it runs."""
         total, chip = Estimate(), self.topology.chip
         modules = [(parse(program.hlo), program.runs) for program in compiled.programs]
         cycles: KernelCycles = {}

@@ -65,11 +65,11 @@ class RehearsedStage:
     """Bytes that must move through HBM in all steps, over all devices."""
     programs: list[RehearsedProgram] = field(default_factory=list)
     fetched_device_bytes: list[int] = field(default_factory=list)
-    """Of each output that stays on the devices until the stage ends, its bytes on one device."""
+    """Bytes on one device of each output that stays on the devices until the stage ends."""
 
     @property
     def held_device_bytes(self) -> int:
-        """What earlier steps leave on a device; the last output is among those of its own program."""
+        """Bytes that earlier steps leave on a device; the last output is among those of its own program."""
         return sum(self.fetched_device_bytes[:-1])
 
     @property

@@ -34,7 +34,7 @@ class AttentionTuning:
     blocks: tuple[TunedBlocks, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """As `plan --tune-attention --json` prints it."""
+        """The tuning as `plan --tune-attention --json` prints it."""
         return asdict(self)
 
 

@@ -81,9 +81,9 @@ class Job:
                 if not residency.holds(identity, self.checkpoint.weights(part.component)):
                     self._plans[identity] = self._plan(part)
         except CheckpointError as error:
-            if self.checkpoint.unasked is None:
+            if self.checkpoint.offline_reason is None:
                 raise
-            raise CheckpointError(f"{error}. {self.checkpoint.unasked}") from error
+            raise CheckpointError(f"{error}. {self.checkpoint.offline_reason}") from error
 
     def load(self, part: Part[Module]) -> Component[Module]:
         """The part's module and its weights on the mesh, in a `load` stage of its own.

@@ -1,4 +1,4 @@
-"""XLA's out-of-memory errors: recognised, and said in words that help."""
+"""XLA's out-of-memory errors: recognised, and made OutOfMemoryErrors that help."""
 
 import re
 from collections.abc import Iterator

@@ -71,15 +71,6 @@ class Resident:
     device_bytes: dict[str, int]
 
 
-@dataclass(frozen=True)
-class Freed:
-    """A component that left; `bytes` is what it held on all devices together."""
-
-    model: str
-    component: str
-    bytes: int
-
-
 @dataclass(eq=False)
 class _Entry:
     identity: Identity
@@ -172,8 +163,8 @@ class Residency:
                     self._entries.append(entry)
             return entry.component
 
-    def free_all(self) -> tuple[Freed, ...]:
-        """Frees everything and says what, by name and bytes.
+    def free_all(self) -> tuple[ModelFreed, ...]:
+        """Frees everything and says what, as telemetry is told.
 
         What a running stage uses is kept until that stage has ended, and is freed at the next occasion: when
         its run ends or loads something.
@@ -183,12 +174,7 @@ class Residency:
                 entry.leaving = True
             return self.free_leaving("freed")
 
-    def free_idle(self, reason: Reason) -> tuple[Freed, ...]:
-        """Frees everything that no running stage uses."""
-        with self._books:
-            return tuple(self._free(entry, reason) for entry in self._entries[:] if not entry.in_use())
-
-    def free_leaving(self, reason: Reason = "freed") -> tuple[Freed, ...]:
+    def free_leaving(self, reason: Reason = "freed") -> tuple[ModelFreed, ...]:
         """Frees what had to stay for its stage when somebody asked to free it."""
         with self._books:
             leaving = [entry for entry in self._entries if entry.leaving and not entry.in_use()]
@@ -209,7 +195,9 @@ class Residency:
             if shortage(error) is None or _any_deleted((args, kwargs)):
                 raise
             logger.warning("out of device memory, freeing what is idle to try again: %s", error)
-        self.free_idle("out_of_memory")
+        with self._books:
+            for entry in [entry for entry in self._entries if not entry.in_use()]:
+                self._free(entry, "out_of_memory")
         return function(*args, **kwargs)
 
     def _take(self, identity: Identity, stamp: Hashable, in_use: InUse) -> _Entry | None:
@@ -252,20 +240,20 @@ class Residency:
             if limit is not None
         }
 
-    def _free(self, entry: _Entry, reason: Reason) -> Freed:
+    def _free(self, entry: _Entry, reason: Reason) -> ModelFreed:
         self._entries.remove(entry)
         entry.component.free()
-        identity = entry.identity
-        freed = Freed(identity.model, identity.component, entry.device_bytes * identity.mesh.size)
-        logger.info("%s: %s of %s, %d bytes", reason, freed.component, freed.model, freed.bytes)
-        self._bus.publish(ModelFreed(_run_id.get(), freed.model, freed.component, freed.bytes, reason))
+        identity, freed_bytes = entry.identity, entry.device_bytes * entry.identity.mesh.size
+        freed = ModelFreed(_run_id.get(), identity.model, identity.component, freed_bytes, reason)
+        logger.info("%s: %s of %s, %d bytes", reason, freed.component, freed.model, freed.freed_bytes)
+        self._bus.publish(freed)
         return freed
 
 
 residency = Residency()
 
 
-def free_all() -> tuple[Freed, ...]:
+def free_all() -> tuple[ModelFreed, ...]:
     """Frees every component of every model in this process's devices: `Residency.free_all`."""
     return residency.free_all()
 

@@ -34,7 +34,7 @@ class StepCost:
 
     @property
     def of_step(self) -> dict[str, Any]:
-        """As a stage takes it."""
+        """The cost as the facts of a stage (`telemetry.StageFacts`)."""
         return {
             "flops_per_step": self.flops,
             "flops_method": "architecture",
@@ -181,10 +181,10 @@ def _run_steps(
     """
     programs: list[Program] = []
     cache = None
-    for index, (step, given) in enumerate(zip(steps, inputs, strict=True)):
-        programs = programs or _compile_steps(component, steps, state, given, constants, how)
+    for index, (step, step_input) in enumerate(zip(steps, inputs, strict=True)):
+        programs = programs or _compile_steps(component, steps, state, step_input, constants, how)
         cache = None if step.fresh else cache
-        output, cache, finite = programs[index](component.weights, state, given, cache, *constants)
+        output, cache, finite = programs[index](component.weights, state, step_input, cache, *constants)
         state = next_state(output)
         stage.step(finite, kind=step.kind, flops=step.cost.flops, moved_bytes=step.cost.moved_bytes)
         job.on_step()
@@ -195,7 +195,7 @@ def _compile_steps(
     component: Component[Any],
     steps: Sequence[Step],
     state: Any,
-    given: Any,
+    step_input: Any,
     constants: tuple[Any, ...],
     how: dict[str, Any],
 ) -> list[Program]:
@@ -207,7 +207,7 @@ def _compile_steps(
         key = identify(step.function), signature(cache)
         if key not in distinct:
             compile_ = component.programs.compile
-            distinct[key] = compile_(step.function, state, given, cache, *constants, **how)
+            distinct[key] = compile_(step.function, state, step_input, cache, *constants, **how)
         programs.append(distinct[key])
         _, cache, _ = distinct[key].outputs
     return programs

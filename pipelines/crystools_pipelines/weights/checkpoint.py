@@ -55,11 +55,7 @@ class Checkpoint:
     def config(self, component: str, file: str = "config.json") -> dict[str, Any]:
         """The component's configuration: what stands in its file, and its class's defaults."""
         if (component, file) not in self._configs:
-            root = self._small_files([f"{component}/{file}"])
-            if not (root / component).is_dir():
-                raise CheckpointError(
-                    f"{self.location} has no folder {component!r}: it is not in diffusers' format"
-                )
+            self._check_folder(self._small_files([f"{component}/{file}"]) / component)
             config = self._read(f"{component}/{file}")
             self._configs[component, file] = _filled(config, _defaults(config))
         return self._configs[component, file]
@@ -89,23 +85,20 @@ class Checkpoint:
             wanted += [name for name in self._repo.names if name.startswith(f"{TOKENIZER}/")]
         return self._repository.missing(wanted)
 
-    def download(self, files: Iterable[RepositoryFile], told: Callable[[int], None]) -> None:
-        """Downloads these files; `told` is called now and then with how many bytes of them are there."""
-        self._repo.download(list(files), told)
+    def download(self, files: Iterable[RepositoryFile], progressed: Callable[[int], None]) -> None:
+        """Downloads these files; `progressed` hears now and then how many of their bytes are there."""
+        self._repo.download(list(files), progressed)
 
     @property
-    def unasked(self) -> str | None:
+    def offline_reason(self) -> str | None:
         """Why the hub could not be asked, where only what is in its cache is known."""
-        return None if self._repository is None else self._repository.unasked
+        return None if self._repository is None else self._repository.offline_reason
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """The checkpoint's own. Raises CheckpointError where there is none that can be read."""
         folder = self.folder(TOKENIZER)
-        if not folder.is_dir():
-            raise CheckpointError(
-                f"{self.location} has no folder {TOKENIZER!r}: it is not in diffusers' format"
-            )
+        self._check_folder(folder)
         try:
             tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder)
         except Exception as error:
@@ -119,7 +112,7 @@ class Checkpoint:
         return tokenizer
 
     def _weight_files(self, repository: Repository, component: str) -> list[str]:
-        """Which files of the repository hold the component's weights, and their index."""
+        """The names of the repository's files that hold the component's weights, and their index."""
         inside = [name.rpartition("/")[2] for name in repository.names if name.startswith(f"{component}/")]
         if (index := index_of(inside)) is None:
             return [f"{component}/{single_file(f'{self.location}/{component}', inside)}"]
@@ -138,6 +131,12 @@ class Checkpoint:
             raise CheckpointError(f"{file} is not a JSON object: fetch it again")
         return content
 
+    def _check_folder(self, folder: Path) -> None:
+        if not folder.is_dir():
+            raise CheckpointError(
+                f"{self.location} has no folder {folder.name!r}: it is not in diffusers' format"
+            )
+
     def _small_files(self, names: list[str]) -> Path:
         """The folder that holds, or would, these files."""
         if self._root is None:
@@ -151,14 +150,14 @@ class Checkpoint:
         return self._repository
 
 
-def _filled(given: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
-    """What is given, with defaults for what is not, also within it."""
+def _filled(config: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
+    """The configuration, with defaults for what it leaves out, also within its own mappings."""
     within = {
         name: _filled(value, defaults[name])
-        for name, value in given.items()
+        for name, value in config.items()
         if isinstance(value, dict) and isinstance(defaults.get(name), dict)
     }
-    return defaults | given | within
+    return defaults | config | within
 
 
 def _defaults(config: dict[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import os
 import shutil
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -40,7 +40,7 @@ _REVISION = "main"
 _INDEX = "model_index.json"  # every checkpoint has it: fetched by the branch's name, it keeps where that is
 _ANSWER_SECONDS = 10.0
 _WORKERS = 4
-_TOLD_SECONDS = 0.5
+_PROGRESS_SECONDS = 0.5
 
 # The hub's errors and those of its client for http, which is another one from version to version, have a base
 # in common; of the file system's are those of the cache.
@@ -61,11 +61,11 @@ class RepositoryFile:
 
 @dataclass(frozen=True)
 class _Listing:
-    """What a repository has. `unasked` says why that is only what the cache holds, where it is."""
+    """The files of a repository; those in the cache where `offline_reason` says why the hub was not asked."""
 
     revision: str
     files: dict[str, RepositoryFile]
-    unasked: str | None = None
+    offline_reason: str | None = None
 
 
 class Repository:
@@ -80,9 +80,9 @@ class Repository:
         return list(self._listing.files)
 
     @property
-    def unasked(self) -> str | None:
+    def offline_reason(self) -> str | None:
         """Why the hub could not be asked, if it could not."""
-        return self._listing.unasked
+        return self._listing.offline_reason
 
     @cached_property
     def root(self) -> Path:
@@ -99,15 +99,15 @@ class Repository:
             try:
                 self._download(file)
             except _FAILURES as error:
-                raise CheckpointError(in_words(self.name, error)) from error
+                raise CheckpointError(describe_failure(self.name, error)) from error
 
     def missing(self, names: Iterable[str]) -> list[RepositoryFile]:
-        """Those of these files that the repository has and the cache has not."""
+        """The files with these names that the repository has and the cache has not."""
         files = self._listing.files
         return [files[name] for name in dict.fromkeys(names) if name in files and not self._cached(name)]
 
-    def download(self, files: Sequence[RepositoryFile], told: Callable[[int], None]) -> None:
-        """Downloads these files; `told` is called now and then with how many of their bytes are there.
+    def download(self, files: Sequence[RepositoryFile], progressed: Callable[[int], None]) -> None:
+        """Downloads these files; `progressed` hears now and then how many of their bytes are there.
 
         What it raises ends the download. Raises CheckpointError where the files cannot be had, and before
         anything is downloaded where there is no room for them.
@@ -118,17 +118,14 @@ class Repository:
         for file in files:
             waiting.put(file)
         with _no_bars(), _workers(waiting, outcomes, self._download):
-            left = len(files)
-            while left:
-                try:
-                    error = outcomes.get(timeout=_TOLD_SECONDS)
-                except Empty:
-                    pass
-                else:
-                    left -= 1
+            remaining = len(files)
+            while remaining:
+                with suppress(Empty):
+                    error = outcomes.get(timeout=_PROGRESS_SECONDS)
+                    remaining -= 1
                     if error is not None:
-                        raise CheckpointError(in_words(self.name, error)) from error
-                told(sum(_bytes_there(blobs, file) for file in files))
+                        raise CheckpointError(describe_failure(self.name, error)) from error
+                progressed(sum(_bytes_there(blobs, file) for file in files))
 
     @cached_property
     def _listing(self) -> _Listing:
@@ -145,8 +142,8 @@ class Repository:
         return _Listing(info.sha or _REVISION, {file.name: file for file in files})
 
     def _cache_listing(self, error: Exception) -> _Listing:
-        """What the cache has. Raises CheckpointError where that is nothing."""
-        why = in_words(self.name, error)
+        """The files that are in the cache. Raises CheckpointError where that is nothing."""
+        why = describe_failure(self.name, error)
         index = try_to_load_from_cache(self.name, _INDEX, revision=_REVISION)
         if not isinstance(index, str):
             raise CheckpointError(f"{why}{folders_beside(self.name)}") from error
@@ -167,7 +164,8 @@ class Repository:
 
     def _check_room(self, files: Sequence[RepositoryFile]) -> None:
         needed = sum(file.size_bytes or 0 for file in files)
-        folder = _first_that_exists(Path(constants.HF_HUB_CACHE))
+        cache = Path(constants.HF_HUB_CACHE)
+        folder = next(path for path in (cache, *cache.absolute().parents) if path.is_dir())
         free = shutil.disk_usage(folder).free
         if needed > free:
             raise CheckpointError(
@@ -189,17 +187,14 @@ def _workers(
     ended = threading.Event()
 
     def run() -> None:
-        while not ended.is_set():
-            try:
+        with suppress(Empty):
+            while not ended.is_set():
                 file = waiting.get_nowait()
-            except Empty:
-                return
-            try:
-                work(file)
-            except Exception as error:  # noqa: BLE001 - whoever waits for the outcome raises it
-                outcomes.put(error)
-            else:
-                outcomes.put(None)
+                try:
+                    work(file)
+                    outcomes.put(None)
+                except Exception as error:  # noqa: BLE001 - whoever waits for the outcome raises it
+                    outcomes.put(error)
 
     for number in range(_WORKERS):
         threading.Thread(target=run, name=f"crystools-tpu-download-{number}", daemon=True).start()
@@ -210,20 +205,17 @@ def _workers(
 
 
 def _bytes_there(blobs: Path, file: RepositoryFile) -> int:
-    """How much of the file is in the cache; while it is downloaded, under its blob's name and a suffix."""
+    """Bytes of the file that are in the cache; while it is downloaded, under its blob's name and a suffix."""
     if file.blob is None:
         return 0
-    try:
-        whole = (blobs / file.blob).stat().st_size
-    except OSError:
-        whole = 0
-    return whole or max((_size(path) for path in blobs.glob(f"{file.blob}*.incomplete")), default=0)
+    unfinished = blobs.glob(f"{file.blob}*.incomplete")
+    return _size_bytes(blobs / file.blob) or max(map(_size_bytes, unfinished), default=0)
 
 
-def _size(path: Path) -> int:
+def _size_bytes(path: Path) -> int:
     try:
         return path.stat().st_size
-    except OSError:  # it was renamed just now
+    except OSError:  # it is not there yet, or was renamed just now
         return 0
 
 
@@ -240,11 +232,7 @@ def _no_bars() -> Iterator[None]:
         enable_progress_bars()
 
 
-def _first_that_exists(folder: Path) -> Path:
-    return next(path for path in (folder, *folder.absolute().parents) if path.is_dir())
-
-
-def in_words(name: str, error: Exception) -> str:
+def describe_failure(name: str, error: Exception) -> str:
     """What keeps us from a repository, and the remedy, in one line."""
     endpoint = constants.ENDPOINT
     if isinstance(error, LocalEntryNotFoundError) and isinstance(error.__cause__, Exception):
@@ -264,7 +252,8 @@ def in_words(name: str, error: Exception) -> str:
         return f"{endpoint} has no repository {name}, or {token}; check the name, or give a folder"
     if status == 401:
         return f"{endpoint} refuses the token: log in with `hf auth login`, or set HF_TOKEN to a valid one"
-    if (isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)) or _says_no_room(error):
+    is_full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    if is_full or "No space left on device" in str(error):
         return (
             f"{name}: no room is left in {constants.HF_HUB_CACHE}; make some, or set HF_HOME to a folder "
             "on a larger disk"
@@ -276,7 +265,3 @@ def in_words(name: str, error: Exception) -> str:
         f"{name}: {endpoint} cannot be reached ({type(error).__name__}: {reason}); "
         "check the network and its proxy, or give a folder"
     )
-
-
-def _says_no_room(error: Exception) -> bool:
-    return "No space left on device" in str(error)
