@@ -33,8 +33,10 @@ def best_mesh(model: str, chip: str, devices: int, branches: int) -> MeshShape |
     Where no such number was compared, the next one's, with more or fewer devices on `sequence`: so each holds
     as much of the weights.
     """
-    entries = _entries("meshes", model=model, chip=chip, branches=branches)
-    found = [parse_mesh(entry["mesh"]) for entry in entries]
+    asked = {"model": model, "chip": chip, "branches": branches}
+    found = [
+        parse_mesh(entry["mesh"]) for entry in read_defaults()["meshes"] if asked.items() <= entry.items()
+    ]
     if not found:
         return None
     near = min(found, key=lambda mesh: abs(math.log2(mesh.devices / devices)))
@@ -44,9 +46,6 @@ def best_mesh(model: str, chip: str, devices: int, branches: int) -> MeshShape |
 
 def best_blocks(chip: str, head_dim: int) -> dict[str, int] | None:
     """The fields of the best `BlockSizes` for heads of this width on a chip of CHIPS; None if not known."""
-    entries = _entries("attention_blocks", chip=chip, head_dim=head_dim)
-    return entries[0]["blocks"] if entries else None
-
-
-def _entries(kind: str, **asked: str | int) -> list[dict[str, Any]]:
-    return [entry for entry in read_defaults()[kind] if asked.items() <= entry.items()]
+    asked = {"chip": chip, "head_dim": head_dim}
+    found = (entry for entry in read_defaults()["attention_blocks"] if asked.items() <= entry.items())
+    return next((entry["blocks"] for entry in found), None)

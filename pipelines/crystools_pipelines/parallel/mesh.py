@@ -11,8 +11,9 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from crystools_pipelines.errors import RequestError
 from crystools_pipelines.parallel.defaults import best_mesh
-from crystools_pipelines.parallel.mesh_shape import MeshShape, check_mesh, legal_shapes
+from crystools_pipelines.parallel.mesh_shape import MeshShape, legal_shapes
 from crystools_tpu.telemetry.chips import chip_spec
 
 DATA, SEQUENCE, TENSOR = "data", "sequence", "tensor"
@@ -37,7 +38,11 @@ def make_mesh(
         best = best_mesh(model, chip.name, len(devices), branches) if model and chip else None
         # A checkpoint may have other widths than the one for which the best was found.
         shape = best if best is not None and best in legal else legal[-1]
-    check_mesh(shape, len(devices), legal)
+    if shape not in legal:
+        known = " or ".join(map(str, legal))
+        raise RequestError(
+            "mesh", f"{shape} cannot be had of {len(devices)} devices with this model; give {known}"
+        )
     sizes = shape.data, shape.sequence, shape.tensor
     return Mesh(np.asarray(devices).reshape(sizes), (DATA, SEQUENCE, TENSOR))
 

@@ -49,14 +49,5 @@ def legal_shapes(devices: int, *, branches: int, widths: Sequence[int]) -> list[
     ]
 
 
-def check_mesh(shape: MeshShape, devices: int, legal: Sequence[MeshShape]) -> None:
-    """Raises RequestError for a shape that is not among the legal ones, and names them."""
-    if shape not in legal:
-        known = " or ".join(map(str, legal))
-        raise RequestError(
-            "mesh", f"{shape} cannot be had of {devices} devices with this model; give {known}"
-        )
-
-
 def _divisors(number: int) -> Iterator[int]:
     return (divisor for divisor in range(1, number + 1) if number % divisor == 0)

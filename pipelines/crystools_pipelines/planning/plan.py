@@ -140,9 +140,9 @@ class MeshComparison:
 
 def compare(default: MeshShape, plans: Iterable[Plan]) -> MeshComparison:
     """Ranks plans that have at least one mesh among them."""
-    return MeshComparison(default, tuple(sorted(plans, key=_rank)))
 
+    def rank(plan: Plan) -> tuple[bool, float]:
+        seconds = plan.estimated_seconds
+        return not plan.fits, inf if seconds is None else seconds
 
-def _rank(plan: Plan) -> tuple[bool, float]:
-    seconds = plan.estimated_seconds
-    return not plan.fits, inf if seconds is None else seconds
+    return MeshComparison(default, tuple(sorted(plans, key=rank)))

@@ -127,7 +127,10 @@ class Residency:
                 Resident(
                     entry.identity.model,
                     entry.identity.component,
-                    {_name(device): entry.device_bytes for device in entry.identity.mesh.devices.flat},
+                    {
+                        f"{device.platform}:{device.id}": entry.device_bytes
+                        for device in entry.identity.mesh.devices.flat
+                    },
                 )
                 for entry in self._entries
             )
@@ -262,7 +265,3 @@ def _any_deleted(arguments: Any) -> bool:
     return any(
         isinstance(leaf, jax.Array) and leaf.is_deleted() for leaf in jax.tree_util.tree_leaves(arguments)
     )
-
-
-def _name(device: jax.Device) -> str:
-    return f"{device.platform}:{device.id}"

@@ -27,17 +27,18 @@ class Checkpoint:
 
     def __init__(self, location: str | Path) -> None:
         self.location = str(location)
-        self._root = Path(location) if self.location and Path(location).is_dir() else None
-        self._repository: Repository | None = None
         self._configs: dict[tuple[str, str], dict[str, Any]] = {}
-        if self._root is None:
-            if not is_hub_id(self.location):
-                raise RequestError(
-                    "checkpoint",
-                    f"{self.location!r} is no folder; give one, or a hub id of the form org/name"
-                    f"{folders_beside(self.location)}",
-                )
-            self._repository = Repository(self.location)
+        self._source: Path | Repository
+        if self.location and Path(location).is_dir():
+            self._source = Path(location)
+        elif is_hub_id(self.location):
+            self._source = Repository(self.location)
+        else:
+            raise RequestError(
+                "checkpoint",
+                f"{self.location!r} is no folder; give one, or a hub id of the form org/name"
+                f"{folders_beside(self.location)}",
+            )
 
     def index(self) -> dict[str, Any]:
         """The whole pipeline's configuration, `model_index.json`."""
@@ -47,10 +48,6 @@ class Checkpoint:
     def has_index(self) -> bool:
         """Whether there is a `model_index.json`."""
         return (self._small_files(["model_index.json"]) / "model_index.json").is_file()
-
-    def has(self, component: str) -> bool:
-        """Whether there is such a component."""
-        return (self._small_files([f"{component}/config.json"]) / component).is_dir()
 
     def config(self, component: str, file: str = "config.json") -> dict[str, Any]:
         """The component's configuration: what stands in its file, and its class's defaults."""
@@ -62,7 +59,7 @@ class Checkpoint:
 
     def folder(self, component: str) -> Path:
         """The component's folder. Of a repository it is there once the component was fetched."""
-        return (self._root or self._repo.root) / component
+        return self._small_files([]) / component
 
     def weights(self, component: str) -> WeightSource:
         """Where the component's weights come from."""
@@ -70,29 +67,33 @@ class Checkpoint:
 
     def configurations(self) -> Path:
         """The folder in which the configurations of all components are."""
-        if self._repository is None:
-            return self._small_files([])
+        if isinstance(self._source, Path):
+            return self._source
         wanted = ("config.json", "scheduler_config.json")
-        names = [name for name in self._repository.names if name.count("/") == 1 and name.endswith(wanted)]
+        names = [
+            name for name in self._source.listing.files if name.count("/") == 1 and name.endswith(wanted)
+        ]
         return self._small_files(["model_index.json", *names])
 
     def missing(self, components: Iterable[str], *, tokenizer: bool) -> list[RepositoryFile]:
         """The files of these components, and of the tokenizer, that are still to be downloaded."""
-        if self._repository is None:
+        if isinstance(self._source, Path):
             return []
-        wanted = [name for component in components for name in self._weight_files(self._repo, component)]
+        names = self._source.listing.files
+        wanted = [name for component in components for name in self._weight_files(names, component)]
         if tokenizer:
-            wanted += [name for name in self._repo.names if name.startswith(f"{TOKENIZER}/")]
-        return self._repository.missing(wanted)
+            wanted += [name for name in names if name.startswith(f"{TOKENIZER}/")]
+        return self._source.missing(wanted)
 
     def download(self, files: Iterable[RepositoryFile], progressed: Callable[[int], None]) -> None:
         """Downloads these files; `progressed` hears now and then how many of their bytes are there."""
-        self._repo.download(list(files), progressed)
+        assert isinstance(self._source, Repository)
+        self._source.download(list(files), progressed)
 
     @property
     def offline_reason(self) -> str | None:
         """Why the hub could not be asked, where only what is in its cache is known."""
-        return None if self._repository is None else self._repository.offline_reason
+        return None if isinstance(self._source, Path) else self._source.listing.offline_reason
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
@@ -111,9 +112,9 @@ class Checkpoint:
             raise CheckpointError(f"{folder} lacks {' or '.join(vocabularies)}: fetch it again")
         return tokenizer
 
-    def _weight_files(self, repository: Repository, component: str) -> list[str]:
-        """The names of the repository's files that hold the component's weights, and their index."""
-        inside = [name.rpartition("/")[2] for name in repository.names if name.startswith(f"{component}/")]
+    def _weight_files(self, names: Iterable[str], component: str) -> list[str]:
+        """Which of the repository's files hold the component's weights."""
+        inside = [name.rpartition("/")[2] for name in names if name.startswith(f"{component}/")]
         if (index := index_of(inside)) is None:
             return [f"{component}/{single_file(f'{self.location}/{component}', inside)}"]
         path = self._small_files([f"{component}/{index}"]) / component / index
@@ -139,15 +140,10 @@ class Checkpoint:
 
     def _small_files(self, names: list[str]) -> Path:
         """The folder that holds, or would, these files."""
-        if self._root is None:
-            self._repo.fetch(names)
-            return self._repo.root
-        return self._root
-
-    @property
-    def _repo(self) -> Repository:
-        assert self._repository is not None
-        return self._repository
+        if isinstance(self._source, Path):
+            return self._source
+        self._source.fetch(names)
+        return self._source.root
 
 
 def _filled(config: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:

@@ -60,7 +60,7 @@ class RepositoryFile:
 
 
 @dataclass(frozen=True)
-class _Listing:
+class Listing:
     """The files of a repository; those in the cache where `offline_reason` says why the hub was not asked."""
 
     revision: str
@@ -74,21 +74,11 @@ class Repository:
     def __init__(self, name: str) -> None:
         self.name = name
 
-    @property
-    def names(self) -> list[str]:
-        """The names of its files; of those in the cache where the hub cannot be asked."""
-        return list(self._listing.files)
-
-    @property
-    def offline_reason(self) -> str | None:
-        """Why the hub could not be asked, if it could not."""
-        return self._listing.offline_reason
-
     @cached_property
     def root(self) -> Path:
         """The folder in the cache that holds its files under their names."""
         self.fetch([_INDEX])
-        for name in self._listing.files:
+        for name in self.listing.files:
             if cached := self._cached(name):
                 return cached.parents[name.count("/")]
         raise CheckpointError(f"{self.name} has no {_INDEX}: it is not in diffusers' format")
@@ -103,7 +93,7 @@ class Repository:
 
     def missing(self, names: Iterable[str]) -> list[RepositoryFile]:
         """The files with these names that the repository has and the cache has not."""
-        files = self._listing.files
+        files = self.listing.files
         return [files[name] for name in dict.fromkeys(names) if name in files and not self._cached(name)]
 
     def download(self, files: Sequence[RepositoryFile], progressed: Callable[[int], None]) -> None:
@@ -128,7 +118,8 @@ class Repository:
                 progressed(sum(_bytes_there(blobs, file) for file in files))
 
     @cached_property
-    def _listing(self) -> _Listing:
+    def listing(self) -> Listing:
+        """Its files, as the hub says once, or the cache. Raises CheckpointError where neither has any."""
         try:
             info = HfApi().model_info(
                 self.name, revision=_REVISION, files_metadata=True, timeout=_ANSWER_SECONDS
@@ -139,9 +130,9 @@ class Repository:
             RepositoryFile(each.rfilename, each.size, each.lfs.sha256 if each.lfs else each.blob_id)
             for each in info.siblings or ()
         ]
-        return _Listing(info.sha or _REVISION, {file.name: file for file in files})
+        return Listing(info.sha or _REVISION, {file.name: file for file in files})
 
-    def _cache_listing(self, error: Exception) -> _Listing:
+    def _cache_listing(self, error: Exception) -> Listing:
         """The files that are in the cache. Raises CheckpointError where that is nothing."""
         why = describe_failure(self.name, error)
         index = try_to_load_from_cache(self.name, _INDEX, revision=_REVISION)
@@ -151,15 +142,15 @@ class Repository:
             logger.warning("%s; what is in the cache is used", why)
         root = Path(index).parent
         names = [path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()]
-        return _Listing(root.name, {name: RepositoryFile(name, None, None) for name in names}, why)
+        return Listing(root.name, {name: RepositoryFile(name, None, None) for name in names}, why)
 
     def _cached(self, name: str) -> Path | None:
-        path = try_to_load_from_cache(self.name, name, revision=self._listing.revision)
+        path = try_to_load_from_cache(self.name, name, revision=self.listing.revision)
         return Path(path) if isinstance(path, str) else None
 
     def _download(self, file: RepositoryFile) -> None:
         # By the branch's name the cache keeps which revision that is, for when the hub cannot be asked.
-        revision = _REVISION if file.name == _INDEX else self._listing.revision
+        revision = _REVISION if file.name == _INDEX else self.listing.revision
         hf_hub_download(self.name, file.name, revision=revision)
 
     def _check_room(self, files: Sequence[RepositoryFile]) -> None:
