@@ -10,7 +10,7 @@ by heads, tensors would have to be copied on the way in and out.
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import Literal, NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -195,7 +195,7 @@ def _kernel_of(mesh: Mesh) -> _Kernel:
     device = mesh.devices.flat[0]
     if device.platform == "tpu":
         return partial(_tpu, chip=chip_spec(device.device_kind))
-    return partial(_by_jax, implementation="cudnn" if device.platform == "gpu" else "xla")
+    return partial(_by_jax, cudnn=device.platform == "gpu")
 
 
 def block_sizes(chip: ChipSpec | None, head_dim: int) -> BlockSizes:
@@ -233,10 +233,7 @@ def splash_attention(
     query, key, value = (_by_heads(each, head_dim) for each in (query, key, value))
     query_tokens = query.shape[1]
     config = splash.SplashConfig(
-        block_q=_block(query),
-        block_kv=_block(key),
-        block_kv_compute=_BLOCK_COMPUTE,
-        interpret=interpret,
+        block_q=_block(query), block_kv=_block(key), block_kv_compute=_BLOCK_COMPUTE, interpret=interpret
     )
     query = _pad_tokens(query / math.sqrt(head_dim), config.block_q)
     key, value = _pad_tokens(key, config.block_kv), _pad_tokens(value, config.block_kv)
@@ -261,19 +258,12 @@ def _block(tensor: jax.Array) -> int:
 
 
 def _by_jax(
-    query: jax.Array,
-    key: jax.Array,
-    value: jax.Array,
-    head_dim: int,
-    keys: int,
-    *,
-    implementation: Literal["cudnn", "xla"],
+    query: jax.Array, key: jax.Array, value: jax.Array, head_dim: int, keys: int, *, cudnn: bool
 ) -> jax.Array:
     # Not by way of tokamax: on first use that parses the process's command line as flags of its own.
-    if query.dtype == jnp.float32:  # which cuDNN does not do
-        implementation = "xla"
     heads = (_by_heads(each, head_dim) for each in (query, key[:, :keys], value[:, :keys]))
-    return _side_by_side(jax.nn.dot_product_attention(*heads, implementation=implementation))
+    can_cudnn = cudnn and query.dtype != jnp.float32
+    return _side_by_side(jax.nn.dot_product_attention(*heads, implementation="cudnn" if can_cudnn else "xla"))
 
 
 def _by_heads(tensor: jax.Array, head_dim: int) -> jax.Array:

@@ -59,7 +59,7 @@ class CompiledProgram:
 class CompiledStage:
     """A stage's programs as it would run them, and how long their compiles took.
 
-    A program that does not fit into a device's HBM is the last: `shortage` is what the compiler says.
+    A program that does not fit into a device's HBM ends them: `shortage` is what the compiler says of it.
     """
 
     programs: tuple[CompiledProgram, ...]
@@ -98,7 +98,7 @@ class TpuCompiler(ExitStack):
         return self._child.call(_compile_stage, spec, index, effort)
 
     def kernel_cycles(self, spec: RunSpec, index: int) -> dict[Kernel, int]:
-        """TensorCore cycles of the Pallas kernels of that stage, as `kernels.kernel_cycles` has them.
+        """TensorCore cycles of the Pallas kernels of that stage, as `kernel_cycles.kernel_cycles` has them.
 
         Raises CompileError where the compiler fails.
         """

@@ -126,14 +126,13 @@ class MeshComparison:
         first = self.plans[0]
         meshes = [
             {
-                "mesh": plain["mesh"],
+                "mesh": asdict(plan.mesh),
                 "is_default": plan.mesh == self.default,
                 "fits": plan.fits,
                 "estimated_seconds": plan.estimated_seconds,
-                "stages": plain["stages"],
+                "stages": [asdict(stage) for stage in plan.stages],
             }
             for plan in self.plans
-            for plain in (plan.to_json(),)
         ]
         return {"model": first.model, "topology": first.topology, "meshes": meshes}
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any, Literal, ParamSpec, TypeAlias, TypeVar
+from typing import Any, Literal, TypeAlias, TypeVar
 
 import jax
 from jax.sharding import Mesh
@@ -27,7 +27,6 @@ logger = logging.getLogger(__name__)
 
 Reason: TypeAlias = Literal["evicted", "freed", "out_of_memory"]
 Module = TypeVar("Module")
-Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
 Key = TypeVar("Key")
 Device = TypeVar("Device", bound=Hashable)
@@ -183,25 +182,23 @@ class Residency:
             leaving = [entry for entry in self._entries if entry.leaving and not entry.in_use()]
             return tuple(self._free(entry, reason) for entry in leaving)
 
-    def retry_out_of_memory(
-        self, function: Callable[Parameters, Result], *args: Parameters.args, **kwargs: Parameters.kwargs
-    ) -> Result:
-        """`function(*args, **kwargs)`; if that exhausts the devices' memory, once more with idle models out.
+    def retry_out_of_memory(self, function: Callable[..., Result], *args: Any) -> Result:
+        """`function(*args)`; if that exhausts the devices' memory, once more with idle models out.
 
         For a load, a compile and a step. A step is tried again only while all its inputs exist: those that
         it was given for good (donated) may be gone. An error that shows only when the output is waited for is
         too late for a second try; it leaves the run as OutOfMemoryError all the same.
         """
         try:
-            return function(*args, **kwargs)
+            return function(*args)
         except jax.errors.JaxRuntimeError as error:
-            if shortage(error) is None or _any_deleted((args, kwargs)):
+            if shortage(error) is None or _any_deleted(args):
                 raise
             logger.warning("out of device memory, freeing what is idle to try again: %s", error)
         with self._books:
             for entry in [entry for entry in self._entries if not entry.in_use()]:
                 self._free(entry, "out_of_memory")
-        return function(*args, **kwargs)
+        return function(*args)
 
     def _take(self, identity: Identity, stamp: Hashable, in_use: InUse) -> _Entry | None:
         with self._books:
