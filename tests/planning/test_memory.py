@@ -46,9 +46,12 @@ def test_a_run_evicts_whom_a_plan_of_it_lets_leave() -> None:
     left = []
     with limited_to(100), bus.subscribe() as events:
         for name, size in sizes.items():
-            plan: Any = SimpleNamespace(shapes={}, device_bytes=size, load=dict)
+
+            def plan(size: int = size) -> Any:
+                return None, SimpleNamespace(shapes={}, device_bytes=size, load=dict)
+
             identity = Identity("model", name, name, "build", mesh, "float32")
-            books.load(identity, source, lambda plan=plan: (None, plan), in_use=lambda: False)
+            books.load(identity, source, plan, in_use=lambda: False)
             left.append(tuple(event.component for event in events.drain() if isinstance(event, ModelFreed)))
     assert left == [(), (), ("text_encoder",), (), ("transformer", "transformer_2")]
     assert left == evictions([({name: size}, None) for name, size in sizes.items()], 100)

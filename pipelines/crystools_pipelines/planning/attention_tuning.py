@@ -66,7 +66,7 @@ def candidates(shape: AttentionShape) -> list[BlockSizes]:
 def attention_cycles(
     shape: AttentionShape, sizes: BlockSizes, device: jax.Device, folder: Path
 ) -> int | None:
-    """TensorCore cycles of one call, as `kernel_cycles.kernel_cycles` has them; None where it does not compile."""
+    """TensorCore cycles of one call, by `kernel_cycles.kernel_cycles`; None where it does not compile."""
     kernel = partial(flash_attention, head_dim=shape.head_dim, keys=shape.keys, sizes=sizes)
     query, key = (
         jax.ShapeDtypeStruct((shape.batch, tokens, shape.lanes), jnp.bfloat16)
