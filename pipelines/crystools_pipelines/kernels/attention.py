@@ -82,11 +82,11 @@ def cross_attention(
 ) -> jax.Array:
     """Attention of tokens, split as in `attention`, to the few keys of a text, which every device has."""
     batch, tokens, _ = query.shape
-    split, whole = _specs(mesh, batch)
+    split, unsplit = _specs(mesh, batch)
     sharded = jax.shard_map(
         partial(_kernel_of(mesh), head_dim=head_dim, keys=key.shape[1]),
         mesh=mesh,
-        in_specs=(split, whole, whole),
+        in_specs=(split, unsplit, unsplit),
         out_specs=split,
         check_vma=False,  # a Pallas call does not say over which axes its output varies
     )
@@ -102,7 +102,7 @@ def _attention(
     text_tokens: int | None = None,
 ) -> tuple[jax.Array, jax.Array | None]:
     batch, padded, width = own.query.shape
-    split, whole = _specs(mesh, batch)
+    split, unsplit = _specs(mesh, batch)
     heads = width // head_dim // mesh.shape[TENSOR]
     exchange = mesh.shape[SEQUENCE] > 1 and heads % mesh.shape[SEQUENCE] == 0
     sharded = jax.shard_map(
@@ -113,8 +113,8 @@ def _attention(
             kernel=partial(_kernel_of(mesh), head_dim=head_dim),
         ),
         mesh=mesh,
-        in_specs=(split, whole),
-        out_specs=(split, whole),
+        in_specs=(split, unsplit),
+        out_specs=(split, unsplit),
         check_vma=False,
     )
     output, of_text = sharded(Heads(*(_pad_tokens(each, mesh.shape[SEQUENCE]) for each in own)), text)

@@ -40,12 +40,12 @@ def at_rest(mesh: Mesh, spec: PartitionSpec, shape: Sequence[int]) -> PartitionS
     """
     axes = (DATA, SEQUENCE)
     shares = mesh.shape[DATA] * mesh.shape[SEQUENCE]
-    whole = [*spec, *[None] * (len(shape) - len(spec))]
-    even = [axis for axis, taken in enumerate(whole) if taken is None and shape[axis] % shares == 0]
+    full_spec = [*spec, *[None] * (len(shape) - len(spec))]
+    even = [axis for axis, taken in enumerate(full_spec) if taken is None and shape[axis] % shares == 0]
     if len(shape) < 2 or not even:
         return spec
-    whole[max(even, key=lambda axis: shape[axis])] = axes
-    return PartitionSpec(*whole)
+    full_spec[max(even, key=lambda axis: shape[axis])] = axes
+    return PartitionSpec(*full_spec)
 
 
 def pixels(mesh: Mesh, latent_shape: Sequence[int]) -> NamedSharding:
