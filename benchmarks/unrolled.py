@@ -22,7 +22,7 @@ from benchmarks.plans import full_size
 from crystools_pipelines.models import MODELS
 from crystools_pipelines.planning import aot
 from crystools_pipelines.planning.compiler_process import ChildProcess
-from crystools_pipelines.planning.run_spec import RunSpec
+from crystools_pipelines.planning.plan import RunSpec
 from crystools_tpu.telemetry import StageName
 
 MODEL, TOPOLOGY = "wan2.1-t2v", "v6e-8"
@@ -73,7 +73,7 @@ def _compile(spec: RunSpec, unroll: bool) -> float:
     """In the child: seconds of the denoising step's compile."""
     scan = functools.partial(jax.lax.scan, unroll=unroll)
     with mock.patch.object(jax.lax, "scan", scan):
-        stages = aot._outline(spec).stages
+        stages = aot._rehearse(spec).stages
         index = next(index for index, stage in enumerate(stages) if stage.name is StageName.DENOISE)
         return aot._compile_stage(spec, index, None).compile_seconds
 

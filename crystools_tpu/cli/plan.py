@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from crystools_pipelines.models import MODELS
-from crystools_pipelines.planning.meshes import compare
-from crystools_pipelines.planning.run_spec import RunSpec
+from crystools_pipelines.planning.plan import RunSpec, compare
 from crystools_pipelines.planning.topologies import TOPOLOGIES
 from crystools_pipelines.requests.fields import Role
 from crystools_tpu.cli.console import make_console

@@ -16,8 +16,7 @@ from crystools_tpu.stage_table import ABSENT, size
 
 if TYPE_CHECKING:
     from crystools_pipelines.kernels.flash_kernel import BlockSizes
-    from crystools_pipelines.planning.meshes import MeshComparison
-    from crystools_pipelines.planning.plan import Plan, Shape, StagePlan
+    from crystools_pipelines.planning.plan import MeshComparison, Plan, Shape, StagePlan
     from crystools_pipelines.planning.planner import Progress as Sees
     from crystools_pipelines.planning.tuning import AttentionTuning, TunedBlocks
 

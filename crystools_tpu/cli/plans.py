@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from crystools_pipelines.errors import PipelineError
 from crystools_pipelines.planning.cache import keep_plan, plan_key, plans_folder, read_plan
 from crystools_pipelines.planning.compiler_process import ProcessDiedError
-from crystools_pipelines.planning.run_spec import RunSpec
+from crystools_pipelines.planning.plan import RunSpec
 from crystools_pipelines.planning.topologies import TOPOLOGIES, topology_of
 from crystools_tpu.cli.console import make_console
 from crystools_tpu.cli.errors import CommandError

@@ -24,9 +24,7 @@ class Cost:
 
     def __add__(self, other: "Cost") -> "Cost":
         return Cost(
-            self.flops + other.flops,
-            self.parameters + other.parameters,
-            self.activations + other.activations,
+            self.flops + other.flops, self.parameters + other.parameters, self.activations + other.activations
         )
 
     def __mul__(self, times: int) -> "Cost":
@@ -35,7 +33,7 @@ class Cost:
     __rmul__ = __mul__
 
     def batched(self, samples: int) -> "Cost":
-        """The same for so many samples at once, which share the weights."""
+        """The cost of so many samples at once, which share the weights."""
         return Cost(samples * self.flops, self.parameters, samples * self.activations)
 
     def moved_bytes(self, bytes_per_parameter: int) -> float:
@@ -68,12 +66,7 @@ def convolution(read: int, written: int, in_channels: int, out_channels: int, ta
 
 
 def residual_block(
-    read: int,
-    written: int,
-    in_channels: int,
-    out_channels: int,
-    taps: int,
-    norm: Callable[[int], Cost],
+    read: int, written: int, in_channels: int, out_channels: int, taps: int, norm: Callable[[int], Cost]
 ) -> Cost:
     """Two convolutions, each after a `norm` of so many channels, and the sum with the block's input.
 

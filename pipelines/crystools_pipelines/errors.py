@@ -50,8 +50,8 @@ class UnmatchedParametersError(CheckpointError):
 class CompileError(PipelineError):
     """The compiler fails on a stage, though not for want of memory: a fault of its own, or of ours."""
 
-    def __init__(self, stage: str, said: str) -> None:
-        super().__init__(f"{stage}: the compiler failed; another mesh or size may do. It said: {said}")
+    def __init__(self, stage: str, reason: str) -> None:
+        super().__init__(f"{stage}: the compiler failed; another mesh or size may do. It said: {reason}")
 
 
 class OutOfMemoryError(PipelineError):

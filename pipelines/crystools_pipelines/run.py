@@ -1,7 +1,7 @@
 """A run of any model, from a request to a file. It alone knows of planning."""
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,14 @@ from numpy.typing import NDArray
 from crystools_pipelines.models import MODELS
 from crystools_pipelines.parallel.mesh_shape import MeshShape
 from crystools_pipelines.planning.forecasting import kept_forecast
-from crystools_pipelines.runtime.job import Job, check_output, choose_devices, params_of, started_job
+from crystools_pipelines.requests.fields import Role, names_of
+from crystools_pipelines.runtime.compile_cache import default_compile_cache
+from crystools_pipelines.runtime.job import Job, check_output, choose_devices, choose_dtype, params_of
+from crystools_pipelines.runtime.out_of_memory import translating_out_of_memory
+from crystools_pipelines.runtime.residency import on_behalf_of, residency
 from crystools_pipelines.weights.checkpoint import Checkpoint
 from crystools_pipelines.weights.part import Part
+from crystools_tpu import telemetry
 from crystools_tpu.telemetry import RunReport
 from crystools_tpu.telemetry.events import Params
 
@@ -64,19 +69,45 @@ def generate(
     return Generation(frames, latents, job.run.report)
 
 
+@contextmanager
 def started_run(
     model: str,
     params: Params,
     checkpoint: Checkpoint,
     mesh: Mesh,
-    parts: Sequence[Part[Any]],
+    parts: Sequence[Part[Any]] = (),
     *,
     request: Any = None,
     dtype: str | None = None,
     on_step: Callable[[], None] = lambda: None,
-) -> AbstractContextManager[Job]:
-    """A run that loads `parts`, as `started_job` has it; what was planned of `request` is its forecast."""
+) -> Iterator[Job]:
+    """A run of `model` with these parameters, and where its stages run; what was planned of `request` is its
+    forecast.
+
+    `dtype` is by default bfloat16, on a CPU float32. `parts` are what the stages will load: it is all there
+    and in order before the first of them. Raises RequestError for any other dtype, CheckpointError for what
+    is wrong with a part, and OutOfMemoryError where a stage exhausts the devices' memory.
+    """
+    devices = list(mesh.devices.flat)
+    content = names_of(MODELS[model].request_class(), Role.CONTENT)
     forecast = None if request is None else kept_forecast(model, request, checkpoint, mesh, dtype)
-    return started_job(
-        model, params, checkpoint, mesh, dtype, on_step=on_step, forecast=forecast, parts=parts
-    )
+    dtype = choose_dtype(dtype, devices[0].platform)
+    try:
+        with (
+            default_compile_cache(),
+            telemetry.run(
+                model,
+                model_id=checkpoint.location,
+                params=params,
+                content_params=[name for name in content if name in params],
+                devices=devices,
+                forecast=forecast,
+            ) as run,
+            on_behalf_of(run.run_id),
+            translating_out_of_memory(run),
+        ):
+            job = Job(checkpoint, mesh, dtype, run, on_step)
+            job.provide(parts)
+            yield job
+    finally:
+        residency.free_leaving()

@@ -20,8 +20,7 @@ from crystools_pipelines.models import MODELS
 from crystools_pipelines.parallel.mesh_shape import MeshShape
 from crystools_pipelines.planning import forecasting
 from crystools_pipelines.planning.cache import keep_plan, plan_key, plans_folder
-from crystools_pipelines.planning.plan import Shape
-from crystools_pipelines.planning.run_spec import RunSpec
+from crystools_pipelines.planning.plan import RunSpec, Shape
 from crystools_tpu import telemetry
 from crystools_tpu.cli import main, plans
 from crystools_tpu.cli.main import build_parser

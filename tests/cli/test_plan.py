@@ -25,10 +25,8 @@ from crystools_pipelines.parallel.mesh_shape import MeshShape
 from crystools_pipelines.planning import aot
 from crystools_pipelines.planning.aot import CompiledStage, TpuCompiler
 from crystools_pipelines.planning.compiler_process import ChildProcess, ProcessDiedError
-from crystools_pipelines.planning.meshes import compare
-from crystools_pipelines.planning.plan import Plan, Shape, StagePlan, from_json
+from crystools_pipelines.planning.plan import Plan, RunSpec, Shape, StagePlan, compare, from_json
 from crystools_pipelines.planning.planner import Planner
-from crystools_pipelines.planning.run_spec import RunSpec
 from crystools_pipelines.planning.topologies import TOPOLOGIES
 from crystools_tpu.cli import main, plans
 from crystools_tpu.telemetry import StageName

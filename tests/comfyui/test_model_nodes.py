@@ -13,8 +13,7 @@ import pytest
 from crystools_pipelines.errors import RequestError
 from crystools_pipelines.nodes.base import locate
 from crystools_pipelines.planning import forecasting
-from crystools_pipelines.planning.plan import Plan
-from crystools_pipelines.planning.run_spec import RunSpec
+from crystools_pipelines.planning.plan import Plan, RunSpec
 from crystools_tpu import telemetry
 from crystools_tpu.comfyui.nodes import NODE_CLASS_MAPPINGS
 from crystools_tpu.comfyui.timing_nodes import TPUTimingPlot, TPUTimingReport

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from diffusers.utils import load_image
 from numpy.typing import NDArray
 
 from crystools_pipelines.cogvideox.request import CogVideoXRequest
+from crystools_pipelines.runtime import residency
 from crystools_pipelines.wan.request import WanRequest
 from crystools_pipelines.wan.wan21_t2v.request import Wan21Request
 from crystools_pipelines.wan.wan22_i2v.request import Wan22I2VRequest
@@ -21,6 +24,11 @@ from crystools_pipelines.wan.wan22_i2v.request import Wan22I2VRequest
 Answer = tuple[NDArray[np.float32], NDArray[np.float32]]
 Reference = Callable[[Wan21Request], Answer]
 ImageReference = Callable[[Wan22I2VRequest], Answer]
+
+
+def limited_to(device_bytes: int) -> AbstractContextManager[object]:
+    """Within, every device has so many bytes, instead of as many as its backend says."""
+    return mock.patch.object(residency, "device_limit_bytes", return_value=device_bytes)
 
 
 @pytest.fixture(scope="session", autouse=True)

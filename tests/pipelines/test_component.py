@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from crystools_pipelines.parallel.mesh import make_mesh, replicated
-from crystools_pipelines.runtime.component import Component
 from crystools_pipelines.runtime.programs import (
     QUICK_COMPILE,
+    Component,
     Program,
     Programs,
     abstract,

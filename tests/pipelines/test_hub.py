@@ -21,7 +21,7 @@ from diffusers import UniPCMultistepScheduler
 
 from crystools_pipelines.errors import CheckpointError, RequestError
 from crystools_pipelines.parallel.mesh import make_mesh
-from crystools_pipelines.runtime.job import started_job
+from crystools_pipelines.run import started_run
 from crystools_pipelines.wan.pipeline import DECODER, Phase, Prepared
 from crystools_pipelines.wan.wan21_t2v.pipeline import PIPELINE
 from crystools_pipelines.weights import hub as hub_module
@@ -73,7 +73,7 @@ def fetch(on_step: Callable[[], None] = lambda: None) -> tuple[StageReport, ...]
     """A run that ends before its first stage of its own; what it has reported."""
     checkpoint = Checkpoint("org/tiny")
     PIPELINE.check(checkpoint)
-    with started_job("wan2.1-t2v", {}, checkpoint, MESH, on_step=on_step, parts=PARTS) as job:
+    with started_run("wan2.1-t2v", {}, checkpoint, MESH, on_step=on_step, parts=PARTS) as job:
         return job.run.report.stages
 
 
@@ -100,7 +100,7 @@ def test_what_a_run_uses_is_downloaded_in_a_stage_and_then_asked_for_once(served
 
 
 def test_a_node_downloads_the_part_that_it_uses(served: Served) -> None:
-    with started_job("wan2.1-t2v", {}, Checkpoint("org/tiny"), MESH, parts=[DECODER]):
+    with started_run("wan2.1-t2v", {}, Checkpoint("org/tiny"), MESH, parts=[DECODER]):
         pass
     assert served.hub.downloaded() == {"model_index.json", "vae/config.json"} | {
         "vae/diffusion_pytorch_model.safetensors"
@@ -126,7 +126,7 @@ def test_while_it_comes_bytes_rate_and_time_to_go_are_told(
     served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The last file is not there before the others were told of."""
-    monkeypatch.setattr(hub_module, "_TOLD_SECONDS", 0.01)
+    monkeypatch.setattr(hub_module, "_PROGRESS_SECONDS", 0.01)
     served.hub.gate = threading.Event()
     with telemetry.subscribe() as subscription:
         told: list[BytesTransferred] = []
@@ -147,7 +147,7 @@ def test_while_it_comes_bytes_rate_and_time_to_go_are_told(
 
 
 def test_cancelling_does_not_wait_for_the_file(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hub_module, "_TOLD_SECONDS", 0.01)
+    monkeypatch.setattr(hub_module, "_PROGRESS_SECONDS", 0.01)
     served.hub.gate = threading.Event()
 
     def cancel() -> None:
@@ -315,7 +315,7 @@ def test_a_disk_without_room_is_found_before_the_download(
     ],
 )
 def test_what_fails_in_the_middle_is_one_line(error: Exception, message: str) -> None:
-    said = hub_module.in_words("org/tiny", error)
+    said = hub_module.describe_failure("org/tiny", error)
     assert message in said
     assert "\n" not in said
 

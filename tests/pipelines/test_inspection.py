@@ -19,7 +19,7 @@ from crystools_pipelines.cogvideox import pipeline as cogvideox
 from crystools_pipelines.errors import CheckpointError
 from crystools_pipelines.flux2 import pipeline as flux2
 from crystools_pipelines.parallel.mesh import make_mesh
-from crystools_pipelines.runtime.job import started_job
+from crystools_pipelines.run import started_run
 from crystools_pipelines.wan.pipeline import Phase, Prepared
 from crystools_pipelines.wan.wan21_t2v import pipeline as wan21
 from crystools_pipelines.wan.wan22_i2v import pipeline as wan22_i2v
@@ -80,7 +80,7 @@ def with_tensors(file: Path, change: Callable[[Tensors], Tensors]) -> None:
 
 def look(folder: Path, model: str = "wan2.1-t2v") -> None:
     """Begins a run of the model, and ends it before its first stage."""
-    with started_job(model, {}, Checkpoint(folder), MESH, parts=PARTS[model]) as job:
+    with started_run(model, {}, Checkpoint(folder), MESH, parts=PARTS[model]) as job:
         assert job.run.report.stages == ()
 
 

@@ -12,8 +12,8 @@ import pytest
 
 from crystools_pipelines.errors import OutOfMemoryError
 from crystools_pipelines.parallel.mesh import make_mesh
-from crystools_pipelines.run import generate
-from crystools_pipelines.runtime.job import params_of, started_job
+from crystools_pipelines.run import generate, started_run
+from crystools_pipelines.runtime.job import params_of
 from crystools_pipelines.runtime.out_of_memory import Shortage, shortage
 from crystools_pipelines.runtime.residency import free_all, residency
 from crystools_pipelines.wan.wan21_t2v.request import Wan21Request
@@ -147,7 +147,7 @@ def test_a_step_is_tried_again_while_its_inputs_exist() -> None:
             raise jax.errors.JaxRuntimeError(COMPILE_TIME)
         return latents + 1
 
-    assert residency.with_room(step, jnp.float32(1)) == 2
+    assert residency.retry_out_of_memory(step, jnp.float32(1)) == 2
     assert len(calls) == 2
 
 
@@ -160,7 +160,7 @@ def test_a_step_whose_inputs_were_given_away_is_not_tried_again() -> None:
         raise jax.errors.JaxRuntimeError(COMPILE_TIME)
 
     with pytest.raises(jax.errors.JaxRuntimeError):
-        residency.with_room(step, jnp.ones(2))
+        residency.retry_out_of_memory(step, jnp.ones(2))
     assert len(calls) == 1
 
 
@@ -174,6 +174,6 @@ def test_an_error_that_comes_with_the_output_is_said_in_words(tiny_wan21: Path) 
 
     with pytest.raises(OutOfMemoryError, match=r"^vae_decode: .*4\.00 GiB wanted, 2\.50 GiB available"):
         mesh = make_mesh(jax.devices()[:1], branches=1, widths=())
-        with started_job("test", params_of(REQUEST), Checkpoint(tiny_wan21), mesh) as job:
-            with job.stage(StageName.VAE_DECODE) as stage:
+        with started_run("wan2.1-t2v", params_of(REQUEST), Checkpoint(tiny_wan21), mesh) as job:
+            with job.run.stage(StageName.VAE_DECODE) as stage:
                 stage.step(Output())

@@ -15,10 +15,11 @@ import pytest
 
 from crystools_pipelines.errors import OutOfMemoryError
 from crystools_pipelines.run import Generation, generate
-from crystools_pipelines.runtime.residency import Freed, free_all, residency
+from crystools_pipelines.runtime.residency import free_all, residency
 from crystools_pipelines.wan.wan21_t2v.request import Wan21Request
 from crystools_tpu import telemetry
 from crystools_tpu.telemetry import ModelFreed, RunReport, StageName, StageStarted
+from tests.pipelines.conftest import limited_to
 
 REQUEST = Wan21Request("a cat", height=32, width=32, num_frames=1, num_inference_steps=1, guidance_scale=1.0)
 COMPONENTS = ("text_encoder", "transformer", "vae")
@@ -112,7 +113,7 @@ def test_only_as_much_leaves_as_is_needed(
     two_models: tuple[Path, Path], device_bytes: dict[str, int]
 ) -> None:
     first, second = two_models
-    with residency.limited_to(sum(device_bytes.values()) + device_bytes["text_encoder"]):
+    with limited_to(sum(device_bytes.values()) + device_bytes["text_encoder"]):
         run(first)
         with telemetry.subscribe() as events:
             run(second)
@@ -130,7 +131,7 @@ def test_only_as_much_leaves_as_is_needed(
 
 def test_what_a_model_needs_at_least_is_said(tiny_wan21: Path, device_bytes: dict[str, int]) -> None:
     budget = device_bytes["transformer"] - 1
-    with residency.limited_to(budget), pytest.raises(OutOfMemoryError) as error:
+    with limited_to(budget), pytest.raises(OutOfMemoryError) as error:
         run(tiny_wan21)
     assert (error.value.stage, error.value.wanted_bytes) == ("load", device_bytes["transformer"])
     assert error.value.available_bytes == budget
@@ -144,8 +145,10 @@ def test_free_all_frees_everything_and_says_what(tiny_wan21: Path, device_bytes:
     with telemetry.subscribe() as events:
         freed = free_all()
         said = events.drain()
-    assert freed == tuple(Freed(str(tiny_wan21), name, size) for name, size in device_bytes.items())
-    assert said == [ModelFreed(None, f.model, f.component, f.bytes, "freed") for f in freed]
+    assert said == [
+        ModelFreed(None, str(tiny_wan21), name, size, "freed") for name, size in device_bytes.items()
+    ]
+    assert freed == tuple(said)
     assert residency.residents() == ()
     assert live_bytes() == pytest.approx(before, abs=1024)
     assert free_all() == ()
@@ -155,7 +158,7 @@ def test_free_all_frees_everything_and_says_what(tiny_wan21: Path, device_bytes:
 
 def test_free_all_during_a_run_leaves_it_what_it_is_using(tiny_wan21: Path) -> None:
     expected = run(tiny_wan21).frames
-    freed: list[Freed] = []
+    freed: list[ModelFreed] = []
     denoising = threading.Event()
 
     def free_when_denoising() -> None:

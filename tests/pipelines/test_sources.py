@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from crystools_pipelines.errors import CheckpointError
 from crystools_pipelines.interop.scan import ScannedLayers
 from crystools_pipelines.parallel.mesh import make_mesh
-from crystools_pipelines.runtime.job import started_job
+from crystools_pipelines.run import started_run
 from crystools_pipelines.runtime.residency import Identity, free_all, residency
 from crystools_pipelines.weights.checkpoint import Checkpoint
 from crystools_pipelines.weights.loading import plan_state
@@ -138,7 +138,7 @@ def middle_layer(weights: dict[str, jax.Array]) -> float:
 
 def loaded(checkpoint: Checkpoint) -> dict[str, jax.Array]:
     """By a job, as a pipeline's stages have it."""
-    with started_job("test", {}, checkpoint, MESH, parts=[PART]) as job:
+    with started_run("wan2.1-t2v", {}, checkpoint, MESH, parts=[PART]) as job:
         return job.load(PART).weights
 
 

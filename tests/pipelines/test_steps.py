@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 from crystools_pipelines.parallel.mesh import make_mesh, replicated
-from crystools_pipelines.runtime.component import Component
+from crystools_pipelines.run import started_run
 from crystools_pipelines.runtime.denoising import denoising_step, guided
-from crystools_pipelines.runtime.job import Job, started_job
-from crystools_pipelines.runtime.programs import Programs, abstract, compiler
+from crystools_pipelines.runtime.job import Job
+from crystools_pipelines.runtime.programs import Component, Programs, abstract, compiler
 from crystools_pipelines.runtime.stages import Step, StepCost, run_denoising
 from crystools_pipelines.weights.checkpoint import Checkpoint
 from crystools_tpu import telemetry
@@ -58,7 +58,7 @@ def cached_step(_weights: Any, solver: Solver, _input: None, output: jax.Array, 
 
 @pytest.fixture
 def job(tmp_path: Path) -> Iterator[Job]:
-    with started_job("test", {}, Checkpoint(tmp_path), MESH) as job:
+    with started_run("wan2.1-t2v", {}, Checkpoint(tmp_path), MESH) as job:
         yield job
 
 

@@ -17,8 +17,7 @@ from crystools_pipelines.parallel.mesh import shape_of
 from crystools_pipelines.parallel.mesh_shape import MeshShape
 from crystools_pipelines.planning.cache import keep_plan, plan_key, read_plans
 from crystools_pipelines.planning.forecasting import METHOD, kept_forecast
-from crystools_pipelines.planning.plan import Plan, Shape
-from crystools_pipelines.planning.run_spec import RunSpec
+from crystools_pipelines.planning.plan import Plan, RunSpec, Shape
 from crystools_pipelines.planning.topologies import topology_of
 from crystools_pipelines.wan.wan21_t2v.pipeline import PIPELINE
 from crystools_pipelines.wan.wan21_t2v.request import Wan21Request

@@ -4,6 +4,8 @@ Split as the one matrix that the checkpoint holds, a device's share would stradd
 would have to move between devices.
 """
 
+from typing import ClassVar
+
 import jax.numpy as jnp
 import torch
 
@@ -20,44 +22,40 @@ def stored_axes(parameter: torch.nn.Parameter) -> tuple[int, ...]:
     return tuple(getattr(parameter, "stored_axes", range(parameter.ndim)))
 
 
-class FoldedOutputs(torch.nn.Module):
+class _Folded(torch.nn.Module):
+    axis: ClassVar[int]
+    """Which axis of the Linear's weight has the blocks."""
+    equation: ClassVar[str]
+    """The product with the weight, as `jnp.einsum` takes it."""
+
+    def __init__(self, linear: torch.nn.Linear, blocks: int) -> None:
+        super().__init__()
+        unfolded = linear.weight.detach().unflatten(self.axis, (blocks, -1))
+        self.weight = torch.nn.Parameter(unfolded.movedim(self.axis, 0), requires_grad=False)
+        others = (axis for axis in range(3) if axis != self.axis)
+        self.weight.stored_shape = linear.weight.shape  # type: ignore[attr-defined]
+        self.weight.stored_axes = (self.axis, *others)  # type: ignore[attr-defined]
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        # By jax, because torch would make one matrix of the blocks again.
+        output: torch.Tensor = as_torch(jnp.einsum(self.equation, as_jax(hidden), as_jax(self.weight)))
+        return output
+
+
+class FoldedOutputs(_Folded):
     """In place of a Linear without bias whose outputs are `blocks` blocks: weight `[blocks, out, in]`.
 
     Takes `[..., in]`, gives `[..., blocks, out]`.
     """
 
-    def __init__(self, linear: torch.nn.Linear, blocks: int) -> None:
-        super().__init__()
-        self.weight = _fold(linear, 0, blocks)
-
-    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-        return _product("...i,boi->...bo", hidden, self.weight)
+    axis, equation = 0, "...i,boi->...bo"
 
 
-class FoldedInputs(torch.nn.Module):
+class FoldedInputs(_Folded):
     """In place of a Linear without bias whose inputs are `blocks` blocks: weight `[blocks, out, in]`.
 
     Takes `[..., blocks, in]`, gives `[..., out]`. Were blocks not first, as they are not in the checkpoint, a
     TPU would hold a layer's weight in tiles of few rows and rearrange it before each product.
     """
 
-    def __init__(self, linear: torch.nn.Linear, blocks: int) -> None:
-        super().__init__()
-        self.weight = _fold(linear, 1, blocks)
-
-    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-        return _product("...bi,boi->...o", hidden, self.weight)
-
-
-def _fold(linear: torch.nn.Linear, axis: int, blocks: int) -> torch.nn.Parameter:
-    unfolded = linear.weight.detach().unflatten(axis, (blocks, -1))
-    folded = torch.nn.Parameter(unfolded.movedim(axis, 0), requires_grad=False)
-    folded.stored_shape = linear.weight.shape  # type: ignore[attr-defined]
-    folded.stored_axes = (axis, *(other for other in range(3) if other != axis))  # type: ignore[attr-defined]
-    return folded
-
-
-def _product(equation: str, hidden: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    # By jax, because torch would make one matrix of the blocks again.
-    product: torch.Tensor = as_torch(jnp.einsum(equation, as_jax(hidden), as_jax(weight)))
-    return product
+    axis, equation = 1, "...bi,boi->...o"

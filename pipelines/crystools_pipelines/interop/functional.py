@@ -32,5 +32,5 @@ def as_jax(value: Any) -> Any:
 
 
 def as_torch(value: Any) -> Any:
-    """The inverse of `as_jax`."""
+    """The tensors around the arrays of `value`: the inverse of `as_jax`."""
     return environment().j2t_iso(value)

@@ -68,7 +68,7 @@ def joint_attention(
     tokens: int | None = None,
     text_tokens: int | None = None,
 ) -> tuple[jax.Array, jax.Array]:
-    """As `attention`, of all tokens to all.
+    """Softmax attention of all tokens of `own` and `text` to all, otherwise as `attention`.
 
     Those of `text` are few: every device of `sequence` has them. The first `text_tokens` are no padding.
     """
@@ -82,11 +82,11 @@ def cross_attention(
 ) -> jax.Array:
     """Attention of tokens, split as in `attention`, to the few keys of a text, which every device has."""
     batch, tokens, _ = query.shape
-    split, whole = _specs(mesh, batch)
+    split, unsplit = _specs(mesh, batch)
     sharded = jax.shard_map(
         partial(_kernel_of(mesh), head_dim=head_dim, keys=key.shape[1]),
         mesh=mesh,
-        in_specs=(split, whole, whole),
+        in_specs=(split, unsplit, unsplit),
         out_specs=split,
         check_vma=False,  # a Pallas call does not say over which axes its output varies
     )
@@ -102,7 +102,7 @@ def _attention(
     text_tokens: int | None = None,
 ) -> tuple[jax.Array, jax.Array | None]:
     batch, padded, width = own.query.shape
-    split, whole = _specs(mesh, batch)
+    split, unsplit = _specs(mesh, batch)
     heads = width // head_dim // mesh.shape[TENSOR]
     exchange = mesh.shape[SEQUENCE] > 1 and heads % mesh.shape[SEQUENCE] == 0
     sharded = jax.shard_map(
@@ -113,8 +113,8 @@ def _attention(
             kernel=partial(_kernel_of(mesh), head_dim=head_dim),
         ),
         mesh=mesh,
-        in_specs=(split, whole),
-        out_specs=(split, whole),
+        in_specs=(split, unsplit),
+        out_specs=(split, unsplit),
         check_vma=False,
     )
     output, of_text = sharded(Heads(*(_pad_tokens(each, mesh.shape[SEQUENCE]) for each in own)), text)
@@ -122,7 +122,7 @@ def _attention(
 
 
 def _specs(mesh: Mesh, batch: int) -> tuple[PartitionSpec, PartitionSpec]:
-    """Of what is split by tokens, and of what is not."""
+    """The specs of what is split by tokens, and of what is not."""
     data = DATA if batch % mesh.shape[DATA] == 0 else None
     return PartitionSpec(data, SEQUENCE, TENSOR), PartitionSpec(data, None, TENSOR)
 
@@ -157,7 +157,7 @@ def _tokens_for_heads(mine: jax.Array) -> jax.Array:
 
 
 def _heads_for_tokens(mine: jax.Array) -> jax.Array:
-    """The inverse."""
+    """A share of the tokens of all heads: the inverse of `_tokens_for_heads`."""
     batch, tokens, width = mine.shape
     shares = jax.lax.axis_size(SEQUENCE)
     parcels = jnp.moveaxis(mine.reshape(batch, shares, tokens // shares, width), 1, 0)
@@ -180,7 +180,7 @@ def _gathered(
 def _joint(
     own: Heads, text: Heads, tokens: int, text_tokens: int | None, kernel: Callable[..., jax.Array]
 ) -> tuple[jax.Array, jax.Array]:
-    """Of `own` and `text` together; padding of `own` and of `text` is left out of the keys."""
+    """Attention of `own` and `text` together; padding of `own` and of `text` is left out of the keys."""
     keys, values = (
         jnp.concatenate([mine[:, :tokens], theirs[:, :text_tokens]], axis=1)
         for mine, theirs in zip(own[1:], text[1:], strict=True)
@@ -195,7 +195,7 @@ def _kernel_of(mesh: Mesh) -> _Kernel:
     device = mesh.devices.flat[0]
     if device.platform == "tpu":
         return partial(_tpu, chip=chip_spec(device.device_kind))
-    return _cudnn if device.platform == "gpu" else _xla
+    return partial(_by_jax, cudnn=device.platform == "gpu")
 
 
 def block_sizes(chip: ChipSpec | None, head_dim: int) -> BlockSizes:
@@ -233,10 +233,7 @@ def splash_attention(
     query, key, value = (_by_heads(each, head_dim) for each in (query, key, value))
     query_tokens = query.shape[1]
     config = splash.SplashConfig(
-        block_q=_block(query),
-        block_kv=_block(key),
-        block_kv_compute=_BLOCK_COMPUTE,
-        interpret=interpret,
+        block_q=_block(query), block_kv=_block(key), block_kv_compute=_BLOCK_COMPUTE, interpret=interpret
     )
     query = _pad_tokens(query / math.sqrt(head_dim), config.block_q)
     key, value = _pad_tokens(key, config.block_kv), _pad_tokens(value, config.block_kv)
@@ -260,17 +257,13 @@ def _block(tensor: jax.Array) -> int:
     return min(_BLOCK, max(_BLOCK_COMPUTE, fitting), round_up(tokens, _BLOCK_COMPUTE))
 
 
-def _cudnn(query: jax.Array, key: jax.Array, value: jax.Array, head_dim: int, keys: int) -> jax.Array:
-    if query.dtype == jnp.float32:  # which cuDNN does not do
-        return _xla(query, key, value, head_dim, keys)
-    heads = (_by_heads(each, head_dim) for each in (query, key[:, :keys], value[:, :keys]))
-    return _side_by_side(jax.nn.dot_product_attention(*heads, implementation="cudnn"))
-
-
-def _xla(query: jax.Array, key: jax.Array, value: jax.Array, head_dim: int, keys: int) -> jax.Array:
+def _by_jax(
+    query: jax.Array, key: jax.Array, value: jax.Array, head_dim: int, keys: int, *, cudnn: bool
+) -> jax.Array:
     # Not by way of tokamax: on first use that parses the process's command line as flags of its own.
     heads = (_by_heads(each, head_dim) for each in (query, key[:, :keys], value[:, :keys]))
-    return _side_by_side(jax.nn.dot_product_attention(*heads, implementation="xla"))
+    can_cudnn = cudnn and query.dtype != jnp.float32
+    return _side_by_side(jax.nn.dot_product_attention(*heads, implementation="cudnn" if can_cudnn else "xla"))
 
 
 def _by_heads(tensor: jax.Array, head_dim: int) -> jax.Array:

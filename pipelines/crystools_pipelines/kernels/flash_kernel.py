@@ -44,7 +44,7 @@ class BlockSizes:
     compute: int
 
     def even(self, queries: int, keys: int) -> "BlockSizes":
-        """Those of the kernel for so many tokens: as few blocks as will do, all about as full."""
+        """The kernel's own sizes for so many tokens: as few blocks as will do, all about as full."""
         query, key = _even_block(queries, self.query, LANES), _even_block(keys, self.key, _TILE_ROWS)
         return BlockSizes(query, key, min(self.compute, key))
 
@@ -78,29 +78,16 @@ def flash_attention(
     block_q, block_k = blocks.query, blocks.key
     sum_rows = heads * _SUM_ROWS
 
-    def of_queries(batch: Any, group: Any, i: Any, j: Any) -> tuple[Any, ...]:
-        return batch, i, group
-
-    def of_keys(batch: Any, group: Any, i: Any, j: Any) -> tuple[Any, ...]:
-        return batch, j, group
-
-    def of_sums(batch: Any, group: Any, i: Any, j: Any) -> tuple[Any, ...]:
-        return batch, group, 0, i
-
+    of_queries = pl.BlockSpec((1, block_q, width), lambda batch, group, i, j: (batch, i, group))
+    of_keys = pl.BlockSpec((1, block_k, width), lambda batch, group, i, j: (batch, j, group))
+    of_sums = pl.BlockSpec((1, 1, sum_rows, block_q), lambda batch, group, i, j: (batch, group, 0, i))
     output: tuple[jax.Array, jax.Array] = pl.pallas_call(
         partial(
             _kernel, head_dim=head_dim, keys=keys, at_a_time=blocks.compute, running_maximum=running_maximum
         ),
         grid=(batch, lanes // width, pl.cdiv(queries, block_q), pl.cdiv(keys, block_k)),
-        in_specs=[
-            pl.BlockSpec((1, block_q, width), of_queries),
-            pl.BlockSpec((1, block_k, width), of_keys),
-            pl.BlockSpec((1, block_k, width), of_keys),
-        ],
-        out_specs=[
-            pl.BlockSpec((1, block_q, width), of_queries),
-            pl.BlockSpec((1, 1, sum_rows, block_q), of_sums),
-        ],
+        in_specs=[of_queries, of_keys, of_keys],
+        out_specs=[of_queries, of_sums],
         out_shape=[
             jax.ShapeDtypeStruct(query.shape, query.dtype),
             jax.ShapeDtypeStruct((batch, lanes // width, sum_rows, queries), jnp.float32),

@@ -9,12 +9,12 @@ from crystools_pipelines.parallel.sharding import Rules, match
 
 
 def branches(mesh: Mesh) -> NamedSharding:
-    """Of what has the guidance branches first."""
+    """The sharding of arrays whose first axis is the guidance branches."""
     return NamedSharding(mesh, PartitionSpec(DATA))
 
 
 def tokens(mesh: Mesh) -> NamedSharding:
-    """Of hidden states `[branch, token, channel]` between blocks, so that no norm is computed twice."""
+    """The sharding of hidden states `[branch, token, channel]` between blocks: no norm is computed twice."""
     return NamedSharding(mesh, PartitionSpec(DATA, (SEQUENCE, TENSOR), None))
 
 
@@ -28,28 +28,28 @@ def tokens_multiple(mesh: Mesh) -> int:
 
 
 def at_work(mesh: Mesh, rules: Rules, prefix: str, name: str) -> NamedSharding:
-    """Of a layer's parameter while the layer runs, by the rules for `prefix` and its name."""
+    """The sharding of a layer's parameter while the layer runs, by the rules for `prefix` and its name."""
     (spec,) = match(rules, [prefix + name]).values()
     return NamedSharding(mesh, spec)
 
 
 def at_rest(mesh: Mesh, spec: PartitionSpec, shape: Sequence[int]) -> PartitionSpec:
-    """Of a matrix that lies at work as `spec` says, while it waits: split over `data` and `sequence` as well.
+    """The spec at rest of a matrix with this one at work: split over `data` and `sequence` as well.
 
     Its longest axis that is whole at work is, if that can be split evenly.
     """
     axes = (DATA, SEQUENCE)
     shares = mesh.shape[DATA] * mesh.shape[SEQUENCE]
-    whole = [*spec, *[None] * (len(shape) - len(spec))]
-    even = [axis for axis, taken in enumerate(whole) if taken is None and shape[axis] % shares == 0]
+    full_spec = [*spec, *[None] * (len(shape) - len(spec))]
+    even = [axis for axis, taken in enumerate(full_spec) if taken is None and shape[axis] % shares == 0]
     if len(shape) < 2 or not even:
         return spec
-    whole[max(even, key=lambda axis: shape[axis])] = axes
-    return PartitionSpec(*whole)
+    full_spec[max(even, key=lambda axis: shape[axis])] = axes
+    return PartitionSpec(*full_spec)
 
 
 def pixels(mesh: Mesh, latent_shape: Sequence[int]) -> NamedSharding:
-    """Of `[..., height, width]` in a VAE: columns over all devices, or rows, or whole.
+    """The sharding of `[..., height, width]` in a VAE: columns over all devices, or rows, or whole.
 
     Where the latents of this shape can be split, the pixels can; convolutions exchange the seams.
     """
@@ -64,6 +64,6 @@ def pixels(mesh: Mesh, latent_shape: Sequence[int]) -> NamedSharding:
 
 
 def frames(pixels: NamedSharding) -> NamedSharding:
-    """Of frames `[frame, height, width, channel]`, split as `pixels` splits them."""
+    """The sharding of frames `[frame, height, width, channel]`, split as `pixels` splits them."""
     rows, columns = pixels.spec[-2:] or (None, None)
     return NamedSharding(pixels.mesh, PartitionSpec(None, rows, columns, None))

@@ -11,8 +11,9 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from crystools_pipelines.errors import RequestError
 from crystools_pipelines.parallel.defaults import best_mesh
-from crystools_pipelines.parallel.mesh_shape import MeshShape, check_mesh, legal_shapes
+from crystools_pipelines.parallel.mesh_shape import MeshShape, legal_shapes
 from crystools_tpu.telemetry.chips import chip_spec
 
 DATA, SEQUENCE, TENSOR = "data", "sequence", "tensor"
@@ -33,27 +34,22 @@ def make_mesh(
     """
     legal = legal_shapes(len(devices), branches=branches, widths=widths)
     if shape is None:
-        shape = _default(devices, branches, model, legal)
-    check_mesh(shape, len(devices), legal)
+        chip = chip_spec(devices[0].device_kind)
+        best = best_mesh(model, chip.name, len(devices), branches) if model and chip else None
+        # A checkpoint may have other widths than the one for which the best was found.
+        shape = best if best is not None and best in legal else legal[-1]
+    if shape not in legal:
+        known = " or ".join(map(str, legal))
+        raise RequestError(
+            "mesh", f"{shape} cannot be had of {len(devices)} devices with this model; give {known}"
+        )
     sizes = shape.data, shape.sequence, shape.tensor
     return Mesh(np.asarray(devices).reshape(sizes), (DATA, SEQUENCE, TENSOR))
 
 
 def shape_of(mesh: Mesh) -> MeshShape:
-    """How many devices each of its axes has."""
+    """How many devices each axis of the mesh has."""
     return MeshShape(mesh.shape[DATA], mesh.shape[SEQUENCE], mesh.shape[TENSOR])
-
-
-def _default(
-    devices: Sequence[jax.Device], branches: int, model: str | None, legal: Sequence[MeshShape]
-) -> MeshShape:
-    chip = chip_spec(devices[0].device_kind)
-    if model is not None and chip is not None:
-        best = best_mesh(model, chip.name, len(devices), branches)
-        # A checkpoint may have other widths than the one for which it was found.
-        if best is not None and best in legal:
-            return best
-    return legal[-1]
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

@@ -12,7 +12,7 @@ _AXES = {"dp": "data", "sp": "sequence", "tp": "tensor"}
 
 @dataclass(frozen=True)
 class MeshShape:
-    """How many devices each axis has."""
+    """How many devices each axis of a mesh has."""
 
     data: int = 1
     sequence: int = 1
@@ -20,7 +20,7 @@ class MeshShape:
 
     @property
     def devices(self) -> int:
-        """How many there are in all."""
+        """The devices of all axes together."""
         return self.data * self.sequence * self.tensor
 
     def __str__(self) -> str:
@@ -47,15 +47,6 @@ def legal_shapes(devices: int, *, branches: int, widths: Sequence[int]) -> list[
         for data in _divisors(math.gcd(devices, branches))
         for tensor in _divisors(math.gcd(devices // data, *widths))
     ]
-
-
-def check_mesh(shape: MeshShape, devices: int, legal: Sequence[MeshShape]) -> None:
-    """Raises RequestError for a shape that is not among the legal ones, and names them."""
-    if shape not in legal:
-        known = " or ".join(map(str, legal))
-        raise RequestError(
-            "mesh", f"{shape} cannot be had of {devices} devices with this model; give {known}"
-        )
 
 
 def _divisors(number: int) -> Iterator[int]:

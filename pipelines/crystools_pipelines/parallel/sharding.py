@@ -16,12 +16,13 @@ def match(rules: Rules, names: Iterable[str]) -> dict[str, PartitionSpec]:
 
     Raises UnmatchedParametersError with every name that no rule matches.
     """
-    names = tuple(names)
-    specs = {
-        name: next(spec for pattern, spec in rules if re.fullmatch(pattern, name))
-        for name in names
-        if any(re.fullmatch(pattern, name) for pattern, _ in rules)
-    }
-    if unmatched := [name for name in names if name not in specs]:
+    specs, unmatched = {}, []
+    for name in names:
+        spec = next((spec for pattern, spec in rules if re.fullmatch(pattern, name)), None)
+        if spec is None:
+            unmatched.append(name)
+        else:
+            specs[name] = spec
+    if unmatched:
         raise UnmatchedParametersError(unmatched)
     return specs

@@ -7,13 +7,12 @@ that happens in a child process. Weights are shapes with shardings: only configu
 import pickle
 import tempfile
 import time
-from collections.abc import Collection, Hashable
+from collections.abc import Hashable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import jax
@@ -27,19 +26,12 @@ from crystools_pipelines.parallel.mesh_shape import MeshShape
 from crystools_pipelines.planning.attention_tuning import AttentionShape, attention_cycles, attention_shapes
 from crystools_pipelines.planning.compiler_process import ChildProcess
 from crystools_pipelines.planning.kernel_cycles import SCHEDULE_FLAGS, Kernel, kernel_cycles
-from crystools_pipelines.planning.rehearsal import (
-    Rehearsal,
-    RehearsedProgram,
-    RehearsedStage,
-    rehearse,
-)
-from crystools_pipelines.planning.run_spec import RunSpec
+from crystools_pipelines.planning.plan import RunSpec
+from crystools_pipelines.planning.rehearsal import Rehearsal, RehearsedProgram, RehearsedStage, rehearse
 from crystools_pipelines.planning.topologies import TOPOLOGIES
 from crystools_pipelines.runtime.out_of_memory import Shortage, shortage
 from crystools_pipelines.runtime.programs import compile_with
 from crystools_pipelines.weights.checkpoint import Checkpoint
-from crystools_pipelines.weights.shapes import device_bytes
-from crystools_tpu.telemetry import StageName
 
 LIBTPU_ENVIRONMENT = {
     "JAX_PLATFORMS": "cpu",
@@ -51,128 +43,62 @@ LIBTPU_ENVIRONMENT = {
 
 
 @dataclass(frozen=True)
-class ProgramMemory:
-    """What one program takes of each device's HBM while it runs, by the compiler's own account."""
-
-    argument_bytes: int
-    output_bytes: int
-    alias_bytes: int
-    """Of the outputs, those that take the place of arguments."""
-    temporary_bytes: int
-    code_bytes: int
-
-    @property
-    def total_bytes(self) -> int:
-        """All of it together; what other programs keep on the device comes on top."""
-        written = self.output_bytes - self.alias_bytes
-        return self.argument_bytes + written + self.temporary_bytes + self.code_bytes
-
-
-@dataclass(frozen=True)
 class CompiledProgram:
-    """What the compiler made of a program, how often the stage runs it, and its optimised HLO."""
+    """What the compiler made of a program, how often the stage runs it, and its optimised HLO.
 
-    memory: ProgramMemory
+    `memory_bytes` is all that it takes of each device's HBM while it runs; what other programs keep on the
+    device comes on top.
+    """
+
+    memory_bytes: int
     runs: int
     hlo: str
 
 
 @dataclass(frozen=True)
 class CompiledStage:
-    """A stage as it would run, compiled: its model FLOPs over all devices, and how long its compiles took.
+    """A stage's programs as it would run them, and how long their compiles took.
 
-    A program that does not fit into a device's HBM ends it: `shortage` is what the compiler says.
+    A program that does not fit into a device's HBM ends them: `shortage` is what the compiler says of it.
     """
 
-    name: StageName
-    component: str | None
-    steps: int
-    flops: float
     programs: tuple[CompiledProgram, ...]
     compile_seconds: float
     shortage: Shortage | None = None
 
 
-@dataclass(frozen=True)
-class LoadOutline:
-    """A component that is loaded after so many stages, and what its weights take of one device."""
-
-    component: str
-    after_stages: int
-    device_bytes: int
-
-
-@dataclass(frozen=True)
-class StageOutline:
-    """A stage before anything is compiled. `held_device_bytes` is what earlier steps leave on a device."""
-
-    name: StageName
-    component: str | None
-    steps: int
-    flops: float
-    moved_bytes: float
-    held_device_bytes: int
-
-
-@dataclass(frozen=True)
-class RunOutline:
-    """What happens in a run, and on which mesh."""
-
-    mesh: MeshShape
-    loads: tuple[LoadOutline, ...]
-    stages: tuple[StageOutline, ...]
-
-
-class TpuCompiler:
+class TpuCompiler(ExitStack):
     """Child processes that compile, one for programs and one for kernels, until the context ends.
 
     What libtpu and torch leave in the folder for temporary files goes with them.
     """
 
     def __init__(self) -> None:
-        self._stack = ExitStack()
+        super().__init__()
         self._environment = LIBTPU_ENVIRONMENT | {"TMPDIR": self._folder()}
-        self._child = self._stack.enter_context(ChildProcess(self._environment))
-
-    def __enter__(self) -> "TpuCompiler":
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._stack.close()
-
-    def compile(
-        self, spec: RunSpec, *, effort: int | None = None, without: Collection[StageName] = ()
-    ) -> tuple[CompiledStage, ...]:
-        """Compiles the stages of a run.
-
-        `effort` takes the place of the run's own, which is what its memory and speed depend on. Stages in
-        `without` are left out. A program that was compiled before is not compiled again.
-        """
-        return tuple(
-            self.compile_stage(spec, index, effort=effort)
-            for index, stage in enumerate(self.outline(spec).stages)
-            if stage.name not in without
-        )
+        self._child = self.enter_context(ChildProcess(self._environment))
 
     def meshes(self, spec: RunSpec) -> tuple[MeshShape, list[MeshShape]]:
         """The default mesh of such a run, and every one that it can have. Raises as `outline` does."""
         return self._child.call(_meshes, spec)
 
-    def outline(self, spec: RunSpec) -> RunOutline:
-        """What the run does, without a compile. Raises what a run would raise before its first stage."""
+    def outline(self, spec: RunSpec) -> Rehearsal:
+        """The run's rehearsal without weights and programs; nothing is compiled.
+
+        Raises what a run would raise before its first stage.
+        """
         return self._child.call(_outline, spec)
 
     def compile_stage(self, spec: RunSpec, index: int, *, effort: int | None = None) -> CompiledStage:
-        """Compiles the stage with this place in the outline. Raises CompileError where the compiler fails."""
+        """Compiles the stage with this place in the outline, but for programs that were compiled before.
+
+        `effort` takes the place of the run's own, which is what its memory and speed depend on. Raises
+        CompileError where the compiler fails.
+        """
         return self._child.call(_compile_stage, spec, index, effort)
 
     def kernel_cycles(self, spec: RunSpec, index: int) -> dict[Kernel, int]:
-        """TensorCore cycles of the Pallas kernels of that stage, as `kernels.kernel_cycles` has them.
+        """TensorCore cycles of the Pallas kernels of that stage, as `kernel_cycles.kernel_cycles` has them.
 
         Raises CompileError where the compiler fails.
         """
@@ -193,10 +119,10 @@ class TpuCompiler:
         """The process that compiles kernels, and the folder to which libtpu writes their schedules."""
         folder = self._folder()
         flags = {"LIBTPU_INIT_ARGS": SCHEDULE_FLAGS.format(folder=folder)}
-        return self._stack.enter_context(ChildProcess(self._environment | flags)), Path(folder)
+        return self.enter_context(ChildProcess(self._environment | flags)), Path(folder)
 
     def _folder(self) -> str:
-        return self._stack.enter_context(tempfile.TemporaryDirectory(prefix="crystools-tpu-"))
+        return self.enter_context(tempfile.TemporaryDirectory(prefix="crystools-tpu-"))
 
 
 # What follows runs in the child.
@@ -214,22 +140,8 @@ def _meshes(spec: RunSpec) -> tuple[MeshShape, list[MeshShape]]:
     return default, pipeline.legal_meshes(checkpoint, branches, len(devices))
 
 
-def _outline(spec: RunSpec) -> RunOutline:
-    rehearsal = _rehearse(spec)
-    return RunOutline(
-        shape_of(rehearsal.mesh),
-        tuple(
-            LoadOutline(load.component, load.after_stages, sum(map(device_bytes, load.weights.values())))
-            for load in rehearsal.loads
-        ),
-        tuple(_outline_stage(stage) for stage in rehearsal.stages),
-    )
-
-
-def _outline_stage(stage: RehearsedStage) -> StageOutline:
-    # The last output is among those of the program that makes it.
-    held = sum(stage.fetched_device_bytes[:-1])
-    return StageOutline(stage.name, stage.component, stage.steps, stage.flops, stage.moved_bytes, held)
+def _outline(spec: RunSpec) -> Rehearsal:
+    return _rehearse(spec).outline()
 
 
 def _devices(topology: str) -> list[Any]:
@@ -255,7 +167,7 @@ def _compile_stage(spec: RunSpec, index: int, effort: int | None) -> CompiledSta
     stage = _rehearse(spec).stages[index]
     started_at = time.perf_counter()
     programs: list[CompiledProgram] = []
-    lacking = None
+    lacking: Shortage | None = None
     for program in stage.programs:
         try:
             programs.append(_compile_program(spec.topology, program, effort))
@@ -265,9 +177,7 @@ def _compile_stage(spec: RunSpec, index: int, effort: int | None) -> CompiledSta
                 raise _failed(stage, error) from error
             break
     seconds = time.perf_counter() - started_at
-    return CompiledStage(
-        stage.name, stage.component, stage.steps, stage.flops, tuple(programs), seconds, lacking
-    )
+    return CompiledStage(tuple(programs), seconds, lacking)
 
 
 def _compile_program(topology: str, program: RehearsedProgram, effort: int | None) -> CompiledProgram:
@@ -276,7 +186,7 @@ def _compile_program(topology: str, program: RehearsedProgram, effort: int | Non
     key = (topology, sha256(lowered.as_text().encode()).digest(), chosen)
     if key not in _compiled:
         compiled = compile_with(lowered, chosen, "tpu")
-        _compiled[key] = CompiledProgram(_memory(compiled), 0, compiled.as_text() or "")
+        _compiled[key] = CompiledProgram(_memory_bytes(compiled), 0, compiled.as_text() or "")
     return replace(_compiled[key], runs=program.runs)
 
 
@@ -303,12 +213,10 @@ def _attention_cycles(topology: str, shape: AttentionShape, sizes: BlockSizes, w
     return attention_cycles(shape, sizes, _devices(topology)[0], written)
 
 
-def _memory(compiled: jax.stages.Compiled) -> ProgramMemory:
-    analysis: Any = compiled.memory_analysis()
-    return ProgramMemory(
-        argument_bytes=analysis.argument_size_in_bytes,
-        output_bytes=analysis.output_size_in_bytes,
-        alias_bytes=analysis.alias_size_in_bytes,
-        temporary_bytes=analysis.temp_size_in_bytes,
-        code_bytes=analysis.generated_code_size_in_bytes,
-    )
+def _memory_bytes(compiled: jax.stages.Compiled) -> int:
+    """Bytes that the program takes of a device's HBM while it runs, by the compiler's own account."""
+    memory: Any = compiled.memory_analysis()
+    # Some outputs take the place of arguments.
+    written = memory.output_size_in_bytes - memory.alias_size_in_bytes
+    needed = memory.argument_size_in_bytes + written + memory.temp_size_in_bytes
+    return int(needed + memory.generated_code_size_in_bytes)

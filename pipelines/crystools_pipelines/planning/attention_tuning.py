@@ -8,10 +8,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from crystools_pipelines.kernels.flash_kernel import BlockSizes, flash_attention
-from crystools_pipelines.planning.kernel_cycles import kernel_cycles, pallas_calls
+from crystools_pipelines.planning.kernel_cycles import kernel_cycles, pallas_calls, traced_alone
 
 _TRIED = tuple(
     BlockSizes(*sizes)
@@ -44,7 +43,7 @@ class AttentionShape:
 
 
 def attention_shapes(programs: Iterable[jax.stages.Traced], head_dim: int) -> set[AttentionShape]:
-    """Those of the kernel's calls in programs with heads of this width."""
+    """The shapes of the kernel's calls in programs with heads of this width."""
     shapes = set()
     for traced in programs:
         closed: Any = traced.jaxpr
@@ -67,25 +66,21 @@ def candidates(shape: AttentionShape) -> list[BlockSizes]:
 def attention_cycles(
     shape: AttentionShape, sizes: BlockSizes, device: jax.Device, folder: Path
 ) -> int | None:
-    """TensorCore cycles of one call, as `kernels.kernel_cycles` has them; None where it does not compile."""
-    one = Mesh([device], ("alone",))
-    whole = PartitionSpec()
+    """TensorCore cycles of one call, by `kernel_cycles.kernel_cycles`; None where it does not compile."""
     kernel = partial(flash_attention, head_dim=shape.head_dim, keys=shape.keys, sizes=sizes)
-    function = jax.shard_map(kernel, mesh=one, in_specs=whole, out_specs=whole, check_vma=False)
-    sharding = NamedSharding(one, whole)
     query, key = (
-        jax.ShapeDtypeStruct((shape.batch, tokens, shape.lanes), jnp.bfloat16, sharding=sharding)
+        jax.ShapeDtypeStruct((shape.batch, tokens, shape.lanes), jnp.bfloat16)
         for tokens in (shape.queries, shape.keys)
     )
     try:
-        cycles = kernel_cycles(jax.jit(function).trace(query, key, key), folder)
+        cycles = kernel_cycles(traced_alone(kernel, device, (query, key, key)), folder)
     except jax.errors.JaxRuntimeError:  # its blocks do not fit into the vector memory
         return None
     return next(iter(cycles.values()), None)
 
 
 def moved_bytes(shape: AttentionShape, sizes: BlockSizes) -> int:
-    """From and to HBM: queries and outputs once, keys and values once for each block of queries."""
+    """Bytes a call moves through HBM: queries and outputs once, keys and values for each block of queries."""
     passes = -(-shape.queries // sizes.even(shape.queries, shape.keys).query)
     tokens = 2 * shape.queries + 2 * shape.keys * passes
     return shape.batch * tokens * shape.lanes * _ITEMSIZE

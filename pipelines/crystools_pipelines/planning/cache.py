@@ -10,8 +10,7 @@ from typing import Any
 import crystools_pipelines
 from crystools_pipelines.models import MODELS
 from crystools_pipelines.parallel.defaults import read_defaults
-from crystools_pipelines.planning.plan import Plan, from_json
-from crystools_pipelines.planning.run_spec import RunSpec
+from crystools_pipelines.planning.plan import Plan, RunSpec, from_json
 from crystools_pipelines.requests.fields import Role, values_of
 from crystools_tpu.data_dir import cache_dir
 from crystools_tpu.telemetry import StageName, chips
@@ -27,7 +26,7 @@ def plans_folder() -> Path:
 
 
 def plan_key(spec: RunSpec, only: frozenset[StageName] | None) -> str:
-    """The same for what comes to the same plan: what `programs_key` names, mesh, stages and schedule."""
+    """A key that is equal for equal plans: of what `programs_key` names, mesh, stages and schedule."""
     rest = {
         "mesh": str(spec.mesh),
         "only": None if only is None else sorted(only),
@@ -38,7 +37,7 @@ def plan_key(spec: RunSpec, only: frozenset[StageName] | None) -> str:
 
 
 def programs_key(spec: RunSpec) -> str:
-    """The same for runs of the same programs, but for the mesh: size, configurations, topology, versions."""
+    """The key of runs of the same programs, but for the mesh: of size, configurations, topology, versions."""
     return _digest(
         {
             "topology": spec.topology,
@@ -60,7 +59,7 @@ def read_plan(folder: Path, key: str) -> Plan | None:
 
 
 def read_plans(folder: Path, spec: RunSpec) -> Iterator[Plan]:
-    """All that were kept of these programs, of any mesh, stages and schedule, the newest first.
+    """The plans that were kept of these programs, of any mesh, stages and schedule, the newest first.
 
     Raises OSError where the folder cannot be read.
     """

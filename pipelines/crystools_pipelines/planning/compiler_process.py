@@ -6,12 +6,12 @@ Compilers take their settings from the environment when they are loaded, and do 
 import os
 import signal
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from multiprocessing import get_context, parent_process
 from multiprocessing.connection import Connection
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 from threading import Thread
-from types import TracebackType
 from typing import Any, ParamSpec, TypeVar
 
 Parameters = ParamSpec("Parameters")
@@ -22,7 +22,7 @@ class ProcessDiedError(RuntimeError):
     """The child is gone, and with it the answer; mostly the machine's memory did not suffice."""
 
 
-class ChildProcess:
+class ChildProcess(AbstractContextManager["ChildProcess"]):
     """A child with this environment beside its parent's. It ends with the context, whatever it does."""
 
     def __init__(self, environment: Mapping[str, str]) -> None:
@@ -34,15 +34,7 @@ class ChildProcess:
         self._process.start()
         theirs.close()
 
-    def __enter__(self) -> "ChildProcess":
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.kill()
 
     def call(
@@ -57,9 +49,9 @@ class ChildProcess:
             error, result = self._connection.recv()
         except (EOFError, ConnectionError):
             self._process.join()
-            said = self._stderr.read().decode(errors="replace").strip()
+            stderr = self._stderr.read().decode(errors="replace").strip()
             raise ProcessDiedError(
-                f"the child ended with {self._process.exitcode}; it said: {said}"
+                f"the child ended with {self._process.exitcode}; it said: {stderr}"
             ) from None
         if error is not None:
             raise error

@@ -94,7 +94,7 @@ def estimate(
 
 
 def has_kernels(module: Module) -> bool:
-    """Whether there are Pallas kernels in it."""
+    """Whether the module has Pallas kernels."""
     return any(_is_kernel(each) for every in module.computations.values() for each in every)
 
 
@@ -113,30 +113,27 @@ class _Reader:
     link_bytes_per_second: float
 
     def run(self, computation: str) -> Estimate:
-        """All of a computation, in its order."""
+        """The estimate of a computation, in the order of its instructions."""
         total = Estimate()
         ready: dict[str, tuple[float, str]] = {}  # when a collective that was started will be done
         instructions = self.module.computations.get(computation, ())
-        named = {each.name: each for each in instructions}
+        by_name = {each.name: each for each in instructions}
         done_bytes = {each.operands[0]: each.result_bytes for each in instructions if _is_done(each)}
         for each in instructions:
             kind = self._collective_kind(each)
             if kind is not None and each.opcode.endswith("-start"):
-                sent = _sent_bytes(kind, done_bytes.get(each.name, each.result_bytes), self._group(each))
-                total.collective_bytes[kind] += sent
-                ready[each.name] = (total.total_seconds + self._seconds(kind, sent, self._group(each)), kind)
+                result_bytes = done_bytes.get(each.name, each.result_bytes)
+                ready[each.name] = total.total_seconds + self._send(total, kind, result_bytes, each), kind
             elif _is_done(each) and each.operands[0] in ready:
                 at, kind = ready.pop(each.operands[0])
                 total.seconds[kind] += max(0.0, at - total.total_seconds)
             elif kind is not None and each.opcode == kind:
-                sent = _sent_bytes(kind, each.result_bytes, self._group(each))
-                total.collective_bytes[kind] += sent
-                total.seconds[kind] += self._seconds(kind, sent, self._group(each))
+                total.seconds[kind] += self._send(total, kind, each.result_bytes, each)
             else:
-                total.add(self._other(each, named))
+                total.add(self._other(each, by_name))
         return total
 
-    def _other(self, each: Instruction, named: Mapping[str, Instruction]) -> Estimate:
+    def _other(self, each: Instruction, by_name: Mapping[str, Instruction]) -> Estimate:
         if each.opcode == "while" and UNLIKELY in each.op_name.split("/"):
             return Estimate(notes={"what is unlikely to run is not counted"})
         if each.opcode == "while":
@@ -151,20 +148,17 @@ class _Reader:
         if _is_kernel(each):
             return self._kernel(each)
         if each.cycles:
-            return self._operation(each, each.cycles / self.clock_hz, named)
+            return self._operation(each, each.cycles / self.clock_hz, by_name)
         if each.opcode == "fusion":
             return self._reduce_scatter(each)
         return _not_counted(each)
 
     def _reduce_scatter(self, each: Instruction) -> Estimate:
         """XLA writes one as a fusion, without cycles, of an all-reduce and what each device keeps of it."""
-        total = Estimate()
+        total, kind = Estimate(), "reduce-scatter"
         for inner in self.module.within(each):
             if inner.opcode == "all-reduce":
-                group = self._group(inner)
-                sent = _sent_bytes("reduce-scatter", each.result_bytes, group)
-                total.collective_bytes["reduce-scatter"] += sent
-                total.seconds["reduce-scatter"] += self._seconds("reduce-scatter", sent, group)
+                total.seconds[kind] += self._send(total, kind, each.result_bytes, inner)
         return total
 
     def _loop(self, each: Instruction) -> Estimate:
@@ -175,7 +169,7 @@ class _Reader:
             total.notes.add(f"{each.name}: how often it runs is not known; counted once")
         return total
 
-    def _operation(self, each: Instruction, seconds: float, named: Mapping[str, Instruction]) -> Estimate:
+    def _operation(self, each: Instruction, seconds: float, by_name: Mapping[str, Instruction]) -> Estimate:
         """A fusion with collectives in it takes no less than they do."""
         total, within = Estimate(), tuple(self.module.within(each))
         opcodes = {each.opcode, *(inner.opcode for inner in within)}
@@ -183,13 +177,11 @@ class _Reader:
         if not opcodes & _MATRIX_OPCODES:
             seconds *= self.other_cycles_share
             bandwidth = self._share(self.chip.hbm_bandwidth_bytes_per_second)
-            moving = _least_moved_bytes(each, opcodes, named) / bandwidth
+            moving = _least_moved_bytes(each, opcodes, by_name) / bandwidth
         sending = 0.0
         for inner in within if each.opcode == "fusion" else ():
             if inner.opcode in COLLECTIVES:
-                sent = _sent_bytes(inner.opcode, inner.result_bytes, self._group(inner))
-                total.collective_bytes[inner.opcode] += sent
-                sending += self._seconds(inner.opcode, sent, self._group(inner))
+                sending += self._send(total, inner.opcode, inner.result_bytes, inner)
         total.seconds[_category(each, opcodes)] = max(seconds, moving, sending)
         return total
 
@@ -236,7 +228,11 @@ class _Reader:
             return prod(int(sizes[axis.strip("'")]) for axis in on_mesh[2].split(",") if axis)
         return self.devices
 
-    def _seconds(self, kind: str, sent: int, group: int) -> float:
+    def _send(self, total: Estimate, kind: str, result_bytes: int, each: Instruction) -> float:
+        """Seconds of a collective with such a result; what each chip sends for it is counted in."""
+        group = self._group(each)
+        sent = _sent_bytes(kind, result_bytes, group)
+        total.collective_bytes[kind] += sent
         if kind == "all-to-all" and group > 2:
             # On a ring a block travels a quarter of the way on average: n/4 links, of n-1 blocks of n.
             sent = sent * group * group // (4 * (group - 1))
@@ -252,15 +248,15 @@ def _category(each: Instruction, opcodes: Set[str]) -> str:
     return "element-wise, norms and reductions"
 
 
-def _least_moved_bytes(each: Instruction, opcodes: Set[str], named: Mapping[str, Instruction]) -> int:
-    """What it reads from HBM and writes there, without what it may use no more than a part of."""
-    read = sum(named[name].hbm_bytes for name in each.operands if name in named)
+def _least_moved_bytes(each: Instruction, opcodes: Set[str], by_name: Mapping[str, Instruction]) -> int:
+    """Bytes that it reads from HBM and writes there, without what it may use no more than a part of."""
+    read = sum(by_name[name].hbm_bytes for name in each.operands if name in by_name)
     written = each.hbm_bytes
     return (0 if opcodes & _PART_READERS else read) + (0 if opcodes & _PART_WRITERS else written)
 
 
 def _sent_bytes(kind: str, result_bytes: int, group: int) -> int:
-    """What each of `group` devices sends so that each has such a result."""
+    """Bytes that each of `group` devices sends so that each has such a result."""
     share = {
         "all-gather": (group - 1, group),
         "all-reduce": (2 * (group - 1), group),

@@ -9,8 +9,7 @@ from jax.sharding import Mesh
 
 from crystools_pipelines.parallel.mesh import shape_of
 from crystools_pipelines.planning.cache import plans_folder, read_plans
-from crystools_pipelines.planning.plan import Plan, StagePlan
-from crystools_pipelines.planning.run_spec import RunSpec
+from crystools_pipelines.planning.plan import Plan, RunSpec, StagePlan
 from crystools_pipelines.planning.topologies import topology_of
 from crystools_pipelines.weights.checkpoint import Checkpoint
 from crystools_tpu.telemetry import Forecast, StageForecast, StageName
@@ -49,7 +48,7 @@ def kept_forecast(
 
 
 def forecast_of(plans: Iterable[Plan]) -> Forecast | None:
-    """Of each stage what the first plan that has it says; None without any.
+    """The forecast of each stage by the first plan that has it; None without any.
 
     A plan of some stages alone counts for these. Shapes that would fit are said where all that does not is of
     one plan.

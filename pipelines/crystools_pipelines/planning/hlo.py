@@ -20,7 +20,6 @@ _CONDITION = re.compile(r"\bcondition=%([^\s,(){}]+)")
 _CYCLES = re.compile(r'"estimated_cycles":"(-?\d+)"')
 _KNOWN_TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
 _OP_NAME = re.compile(r'op_name="([^"]*)"')
-_CONSTANT = re.compile(r"constant\((\d+)\)")
 
 _WIDTHS_BYTES = {"pred": 1, "token": 0}
 
@@ -39,7 +38,7 @@ class Instruction:
 
     @property
     def cycles(self) -> int | None:
-        """What the compiler estimates it takes; None where it says nothing."""
+        """The cycles that the compiler estimates; None where it says nothing."""
         found = _CYCLES.search(self.rest)
         return int(found[1]) if found and int(found[1]) >= 0 else None
 
@@ -57,18 +56,18 @@ class Instruction:
 
     @property
     def result_bytes(self) -> int:
-        """Of its result, all of a tuple together, without padding."""
+        """Bytes of its result, all of a tuple together, without padding."""
         return sum(_array_bytes(dtype, sizes) for dtype, sizes in _ARRAY.findall(_bare(self.type)))
 
     @property
     def hbm_bytes(self) -> int:
-        """Of its result, what is not placed in a faster memory (`S(1)` in its layout)."""
+        """Bytes of its result that are not placed in a faster memory (`S(1)` in its layout)."""
         arrays = _PLACED_ARRAY.findall(self.type)
         return sum(_array_bytes(dtype, sizes) for dtype, sizes, layout in arrays if "S(" not in layout)
 
     @property
     def operand_types(self) -> tuple[str, ...]:
-        """Of a custom call, such as `bf16[10,75776,128]`; without layouts."""
+        """The types of a custom call's operands, such as `bf16[10,75776,128]`; without layouts."""
         constraint = _braced(self.rest, "operand_layout_constraints=")
         return tuple(f"{dtype}[{sizes}]" for dtype, sizes in _ARRAY.findall(_bare(constraint)))
 
@@ -143,11 +142,11 @@ def _instruction(line: str) -> Instruction | None:
     return Instruction(name, opcode[1], text[:type_ends], operands, text[ends + 1 :], argument)
 
 
-def _closing(text: str, opening: int) -> int:
-    """Where the parenthesis at `opening` is closed."""
+def _closing(text: str, opening: int, pair: str = "()") -> int:
+    """Where the parenthesis at `opening`, or another `pair`, is closed."""
     depth = 0
     for place in range(opening, len(text)):
-        depth += {"(": 1, ")": -1}.get(text[place], 0)
+        depth += {pair[0]: 1, pair[1]: -1}.get(text[place], 0)
         if depth == 0:
             return place
     return len(text)
@@ -158,12 +157,8 @@ def _braced(text: str, prefix: str) -> str:
     start = text.find(prefix + "{")
     if start < 0:
         return ""
-    depth = 0
-    for place in range(start + len(prefix), len(text)):
-        depth += {"{": 1, "}": -1}.get(text[place], 0)
-        if depth == 0:
-            return text[start + len(prefix) + 1 : place]
-    return ""
+    opening = start + len(prefix)
+    return text[opening + 1 : _closing(text, opening, "{}")]
 
 
 def _bare(types: str) -> str:

@@ -5,7 +5,7 @@ its compile.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from hashlib import sha256
 from math import prod
 from pathlib import Path
@@ -54,7 +54,7 @@ def kernel_cycles(traced: jax.stages.Traced, folder: Path) -> dict[Kernel, int]:
 
 
 def _steps(equation: JaxprEqn, device: jax.Device) -> int:
-    """Of its grid, on the busiest TensorCore: where a device has two, they share the first parallel axis."""
+    """The grid's steps on the busiest TensorCore: two of a device share the first parallel axis."""
     grid = list(equation.params["grid_mapping"].grid)
     semantics = getattr(equation.params["compiler_params"], "dimension_semantics", None) or ()
     cores = getattr(device, "num_cores", 1)
@@ -66,7 +66,7 @@ def _steps(equation: JaxprEqn, device: jax.Device) -> int:
 
 
 def pallas_calls(jaxpr: Jaxpr, mesh: Mesh | None) -> Iterator[tuple[JaxprEqn, Mesh | None]]:
-    """Each with the mesh of the `shard_map` around it; without those that are unlikely to run."""
+    """Pallas calls that are likely to run, each with the mesh of the `shard_map` around it."""
     for equation in jaxpr.eqns:
         if UNLIKELY in str(equation.source_info.name_stack).split("/"):
             continue
@@ -79,19 +79,23 @@ def pallas_calls(jaxpr: Jaxpr, mesh: Mesh | None) -> Iterator[tuple[JaxprEqn, Me
 
 
 def _alone(equation: JaxprEqn, mesh: Mesh) -> jax.stages.Lowered:
-    """The kernel on one device of the mesh; Pallas asks the mesh around it for the chip."""
-    one = Mesh(mesh.devices.flat[:1], ("alone",))
-    whole = PartitionSpec()
+    """The kernel on one device of the mesh."""
 
     def alone(*args: jax.Array) -> Any:
         return equation.primitive.bind(*args, **equation.params)
 
-    function = jax.shard_map(alone, mesh=one, in_specs=whole, out_specs=whole, check_vma=False)
-    sharding = NamedSharding(one, whole)
-    avals: list[Any] = [variable.aval for variable in equation.invars]
-    args = [jax.ShapeDtypeStruct(aval.shape, aval.dtype, sharding=sharding) for aval in avals]
-    lowered: jax.stages.Lowered = jax.jit(function).trace(*args).lower()
+    args = [variable.aval for variable in equation.invars]
+    lowered: jax.stages.Lowered = traced_alone(alone, mesh.devices.flat[0], args).lower()
     return lowered
+
+
+def traced_alone(function: Callable[..., Any], device: jax.Device, args: Iterable[Any]) -> jax.stages.Traced:
+    """The function on one device, of args of these shapes; Pallas asks the mesh around it for the chip."""
+    one, replicated = Mesh([device], ("alone",)), PartitionSpec()
+    mapped = jax.shard_map(function, mesh=one, in_specs=replicated, out_specs=replicated, check_vma=False)
+    sharding = NamedSharding(one, replicated)
+    shapes = [jax.ShapeDtypeStruct(each.shape, each.dtype, sharding=sharding) for each in args]
+    return jax.jit(mapped).trace(*shapes)
 
 
 def _schedule(lowered: jax.stages.Lowered, folder: Path) -> int | None:

@@ -1,9 +1,26 @@
-"""What a plan says of a run, and of each of its stages; the same as JSON and back."""
+"""What is planned, and what a plan says of a run and of each of its stages. Imports no jax."""
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
+from math import inf
+from pathlib import Path
 from typing import Any
 
 from crystools_pipelines.parallel.mesh_shape import MeshShape
+
+
+@dataclass(frozen=True)
+class RunSpec:
+    """A run that is asked for: of `model`, an id of MODELS, on a key of TOPOLOGIES.
+
+    `configurations` is a checkpoint's folder; weights need not be in it. `mesh` is None for the default.
+    """
+
+    topology: str
+    model: str
+    request: Any
+    configurations: Path
+    mesh: MeshShape | None = None
 
 
 @dataclass(frozen=True)
@@ -70,12 +87,12 @@ class Plan:
 
     @property
     def estimated_seconds(self) -> float | None:
-        """Of all stages together; None where one of them has no estimate."""
+        """Estimated seconds of all stages together; None where one of them has no estimate."""
         known = [stage.estimated_seconds for stage in self.stages if stage.estimated_seconds is not None]
         return sum(known) if len(known) == len(self.stages) else None
 
     def to_json(self) -> dict[str, Any]:
-        """As `plan --json` prints it; `largest_that_fits` is there only where the run does not fit."""
+        """The plan as `plan --json` prints it, with `largest_that_fits` only where the run does not fit."""
         plain = asdict(self)
         if self.fits:
             del plain["largest_that_fits"]
@@ -92,3 +109,39 @@ def from_json(plain: dict[str, Any]) -> Plan:
     shapes = None if largest is None else tuple(Shape(**shape) for shape in largest)
     mesh = MeshShape(**plain["mesh"])
     return Plan(**{**plain, "mesh": mesh, "stages": stages, "largest_that_fits": shapes})
+
+
+@dataclass(frozen=True)
+class MeshComparison:
+    """Plans of the same stages, one for each mesh, the fastest first; `default` is the mesh of a usual run.
+
+    Those that do not fit come last, and have no estimate.
+    """
+
+    default: MeshShape
+    plans: tuple[Plan, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """The comparison as `plan --compare-meshes --json` prints it."""
+        first = self.plans[0]
+        meshes = [
+            {
+                "mesh": asdict(plan.mesh),
+                "is_default": plan.mesh == self.default,
+                "fits": plan.fits,
+                "estimated_seconds": plan.estimated_seconds,
+                "stages": [asdict(stage) for stage in plan.stages],
+            }
+            for plan in self.plans
+        ]
+        return {"model": first.model, "topology": first.topology, "meshes": meshes}
+
+
+def compare(default: MeshShape, plans: Iterable[Plan]) -> MeshComparison:
+    """Ranks plans that have at least one mesh among them."""
+
+    def rank(plan: Plan) -> tuple[bool, float]:
+        seconds = plan.estimated_seconds
+        return not plan.fits, inf if seconds is None else seconds
+
+    return MeshComparison(default, tuple(sorted(plans, key=rank)))

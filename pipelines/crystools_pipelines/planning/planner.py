@@ -1,17 +1,17 @@
 """Makes a plan: compiles every stage of a run for TPUs that are not here, and reads what comes of it."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from crystools_pipelines.errors import RequestError
-from crystools_pipelines.planning.aot import CompiledStage, RunOutline, StageOutline, TpuCompiler
+from crystools_pipelines.planning.aot import CompiledStage, TpuCompiler
 from crystools_pipelines.planning.estimate import Estimate, KernelCycles, estimate, has_kernels
 from crystools_pipelines.planning.fitting import largest_that_fits
 from crystools_pipelines.planning.hlo import parse
-from crystools_pipelines.planning.plan import Plan, Shape, StagePlan
-from crystools_pipelines.planning.residency import StageMemory, evictions
-from crystools_pipelines.planning.run_spec import RunSpec
+from crystools_pipelines.planning.plan import Plan, RunSpec, Shape, StagePlan
+from crystools_pipelines.planning.rehearsal import Rehearsal
+from crystools_pipelines.planning.residency import Loads, evictions
 from crystools_pipelines.planning.topologies import TOPOLOGIES, Topology
 from crystools_pipelines.requests.fields import Role, values_of
 from crystools_pipelines.runtime.out_of_memory import FIXED_SIZE_STAGES
@@ -44,7 +44,7 @@ class Planner:
     only: frozenset[StageName] | None = None
     """The stages to plan, all where it is None."""
     usable_hbm_bytes: int | None = None
-    """What programs may have of a chip's HBM, instead of what the table of chips says."""
+    """Bytes that programs may have of a chip's HBM, instead of what the table of chips says."""
 
     @property
     def topology(self) -> Topology:
@@ -53,7 +53,7 @@ class Planner:
 
     @property
     def limit_bytes(self) -> int:
-        """What programs may have of a chip's HBM."""
+        """Bytes that programs may have of a chip's HBM."""
         return self.usable_hbm_bytes or self.topology.chip.usable_hbm_bytes or self.topology.chip.hbm_bytes
 
     def plan(self, *, search: bool = True) -> Plan:
@@ -62,11 +62,17 @@ class Planner:
         Raises what a run would raise before its first stage.
         """
         outline = self.compiler.outline(self.spec)
-        chosen = [index for index, stage in enumerate(outline.stages) if self._is_chosen(stage)]
-        self.progress.outlined([_label(outline.stages[index]) for index in chosen])
+        chosen = [
+            index
+            for index, stage in enumerate(outline.stages)
+            if self.only is None or stage.name in self.only
+        ]
+        self.progress.outlined([outline.stages[index].label for index in chosen])
         stages = {index: self._plan_stage(outline, index, place) for place, index in enumerate(chosen)}
+        peaks = {index: stage.peak_hbm_bytes_per_chip for index, stage in stages.items()}
         leaving = evictions(
-            [self._memory(outline, index, stages) for index in range(len(outline.stages))], self.limit_bytes
+            [(self._loads(outline, index), peaks.get(index)) for index in range(len(outline.stages))],
+            self.limit_bytes,
         )
         failing = [index for index, stage in stages.items() if not stage.fits]
         return Plan(
@@ -78,23 +84,15 @@ class Planner:
             largest_that_fits=tuple(self._largest(outline, failing)) if search or not failing else None,
         )
 
-    def _is_chosen(self, stage: StageOutline) -> bool:
-        return self.only is None or stage.name in self.only
-
-    def _memory(self, outline: RunOutline, index: int, stages: Mapping[int, StagePlan]) -> StageMemory:
-        peak = stages[index].peak_hbm_bytes_per_chip if index in stages else None
-        return StageMemory(self._loads(outline, index), peak)
-
-    def _loads(self, outline: RunOutline, index: int) -> tuple[tuple[str, int], ...]:
-        """The components that are loaded for a stage, and their bytes on a chip."""
+    def _loads(self, outline: Rehearsal, index: int) -> Loads:
         per_chip = self.topology.chip.devices_per_chip
-        return tuple(
-            (load.component, load.device_bytes * per_chip)
+        return {
+            load.component: load.device_bytes * per_chip
             for load in outline.loads
             if load.after_stages == index
-        )
+        }
 
-    def _plan_stage(self, outline: RunOutline, index: int, place: int) -> StagePlan:
+    def _plan_stage(self, outline: Rehearsal, index: int, place: int) -> StagePlan:
         stage, chip, chips = outline.stages[index], self.topology.chip, self.topology.chips
         self.progress.compiling(place)
         compiled = self.compiler.compile_stage(self.spec, index)
@@ -123,25 +121,27 @@ class Planner:
             if estimated is None
             else {kind: sent * chip.devices_per_chip for kind, sent in estimated.collective_bytes.items()},
             evicts=(),
-            estimate=None if estimated is None else _largest_first(estimated.seconds),
+            estimate=None
+            if estimated is None
+            else dict(sorted(estimated.seconds.items(), key=lambda item: -item[1])),
             notes=() if estimated is None else tuple(sorted(estimated.notes)),
         )
         self.progress.finished(place, plan)
         return plan
 
-    def _peak_bytes(self, outline: RunOutline, index: int, compiled: CompiledStage) -> int | None:
-        """What a chip must hold for the stage; None where XLA does not say how much too much it is."""
+    def _peak_bytes(self, outline: Rehearsal, index: int, compiled: CompiledStage) -> int | None:
+        """Bytes that a chip must hold for the stage; None where XLA does not say how much too much it is."""
         per_chip = self.topology.chip.devices_per_chip
-        peaks = [program.memory.total_bytes for program in compiled.programs]
+        peaks = [program.memory_bytes for program in compiled.programs]
         if compiled.shortage is not None:
             if compiled.shortage.wanted_bytes is None:
                 return None
             peaks.append(compiled.shortage.wanted_bytes)
         program = (max(peaks, default=0) + outline.stages[index].held_device_bytes) * per_chip
-        return max(program, sum(size for _, size in self._loads(outline, index)))
+        return max(program, sum(self._loads(outline, index).values()))
 
     def _estimate(self, index: int, compiled: CompiledStage) -> Estimate:
-        """Of all programs of the stage, each as often as it runs."""
+        """The estimate of all programs of the stage, each as often as it runs."""
         total, chip = Estimate(), self.topology.chip
         modules = [(parse(program.hlo), program.runs) for program in compiled.programs]
         cycles: KernelCycles = {}
@@ -151,7 +151,7 @@ class Planner:
             total.add(estimate(module, chip, self.topology.chips * chip.devices_per_chip, cycles), runs)
         return total
 
-    def _largest(self, outline: RunOutline, failing: list[int]) -> Iterable[Shape]:
+    def _largest(self, outline: Rehearsal, failing: list[int]) -> Iterable[Shape]:
         """The most frames and the largest size with which what fails would fit."""
         if not failing or any(outline.stages[index].name in FIXED_SIZE_STAGES for index in failing):
             return
@@ -177,10 +177,6 @@ class Planner:
             least = self.limit_bytes + 1 if compiled.shortage else 0
             peaks.append(max(peak or 0, least))
         return max(peaks)
-
-
-def _largest_first(seconds: Mapping[str, float]) -> dict[str, float]:
-    return dict(sorted(seconds.items(), key=lambda item: -item[1]))
 
 
 def _with_fewer_frames(request: Any) -> dict[int, Any]:
@@ -209,7 +205,3 @@ def _valid(request: Any, **changes: int) -> Any | None:
 
 def _shape(request: Any) -> Shape:
     return Shape(**values_of(request, Role.SHAPE))
-
-
-def _label(stage: StageOutline) -> str:
-    return f"{stage.name} {stage.component}" if stage.component else stage.name.value

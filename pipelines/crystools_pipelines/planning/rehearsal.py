@@ -6,20 +6,20 @@ is known of the one that runs. The devices may be those of a TPU that this machi
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar, Unpack, cast
 
 import jax
 import numpy as np
 import torch
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import NamedSharding
 from numpy.typing import NDArray
 
+from crystools_pipelines.parallel.mesh import shape_of
 from crystools_pipelines.parallel.mesh_shape import MeshShape
-from crystools_pipelines.runtime.component import Component
 from crystools_pipelines.runtime.job import Job
 from crystools_pipelines.runtime.pipeline import Pipeline
-from crystools_pipelines.runtime.programs import Programs, abstract
+from crystools_pipelines.runtime.programs import Component, Programs, abstract
 from crystools_pipelines.text.tokens import Tokenize, Tokens
 from crystools_pipelines.weights.checkpoint import Checkpoint
 from crystools_pipelines.weights.loading import State
@@ -44,11 +44,12 @@ class RehearsedProgram:
 
 @dataclass(frozen=True)
 class RehearsedLoad:
-    """A component that is loaded, and its weights; so many stages came before it."""
+    """A component that is loaded after so many stages, and what its weights take of one device."""
 
     component: str
+    after_stages: int
+    device_bytes: int
     weights: Shapes
-    after_stages: int = 0
 
 
 @dataclass
@@ -64,16 +65,34 @@ class RehearsedStage:
     """Bytes that must move through HBM in all steps, over all devices."""
     programs: list[RehearsedProgram] = field(default_factory=list)
     fetched_device_bytes: list[int] = field(default_factory=list)
-    """Of each output that stays on the devices until the stage ends, its bytes on one device."""
+    """Bytes on one device of each output that stays on the devices until the stage ends."""
+
+    @property
+    def held_device_bytes(self) -> int:
+        """Bytes that earlier steps leave on a device; the last output is among those of its own program."""
+        return sum(self.fetched_device_bytes[:-1])
+
+    @property
+    def label(self) -> str:
+        """`denoise transformer`, or just the stage's name."""
+        return f"{self.name} {self.component}" if self.component else self.name.value
 
 
 @dataclass(frozen=True)
 class Rehearsal:
     """What happens in a run, in the order in which it happens, and the mesh that it happens on."""
 
-    mesh: Mesh
+    mesh: MeshShape
     loads: list[RehearsedLoad] = field(default_factory=list)
     stages: list[RehearsedStage] = field(default_factory=list)
+
+    def outline(self) -> "Rehearsal":
+        """The rehearsal without weights and programs, which cannot go to another process."""
+        return Rehearsal(
+            self.mesh,
+            [replace(load, weights={}) for load in self.loads],
+            [replace(stage, programs=[]) for stage in self.stages],
+        )
 
 
 def rehearse(
@@ -92,7 +111,7 @@ def rehearse(
     pipeline.check(checkpoint)
     prepared = pipeline.prepare(request, checkpoint)
     mesh = pipeline.mesh(devices, checkpoint, request.branches, shape)
-    rehearsal = Rehearsal(mesh)
+    rehearsal = Rehearsal(shape_of(mesh))
     run = _Run(rehearsal.stages)
     pipeline.run(_Job(checkpoint, mesh, dtype, run, rehearsal=rehearsal), request, prepared)
     return rehearsal
@@ -145,7 +164,8 @@ class _Job(Job):
 
     def load(self, part: Part[Module]) -> Component[Module]:
         module, shapes = self._built(part)
-        self.rehearsal.loads.append(RehearsedLoad(part.component, shapes, len(self.rehearsal.stages)))
+        after, size_bytes = len(self.rehearsal.stages), sum(map(device_bytes, shapes.values()))
+        self.rehearsal.loads.append(RehearsedLoad(part.component, after, size_bytes, shapes))
         return Component(module, Programs(shapes, self._keep), cast(State, shapes))
 
     def put(self, tree: Any, sharding: NamedSharding) -> Any:

@@ -10,7 +10,7 @@ from crystools_pipelines.kernels.flash_kernel import BlockSizes
 from crystools_pipelines.parallel.mesh_shape import MeshShape
 from crystools_pipelines.planning.aot import TpuCompiler
 from crystools_pipelines.planning.attention_tuning import AttentionShape, candidates, moved_bytes
-from crystools_pipelines.planning.run_spec import RunSpec
+from crystools_pipelines.planning.plan import RunSpec
 from crystools_pipelines.planning.topologies import TOPOLOGIES
 from crystools_tpu.telemetry import StageName
 
@@ -34,7 +34,7 @@ class AttentionTuning:
     blocks: tuple[TunedBlocks, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """As `plan --tune-attention --json` prints it."""
+        """The tuning as `plan --tune-attention --json` prints it."""
         return asdict(self)
 
 

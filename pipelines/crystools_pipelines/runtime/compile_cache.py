@@ -28,7 +28,7 @@ def default_compile_cache(directory: Path | None = None) -> Iterator[None]:
         return
     directory = directory or cache_dir() / "jax"
     if (fault := _why_not_writable(directory)) is not None:
-        _say_once(directory, fault)
+        _warn_once(directory, fault)
         yield
         return
     jax.config.update("jax_compilation_cache_dir", str(directory))
@@ -36,10 +36,10 @@ def default_compile_cache(directory: Path | None = None) -> Iterator[None]:
         yield
     finally:
         jax.config.update("jax_compilation_cache_dir", None)
-        _let_go()
+        _reset_cache()
 
 
-def _let_go() -> None:
+def _reset_cache() -> None:
     """Has jax drop the cache that it opened, or it would keep everybody's later compiles there.
 
     jax says so at INFO, the level of ComfyUI's log: a line of its insides after every node.
@@ -67,7 +67,7 @@ def _why_not_writable(directory: Path) -> str | None:
 
 
 @functools.cache
-def _say_once(directory: Path, fault: str) -> None:
+def _warn_once(directory: Path, fault: str) -> None:
     logger.warning(
         "compiled programs are not kept, so that every process compiles them anew: %s: %s; "
         "set XDG_CACHE_HOME, or JAX_COMPILATION_CACHE_DIR, to a folder that can be written",

@@ -1,7 +1,7 @@
 """A denoising step: what the model predicts for the sample, and how the solver goes on with it."""
 
 from collections.abc import Callable
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,39 +9,21 @@ import jax.numpy as jnp
 from crystools_pipelines.weights.loading import State
 
 
-class Solver(Protocol):
-    """What goes from step to step: the number of the step that comes, the latents, and what else it needs."""
-
-    @property
-    def step(self) -> Any: ...
-
-    @property
-    def sample(self) -> Any: ...
-
-
-class Schedule(Protocol):
-    """Tables with a row for each step."""
-
-    @property
-    def timesteps(self) -> Any: ...
-
-
-SolverState = TypeVar("SolverState", bound=Solver)
-
-
 def denoising_step(
     predict: Callable[..., jax.Array],
-    advance: Callable[..., SolverState],
+    advance: Callable[..., Any],
     weights: State,
-    solver: SolverState,
+    solver: Any,
     noise: jax.Array | None,
     _cache: None,
-    schedule: Schedule,
+    schedule: Any,
     guidance: jax.Array,
     *conditions: Any,
-) -> tuple[SolverState, None, jax.Array]:
+) -> tuple[Any, None, jax.Array]:
     """The next solver state, nothing to carry on, and whether the latents are all finite.
 
+    `solver` goes from step to step: `step`, the number of the step that comes, `sample`, the latents, and
+    what else `advance` needs. `schedule` has tables with a row for each step, of which one is `timesteps`.
     `predict(weights, sample, timestep, guidance, *conditions)` is the model's output, float32, as guidance
     has it; `advance(schedule, solver, output)` the state after it, which also takes the `noise` for this step
     where there is any. `guidance` is a scalar, or has one for each step.

@@ -1,11 +1,10 @@
 """What every pipeline does around its own stages: where it runs, what it loads, what it hands back."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeAlias, TypeVar, Unpack
+from typing import Any, TypeAlias, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -16,14 +15,9 @@ from jax.sharding import Mesh, NamedSharding
 from numpy.typing import NDArray
 
 from crystools_pipelines.errors import CheckpointError, RequestError
-from crystools_pipelines.models import MODELS
 from crystools_pipelines.parallel.mesh import replicated
-from crystools_pipelines.requests.fields import Role, names_of
-from crystools_pipelines.runtime.compile_cache import default_compile_cache
-from crystools_pipelines.runtime.component import Component
-from crystools_pipelines.runtime.out_of_memory import in_words
-from crystools_pipelines.runtime.programs import identify
-from crystools_pipelines.runtime.residency import Identity, on_behalf_of, residency
+from crystools_pipelines.runtime.programs import Component, identify
+from crystools_pipelines.runtime.residency import Identity, residency
 from crystools_pipelines.runtime.saving import save_or_keep
 from crystools_pipelines.runtime.video import check_video
 from crystools_pipelines.text.tokens import Tokenize, Tokens, tokens_of, warnings_of
@@ -34,8 +28,7 @@ from crystools_pipelines.weights.loading import StatePlan, plan_state
 from crystools_pipelines.weights.part import Part, built
 from crystools_pipelines.weights.shapes import Shapes, abstract_state
 from crystools_tpu import telemetry
-from crystools_tpu.telemetry import Forecast, StageName, Status
-from crystools_tpu.telemetry.events import Params
+from crystools_tpu.telemetry import StageName, Status
 
 DTYPES = ("bfloat16", "float32")
 
@@ -88,9 +81,9 @@ class Job:
                 if not residency.holds(identity, self.checkpoint.weights(part.component)):
                     self._plans[identity] = self._plan(part)
         except CheckpointError as error:
-            if self.checkpoint.unasked is None:
+            if self.checkpoint.offline_reason is None:
                 raise
-            raise CheckpointError(f"{error}. {self.checkpoint.unasked}") from error
+            raise CheckpointError(f"{error}. {self.checkpoint.offline_reason}") from error
 
     def load(self, part: Part[Module]) -> Component[Module]:
         """The part's module and its weights on the mesh, in a `load` stage of its own.
@@ -107,7 +100,9 @@ class Job:
                 return self._plans.pop(identity) if identity in self._plans else self._plan(part)
 
             in_use = partial(_needs, self.run, len(self.run.report.stages))
-            loaded: Component[Module] = residency.with_room(residency.load, identity, source, plan, in_use)
+            loaded: Component[Module] = residency.retry_out_of_memory(
+                residency.load, identity, source, plan, in_use
+            )
             return loaded
 
     def _identity(self, part: Part[Any]) -> Identity:
@@ -129,11 +124,11 @@ class Job:
         total = None if None in sizes else sum(size for size in sizes if size is not None)
         with self.run.stage(StageName.DOWNLOAD, bytes_total=total) as stage:
 
-            def told(count: int) -> None:
-                stage.transferred(count)
+            def progressed(count_bytes: int) -> None:
+                stage.transferred(count_bytes)
                 self.on_step()
 
-            self.checkpoint.download(files, told)
+            self.checkpoint.download(files, progressed)
 
     def _check_vocabulary(self, parts: Sequence[Part[Any]]) -> None:
         """Raises CheckpointError for a tokenizer with tokens that the text encoder has no embedding of."""
@@ -146,12 +141,6 @@ class Job:
                     f"{self.checkpoint.location}: its tokenizer has {tokens} tokens, its {part.component} "
                     f"knows {known}; they are not of one model: fetch both again"
                 )
-
-    def stage(
-        self, name: StageName, **facts: Unpack[telemetry.StageFacts]
-    ) -> AbstractContextManager[telemetry.StageRecorder]:
-        """A stage of the run, with what `telemetry.StageFacts` says of it."""
-        return self.run.stage(name, **facts)
 
     def put(self, tree: Any, sharding: NamedSharding) -> Any:
         """The arrays of `tree` on the devices."""
@@ -195,62 +184,11 @@ def _needs(run: telemetry.RunRecorder, loaded: int) -> bool:
     return report.status is Status.RUNNING and all(stage.status is Status.RUNNING for stage in later)
 
 
-@contextmanager
-def started_job(
-    pipeline: str,
-    params: Params,
-    checkpoint: Checkpoint,
-    mesh: Mesh,
-    dtype: str | None = None,
-    on_step: Callable[[], None] = lambda: None,
-    forecast: Forecast | None = None,
-    parts: Sequence[Part[Any]] = (),
-) -> Iterator[Job]:
-    """A run of `pipeline` with these parameters, of which `forecast` is expected, and where its stages run.
-
-    `dtype` is by default bfloat16, on a CPU float32. `parts` are what the stages will load: it is all there
-    and in order before the first of them. Raises RequestError for any other dtype, CheckpointError for what
-    is wrong with a part, and OutOfMemoryError where a stage exhausts the devices' memory.
-    """
-    devices = list(mesh.devices.flat)
-    dtype = choose_dtype(dtype, devices[0].platform)
-    try:
-        with (
-            default_compile_cache(),
-            telemetry.run(
-                pipeline,
-                model_id=checkpoint.location,
-                params=params,
-                content_params=_content_params(pipeline, params),
-                devices=devices,
-                forecast=forecast,
-            ) as run,
-            on_behalf_of(run.run_id),
-            in_words(run),
-        ):
-            job = Job(checkpoint, mesh, dtype, run, on_step)
-            job.provide(parts)
-            yield job
-    finally:
-        residency.free_leaving()
-
-
-def _content_params(pipeline: str, params: Params) -> Sequence[str] | None:
-    """Those of a model's parameters that are the content of its request; None for what is no model."""
-    if pipeline not in MODELS:
-        return None
-    content = names_of(MODELS[pipeline].request_class(), Role.CONTENT)
-    return [name for name in content if name in params]
-
-
 def params_of(request: Any) -> Mapping[str, str | int | float | bool | None]:
     """The fields of the dataclass `request` that a report can hold."""
-    named = {field.name: getattr(request, field.name) for field in fields(request)}
-    return {name: value for name, value in named.items() if _is_plain(value)}
-
-
-def _is_plain(value: Any) -> bool:
-    return value is None or isinstance(value, str | int | float | bool)
+    values = {field.name: getattr(request, field.name) for field in fields(request)}
+    plain = str | int | float | bool | None
+    return {name: value for name, value in values.items() if isinstance(value, plain)}
 
 
 def check_output(out: Path | None, request: Any, fps: int) -> None:

@@ -1,4 +1,4 @@
-"""XLA's out-of-memory errors: recognised, and said in words that help."""
+"""XLA's out-of-memory errors: recognised, and made OutOfMemoryErrors that help."""
 
 import re
 from collections.abc import Iterator
@@ -51,7 +51,7 @@ def _bytes(amount: str | None, unit: str | None) -> int | None:
 
 
 @contextmanager
-def in_words(run: telemetry.RunRecorder) -> Iterator[None]:
+def translating_out_of_memory(run: telemetry.RunRecorder) -> Iterator[None]:
     """An out-of-memory error of XLA's within becomes an OutOfMemoryError about the run's last stage."""
     try:
         yield

@@ -118,7 +118,7 @@ class Pipeline(ABC, Generic[Request, Prepared]):
         """The final latents, float32, replicated. `embeddings` are those of the guidance branches."""
 
     def without_padding(self, request: Request, latents: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Those of the final latents that become pictures."""
+        """The final latents without those that become no pictures."""
         return latents
 
     @abstractmethod

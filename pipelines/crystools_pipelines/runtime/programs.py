@@ -1,20 +1,20 @@
-"""Programs: compiled from shapes, run with weights that are loaded whenever it suits."""
+"""A component's programs: compiled from shapes, run with weights that are loaded whenever it suits."""
 
 import logging
 import re
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any, Generic, TypeAlias, TypeVar
 
 import jax
 
+from crystools_pipelines.weights.loading import State
 from crystools_pipelines.weights.shapes import Shapes
 
-_log = logging.getLogger(__name__)
+Module = TypeVar("Module")
 
-# `with_room(function, *args)` is `function(*args)`, once more where that took more memory than there was.
-WithRoom: TypeAlias = Callable[..., Any]
+_log = logging.getLogger(__name__)
 
 # Takes a traced function and how hard XLA is to try; gives what runs it.
 Compile: TypeAlias = Callable[[jax.stages.Traced, int], Callable[..., Any]]
@@ -89,11 +89,32 @@ class Programs:
         self._kept.clear()
 
 
-def compiler(platform: str, with_room: WithRoom) -> Compile:
-    """Compiles for devices of this platform, and runs there; both by way of `with_room`."""
+@dataclass(frozen=True, eq=False)
+class Component(Generic[Module]):
+    """A component in the devices' memory: its module, its weights, and the programs that run with them.
+
+    The programs stay for the next run, and leave with the weights.
+    """
+
+    module: Module
+    programs: Programs
+    weights: State
+
+    def free(self) -> None:
+        """Gives the weights' memory back at once, even where a traceback or a cache still holds an array."""
+        self.programs.clear()
+        for array in self.weights.values():
+            array.delete()
+
+
+def compiler(platform: str, retry: Callable[..., Any]) -> Compile:
+    """Compiles for devices of this platform, and runs there.
+
+    Both by way of `retry(function, *args)`: `function(*args)`, once more where memory did not suffice.
+    """
 
     def compile_traced(traced: jax.stages.Traced, effort: int) -> Callable[..., Any]:
-        return partial(with_room, with_room(compile_with, traced.lower(), effort, platform))
+        return partial(retry, retry(compile_with, traced.lower(), effort, platform))
 
     return compile_traced
 

@@ -6,19 +6,18 @@ the least recently used leaves; `free_all` lets everything go.
 
 import logging
 import threading
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any, Literal, ParamSpec, TypeAlias, TypeVar
+from typing import Any, Literal, TypeAlias, TypeVar
 
 import jax
 from jax.sharding import Mesh
 
 from crystools_pipelines.errors import OutOfMemoryError
-from crystools_pipelines.runtime.component import Component
 from crystools_pipelines.runtime.out_of_memory import shortage
-from crystools_pipelines.runtime.programs import Programs, compiler
+from crystools_pipelines.runtime.programs import Component, Programs, compiler
 from crystools_pipelines.weights.loading import StatePlan
 from crystools_pipelines.weights.source import WeightSource
 from crystools_tpu import telemetry
@@ -28,8 +27,9 @@ logger = logging.getLogger(__name__)
 
 Reason: TypeAlias = Literal["evicted", "freed", "out_of_memory"]
 Module = TypeVar("Module")
-Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
+Key = TypeVar("Key")
+Device = TypeVar("Device", bound=Hashable)
 InUse: TypeAlias = Callable[[], bool]
 
 _run_id: ContextVar[str | None] = ContextVar("run_id", default=None)
@@ -70,15 +70,6 @@ class Resident:
     device_bytes: dict[str, int]
 
 
-@dataclass(frozen=True)
-class Freed:
-    """A component that left; `bytes` is what it held on all devices together."""
-
-    model: str
-    component: str
-    bytes: int
-
-
 @dataclass(eq=False)
 class _Entry:
     identity: Identity
@@ -94,24 +85,39 @@ class _Entry:
         return bool(self.users)
 
 
+def evicted(
+    residents: Iterable[tuple[Key, Iterable[Device], int]],
+    free_bytes: Mapping[Device, int],
+    needed_bytes: int,
+) -> list[Key]:
+    """Which residents leave, in their order, so that each device has so many bytes free, or all are out.
+
+    A resident is its key, its devices and its bytes on one of them, the least recently used first. It stays
+    where it is on no device that lacks bytes by then.
+    """
+    free, leaving = dict(free_bytes), []
+    for key, devices, device_bytes in residents:
+        shared = [device for device in devices if device in free]
+        if any(free[device] < needed_bytes for device in shared):
+            leaving.append(key)
+            free |= {device: free[device] + device_bytes for device in shared}
+    return leaving
+
+
+def device_limit_bytes(device: jax.Device) -> int | None:
+    """Bytes that arrays and programs may have of the device; None where its backend does not say."""
+    limit: int | None = (device.memory_stats() or {}).get("bytes_limit")
+    return None if limit is None or limit < 0 else limit
+
+
 class Residency:
     """Keeps the books. Thread-safe; one component is loaded at a time."""
 
     def __init__(self, bus: telemetry.Bus = telemetry.bus) -> None:
         self._bus = bus
         self._entries: list[_Entry] = []  # the least recently used first
-        self._budget_bytes: int | None = None
         self._books = threading.RLock()
         self._loading = threading.Lock()
-
-    @contextmanager
-    def limited_to(self, device_bytes: int) -> Iterator[None]:
-        """Within, residents get this much of each device, instead of all that the backend says it has."""
-        before, self._budget_bytes = self._budget_bytes, device_bytes
-        try:
-            yield
-        finally:
-            self._budget_bytes = before
 
     def residents(self) -> tuple[Resident, ...]:
         """What is in the devices' memory, the least recently used first."""
@@ -120,7 +126,10 @@ class Residency:
                 Resident(
                     entry.identity.model,
                     entry.identity.component,
-                    {_name(device): entry.device_bytes for device in entry.identity.mesh.devices.flat},
+                    {
+                        f"{device.platform}:{device.id}": entry.device_bytes
+                        for device in entry.identity.mesh.devices.flat
+                    },
                 )
                 for entry in self._entries
             )
@@ -149,15 +158,15 @@ class Residency:
                 module, state = plan()
                 self._make_room(identity.mesh, state.device_bytes)
                 platform = identity.mesh.devices.flat[0].platform
-                programs = Programs(state.shapes, compiler(platform, self.with_room))
+                programs = Programs(state.shapes, compiler(platform, self.retry_out_of_memory))
                 component = Component(module, programs, state.load())
                 entry = _Entry(identity, stamp, component, state.device_bytes, [in_use])
                 with self._books:
                     self._entries.append(entry)
             return entry.component
 
-    def free_all(self) -> tuple[Freed, ...]:
-        """Frees everything and says what, by name and bytes.
+    def free_all(self) -> tuple[ModelFreed, ...]:
+        """Frees everything and says what, as telemetry is told.
 
         What a running stage uses is kept until that stage has ended, and is freed at the next occasion: when
         its run ends or loads something.
@@ -167,34 +176,29 @@ class Residency:
                 entry.leaving = True
             return self.free_leaving("freed")
 
-    def free_idle(self, reason: Reason) -> tuple[Freed, ...]:
-        """Frees everything that no running stage uses."""
-        with self._books:
-            return tuple(self._free(entry, reason) for entry in self._entries[:] if not entry.in_use())
-
-    def free_leaving(self, reason: Reason = "freed") -> tuple[Freed, ...]:
+    def free_leaving(self, reason: Reason = "freed") -> tuple[ModelFreed, ...]:
         """Frees what had to stay for its stage when somebody asked to free it."""
         with self._books:
             leaving = [entry for entry in self._entries if entry.leaving and not entry.in_use()]
             return tuple(self._free(entry, reason) for entry in leaving)
 
-    def with_room(
-        self, function: Callable[Parameters, Result], *args: Parameters.args, **kwargs: Parameters.kwargs
-    ) -> Result:
-        """`function(*args, **kwargs)`; if that exhausts the devices' memory, once more with idle models out.
+    def retry_out_of_memory(self, function: Callable[..., Result], *args: Any) -> Result:
+        """`function(*args)`; if that exhausts the devices' memory, once more with idle models out.
 
         For a load, a compile and a step. A step is tried again only while all its inputs exist: those that
         it was given for good (donated) may be gone. An error that shows only when the output is waited for is
-        too late for a second try; it leaves the run as `OutOfMemoryError` all the same (`in_words`).
+        too late for a second try; it leaves the run as OutOfMemoryError all the same.
         """
         try:
-            return function(*args, **kwargs)
+            return function(*args)
         except jax.errors.JaxRuntimeError as error:
-            if shortage(error) is None or _any_deleted((args, kwargs)):
+            if shortage(error) is None or _any_deleted(args):
                 raise
             logger.warning("out of device memory, freeing what is idle to try again: %s", error)
-        self.free_idle("out_of_memory")
-        return function(*args, **kwargs)
+        with self._books:
+            for entry in [entry for entry in self._entries if not entry.in_use()]:
+                self._free(entry, "out_of_memory")
+        return function(*args)
 
     def _take(self, identity: Identity, stamp: Hashable, in_use: InUse) -> _Entry | None:
         with self._books:
@@ -213,50 +217,43 @@ class Residency:
 
     def _make_room(self, mesh: Mesh, needed_bytes: int) -> None:
         with self._books:
-            crowded = self._crowded(mesh, needed_bytes)
-            for entry in self._entries[:]:
-                if not crowded.isdisjoint(entry.identity.mesh.devices.flat) and not entry.in_use():
-                    self._free(entry, "evicted")
-                    crowded = self._crowded(mesh, needed_bytes)
-            if crowded:
-                available = min(self._room(device) or 0 for device in crowded)
+            idle = [
+                (entry, entry.identity.mesh.devices.flat, entry.device_bytes)
+                for entry in self._entries
+                if not entry.in_use()
+            ]
+            for entry in evicted(idle, self._free_bytes(mesh), needed_bytes):
+                self._free(entry, "evicted")
+            available = min(self._free_bytes(mesh).values(), default=needed_bytes)
+            if available < needed_bytes:
                 raise OutOfMemoryError(
                     StageName.LOAD, needed_bytes, available, [f"more devices (now {mesh.size})"]
                 )
 
-    def _crowded(self, mesh: Mesh, needed_bytes: int) -> set[jax.Device]:
-        """The devices of the mesh without room for so many bytes more."""
+    def _free_bytes(self, mesh: Mesh) -> dict[jax.Device, int]:
+        """Bytes that no resident holds, of the mesh's devices of which it is known how many they have."""
+        limits = {device: device_limit_bytes(device) for device in mesh.devices.flat}
         return {
-            device
-            for device in mesh.devices.flat
-            if (room := self._room(device)) is not None and room < needed_bytes
+            device: limit
+            - sum(entry.device_bytes for entry in self._entries if device in entry.identity.mesh.devices.flat)
+            for device, limit in limits.items()
+            if limit is not None
         }
 
-    def _room(self, device: jax.Device) -> int | None:
-        """Bytes of the device that no resident holds; None where nothing says how many it has."""
-        limit = self._budget_bytes
-        if limit is None:
-            limit = (device.memory_stats() or {}).get("bytes_limit", -1)
-            if limit < 0:
-                return None
-        return limit - sum(
-            entry.device_bytes for entry in self._entries if device in entry.identity.mesh.devices.flat
-        )
-
-    def _free(self, entry: _Entry, reason: Reason) -> Freed:
+    def _free(self, entry: _Entry, reason: Reason) -> ModelFreed:
         self._entries.remove(entry)
         entry.component.free()
-        identity = entry.identity
-        freed = Freed(identity.model, identity.component, entry.device_bytes * identity.mesh.size)
-        logger.info("%s: %s of %s, %d bytes", reason, freed.component, freed.model, freed.bytes)
-        self._bus.publish(ModelFreed(_run_id.get(), freed.model, freed.component, freed.bytes, reason))
+        identity, freed_bytes = entry.identity, entry.device_bytes * entry.identity.mesh.size
+        freed = ModelFreed(_run_id.get(), identity.model, identity.component, freed_bytes, reason)
+        logger.info("%s: %s of %s, %d bytes", reason, freed.component, freed.model, freed.freed_bytes)
+        self._bus.publish(freed)
         return freed
 
 
 residency = Residency()
 
 
-def free_all() -> tuple[Freed, ...]:
+def free_all() -> tuple[ModelFreed, ...]:
     """Frees every component of every model in this process's devices: `Residency.free_all`."""
     return residency.free_all()
 
@@ -265,7 +262,3 @@ def _any_deleted(arguments: Any) -> bool:
     return any(
         isinstance(leaf, jax.Array) and leaf.is_deleted() for leaf in jax.tree_util.tree_leaves(arguments)
     )
-
-
-def _name(device: jax.Device) -> str:
-    return f"{device.platform}:{device.id}"

@@ -24,19 +24,11 @@ def save_or_keep(frames: np.ndarray, out: Path, fps: int, run_id: str) -> None:
 def _keep(frames: np.ndarray, name: str) -> tuple[Path | None, str]:
     """Where the frames are now: in the data folder, or else in that for temporary files. Or why nowhere."""
     failures = []
-    for folder in (_frames_folder, _temporary_folder):
+    for folder in (lambda: data_dir() / FRAMES, tempfile.gettempdir):
         try:
-            path = folder() / name
+            path = Path(folder(), name)
             write_video(frames, path, fps=1)
             return path, ""
         except OSError as error:
             failures.append(reason(error))
     return None, "; ".join(failures)
-
-
-def _frames_folder() -> Path:
-    return data_dir() / FRAMES
-
-
-def _temporary_folder() -> Path:
-    return Path(tempfile.gettempdir())

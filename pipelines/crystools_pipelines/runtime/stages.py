@@ -15,9 +15,8 @@ from jax.sharding import Mesh, NamedSharding
 from numpy.typing import NDArray
 
 from crystools_pipelines.parallel.mesh import DATA
-from crystools_pipelines.runtime.component import Component
 from crystools_pipelines.runtime.job import Job
-from crystools_pipelines.runtime.programs import QUICK_COMPILE, Program, identify, signature
+from crystools_pipelines.runtime.programs import QUICK_COMPILE, Component, Program, identify, signature
 from crystools_tpu.telemetry import StageName, StageRecorder
 from crystools_tpu.telemetry.events import FULL
 
@@ -35,7 +34,7 @@ class StepCost:
 
     @property
     def of_step(self) -> dict[str, Any]:
-        """As a stage takes it."""
+        """The cost as the facts of a stage (`telemetry.StageFacts`)."""
         return {
             "flops_per_step": self.flops,
             "flops_method": "architecture",
@@ -90,7 +89,7 @@ def run_once(
 
     `function` returns it with whether it is finite; what else is said of it is said of `Programs.compile`.
     """
-    with job.stage(name, steps=1, **cost.of_step) as stage:
+    with job.run.stage(name, steps=1, **cost.of_step) as stage:
         out_shardings = (sharding, job.everywhere)
         program = component.programs.compile(function, *args, out_shardings=out_shardings, effort=effort)
         output: jax.Array
@@ -115,7 +114,7 @@ def run_denoising(
     have any, are as many as these, of one shape, and are drawn as the steps come.
     """
     kinds = Counter(step.kind for step in steps)
-    with job.stage(StageName.DENOISE, component=name, steps=kinds, **steps[-1].cost.of_step) as stage:
+    with job.run.stage(StageName.DENOISE, component=name, steps=kinds, **steps[-1].cost.of_step) as stage:
         return _run_steps(
             job,
             stage,
@@ -148,7 +147,7 @@ def run_turns(
         chunks.append(job.fetch(output))
         return source
 
-    with job.stage(name, steps=len(turns), **turns[-1].cost.of_step) as stage:
+    with job.run.stage(name, steps=len(turns), **turns[-1].cost.of_step) as stage:
         _run_steps(
             job,
             stage,
@@ -182,10 +181,10 @@ def _run_steps(
     """
     programs: list[Program] = []
     cache = None
-    for index, (step, given) in enumerate(zip(steps, inputs, strict=True)):
-        programs = programs or _compile_steps(component, steps, state, given, constants, how)
+    for index, (step, step_input) in enumerate(zip(steps, inputs, strict=True)):
+        programs = programs or _compile_steps(component, steps, state, step_input, constants, how)
         cache = None if step.fresh else cache
-        output, cache, finite = programs[index](component.weights, state, given, cache, *constants)
+        output, cache, finite = programs[index](component.weights, state, step_input, cache, *constants)
         state = next_state(output)
         stage.step(finite, kind=step.kind, flops=step.cost.flops, moved_bytes=step.cost.moved_bytes)
         job.on_step()
@@ -196,7 +195,7 @@ def _compile_steps(
     component: Component[Any],
     steps: Sequence[Step],
     state: Any,
-    given: Any,
+    step_input: Any,
     constants: tuple[Any, ...],
     how: dict[str, Any],
 ) -> list[Program]:
@@ -208,7 +207,7 @@ def _compile_steps(
         key = identify(step.function), signature(cache)
         if key not in distinct:
             compile_ = component.programs.compile
-            distinct[key] = compile_(step.function, state, given, cache, *constants, **how)
+            distinct[key] = compile_(step.function, state, step_input, cache, *constants, **how)
         programs.append(distinct[key])
         _, cache, _ = distinct[key].outputs
     return programs

@@ -74,10 +74,10 @@ def _write_mp4(frames: np.ndarray, path: Path, fps: int) -> None:
         raise RequestError(
             "out", f"frames of {width}x{height} do not fit .mp4, which needs even sizes; use .npy"
         )
-    given = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", str(fps), "-i", "-"]
-    wanted = ["-an", "-c:v", "libx264", "-crf", "10", "-pix_fmt", "yuv420p", "-f", "mp4"]
+    source = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", str(fps), "-i", "-"]
+    target = ["-an", "-c:v", "libx264", "-crf", "10", "-pix_fmt", "yuv420p", "-f", "mp4"]
     file = f"file:{path.absolute()}"  # else a colon in a folder's name would be taken for a protocol
-    _run_ffmpeg([*given, *wanted, file], (_bytes(frame, ".mp4") for frame in frames))
+    _run_ffmpeg([*source, *target, file], (_bytes(frame, ".mp4") for frame in frames))
     # ffmpeg does not always look at what the last of its writes came to: a full disk would go unnoticed.
     try:
         written = imageio_ffmpeg.count_frames_and_secs(file)[0]
@@ -88,26 +88,26 @@ def _write_mp4(frames: np.ndarray, path: Path, fps: int) -> None:
 
 
 def _run_ffmpeg(arguments: Sequence[str], frames: Iterable[np.ndarray]) -> None:
-    """Feeds it the frames. Raises OSError with what it said where it fails."""
-    with open(os.memfd_create("ffmpeg"), "w+b") as said:  # noqa: PTH123 no file of a path
-        process = _started_ffmpeg(["-y", "-v", "error", *arguments], said.fileno())
+    """Feeds ffmpeg the frames. Raises OSError with its own words where it fails."""
+    with open(os.memfd_create("ffmpeg"), "w+b") as stderr:  # noqa: PTH123 no file of a path
+        process = _started_ffmpeg(["-y", "-v", "error", *arguments], stderr.fileno())
         assert process.stdin is not None
         try:
-            for frame in frames:
-                process.stdin.write(frame.data)
-            process.stdin.close()
-        except BrokenPipeError:
-            pass  # it has ended, and said why
+            with suppress(BrokenPipeError):  # it has ended, and said why
+                for frame in frames:
+                    process.stdin.write(frame.data)
+                process.stdin.close()
+            process.wait()
         except BaseException:
             process.kill()
+            process.wait()
             raise
         finally:
             with suppress(BrokenPipeError):
                 process.stdin.close()
-            _wait(process)
         if process.returncode != 0:
-            said.seek(0)
-            lines = said.read().decode(errors="replace").split("\n")
+            stderr.seek(0)
+            lines = stderr.read().decode(errors="replace").split("\n")
             cause = re.sub(r"^\[[^]]*\] ", "", lines[0].strip())  # which part of it says so
             raise OSError(f"ffmpeg failed: {cause or f'exit status {process.returncode}'}")
 
@@ -131,15 +131,6 @@ def _started_ffmpeg(arguments: Sequence[str], stderr: int) -> subprocess.Popen[b
             f"ffmpeg ({program}) cannot be started: {error.strerror}; "
             "unset IMAGEIO_FFMPEG_EXE, or let it name one that works"
         ) from None
-
-
-def _wait(process: subprocess.Popen[bytes]) -> None:
-    try:
-        process.wait()
-    except BaseException:
-        process.kill()
-        process.wait()
-        raise
 
 
 def _bytes(frame: np.ndarray, suffix: str) -> np.ndarray:

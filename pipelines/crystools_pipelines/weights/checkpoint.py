@@ -27,17 +27,18 @@ class Checkpoint:
 
     def __init__(self, location: str | Path) -> None:
         self.location = str(location)
-        self._root = Path(location) if self.location and Path(location).is_dir() else None
-        self._repository: Repository | None = None
         self._configs: dict[tuple[str, str], dict[str, Any]] = {}
-        if self._root is None:
-            if not is_hub_id(self.location):
-                raise RequestError(
-                    "checkpoint",
-                    f"{self.location!r} is no folder; give one, or a hub id of the form org/name"
-                    f"{folders_beside(self.location)}",
-                )
-            self._repository = Repository(self.location)
+        self._source: Path | Repository
+        if self.location and Path(location).is_dir():
+            self._source = Path(location)
+        elif is_hub_id(self.location):
+            self._source = Repository(self.location)
+        else:
+            raise RequestError(
+                "checkpoint",
+                f"{self.location!r} is no folder; give one, or a hub id of the form org/name"
+                f"{folders_beside(self.location)}",
+            )
 
     def index(self) -> dict[str, Any]:
         """The whole pipeline's configuration, `model_index.json`."""
@@ -48,25 +49,17 @@ class Checkpoint:
         """Whether there is a `model_index.json`."""
         return (self._small_files(["model_index.json"]) / "model_index.json").is_file()
 
-    def has(self, component: str) -> bool:
-        """Whether there is such a component."""
-        return (self._small_files([f"{component}/config.json"]) / component).is_dir()
-
     def config(self, component: str, file: str = "config.json") -> dict[str, Any]:
         """The component's configuration: what stands in its file, and its class's defaults."""
         if (component, file) not in self._configs:
-            root = self._small_files([f"{component}/{file}"])
-            if not (root / component).is_dir():
-                raise CheckpointError(
-                    f"{self.location} has no folder {component!r}: it is not in diffusers' format"
-                )
+            self._check_folder(self._small_files([f"{component}/{file}"]) / component)
             config = self._read(f"{component}/{file}")
             self._configs[component, file] = _filled(config, _defaults(config))
         return self._configs[component, file]
 
     def folder(self, component: str) -> Path:
         """The component's folder. Of a repository it is there once the component was fetched."""
-        return (self._root or self._repo.root) / component
+        return self._small_files([]) / component
 
     def weights(self, component: str) -> WeightSource:
         """Where the component's weights come from."""
@@ -74,38 +67,39 @@ class Checkpoint:
 
     def configurations(self) -> Path:
         """The folder in which the configurations of all components are."""
-        if self._repository is None:
-            return self._small_files([])
+        if isinstance(self._source, Path):
+            return self._source
         wanted = ("config.json", "scheduler_config.json")
-        names = [name for name in self._repository.names if name.count("/") == 1 and name.endswith(wanted)]
+        names = [
+            name for name in self._source.listing.files if name.count("/") == 1 and name.endswith(wanted)
+        ]
         return self._small_files(["model_index.json", *names])
 
     def missing(self, components: Iterable[str], *, tokenizer: bool) -> list[RepositoryFile]:
         """The files of these components, and of the tokenizer, that are still to be downloaded."""
-        if self._repository is None:
+        if isinstance(self._source, Path):
             return []
-        wanted = [name for component in components for name in self._weight_files(self._repo, component)]
+        names = self._source.listing.files
+        wanted = [name for component in components for name in self._weight_files(names, component)]
         if tokenizer:
-            wanted += [name for name in self._repo.names if name.startswith(f"{TOKENIZER}/")]
-        return self._repository.missing(wanted)
+            wanted += [name for name in names if name.startswith(f"{TOKENIZER}/")]
+        return self._source.missing(wanted)
 
-    def download(self, files: Iterable[RepositoryFile], told: Callable[[int], None]) -> None:
-        """Downloads these files; `told` is called now and then with how many bytes of them are there."""
-        self._repo.download(list(files), told)
+    def download(self, files: Iterable[RepositoryFile], progressed: Callable[[int], None]) -> None:
+        """Downloads these files; `progressed` hears now and then how many of their bytes are there."""
+        assert isinstance(self._source, Repository)
+        self._source.download(list(files), progressed)
 
     @property
-    def unasked(self) -> str | None:
+    def offline_reason(self) -> str | None:
         """Why the hub could not be asked, where only what is in its cache is known."""
-        return None if self._repository is None else self._repository.unasked
+        return None if isinstance(self._source, Path) else self._source.listing.offline_reason
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """The checkpoint's own. Raises CheckpointError where there is none that can be read."""
         folder = self.folder(TOKENIZER)
-        if not folder.is_dir():
-            raise CheckpointError(
-                f"{self.location} has no folder {TOKENIZER!r}: it is not in diffusers' format"
-            )
+        self._check_folder(folder)
         try:
             tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder)
         except Exception as error:
@@ -118,9 +112,9 @@ class Checkpoint:
             raise CheckpointError(f"{folder} lacks {' or '.join(vocabularies)}: fetch it again")
         return tokenizer
 
-    def _weight_files(self, repository: Repository, component: str) -> list[str]:
-        """Which files of the repository hold the component's weights, and their index."""
-        inside = [name.rpartition("/")[2] for name in repository.names if name.startswith(f"{component}/")]
+    def _weight_files(self, names: Iterable[str], component: str) -> list[str]:
+        """Which of the repository's files hold the component's weights."""
+        inside = [name.rpartition("/")[2] for name in names if name.startswith(f"{component}/")]
         if (index := index_of(inside)) is None:
             return [f"{component}/{single_file(f'{self.location}/{component}', inside)}"]
         path = self._small_files([f"{component}/{index}"]) / component / index
@@ -138,27 +132,28 @@ class Checkpoint:
             raise CheckpointError(f"{file} is not a JSON object: fetch it again")
         return content
 
+    def _check_folder(self, folder: Path) -> None:
+        if not folder.is_dir():
+            raise CheckpointError(
+                f"{self.location} has no folder {folder.name!r}: it is not in diffusers' format"
+            )
+
     def _small_files(self, names: list[str]) -> Path:
         """The folder that holds, or would, these files."""
-        if self._root is None:
-            self._repo.fetch(names)
-            return self._repo.root
-        return self._root
-
-    @property
-    def _repo(self) -> Repository:
-        assert self._repository is not None
-        return self._repository
+        if isinstance(self._source, Path):
+            return self._source
+        self._source.fetch(names)
+        return self._source.root
 
 
-def _filled(given: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
-    """What is given, with defaults for what is not, also within it."""
+def _filled(config: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
+    """The configuration, with defaults for what it leaves out, also within its own mappings."""
     within = {
         name: _filled(value, defaults[name])
-        for name, value in given.items()
+        for name, value in config.items()
         if isinstance(value, dict) and isinstance(defaults.get(name), dict)
     }
-    return defaults | given | within
+    return defaults | config | within
 
 
 def _defaults(config: dict[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import os
 import shutil
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -40,7 +40,7 @@ _REVISION = "main"
 _INDEX = "model_index.json"  # every checkpoint has it: fetched by the branch's name, it keeps where that is
 _ANSWER_SECONDS = 10.0
 _WORKERS = 4
-_TOLD_SECONDS = 0.5
+_PROGRESS_SECONDS = 0.5
 
 # The hub's errors and those of its client for http, which is another one from version to version, have a base
 # in common; of the file system's are those of the cache.
@@ -60,12 +60,12 @@ class RepositoryFile:
 
 
 @dataclass(frozen=True)
-class _Listing:
-    """What a repository has. `unasked` says why that is only what the cache holds, where it is."""
+class Listing:
+    """The files of a repository; those in the cache where `offline_reason` says why the hub was not asked."""
 
     revision: str
     files: dict[str, RepositoryFile]
-    unasked: str | None = None
+    offline_reason: str | None = None
 
 
 class Repository:
@@ -74,21 +74,11 @@ class Repository:
     def __init__(self, name: str) -> None:
         self.name = name
 
-    @property
-    def names(self) -> list[str]:
-        """The names of its files; of those in the cache where the hub cannot be asked."""
-        return list(self._listing.files)
-
-    @property
-    def unasked(self) -> str | None:
-        """Why the hub could not be asked, if it could not."""
-        return self._listing.unasked
-
     @cached_property
     def root(self) -> Path:
         """The folder in the cache that holds its files under their names."""
         self.fetch([_INDEX])
-        for name in self._listing.files:
+        for name in self.listing.files:
             if cached := self._cached(name):
                 return cached.parents[name.count("/")]
         raise CheckpointError(f"{self.name} has no {_INDEX}: it is not in diffusers' format")
@@ -99,15 +89,15 @@ class Repository:
             try:
                 self._download(file)
             except _FAILURES as error:
-                raise CheckpointError(in_words(self.name, error)) from error
+                raise CheckpointError(describe_failure(self.name, error)) from error
 
     def missing(self, names: Iterable[str]) -> list[RepositoryFile]:
-        """Those of these files that the repository has and the cache has not."""
-        files = self._listing.files
+        """The files with these names that the repository has and the cache has not."""
+        files = self.listing.files
         return [files[name] for name in dict.fromkeys(names) if name in files and not self._cached(name)]
 
-    def download(self, files: Sequence[RepositoryFile], told: Callable[[int], None]) -> None:
-        """Downloads these files; `told` is called now and then with how many of their bytes are there.
+    def download(self, files: Sequence[RepositoryFile], progressed: Callable[[int], None]) -> None:
+        """Downloads these files; `progressed` hears now and then how many of their bytes are there.
 
         What it raises ends the download. Raises CheckpointError where the files cannot be had, and before
         anything is downloaded where there is no room for them.
@@ -118,20 +108,18 @@ class Repository:
         for file in files:
             waiting.put(file)
         with _no_bars(), _workers(waiting, outcomes, self._download):
-            left = len(files)
-            while left:
-                try:
-                    error = outcomes.get(timeout=_TOLD_SECONDS)
-                except Empty:
-                    pass
-                else:
-                    left -= 1
+            remaining = len(files)
+            while remaining:
+                with suppress(Empty):
+                    error = outcomes.get(timeout=_PROGRESS_SECONDS)
+                    remaining -= 1
                     if error is not None:
-                        raise CheckpointError(in_words(self.name, error)) from error
-                told(sum(_bytes_there(blobs, file) for file in files))
+                        raise CheckpointError(describe_failure(self.name, error)) from error
+                progressed(sum(_bytes_there(blobs, file) for file in files))
 
     @cached_property
-    def _listing(self) -> _Listing:
+    def listing(self) -> Listing:
+        """Its files, as the hub says once, or the cache. Raises CheckpointError where neither has any."""
         try:
             info = HfApi().model_info(
                 self.name, revision=_REVISION, files_metadata=True, timeout=_ANSWER_SECONDS
@@ -142,11 +130,11 @@ class Repository:
             RepositoryFile(each.rfilename, each.size, each.lfs.sha256 if each.lfs else each.blob_id)
             for each in info.siblings or ()
         ]
-        return _Listing(info.sha or _REVISION, {file.name: file for file in files})
+        return Listing(info.sha or _REVISION, {file.name: file for file in files})
 
-    def _cache_listing(self, error: Exception) -> _Listing:
-        """What the cache has. Raises CheckpointError where that is nothing."""
-        why = in_words(self.name, error)
+    def _cache_listing(self, error: Exception) -> Listing:
+        """The files that are in the cache. Raises CheckpointError where that is nothing."""
+        why = describe_failure(self.name, error)
         index = try_to_load_from_cache(self.name, _INDEX, revision=_REVISION)
         if not isinstance(index, str):
             raise CheckpointError(f"{why}{folders_beside(self.name)}") from error
@@ -154,20 +142,21 @@ class Repository:
             logger.warning("%s; what is in the cache is used", why)
         root = Path(index).parent
         names = [path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()]
-        return _Listing(root.name, {name: RepositoryFile(name, None, None) for name in names}, why)
+        return Listing(root.name, {name: RepositoryFile(name, None, None) for name in names}, why)
 
     def _cached(self, name: str) -> Path | None:
-        path = try_to_load_from_cache(self.name, name, revision=self._listing.revision)
+        path = try_to_load_from_cache(self.name, name, revision=self.listing.revision)
         return Path(path) if isinstance(path, str) else None
 
     def _download(self, file: RepositoryFile) -> None:
         # By the branch's name the cache keeps which revision that is, for when the hub cannot be asked.
-        revision = _REVISION if file.name == _INDEX else self._listing.revision
+        revision = _REVISION if file.name == _INDEX else self.listing.revision
         hf_hub_download(self.name, file.name, revision=revision)
 
     def _check_room(self, files: Sequence[RepositoryFile]) -> None:
         needed = sum(file.size_bytes or 0 for file in files)
-        folder = _first_that_exists(Path(constants.HF_HUB_CACHE))
+        cache = Path(constants.HF_HUB_CACHE)
+        folder = next(path for path in (cache, *cache.absolute().parents) if path.is_dir())
         free = shutil.disk_usage(folder).free
         if needed > free:
             raise CheckpointError(
@@ -189,17 +178,14 @@ def _workers(
     ended = threading.Event()
 
     def run() -> None:
-        while not ended.is_set():
-            try:
+        with suppress(Empty):
+            while not ended.is_set():
                 file = waiting.get_nowait()
-            except Empty:
-                return
-            try:
-                work(file)
-            except Exception as error:  # noqa: BLE001 - whoever waits for the outcome raises it
-                outcomes.put(error)
-            else:
-                outcomes.put(None)
+                try:
+                    work(file)
+                    outcomes.put(None)
+                except Exception as error:  # noqa: BLE001 - whoever waits for the outcome raises it
+                    outcomes.put(error)
 
     for number in range(_WORKERS):
         threading.Thread(target=run, name=f"crystools-tpu-download-{number}", daemon=True).start()
@@ -210,20 +196,17 @@ def _workers(
 
 
 def _bytes_there(blobs: Path, file: RepositoryFile) -> int:
-    """How much of the file is in the cache; while it is downloaded, under its blob's name and a suffix."""
+    """Bytes of the file that are in the cache; while it is downloaded, under its blob's name and a suffix."""
     if file.blob is None:
         return 0
-    try:
-        whole = (blobs / file.blob).stat().st_size
-    except OSError:
-        whole = 0
-    return whole or max((_size(path) for path in blobs.glob(f"{file.blob}*.incomplete")), default=0)
+    unfinished = blobs.glob(f"{file.blob}*.incomplete")
+    return _size_bytes(blobs / file.blob) or max(map(_size_bytes, unfinished), default=0)
 
 
-def _size(path: Path) -> int:
+def _size_bytes(path: Path) -> int:
     try:
         return path.stat().st_size
-    except OSError:  # it was renamed just now
+    except OSError:  # it is not there yet, or was renamed just now
         return 0
 
 
@@ -240,11 +223,7 @@ def _no_bars() -> Iterator[None]:
         enable_progress_bars()
 
 
-def _first_that_exists(folder: Path) -> Path:
-    return next(path for path in (folder, *folder.absolute().parents) if path.is_dir())
-
-
-def in_words(name: str, error: Exception) -> str:
+def describe_failure(name: str, error: Exception) -> str:
     """What keeps us from a repository, and the remedy, in one line."""
     endpoint = constants.ENDPOINT
     if isinstance(error, LocalEntryNotFoundError) and isinstance(error.__cause__, Exception):
@@ -264,7 +243,8 @@ def in_words(name: str, error: Exception) -> str:
         return f"{endpoint} has no repository {name}, or {token}; check the name, or give a folder"
     if status == 401:
         return f"{endpoint} refuses the token: log in with `hf auth login`, or set HF_TOKEN to a valid one"
-    if (isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)) or _says_no_room(error):
+    is_full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    if is_full or "No space left on device" in str(error):
         return (
             f"{name}: no room is left in {constants.HF_HUB_CACHE}; make some, or set HF_HOME to a folder "
             "on a larger disk"
@@ -276,7 +256,3 @@ def in_words(name: str, error: Exception) -> str:
         f"{name}: {endpoint} cannot be reached ({type(error).__name__}: {reason}); "
         "check the network and its proxy, or give a folder"
     )
-
-
-def _says_no_room(error: Exception) -> bool:
-    return "No space left on device" in str(error)

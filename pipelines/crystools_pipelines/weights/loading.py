@@ -20,7 +20,7 @@ from crystools_pipelines.interop.folded import stored_axes, stored_shape
 from crystools_pipelines.interop.scan import ScannedLayers
 from crystools_pipelines.weights.shapes import Shapes, device_bytes
 from crystools_pipelines.weights.source import Tensor, WeightSource
-from crystools_pipelines.weights.stored import UNQUANTISED, check_all_used, check_quantised, some
+from crystools_pipelines.weights.stored import UNQUANTISED, check_all_used, check_quantised, first_few
 
 State: TypeAlias = dict[str, jax.Array]
 
@@ -67,7 +67,7 @@ class StatePlan:
 
     @property
     def device_bytes(self) -> int:
-        """What all of them take on each device of the mesh."""
+        """Bytes that all of them take on each device of the mesh."""
         return sum(map(device_bytes, self.shapes.values()))
 
     def load(self) -> State:
@@ -119,7 +119,7 @@ def _origins(module: torch.nn.Module) -> dict[str, tuple[str, ...]]:
 
 
 def _resolve_tied(module: torch.nn.Module, tensors: dict[str, Tensor]) -> None:
-    """Of tied parameters the source holds one, under any of their names: give it the first name too."""
+    """Gives the tensor of tied parameters, which has any of their names in the source, the first one too."""
     first: dict[int, str] = {}
     for name, parameter in module.named_parameters(remove_duplicate=False):
         first.setdefault(id(parameter), name)
@@ -160,7 +160,7 @@ def _check(
                     f"{source} is quantised ({name} is {tensors[name].dtype}); {UNQUANTISED}"
                 )
     if faults:
-        raise CheckpointError(f"{source} does not fit its own config.json: {some(faults, '; ')}")
+        raise CheckpointError(f"{source} does not fit its own config.json: {first_few(faults, '; ')}")
 
 
 @partial(jax.jit, donate_argnums=0)

@@ -14,7 +14,7 @@ def is_hub_id(location: str) -> bool:
 
 
 def folders_beside(location: str) -> str:
-    """Of a folder that is not there, what its parent has, so that a mistyped name shows; else nothing."""
+    """The folders beside one that is not there, so that a mistyped name shows; empty where none are known."""
     parent = Path(location).parent
     if not location or parent == Path():
         return ""

@@ -1,6 +1,5 @@
 """What a component's weights are before any is read: names, shapes, dtypes, places on the mesh."""
 
-from collections.abc import Collection
 from math import prod
 from typing import TypeAlias, cast
 
@@ -25,7 +24,8 @@ def abstract_state(module: torch.nn.Module, mesh: Mesh, rules: Rules, dtype: str
     `layout.at_rest` says where the layers gather it for work. Parameters are of `dtype`, except those that a
     diffusers module names as its float32 ones. Raises UnmatchedParametersError where `rules` lack some.
     """
-    float32 = _kept_float32(module)
+    # transformers has the same attribute, but for float16 alone.
+    float32 = (module._keep_in_fp32_modules or ()) if isinstance(module, ModelMixin) else ()
     parameters = dict(module.named_parameters())
     specs = match(rules, parameters)
     depths = {}
@@ -53,12 +53,6 @@ def abstract_state(module: torch.nn.Module, mesh: Mesh, rules: Rules, dtype: str
 
 
 def device_bytes(array: jax.Array | jax.ShapeDtypeStruct) -> int:
-    """What an array with a sharding takes of one device."""
+    """Bytes that an array with a sharding takes of one device."""
     shape = cast(NamedSharding, array.sharding).shard_shape(array.shape)
     return prod(shape) * int(array.dtype.itemsize)
-
-
-def _kept_float32(module: torch.nn.Module) -> Collection[str]:
-    """The components of parameters' names that stay float32 in any dtype, as diffusers names them."""
-    # transformers has the same attribute, but for float16 alone.
-    return (module._keep_in_fp32_modules or ()) if isinstance(module, ModelMixin) else ()

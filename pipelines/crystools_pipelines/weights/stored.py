@@ -27,12 +27,12 @@ _MOST_NAMED = 3
 
 
 def index_of(names: Collection[str]) -> str | None:
-    """Of the names in a component's folder, that of the index of its weight files, if they are several."""
+    """The index of the weight files among the names in a component's folder, if they are several."""
     return next((index for stem in _STEMS if (index := f"{stem}.safetensors.index.json") in names), None)
 
 
 def single_file(where: str | Path, names: Collection[str]) -> str:
-    """Of the names in a component's folder without an index, that of the file with its weights.
+    """The name of the file with the weights, among the names in a component's folder without an index.
 
     Raises CheckpointError where there is none.
     """
@@ -82,7 +82,9 @@ class StoredWeights:
             return [self.folder / single_file(self.folder, names)]
         files = [self.folder / name for name in shards_of(self.folder / index)]
         if missing := [file.name for file in files if not file.is_file()]:
-            raise CheckpointError(f"{self.folder} lacks {some(missing)}, which {index} names: fetch it again")
+            raise CheckpointError(
+                f"{self.folder} lacks {first_few(missing)}, which {index} names: fetch it again"
+            )
         return files
 
     def _names(self) -> list[str]:
@@ -93,23 +95,23 @@ def check_quantised(source: WeightSource, unused: Iterable[str]) -> None:
     """Raises CheckpointError where tensors without a use are the scales of the weights beside them."""
     for ending, how in _QUANTISED:
         if signs := [name for name in unused if re.fullmatch(rf"(.*[.:])?({ending})", name)]:
-            raise CheckpointError(f"{source} is quantised ({how}: {some(signs)}); {UNQUANTISED}")
+            raise CheckpointError(f"{source} is quantised ({how}: {first_few(signs)}); {UNQUANTISED}")
 
 
 def check_all_used(source: WeightSource, unused: Sequence[str]) -> None:
     """Raises CheckpointError for tensors without a use."""
     if unused:
         raise CheckpointError(
-            f"{source} holds {len(unused)} tensor(s) that would not be used: {some(unused)}; "
+            f"{source} holds {len(unused)} tensor(s) that would not be used: {first_few(unused)}; "
             "give a checkpoint that is what its config.json says"
         )
 
 
-def some(items: Sequence[str], separator: str = ", ") -> str:
-    """The first of them, and how many more there are."""
+def first_few(items: Sequence[str], separator: str = ", ") -> str:
+    """The first items, and how many more there are."""
     more = len(items) - _MOST_NAMED
-    named = separator.join(items[:_MOST_NAMED])
-    return f"{named}{separator}and {more} more" if more > 0 else named
+    shown = separator.join(items[:_MOST_NAMED])
+    return f"{shown}{separator}and {more} more" if more > 0 else shown
 
 
 def _weight_map(index: Path) -> dict[str, str]:

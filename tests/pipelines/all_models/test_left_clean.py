@@ -17,8 +17,9 @@ import transformers
 from crystools_pipelines.errors import OutOfMemoryError
 from crystools_pipelines.interop.functional import call
 from crystools_pipelines.models import MODELS
-from crystools_pipelines.runtime.residency import free_all, residency
+from crystools_pipelines.runtime.residency import free_all
 from tests.pipelines.all_models.conftest import Run
+from tests.pipelines.conftest import limited_to
 
 
 def state() -> dict[str, Any]:
@@ -60,7 +61,7 @@ def test_a_generation_that_fails_leaves_the_process_as_it_was(model: str, run: R
     MODELS[model].pipeline()
     free_all()
     before = state()
-    with residency.limited_to(0), pytest.raises(OutOfMemoryError):
+    with limited_to(0), pytest.raises(OutOfMemoryError):
         run(model)
     assert state() == before
 

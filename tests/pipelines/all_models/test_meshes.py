@@ -24,11 +24,11 @@ class Started(Exception):
 def test_a_run_has_the_mesh_that_is_asked_for_or_is_refused(
     model: str, checkpoints: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def started_job(pipeline: str, params: Any, checkpoint: Any, mesh: Any, *_: Any, **others: Any) -> None:
+    def started_run(pipeline: str, params: Any, checkpoint: Any, mesh: Any, *_: Any, **others: Any) -> None:
         raise Started(shape_of(mesh))
 
     pipeline, request = MODELS[model].pipeline(), smallest(model)
-    monkeypatch.setattr(run, "started_job", started_job)
+    monkeypatch.setattr(run, "started_run", started_run)
     legal = pipeline.legal_meshes(Checkpoint(checkpoints[model]), request.branches, 4)
     assert {MeshShape(1, 4, 1), MeshShape(1, 2, 2)} <= {*legal}
     for shape, taken in [(shape, shape) for shape in legal] + [(None, legal[-1])]:

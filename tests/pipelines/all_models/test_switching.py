@@ -17,6 +17,7 @@ from crystools_pipelines.runtime.residency import free_all, residency
 from crystools_tpu import telemetry
 from crystools_tpu.telemetry import ModelFreed
 from tests.pipelines.all_models.conftest import Run
+from tests.pipelines.conftest import limited_to
 
 ROUND = ("flux.2", "wan2.1-t2v", "cogvideox-t2v", "wan2.2-i2v")
 ROUNDS = 3  # twelve switches
@@ -74,7 +75,7 @@ def test_twelve_switches_through_all_models_leave_no_trace(
     caplog.clear()
     process, live, threads, memory = psutil.Process(), [], [], []
     said = []
-    with residency.limited_to(budget), telemetry.subscribe() as events:
+    with limited_to(budget), telemetry.subscribe() as events:
         for turn in range(ROUNDS):
             for model in ROUND:
                 generation = run(model)
@@ -113,7 +114,7 @@ def test_wan22s_two_transformers_need_not_fit_beside_each_other(
     budget = first + max(sizes[folder, "vae"])
     assert budget < first + second
     free_all()
-    with residency.limited_to(budget), telemetry.subscribe() as events:
+    with limited_to(budget), telemetry.subscribe() as events:
         generation = run("wan2.2-i2v")
         freed = [event for event in events.drain() if isinstance(event, ModelFreed)]
     np.testing.assert_array_equal(generation.frames, frames)
