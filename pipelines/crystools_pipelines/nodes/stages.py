@@ -16,6 +16,7 @@ from crystools_tpu.telemetry import RunReport
 class TextEncoderNode(ModelNode):
     """Prompts to embeddings."""
 
+    TITLE = "Text Encoder"
     FUNCTION = "encode"
 
     def encoded(self, prompts: Mapping[str, str], model_id: str) -> tuple[list[Embeddings], Timing]:
@@ -36,6 +37,7 @@ class TextEncoderNode(ModelNode):
 class SamplerNode(ModelNode):
     """Noise to latents."""
 
+    TITLE = "Sampler"
     FUNCTION = "sample"
 
     def sampled(
@@ -73,6 +75,7 @@ class SamplerNode(ModelNode):
 class DecoderNode(ModelNode):
     """Latents to frames."""
 
+    TITLE = "VAE Decoder"
     FUNCTION = "decode"
 
     def decoded(self, latents: Latents, model_id: str) -> tuple[Any, Timing]:

@@ -107,13 +107,9 @@ def values_of(request: Any, role: Role) -> dict[str, Any]:
     return {name: getattr(request, name) for name in names_of(type(request), role)}
 
 
-def node_inputs(request_class: type[Any], *names: str) -> dict[str, Input]:
-    """The inputs of a node for these fields. Raises ValueError for a field that is no input of a node."""
-    settings = settings_of(request_class)
-    return {name: _input(name, settings[name]) for name in names}
-
-
-def _input(name: str, declared: Setting) -> Input:
+def node_input(request_class: type[Any], name: str) -> Input:
+    """The input of a node for this field. Raises ValueError for a field that is no input of a node."""
+    declared = settings_of(request_class)[name]
     if declared.widget is None:
         raise ValueError(f"{name} has no widget")
     type_, about = declared.widget
