@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from crystools_pipelines.errors import RequestError
-from crystools_pipelines.requests.size import Size
+from crystools_pipelines.requests.request import Size
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

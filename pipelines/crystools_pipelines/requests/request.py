@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 from crystools_pipelines.requests.checks import (
     check_frames,
@@ -22,7 +22,14 @@ from crystools_pipelines.requests.fields import (
     settings_of,
     values_of,
 )
-from crystools_pipelines.requests.size import Size
+
+
+class Size(NamedTuple):
+    """The height and width of what is made, in pixels; an image is one frame."""
+
+    height: int
+    width: int
+    num_frames: int = 1
 
 
 @dataclass(frozen=True)
