@@ -1,4 +1,4 @@
-"""What CogVideoX's components compute and move, from the architecture alone, counted as `..costs` says.
+"""FLOPs and moved bytes of CogVideoX's components, by their architecture (see `crystools_pipelines.costs`).
 
 A `config` is the mapping in the component's `config.json`.
 """

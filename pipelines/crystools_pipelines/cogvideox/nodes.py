@@ -49,8 +49,8 @@ class CogVideoXTPUSampler(_Node, SamplerNode):
         """`info` is the table of stages. `settings` are the request's fields."""
         from crystools_tpu.stage_table import stage_text
 
-        named = [("embeddings", each) for each in embeddings]
-        latents, report = self.sampled(named, embeddings[0].location, num_devices, settings)
+        pair = [("embeddings", each) for each in embeddings]
+        latents, report = self.sampled(pair, embeddings[0].location, num_devices, settings)
         return latents, stage_text(report), telemetry.to_wire(report)
 
 

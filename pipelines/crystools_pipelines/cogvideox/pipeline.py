@@ -1,6 +1,5 @@
 """CogVideoX text-to-video: prompts to embeddings, noise to latents, latents to frames."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -28,13 +27,11 @@ from crystools_pipelines.cogvideox.transformer import (
     rotary_embedding,
 )
 from crystools_pipelines.cogvideox.vae import build_decoder, decoding_turns
-from crystools_pipelines.costs import Cost
 from crystools_pipelines.parallel import layout
 from crystools_pipelines.requests.request import Size as PixelSize
 from crystools_pipelines.runtime.job import Job
-from crystools_pipelines.runtime.pipeline import Config, Denoising, Phase, Pipeline
+from crystools_pipelines.runtime.pipeline import Config, Decoding, Denoising, Phase, Pipeline
 from crystools_pipelines.runtime.scheduler import load_scheduler
-from crystools_pipelines.runtime.stages import Turn
 from crystools_pipelines.text import t5
 from crystools_pipelines.weights.checkpoint import Checkpoint
 from crystools_pipelines.weights.inspection import Size, check_all_heeded
@@ -57,8 +54,11 @@ class CogVideoX(Pipeline[CogVideoXRequest, Prepared]):
 
     tokenize = staticmethod(tokenize)
     max_tokens = MAX_TOKENS
+    text_width = "text_embed_dim"
     predict = staticmethod(predict)
     advance = staticmethod(scheduler.advance)
+    text_cost = staticmethod(costs.text_encoder)
+    step_cost = staticmethod(costs.transformer)
 
     def vae_sizes(self, config: Config) -> list[Size]:
         halvings = len(config["block_out_channels"]) - 1
@@ -80,10 +80,6 @@ class CogVideoX(Pipeline[CogVideoXRequest, Prepared]):
     def widths(self, checkpoint: Checkpoint) -> tuple[int, ...]:
         return sharding.widths(*(checkpoint.config(component) for component in self.split_components))
 
-    def embedding_width(self, checkpoint: Checkpoint) -> int:
-        width: int = checkpoint.config("transformer")["text_embed_dim"]
-        return width
-
     def prepare(self, request: CogVideoXRequest, checkpoint: Checkpoint) -> Prepared:
         """Raises RequestError for a picture larger than the model knows, too."""
         check_all_heeded(self.model, checkpoint)
@@ -103,19 +99,10 @@ class CogVideoX(Pipeline[CogVideoXRequest, Prepared]):
     def decoder(self, mesh: Mesh) -> Part[Any]:
         return Part("vae", build_decoder, sharding.VAE, (r"(encoder|quant_conv)\..*",), dtype="float32")
 
-    def text_cost(self, config: Config, prompts: int) -> Cost:
-        return costs.text_encoder(config, prompts, MAX_TOKENS)
+    def condition(self, job: Job, request: CogVideoXRequest, prepared: Prepared) -> Any:
+        return prepared.rotary
 
-    def step_cost(self, config: Config, latent_shape: Any) -> Cost:
-        return costs.transformer(config, latent_shape, MAX_TOKENS)
-
-    def denoising(
-        self,
-        request: CogVideoXRequest,
-        prepared: Prepared,
-        checkpoint: Checkpoint,
-        condition: NDArray[np.float32] | None,
-    ) -> Denoising:
+    def denoising(self, request: CogVideoXRequest, prepared: Prepared) -> Denoising:
         """The latents are `[1, frames, channels, height, width]`; padding frames come first."""
         generator = torch.Generator().manual_seed(request.seed)
         noise = randn_tensor(request.latent_shape, generator=generator, dtype=torch.float32).numpy()
@@ -125,16 +112,13 @@ class CogVideoX(Pipeline[CogVideoXRequest, Prepared]):
             [Phase("transformer", request.num_inference_steps, guidance)],
             schedule,
             scheduler.start(noise),
-            prepared.rotary,
             scheduler.noises(prepared.scheduler, request.latent_shape, generator),
         )
 
     def without_padding(self, request: CogVideoXRequest, latents: NDArray[np.float32]) -> NDArray[np.float32]:
         return latents[:, request.padding_frames :]
 
-    def decoding(
-        self, job: Job, decoder: Any, latent_shape: tuple[int, ...], size: PixelSize
-    ) -> tuple[Sequence[Turn], NamedSharding, NamedSharding]:
+    def decoding(self, job: Job, decoder: Any, latent_shape: Any, size: PixelSize) -> Decoding:
         padding = latent_shape[1] - latent_frames(size.num_frames)
         split = layout.frames(layout.pixels(job.mesh, latent_shape))
         turns = decoding_turns(decoder, job.checkpoint.config("vae"), latent_shape, padding, split)

@@ -1,4 +1,4 @@
-"""What FLUX.2's components compute and move, from the architecture alone, counted as `..costs` says.
+"""FLOPs and moved bytes of FLUX.2's components, by their architecture (see `crystools_pipelines.costs`).
 
 A `config` is the mapping in the component's `config.json`, for the text encoder its `text_config`.
 """
@@ -107,7 +107,7 @@ def _norm(channels: int) -> Cost:
 
 
 def _parameters_of_vectors(config: Config) -> int:
-    """Of the embedding of timestep and guidance, and of the modulations: each sees one vector a forward."""
+    """Parameters of the modulations and of the embedders of timestep and guidance, which see one vector."""
     width = _width(config)
     embedders = 2 if config["guidance_embeds"] else 1
     embedding = embedders * (config["timestep_guidance_channels"] * width + width * width)

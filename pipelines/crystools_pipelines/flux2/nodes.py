@@ -45,8 +45,8 @@ class FluxTPUSampler(_Node, SamplerNode):
         self, prompt_embeds: Embeddings, model_id: str, num_devices: int = 0, **settings: Any
     ) -> tuple[Latents, Timing]:
         """`settings` are the request's fields."""
-        named = [("prompt_embeds", prompt_embeds)]
-        latents, report = self.sampled(named, model_id, num_devices, settings)
+        embeddings = [("prompt_embeds", prompt_embeds)]
+        latents, report = self.sampled(embeddings, model_id, num_devices, settings)
         return latents, telemetry.to_wire(report)
 
 

@@ -1,14 +1,12 @@
 """FLUX.2 text-to-image: a prompt to embeddings, noise to latents, latents to an image."""
 
-from collections.abc import Sequence
 from functools import partial
 from math import prod
 from typing import Any
 
 import numpy as np
 from diffusers import FlowMatchEulerDiscreteScheduler
-from jax.sharding import Mesh, NamedSharding
-from numpy.typing import NDArray
+from jax.sharding import Mesh
 
 from crystools_pipelines.costs import Cost
 from crystools_pipelines.flux2 import costs, sharding
@@ -33,9 +31,8 @@ from crystools_pipelines.flux2.vae import build_decoder, decoding_turn
 from crystools_pipelines.parallel import layout
 from crystools_pipelines.requests.request import Size as PixelSize
 from crystools_pipelines.runtime.job import Job, initial_noise
-from crystools_pipelines.runtime.pipeline import Config, Denoising, Phase, Pipeline
+from crystools_pipelines.runtime.pipeline import Config, Decoding, Denoising, Phase, Pipeline
 from crystools_pipelines.runtime.scheduler import load_scheduler
-from crystools_pipelines.runtime.stages import Turn
 from crystools_pipelines.weights.checkpoint import Checkpoint
 from crystools_pipelines.weights.inspection import Size, check_all_heeded
 from crystools_pipelines.weights.part import Part
@@ -49,6 +46,7 @@ class Flux2(Pipeline[Flux2Request, FlowMatchEulerDiscreteScheduler]):
 
     tokenize = staticmethod(tokenize)
     max_tokens = MAX_TOKENS
+    text_width = "joint_attention_dim"
     predict = staticmethod(predict)
     advance = staticmethod(advance)
 
@@ -72,10 +70,6 @@ class Flux2(Pipeline[Flux2Request, FlowMatchEulerDiscreteScheduler]):
         text_config = check_text_encoder(checkpoint.config("text_encoder"))
         return sharding.widths(checkpoint.config("transformer"), text_config)
 
-    def embedding_width(self, checkpoint: Checkpoint) -> int:
-        width: int = checkpoint.config("transformer")["joint_attention_dim"]
-        return width
-
     def prepare(self, request: Flux2Request, checkpoint: Checkpoint) -> FlowMatchEulerDiscreteScheduler:
         check_all_heeded(self.model, checkpoint)
         self.check_denoiser(checkpoint)
@@ -92,19 +86,17 @@ class Flux2(Pipeline[Flux2Request, FlowMatchEulerDiscreteScheduler]):
         leftovers = (r"(encoder|quant_conv)\..*", r"bn\.num_batches_tracked")
         return Part("vae", partial(build_decoder, mesh=mesh), sharding.VAE, leftovers, dtype="float32")
 
-    def text_cost(self, config: Config, prompts: int) -> Cost:
-        return costs.text_encoder(config["text_config"], MAX_TOKENS, LAYERS)
+    def text_cost(self, config: Config, prompts: int, tokens: int) -> Cost:
+        return costs.text_encoder(config["text_config"], tokens, LAYERS)
 
-    def step_cost(self, config: Config, latent_shape: tuple[int, ...]) -> Cost:
-        return costs.transformer(config, latent_shape[1], MAX_TOKENS)
+    def step_cost(self, config: Config, latent_shape: Any, tokens: int) -> Cost:
+        return costs.transformer(config, latent_shape[1], tokens)
 
-    def denoising(
-        self,
-        request: Flux2Request,
-        prepared: FlowMatchEulerDiscreteScheduler,
-        checkpoint: Checkpoint,
-        condition: NDArray[np.float32] | None,
-    ) -> Denoising:
+    def condition(self, job: Job, request: Flux2Request, prepared: Any) -> Any:
+        """The rotary tables of image and text."""
+        return rotary_tables(job.checkpoint.config("transformer"), request.grid, MAX_TOKENS)
+
+    def denoising(self, request: Flux2Request, prepared: FlowMatchEulerDiscreteScheduler) -> Denoising:
         steps = request.num_inference_steps
         noise = initial_noise((1, TOKEN_CHANNELS, *request.grid), request.seed)
         packed = noise.reshape(1, TOKEN_CHANNELS, -1).swapaxes(1, 2)
@@ -112,12 +104,9 @@ class Flux2(Pipeline[Flux2Request, FlowMatchEulerDiscreteScheduler]):
             [Phase("transformer", steps, request.guidance_scale)],
             tabulate(prepared, steps, prod(request.grid)),
             SolverState(np.int32(0), packed),
-            rotary_tables(checkpoint.config("transformer"), request.grid, MAX_TOKENS),
         )
 
-    def decoding(
-        self, job: Job, decoder: Any, latent_shape: tuple[int, ...], size: PixelSize
-    ) -> tuple[Sequence[Turn], NamedSharding, NamedSharding]:
+    def decoding(self, job: Job, decoder: Any, latent_shape: Any, size: PixelSize) -> Decoding:
         grid = size.height // SIZE_MULTIPLE, size.width // SIZE_MULTIPLE
         split = layout.frames(layout.pixels(job.mesh, (1, TOKEN_CHANNELS, *grid)))
         return [decoding_turn(decoder, job.mesh, job.checkpoint.config("vae"), grid)], split, split

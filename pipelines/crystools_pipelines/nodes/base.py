@@ -76,10 +76,10 @@ class ModelNode:
     MODEL: ClassVar[str]
     """The model's id among MODELS."""
     NAME: ClassVar[str]
-    """What the model is called in the node's title, before `TITLE`."""
+    """The model's name in the node's title, before `TITLE`."""
     TITLE: ClassVar[str]
     SOCKETS: ClassVar[str]
-    """What the types of the model's own sockets begin with."""
+    """The prefix of the types of the model's own sockets."""
     INPUT_NAMES: ClassVar[Sequence[str]]
     """Fields of the request, `model_id`, `num_devices`, `fps`, or the model's own sockets, in their order."""
     RETURN_NAMES: ClassVar[Sequence[str]]
@@ -113,7 +113,7 @@ class ModelNode:
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
-        """As ComfyUI asks. Workflows that were made before there was `num_devices` run without it."""
+        """The inputs in ComfyUI's form. Workflows made before there was `num_devices` run without it."""
         required = dict(cls.INPUTS)
         optional = {name: required.pop(name) for name in ("num_devices",) if name in required}
         types = {"required": required, "optional": optional, "hidden": {"unique_id": "UNIQUE_ID"}}
@@ -167,8 +167,8 @@ class ModelNode:
         """A run of the pipeline that loads `parts`. What was planned of all of `request` is its forecast."""
         from crystools_pipelines.run import started_run
 
-        named = {"node": type(self).__name__, **params}
-        return started_run(self.MODEL, named, checkpoint, mesh, parts, request=request, on_step=self.on_step)
+        params = {"node": type(self).__name__, **params}
+        return started_run(self.MODEL, params, checkpoint, mesh, parts, request=request, on_step=self.on_step)
 
 
 def node_mappings(*nodes: type[ModelNode]) -> tuple[dict[str, type[ModelNode]], dict[str, str]]:

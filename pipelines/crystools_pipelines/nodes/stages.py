@@ -67,6 +67,8 @@ class SamplerNode(ModelNode):
         mesh = pipeline.mesh(devices(num_devices), checkpoint, request.branches)
         parts = pipeline.denoisers(mesh, prepared)
         with self.job(checkpoint, mesh, params_of(request), parts, request) as job:
+            if condition is None:
+                condition = pipeline.condition(job, request, prepared)
             values = np.asarray(pipeline.denoise(job, request, prepared, branches, condition))
         values = pipeline.without_padding(request, values)
         return Latents(self.MODEL, checkpoint.location, values, request.size), job.run.report

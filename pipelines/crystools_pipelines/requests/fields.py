@@ -26,10 +26,10 @@ _METADATA: Final = "setting"
 
 
 class Role(StrEnum):
-    """What of a run depends on a field."""
+    """The part of a run that depends on a field."""
 
     CONTENT = "content"
-    """What is shown: no time, and no program."""
+    """The picture alone: no time, and no program."""
     SCHEDULE = "schedule"
     """Values and lengths of tables, and how many steps and guidance branches there are: else no program."""
     SHAPE = "shape"
@@ -56,7 +56,7 @@ class Setting:
 
     @property
     def is_required(self) -> bool:
-        """Whether a request cannot do without."""
+        """Whether a request must give the field."""
         return self.default is MISSING
 
 

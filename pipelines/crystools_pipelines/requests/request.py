@@ -1,4 +1,4 @@
-"""What the requests of all models have in common, and the fields that several of them have."""
+"""The base classes of all models' requests, and the fields that several of them have."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -34,7 +34,7 @@ class Size(NamedTuple):
 
 @dataclass(frozen=True)
 class Request:
-    """What one asks of a model. Each field says in its declaration what it means (see `settings_of`).
+    """A request to a model. Each field says in its declaration what it means (see `settings_of`).
 
     Raises RequestError naming the field that cannot be served, and what would.
     """
@@ -96,7 +96,7 @@ def guidance_setting(default: float, help: str, low: float, tooltip: str) -> Any
 
 
 def seed_setting(default: int) -> Any:
-    """What the noise is drawn from."""
+    """The seed of the noise."""
     return setting(default, role=Role.CONTENT, help="of the noise", check=check_seed, widget=SEED)
 
 

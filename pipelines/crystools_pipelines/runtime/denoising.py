@@ -12,7 +12,7 @@ from crystools_pipelines.weights.loading import State
 
 
 class Solver(Protocol):
-    """What goes from step to step: the number of the step that comes, the latents, and what else it needs."""
+    """A solver's state: the number of the step that comes, the latents, and what else it needs."""
 
     @property
     def step(self) -> Any: ...

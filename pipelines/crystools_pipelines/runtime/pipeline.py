@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeAlias, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -36,7 +36,9 @@ from crystools_pipelines.weights.inspection import Size, check_classes, check_co
 from crystools_pipelines.weights.part import Part
 from crystools_tpu.telemetry import StageName
 
-Config = Mapping[str, Any]
+Config: TypeAlias = Mapping[str, Any]
+Decoding: TypeAlias = tuple[Sequence[Turn], NamedSharding, NamedSharding]
+"""The turns of a VAE, and the shardings of what they give and of what each hands on to the next."""
 Request = TypeVar("Request")
 Prepared = TypeVar("Prepared")
 
@@ -52,16 +54,15 @@ class Phase:
 
 @dataclass(frozen=True)
 class Denoising:
-    """What a run of the denoiser begins with beside the embeddings, on the host.
+    """What a run of the denoiser begins with, on the host.
 
-    `schedule` and `solver` are as `denoising_step` takes them, `condition` what the transformers see beside
-    the latents, and `noises`, where the solver draws any, what it adds in each step.
+    `schedule` and `solver` are as `denoising_step` takes them, and `noises`, where the solver draws any, what
+    it adds in each step.
     """
 
     phases: Sequence[Phase]
     schedule: Any
     solver: Any
-    condition: Any = None
     noises: Iterable[NDArray[np.float32]] | None = None
 
 
@@ -82,12 +83,18 @@ class Pipeline(ABC, Generic[Request, Prepared]):
     tokenize: ClassVar[Tokenize]
     max_tokens: ClassVar[int]
     """How many tokens the text encoder takes: longer prompts are cut, others padded."""
+    text_width: ClassVar[str]
+    """What the transformer's configuration calls the width of the embeddings."""
     embed: ClassVar[Callable[..., jax.Array]] = staticmethod(call)
     """`embed(encoder, weights, ids, mask)` is the embeddings `[prompts, tokens, width]`."""
     predict: ClassVar[Callable[..., jax.Array]]
     """`predict(transformer, mesh, dtype, weights, sample, timestep, guidance, embeddings, condition)`."""
     advance: ClassVar[Callable[..., Any]]
     """The solver's state after a step, as `denoising_step` has it."""
+    text_cost: ClassVar[Callable[..., Cost]]
+    """`text_cost(config, prompts, tokens)` is that of the text encoder."""
+    step_cost: ClassVar[Callable[..., Cost]]
+    """`step_cost(config, latent_shape, tokens)` is that of a transformer, with a sample for each branch."""
 
     def check(self, checkpoint: Checkpoint) -> None:
         """Looks at the configurations of all that a run loads."""
@@ -117,9 +124,10 @@ class Pipeline(ABC, Generic[Request, Prepared]):
     def widths(self, checkpoint: Checkpoint) -> tuple[int, ...]:
         """The sizes that a mesh's `tensor` splits."""
 
-    @abstractmethod
     def embedding_width(self, checkpoint: Checkpoint) -> int:
         """The width of the embeddings that the transformer takes."""
+        width: int = checkpoint.config("transformer")[self.text_width]
+        return width
 
     def mesh(
         self,
@@ -166,18 +174,10 @@ class Pipeline(ABC, Generic[Request, Prepared]):
         """All that a run loads, in its order."""
         return [self.text_encoder(mesh), *self.denoisers(mesh, prepared), self.decoder(mesh)]
 
-    @abstractmethod
-    def text_cost(self, config: Config, prompts: int) -> Cost:
-        """The text encoder on so many prompts."""
-
-    @abstractmethod
-    def step_cost(self, config: Config, latent_shape: tuple[int, ...]) -> Cost:
-        """The transformer of this configuration on latents of this shape, a sample for each branch."""
-
     def encode(self, job: Job, prompts: Sequence[str]) -> jax.Array:
         """Embeddings `[prompts, tokens, width]`, the guidance branches' split over the mesh."""
         encoder = job.load(self.text_encoder(job.mesh))
-        cost = self.text_cost(job.checkpoint.config("text_encoder"), len(prompts))
+        cost = self.text_cost(job.checkpoint.config("text_encoder"), len(prompts), self.max_tokens)
         return run_once(
             job,
             StageName.TEXT_ENCODE,
@@ -188,34 +188,23 @@ class Pipeline(ABC, Generic[Request, Prepared]):
             cost=StepCost.of(cost, job.itemsize),
         )
 
-    def condition(self, job: Job, request: Request, prepared: Prepared) -> NDArray[np.float32] | None:
-        """What the transformers see beside the latents, on the host; None where that is nothing."""
+    def condition(self, job: Job, request: Request, prepared: Prepared) -> Any:
+        """The arrays that the transformers see beside the latents, on the host; None where there are none."""
         return None
 
     @abstractmethod
-    def denoising(
-        self,
-        request: Request,
-        prepared: Prepared,
-        checkpoint: Checkpoint,
-        condition: NDArray[np.float32] | None,
-    ) -> Denoising:
+    def denoising(self, request: Request, prepared: Prepared) -> Denoising:
         """The request's noise, schedule and phases."""
 
     def denoise(
-        self,
-        job: Job,
-        request: Request,
-        prepared: Prepared,
-        embeddings: AnyArray,
-        condition: NDArray[np.float32] | None,
+        self, job: Job, request: Request, prepared: Prepared, embeddings: AnyArray, condition: Any
     ) -> jax.Array:
         """The final latents, float32, replicated. `embeddings` are those of the guidance branches.
 
         A phase's transformer need not be there any more when the next comes.
         """
-        begin = self.denoising(request, prepared, job.checkpoint, condition)
-        schedule, solver, seen = job.put((begin.schedule, begin.solver, begin.condition), job.everywhere)
+        begin = self.denoising(request, prepared)
+        schedule, solver, seen = job.put((begin.schedule, begin.solver, condition), job.everywhere)
         branches = job.put(embeddings, layout.branches(job.mesh))
         noises = begin.noises and (job.put(noise, job.everywhere) for noise in begin.noises)
         for phase in begin.phases:
@@ -232,24 +221,19 @@ class Pipeline(ABC, Generic[Request, Prepared]):
         self, job: Job, name: str, loaded: Component[Any], branches: int, latent_shape: tuple[int, ...]
     ) -> Step:
         def cost(branches: int) -> Cost:
-            return self.step_cost(job.checkpoint.config(name), (branches, *latent_shape[1:]))
+            return self.step_cost(job.checkpoint.config(name), (branches, *latent_shape[1:]), self.max_tokens)
 
         predict = partial(self.predict, loaded.module, job.mesh, job.dtype)
         function = partial(denoising_step, predict, self.advance)
         return Step(function, guided_cost(job.mesh, branches, job.itemsize, cost))
 
     def without_padding(self, request: Request, latents: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Those of the final latents that become pictures."""
+        """The final latents less those that become no picture."""
         return latents
 
     @abstractmethod
-    def decoding(
-        self, job: Job, decoder: Any, latent_shape: tuple[int, ...], size: PixelSize
-    ) -> tuple[Sequence[Turn], NamedSharding, NamedSharding]:
-        """The turns in which `decoder` makes frames of latents of this shape, which may have padding.
-
-        With the shardings of the frames and of what a turn hands on to the next.
-        """
+    def decoding(self, job: Job, decoder: Any, latent_shape: Any, size: PixelSize) -> Decoding:
+        """How `decoder` makes frames of latents of this shape, which may have padding."""
 
     def decode(self, job: Job, latents: AnyArray, size: PixelSize) -> NDArray[np.float32]:
         """The frames `[frames, height, width, 3]` in 0..1, on the host; `latents` may have padding."""

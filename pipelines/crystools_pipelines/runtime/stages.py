@@ -41,7 +41,7 @@ class StepCost:
 
     @property
     def of_step(self) -> dict[str, Any]:
-        """As a stage takes it."""
+        """The keywords by which a stage of a run takes the cost."""
         return {
             "flops_per_step": self.flops,
             "flops_method": "architecture",

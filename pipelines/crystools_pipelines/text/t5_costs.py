@@ -1,4 +1,4 @@
-"""What T5's encoder and UMT5's compute and move. A `config` is the mapping in the component's `config.json`.
+"""FLOPs and moved bytes of T5's encoder and UMT5's. A `config` is the mapping in its `config.json`.
 
 They differ in `position_tables`: how many tables of relative positions there are.
 """

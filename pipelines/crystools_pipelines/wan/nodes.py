@@ -46,8 +46,8 @@ class WanSampler(SamplerNode):
         **settings: Any,
     ) -> tuple[Latents, int, Timing]:
         """Without guidance the negative embeddings are not used. `settings` are the request's fields."""
-        named = [*zip(EMBEDDINGS, (prompt_embeds, negative_prompt_embeds), strict=True)]
-        latents, report = self.sampled(named, model_id, num_devices, settings, condition)
+        embeddings = [*zip(EMBEDDINGS, (prompt_embeds, negative_prompt_embeds), strict=True)]
+        latents, report = self.sampled(embeddings, model_id, num_devices, settings, condition)
         return latents, latents.size.num_frames, telemetry.to_wire(report)
 
 

@@ -6,21 +6,17 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Generic, TypeVar
 
-import numpy as np
 from diffusers import UniPCMultistepScheduler
-from jax.sharding import Mesh, NamedSharding
-from numpy.typing import NDArray
+from jax.sharding import Mesh
 from transformers import UMT5EncoderModel
 
-from crystools_pipelines.costs import Cost
 from crystools_pipelines.models import MODELS
 from crystools_pipelines.parallel import layout
 from crystools_pipelines.requests.request import Size as PixelSize
 from crystools_pipelines.runtime import multistep
 from crystools_pipelines.runtime.job import Job, initial_noise
-from crystools_pipelines.runtime.pipeline import Config, Denoising, Phase, Pipeline
+from crystools_pipelines.runtime.pipeline import Config, Decoding, Denoising, Phase, Pipeline
 from crystools_pipelines.runtime.scheduler import load_scheduler
-from crystools_pipelines.runtime.stages import Turn
 from crystools_pipelines.text import t5
 from crystools_pipelines.wan import costs, sharding
 from crystools_pipelines.wan.request import (
@@ -41,7 +37,7 @@ Request = TypeVar("Request", bound=WanRequest)
 
 @dataclass(frozen=True)
 class Prepared:
-    """What a request needs beside the checkpoint's weights; `phases` has the noisy ones first."""
+    """What a request needs beside the checkpoint's weights; the first of `phases` is the noisiest."""
 
     scheduler: UniPCMultistepScheduler
     phases: tuple[Phase, ...]
@@ -52,9 +48,12 @@ class WanPipeline(Pipeline[Request, Prepared], Generic[Request]):
 
     tokenize = staticmethod(tokenize)
     max_tokens = MAX_TOKENS
+    text_width = "text_dim"
     embed = staticmethod(embed)
     predict = staticmethod(predict)
     advance = staticmethod(multistep.advance)
+    text_cost = staticmethod(costs.text_encoder)
+    step_cost = staticmethod(costs.transformer)
 
     def vae_sizes(self, config: Config) -> list[Size]:
         halvings = config["temperal_downsample"]
@@ -84,19 +83,15 @@ class WanPipeline(Pipeline[Request, Prepared], Generic[Request]):
     def widths(self, checkpoint: Checkpoint) -> tuple[int, ...]:
         return sharding.widths(checkpoint.config("transformer"), checkpoint.config("text_encoder"))
 
-    def embedding_width(self, checkpoint: Checkpoint) -> int:
-        width: int = checkpoint.config("transformer")["text_dim"]
-        return width
-
     @abstractmethod
     def shift(self, request: Request) -> float:
-        """That of the request's schedule."""
+        """The shift of the request's flow schedule, which has no unit."""
 
     @abstractmethod
     def phases(
         self, request: Request, checkpoint: Checkpoint, scheduler: UniPCMultistepScheduler
     ) -> Sequence[Phase]:
-        """Which transformer takes how many steps of `scheduler`, the noisy ones first."""
+        """The transformers, with how many steps of `scheduler` each takes, the noisy ones first."""
 
     def prepare(self, request: Request, checkpoint: Checkpoint) -> Prepared:
         check_all_heeded(self.model, checkpoint)
@@ -120,26 +115,12 @@ class WanPipeline(Pipeline[Request, Prepared], Generic[Request]):
     def decoder(self, mesh: Mesh) -> Part[Any]:
         return Part("vae", build_decoder, sharding.VAE, (r"(encoder|quant_conv)\..*",), dtype="float32")
 
-    def text_cost(self, config: Config, prompts: int) -> Cost:
-        return costs.text_encoder(config, prompts, MAX_TOKENS)
-
-    def step_cost(self, config: Config, latent_shape: Any) -> Cost:
-        return costs.transformer(config, latent_shape, MAX_TOKENS)
-
-    def denoising(
-        self,
-        request: Request,
-        prepared: Prepared,
-        checkpoint: Checkpoint,
-        condition: NDArray[np.float32] | None,
-    ) -> Denoising:
+    def denoising(self, request: Request, prepared: Prepared) -> Denoising:
         schedule = multistep.tabulate(prepared.scheduler, request.num_inference_steps)
         solver = multistep.start(schedule, initial_noise(request.latent_shape, request.seed))
-        return Denoising(prepared.phases, schedule, solver, condition)
+        return Denoising(prepared.phases, schedule, solver)
 
-    def decoding(
-        self, job: Job, decoder: Any, latent_shape: Any, size: PixelSize
-    ) -> tuple[Sequence[Turn], NamedSharding, NamedSharding]:
+    def decoding(self, job: Job, decoder: Any, latent_shape: Any, size: PixelSize) -> Decoding:
         split = layout.pixels(job.mesh, latent_shape)
         turns = decoding_turns(decoder, job.checkpoint.config("vae"), latent_shape)
         return turns, layout.frames(split), split

@@ -51,11 +51,11 @@ class LatentScale:
         self._deviation = list(vae.config.latents_std)
 
     def to_vae(self, latents: jax.Array) -> jax.Array:
-        """What the VAE decodes."""
+        """The denoiser's latents in the scale of the VAE."""
         return latents * _by_channel(self._deviation) + _by_channel(self._mean)
 
     def from_vae(self, latents: jax.Array) -> jax.Array:
-        """What the VAE encoded, as the denoiser has it."""
+        """The VAE's latents in the scale of the denoiser."""
         return (latents - _by_channel(self._mean)) / _by_channel(self._deviation)
 
 

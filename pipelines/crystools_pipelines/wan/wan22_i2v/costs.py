@@ -1,4 +1,4 @@
-"""What Wan2.2 image-to-video computes and moves beyond Wan2.1, from the architecture alone."""
+"""FLOPs and moved bytes of what Wan2.2 image-to-video computes beyond Wan2.1, by the architecture alone."""
 
 from functools import partial
 from itertools import pairwise

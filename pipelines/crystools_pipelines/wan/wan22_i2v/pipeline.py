@@ -25,7 +25,7 @@ ENCODER = Part("vae", build_encoder, VAE_ENCODER, (r"(decoder|post_quant_conv)\.
 
 @dataclass(frozen=True)
 class Prepared(pipeline.Prepared):
-    """And `image`, in -1..1, float32 `[1, 3, 1, height, width]`."""
+    """What a request needs beside the weights, its `image` too: -1..1, float32 `[1, 3, 1, height, width]`."""
 
     image: NDArray[np.float32]
 
