@@ -27,6 +27,7 @@ FPS = ("INT", 16, 1, 60, 1)
 SEED = ("INT", 0, 2**64 - 1, 1)
 WAN21 = ("STRING", "Wan-AI/Wan2.1-T2V-14B-Diffusers")
 WAN22 = ("STRING", "Wan-AI/Wan2.2-I2V-A14B-Diffusers")
+WAN22_T2V = ("STRING", "Wan-AI/Wan2.2-T2V-A14B-Diffusers")
 FLUX2 = ("STRING", "black-forest-labs/FLUX.2-dev")
 WAN_SIZE = {
     "height": ("INT", 720, 256, 1280, 16),
@@ -125,6 +126,30 @@ CONTRACT: dict[str, tuple[dict[str, tuple[Any, ...]], list[str]]] = {
     ),
     "Wan22I2VTPUVAEDecoder": (
         {"latents": ("WAN22_LATENTS",), "model_id": WAN22, "fps": FPS},
+        ["frames IMAGE", "fps INT"],
+    ),
+    "Wan22T2VTextEncoder": (
+        {"prompt": PROMPT, "negative_prompt": PROMPT, "model_id": WAN22_T2V},
+        ["prompt_embeds", "negative_prompt_embeds"],
+    ),
+    "Wan22T2VTPUSampler": (
+        {
+            "prompt_embeds": ("WAN22_T2V_EMBEDDINGS",),
+            "negative_prompt_embeds": ("WAN22_T2V_EMBEDDINGS",),
+            **WAN_SIZE,
+            "num_inference_steps": ("INT", 40, 1, 100, 1),
+            "guidance_scale": ("FLOAT", 4.0, 0.0, 20.0, 0.1),
+            "guidance_scale_2": ("FLOAT", 3.0, 0.0, 20.0, 0.1),
+            "shift": ("FLOAT", 12.0, 1.0, 20.0, 0.1),
+            "seed": ("INT", 0, 0, 2**64 - 1, 1),
+            "model_id": WAN22_T2V,
+            "boundary_ratio": ("FLOAT", 0.875, 0.0, 1.0, 0.005),
+            "num_devices": DEVICES,
+        },
+        ["latents", "num_frames INT"],
+    ),
+    "Wan22T2VTPUVAEDecoder": (
+        {"latents": ("WAN22_T2V_LATENTS",), "model_id": WAN22_T2V, "fps": FPS},
         ["frames IMAGE", "fps INT"],
     ),
     **{f"Flux2{role}": node for role, node in FLUX2_NODES.items()},

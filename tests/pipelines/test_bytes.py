@@ -5,7 +5,7 @@ The models live on the meta device; hooks see the shapes of what goes into and c
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -30,12 +30,13 @@ from transformers.models.mistral.modeling_mistral import MistralAttention, Mistr
 from transformers.models.t5.modeling_t5 import T5LayerFF, T5LayerSelfAttention
 from transformers.models.umt5.modeling_umt5 import UMT5LayerFF, UMT5LayerSelfAttention
 
-from crystools_pipelines.cogvideox import flops as cogvideox
+from crystools_pipelines.cogvideox import costs as cogvideox
 from crystools_pipelines.cogvideox.vae import turns
-from crystools_pipelines.flux2 import flops as flux2
+from crystools_pipelines.costs import Cost
+from crystools_pipelines.flux2 import costs as flux2
 from crystools_pipelines.flux2.text import LAYERS
-from crystools_pipelines.wan import flops as wan21
-from crystools_pipelines.wan.wan22_i2v import flops as wan22_i2v
+from crystools_pipelines.wan import costs as wan21
+from crystools_pipelines.wan.wan22_i2v import costs as wan22_i2v
 
 Elements = Callable[[Any, dict[str, Any], Any], int]
 
@@ -148,6 +149,10 @@ def wan_vae() -> Any:
         return AutoencoderKLWan()
 
 
+def moved_bytes(costs: Iterable[Cost]) -> float:
+    return sum(cost.moved_bytes(4) for cost in costs)
+
+
 # The first is 720x1280 in 81 frames. In the second latent frame diffusers reads one frame of past and we two
 # (one of zeros, so that one program serves all): in a video of a few latent frames that is more than 1%.
 WAN_LATENTS = [(1, 16, 21, 90, 160), (1, 16, 1, 60, 104), (2, 16, 31, 32, 48)]
@@ -161,7 +166,7 @@ def test_wan_decodes_each_latent_frame_with_the_weights_once(
     with counted(*parts) as elements:
         run(wan_vae.decode, empty(*latent_shape))
     weights = latent_shape[2] * parameters(*parts)
-    moved = wan21.vae_decode_bytes(wan_vae.config, latent_shape, bytes_per_parameter=4)
+    moved = moved_bytes(wan21.vae_decode(wan_vae.config, latent_shape))
     assert moved == pytest.approx(4 * (weights + sum(elements)), rel=0.01)
 
 
@@ -174,16 +179,16 @@ def test_wan_encodes_each_latent_frame_with_the_weights_once(
     with counted(*parts) as elements:
         run(wan_vae.encode, empty(batch, 3, 4 * frames - 3, 8 * height, 8 * width))
     weights = frames * parameters(*parts)
-    moved = wan22_i2v.vae_encode_bytes(wan_vae.config, latent_shape, bytes_per_parameter=4)
+    moved = moved_bytes(wan22_i2v.vae_encode(wan_vae.config, latent_shape))
     assert moved == pytest.approx(4 * (weights + sum(elements)), rel=0.01)
 
 
 def test_a_further_latent_frame_of_wan_without_pixels_moves_exactly_the_weights(wan_vae: Any) -> None:
     for count, parts in (
-        (wan21.vae_decode_bytes, (wan_vae.post_quant_conv, wan_vae.decoder)),
-        (wan22_i2v.vae_encode_bytes, (wan_vae.encoder, wan_vae.quant_conv)),
+        (wan21.vae_decode, (wan_vae.post_quant_conv, wan_vae.decoder)),
+        (wan22_i2v.vae_encode, (wan_vae.encoder, wan_vae.quant_conv)),
     ):
-        one, two = (count(wan_vae.config, (1, 16, frames, 0, 0), 4) for frames in (1, 2))
+        one, two = (moved_bytes(count(wan_vae.config, (1, 16, frames, 0, 0))) for frames in (1, 2))
         assert two - one == 4 * parameters(*parts)
         in_time = [module for part in parts for name, module in part.named_modules() if "time_conv" in name]
         assert two - 2 * one == 4 * parameters(*(m for m in in_time if isinstance(m, WanCausalConv3d)))
@@ -196,12 +201,12 @@ def test_cogvideox_decodes_each_turn_with_the_weights_once(frames: int, height: 
     with counted(vae.decoder) as elements:
         run(vae.decode, empty(1, 16, frames, height, width))
     counts = turns(frames)
-    moved = sum(
-        cogvideox.vae_turn_bytes(vae.config, count, height, width, 4, first=index == 0)
+    moved = moved_bytes(
+        cogvideox.vae_turn(vae.config, count, height * width, first=index == 0)
         for index, count in enumerate(counts)
     )
     assert moved == pytest.approx(4 * (len(counts) * parameters(vae.decoder) + sum(elements)), rel=0.01)
-    without_pixels = cogvideox.vae_turn_bytes(vae.config, 2, 0, 0, 4, first=False)
+    without_pixels = cogvideox.vae_turn(vae.config, 2, 0, first=False).moved_bytes(4)
     assert without_pixels == 4 * parameters(vae.decoder)
 
 
@@ -216,7 +221,7 @@ def test_flux2_decodes_with_the_weights_once(rows: int, columns: int) -> None:
         + vae.bn.running_mean.numel()
         + vae.bn.running_var.numel()
     )
-    moved = flux2.vae_decode_bytes(vae.config, rows, columns, bytes_per_parameter=4)
+    moved = flux2.vae_decode(vae.config, rows * columns).moved_bytes(4)
     assert moved == 4 * (weights + sum(elements))
 
 
@@ -224,20 +229,20 @@ XXL = {"d_model": 4096, "d_kv": 64, "d_ff": 10240, "num_layers": 24, "num_heads"
 
 
 @pytest.mark.parametrize(
-    ("build", "config", "count", "tokens"),
+    ("build", "config", "cost", "tokens"),
     [
-        (UMT5EncoderModel, UMT5Config(vocab_size=256384, **XXL), wan21.text_encoder_bytes, 512),
+        (UMT5EncoderModel, UMT5Config(vocab_size=256384, **XXL), wan21.text_encoder, 512),
         (
             T5EncoderModel,
             T5Config(vocab_size=32128, feed_forward_proj="gated-gelu", **XXL),
-            cogvideox.text_encoder_bytes,
+            cogvideox.text_encoder,
             226,
         ),
     ],
     ids=["umt5", "t5"],
 )
 def test_t5_reads_its_weights_once_and_of_the_vocabulary_the_tokens_rows(
-    build: Any, config: Any, count: Callable[..., float], tokens: int
+    build: Any, config: Any, cost: Callable[..., Cost], tokens: int
 ) -> None:
     with torch.device("meta"):
         encoder = build(config)
@@ -245,8 +250,8 @@ def test_t5_reads_its_weights_once_and_of_the_vocabulary_the_tokens_rows(
         run(encoder, token_ids(2, tokens))
     weights = parameters(encoder) - encoder.shared.weight.numel()
     embeddings = 2 * tokens * config.d_model
-    assert count(config.to_dict(), 2, tokens, 2) == 2 * (weights + sum(elements) + embeddings)
-    assert count(config.to_dict(), 2, 0, 2) == 2 * weights
+    assert cost(config.to_dict(), 2, tokens).moved_bytes(2) == 2 * (weights + sum(elements) + embeddings)
+    assert cost(config.to_dict(), 2, 0).moved_bytes(2) == 2 * weights
 
 
 def test_mistral_reads_the_layers_that_are_used_and_of_the_vocabulary_the_tokens_rows() -> None:
@@ -267,5 +272,7 @@ def test_mistral_reads_the_layers_that_are_used_and_of_the_vocabulary_the_tokens
         run(model, token_ids(1, 512))
     weights = parameters(model.layers)
     embeddings = 512 * 3 * 5120
-    assert flux2.text_encoder_bytes(config, 512, LAYERS, 2) == 2 * (weights + sum(elements) + embeddings)
-    assert flux2.text_encoder_bytes(config, 0, LAYERS, 2) == 2 * weights
+    assert flux2.text_encoder(config, 512, LAYERS).moved_bytes(2) == 2 * (
+        weights + sum(elements) + embeddings
+    )
+    assert flux2.text_encoder(config, 0, LAYERS).moved_bytes(2) == 2 * weights

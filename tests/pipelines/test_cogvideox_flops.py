@@ -10,7 +10,7 @@ from diffusers import AutoencoderKLCogVideoX, CogVideoXTransformer3DModel
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import T5Config, T5EncoderModel
 
-from crystools_pipelines.cogvideox import flops
+from crystools_pipelines.cogvideox import costs
 from crystools_pipelines.cogvideox.vae import turns
 
 # transformer/config.json of zai-org/CogVideoX1.5-5B; what it leaves out is the class's default.
@@ -59,12 +59,12 @@ def counted_by_torch(function: Any, *args: torch.Tensor, **kwargs: Any) -> int:
 
 
 def test_transformer_5b_at_720p_81_frames_is_1_198_pflop(transformer: Any) -> None:
-    counted = flops.transformer_forward_flops(transformer.config, LATENTS_720P, TEXT_TOKENS)
+    counted = costs.transformer(transformer.config, LATENTS_720P, TEXT_TOKENS).flops
     assert counted == pytest.approx(1.198e15, rel=1e-3)
 
 
 @pytest.mark.parametrize("latent_shape", [LATENTS_720P, (2, 6, 16, 32, 48)])
-def test_transformer_flops_are_torchs(transformer: Any, latent_shape: flops.LatentShape) -> None:
+def test_transformer_flops_are_torchs(transformer: Any, latent_shape: costs.LatentShape) -> None:
     batch, frames, _, height, width = latent_shape
     rotary = torch.empty(frames * height * width // 8, 64, device="meta")
     counted = counted_by_torch(
@@ -74,12 +74,12 @@ def test_transformer_flops_are_torchs(transformer: Any, latent_shape: flops.Late
         encoder_hidden_states=torch.empty(batch, TEXT_TOKENS, 4096, device="meta"),
         image_rotary_emb=(rotary, rotary),
     )
-    assert flops.transformer_forward_flops(transformer.config, latent_shape, TEXT_TOKENS) == counted
+    assert costs.transformer(transformer.config, latent_shape, TEXT_TOKENS).flops == counted
 
 
 def test_transformer_parameters_are_the_models(transformer: Any) -> None:
     counted = sum(parameter.numel() for parameter in transformer.parameters())
-    assert flops.transformer_parameters(transformer.config) == counted
+    assert costs.transformer_parameters(transformer.config) == counted
 
 
 def test_transformer_bytes_are_weights_once_and_the_activations_between_sublayers(transformer: Any) -> None:
@@ -87,9 +87,7 @@ def test_transformer_bytes_are_weights_once_and_the_activations_between_sublayer
     per_layer = 2 * 2 * tokens * width + 2 * 2 * tokens * width
     latents = 2 * 16 * 22 * 90 * 160
     parameters = sum(parameter.numel() for parameter in transformer.parameters())
-    moved = flops.transformer_forward_bytes(
-        transformer.config, LATENTS_720P, TEXT_TOKENS, bytes_per_parameter=2
-    )
+    moved = costs.transformer(transformer.config, LATENTS_720P, TEXT_TOKENS).moved_bytes(2)
     assert moved == 2 * (parameters + layers * per_layer + latents)
 
 
@@ -98,7 +96,7 @@ def test_text_encoder_flops_are_torchs() -> None:
     with torch.device("meta"):
         t5 = T5EncoderModel(config)
     counted = counted_by_torch(t5, torch.zeros(2, TEXT_TOKENS, dtype=torch.long, device="meta"))
-    assert flops.text_encoder_flops(config.to_dict(), 2, TEXT_TOKENS) == counted
+    assert costs.text_encoder(config.to_dict(), 2, TEXT_TOKENS).flops == counted
 
 
 @pytest.mark.parametrize(("frames", "height", "width"), [(21, 90, 160), (6, 20, 30), (1, 60, 90)])
@@ -106,4 +104,5 @@ def test_vae_decode_flops_are_torchs(frames: int, height: int, width: int) -> No
     with torch.device("meta"):
         vae = AutoencoderKLCogVideoX()  # its defaults are the published configuration
     counted = counted_by_torch(vae.decode, torch.empty(1, 16, frames, height, width, device="meta"))
-    assert sum(flops.vae_turn_flops(vae.config, turn, height, width) for turn in turns(frames)) == counted
+    of_turns = (costs.vae_turn(vae.config, turn, height * width, first=False) for turn in turns(frames))
+    assert sum(turn.flops for turn in of_turns) == counted

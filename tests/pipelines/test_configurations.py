@@ -15,7 +15,7 @@ from crystools_pipelines.errors import CheckpointError
 from crystools_pipelines.flux2.nodes import FluxTPUVAEDecoder
 from crystools_pipelines.models import MODELS
 from crystools_pipelines.nodes.handed import Latents
-from crystools_pipelines.requests.size import Size
+from crystools_pipelines.requests.request import Size
 from crystools_pipelines.wan.wan21_t2v.nodes import Wan21TPUVAEDecoder
 from crystools_pipelines.wan.wan22_i2v.nodes import Wan22I2VTPUVAEDecoder
 from crystools_pipelines.weights.checkpoint import Checkpoint

@@ -8,7 +8,7 @@ from diffusers import AutoencoderKLWan, WanTransformer3DModel
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import UMT5Config, UMT5EncoderModel
 
-from crystools_pipelines.wan import flops
+from crystools_pipelines.wan import costs
 
 LATENTS_480P = (1, 16, 21, 60, 104)
 LATENTS_720P = (1, 16, 21, 90, 160)  # 720x1280, 81 frames
@@ -42,13 +42,12 @@ def counted_by_torch(function: Any, *args: torch.Tensor, **kwargs: torch.Tensor)
 
 
 def test_transformer_14b_at_720p_81_frames_is_6_523_pflop(transformer: Any) -> None:
-    assert flops.transformer_forward_flops(transformer.config, LATENTS_720P, TEXT_TOKENS) == pytest.approx(
-        6.523e15, rel=1e-3
-    )
+    cost = costs.transformer(transformer.config, LATENTS_720P, TEXT_TOKENS)
+    assert cost.flops == pytest.approx(6.523e15, rel=1e-3)
 
 
 @pytest.mark.parametrize("latent_shape", [LATENTS_720P, LATENTS_480P, (2, 16, 5, 32, 48)])
-def test_transformer_flops_are_torchs(transformer: Any, latent_shape: flops.LatentShape) -> None:
+def test_transformer_flops_are_torchs(transformer: Any, latent_shape: costs.LatentShape) -> None:
     batch = latent_shape[0]
     counted = counted_by_torch(
         transformer,
@@ -56,32 +55,30 @@ def test_transformer_flops_are_torchs(transformer: Any, latent_shape: flops.Late
         timestep=torch.empty(batch, device="meta"),
         encoder_hidden_states=torch.empty(batch, TEXT_TOKENS, 4096, device="meta"),
     )
-    assert flops.transformer_forward_flops(transformer.config, latent_shape, TEXT_TOKENS) == counted
+    assert costs.transformer(transformer.config, latent_shape, TEXT_TOKENS).flops == counted
 
 
 def test_transformer_parameters_are_the_models(transformer: Any) -> None:
     counted = sum(parameter.numel() for parameter in transformer.parameters())
     assert counted == 14_288_491_584
-    assert flops.transformer_parameters(transformer.config) == counted
+    assert costs.transformer_parameters(transformer.config) == counted
 
 
 def test_transformer_bytes_are_weights_once_and_the_activations_between_sublayers(transformer: Any) -> None:
     tokens, width, layers = 21 * 45 * 80, 5120, 40
     per_layer = 3 * 2 * tokens * width + 2 * 2 * (tokens + TEXT_TOKENS) * width
     latents = 2 * 16 * 21 * 90 * 160
-    moved = flops.transformer_forward_bytes(
-        transformer.config, LATENTS_720P, TEXT_TOKENS, bytes_per_parameter=2
-    )
+    moved = costs.transformer(transformer.config, LATENTS_720P, TEXT_TOKENS).moved_bytes(2)
     assert moved == 2 * (14_288_491_584 + layers * per_layer + latents)
 
 
 @pytest.mark.parametrize(("batch", "tokens"), [(1, 512), (2, 226)])
 def test_text_encoder_flops_are_torchs(umt5_xxl: Any, batch: int, tokens: int) -> None:
     counted = counted_by_torch(umt5_xxl, torch.zeros(batch, tokens, dtype=torch.long, device="meta"))
-    assert flops.text_encoder_flops(umt5_xxl.config.to_dict(), batch, tokens) == counted
+    assert costs.text_encoder(umt5_xxl.config.to_dict(), batch, tokens).flops == counted
 
 
 @pytest.mark.parametrize("latent_shape", [LATENTS_720P, (1, 16, 1, 60, 104), (2, 16, 3, 32, 48)])
-def test_vae_decode_flops_are_torchs(vae: Any, latent_shape: flops.LatentShape) -> None:
+def test_vae_decode_flops_are_torchs(vae: Any, latent_shape: costs.LatentShape) -> None:
     counted = counted_by_torch(vae.decode, torch.empty(latent_shape, device="meta"))
-    assert flops.vae_decode_flops(vae.config, latent_shape) == counted
+    assert sum(frame.flops for frame in costs.vae_decode(vae.config, latent_shape)) == counted

@@ -8,10 +8,9 @@ from diffusers import AutoencoderKLWan, WanTransformer3DModel
 from torch.utils.flop_counter import FlopCounterMode
 
 from crystools_pipelines.parallel.sharding import match
-from crystools_pipelines.wan.flops import LatentShape, transformer_forward_flops, transformer_parameters
-from crystools_pipelines.wan.wan22_i2v.encoder import FrameEncoder
-from crystools_pipelines.wan.wan22_i2v.flops import vae_encode_flops
-from crystools_pipelines.wan.wan22_i2v.sharding import VAE_ENCODER
+from crystools_pipelines.wan import costs
+from crystools_pipelines.wan.wan22_i2v.costs import vae_encode
+from crystools_pipelines.wan.wan22_i2v.encoder import VAE_ENCODER, FrameEncoder
 
 # transformer/config.json of Wan-AI/Wan2.2-I2V-A14B-Diffusers; transformer_2's is the same.
 TRANSFORMER = {
@@ -49,17 +48,17 @@ def test_transformer_flops_and_parameters_are_torchs() -> None:
         text = torch.empty(1, 512, 4096)
         with FlopCounterMode(display=False) as counter, torch.no_grad():
             transformer(hidden_states=latents, timestep=torch.empty(1), encoder_hidden_states=text)
-    assert transformer_forward_flops(TRANSFORMER, LATENTS_720P, 512) == counter.get_total_flops()
-    assert transformer_parameters(TRANSFORMER) == sum(p.numel() for p in transformer.parameters())
+    assert costs.transformer(TRANSFORMER, LATENTS_720P, 512).flops == counter.get_total_flops()
+    assert costs.transformer_parameters(TRANSFORMER) == sum(p.numel() for p in transformer.parameters())
 
 
 @pytest.mark.parametrize("latent_shape", [LATENTS_720P, (1, 16, 1, 60, 104), (2, 16, 3, 32, 48)])
-def test_vae_encode_flops_are_torchs(vae: Any, latent_shape: LatentShape) -> None:
+def test_vae_encode_flops_are_torchs(vae: Any, latent_shape: costs.LatentShape) -> None:
     batch, _, frames, height, width = latent_shape
     video = torch.empty(batch, 3, 4 * frames - 3, 8 * height, 8 * width, device="meta")
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         vae.encode(video)
-    assert vae_encode_flops(vae.config, latent_shape) == counter.get_total_flops()
+    assert sum(frame.flops for frame in vae_encode(vae.config, latent_shape)) == counter.get_total_flops()
 
 
 def test_every_parameter_of_the_encoder_has_a_rule(vae: Any) -> None:

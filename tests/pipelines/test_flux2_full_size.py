@@ -11,7 +11,7 @@ from diffusers import AutoencoderKLFlux2, Flux2Transformer2DModel
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import Mistral3Config, MistralConfig, MistralModel
 
-from crystools_pipelines.flux2 import flops, sharding
+from crystools_pipelines.flux2 import costs, sharding
 from crystools_pipelines.flux2.text import LAYERS, build_prompt_encoder
 from crystools_pipelines.flux2.transformer import build_transformer
 from crystools_pipelines.flux2.vae import build_decoder
@@ -74,9 +74,7 @@ def counted_by_torch(function: Any, *args: torch.Tensor, **kwargs: Any) -> int:
 
 
 def test_a_step_at_1024_is_0_2826_pflop(transformer: Any) -> None:
-    assert flops.transformer_forward_flops(TRANSFORMER, 64 * 64, TEXT_TOKENS) == pytest.approx(
-        0.2826e15, rel=1e-3
-    )
+    assert costs.transformer(TRANSFORMER, 64 * 64, TEXT_TOKENS).flops == pytest.approx(0.2826e15, rel=1e-3)
 
 
 @pytest.mark.parametrize("image_tokens", [64 * 64, 16 * 128])
@@ -90,26 +88,26 @@ def test_transformer_flops_are_torchs(transformer: Any, image_tokens: int) -> No
         img_ids=torch.empty(image_tokens, 4, device="meta"),
         txt_ids=torch.empty(TEXT_TOKENS, 4, device="meta"),
     )
-    assert flops.transformer_forward_flops(TRANSFORMER, image_tokens, TEXT_TOKENS) == counted
+    assert costs.transformer(TRANSFORMER, image_tokens, TEXT_TOKENS).flops == counted
 
 
 def test_transformer_parameters_are_the_models(transformer: Any) -> None:
     counted = sum(parameter.numel() for parameter in transformer.parameters())
-    assert flops.transformer_parameters(TRANSFORMER) == counted == 32_223_281_152
+    assert costs.transformer_parameters(TRANSFORMER) == counted == 32_223_281_152
 
 
 def test_transformer_bytes_are_weights_once_and_the_activations_between_sublayers() -> None:
     tokens, width = 64 * 64 + TEXT_TOKENS, 6144
     activations = (8 * (2 * 2 + 2 * 2) + 48 * (2 + 2 * 2)) * tokens * width
-    moved = flops.transformer_forward_bytes(TRANSFORMER, 64 * 64, TEXT_TOKENS, bytes_per_parameter=2)
-    assert moved == 2 * (flops.transformer_parameters(TRANSFORMER) + activations + 2 * 128 * 64 * 64)
+    moved = costs.transformer(TRANSFORMER, 64 * 64, TEXT_TOKENS).moved_bytes(2)
+    assert moved == 2 * (costs.transformer_parameters(TRANSFORMER) + activations + 2 * 128 * 64 * 64)
 
 
 def test_text_encoder_flops_are_torchs_for_the_layers_that_are_used() -> None:
     with torch.device("meta"):
         model = MistralModel(MistralConfig(**TEXT_ENCODER | {"num_hidden_layers": LAYERS[-1]}))
     ids = torch.zeros(1, TEXT_TOKENS, dtype=torch.long, device="meta")
-    assert flops.text_encoder_flops(TEXT_ENCODER, TEXT_TOKENS, LAYERS[-1]) == counted_by_torch(model, ids)
+    assert costs.text_encoder(TEXT_ENCODER, TEXT_TOKENS, LAYERS).flops == counted_by_torch(model, ids)
 
 
 @pytest.mark.parametrize(("rows", "columns"), [(128, 128), (32, 96)])
@@ -117,7 +115,7 @@ def test_vae_decode_flops_are_torchs(rows: int, columns: int) -> None:
     with torch.device("meta"):
         vae = AutoencoderKLFlux2(**VAE)
     counted = counted_by_torch(vae.decode, torch.empty(1, 32, rows, columns, device="meta"))
-    assert flops.vae_decode_flops(VAE, rows, columns) == counted
+    assert costs.vae_decode(VAE, rows * columns).flops == counted
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,8 @@ from diffusers import UniPCMultistepScheduler
 from crystools_pipelines.errors import CheckpointError, RequestError
 from crystools_pipelines.parallel.mesh import make_mesh
 from crystools_pipelines.run import started_run
-from crystools_pipelines.wan.pipeline import DECODER, Phase, Prepared
+from crystools_pipelines.runtime.pipeline import Phase
+from crystools_pipelines.wan.pipeline import Prepared
 from crystools_pipelines.wan.wan21_t2v.pipeline import PIPELINE
 from crystools_pipelines.weights import hub as hub_module
 from crystools_pipelines.weights.checkpoint import Checkpoint
@@ -100,7 +101,7 @@ def test_what_a_run_uses_is_downloaded_in_a_stage_and_then_asked_for_once(served
 
 
 def test_a_node_downloads_the_part_that_it_uses(served: Served) -> None:
-    with started_run("wan2.1-t2v", {}, Checkpoint("org/tiny"), MESH, parts=[DECODER]):
+    with started_run("wan2.1-t2v", {}, Checkpoint("org/tiny"), MESH, parts=[PIPELINE.decoder(MESH)]):
         pass
     assert served.hub.downloaded() == {"model_index.json", "vae/config.json"} | {
         "vae/diffusion_pytorch_model.safetensors"

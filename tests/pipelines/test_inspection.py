@@ -20,7 +20,8 @@ from crystools_pipelines.errors import CheckpointError
 from crystools_pipelines.flux2 import pipeline as flux2
 from crystools_pipelines.parallel.mesh import make_mesh
 from crystools_pipelines.run import started_run
-from crystools_pipelines.wan.pipeline import Phase, Prepared
+from crystools_pipelines.runtime.pipeline import Phase
+from crystools_pipelines.wan.pipeline import Prepared
 from crystools_pipelines.wan.wan21_t2v import pipeline as wan21
 from crystools_pipelines.wan.wan22_i2v import pipeline as wan22_i2v
 from crystools_pipelines.weights.checkpoint import Checkpoint

@@ -13,7 +13,7 @@ from jax.experimental import pallas as pl
 from jax.sharding import AbstractMesh, PartitionSpec
 
 from crystools_pipelines.interop import functional, scan
-from crystools_pipelines.wan import flops
+from crystools_pipelines.wan import costs
 from tests.pipelines.jaxpr_flops import FlopCount, count_flops
 
 SQUARE = jax.ShapeDtypeStruct((8, 8), jnp.float32)
@@ -173,7 +173,7 @@ def test_wan21_14b_at_720p_traced_abstractly_has_the_flops_of_its_architecture()
         jax.ShapeDtypeStruct((1,), jnp.float32),
         jax.ShapeDtypeStruct((1, text_tokens, 4096), jnp.bfloat16),
     )
-    expected = flops.transformer_forward_flops(transformer.config, latent_shape, text_tokens)
+    expected = costs.transformer(transformer.config, latent_shape, text_tokens).flops
     assert counted.exact
     assert counted.flops == expected
     assert counted.flops == pytest.approx(6.523e15, rel=1e-3)

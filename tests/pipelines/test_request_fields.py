@@ -12,7 +12,7 @@ from crystools_pipelines.cogvideox.request import CogVideoXRequest
 from crystools_pipelines.flux2.nodes import NODE_CLASS_MAPPINGS as FLUX2_NODES
 from crystools_pipelines.flux2.request import Flux2Request
 from crystools_pipelines.models import MODELS
-from crystools_pipelines.requests.fields import Role, names_of, node_inputs, settings_of, values_of
+from crystools_pipelines.requests.fields import Role, names_of, node_input, settings_of, values_of
 from crystools_pipelines.wan.wan21_t2v.nodes import NODE_CLASS_MAPPINGS as WAN21_NODES
 from crystools_pipelines.wan.wan21_t2v.request import Wan21Request
 from crystools_pipelines.wan.wan22_i2v.nodes import NODE_CLASS_MAPPINGS as WAN22_NODES
@@ -160,7 +160,8 @@ WAN: dict[str, Any] = {
     ],
 )
 def test_the_inputs_of_nodes_are_made_of_the_fields(model: str, inputs: dict[str, Any]) -> None:
-    assert node_inputs(MODELS[model].request_class(), *inputs) == inputs
+    request_class = MODELS[model].request_class()
+    assert {name: node_input(request_class, name) for name in inputs} == inputs
 
 
 @pytest.mark.parametrize("node", NODES)
@@ -168,17 +169,17 @@ def test_every_node_has_the_inputs_that_the_fields_of_its_models_request_declare
     inputs = NODES[node].INPUTS
     request_class = MODELS[NODES[node].MODEL].request_class()
     fields = [name for name in settings_of(request_class) if name in inputs]
-    assert node_inputs(request_class, *fields) == {name: inputs[name] for name in fields}
+    assert [node_input(request_class, name) for name in fields] == [inputs[name] for name in fields]
 
 
 def test_what_a_caller_does_to_a_nodes_input_stays_with_him() -> None:
-    node_inputs(Wan21Request, "prompt")["prompt"][1]["default"] = "spoiled"
-    assert node_inputs(Wan21Request, "prompt")["prompt"][1]["default"] == ""
+    node_input(Wan21Request, "prompt")[1]["default"] = "spoiled"
+    assert node_input(Wan21Request, "prompt")[1]["default"] == ""
 
 
 def test_a_field_without_a_widget_is_no_input_of_a_node() -> None:
     with pytest.raises(ValueError, match=r"^use_dynamic_cfg has no widget$"):
-        node_inputs(CogVideoXRequest, "use_dynamic_cfg")
+        node_input(CogVideoXRequest, "use_dynamic_cfg")
 
 
 @pytest.mark.parametrize("request_class", [Wan21Request, CogVideoXRequest])

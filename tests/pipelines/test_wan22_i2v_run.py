@@ -15,8 +15,8 @@ import pytest
 
 from crystools_pipelines.errors import CheckpointError, RequestError
 from crystools_pipelines.run import Generation, generate
+from crystools_pipelines.runtime.pipeline import Phase
 from crystools_pipelines.runtime.residency import free_all
-from crystools_pipelines.wan.pipeline import Phase
 from crystools_pipelines.wan.wan22_i2v.pipeline import PIPELINE
 from crystools_pipelines.wan.wan22_i2v.request import Wan22I2VRequest
 from crystools_pipelines.weights.checkpoint import Checkpoint

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from crystools_pipelines.errors import CheckpointError
 from crystools_pipelines.run import generate
-from crystools_pipelines.wan.pipeline import Phase
+from crystools_pipelines.runtime.pipeline import Phase
 from crystools_pipelines.wan.wan22_t2v.pipeline import PIPELINE
 from crystools_pipelines.wan.wan22_t2v.request import Wan22T2VRequest
 from crystools_pipelines.weights.checkpoint import Checkpoint

@@ -93,7 +93,7 @@ def _spread(frames: jax.Array, count: int) -> jax.Array:
 
 @dataclass(frozen=True)
 class _Turn:
-    """What all layers see of a turn. Frames are `[frames, height, width, channels]`."""
+    """A turn as all its layers see it. Frames are `[frames, height, width, channels]`."""
 
     latents: jax.Array
     groups: int

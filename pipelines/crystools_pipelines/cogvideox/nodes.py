@@ -2,35 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Final, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
-from crystools_pipelines.cogvideox.request import CogVideoXRequest
-from crystools_pipelines.nodes.base import FPS, NUM_DEVICES, RATE, TIMING, Timing, model_id
+from crystools_pipelines.nodes.base import Timing, node_mappings
 from crystools_pipelines.nodes.handed import Embeddings, Latents
 from crystools_pipelines.nodes.stages import DecoderNode, SamplerNode, TextEncoderNode
-from crystools_pipelines.requests.fields import node_inputs
 from crystools_tpu import telemetry
-
-EMBEDDINGS: Final = "COGVIDEOX_EMBEDDINGS"
-LATENTS: Final = "COGVIDEOX_LATENTS"
 
 Prompts: TypeAlias = tuple[Embeddings, Embeddings]
 
 
 class _Node:
     MODEL = "cogvideox-t2v"
+    NAME = "CogVideoX"
     CATEGORY = "crystools-tpu/CogVideoX"
+    SOCKETS = "COGVIDEOX"
 
 
 class CogVideoXTextEncoder(_Node, TextEncoderNode):
     """A prompt and a negative one to embeddings."""
 
     DESCRIPTION = "Encodes a prompt, and what the video must not show, with T5 on the TPU."
-    INPUTS: ClassVar = {
-        **node_inputs(CogVideoXRequest, "prompt", "negative_prompt"),
-        **model_id("cogvideox-t2v"),
-    }
-    RETURN_TYPES: ClassVar = (EMBEDDINGS, TIMING)
+    INPUT_NAMES: ClassVar = ("prompt", "negative_prompt", "model_id")
     RETURN_NAMES: ClassVar = ("embeddings", "timing")
 
     def encode(self, prompt: str, negative_prompt: str, model_id: str) -> tuple[Prompts, Timing]:
@@ -44,15 +37,10 @@ class CogVideoXTPUSampler(_Node, SamplerNode):
     """Noise to latents."""
 
     DESCRIPTION = "Denoises a video's latents on the TPU, with the checkpoint's own scheduler."
-    INPUTS: ClassVar = {
-        "embeddings": (EMBEDDINGS, {}),
-        **node_inputs(
-            CogVideoXRequest,
-            *("height", "width", "num_frames", "num_inference_steps", "guidance_scale", "seed"),
-        ),
-        "num_devices": NUM_DEVICES,
-    }
-    RETURN_TYPES: ClassVar = (LATENTS, "STRING", TIMING)
+    INPUT_NAMES: ClassVar = (
+        *("embeddings", "height", "width", "num_frames", "num_inference_steps", "guidance_scale", "seed"),
+        "num_devices",
+    )
     RETURN_NAMES: ClassVar = ("latents", "info", "timing")
 
     def sample(
@@ -61,8 +49,8 @@ class CogVideoXTPUSampler(_Node, SamplerNode):
         """`info` is the table of stages. `settings` are the request's fields."""
         from crystools_tpu.stage_table import stage_text
 
-        named = [("embeddings", each) for each in embeddings]
-        latents, report = self.sampled(named, embeddings[0].location, num_devices, settings)
+        pair = [("embeddings", each) for each in embeddings]
+        latents, report = self.sampled(pair, embeddings[0].location, num_devices, settings)
         return latents, stage_text(report), telemetry.to_wire(report)
 
 
@@ -70,8 +58,7 @@ class CogVideoXTPUVAEDecoder(_Node, DecoderNode):
     """Latents to frames."""
 
     DESCRIPTION = "Decodes a video's latents on the TPU, two latent frames at a time."
-    INPUTS: ClassVar = {"latents": (LATENTS, {}), "fps": FPS}
-    RETURN_TYPES: ClassVar = ("IMAGE", RATE, TIMING)
+    INPUT_NAMES: ClassVar = ("latents", "fps")
     RETURN_NAMES: ClassVar = ("frames", "fps", "timing")
 
     def decode(self, latents: Latents, fps: int) -> tuple[Any, int, Timing]:
@@ -80,13 +67,6 @@ class CogVideoXTPUVAEDecoder(_Node, DecoderNode):
         return frames, fps, timing
 
 
-NODE_CLASS_MAPPINGS: Final = {
-    "CogVideoXTextEncoder": CogVideoXTextEncoder,
-    "CogVideoXTPUSampler": CogVideoXTPUSampler,
-    "CogVideoXTPUVAEDecoder": CogVideoXTPUVAEDecoder,
-}
-NODE_DISPLAY_NAME_MAPPINGS: Final = {
-    "CogVideoXTextEncoder": "CogVideoX Text Encoder (TPU)",
-    "CogVideoXTPUSampler": "CogVideoX Sampler (TPU)",
-    "CogVideoXTPUVAEDecoder": "CogVideoX VAE Decoder (TPU)",
-}
+NODE_CLASS_MAPPINGS, NODE_DISPLAY_NAME_MAPPINGS = node_mappings(
+    CogVideoXTextEncoder, CogVideoXTPUSampler, CogVideoXTPUVAEDecoder
+)

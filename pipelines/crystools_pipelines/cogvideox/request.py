@@ -1,4 +1,4 @@
-"""What one asks of CogVideoX text-to-video, and what is wrong with it, said before anything is loaded."""
+"""The request to CogVideoX text-to-video, checked before anything is loaded."""
 
 from dataclasses import dataclass
 from functools import partial

@@ -32,7 +32,7 @@ class Schedule(NamedTuple):
 
 
 class SolverState(NamedTuple):
-    """What goes from step to step. `step` is an int32 scalar, the rest float32 of the latents' shape."""
+    """The solver's state between steps. `step` is an int32 scalar, the rest float32 of the latents' shape."""
 
     step: jax.Array | np.int32
     sample: jax.Array | NDArray[np.float32]
@@ -63,7 +63,7 @@ def guidance_scales(request: CogVideoXRequest, schedule: Schedule) -> NDArray[np
 def noises(
     scheduler: Scheduler, shape: tuple[int, ...], generator: torch.Generator
 ) -> Iterator[NDArray[np.float32]]:
-    """What each step adds to the sample: float32 of the latents' shape, or a scalar 0 where it adds nothing.
+    """The noise that each step adds: float32 of the latents' shape, or a scalar 0 where it adds nothing.
 
     Drawn as diffusers draws it: more often than it is used.
     """

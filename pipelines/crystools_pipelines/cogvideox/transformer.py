@@ -24,7 +24,7 @@ from crystools_pipelines.interop.scan import ScannedLayers
 from crystools_pipelines.kernels.attention import Heads, attention
 from crystools_pipelines.kernels.rotary import Norm, rotated
 from crystools_pipelines.parallel import layout
-from crystools_pipelines.runtime.denoising import guided
+from crystools_pipelines.runtime.denoising import guided, on_branches
 from crystools_pipelines.weights.loading import State
 
 Rotary: TypeAlias = tuple[jax.Array, jax.Array]
@@ -186,16 +186,14 @@ def predict(
 
     `embeddings` are `[branches, tokens, width]`, the prompt's and, if guided, the negative prompt's.
     """
-    branches = embeddings.shape[0]
-    sample = jnp.broadcast_to(sample.astype(dtype), (branches, *sample.shape[1:]))
-    sample = jax.lax.with_sharding_constraint(sample, layout.branches(mesh))
+    sample, timestep = on_branches(mesh, dtype, embeddings.shape[0], sample, timestep)
     (output,) = call(
         model,
         weights,
         hidden_states=sample,
         encoder_hidden_states=embeddings.astype(dtype),
-        timestep=jnp.broadcast_to(timestep, (branches,)),
+        timestep=timestep,
         image_rotary_emb=rotary,
         return_dict=False,
     )
-    return guided(output.astype(jnp.float32), guidance)
+    return guided(output, guidance)

@@ -13,7 +13,7 @@ import torch
 from diffusers import AutoencoderKLCogVideoX
 from jax.sharding import NamedSharding
 
-from crystools_pipelines.cogvideox import flops
+from crystools_pipelines.cogvideox import costs
 from crystools_pipelines.cogvideox.decoder import Cache, decode
 from crystools_pipelines.errors import CheckpointError
 from crystools_pipelines.runtime.stages import FLOAT32_BYTES, StepCost, Turn
@@ -54,26 +54,23 @@ def turns(latent_frames: int) -> list[int]:
 
 def decoding_turns(
     decoder: TurnDecoder,
-    config: flops.Config,
+    config: costs.Config,
     latent_shape: tuple[int, ...],
     padding_frames: int,
     split: NamedSharding,
 ) -> list[Turn]:
     """The turns over latents `[1, frames, channels, height, width]`, less the padding in front.
 
-    `split` is the sharding of frames `[frame, height, width, channel]`.
-
-    Each gives video frames, float32 `[1 to 9, 8 height, 8 width, 3]` in 0..1.
+    `split` is the sharding of frames `[frame, height, width, channel]`. Each turn gives video frames, float32
+    `[1 to 9, 8 height, 8 width, 3]` in 0..1.
     """
     _, count, _, height, width = latent_shape
-    start, decoding = padding_frames, []
+    start = padding_frames
+    decoding: list[Turn] = []
     for frames in turns(count - padding_frames):
-        first = start == padding_frames
-        cost = StepCost(
-            flops.vae_turn_flops(config, frames, height, width),
-            flops.vae_turn_bytes(config, frames, height, width, FLOAT32_BYTES, first=first),
-        )
-        decoding.append(Turn(partial(_decode_turn, decoder, split, frames), cost, start))
+        cost = costs.vae_turn(config, frames, height * width, first=not decoding)
+        function = partial(_decode_turn, decoder, split, frames)
+        decoding.append(Turn(function, StepCost.of(cost, FLOAT32_BYTES), start))
         start += frames
     return decoding
 

@@ -1,4 +1,4 @@
-"""What one asks of FLUX.2 text-to-image, and what is wrong with it, said before anything is loaded."""
+"""The request to FLUX.2 text-to-image, checked before anything is loaded."""
 
 from dataclasses import dataclass
 from typing import ClassVar

@@ -19,7 +19,7 @@ class Schedule(NamedTuple):
 
 
 class SolverState(NamedTuple):
-    """What goes from step to step: the step's number, int32, and the latents, float32 `[1, tokens, 128]`."""
+    """The solver's state: the coming step's number, int32, and the latents, float32 `[1, tokens, 128]`."""
 
     step: jax.Array | np.int32
     sample: jax.Array | NDArray[np.float32]

@@ -58,5 +58,5 @@ def widths(transformer: Mapping[str, Any], text: Mapping[str, Any]) -> tuple[int
 
 
 def one_head(mesh: Mesh) -> Mesh:
-    """The same devices for an attention with a single head: all of them share its queries."""
+    """A mesh of these devices for an attention with a single head: all of them share its queries."""
     return Mesh(mesh.devices.reshape(1, -1, 1), mesh.axis_names)

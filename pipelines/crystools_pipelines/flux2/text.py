@@ -21,10 +21,9 @@ from transformers.models.mistral.modeling_mistral import (
 
 from crystools_pipelines.errors import CheckpointError
 from crystools_pipelines.flux2.sharding import TEXT_ENCODER
-from crystools_pipelines.interop.functional import as_jax, as_torch, call
+from crystools_pipelines.interop.functional import as_jax, as_torch
 from crystools_pipelines.interop.scan import ScannedLayers
 from crystools_pipelines.parallel import layout
-from crystools_pipelines.weights.loading import State
 
 MAX_TOKENS = 512
 # After how many layers the hidden states are taken; what lies behind the last of them is not used.
@@ -129,11 +128,3 @@ def tokenize(prompts: Sequence[str], tokenizer: PreTrainedTokenizerBase, **how: 
     return tokenizer.apply_chat_template(
         conversations, add_generation_prompt=False, tokenize=True, return_dict=True, **how
     )
-
-
-def encode(
-    encoder: PromptEncoder, weights: State, ids: jax.Array, mask: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    """Embeddings `[prompts, 512, 3 * width]`, padding included, and whether all are finite."""
-    embeddings = call(encoder, weights, ids, mask)
-    return embeddings, jnp.isfinite(embeddings).all()

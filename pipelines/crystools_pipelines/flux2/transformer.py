@@ -167,6 +167,7 @@ def rotary_tables(
 
 def predict(
     model: Flux2Transformer2DModel,
+    _mesh: Mesh,
     dtype: str,
     weights: State,
     sample: jax.Array,
@@ -191,5 +192,4 @@ def predict(
         txt_ids=text_tables,
         return_dict=False,
     )
-    guided: jax.Array = output.astype(jnp.float32)
-    return guided
+    return output.astype(jnp.float32)  # type: ignore[no-any-return]

@@ -1,5 +1,7 @@
 """The VAE's decoder: latents as the denoiser left them to an image, in one program."""
 
+from functools import partial
+from math import prod
 from pathlib import Path
 
 import jax
@@ -9,10 +11,12 @@ from diffusers import AutoencoderKLFlux2
 from diffusers.models.attention_processor import Attention
 from jax.sharding import Mesh
 
-from crystools_pipelines.flux2 import sharding
+from crystools_pipelines.flux2 import costs, sharding
+from crystools_pipelines.flux2.request import PATCH
 from crystools_pipelines.interop.functional import as_jax, as_torch, call
 from crystools_pipelines.kernels.attention import Heads, attention
 from crystools_pipelines.parallel import layout
+from crystools_pipelines.runtime.stages import FLOAT32_BYTES, StepCost, Turn
 from crystools_pipelines.weights.loading import State
 
 
@@ -80,16 +84,28 @@ def build_decoder(folder: Path, mesh: Mesh) -> ImageDecoder:
     return ImageDecoder(vae)
 
 
-def decode(
-    decoder: ImageDecoder, mesh: Mesh, grid: tuple[int, int], weights: State, latents: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    """The image of `latents` `[1, tokens, 128]`, `grid` rows and columns of them.
+def decoding_turn(decoder: ImageDecoder, mesh: Mesh, config: costs.Config, grid: tuple[int, int]) -> Turn:
+    """The one turn over latents `[1, tokens, 128]`, `grid` rows and columns of them.
 
-    Float32 `[1, height, width, 3]` in 0..1, and whether all of it is finite.
+    It gives the image, float32 `[1, height, width, 3]` in 0..1.
     """
+    cost = costs.vae_decode(config, PATCH**2 * prod(grid))
+    return Turn(partial(_decode, decoder, mesh, grid), StepCost.of(cost, FLOAT32_BYTES), 0)
+
+
+def _decode(
+    decoder: ImageDecoder,
+    mesh: Mesh,
+    grid: tuple[int, int],
+    weights: State,
+    latents: jax.Array,
+    _start: jax.Array,
+    _cache: None,
+) -> tuple[jax.Array, None, jax.Array]:
+    """The image, nothing for another turn, and whether all of it is finite."""
     rows, columns = grid
     latents = jnp.swapaxes(latents, 1, 2).reshape(1, -1, rows, columns)
     latents = jax.lax.with_sharding_constraint(latents, layout.pixels(mesh, latents.shape))
     pixels = call(decoder, weights, latents)
     image = jnp.transpose(jnp.clip(pixels / 2 + 0.5, 0, 1), (0, 2, 3, 1))
-    return image, jnp.isfinite(pixels).all()
+    return image, None, jnp.isfinite(pixels).all()

@@ -1,4 +1,4 @@
-"""What the nodes of all models share: their inputs, and a run of their own.
+"""What the nodes of all models share: their inputs and outputs, and a run of their own.
 
 Importing it imports neither jax nor torch. ComfyUI is met by name alone, where it runs in this process.
 """
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeAlias
 
 from crystools_pipelines.errors import RequestError
 from crystools_pipelines.models import MODELS
-from crystools_pipelines.requests.fields import Input
+from crystools_pipelines.requests.fields import Input, node_input, settings_of
 from crystools_pipelines.weights.location import folders_beside, is_hub_id
 from crystools_tpu import telemetry
 
@@ -44,22 +44,27 @@ class _RateType(str):
         return other != "FLOAT" and str.__ne__(self, other)
 
 
-RATE: Final = _RateType("INT")
+_OUTPUTS: Final[Mapping[str, str]] = {
+    "frames": "IMAGE",
+    "image": "IMAGE",
+    "fps": _RateType("INT"),
+    "num_frames": "INT",
+    "info": "STRING",
+    "timing": TIMING,
+}
+"""The types of outputs that other nodes take too, by name."""
 
-FPS: Final[Input] = (
-    "INT",
-    {"default": 16, "min": 1, "max": 60, "tooltip": "frames a second, handed on as it is"},
+_SHARED_INPUTS: Final[Mapping[str, Input]] = {
+    "fps": ("INT", {"default": 16, "min": 1, "max": 60, "tooltip": "frames a second, handed on as it is"}),
+    "num_devices": (
+        "INT",
+        {"default": 0, "min": 0, "max": 256, "tooltip": "how many chips to use; 0 means all"},
+    ),
+}
+
+_MODEL_ID: Final = (
+    "a folder in diffusers' format, also one in ComfyUI's models/diffusers, or a hub id org/name"
 )
-NUM_DEVICES: Final[Input] = (
-    "INT",
-    {"default": 0, "min": 0, "max": 256, "tooltip": "how many chips to use; 0 means all"},
-)
-
-
-def model_id(model: str) -> dict[str, Input]:
-    """Where a checkpoint of this model is, by default its published one."""
-    tooltip = "a folder in diffusers' format, also one in ComfyUI's models/diffusers, or a hub id org/name"
-    return {"model_id": ("STRING", {"default": MODELS[model].hub_id, "tooltip": tooltip})}
 
 
 class ModelNode:
@@ -69,14 +74,46 @@ class ModelNode:
     """
 
     MODEL: ClassVar[str]
+    """The model's id among MODELS."""
+    NAME: ClassVar[str]
+    """The model's name in the node's title, before `TITLE`."""
+    TITLE: ClassVar[str]
+    SOCKETS: ClassVar[str]
+    """The prefix of the types of the model's own sockets."""
+    INPUT_NAMES: ClassVar[Sequence[str]]
+    """Fields of the request, `model_id`, `num_devices`, `fps`, or the model's own sockets, in their order."""
+    RETURN_NAMES: ClassVar[Sequence[str]]
+
     INPUTS: ClassVar[Mapping[str, Input]]
-    CATEGORY: ClassVar[str]
+    RETURN_TYPES: ClassVar[Sequence[str]]
 
     on_step: Callable[[], None] = staticmethod(lambda: None)
 
+    def __init_subclass__(cls) -> None:
+        """A model's node has the types of its inputs and outputs by their names."""
+        super().__init_subclass__()
+        if hasattr(cls, "MODEL"):
+            cls.INPUTS = {name: cls._input(name) for name in cls.INPUT_NAMES}
+            cls.RETURN_TYPES = tuple(_OUTPUTS.get(name) or cls._socket(name) for name in cls.RETURN_NAMES)
+
+    @classmethod
+    def _input(cls, name: str) -> Input:
+        if name == "model_id":
+            return "STRING", {"default": MODELS[cls.MODEL].hub_id, "tooltip": _MODEL_ID}
+        if name in _SHARED_INPUTS:
+            return _SHARED_INPUTS[name]
+        if name in settings_of(cls.request_class()):
+            return node_input(cls.request_class(), name)
+        return cls._socket(name), {}
+
+    @classmethod
+    def _socket(cls, name: str) -> str:
+        """The type of one of the model's own sockets: all kinds of embeddings are of one."""
+        return f"{cls.SOCKETS}_{'EMBEDDINGS' if 'embed' in name else name.upper()}"
+
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
-        """As ComfyUI asks. Workflows that were made before there was `num_devices` run without it."""
+        """The inputs in ComfyUI's form. Workflows made before there was `num_devices` run without it."""
         required = dict(cls.INPUTS)
         optional = {name: required.pop(name) for name in ("num_devices",) if name in required}
         types = {"required": required, "optional": optional, "hidden": {"unique_id": "UNIQUE_ID"}}
@@ -130,8 +167,14 @@ class ModelNode:
         """A run of the pipeline that loads `parts`. What was planned of all of `request` is its forecast."""
         from crystools_pipelines.run import started_run
 
-        named = {"node": type(self).__name__, **params}
-        return started_run(self.MODEL, named, checkpoint, mesh, parts, request=request, on_step=self.on_step)
+        params = {"node": type(self).__name__, **params}
+        return started_run(self.MODEL, params, checkpoint, mesh, parts, request=request, on_step=self.on_step)
+
+
+def node_mappings(*nodes: type[ModelNode]) -> tuple[dict[str, type[ModelNode]], dict[str, str]]:
+    """ComfyUI's `NODE_CLASS_MAPPINGS` and `NODE_DISPLAY_NAME_MAPPINGS`: a node's id is its class's name."""
+    classes = {node.__name__: node for node in nodes}
+    return classes, {id_: f"{node.NAME} {node.TITLE} (TPU)" for id_, node in classes.items()}
 
 
 def _check_range(name: str, value: Any, about: Mapping[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""What one node of a model hands to the next."""
+"""The embeddings and latents that one node of a model hands to the next."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from crystools_pipelines.errors import RequestError
-from crystools_pipelines.requests.size import Size
+from crystools_pipelines.requests.request import Size
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -27,7 +27,7 @@ class Embeddings:
 
 @dataclass(frozen=True, eq=False)
 class Latents:
-    """What a sampler made, float32 on the host as the model's own decoder takes it."""
+    """A sampler's latents, float32 on the host as the model's own decoder takes it."""
 
     model: str
     location: str
@@ -43,10 +43,10 @@ def check_origin(name: str, handed: Embeddings | Latents, model: str) -> None:
 
 def check_width(name: str, embeddings: Embeddings, width: int) -> None:
     """Raises RequestError for embeddings that are not as wide as the transformer takes them."""
-    given = embeddings.values.shape[-1]
-    if given != width:
+    found = embeddings.values.shape[-1]
+    if found != width:
         raise RequestError(
             name,
-            f"those of {embeddings.location} have width {given}, the transformer takes {width}; "
+            f"those of {embeddings.location} have width {found}, the transformer takes {width}; "
             "give the text encoder the sampler's model_id",
         )

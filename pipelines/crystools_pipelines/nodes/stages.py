@@ -16,6 +16,7 @@ from crystools_tpu.telemetry import RunReport
 class TextEncoderNode(ModelNode):
     """Prompts to embeddings."""
 
+    TITLE = "Text Encoder"
     FUNCTION = "encode"
 
     def encoded(self, prompts: Mapping[str, str], model_id: str) -> tuple[list[Embeddings], Timing]:
@@ -36,6 +37,7 @@ class TextEncoderNode(ModelNode):
 class SamplerNode(ModelNode):
     """Noise to latents."""
 
+    TITLE = "Sampler"
     FUNCTION = "sample"
 
     def sampled(
@@ -65,6 +67,8 @@ class SamplerNode(ModelNode):
         mesh = pipeline.mesh(devices(num_devices), checkpoint, request.branches)
         parts = pipeline.denoisers(mesh, prepared)
         with self.job(checkpoint, mesh, params_of(request), parts, request) as job:
+            if condition is None:
+                condition = pipeline.condition(job, request, prepared)
             values = np.asarray(pipeline.denoise(job, request, prepared, branches, condition))
         values = pipeline.without_padding(request, values)
         return Latents(self.MODEL, checkpoint.location, values, request.size), job.run.report
@@ -73,6 +77,7 @@ class SamplerNode(ModelNode):
 class DecoderNode(ModelNode):
     """Latents to frames."""
 
+    TITLE = "VAE Decoder"
     FUNCTION = "decode"
 
     def decoded(self, latents: Latents, model_id: str) -> tuple[Any, Timing]:

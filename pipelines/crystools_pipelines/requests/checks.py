@@ -1,5 +1,4 @@
-"""What the fields of requests are checked for: RequestError names the field that cannot be served, and what
-would do."""
+"""Checks of requests' fields: RequestError names the field that cannot be served, and what would do."""
 
 import math
 

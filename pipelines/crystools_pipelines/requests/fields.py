@@ -26,10 +26,10 @@ _METADATA: Final = "setting"
 
 
 class Role(StrEnum):
-    """What of a run depends on a field."""
+    """The part of a run that depends on a field."""
 
     CONTENT = "content"
-    """What is shown: no time, and no program."""
+    """The picture alone: no time, and no program."""
     SCHEDULE = "schedule"
     """Values and lengths of tables, and how many steps and guidance branches there are: else no program."""
     SHAPE = "shape"
@@ -56,7 +56,7 @@ class Setting:
 
     @property
     def is_required(self) -> bool:
-        """Whether a request cannot do without."""
+        """Whether a request must give the field."""
         return self.default is MISSING
 
 
@@ -107,13 +107,9 @@ def values_of(request: Any, role: Role) -> dict[str, Any]:
     return {name: getattr(request, name) for name in names_of(type(request), role)}
 
 
-def node_inputs(request_class: type[Any], *names: str) -> dict[str, Input]:
-    """The inputs of a node for these fields. Raises ValueError for a field that is no input of a node."""
-    settings = settings_of(request_class)
-    return {name: _input(name, settings[name]) for name in names}
-
-
-def _input(name: str, declared: Setting) -> Input:
+def node_input(request_class: type[Any], name: str) -> Input:
+    """The input of a node for this field. Raises ValueError for a field that is no input of a node."""
+    declared = settings_of(request_class)[name]
     if declared.widget is None:
         raise ValueError(f"{name} has no widget")
     type_, about = declared.widget

@@ -1,8 +1,8 @@
-"""What the requests of all models have in common, and the fields that several of them have."""
+"""The base classes of all models' requests, and the fields that several of them have."""
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 from crystools_pipelines.requests.checks import (
     check_frames,
@@ -22,12 +22,19 @@ from crystools_pipelines.requests.fields import (
     settings_of,
     values_of,
 )
-from crystools_pipelines.requests.size import Size
+
+
+class Size(NamedTuple):
+    """The height and width of what is made, in pixels; an image is one frame."""
+
+    height: int
+    width: int
+    num_frames: int = 1
 
 
 @dataclass(frozen=True)
 class Request:
-    """What one asks of a model. Each field says in its declaration what it means (see `settings_of`).
+    """A request to a model. Each field says in its declaration what it means (see `settings_of`).
 
     Raises RequestError naming the field that cannot be served, and what would.
     """
@@ -89,7 +96,7 @@ def guidance_setting(default: float, help: str, low: float, tooltip: str) -> Any
 
 
 def seed_setting(default: int) -> Any:
-    """What the noise is drawn from."""
+    """The seed of the noise."""
     return setting(default, role=Role.CONTENT, help="of the noise", check=check_seed, widget=SEED)
 
 

@@ -5,7 +5,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
+from crystools_pipelines.parallel import layout
 from crystools_pipelines.weights.loading import State
 
 
@@ -34,6 +36,16 @@ def denoising_step(
     return solver, None, jnp.isfinite(solver.sample).all()
 
 
+def on_branches(
+    mesh: Mesh, dtype: str, count: int, sample: jax.Array, timestep: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Sample and timestep for so many guidance branches, split over the mesh; the sample in `dtype`."""
+    sample = jnp.broadcast_to(sample.astype(dtype), (count, *sample.shape[1:]))
+    sample = jax.lax.with_sharding_constraint(sample, layout.branches(mesh))
+    return sample, jnp.broadcast_to(timestep, (count,))
+
+
 def guided(output: jax.Array, guidance: jax.Array) -> jax.Array:
-    """The output that guidance makes of those of two branches, the prompt's first; a single one stays."""
+    """The output, float32, that guidance makes of those of two branches, the prompt's first; one stays."""
+    output = output.astype(jnp.float32)
     return output if output.shape[0] == 1 else output[1:] + guidance * (output[:1] - output[1:])

@@ -1,24 +1,69 @@
 """A model as its stages: what each needs of a checkpoint, and what it makes."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import Any, ClassVar, Generic, TypeVar
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, ClassVar, Generic, TypeAlias, TypeVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 from numpy.typing import NDArray
 
+from crystools_pipelines.costs import Cost
+from crystools_pipelines.interop.functional import call
+from crystools_pipelines.parallel import layout
 from crystools_pipelines.parallel.mesh import make_mesh
 from crystools_pipelines.parallel.mesh_shape import MeshShape, legal_shapes
-from crystools_pipelines.requests.size import Size
+from crystools_pipelines.requests.request import Size as PixelSize
+from crystools_pipelines.runtime.denoising import denoising_step
 from crystools_pipelines.runtime.job import AnyArray, Job
+from crystools_pipelines.runtime.programs import Component
+from crystools_pipelines.runtime.stages import (
+    Step,
+    StepCost,
+    Turn,
+    guided_cost,
+    run_denoising,
+    run_once,
+    run_turns,
+)
+from crystools_pipelines.text.tokens import Tokenize
 from crystools_pipelines.weights.checkpoint import Checkpoint
-from crystools_pipelines.weights.inspection import check_classes, check_components
+from crystools_pipelines.weights.inspection import Size, check_classes, check_components, check_sizes
 from crystools_pipelines.weights.part import Part
+from crystools_tpu.telemetry import StageName
 
+Config: TypeAlias = Mapping[str, Any]
+Decoding: TypeAlias = tuple[Sequence[Turn], NamedSharding, NamedSharding]
+"""The turns of a VAE, and the shardings of what they give and of what each hands on to the next."""
 Request = TypeVar("Request")
 Prepared = TypeVar("Prepared")
+
+
+@dataclass(frozen=True)
+class Phase:
+    """Consecutive denoising steps by one transformer. `guidance_scale` may have one for each step."""
+
+    component: str
+    steps: int
+    guidance_scale: float | NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Denoising:
+    """What a run of the denoiser begins with, on the host.
+
+    `schedule` and `solver` are as `denoising_step` takes them, and `noises`, where the solver draws any, what
+    it adds in each step.
+    """
+
+    phases: Sequence[Phase]
+    schedule: Any
+    solver: Any
+    noises: Iterable[NDArray[np.float32]] | None = None
 
 
 class Pipeline(ABC, Generic[Request, Prepared]):
@@ -35,27 +80,54 @@ class Pipeline(ABC, Generic[Request, Prepared]):
     split_components: ClassVar[Sequence[str]] = ("transformer", "text_encoder")
     """The components whose configurations `widths` reads."""
 
+    tokenize: ClassVar[Tokenize]
+    max_tokens: ClassVar[int]
+    """How many tokens the text encoder takes: longer prompts are cut, others padded."""
+    text_width: ClassVar[str]
+    """What the transformer's configuration calls the width of the embeddings."""
+    embed: ClassVar[Callable[..., jax.Array]] = staticmethod(call)
+    """`embed(encoder, weights, ids, mask)` is the embeddings `[prompts, tokens, width]`."""
+    predict: ClassVar[Callable[..., jax.Array]]
+    """`predict(transformer, mesh, dtype, weights, sample, timestep, guidance, embeddings, condition)`."""
+    advance: ClassVar[Callable[..., Any]]
+    """The solver's state after a step, as `denoising_step` has it."""
+    text_cost: ClassVar[Callable[..., Cost]]
+    """`text_cost(config, prompts, tokens)` is that of the text encoder."""
+    step_cost: ClassVar[Callable[..., Cost]]
+    """`step_cost(config, latent_shape, tokens)` is that of a transformer, with a sample for each branch."""
+
     def check(self, checkpoint: Checkpoint) -> None:
         """Looks at the configurations of all that a run loads."""
         check_components(self.model, checkpoint)
         self.check_vae(checkpoint)
         self.check_denoiser(checkpoint)
 
-    @abstractmethod
     def check_vae(self, checkpoint: Checkpoint) -> None:
         """Refuses the VAE of another model."""
+        check_classes(self.model, checkpoint, ["vae"])
+        check_sizes(self.model, checkpoint, self.vae_sizes(checkpoint.config("vae")))
 
-    @abstractmethod
     def check_denoiser(self, checkpoint: Checkpoint) -> None:
         """Refuses a transformer that takes or gives something else than the model's."""
+        check_classes(self.model, checkpoint, ["transformer", "text_encoder"])
+        check_sizes(self.model, checkpoint, self.denoiser_sizes(checkpoint))
+
+    @abstractmethod
+    def vae_sizes(self, config: Config) -> list[Size]:
+        """What the model takes for granted of the VAE."""
+
+    @abstractmethod
+    def denoiser_sizes(self, checkpoint: Checkpoint) -> list[Size]:
+        """What the model takes for granted of transformer and text encoder."""
 
     @abstractmethod
     def widths(self, checkpoint: Checkpoint) -> tuple[int, ...]:
         """The sizes that a mesh's `tensor` splits."""
 
-    @abstractmethod
     def embedding_width(self, checkpoint: Checkpoint) -> int:
         """The width of the embeddings that the transformer takes."""
+        width: int = checkpoint.config("transformer")[self.text_width]
+        return width
 
     def mesh(
         self,
@@ -87,8 +159,12 @@ class Pipeline(ABC, Generic[Request, Prepared]):
         """The text encoder."""
 
     @abstractmethod
+    def transformer(self, mesh: Mesh, component: str = "transformer") -> Part[Any]:
+        """The transformer, or one of several."""
+
     def denoisers(self, mesh: Mesh, prepared: Prepared) -> list[Part[Any]]:
         """The transformers that `denoise` loads."""
+        return [self.transformer(mesh)]
 
     @abstractmethod
     def decoder(self, mesh: Mesh) -> Part[Any]:
@@ -98,32 +174,80 @@ class Pipeline(ABC, Generic[Request, Prepared]):
         """All that a run loads, in its order."""
         return [self.text_encoder(mesh), *self.denoisers(mesh, prepared), self.decoder(mesh)]
 
-    @abstractmethod
     def encode(self, job: Job, prompts: Sequence[str]) -> jax.Array:
         """Embeddings `[prompts, tokens, width]`, the guidance branches' split over the mesh."""
+        encoder = job.load(self.text_encoder(job.mesh))
+        cost = self.text_cost(job.checkpoint.config("text_encoder"), len(prompts), self.max_tokens)
+        return run_once(
+            job,
+            StageName.TEXT_ENCODE,
+            encoder,
+            partial(_embedded, self.embed, encoder.module),
+            *job.put(job.tokens(self.tokenize, prompts, self.max_tokens), job.everywhere),
+            sharding=layout.branches(job.mesh),
+            cost=StepCost.of(cost, job.itemsize),
+        )
 
-    def condition(self, job: Job, request: Request, prepared: Prepared) -> NDArray[np.float32] | None:
-        """What the transformers see beside the latents, on the host; None where that is nothing."""
+    def condition(self, job: Job, request: Request, prepared: Prepared) -> Any:
+        """The arrays that the transformers see beside the latents, on the host; None where there are none."""
         return None
 
     @abstractmethod
+    def denoising(self, request: Request, prepared: Prepared) -> Denoising:
+        """The request's noise, schedule and phases."""
+
     def denoise(
-        self,
-        job: Job,
-        request: Request,
-        prepared: Prepared,
-        embeddings: AnyArray,
-        condition: NDArray[np.float32] | None,
+        self, job: Job, request: Request, prepared: Prepared, embeddings: AnyArray, condition: Any
     ) -> jax.Array:
-        """The final latents, float32, replicated. `embeddings` are those of the guidance branches."""
+        """The final latents, float32, replicated. `embeddings` are those of the guidance branches.
+
+        A phase's transformer need not be there any more when the next comes.
+        """
+        begin = self.denoising(request, prepared)
+        schedule, solver, seen = job.put((begin.schedule, begin.solver, condition), job.everywhere)
+        branches = job.put(embeddings, layout.branches(job.mesh))
+        noises = begin.noises and (job.put(noise, job.everywhere) for noise in begin.noises)
+        for phase in begin.phases:
+            loaded = job.load(self.transformer(job.mesh, phase.component))
+            step = self._step(job, phase.component, loaded, branches.shape[0], solver.sample.shape)
+            guidance = job.put(np.asarray(phase.guidance_scale, np.float32), job.everywhere)
+            constants = (schedule, guidance, branches, seen)
+            steps = [step] * phase.steps
+            solver = run_denoising(job, phase.component, loaded, solver, steps, constants, noises)
+        final: jax.Array = solver.sample
+        return final
+
+    def _step(
+        self, job: Job, name: str, loaded: Component[Any], branches: int, latent_shape: tuple[int, ...]
+    ) -> Step:
+        def cost(branches: int) -> Cost:
+            return self.step_cost(job.checkpoint.config(name), (branches, *latent_shape[1:]), self.max_tokens)
+
+        predict = partial(self.predict, loaded.module, job.mesh, job.dtype)
+        function = partial(denoising_step, predict, self.advance)
+        return Step(function, guided_cost(job.mesh, branches, job.itemsize, cost))
 
     def without_padding(self, request: Request, latents: NDArray[np.float32]) -> NDArray[np.float32]:
         """The final latents without those that become no pictures."""
         return latents
 
     @abstractmethod
-    def decode(self, job: Job, latents: AnyArray, size: Size) -> NDArray[np.float32]:
+    def decoding(self, job: Job, decoder: Any, latent_shape: Any, size: PixelSize) -> Decoding:
+        """How `decoder` makes frames of latents of this shape, which may have padding."""
+
+    def decode(self, job: Job, latents: AnyArray, size: PixelSize) -> NDArray[np.float32]:
         """The frames `[frames, height, width, 3]` in 0..1, on the host; `latents` may have padding."""
+        loaded = job.load(self.decoder(job.mesh))
+        turns, sharding, cache_sharding = self.decoding(job, loaded.module, latents.shape, size)
+        return run_turns(
+            job,
+            StageName.VAE_DECODE,
+            loaded,
+            job.put(latents, job.everywhere),
+            turns,
+            sharding=sharding,
+            cache_sharding=cache_sharding,
+        )
 
     def run(
         self, job: Job, request: Any, prepared: Prepared
@@ -134,3 +258,9 @@ class Pipeline(ABC, Generic[Request, Prepared]):
         latents = self.denoise(job, request, prepared, embeddings, condition)
         frames = self.decode(job, latents, request.size)
         return self.without_padding(request, job.to_host([latents])), frames
+
+
+def _embedded(embed: Callable[..., jax.Array], *args: Any) -> tuple[jax.Array, jax.Array]:
+    """The embeddings, and whether all are finite."""
+    embeddings = embed(*args)
+    return embeddings, jnp.isfinite(embeddings).all()

@@ -14,6 +14,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from numpy.typing import NDArray
 
+from crystools_pipelines.costs import Cost
 from crystools_pipelines.parallel.mesh import DATA
 from crystools_pipelines.runtime.job import Job
 from crystools_pipelines.runtime.programs import QUICK_COMPILE, Component, Program, identify, signature
@@ -32,6 +33,11 @@ class StepCost:
     flops: float
     moved_bytes: float
 
+    @classmethod
+    def of(cls, cost: Cost, itemsize: int) -> "StepCost":
+        """The cost where each parameter, and each element of activations, has so many bytes."""
+        return cls(float(cost.flops), cost.moved_bytes(itemsize))
+
     @property
     def of_step(self) -> dict[str, Any]:
         """The cost as the facts of a stage (`telemetry.StageFacts`)."""
@@ -42,15 +48,14 @@ class StepCost:
         }
 
 
-def guided_cost(
-    mesh: Mesh, branches: int, flops: Callable[[int], float], moved_bytes: Callable[[int], float]
-) -> StepCost:
-    """The cost of a step of so many guidance branches; `flops` and `moved_bytes` are those of some of them.
+def guided_cost(mesh: Mesh, branches: int, itemsize: int, cost: Callable[[int], Cost]) -> StepCost:
+    """The cost of a step of so many guidance branches; `cost` is that of some of them.
 
     Each group of devices along `data` reads all the weights for its share of the branches.
     """
     groups = mesh.shape[DATA]
-    return StepCost(flops(branches), groups * moved_bytes(branches // groups))
+    moved_bytes = groups * cost(branches // groups).moved_bytes(itemsize)
+    return StepCost(float(cost(branches).flops), moved_bytes)
 
 
 @dataclass(frozen=True)
@@ -83,15 +88,14 @@ def run_once(
     *args: Any,
     sharding: NamedSharding,
     cost: StepCost,
-    effort: int = 0,
 ) -> jax.Array:
     """A stage of a single step: the output of `function(weights, *args)`, split as `sharding` says.
 
-    `function` returns it with whether it is finite; what else is said of it is said of `Programs.compile`.
+    `function`, which `Programs.compile` takes, returns it with whether it is finite.
     """
     with job.run.stage(name, steps=1, **cost.of_step) as stage:
         out_shardings = (sharding, job.everywhere)
-        program = component.programs.compile(function, *args, out_shardings=out_shardings, effort=effort)
+        program = component.programs.compile(function, *args, out_shardings=out_shardings)
         output: jax.Array
         output, finite = program(component.weights, *args)
         stage.step(finite)

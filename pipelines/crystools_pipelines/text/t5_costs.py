@@ -1,4 +1,4 @@
-"""What T5's encoder and UMT5's compute and move. A `config` is the mapping in the component's `config.json`.
+"""FLOPs and moved bytes of T5's encoder and UMT5's. A `config` is the mapping in its `config.json`.
 
 They differ in `position_tables`: how many tables of relative positions there are.
 """
@@ -6,40 +6,24 @@ They differ in `position_tables`: how many tables of relative positions there ar
 from collections.abc import Mapping
 from typing import Any
 
-from crystools_pipelines.costs import attention, matmul
+from crystools_pipelines.costs import Cost, attention, matmul
 
 Config = Mapping[str, Any]
 
 
-def encoder_flops(config: Config, batch: int, tokens: int) -> float:
-    """FLOPs on `[batch, tokens]`, padding included."""
-    model, heads = config["d_model"], _heads_width(config)
-    products = 4 * matmul(tokens, model, heads) + attention(tokens, tokens, heads)
-    feed_forward = _feed_forward_products(config) * matmul(tokens, model, config["d_ff"])
-    return float(batch * config["num_layers"] * (products + feed_forward))
+def encoder(config: Config, batch: int, tokens: int, *, position_tables: int) -> Cost:
+    """One forward on `[batch, tokens]`, padding included.
 
-
-def encoder_bytes(
-    config: Config, batch: int, tokens: int, bytes_per_parameter: int, *, position_tables: int
-) -> float:
-    """Bytes that one forward must move to or from HBM, as in `costs.py`.
-
-    Of the vocabulary only the tokens' own rows; then all weights once, the hidden states of two sublayers a
-    layer with their keys and values, and the embeddings out.
+    Of the vocabulary it moves only the tokens' own rows; then all weights once, the hidden states of two
+    sublayers a layer with their keys and values, and the embeddings out.
     """
-    model, layers = config["d_model"], config["num_layers"]
-    projections = 4 * model * _heads_width(config)
-    feed_forward = _feed_forward_products(config) * model * config["d_ff"]
-    weights = layers * (projections + feed_forward + 2 * model) + model  # with their norms
-    weights += position_tables * config["relative_attention_num_buckets"] * config["num_heads"]
-    layer = 2 * 2 * model + 2 * 2 * _heads_width(config)
-    activations = batch * tokens * (model + layers * layer + model)
-    return float((weights + activations) * bytes_per_parameter)
-
-
-def _heads_width(config: Config) -> int:
-    return int(config["num_heads"] * config["d_kv"])
-
-
-def _feed_forward_products(config: Config) -> int:
-    return 3 if config["feed_forward_proj"].startswith("gated") else 2
+    model, heads, layers = config["d_model"], config["num_heads"] * config["d_kv"], config["num_layers"]
+    products = 4 * matmul(tokens, model, heads) + attention(tokens, tokens, heads)
+    feed_forward = 3 if config["feed_forward_proj"].startswith("gated") else 2
+    parameters = 4 * model * heads + feed_forward * model * config["d_ff"] + 2 * model  # with their norms
+    tables = position_tables * config["relative_attention_num_buckets"] * config["num_heads"]
+    return Cost(
+        flops=batch * layers * (products + feed_forward * matmul(tokens, model, config["d_ff"])),
+        parameters=layers * parameters + model + tables,
+        activations=batch * tokens * (model + layers * (2 * 2 * model + 2 * 2 * heads) + model),
+    )

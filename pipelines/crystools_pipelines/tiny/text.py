@@ -46,30 +46,23 @@ def t5_tokenizer() -> T5Tokenizer:
     return T5Tokenizer(vocab=vocabulary, extra_ids=0, model_max_length=512)
 
 
+# The sizes of the text encoders.
+_SIZES = {
+    "d_model": TEXT_WIDTH,
+    "d_kv": 16,
+    "d_ff": 128,
+    "num_layers": 2,
+    "num_heads": 8,
+    "dropout_rate": 0.0,
+}
+
+
 def umt5_encoder(vocabulary: int) -> UMT5EncoderModel:
     """The text encoder of Wan, over `vocabulary` tokens."""
-    config = UMT5Config(
-        vocab_size=vocabulary,
-        d_model=TEXT_WIDTH,
-        d_kv=16,
-        d_ff=128,
-        num_layers=2,
-        num_heads=8,
-        dropout_rate=0.0,
-    )
-    return UMT5EncoderModel(config).eval()
+    return UMT5EncoderModel(UMT5Config(vocab_size=vocabulary, **_SIZES)).eval()
 
 
 def t5_encoder(vocabulary: int) -> T5EncoderModel:
     """The text encoder of CogVideoX, over `vocabulary` tokens."""
-    config = T5Config(
-        vocab_size=vocabulary,
-        d_model=TEXT_WIDTH,
-        d_kv=16,
-        d_ff=128,
-        num_layers=2,
-        num_heads=8,
-        dropout_rate=0.0,
-        feed_forward_proj="gated-gelu",
-    )
+    config = T5Config(vocab_size=vocabulary, feed_forward_proj="gated-gelu", **_SIZES)
     return T5EncoderModel(config).eval()

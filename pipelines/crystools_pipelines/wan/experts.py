@@ -7,7 +7,8 @@ from diffusers import UniPCMultistepScheduler
 
 from crystools_pipelines.errors import CheckpointError, RequestError
 from crystools_pipelines.models import MODELS
-from crystools_pipelines.wan.pipeline import Phase, WanPipeline
+from crystools_pipelines.runtime.pipeline import Phase
+from crystools_pipelines.wan.pipeline import WanPipeline
 from crystools_pipelines.wan.request import ExpertsRequest
 from crystools_pipelines.weights.checkpoint import Checkpoint
 

@@ -1,16 +1,15 @@
-"""The nodes of Wan's models; each model says its sockets, its inputs and what is its own."""
+"""The nodes of Wan's models; each model says its sockets, its fields and what is its own."""
 
 from __future__ import annotations
 
 from typing import Any, ClassVar, Final
 
-from crystools_pipelines.nodes.base import FPS, RATE, TIMING, Timing
+from crystools_pipelines.nodes.base import Timing
 from crystools_pipelines.nodes.handed import Embeddings, Latents
 from crystools_pipelines.nodes.stages import DecoderNode, SamplerNode, TextEncoderNode
-from crystools_pipelines.requests.fields import node_inputs
-from crystools_pipelines.wan.request import WanRequest
 from crystools_tpu import telemetry
 
+EMBEDDINGS: Final = ("prompt_embeds", "negative_prompt_embeds")
 SIZE: Final = ("height", "width", "num_frames")
 """The names of the fields that say how large a video is."""
 
@@ -19,8 +18,8 @@ class WanTextEncoder(TextEncoderNode):
     """A prompt and a negative one to embeddings."""
 
     DESCRIPTION = "Encodes a prompt, and what the video must not show, with UMT5 on the TPU."
-    INPUTS: ClassVar = node_inputs(WanRequest, "prompt", "negative_prompt")
-    RETURN_NAMES: ClassVar = ("prompt_embeds", "negative_prompt_embeds", "timing")
+    INPUT_NAMES: ClassVar = ("prompt", "negative_prompt", "model_id")
+    RETURN_NAMES: ClassVar = (*EMBEDDINGS, "timing")
 
     def encode(
         self, prompt: str, negative_prompt: str, model_id: str
@@ -34,6 +33,7 @@ class WanTextEncoder(TextEncoderNode):
 class WanSampler(SamplerNode):
     """Noise to latents."""
 
+    DESCRIPTION = "Denoises a video's latents on the TPU, with the checkpoint's own scheduler."
     RETURN_NAMES: ClassVar = ("latents", "num_frames", "timing")
 
     def sample(
@@ -46,17 +46,24 @@ class WanSampler(SamplerNode):
         **settings: Any,
     ) -> tuple[Latents, int, Timing]:
         """Without guidance the negative embeddings are not used. `settings` are the request's fields."""
-        named = [("prompt_embeds", prompt_embeds), ("negative_prompt_embeds", negative_prompt_embeds)]
-        latents, report = self.sampled(named, model_id, num_devices, settings, condition)
+        embeddings = [*zip(EMBEDDINGS, (prompt_embeds, negative_prompt_embeds), strict=True)]
+        latents, report = self.sampled(embeddings, model_id, num_devices, settings, condition)
         return latents, latents.size.num_frames, telemetry.to_wire(report)
+
+
+class ExpertsSampler(WanSampler):
+    """Noise to latents, by two transformers in turn."""
+
+    DESCRIPTION = (
+        "Denoises a video's latents on the TPU: one transformer for the noisy steps, one for the rest."
+    )
 
 
 class WanDecoder(DecoderNode):
     """Latents to frames."""
 
     DESCRIPTION = "Decodes a video's latents on the TPU, a latent frame at a time."
-    INPUTS: ClassVar = {"fps": FPS}
-    RETURN_TYPES: ClassVar = ("IMAGE", RATE, TIMING)
+    INPUT_NAMES: ClassVar = ("latents", "model_id", "fps")
     RETURN_NAMES: ClassVar = ("frames", "fps", "timing")
 
     def decode(self, latents: Latents, model_id: str, fps: int) -> tuple[Any, int, Timing]:

@@ -1,4 +1,4 @@
-"""What one asks of Wan, and what is wrong with it, said before anything is loaded."""
+"""The request to Wan, checked before anything is loaded."""
 
 import math
 from dataclasses import dataclass
@@ -31,7 +31,7 @@ def wan_guidance_setting(default: float) -> Any:
 
 @dataclass(frozen=True)
 class WanRequest(GuidedVideoRequest):
-    """What every Wan model is asked; the defaults are those of the published 720p models."""
+    """A request to any Wan model; the defaults are those of the published 720p models."""
 
     size_multiple: ClassVar = SIZE_MULTIPLE
 
@@ -62,7 +62,7 @@ def shift_setting(default: float, high: float, step: float) -> Any:
 
 @dataclass(frozen=True)
 class ExpertsRequest(WanRequest):
-    """What a Wan model with two transformers is asked.
+    """A request to a Wan model with two transformers.
 
     A `boundary_ratio` of None is the checkpoint's, a `guidance_scale_2` of None the same as `guidance_scale`,
     which alone decides whether the negative branch runs.

@@ -11,7 +11,7 @@ from crystools_pipelines.tiny.text import TEXT_WIDTH, t5_tokenizer, umt5_encoder
 
 
 def wan_components(condition_channels: int = 0, transformers: int = 1) -> dict[str, Any]:
-    """What every model of the family is made of; the channels of a condition follow those of the latents."""
+    """The components of a model of the family; a condition's channels follow those of the latents."""
     tokenizer = t5_tokenizer()
     names = ["transformer", "transformer_2"][:transformers]
     return {

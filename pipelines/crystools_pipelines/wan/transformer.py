@@ -15,7 +15,7 @@ from crystools_pipelines.interop.scan import ScannedLayers
 from crystools_pipelines.kernels.attention import Heads, attention, cross_attention
 from crystools_pipelines.kernels.rotary import Norm, rotated
 from crystools_pipelines.parallel import layout
-from crystools_pipelines.runtime.denoising import guided
+from crystools_pipelines.runtime.denoising import guided, on_branches
 from crystools_pipelines.wan import sharding
 from crystools_pipelines.weights.loading import State
 
@@ -90,11 +90,8 @@ def predict(
     `embeddings` are `[branches, tokens, width]`, the prompt's and, if guided, the negative prompt's; a
     `condition` `[1, channels, frames, height, width]` follows the latents' channels.
     """
-    branches = embeddings.shape[0]
     if condition is not None:
         sample = jnp.concatenate([sample, condition], axis=1)
-    sample = jnp.broadcast_to(sample.astype(dtype), (branches, *sample.shape[1:]))
-    sample = jax.lax.with_sharding_constraint(sample, layout.branches(mesh))
-    timestep = jnp.broadcast_to(timestep, (branches,))
+    sample, timestep = on_branches(mesh, dtype, embeddings.shape[0], sample, timestep)
     (output,) = call(model, weights, sample, timestep, embeddings, return_dict=False)
-    return guided(output.astype(jnp.float32), guidance)
+    return guided(output, guidance)

@@ -4,7 +4,7 @@ It is causal. Each of its convolutions needs the last two frames of its own inpu
 a list. The first latent frame stands for one video frame and fills that list; each further one for four.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,10 +15,11 @@ import torch
 from diffusers import AutoencoderKLWan
 from diffusers.models.autoencoders.autoencoder_kl_wan import CACHE_T, WanCausalConv3d
 
+from crystools_pipelines.costs import Cost
 from crystools_pipelines.errors import CheckpointError
 from crystools_pipelines.interop.functional import call
 from crystools_pipelines.runtime.stages import FLOAT32_BYTES, StepCost, Turn
-from crystools_pipelines.wan import flops
+from crystools_pipelines.wan import costs
 from crystools_pipelines.weights.loading import State
 
 
@@ -50,11 +51,11 @@ class LatentScale:
         self._deviation = list(vae.config.latents_std)
 
     def to_vae(self, latents: jax.Array) -> jax.Array:
-        """What the VAE decodes."""
+        """The denoiser's latents in the scale of the VAE."""
         return latents * _by_channel(self._deviation) + _by_channel(self._mean)
 
     def from_vae(self, latents: jax.Array) -> jax.Array:
-        """What the VAE encoded, as the denoiser has it."""
+        """The VAE's latents in the scale of the denoiser."""
         return (latents - _by_channel(self._mean)) / _by_channel(self._deviation)
 
 
@@ -102,31 +103,19 @@ def build_decoder(folder: Path) -> FrameDecoder:
     return FrameDecoder(build_vae(folder))
 
 
-def decoding_turns(decoder: FrameDecoder, config: flops.Config, latent_shape: Sequence[int]) -> list[Turn]:
+def decoding_turns(
+    decoder: FrameDecoder, config: costs.Config, latent_shape: costs.LatentShape
+) -> list[Turn]:
     """A turn for each latent frame of `[1, channels, frames, height, width]`, as the denoiser left them.
 
     It gives the video frames, float32 `[1 or 4, 8 height, 8 width, 3]` in 0..1.
     """
-    return frame_turns(partial(_decode_frame, decoder), partial(_decoding_cost, config), latent_shape)
+    return frame_turns(partial(_decode_frame, decoder), costs.vae_decode(config, latent_shape))
 
 
-def frame_turns(
-    function: Callable[..., Any],
-    cost: Callable[[flops.LatentShape], StepCost],
-    latent_shape: Sequence[int],
-) -> list[Turn]:
-    """A turn of `function` for each latent frame; `cost` is that of latents of a shape, frame by frame."""
-    batch, channels, count, height, width = latent_shape
-    first, both = (cost((batch, channels, frames, height, width)) for frames in (1, 2))
-    further = StepCost(both.flops - first.flops, both.moved_bytes - first.moved_bytes)
-    return [Turn(function, further if frame else first, frame) for frame in range(count)]
-
-
-def _decoding_cost(config: flops.Config, latent_shape: flops.LatentShape) -> StepCost:
-    return StepCost(
-        flops.vae_decode_flops(config, latent_shape),
-        flops.vae_decode_bytes(config, latent_shape, FLOAT32_BYTES),
-    )
+def frame_turns(function: Callable[..., Any], frames: Iterable[Cost]) -> list[Turn]:
+    """A turn of `function` for each latent frame, which costs so much."""
+    return [Turn(function, StepCost.of(cost, FLOAT32_BYTES), index) for index, cost in enumerate(frames)]
 
 
 def _decode_frame(

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 from diffusers import UniPCMultistepScheduler
 
-from crystools_pipelines.wan.pipeline import Phase, WanPipeline
+from crystools_pipelines.runtime.pipeline import Phase
+from crystools_pipelines.wan.pipeline import WanPipeline
 from crystools_pipelines.wan.wan21_t2v.request import Wan21Request
 from crystools_pipelines.weights.checkpoint import Checkpoint
 

@@ -1,6 +1,5 @@
 """The VAE's encoder on the condition's video, which is the image and then blank frames."""
 
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -8,14 +7,19 @@ import jax
 import jax.numpy as jnp
 import torch
 from diffusers import AutoencoderKLWan
+from jax.sharding import PartitionSpec as P
 
 from crystools_pipelines.interop.functional import call
-from crystools_pipelines.runtime.stages import FLOAT32_BYTES, StepCost, Turn
-from crystools_pipelines.wan.flops import Config, LatentShape
+from crystools_pipelines.parallel.sharding import Rules
+from crystools_pipelines.runtime.stages import Turn
+from crystools_pipelines.wan.costs import Config, LatentShape
 from crystools_pipelines.wan.request import VAE_TEMPORAL_RATIO
 from crystools_pipelines.wan.vae import LatentScale, build_vae, frame_turns, run_causal
-from crystools_pipelines.wan.wan22_i2v import flops
+from crystools_pipelines.wan.wan22_i2v import costs
 from crystools_pipelines.weights.loading import State
+
+VAE_ENCODER: Rules = ((r"(encoder|quant_conv)\..*", P()),)
+"""It lies on the mesh as the decoder does."""
 
 
 class FrameEncoder(torch.nn.Module):
@@ -41,20 +45,13 @@ def build_encoder(folder: Path) -> FrameEncoder:
     return FrameEncoder(build_vae(folder))
 
 
-def encoding_turns(encoder: FrameEncoder, config: Config, latent_shape: Sequence[int]) -> list[Turn]:
+def encoding_turns(encoder: FrameEncoder, config: Config, latent_shape: LatentShape) -> list[Turn]:
     """A turn for each latent frame of `[1, channels, frames, height, width]`.
 
     The source is the image, `[1, 3, 1, 8 height, 8 width]` in -1..1; blank frames follow it. Each turn gives
     a latent frame, float32 `[1, channels, 1, height, width]` in the scale of the denoiser.
     """
-    return frame_turns(partial(_encode_frame, encoder), partial(_cost, config), latent_shape)
-
-
-def _cost(config: Config, latent_shape: LatentShape) -> StepCost:
-    return StepCost(
-        flops.vae_encode_flops(config, latent_shape),
-        flops.vae_encode_bytes(config, latent_shape, FLOAT32_BYTES),
-    )
+    return frame_turns(partial(_encode_frame, encoder), costs.vae_encode(config, latent_shape))
 
 
 def _encode_frame(

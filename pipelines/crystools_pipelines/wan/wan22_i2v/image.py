@@ -102,5 +102,5 @@ def _check(image: NDArray[np.floating]) -> NDArray[np.float32]:
 
 
 def _lies_in_0_to_1(values: NDArray[np.floating]) -> bool:
-    """Which NaN does not."""
+    """Whether all values are in 0..1, which NaN is not."""
     return bool(((values >= 0) & (values <= 1)).all())

@@ -3,34 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Final
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from crystools_pipelines.errors import RequestError
 from crystools_pipelines.nodes.base import (
-    NUM_DEVICES,
-    TIMING,
     ModelNode,
     Timing,
     checkpoint_at,
     devices,
-    model_id,
+    node_mappings,
     timing_of,
 )
 from crystools_pipelines.nodes.handed import Latents
-from crystools_pipelines.requests.fields import node_inputs
-from crystools_pipelines.wan.nodes import SIZE, WanDecoder, WanSampler, WanTextEncoder
-from crystools_pipelines.wan.wan22_i2v.request import Wan22I2VRequest
+from crystools_pipelines.wan.nodes import EMBEDDINGS, SIZE, ExpertsSampler, WanDecoder, WanTextEncoder
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-
-EMBEDDINGS: Final = "WAN22_EMBEDDINGS"
-CONDITION: Final = "WAN22_CONDITION"
-LATENT_INFO: Final = "WAN22_LATENT_INFO"
-LATENTS: Final = "WAN22_LATENTS"
-
-_MODEL: Final = model_id("wan2.2-i2v")
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,16 +34,18 @@ class LatentInfo:
 
 class _Node:
     MODEL = "wan2.2-i2v"
+    NAME = "Wan2.2 I2V"
     CATEGORY = "crystools-tpu/Wan2.2"
+    SOCKETS = "WAN22"
 
 
 class Wan22I2VImageEncoder(_Node, ModelNode):
     """The image that a video starts with, to what the transformers see beside the latents."""
 
     DESCRIPTION = "Encodes the image that the video starts with, stretched to the video's size, on the TPU."
-    INPUTS: ClassVar = {**node_inputs(Wan22I2VRequest, "image", *SIZE), **_MODEL}
+    TITLE = "Image Encoder"
     FUNCTION = "encode"
-    RETURN_TYPES: ClassVar = (CONDITION, LATENT_INFO, TIMING)
+    INPUT_NAMES: ClassVar = ("image", *SIZE, "model_id")
     RETURN_NAMES: ClassVar = ("condition", "latent_info", "timing")
 
     def encode(
@@ -103,27 +94,14 @@ def stretch(image: Any, height: int, width: int) -> NDArray[np.float32]:
 class Wan22I2VTextEncoder(_Node, WanTextEncoder):
     """A prompt and a negative one to embeddings."""
 
-    INPUTS: ClassVar = {**WanTextEncoder.INPUTS, **_MODEL}
-    RETURN_TYPES: ClassVar = (EMBEDDINGS, EMBEDDINGS, TIMING)
 
-
-class Wan22I2VTPUSampler(_Node, WanSampler):
+class Wan22I2VTPUSampler(_Node, ExpertsSampler):
     """Noise to latents, by two transformers in turn."""
 
-    DESCRIPTION = (
-        "Denoises a video's latents on the TPU: one transformer for the noisy steps, one for the rest."
+    INPUT_NAMES: ClassVar = (
+        *(*EMBEDDINGS, "condition", "latent_info", "num_inference_steps", "guidance_scale", "shift", "seed"),
+        *("model_id", "boundary_ratio", "num_devices"),
     )
-    INPUTS: ClassVar = {
-        "prompt_embeds": (EMBEDDINGS, {}),
-        "negative_prompt_embeds": (EMBEDDINGS, {}),
-        "condition": (CONDITION, {}),
-        "latent_info": (LATENT_INFO, {}),
-        **node_inputs(Wan22I2VRequest, "num_inference_steps", "guidance_scale", "shift", "seed"),
-        **_MODEL,
-        **node_inputs(Wan22I2VRequest, "boundary_ratio"),
-        "num_devices": NUM_DEVICES,
-    }
-    RETURN_TYPES: ClassVar = (LATENTS, "INT", TIMING)
 
     def sample(self, latent_info: LatentInfo, **inputs: Any) -> tuple[Latents, int, Timing]:  # type: ignore[override]
         """`latent_info` says which video it is."""
@@ -133,18 +111,7 @@ class Wan22I2VTPUSampler(_Node, WanSampler):
 class Wan22I2VTPUVAEDecoder(_Node, WanDecoder):
     """Latents to frames."""
 
-    INPUTS: ClassVar = {"latents": (LATENTS, {}), **_MODEL, **WanDecoder.INPUTS}
 
-
-NODE_CLASS_MAPPINGS: Final = {
-    "Wan22I2VImageEncoder": Wan22I2VImageEncoder,
-    "Wan22I2VTextEncoder": Wan22I2VTextEncoder,
-    "Wan22I2VTPUSampler": Wan22I2VTPUSampler,
-    "Wan22I2VTPUVAEDecoder": Wan22I2VTPUVAEDecoder,
-}
-NODE_DISPLAY_NAME_MAPPINGS: Final = {
-    "Wan22I2VImageEncoder": "Wan2.2 I2V Image Encoder (TPU)",
-    "Wan22I2VTextEncoder": "Wan2.2 I2V Text Encoder (TPU)",
-    "Wan22I2VTPUSampler": "Wan2.2 I2V Sampler (TPU)",
-    "Wan22I2VTPUVAEDecoder": "Wan2.2 I2V VAE Decoder (TPU)",
-}
+NODE_CLASS_MAPPINGS, NODE_DISPLAY_NAME_MAPPINGS = node_mappings(
+    Wan22I2VImageEncoder, Wan22I2VTextEncoder, Wan22I2VTPUSampler, Wan22I2VTPUVAEDecoder
+)

@@ -13,22 +13,19 @@ from crystools_pipelines.runtime.stages import run_turns
 from crystools_pipelines.wan import pipeline
 from crystools_pipelines.wan.experts import ExpertsPipeline
 from crystools_pipelines.wan.request import VAE_TEMPORAL_RATIO
-from crystools_pipelines.wan.wan22_i2v import sharding
-from crystools_pipelines.wan.wan22_i2v.encoder import build_encoder, encoding_turns
+from crystools_pipelines.wan.wan22_i2v.encoder import VAE_ENCODER, build_encoder, encoding_turns
 from crystools_pipelines.wan.wan22_i2v.image import read_image
 from crystools_pipelines.wan.wan22_i2v.request import Wan22I2VRequest
 from crystools_pipelines.weights.checkpoint import Checkpoint
 from crystools_pipelines.weights.part import Part
 from crystools_tpu.telemetry import StageName
 
-ENCODER = Part(
-    "vae", build_encoder, sharding.VAE_ENCODER, (r"(decoder|post_quant_conv)\..*",), dtype="float32"
-)
+ENCODER = Part("vae", build_encoder, VAE_ENCODER, (r"(decoder|post_quant_conv)\..*",), dtype="float32")
 
 
 @dataclass(frozen=True)
 class Prepared(pipeline.Prepared):
-    """And `image`, in -1..1, float32 `[1, 3, 1, height, width]`."""
+    """What a request needs beside the weights, its `image` too: -1..1, float32 `[1, 3, 1, height, width]`."""
 
     image: NDArray[np.float32]
 

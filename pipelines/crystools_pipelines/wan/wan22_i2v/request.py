@@ -1,4 +1,4 @@
-"""What one asks of Wan2.2 image-to-video, and what is wrong with it, said before anything is loaded."""
+"""The request to Wan2.2 image-to-video, checked before anything is loaded."""
 
 from __future__ import annotations
 

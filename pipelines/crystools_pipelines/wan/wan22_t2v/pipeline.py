@@ -6,8 +6,8 @@ from diffusers import UniPCMultistepScheduler
 
 from crystools_pipelines.errors import CheckpointError
 from crystools_pipelines.models import MODELS
+from crystools_pipelines.runtime.pipeline import Phase
 from crystools_pipelines.wan.experts import ExpertsPipeline
-from crystools_pipelines.wan.pipeline import Phase
 from crystools_pipelines.wan.wan22_t2v.request import Wan22T2VRequest
 from crystools_pipelines.weights.checkpoint import Checkpoint
 

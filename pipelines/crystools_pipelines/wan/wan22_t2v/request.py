@@ -1,4 +1,4 @@
-"""What one asks of Wan2.2 text-to-video, and what is wrong with it, said before anything is loaded."""
+"""The request to Wan2.2 text-to-video, checked before anything is loaded."""
 
 from dataclasses import dataclass
 from typing import ClassVar

@@ -1,9 +1,10 @@
-"""Model FLOPs and bytes of Wan2.1, from the architecture alone, counted as `costs.py` says.
+"""FLOPs and moved bytes of Wan2.1's components, by their architecture (see `crystools_pipelines.costs`).
 
 A `config` is the mapping in the component's `config.json`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from math import prod
 from typing import Any
 
@@ -24,8 +25,13 @@ LatentShape = tuple[int, int, int, int, int]  # batch, channels, frames, height,
 PAST_FRAMES = 2  # that the VAE's convolutions need before those that they make
 
 
-def transformer_forward_flops(config: Config, latent_shape: LatentShape, text_tokens: int) -> float:
-    """FLOPs of one forward of WanTransformer3DModel; `text_tokens` a sample, padding included."""
+def transformer(config: Config, latent_shape: LatentShape, text_tokens: int) -> Cost:
+    """One forward of WanTransformer3DModel; `text_tokens` a sample, padding included.
+
+    In every layer it moves the hidden states, read and written by each of the three sublayers, and the keys
+    and values of both attentions, written and read; then the latents in and out. Queries, scores and the
+    inner feed-forward activations need never leave the chip.
+    """
     batch, tokens, width = latent_shape[0], _tokens(config, latent_shape), _width(config)
     self_attention = 4 * matmul(tokens, width, width) + attention(tokens, tokens, width)
     cross_attention = (
@@ -44,25 +50,13 @@ def transformer_forward_flops(config: Config, latent_shape: LatentShape, text_to
     )
     output = matmul(tokens, width, config["out_channels"] * patch)
     layer = self_attention + cross_attention + feed_forward
-    return float(batch * (config["num_layers"] * layer + embeddings + output))
-
-
-def transformer_forward_bytes(
-    config: Config, latent_shape: LatentShape, text_tokens: int, bytes_per_parameter: int
-) -> float:
-    """Bytes that one forward must move to or from HBM, however well each sublayer is fused.
-
-    All weights once; in every layer the hidden states, read and written by each of the three sublayers, and
-    the keys and values of both attentions, written and read; the latents in and out. Queries, scores and the
-    inner feed-forward activations need never leave the chip. Activations count `bytes_per_parameter` too.
-    """
-    batch, tokens = latent_shape[0], _tokens(config, latent_shape)
-    hidden_states = 3 * 2 * tokens
-    keys_and_values = 2 * 2 * (tokens + text_tokens)
-    layer = batch * (hidden_states + keys_and_values) * _width(config)
-    latents = batch * tokens * (config["in_channels"] + config["out_channels"]) * prod(config["patch_size"])
-    elements = transformer_parameters(config) + config["num_layers"] * layer + latents
-    return float(elements * bytes_per_parameter)
+    moved = (3 * 2 * tokens + 2 * 2 * (tokens + text_tokens)) * width
+    latents = tokens * (config["in_channels"] + config["out_channels"]) * patch
+    return Cost(
+        flops=batch * (config["num_layers"] * layer + embeddings + output),
+        parameters=transformer_parameters(config),
+        activations=batch * (config["num_layers"] * moved + latents),
+    )
 
 
 def transformer_parameters(config: Config) -> int:
@@ -83,31 +77,20 @@ def transformer_parameters(config: Config) -> int:
     return int(config["num_layers"] * layer + embeddings + output)
 
 
-def text_encoder_flops(config: Config, batch: int, tokens: int) -> float:
-    """FLOPs of UMT5EncoderModel on `[batch, tokens]`, padding included."""
-    return t5_costs.encoder_flops(config, batch, tokens)
+def text_encoder(config: Config, batch: int, tokens: int) -> Cost:
+    """One forward of UMT5EncoderModel on `[batch, tokens]`; every layer has a table of relative positions."""
+    return t5_costs.encoder(config, batch, tokens, position_tables=config["num_layers"])
 
 
-def text_encoder_bytes(config: Config, batch: int, tokens: int, bytes_per_parameter: int) -> float:
-    """Bytes that UMT5EncoderModel must move for `[batch, tokens]`."""
-    # Every layer has a table of relative positions.
-    tables = config["num_layers"]
-    return t5_costs.encoder_bytes(config, batch, tokens, bytes_per_parameter, position_tables=tables)
+def vae_decode(config: Config, latent_shape: LatentShape) -> list[Cost]:
+    """AutoencoderKLWan.decode of each latent frame, by the decoder of Wan2.1 (`is_residual` is false)."""
+    return frame_by_frame(partial(_decode_frame, config, prod(latent_shape[3:])), latent_shape)
 
 
-def vae_decode_flops(config: Config, latent_shape: LatentShape) -> float:
-    """FLOPs of AutoencoderKLWan.decode, for the decoder of Wan2.1 (`is_residual` false in its config)."""
-    return float(_decode(config, latent_shape).flops)
-
-
-def vae_decode_bytes(config: Config, latent_shape: LatentShape, bytes_per_parameter: int) -> float:
-    """Bytes that the same must move, one latent frame after another: for each, the weights once."""
-    return _decode(config, latent_shape).moved_bytes(bytes_per_parameter)
-
-
-def frame_by_frame(first: Cost, further: Cost, latent_shape: LatentShape) -> Cost:
-    """Of all latent frames, one after another, all samples together."""
-    return (first + (latent_shape[2] - 1) * further).batched(latent_shape[0])
+def frame_by_frame(frame: Callable[[int], Cost], latent_shape: LatentShape) -> list[Cost]:
+    """The cost of each latent frame, all samples together; `frame` is one sample's, after `past` frames."""
+    first, further = (frame(past).batched(latent_shape[0]) for past in (0, PAST_FRAMES))
+    return [first, *[further] * (latent_shape[2] - 1)]
 
 
 def norm(channels: int) -> Cost:
@@ -119,12 +102,6 @@ def middle_block(pixels: int, past: int, channels: int) -> Cost:
     """The VAE's innermost block on one frame: two residual blocks around attention."""
     block = residual_block((past + 1) * pixels, pixels, channels, channels, 27, norm)
     return 2 * block + image_attention(1, pixels, channels, norm)
-
-
-def _decode(config: Config, latent_shape: LatentShape) -> Cost:
-    pixels = prod(latent_shape[3:])
-    first, further = _decode_frame(config, pixels, past=0), _decode_frame(config, pixels, past=PAST_FRAMES)
-    return frame_by_frame(first, further, latent_shape)
 
 
 def _decode_frame(config: Config, pixels: int, past: int) -> Cost:

@@ -1,4 +1,4 @@
-"""Model FLOPs and bytes of CogVideoX, from the architecture alone, counted as `costs.py` says.
+"""FLOPs and moved bytes of CogVideoX's components, by their architecture (see `crystools_pipelines.costs`).
 
 A `config` is the mapping in the component's `config.json`.
 """
@@ -17,8 +17,13 @@ LatentShape = tuple[int, int, int, int, int]  # batch, frames, channels, height,
 PAST_FRAMES = 2  # that the VAE's convolutions need before those that they make
 
 
-def transformer_forward_flops(config: Config, latent_shape: LatentShape, text_tokens: int) -> float:
-    """FLOPs of one forward of CogVideoXTransformer3DModel; `text_tokens` a sample, padding included."""
+def transformer(config: Config, latent_shape: LatentShape, text_tokens: int) -> Cost:
+    """One forward of CogVideoXTransformer3DModel; `text_tokens` a sample, padding included.
+
+    In every layer it moves the hidden states, read and written by each of the two sublayers, and the keys and
+    values, written and read; then the latents in and out. Queries, scores and the inner feed-forward
+    activations need never leave the chip.
+    """
     batch, video_tokens, width = latent_shape[0], _video_tokens(config, latent_shape), _width(config)
     tokens, time_width, patch = text_tokens + video_tokens, config["time_embed_dim"], _patch(config)
     layer = (
@@ -34,23 +39,13 @@ def transformer_forward_flops(config: Config, latent_shape: LatentShape, text_to
         + matmul(1, time_width, time_width)
     )
     output = matmul(1, time_width, 2 * width) + matmul(video_tokens, width, config["out_channels"] * patch)
-    return float(batch * (config["num_layers"] * layer + embeddings + output))
-
-
-def transformer_forward_bytes(
-    config: Config, latent_shape: LatentShape, text_tokens: int, bytes_per_parameter: int
-) -> float:
-    """Bytes that one forward must move to or from HBM, however well each sublayer is fused.
-
-    All weights once; in every layer the hidden states, read and written by each of the two sublayers, and the
-    keys and values, written and read; the latents in and out. Queries, scores and the inner feed-forward
-    activations need never leave the chip. Activations count `bytes_per_parameter` too.
-    """
-    batch, video_tokens = latent_shape[0], _video_tokens(config, latent_shape)
-    layer = batch * (2 * 2 + 2 * 2) * (text_tokens + video_tokens) * _width(config)
-    latents = batch * video_tokens * (config["in_channels"] + config["out_channels"]) * _patch(config)
-    elements = transformer_parameters(config) + config["num_layers"] * layer + latents
-    return float(elements * bytes_per_parameter)
+    moved = (2 * 2 + 2 * 2) * tokens * width
+    latents = video_tokens * (config["in_channels"] + config["out_channels"]) * patch
+    return Cost(
+        flops=batch * (config["num_layers"] * layer + embeddings + output),
+        parameters=transformer_parameters(config),
+        activations=batch * (config["num_layers"] * moved + latents),
+    )
 
 
 def transformer_parameters(config: Config) -> int:
@@ -71,32 +66,17 @@ def transformer_parameters(config: Config) -> int:
     return int(config["num_layers"] * layer + embeddings + norms + output)
 
 
-def text_encoder_flops(config: Config, batch: int, tokens: int) -> float:
-    """FLOPs of T5EncoderModel on `[batch, tokens]`, padding included."""
-    return t5_costs.encoder_flops(config, batch, tokens)
+def text_encoder(config: Config, batch: int, tokens: int) -> Cost:
+    """One forward of T5EncoderModel on `[batch, tokens]`; all layers share the first one's table."""
+    return t5_costs.encoder(config, batch, tokens, position_tables=1)
 
 
-def text_encoder_bytes(config: Config, batch: int, tokens: int, bytes_per_parameter: int) -> float:
-    """Bytes that T5EncoderModel must move for `[batch, tokens]`."""
-    # All layers share the first one's table of relative positions.
-    return t5_costs.encoder_bytes(config, batch, tokens, bytes_per_parameter, position_tables=1)
+def vae_turn(config: Config, frames: int, pixels: int, *, first: bool) -> Cost:
+    """AutoencoderKLCogVideoX's decoder on the `frames` latent frames, of so many `pixels`, of one turn.
 
-
-def vae_turn_flops(config: Config, frames: int, height: int, width: int) -> float:
-    """FLOPs of AutoencoderKLCogVideoX's decoder on the `frames` latent frames that it decodes in one turn."""
-    return float(_turn(config, frames, height * width, past=0).flops)
-
-
-def vae_turn_bytes(
-    config: Config, frames: int, height: int, width: int, bytes_per_parameter: int, *, first: bool
-) -> float:
-    """Bytes that the same must move: the weights once. Every turn but the `first` reads the past as well."""
+    Every turn but the `first` reads the past as well.
+    """
     past = 0 if first else PAST_FRAMES
-    return _turn(config, frames, height * width, past).moved_bytes(bytes_per_parameter)
-
-
-def _turn(config: Config, frames: int, pixels: int, past: int) -> Cost:
-    """`frames` latent frames of `pixels` to their video frames, after `past` frames."""
     latent_channels, latents = config["latent_channels"], frames * pixels
     level_channels = list(reversed(config["block_out_channels"]))
     doublings_of_time = config["temporal_compression_ratio"].bit_length() - 1

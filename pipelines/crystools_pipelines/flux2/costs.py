@@ -1,4 +1,4 @@
-"""Model FLOPs and bytes of FLUX.2, from the architecture alone, counted as `costs.py` says.
+"""FLOPs and moved bytes of FLUX.2's components, by their architecture (see `crystools_pipelines.costs`).
 
 A `config` is the mapping in the component's `config.json`, for the text encoder its `text_config`.
 """
@@ -18,38 +18,31 @@ from crystools_pipelines.costs import (
 Config = Mapping[str, Any]
 
 
-def transformer_forward_flops(config: Config, image_tokens: int, text_tokens: int) -> float:
-    """FLOPs of one forward of Flux2Transformer2DModel on one image."""
+def transformer(config: Config, image_tokens: int, text_tokens: int) -> Cost:
+    """One forward of Flux2Transformer2DModel on one image.
+
+    In every layer it moves the hidden states, read and written by each of its sublayers (two in a double
+    block, one in a single), and the keys and values, written and read; then the latents in and out. Queries,
+    scores and the inner feed-forward activations need never leave the chip.
+    """
     width, inner = _width(config), _inner(config)
     tokens = image_tokens + text_tokens
     attends = 4 * matmul(tokens, width, width) + attention(tokens, tokens, width)
     feed_forward = matmul(tokens, width, 2 * inner) + matmul(tokens, inner, width)
-    layers = config["num_layers"] + config["num_single_layers"]
+    double, single = config["num_layers"], config["num_single_layers"]
     vectors = _parameters_of_vectors(config)  # each weight multiplies one vector
     projections = (
         matmul(image_tokens, config["in_channels"], width)
         + matmul(text_tokens, config["joint_attention_dim"], width)
         + matmul(image_tokens, width, _out_channels(config))
     )
-    return float(layers * (attends + feed_forward) + projections + 2 * vectors)
-
-
-def transformer_forward_bytes(
-    config: Config, image_tokens: int, text_tokens: int, bytes_per_parameter: int
-) -> float:
-    """Bytes that one forward must move to or from HBM, however well each sublayer is fused.
-
-    All weights once; in every layer the hidden states, read and written by each of its sublayers (two in a
-    double block, one in a single), and the keys and values, written and read; the latents in and out.
-    Queries, scores and the inner feed-forward activations need never leave the chip. Activations count
-    `bytes_per_parameter` too.
-    """
-    double, single = config["num_layers"], config["num_single_layers"]
-    hidden_states = 2 * (2 * double + single)
-    keys_and_values = 2 * 2 * (double + single)
-    activations = (hidden_states + keys_and_values) * (image_tokens + text_tokens) * _width(config)
+    moved = 2 * (2 * double + single) + 2 * 2 * (double + single)
     latents = image_tokens * (config["in_channels"] + _out_channels(config))
-    return float((transformer_parameters(config) + activations + latents) * bytes_per_parameter)
+    return Cost(
+        flops=(double + single) * (attends + feed_forward) + projections + 2 * vectors,
+        parameters=transformer_parameters(config),
+        activations=moved * tokens * width + latents,
+    )
 
 
 def transformer_parameters(config: Config) -> int:
@@ -67,40 +60,26 @@ def transformer_parameters(config: Config) -> int:
     )
 
 
-def text_encoder_flops(config: Config, tokens: int, layers: int) -> float:
-    """FLOPs of the first `layers` layers of Mistral on one prompt of `tokens`, padding included."""
-    model, queries, keys = config["hidden_size"], *_text_widths(config)
-    attends = 2 * matmul(tokens, model, queries + keys) + attention(tokens, tokens, queries)
-    feed_forward = 3 * matmul(tokens, model, config["intermediate_size"])
-    return float(layers * (attends + feed_forward))
+def text_encoder(config: Config, tokens: int, taken_layers: Sequence[int]) -> Cost:
+    """Mistral on one prompt of `tokens`, padding included, up to the last of `taken_layers`.
 
-
-def text_encoder_bytes(
-    config: Config, tokens: int, taken_layers: Sequence[int], bytes_per_parameter: int
-) -> float:
-    """Bytes that the same must move, where the embeddings are the hidden states after `taken_layers`.
-
-    Of the vocabulary only the tokens' own rows; then the weights of the layers up to the last that is taken,
-    the hidden states of two sublayers a layer with their keys and values, and the embeddings out.
+    The embeddings are the hidden states after these. Of the vocabulary it moves only the tokens' own rows;
+    then the weights, the hidden states of two sublayers a layer with their keys and values, and the
+    embeddings out.
     """
-    model, queries, keys = config["hidden_size"], *_text_widths(config)
-    weights = 2 * model * (queries + keys) + 3 * model * config["intermediate_size"] + 2 * model
-    activations = tokens * (2 * 2 * model + 2 * 2 * keys)
-    ends = (1 + len(taken_layers)) * tokens * model
-    return float((max(taken_layers) * (weights + activations) + ends) * bytes_per_parameter)
+    model, inner, head = config["hidden_size"], config["intermediate_size"], config["head_dim"]
+    queries, keys = config["num_attention_heads"] * head, config["num_key_value_heads"] * head
+    attends = 2 * matmul(tokens, model, queries + keys) + attention(tokens, tokens, queries)
+    layer = Cost(
+        flops=attends + 3 * matmul(tokens, model, inner),
+        parameters=2 * model * (queries + keys) + 3 * model * inner + 2 * model,
+        activations=tokens * (2 * 2 * model + 2 * 2 * keys),
+    )
+    return max(taken_layers) * layer + Cost(activations=(1 + len(taken_layers)) * tokens * model)
 
 
-def vae_decode_flops(config: Config, rows: int, columns: int) -> float:
-    """FLOPs of AutoencoderKLFlux2.decode on latents of `rows` and `columns`."""
-    return float(_decode(config, rows * columns).flops)
-
-
-def vae_decode_bytes(config: Config, rows: int, columns: int, bytes_per_parameter: int) -> float:
-    """Bytes that the same must move."""
-    return _decode(config, rows * columns).moved_bytes(bytes_per_parameter)
-
-
-def _decode(config: Config, pixels: int) -> Cost:
+def vae_decode(config: Config, pixels: int) -> Cost:
+    """AutoencoderKLFlux2.decode on latents of so many `pixels`."""
     latent_channels = config["latent_channels"]
     levels = list(reversed(config.get("decoder_block_out_channels") or config["block_out_channels"]))
     channels = levels[0]
@@ -127,14 +106,8 @@ def _norm(channels: int) -> Cost:
     return Cost(parameters=2 * channels)
 
 
-def _text_widths(config: Config) -> tuple[int, int]:
-    """Of all queries, and of all keys."""
-    head = config["head_dim"]
-    return config["num_attention_heads"] * head, config["num_key_value_heads"] * head
-
-
 def _parameters_of_vectors(config: Config) -> int:
-    """Of the embedding of timestep and guidance, and of the modulations: each sees one vector a forward."""
+    """Parameters of the modulations and of the embedders of timestep and guidance, which see one vector."""
     width = _width(config)
     embedders = 2 if config["guidance_embeds"] else 1
     embedding = embedders * (config["timestep_guidance_channels"] * width + width * width)

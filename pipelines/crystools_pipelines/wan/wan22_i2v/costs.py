@@ -1,10 +1,10 @@
-"""Model FLOPs and bytes of what Wan2.2 image-to-video computes beyond Wan2.1, from the architecture alone."""
+"""FLOPs and moved bytes of what Wan2.2 image-to-video computes beyond Wan2.1, by the architecture alone."""
 
+from functools import partial
 from itertools import pairwise
 
 from crystools_pipelines.costs import Cost, convolution, residual_block
-from crystools_pipelines.wan.flops import (
-    PAST_FRAMES,
+from crystools_pipelines.wan.costs import (
     Config,
     LatentShape,
     frame_by_frame,
@@ -14,20 +14,10 @@ from crystools_pipelines.wan.flops import (
 from crystools_pipelines.wan.request import VAE_SPATIAL_RATIO, VAE_TEMPORAL_RATIO
 
 
-def vae_encode_flops(config: Config, latent_shape: LatentShape) -> float:
-    """FLOPs of AutoencoderKLWan.encode for latents of this shape (`is_residual` false in its config)."""
-    return float(_encode(config, latent_shape).flops)
-
-
-def vae_encode_bytes(config: Config, latent_shape: LatentShape, bytes_per_parameter: int) -> float:
-    """Bytes that the same must move, one latent frame after another: for each, the weights once."""
-    return _encode(config, latent_shape).moved_bytes(bytes_per_parameter)
-
-
-def _encode(config: Config, latent_shape: LatentShape) -> Cost:
+def vae_encode(config: Config, latent_shape: LatentShape) -> list[Cost]:
+    """AutoencoderKLWan.encode to each latent frame, by the encoder of Wan2.1 (`is_residual` is false)."""
     pixels = VAE_SPATIAL_RATIO**2 * latent_shape[3] * latent_shape[4]
-    first, further = _encode_frame(config, pixels, past=0), _encode_frame(config, pixels, past=PAST_FRAMES)
-    return frame_by_frame(first, further, latent_shape)
+    return frame_by_frame(partial(_encode_frame, config, pixels), latent_shape)
 
 
 def _encode_frame(config: Config, pixels: int, past: int) -> Cost:
