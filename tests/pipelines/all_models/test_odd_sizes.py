@@ -17,7 +17,7 @@ from tests.pipelines.all_models.conftest import Run, smallest
 
 # 112 x 176 are 14 x 22 latents and 7 x 11 patches, which neither 3, 5 nor 8 devices divide among them.
 ODD = {"height": 112, "width": 176}
-DEVICES = {"cogvideox-t2v": 3, "wan2.1-t2v": 5, "wan2.2-i2v": 8, "flux.2": 5}
+DEVICES = {"cogvideox-t2v": 3, "wan2.1-t2v": 5, "wan2.2-t2v": 3, "wan2.2-i2v": 8, "flux.2": 5}
 NOT_REHEARSED = (StageName.LOAD, StageName.SAVE)
 
 
