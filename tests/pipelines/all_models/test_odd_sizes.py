@@ -1,4 +1,8 @@
-"""A size that the devices do not divide works, and a rehearsal on shapes foresees that run."""
+"""A size that the devices do not divide works, and a rehearsal on shapes foresees that run.
+
+Of Wan2.2 text-to-video it is not tried: its programs are those of Wan2.1, its two transformers take turns as
+image-to-video's do.
+"""
 
 from __future__ import annotations
 
@@ -17,11 +21,11 @@ from tests.pipelines.all_models.conftest import Run, smallest
 
 # 112 x 176 are 14 x 22 latents and 7 x 11 patches, which neither 3, 5 nor 8 devices divide among them.
 ODD = {"height": 112, "width": 176}
-DEVICES = {"cogvideox-t2v": 3, "wan2.1-t2v": 5, "wan2.2-t2v": 3, "wan2.2-i2v": 8, "flux.2": 5}
+DEVICES = {"cogvideox-t2v": 3, "wan2.1-t2v": 5, "wan2.2-i2v": 8, "flux.2": 5}
 NOT_REHEARSED = (StageName.LOAD, StageName.SAVE)
 
 
-@pytest.fixture(scope="module", params=MODELS)
+@pytest.fixture(scope="module", params=DEVICES)
 def model(request: pytest.FixtureRequest) -> str:
     model: str = request.param
     return model
