@@ -19,12 +19,11 @@ class Wan22T2V(ExpertsPipeline[Wan22T2VRequest]):
     def phases(
         self, request: Wan22T2VRequest, checkpoint: Checkpoint, scheduler: UniPCMultistepScheduler
     ) -> Sequence[Phase]:
-        """Raises CheckpointError for a checkpoint without a boundary, which is Wan2.1's."""
-        if request.boundary_ratio is None and checkpoint.index().get("boundary_ratio") is None:
-            what = (
-                f" with a single transformer (no boundary_ratio in model_index.json), {self.model} takes two"
-            )
-            raise misfit(self.model, checkpoint, what)
+        """Raises CheckpointError for Wan2.1's checkpoint, unless its one transformer is to take all steps."""
+        index = checkpoint.index()
+        has_one = index.get("boundary_ratio") is None and index.get("transformer_2") in (None, [None, None])
+        if has_one and request.boundary_ratio != 0:
+            raise misfit(self.model, checkpoint, f" with one transformer, {self.model} takes two")
         return super().phases(request, checkpoint, scheduler)
 
 
