@@ -1,9 +1,9 @@
 """Writes `example_workflows/`: for each model one workflow of full size, and one for its tiny checkpoint.
 
 With the address of a running ComfyUI, which has the tiny checkpoints where docs/nodes.md puts them, it takes
-a picture of each in its page, too, of the tiny ones after a run:
+a picture of each in its page, too, of the tiny ones after a run; or of those of some models alone:
 
-    python docs/make_workflows.py [http://127.0.0.1:8188]
+    python docs/make_workflows.py [http://127.0.0.1:8188 [MODEL ...]]
 """
 
 from __future__ import annotations
@@ -11,12 +11,14 @@ from __future__ import annotations
 import io
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 from crystools_pipelines.flux2.request import Flux2Request
+from crystools_pipelines.models import MODELS
 from crystools_pipelines.requests.fields import Role, names_of
 from crystools_pipelines.wan.wan22_i2v.request import Wan22I2VRequest
 from crystools_tpu.comfyui.nodes import NODE_CLASS_MAPPINGS
@@ -63,6 +65,7 @@ NEGATIVE: Final = "blurred, overexposed, static, text"
 TINY: Final = {
     "cogvideox-t2v": "tiny-cogvideox",
     "wan2.1-t2v": "tiny-wan2.1",
+    "wan2.2-t2v": "tiny-wan2.2-t2v",
     "wan2.2-i2v": "tiny-wan2.2",
     "flux.2": "tiny-flux.2",
 }
@@ -208,20 +211,20 @@ def cogvideox(model: Inputs, shape: Inputs, prefix: str) -> Nodes:
     }
 
 
-def wan21(model: Inputs, shape: Inputs, prefix: str) -> Nodes:
-    """Text to video."""
+def wan_t2v(nodes: str, model: Inputs, shape: Inputs, prefix: str) -> Nodes:
+    """Text to video, by the nodes whose ids begin so."""
     prompts = {"prompt": PROMPT, "negative_prompt": NEGATIVE}
     embeddings = {"prompt_embeds": ("encode", 0), "negative_prompt_embeds": ("encode", 1)}
     return {
-        "encode": Node("Wan21TextEncoder", (0, 0), (380, 300), {**prompts, **model}),
-        "sample": Node("Wan21TPUSampler", (420, 0), (380, 380), {**embeddings, **shape, **model}),
-        "decode": Node("Wan21TPUVAEDecoder", (840, 0), (360, 150), {"latents": ("sample", 0), **model}),
+        "encode": Node(f"{nodes}TextEncoder", (0, 0), (380, 300), {**prompts, **model}),
+        "sample": Node(f"{nodes}TPUSampler", (420, 0), (380, 380), {**embeddings, **shape, **model}),
+        "decode": Node(f"{nodes}TPUVAEDecoder", (840, 0), (360, 150), {"latents": ("sample", 0), **model}),
         **video_end("decode", prefix),
         **report(("encode", 2), ("sample", 2), ("decode", 2)),
     }
 
 
-def wan22(model: Inputs, shape: Inputs, prefix: str) -> Nodes:
+def wan22_i2v(model: Inputs, shape: Inputs, prefix: str) -> Nodes:
     """Image and text to video."""
     prompts = {"prompt": "The camera moves in slowly", "negative_prompt": NEGATIVE}
     size = {name: shape[name] for name in names_of(Wan22I2VRequest, Role.SHAPE) if name in shape}
@@ -262,20 +265,23 @@ def flux2(model: Inputs, shape: Inputs, prefix: str) -> Nodes:
 
 SMALL: Final = {"height": 256, "width": 256, "num_inference_steps": 4}
 SMALL_VIDEO: Final = {**SMALL, "num_frames": 17}
-MODELS: Final = {
-    "cogvideox-t2v": ("CogVideoX1.5 text to video", cogvideox, SMALL_VIDEO, "720p"),
-    "wan2.1-t2v": ("Wan2.1 text to video", wan21, SMALL_VIDEO, "720p"),
-    "wan2.2-i2v": ("Wan2.2 image to video", wan22, SMALL_VIDEO, "720p"),
-    "flux.2": ("FLUX.2 text to image", flux2, SMALL, "1024"),
+TEMPLATES: Final = {
+    "cogvideox-t2v": ("CogVideoX1.5 text to video", cogvideox),
+    "wan2.1-t2v": ("Wan2.1 text to video", partial(wan_t2v, "Wan21")),
+    "wan2.2-t2v": ("Wan2.2 text to video", partial(wan_t2v, "Wan22T2V")),
+    "wan2.2-i2v": ("Wan2.2 image to video", wan22_i2v),
+    "flux.2": ("FLUX.2 text to image", flux2),
 }
 
 
 def workflows() -> dict[str, dict[str, Any]]:
     """All of them, by file name."""
     made = {}
-    for model, (title, build, small, size) in MODELS.items():
-        tiny = TINY[model]
+    for model, about in MODELS.items():
+        (title, build), tiny = TEMPLATES[model], TINY[model]
         words = {"title": title, "model": model, "tiny": tiny}
+        height = about.request_class().of_any_content().height
+        small, size = (SMALL_VIDEO, f"{height}p") if about.makes == "video" else (SMALL, height)
         full_size = build({}, {}, f"crystools-tpu/{model}")
         made[f"{model}-{size}.json"] = _with_note(full_size, FULL_NOTE.format(**words))
         tiny_size = build({"model_id": tiny}, small, f"crystools-tpu/{tiny}")
@@ -287,8 +293,8 @@ def _with_note(nodes: Nodes, text: str) -> dict[str, Any]:
     return workflow({**nodes, "note": Node("MarkdownNote", (-360, 0), (320, 300), {"text": text})})
 
 
-def take_pictures(url: str) -> None:
-    """Of each workflow in the page of a running ComfyUI."""
+def take_pictures(url: str, models: Sequence[str]) -> None:
+    """Of each workflow of these models in the page of a running ComfyUI."""
     from PIL import Image
     from playwright.sync_api import sync_playwright
 
@@ -298,7 +304,7 @@ def take_pictures(url: str) -> None:
         page.goto(url)
         page.wait_for_function("() => window.app?.graph && window.app?.extensionManager", timeout=120_000)
         page.wait_for_timeout(SETTLE_MILLISECONDS)
-        for file in sorted(FOLDER.glob("*.json")):
+        for file in sorted(file for model in models for file in FOLDER.glob(f"{model}-*.json")):
             page.evaluate("saved => window.app.loadGraphData(saved)", json.loads(file.read_text()))
             page.evaluate(SHOW_ALL)
             if file.stem.endswith("-tiny"):
@@ -315,4 +321,4 @@ if __name__ == "__main__":
     for file_name, saved in workflows().items():
         (FOLDER / file_name).write_text(json.dumps(saved, indent=1) + "\n")
     if len(sys.argv) > 1:
-        take_pictures(sys.argv[1])
+        take_pictures(sys.argv[1], sys.argv[2:] or [*MODELS])

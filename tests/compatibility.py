@@ -38,6 +38,7 @@ _TEST_TOOLS: Final = ("pytest", "pytest-asyncio", "pytest-timeout", "accelerate"
 # Of each model one case on one device, and one on eight.
 _PARITY_CASES: Final = {
     "wan21": ("latents_and_frames", "1-small-5.0-3.0", "8-wide-5.0-3.0"),
+    "wan22_t2v": ("latents_and_frames", "as published", "wide"),
     "wan22_i2v": ("latents_and_frames", "small", "wide"),
     "cogvideox": ("latents_and_frames", "1-guided", "8-guided"),
     "flux2": ("latents_and_image", "1-size0-1.0-7", "8-size3-4.0-42"),

@@ -15,7 +15,13 @@ from crystools_pipelines.weights.checkpoint import Checkpoint
 
 @pytest.mark.parametrize(
     ("model", "gigabytes"),
-    [("wan2.1-t2v", 40.3), ("wan2.2-i2v", 69.1), ("cogvideox-t2v", 21.2), ("flux.2", 100.0)],
+    [
+        ("wan2.1-t2v", 40.3),
+        ("wan2.2-t2v", 69.1),
+        ("wan2.2-i2v", 69.1),
+        ("cogvideox-t2v", 21.2),
+        ("flux.2", 100.0),
+    ],
 )
 def test_every_weight_has_a_rule_and_at_most_2_percent_of_the_bytes_are_on_every_chip(
     tmp_path: Path, model: str, gigabytes: float

@@ -197,11 +197,12 @@ def option(command: str, name: str) -> argparse.Action:
         ("--image", "what the video starts with (wan2.2-i2v)"),
         (
             "--frames",
-            "of the form 8n or 8n+1 (cogvideox-t2v); of the form 4n+1 (wan2.1-t2v, wan2.2-i2v)",
+            "of the form 8n or 8n+1 (cogvideox-t2v); of the form 4n+1 (wan2.1-t2v, wan2.2-t2v, wan2.2-i2v)",
         ),
         (
             "--guidance-scale",
-            "1 and below: unguided, faster (cogvideox-t2v, wan2.1-t2v, wan2.2-i2v); always guided (flux.2)",
+            "1 and below: unguided, faster (cogvideox-t2v, wan2.1-t2v, wan2.2-t2v, wan2.2-i2v); "
+            "always guided (flux.2)",
         ),
     ],
 )

@@ -26,6 +26,7 @@ DEVICES = ("INT", 0, 0, 256, 1)
 FPS = ("INT", 16, 1, 60, 1)
 SEED = ("INT", 0, 2**64 - 1, 1)
 WAN21 = ("STRING", "Wan-AI/Wan2.1-T2V-14B-Diffusers")
+WAN22_T2V = ("STRING", "Wan-AI/Wan2.2-T2V-A14B-Diffusers")
 WAN22 = ("STRING", "Wan-AI/Wan2.2-I2V-A14B-Diffusers")
 WAN22_T2V = ("STRING", "Wan-AI/Wan2.2-T2V-A14B-Diffusers")
 FLUX2 = ("STRING", "black-forest-labs/FLUX.2-dev")
@@ -100,6 +101,30 @@ CONTRACT: dict[str, tuple[dict[str, tuple[Any, ...]], list[str]]] = {
         {"latents": ("WAN21_LATENTS",), "model_id": WAN21, "fps": FPS},
         ["frames IMAGE", "fps INT"],
     ),
+    "Wan22T2VTextEncoder": (
+        {"prompt": PROMPT, "negative_prompt": PROMPT, "model_id": WAN22_T2V},
+        ["prompt_embeds", "negative_prompt_embeds"],
+    ),
+    "Wan22T2VTPUSampler": (
+        {
+            "prompt_embeds": ("WAN22_T2V_EMBEDDINGS",),
+            "negative_prompt_embeds": ("WAN22_T2V_EMBEDDINGS",),
+            **WAN_SIZE,
+            "num_inference_steps": ("INT", 40, 1, 100, 1),
+            "guidance_scale": ("FLOAT", 4.0, 0.0, 20.0, 0.1),
+            "guidance_scale_2": ("FLOAT", 3.0, 0.0, 20.0, 0.1),
+            "shift": ("FLOAT", 12.0, 1.0, 20.0, 0.1),
+            "seed": ("INT", 0, 0, 2**64 - 1, 1),
+            "model_id": WAN22_T2V,
+            "boundary_ratio": ("FLOAT", 0.875, 0.0, 1.0, 0.005),
+            "num_devices": DEVICES,
+        },
+        ["latents", "num_frames INT"],
+    ),
+    "Wan22T2VTPUVAEDecoder": (
+        {"latents": ("WAN22_T2V_LATENTS",), "model_id": WAN22_T2V, "fps": FPS},
+        ["frames IMAGE", "fps INT"],
+    ),
     "Wan22I2VImageEncoder": (
         {"image": ("IMAGE",), **WAN_SIZE, "model_id": WAN22},
         ["condition", "latent_info"],
@@ -126,30 +151,6 @@ CONTRACT: dict[str, tuple[dict[str, tuple[Any, ...]], list[str]]] = {
     ),
     "Wan22I2VTPUVAEDecoder": (
         {"latents": ("WAN22_LATENTS",), "model_id": WAN22, "fps": FPS},
-        ["frames IMAGE", "fps INT"],
-    ),
-    "Wan22T2VTextEncoder": (
-        {"prompt": PROMPT, "negative_prompt": PROMPT, "model_id": WAN22_T2V},
-        ["prompt_embeds", "negative_prompt_embeds"],
-    ),
-    "Wan22T2VTPUSampler": (
-        {
-            "prompt_embeds": ("WAN22_T2V_EMBEDDINGS",),
-            "negative_prompt_embeds": ("WAN22_T2V_EMBEDDINGS",),
-            **WAN_SIZE,
-            "num_inference_steps": ("INT", 40, 1, 100, 1),
-            "guidance_scale": ("FLOAT", 4.0, 0.0, 20.0, 0.1),
-            "guidance_scale_2": ("FLOAT", 3.0, 0.0, 20.0, 0.1),
-            "shift": ("FLOAT", 12.0, 1.0, 20.0, 0.1),
-            "seed": ("INT", 0, 0, 2**64 - 1, 1),
-            "model_id": WAN22_T2V,
-            "boundary_ratio": ("FLOAT", 0.875, 0.0, 1.0, 0.005),
-            "num_devices": DEVICES,
-        },
-        ["latents", "num_frames INT"],
-    ),
-    "Wan22T2VTPUVAEDecoder": (
-        {"latents": ("WAN22_T2V_LATENTS",), "model_id": WAN22_T2V, "fps": FPS},
         ["frames IMAGE", "fps INT"],
     ),
     **{f"Flux2{role}": node for role, node in FLUX2_NODES.items()},
@@ -201,7 +202,7 @@ def test_no_model_takes_what_another_has_made() -> None:
         for type_, _ in inputs_of(node).values():
             takers.setdefault(type_, set()).add(node.MODEL)
     own = {type_: pipelines for type_, pipelines in takers.items() if "_" in type_}
-    assert len(own) == 10
+    assert len(own) == 12
     assert all(len(pipelines) == 1 for pipelines in own.values())
 
 
@@ -325,6 +326,30 @@ def test_wan21s_chain_makes_what_generate_makes(tiny_wan21: Path, guidance_scale
     expected = generate(request, checkpoint=tiny_wan21)
     np.testing.assert_allclose(frames.numpy(), expected.frames, atol=2 / 255)
     assert (num_frames, fps) == (9, 24)
+
+
+@pytest.mark.usefixtures("compile_cache")
+def test_wan22s_text_to_video_chain_makes_what_generate_makes(tiny_wan22_t2v: Path) -> None:
+    from crystools_pipelines.run import generate
+    from crystools_pipelines.wan.wan22_t2v.request import Wan22T2VRequest
+
+    model = {"model_id": str(tiny_wan22_t2v)}
+    settings = {
+        **VIDEO,
+        "num_frames": 1,
+        "guidance_scale": 2.0,
+        "guidance_scale_2": 6.0,
+        "shift": 4.0,
+        "boundary_ratio": 0.95,
+    }
+    prompt, negative = execute("Wan22T2VTextEncoder", **PROMPTS, **model)
+    latents, num_frames = execute(
+        "Wan22T2VTPUSampler", prompt_embeds=prompt, negative_prompt_embeds=negative, **settings, **model
+    )
+    frames, fps = execute("Wan22T2VTPUVAEDecoder", latents=latents, fps=16, **model)
+    expected = generate(Wan22T2VRequest(**PROMPTS, **settings), checkpoint=tiny_wan22_t2v)
+    np.testing.assert_allclose(frames.numpy(), expected.frames, atol=2 / 255)
+    assert (num_frames, fps) == (1, 16)
 
 
 @pytest.mark.usefixtures("compile_cache")

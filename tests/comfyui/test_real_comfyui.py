@@ -20,6 +20,7 @@ import pytest
 from PIL import Image
 
 from crystools_tpu.comfyui.nodes import NODE_CLASS_MAPPINGS
+from docs.make_workflows import TINY
 from tests.rigs.comfyui import running_comfyui
 
 from .conftest import COMFYUI_DIR
@@ -30,12 +31,6 @@ pytestmark = pytest.mark.real_comfyui
 
 CLONE: Final = "my-renamed.clone"
 PATIENCE_SECONDS: Final = 180.0
-TINY: Final = {
-    "cogvideox-t2v": "tiny-cogvideox",
-    "wan2.1-t2v": "tiny-wan2.1",
-    "wan2.2-i2v": "tiny-wan2.2",
-    "flux.2": "tiny-flux.2",
-}
 ROUNDS: Final = 20
 COMFYUIS_OWN: Final = {
     "status",

@@ -25,7 +25,8 @@ OBJECT_INFO: Final = {
     for name, node in NODE_CLASS_MAPPINGS.items()
 }
 
-# The nodes of published workflows: the values of their widgets, and their sockets by those packs' type names.
+# The nodes of published workflows: the values of their widgets, and their sockets by those packs' type names;
+# Wan2.2 text-to-video is no other pack's, and its order is ours to keep.
 PUBLISHED: Final[dict[str, tuple[list[Any], dict[str, str]]]] = {
     "CogVideoXTextEncoder": (["a cat", "dark", "zai-org/CogVideoX1.5-5B"], {}),
     "CogVideoXTPUSampler": ([480, 720, 49, 30, 6.5, 7, "randomize", 4], {"embeddings": "COGVIDEO_EMBEDS"}),
@@ -36,6 +37,12 @@ PUBLISHED: Final[dict[str, tuple[list[Any], dict[str, str]]]] = {
         {"prompt_embeds": "WAN_EMBEDS", "negative_prompt_embeds": "WAN_EMBEDS"},
     ),
     "Wan21TPUVAEDecoder": (["org/wan", 24], {"latents": "LATENT"}),
+    "Wan22T2VTextEncoder": (["a cat", "dark", "org/wan"], {}),
+    "Wan22T2VTPUSampler": (
+        [480, 832, 49, 30, 4.5, 3.5, 8.0, 7, "fixed", "org/wan", 0.85],
+        {"prompt_embeds": "WAN22_T2V_EMBEDDINGS", "negative_prompt_embeds": "WAN22_T2V_EMBEDDINGS"},
+    ),
+    "Wan22T2VTPUVAEDecoder": (["org/wan", 24], {"latents": "WAN22_T2V_LATENTS"}),
     "Wan22I2VImageEncoder": ([480, 832, 49, "org/wan"], {"image": "IMAGE"}),
     "Wan22I2VTextEncoder": (["a cat", "dark", "org/wan"], {}),
     "Wan22I2VTPUSampler": (
@@ -71,6 +78,19 @@ EXPECTED: Final = {
         "seed": 7,
         "model_id": "org/wan",
         "flow_shift": 3.0,
+        "num_devices": 0,
+    },
+    "Wan22T2VTPUSampler": {
+        "height": 480,
+        "width": 832,
+        "num_frames": 49,
+        "num_inference_steps": 30,
+        "guidance_scale": 4.5,
+        "guidance_scale_2": 3.5,
+        "shift": 8.0,
+        "seed": 7,
+        "model_id": "org/wan",
+        "boundary_ratio": 0.85,
         "num_devices": 0,
     },
     "Wan22I2VTPUSampler": {

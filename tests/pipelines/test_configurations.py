@@ -18,9 +18,11 @@ from crystools_pipelines.nodes.handed import Latents
 from crystools_pipelines.requests.request import Size
 from crystools_pipelines.wan.wan21_t2v.nodes import Wan21TPUVAEDecoder
 from crystools_pipelines.wan.wan22_i2v.nodes import Wan22I2VTPUVAEDecoder
+from crystools_pipelines.wan.wan22_t2v.nodes import Wan22T2VTPUVAEDecoder
 from crystools_pipelines.weights.checkpoint import Checkpoint
 
 WAN_EXPERT = ["diffusers", "WanTransformer3DModel"]
+TWO_DO = ", or use wan2.2-t2v"
 
 
 def refusal(model: str, folder: Path) -> str:
@@ -55,20 +57,20 @@ def test_the_published_checkpoints_are_taken(model: str, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(
-    ("index", "means"),
+    ("index", "means", "other"),
     [
-        ({"transformer_2": WAN_EXPERT, "boundary_ratio": 0.875}, "two experts, as Wan2.2 has them"),
-        ({"boundary_ratio": 0.9}, "a boundary between two experts"),
-        ({"expand_timesteps": True}, "a timestep for each token, as Wan2.2 5B has them"),
+        ({"transformer_2": WAN_EXPERT, "boundary_ratio": 0.875}, "two experts, as Wan2.2 has them", TWO_DO),
+        ({"boundary_ratio": 0.9}, "a boundary between two experts", TWO_DO),
+        ({"expand_timesteps": True}, "a timestep for each token, as Wan2.2 5B has them", ""),
     ],
 )
 def test_what_a_pipeline_would_heed_and_we_do_not_is_refused(
-    tmp_path: Path, index: dict[str, Any], means: str
+    tmp_path: Path, index: dict[str, Any], means: str, other: str
 ) -> None:
     said = refusal("wan2.1-t2v", published("wan2.1-t2v", tmp_path, model_index=index))
     assert said.startswith(f"HERE is of WanPipeline with {means}")
     assert all(name in said for name in index)
-    assert said.endswith("give a checkpoint such as Wan-AI/Wan2.1-T2V-14B-Diffusers")
+    assert said.endswith(f"give a checkpoint such as Wan-AI/Wan2.1-T2V-14B-Diffusers{other}")
 
 
 @pytest.mark.parametrize(
@@ -187,6 +189,7 @@ def decode_with(model: str, folder: Path) -> None:
     """The model's decoder node, with latents of nothing."""
     nodes: dict[str, tuple[type[Any], dict[str, Any]]] = {
         "wan2.1-t2v": (Wan21TPUVAEDecoder, {"model_id": str(folder), "fps": 16}),
+        "wan2.2-t2v": (Wan22T2VTPUVAEDecoder, {"model_id": str(folder), "fps": 16}),
         "wan2.2-i2v": (Wan22I2VTPUVAEDecoder, {"model_id": str(folder), "fps": 16}),
         "cogvideox-t2v": (CogVideoXTPUVAEDecoder, {"fps": 16}),
         "flux.2": (FluxTPUVAEDecoder, {"model_id": str(folder), "height": 256, "width": 256}),

@@ -116,6 +116,15 @@ def test_on_other_numbers_of_chips_the_next_ones_mesh_has_more_or_less_of_sequen
     assert default_of(monkeypatch, "v6e", devices=devices, widths=(12,)) == MeshShape(*expected)
 
 
+def test_what_was_found_for_a_model_holds_for_another_with_the_same_transformer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    entry = {"model": "wan2.1-t2v", "chip": "v6e", "devices": 4, "branches": 1, "mesh": "dp=1,sp=4,tp=1"}
+    monkeypatch.setattr(defaults, "read_defaults", lambda: {"meshes": [entry]})
+    assert default_of(monkeypatch, "v6e", model="wan2.2-t2v") == MeshShape(1, 4, 1)
+    assert default_of(monkeypatch, "v6e", model="wan2.2-i2v") == MeshShape(1, 1, 4)  # it has more channels
+
+
 def test_what_was_found_but_cannot_be_had_with_this_checkpoint_is_not_taken(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 from typing import Any
 
 import pytest
 
-from crystools_pipelines.cogvideox.nodes import NODE_CLASS_MAPPINGS as COGVIDEOX_NODES
 from crystools_pipelines.cogvideox.request import CogVideoXRequest
-from crystools_pipelines.flux2.nodes import NODE_CLASS_MAPPINGS as FLUX2_NODES
 from crystools_pipelines.flux2.request import Flux2Request
-from crystools_pipelines.models import MODELS
+from crystools_pipelines.models import MODELS, NODE_MODULES
 from crystools_pipelines.requests.fields import Role, names_of, node_input, settings_of, values_of
-from crystools_pipelines.wan.wan21_t2v.nodes import NODE_CLASS_MAPPINGS as WAN21_NODES
 from crystools_pipelines.wan.wan21_t2v.request import Wan21Request
-from crystools_pipelines.wan.wan22_i2v.nodes import NODE_CLASS_MAPPINGS as WAN22_NODES
 
-NODES: dict[str, Any] = {**COGVIDEOX_NODES, **WAN21_NODES, **WAN22_NODES, **FLUX2_NODES}
+NODES: dict[str, Any] = {
+    name: node
+    for module in NODE_MODULES
+    for name, node in importlib.import_module(module).NODE_CLASS_MAPPINGS.items()
+}
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -50,6 +51,12 @@ def test_a_field_has_one_role_one_option_and_one_metavar_whatever_the_model() ->
             "wan2.1-t2v",
             {"prompt", "negative_prompt", "seed"},
             {"num_inference_steps", "guidance_scale", "flow_shift"},
+            {"height", "width", "num_frames"},
+        ),
+        (
+            "wan2.2-t2v",
+            {"prompt", "negative_prompt", "seed"},
+            {"num_inference_steps", "guidance_scale", "guidance_scale_2", "shift", "boundary_ratio"},
             {"height", "width", "num_frames"},
         ),
         (
@@ -132,6 +139,20 @@ WAN: dict[str, Any] = {
                 **WAN,
                 "seed": seed(2025),
                 "flow_shift": real(5.0, 1.0, 10.0, 0.5, "of the schedule: 5 suits 720p, 3 suits 480p"),
+            },
+        ),
+        (
+            "wan2.2-t2v",
+            {
+                **WAN,
+                "num_inference_steps": ("INT", {**STEPS[1], "default": 40}),
+                "guidance_scale": ("FLOAT", {**WAN["guidance_scale"][1], "default": 4.0}),
+                "seed": seed(0),
+                "shift": real(12.0, 1.0, 20.0, 0.1, "of the schedule: 12 is its authors'"),
+                "guidance_scale_2": real(3.0, 0.0, 20.0, 0.1, "guidance_scale of transformer_2"),
+                "boundary_ratio": real(
+                    0.875, 0.0, 1.0, 0.005, "transformer_2 takes the timesteps below this share"
+                ),
             },
         ),
         (

@@ -283,7 +283,10 @@ def test_the_bar_follows_the_running_stage(tab: Tab) -> None:
     expect(run).to_be_hidden()
 
 
-@pytest.mark.parametrize("decoder", ["CogVideoXTPUVAEDecoder", "Wan21TPUVAEDecoder", "Wan22I2VTPUVAEDecoder"])
+@pytest.mark.parametrize(
+    "decoder",
+    ["CogVideoXTPUVAEDecoder", "Wan21TPUVAEDecoder", "Wan22T2VTPUVAEDecoder", "Wan22I2VTPUVAEDecoder"],
+)
 def test_a_decoders_fps_can_be_wired_into_comfyuis_create_video(tab: Tab, decoder: str) -> None:
     """An INT into a FLOAT, which the frontend forbids."""
     assert tab.page.evaluate(WIRE_FPS, decoder) is True

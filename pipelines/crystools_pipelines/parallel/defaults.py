@@ -15,6 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from crystools_pipelines.models import MODELS
 from crystools_pipelines.parallel.mesh_shape import MeshShape, parse_mesh
 
 DEFAULTS = Path(__file__).with_name("defaults.json")
@@ -30,18 +31,26 @@ def read_defaults() -> dict[str, list[dict[str, Any]]]:
 def best_mesh(model: str, chip: str, devices: int, branches: int) -> MeshShape | None:
     """The best one for an id of MODELS on so many devices of a chip of CHIPS; None where it is not known.
 
-    Where no such number was compared, the next one's, with more or fewer devices on `sequence`: so each holds
-    as much of the weights.
+    What was found for another model counts where its published transformer is the same. Where no such number
+    was compared, the next one's, with more or fewer devices on `sequence`: so each holds as much of the
+    weights.
     """
-    asked = {"model": model, "chip": chip, "branches": branches}
+    transformer = _published_transformer(model)
+    asked = {"chip": chip, "branches": branches}
     found = [
-        parse_mesh(entry["mesh"]) for entry in read_defaults()["meshes"] if asked.items() <= entry.items()
+        parse_mesh(entry["mesh"])
+        for entry in read_defaults()["meshes"]
+        if asked.items() <= entry.items() and _published_transformer(entry["model"]) == transformer
     ]
     if not found:
         return None
     near = min(found, key=lambda mesh: abs(math.log2(mesh.devices / devices)))
     sequence, left = divmod(devices, near.data * near.tensor)
     return None if left else MeshShape(near.data, sequence, near.tensor)
+
+
+def _published_transformer(model: str) -> dict[str, Any]:
+    return MODELS[model].published()["transformer"]
 
 
 def best_blocks(chip: str, head_dim: int) -> dict[str, int] | None:

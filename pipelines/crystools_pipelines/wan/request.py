@@ -53,9 +53,10 @@ def check_shift(field: str, shift: float) -> None:
         raise RequestError(field, f"{shift} is not a positive number; 3 to 5 is usual")
 
 
-def shift_setting(default: float, high: float, step: float) -> Any:
+def shift_setting(
+    default: float, high: float, step: float, about: str = "of the schedule: 5 suits 720p, 3 suits 480p"
+) -> Any:
     """The shift of the flow schedule, which replaces the checkpoint's own; the widget offers 1 to `high`."""
-    about = "of the schedule: 5 suits 720p, 3 suits 480p"
     widget = number(1.0, high, step, about)
     return setting(default, role=Role.SCHEDULE, help=about, check=check_shift, widget=widget)
 

@@ -36,22 +36,12 @@ class Size(NamedTuple):
 
 def check_all_heeded(model: str, checkpoint: Checkpoint) -> None:
     """Raises CheckpointError where the model would not heed all that `model_index.json` says."""
-    if not checkpoint.has_index:
-        return
-    index = checkpoint.index()
-    published = MODELS[model].published()
-    heeded = {*published, *published["model_index"], TOKENIZER, *_IDLE}
-    known = _settings(index.get("_class_name"))
-    beyond = [
-        name
-        for name, value in index.items()
-        if not name.startswith("_") and name not in heeded and _means_something(name, value, known)
-    ]
-    if beyond:
+    if beyond := _unheeded(model, checkpoint):
         means = next((_MEANINGS[name] for name in _MEANINGS if name in beyond), "more than the model has")
-        raise CheckpointError(
-            f"{_named(checkpoint)} with {means} ({', '.join(beyond)} in model_index.json), of which {model} "
-            f"would not make use; {_remedy(model, checkpoint)}"
+        raise misfit(
+            model,
+            checkpoint,
+            f" with {means} ({', '.join(beyond)} in model_index.json), of which {model} would not make use",
         )
 
 
@@ -64,10 +54,7 @@ def check_classes(model: str, checkpoint: Checkpoint, components: Iterable[str])
             wanted = published[component].get(key)
             if wanted is not None and config.get(key) != wanted:
                 found = config.get("_class_name") or config.get("model_type") or "of no class"
-                raise CheckpointError(
-                    f"{_named(checkpoint)}: its {component} is {found}, {model} takes {wanted}; "
-                    f"{_remedy(model, checkpoint)}"
-                )
+                raise misfit(model, checkpoint, f": its {component} is {found}, {model} takes {wanted}")
 
 
 def check_unquantised(checkpoint: Checkpoint, components: Iterable[str]) -> None:
@@ -95,9 +82,40 @@ def check_sizes(model: str, checkpoint: Checkpoint, sizes: Iterable[Size]) -> No
     """Raises CheckpointError for the first size that is not what the model takes."""
     for what, found, wanted in sizes:
         if found != wanted:
-            raise CheckpointError(
-                f"{_named(checkpoint)}: {what} {found}, {model} takes {wanted}; {_remedy(model, checkpoint)}"
-            )
+            raise misfit(model, checkpoint, f": {what} {found}, {model} takes {wanted}")
+
+
+def misfit(model: str, checkpoint: Checkpoint, what: str) -> CheckpointError:
+    """An error that says what the checkpoint is, what about it does not fit the model, and what would do."""
+    index = checkpoint.index() if checkpoint.has_index else {}
+    class_name = index.get("_class_name")
+    named = f"{checkpoint.location} is of {class_name}" if class_name else checkpoint.location
+    others = [other for other in MODELS if other != model and class_name and _would_take(other, checkpoint)]
+    or_use = f", or use {others[0]}" if others else ""
+    return CheckpointError(f"{named}{what}; give a checkpoint such as {MODELS[model].hub_id}{or_use}")
+
+
+def _would_take(model: str, checkpoint: Checkpoint) -> bool:
+    """Whether `model_index.json` says what the model's published one does, and no more than it heeds."""
+    index, published = checkpoint.index(), MODELS[model].published()["model_index"]
+    same = index["_class_name"] == published["_class_name"] and all(
+        bool(index.get(name)) == bool(value) for name, value in published.items()
+    )
+    return same and not _unheeded(model, checkpoint)
+
+
+def _unheeded(model: str, checkpoint: Checkpoint) -> list[str]:
+    """What diffusers' pipeline would heed of `model_index.json` and the model would not."""
+    if not checkpoint.has_index:
+        return []
+    index, published = checkpoint.index(), MODELS[model].published()
+    heeded = {*published, *published["model_index"], TOKENIZER, *_IDLE}
+    known = _settings(index.get("_class_name"))
+    return [
+        name
+        for name, value in index.items()
+        if not name.startswith("_") and name not in heeded and _means_something(name, value, known)
+    ]
 
 
 def _settings(class_name: Any) -> Mapping[str, inspect.Parameter] | None:
@@ -114,21 +132,3 @@ def _means_something(name: str, value: Any, known: Mapping[str, inspect.Paramete
     if known is None:
         return value is not False
     return name in known and value != known[name].default
-
-
-def _named(checkpoint: Checkpoint) -> str:
-    """What it is, as far as it says so itself."""
-    class_name = checkpoint.index().get("_class_name") if checkpoint.has_index else None
-    return f"{checkpoint.location} is of {class_name}" if class_name else checkpoint.location
-
-
-def _remedy(model: str, checkpoint: Checkpoint) -> str:
-    """Which checkpoint would do, and which other model of ours takes checkpoints of this class."""
-    class_name = checkpoint.index().get("_class_name") if checkpoint.has_index else None
-    others = [
-        other
-        for other in MODELS
-        if other != model and MODELS[other].published()["model_index"]["_class_name"] == class_name
-    ]
-    would_do = f"give a checkpoint such as {MODELS[model].hub_id}"
-    return f"{would_do}, or use {others[0]}" if others else would_do

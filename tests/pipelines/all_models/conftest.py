@@ -18,6 +18,7 @@ Run = Callable[..., Generation]
 SMALLEST: dict[str, dict[str, Any]] = {
     "cogvideox-t2v": {"num_frames": 1, "guidance_scale": 1.0},
     "wan2.1-t2v": {"num_frames": 1, "guidance_scale": 1.0},
+    "wan2.2-t2v": {"num_frames": 1, "guidance_scale": 1.0, "boundary_ratio": 0.95, "num_inference_steps": 2},
     "wan2.2-i2v": {
         "num_frames": 1,
         "guidance_scale": 1.0,
@@ -36,10 +37,10 @@ def smallest(model: str, **fields: Any) -> Any:
 
 @pytest.fixture(scope="session")
 def checkpoints(
-    tiny_cogvideox: Path, tiny_wan21: Path, tiny_wan22_i2v: Path, tiny_flux2: Path
+    tiny_cogvideox: Path, tiny_wan21: Path, tiny_wan22_t2v: Path, tiny_wan22_i2v: Path, tiny_flux2: Path
 ) -> dict[str, Path]:
     """The folder of each model's tiny checkpoint."""
-    folders = tiny_cogvideox, tiny_wan21, tiny_wan22_i2v, tiny_flux2
+    folders = tiny_cogvideox, tiny_wan21, tiny_wan22_t2v, tiny_wan22_i2v, tiny_flux2
     return dict(zip(SMALLEST, folders, strict=True))
 
 

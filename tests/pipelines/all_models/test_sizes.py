@@ -32,12 +32,19 @@ SIZES: dict[str, dict[str, range]] = {
         "num_frames": range(17, 162, 8),
     },
     "wan2.1-t2v": WAN,
+    "wan2.2-t2v": WAN,
     "wan2.2-i2v": WAN,
     "flux.2": {"height": range(256, 2049, 16), "width": range(256, 2049, 16)},
 }
 NUMBERS: dict[str, dict[str, Any]] = {
     "cogvideox-t2v": {"guidance_scale": steps(1, 20, 0.1)},
     "wan2.1-t2v": {"guidance_scale": steps(0, 20, 0.1), "flow_shift": steps(1, 10, 0.5)},
+    "wan2.2-t2v": {
+        "guidance_scale": steps(0, 20, 0.1),
+        "guidance_scale_2": steps(0, 20, 0.1),
+        "shift": steps(1, 20, 0.1),
+        "boundary_ratio": steps(0, 1, 0.005),
+    },
     "wan2.2-i2v": {
         "guidance_scale": steps(0, 20, 0.1),
         "shift": steps(1, 20, 0.1),

@@ -1,4 +1,7 @@
-"""All four models in one process, in a memory that does not hold them all: nobody makes room by hand."""
+"""Four models in one process, in a memory that does not hold them all: nobody makes room by hand.
+
+Wan2.2 text-to-video is not among them: it has image-to-video's components but one, and changes them alike.
+"""
 
 from __future__ import annotations
 

@@ -4,12 +4,11 @@ from collections.abc import Sequence
 
 from diffusers import UniPCMultistepScheduler
 
-from crystools_pipelines.errors import CheckpointError
-from crystools_pipelines.models import MODELS
 from crystools_pipelines.runtime.pipeline import Phase
 from crystools_pipelines.wan.experts import ExpertsPipeline
 from crystools_pipelines.wan.wan22_t2v.request import Wan22T2VRequest
 from crystools_pipelines.weights.checkpoint import Checkpoint
+from crystools_pipelines.weights.inspection import misfit
 
 
 class Wan22T2V(ExpertsPipeline[Wan22T2VRequest]):
@@ -20,12 +19,11 @@ class Wan22T2V(ExpertsPipeline[Wan22T2VRequest]):
     def phases(
         self, request: Wan22T2VRequest, checkpoint: Checkpoint, scheduler: UniPCMultistepScheduler
     ) -> Sequence[Phase]:
-        """Raises CheckpointError for a checkpoint without a boundary, which is Wan2.1's."""
-        if request.boundary_ratio is None and checkpoint.index().get("boundary_ratio") is None:
-            raise CheckpointError(
-                f"{checkpoint.location} has no boundary_ratio in model_index.json, as one of a single "
-                f"transformer; use wan2.1-t2v, or give a checkpoint such as {MODELS[self.model].hub_id}"
-            )
+        """Raises CheckpointError for Wan2.1's checkpoint, unless its one transformer is to take all steps."""
+        index = checkpoint.index()
+        has_one = index.get("boundary_ratio") is None and index.get("transformer_2") in (None, [None, None])
+        if has_one and request.boundary_ratio != 0:
+            raise misfit(self.model, checkpoint, f" with one transformer, {self.model} takes two")
         return super().phases(request, checkpoint, scheduler)
 
 

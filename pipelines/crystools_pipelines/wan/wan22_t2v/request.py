@@ -22,7 +22,7 @@ class Wan22T2VRequest(ExpertsRequest):
 
     num_inference_steps: int = steps_setting(40)
     guidance_scale: float = wan_guidance_setting(4.0)
-    shift: float = shift_setting(12.0, 20.0, 0.1)
+    shift: float = shift_setting(12.0, 20.0, 0.1, "of the schedule: 12 is its authors'")
     guidance_scale_2: float | None = guidance_2_setting(
         3.0, number(0.0, 20.0, 0.1, "guidance_scale of transformer_2")
     )
