@@ -28,7 +28,6 @@ SEED = ("INT", 0, 2**64 - 1, 1)
 WAN21 = ("STRING", "Wan-AI/Wan2.1-T2V-14B-Diffusers")
 WAN22_T2V = ("STRING", "Wan-AI/Wan2.2-T2V-A14B-Diffusers")
 WAN22 = ("STRING", "Wan-AI/Wan2.2-I2V-A14B-Diffusers")
-WAN22_T2V = ("STRING", "Wan-AI/Wan2.2-T2V-A14B-Diffusers")
 FLUX2 = ("STRING", "black-forest-labs/FLUX.2-dev")
 WAN_SIZE = {
     "height": ("INT", 720, 256, 1280, 16),
