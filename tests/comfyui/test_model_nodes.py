@@ -202,7 +202,7 @@ def test_no_model_takes_what_another_has_made() -> None:
         for type_, _ in inputs_of(node).values():
             takers.setdefault(type_, set()).add(node.MODEL)
     own = {type_: pipelines for type_, pipelines in takers.items() if "_" in type_}
-    assert len(own) == 10
+    assert len(own) == 12
     assert all(len(pipelines) == 1 for pipelines in own.values())
 
 
