@@ -148,7 +148,7 @@ def saving(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
                 save_or_keep(np.zeros((1, 8, 8, 3), np.float32), out, 16, run.run_id)
         return SimpleNamespace(report=run.report)
 
-    monkeypatch.setattr(Model, "pipeline", lambda model: SimpleNamespace(generate=generate))
+    monkeypatch.setattr("crystools_pipelines.run.generate", generate)
     (folder / "gone").mkdir()
 
 
