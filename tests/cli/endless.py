@@ -7,11 +7,9 @@ import hashlib
 import sys
 import time
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
-from crystools_pipelines.models import Model
 from crystools_tpu import telemetry
 from crystools_tpu.cli import main, signals
 from crystools_tpu.whole_file import written_whole
@@ -64,5 +62,5 @@ if __name__ == "__main__":
     sooner = {"compute": ("_GRACE_SECONDS", 0.5), "dawdle": ("_SAME_SIGNAL_SECONDS", 0.0)}
     if WHAT in sooner:
         setattr(signals, *sooner[WHAT])
-    with mock.patch.object(Model, "pipeline", return_value=SimpleNamespace(generate=generate)):
+    with mock.patch("crystools_pipelines.run.generate", generate):
         sys.exit(main())

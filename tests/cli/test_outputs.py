@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from crystools_exporters.run_log import RunLog
-from crystools_pipelines import run as run_of_any_model
 from crystools_pipelines.models import Model
 from crystools_pipelines.runtime.saving import save_or_keep
 from crystools_tpu import telemetry
@@ -149,7 +148,7 @@ def saving(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
                 save_or_keep(np.zeros((1, 8, 8, 3), np.float32), out, 16, run.run_id)
         return SimpleNamespace(report=run.report)
 
-    monkeypatch.setattr(run_of_any_model, "generate", generate)
+    monkeypatch.setattr("crystools_pipelines.run.generate", generate)
     (folder / "gone").mkdir()
 
 
