@@ -67,20 +67,22 @@ class Denoising:
 
 
 class Pipeline(ABC, Generic[Request, Prepared]):
-    """What `run.generate`, a rehearsal and the nodes of a model call, each by its own job.
+    """A model as `run.generate`, a rehearsal and the model's nodes call it, each by its own job.
 
-    It has no state. Its checks raise CheckpointError for a checkpoint that the model cannot run, `mesh` and
-    `prepare` RequestError for what is asked and cannot be served, both naming the remedy.
+    A family says what differs, in the attributes and the abstract methods; there is no state. The checks
+    raise CheckpointError for a checkpoint that the model cannot run, `mesh` and `prepare` RequestError for
+    what is asked and cannot be served, both naming the remedy.
     """
 
     model: ClassVar[str]
-    """Its id in MODELS."""
+    """The model's id in MODELS."""
     most_branches: ClassVar[int] = 2
     """How many guidance branches a request may have."""
     split_components: ClassVar[Sequence[str]] = ("transformer", "text_encoder")
     """The components whose configurations `widths` reads."""
 
     tokenize: ClassVar[Tokenize]
+    """Prompts to the tokens that its text encoder was trained with."""
     max_tokens: ClassVar[int]
     """How many tokens the text encoder takes: longer prompts are cut, others padded."""
     text_width: ClassVar[str]
@@ -92,9 +94,9 @@ class Pipeline(ABC, Generic[Request, Prepared]):
     advance: ClassVar[Callable[..., Any]]
     """The solver's state after a step, as `denoising_step` has it."""
     text_cost: ClassVar[Callable[..., Cost]]
-    """`text_cost(config, prompts, tokens)` is that of the text encoder."""
+    """`text_cost(config, prompts, tokens)` is the cost of the text encoder, padding included."""
     step_cost: ClassVar[Callable[..., Cost]]
-    """`step_cost(config, latent_shape, tokens)` is that of a transformer, with a sample for each branch."""
+    """`step_cost(config, latent_shape, tokens)` is the cost of a transformer on a sample for each branch."""
 
     def check(self, checkpoint: Checkpoint) -> None:
         """Looks at the configurations of all that a run loads."""
@@ -114,11 +116,11 @@ class Pipeline(ABC, Generic[Request, Prepared]):
 
     @abstractmethod
     def vae_sizes(self, config: Config) -> list[Size]:
-        """What the model takes for granted of the VAE."""
+        """The sizes in the VAE's configuration that the model takes for granted."""
 
     @abstractmethod
     def denoiser_sizes(self, checkpoint: Checkpoint) -> list[Size]:
-        """What the model takes for granted of transformer and text encoder."""
+        """The sizes of transformer and text encoder that the model takes for granted."""
 
     @abstractmethod
     def widths(self, checkpoint: Checkpoint) -> tuple[int, ...]:
@@ -152,7 +154,7 @@ class Pipeline(ABC, Generic[Request, Prepared]):
 
     @abstractmethod
     def prepare(self, request: Request, checkpoint: Checkpoint) -> Prepared:
-        """What the request needs beside weights, such as its schedule; only configurations are read."""
+        """The schedule and whatever else the request needs beside weights; only configurations are read."""
 
     @abstractmethod
     def text_encoder(self, mesh: Mesh) -> Part[Any]:
@@ -206,7 +208,9 @@ class Pipeline(ABC, Generic[Request, Prepared]):
         begin = self.denoising(request, prepared)
         schedule, solver, seen = job.put((begin.schedule, begin.solver, condition), job.everywhere)
         branches = job.put(embeddings, layout.branches(job.mesh))
-        noises = begin.noises and (job.put(noise, job.everywhere) for noise in begin.noises)
+        noises = None
+        if begin.noises is not None:
+            noises = (job.put(noise, job.everywhere) for noise in begin.noises)
         for phase in begin.phases:
             loaded = job.load(self.transformer(job.mesh, phase.component))
             step = self._step(job, phase.component, loaded, branches.shape[0], solver.sample.shape)
