@@ -17,7 +17,7 @@ from crystools_pipelines.weights.checkpoint import Checkpoint
     ("model", "gigabytes"),
     [
         ("wan2.1-t2v", 40.3),
-        ("wan2.2-t2v", 69.1),
+        ("wan2.2-t2v", 68.9),
         ("wan2.2-i2v", 69.1),
         ("cogvideox-t2v", 21.2),
         ("flux.2", 100.0),

@@ -24,19 +24,21 @@ from crystools_pipelines.runtime.pipeline import Phase
 from crystools_pipelines.wan.pipeline import Prepared
 from crystools_pipelines.wan.wan21_t2v import pipeline as wan21
 from crystools_pipelines.wan.wan22_i2v import pipeline as wan22_i2v
+from crystools_pipelines.wan.wan22_t2v import pipeline as wan22_t2v
 from crystools_pipelines.weights.checkpoint import Checkpoint
 from crystools_pipelines.weights.tensor_files import StoredTensor
 from crystools_tpu import telemetry
 
 
-def one_expert(component: str) -> Prepared:
-    return Prepared(UniPCMultistepScheduler(), (Phase(component, 4, 5.0),))
+def experts(*components: str) -> Prepared:
+    return Prepared(UniPCMultistepScheduler(), tuple(Phase(each, 4, 5.0) for each in components))
 
 
 MESH = make_mesh(jax.devices()[:1], branches=1, widths=(8,))
 PARTS = {
-    "wan2.1-t2v": wan21.PIPELINE.parts(MESH, one_expert("transformer")),
-    "wan2.2-i2v": wan22_i2v.PIPELINE.parts(MESH, one_expert("transformer_2"))[1:3],
+    "wan2.1-t2v": wan21.PIPELINE.parts(MESH, experts("transformer")),
+    "wan2.2-t2v": wan22_t2v.PIPELINE.parts(MESH, experts("transformer", "transformer_2")),
+    "wan2.2-i2v": wan22_i2v.PIPELINE.parts(MESH, experts("transformer_2"))[1:3],
     "cogvideox-t2v": cogvideox.PIPELINE.parts(MESH, cast(Any, None)),
     "flux.2": flux2.PIPELINE.parts(MESH, cast(Any, None)),
 }
@@ -98,6 +100,7 @@ def refusal(folder: Path, model: str = "wan2.1-t2v") -> str:
 def test_a_checkpoint_as_it_is_saved_is_in_order(model: str, request: pytest.FixtureRequest) -> None:
     names = {
         "wan2.1-t2v": "wan21",
+        "wan2.2-t2v": "wan22_t2v",
         "wan2.2-i2v": "wan22_i2v",
         "cogvideox-t2v": "cogvideox",
         "flux.2": "flux2",
