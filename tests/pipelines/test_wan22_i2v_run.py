@@ -145,9 +145,11 @@ def test_a_checkpoint_of_another_model_is_refused(
         plan(changed(file, **change))
 
 
-def test_a_checkpoint_without_an_index_is_refused(tmp_path: Path) -> None:
+def test_a_checkpoint_without_an_index_is_refused(changed: Callable[..., Path]) -> None:
+    folder = changed("model_index.json")
+    (folder / "model_index.json").unlink()
     with pytest.raises(CheckpointError, match=r"has no model_index\.json: it is not in diffusers' format"):
-        plan(tmp_path)
+        plan(folder)
 
 
 def plan(folder: Path, **fields: Any) -> list[Phase]:
