@@ -15,7 +15,8 @@ from tests.aot.full_size import VAE, every_stage_compiles_and_fits
 @pytest.mark.parametrize(
     ("model", "topology", "without"),
     [
-        ("cogvideox-t2v", "v6e-8", ()),
+        # Its VAE is the slowest compile of all; benchmarks/plans.py has it.
+        ("cogvideox-t2v", "v6e-8", VAE),
         ("cogvideox-t2v", "v5p-8", VAE),
     ],
     ids=["v6e", "v5p"],

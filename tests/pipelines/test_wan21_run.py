@@ -67,9 +67,10 @@ def test_nothing_is_compiled_after_the_first_step(generation: Generation) -> Non
 
 
 def test_the_stages_make_up_the_run(generation: Generation) -> None:
+    """But for a look at the checkpoint before the first, and a few milliseconds between them."""
     total = generation.report.total_seconds
     assert total is not None
-    assert sum(stage.seconds or 0 for stage in generation.report.stages) == pytest.approx(total, rel=0.02)
+    assert sum(stage.seconds or 0 for stage in generation.report.stages) == pytest.approx(total, rel=0.05)
 
 
 def test_flops_come_from_the_architecture(generation: Generation) -> None:
