@@ -39,9 +39,10 @@ VAE = (StageName.VAE_ENCODE, StageName.VAE_DECODE)
 
 
 def request_for(model: str, topology: str) -> Any:
-    """The default one for a v6e. Elsewhere a small one: what another compiler refuses is of no size."""
+    """The default one of two models for a v6e. Else a small one: what a compiler refuses is of no size, and
+    `benchmarks/plans.py` compiles every model at full size."""
     request = full_size(model)
-    if topology.startswith("v6e"):
+    if topology.startswith("v6e") and model in ("wan2.1-t2v", "flux.2"):
         return request
     frames = {"num_frames": 17} if hasattr(request, "num_frames") else {}
     return dataclasses.replace(request, height=256, width=256, **frames)

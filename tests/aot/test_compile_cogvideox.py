@@ -15,7 +15,7 @@ from tests.aot.full_size import VAE, every_stage_compiles_and_fits
 @pytest.mark.parametrize(
     ("model", "topology", "without"),
     [
-        # Its VAE is the slowest compile of all; benchmarks/plans.py has it.
+        # Its VAE is the slowest compile of all, whatever its size; benchmarks/plans.py has it.
         ("cogvideox-t2v", "v6e-8", VAE),
         ("cogvideox-t2v", "v5p-8", VAE),
     ],

@@ -259,8 +259,8 @@ def keep_made_up_plan(command: list[str], checkpoint: Path) -> None:
 
 
 @pytest.mark.usefixtures("compile_cache", "one_v6e")
-@pytest.mark.parametrize("model", MODELS)
-def test_every_model_makes_a_tiny_one_of_itself_and_is_told_what_was_planned_of_it(
+@pytest.mark.parametrize("model", ["wan2.2-i2v", "flux.2"])  # a picture goes in, a picture comes out
+def test_a_model_makes_a_tiny_one_of_itself_and_is_told_what_was_planned_of_it(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture, model: str
 ) -> None:
     """From `tiny-checkpoint` to the finished file, with nothing but what the model needs."""

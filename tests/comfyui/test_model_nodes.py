@@ -328,30 +328,6 @@ def test_wan21s_chain_makes_what_generate_makes(tiny_wan21: Path, guidance_scale
 
 
 @pytest.mark.usefixtures("compile_cache")
-def test_wan22s_text_to_video_chain_makes_what_generate_makes(tiny_wan22_t2v: Path) -> None:
-    from crystools_pipelines.run import generate
-    from crystools_pipelines.wan.wan22_t2v.request import Wan22T2VRequest
-
-    model = {"model_id": str(tiny_wan22_t2v)}
-    settings = {
-        **VIDEO,
-        "num_frames": 1,
-        "guidance_scale": 2.0,
-        "guidance_scale_2": 6.0,
-        "shift": 4.0,
-        "boundary_ratio": 0.95,
-    }
-    prompt, negative = execute("Wan22T2VTextEncoder", **PROMPTS, **model)
-    latents, num_frames = execute(
-        "Wan22T2VTPUSampler", prompt_embeds=prompt, negative_prompt_embeds=negative, **settings, **model
-    )
-    frames, fps = execute("Wan22T2VTPUVAEDecoder", latents=latents, fps=16, **model)
-    expected = generate(Wan22T2VRequest(**PROMPTS, **settings), checkpoint=tiny_wan22_t2v)
-    np.testing.assert_allclose(frames.numpy(), expected.frames, atol=2 / 255)
-    assert (num_frames, fps) == (1, 16)
-
-
-@pytest.mark.usefixtures("compile_cache")
 def test_wan22s_chain_makes_what_generate_makes_of_the_same_picture(
     tiny_wan22_i2v: Path, tmp_path: Path
 ) -> None:
