@@ -25,10 +25,14 @@ from crystools_tpu.telemetry.events import Device as Device
 from crystools_tpu.telemetry.events import Event as Event
 from crystools_tpu.telemetry.events import Forecast as Forecast
 from crystools_tpu.telemetry.events import HbmUsage as HbmUsage
+from crystools_tpu.telemetry.events import HostMemory as HostMemory
 from crystools_tpu.telemetry.events import ModelFreed as ModelFreed
+from crystools_tpu.telemetry.events import Node as Node
+from crystools_tpu.telemetry.events import Process as Process
 from crystools_tpu.telemetry.events import ProfileCapture as ProfileCapture
 from crystools_tpu.telemetry.events import ProfileChanged as ProfileChanged
 from crystools_tpu.telemetry.events import Ratio as Ratio
+from crystools_tpu.telemetry.events import RunChanged as RunChanged
 from crystools_tpu.telemetry.events import RunFinished as RunFinished
 from crystools_tpu.telemetry.events import RunReport as RunReport
 from crystools_tpu.telemetry.events import RunStarted as RunStarted

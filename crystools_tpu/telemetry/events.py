@@ -22,6 +22,9 @@ WIRE_SCHEMA = 1
 FULL: Final = "full"
 """The kind of a step that is like every other."""
 
+FIRST: Final = "first"
+"""The kind of a workflow node's first step, which also has what the node did before it."""
+
 DEFAULT_CONTENT_PARAMS: Final = frozenset({"prompt", "negative_prompt", "seed", "image"})
 """The content of a run that does not say: of another's pipeline, or of before runs said so."""
 
@@ -30,7 +33,10 @@ OMIT_DEFAULT: Final = {"omit_default": True}
 
 
 class StageName(StrEnum):
-    """The stages a pipeline may report. A stage may occur several times in a run (one `load` a component)."""
+    """The stages a pipeline may report. A stage may occur several times in a run (one `load` a component).
+
+    `node` is a node of a workflow, which has others in it; a pipeline does not report it.
+    """
 
     DOWNLOAD = "download"
     LOAD = "load"
@@ -40,6 +46,7 @@ class StageName(StrEnum):
     VAE_ENCODE = "vae_encode"
     VAE_DECODE = "vae_decode"
     SAVE = "save"
+    NODE = "node"
 
 
 class Status(StrEnum):
@@ -132,8 +139,9 @@ class Ratio(_Safe):
 class HbmUsage(_Safe):
     """Device memory of one chip over one stage, in bytes. `method` says how it was read.
 
-    `peak_bytes` is the exact peak where the method is `memory_stats` and the allocator's peak rose in
-    this stage; otherwise it is the largest of the samples taken (`memory_stats_sampled`, `live_arrays`).
+    `peak_bytes` is the exact peak where the method is `memory_stats`, jax's, or `torch_memory_stats`, and the
+    allocator's peak rose in this stage; otherwise it is the largest of the samples taken (`..._sampled`,
+    `live_arrays`).
     """
 
     device: str
@@ -141,7 +149,43 @@ class HbmUsage(_Safe):
     peak_bytes: int
     after_bytes: int
     limit_bytes: int | None
-    method: Literal["memory_stats", "memory_stats_sampled", "live_arrays"]
+    method: Literal[
+        "memory_stats",
+        "memory_stats_sampled",
+        "live_arrays",
+        "torch_memory_stats",
+        "torch_memory_stats_sampled",
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class HostMemory:
+    """What this process held of the host's memory over one stage, in bytes (resident set).
+
+    `peak_bytes` is exact where the process's own peak rose in this stage, else the larger of both ends.
+    """
+
+    before_bytes: int
+    peak_bytes: int
+    after_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Node(_Safe):
+    """A node of a workflow: its id there, its class, and its title where it has one of its own."""
+
+    id: str
+    class_type: str
+    title: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Process(_Safe):
+    """The process that a run is of: its id, its user's name, and what it was started as (`generate`)."""
+
+    pid: int
+    user: str | None
+    program: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,6 +265,11 @@ class StageReport(_Safe):
     `predicted_step_seconds` and `predicted_hbm_peak_bytes` are the forecast's, the latter of one of `hbm`'s
     devices. `bytes_done` of `bytes_total` are what a download has brought. `steps_by_kind` is `steps_total`
     by kind, None where all are `full` or the kinds to come are not known.
+
+    `parent` is the position in the run's `stages` of the stage that this one is a part of: its time is in
+    that one's, and `pipeline` is the one that reports it. A `node` is a stage of a workflow's run,
+    `component` its class; while it waits for other nodes, which are no part of it, its time stands. Those
+    that are executed at the same time (asynchronous ones) overlap.
     """
 
     name: StageName
@@ -250,6 +299,13 @@ class StageReport(_Safe):
     bytes_total: int | None = None
     bytes_done: int | None = None
     steps_by_kind: Mapping[str, int] | None = field(default=None, metadata=OMIT_DEFAULT)
+    parent: int | None = field(default=None, metadata=OMIT_DEFAULT)
+    pipeline: str | None = field(default=None, metadata=OMIT_DEFAULT)
+    node: Node | None = field(default=None, metadata=OMIT_DEFAULT)
+    host_memory: HostMemory | None = field(default=None, metadata=OMIT_DEFAULT)
+
+
+EtaBy: TypeAlias = Literal["history", "plan", "steps"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,6 +315,10 @@ class StageProgress(_Safe):
     `eta_seconds` is what it has still to go from now on; with `eta_by_forecast` it is the forecast's alone
     and stands, for a compile may precede the first step. `mfu`, `mbu` and `bound` are of the latest step
     without a compile, of all so far for who has not heard of it. `bytes_per_second` is a download's rate.
+
+    `run_eta_seconds` is what the whole run has still to go, this stage and all those to come, and
+    `run_eta_by` says by what that is known best: alike runs of the `history`, the `plan`, or this run's own
+    `steps`.
     """
 
     eta_seconds: float | None
@@ -274,6 +334,8 @@ class StageProgress(_Safe):
     bound: Bound | None
     bytes_done: int | None
     bytes_per_second: float | None
+    run_eta_seconds: float | None = field(default=None, metadata=OMIT_DEFAULT)
+    run_eta_by: EtaBy | None = field(default=None, metadata=OMIT_DEFAULT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -303,7 +365,11 @@ class RunReport(_Safe):
     what its user was told while it ran. A whole number among `params` that not every reader of JSON could
     keep, such as a seed of 64 bits, is its digits. `content_params` are the names of those that say what is
     shown and change no time, None where the run does not say which (see `content`).
-    `progress`, of its running stage, is there where a server tells of a run; see `fold`.
+    `progress`, of its running stage (the last of those that run), is there where a server tells of a run; see
+    `fold`.
+
+    `name` is what its user calls it: the workflow's. Of a workflow `cached_nodes` were not executed, since
+    what they would make was there already; `nodes_total` is how many it has with those, where that is known.
     """
 
     run_id: str
@@ -322,6 +388,10 @@ class RunReport(_Safe):
     warnings: tuple[str, ...] = ()
     content_params: tuple[str, ...] | None = field(default=None, metadata=OMIT_DEFAULT)
     progress: StageProgress | None = field(default=None, metadata=OMIT_DEFAULT)
+    name: str | None = field(default=None, metadata=OMIT_DEFAULT)
+    process: Process | None = field(default=None, metadata=OMIT_DEFAULT)
+    nodes_total: int | None = field(default=None, metadata=OMIT_DEFAULT)
+    cached_nodes: tuple[Node, ...] = field(default=(), metadata=OMIT_DEFAULT)
 
     @property
     def content(self) -> frozenset[str]:
@@ -441,6 +511,18 @@ class StageFinished(_Safe):
 
 
 @dataclass(frozen=True, slots=True)
+class RunChanged:
+    """More is known of a run than its other events say; `report` is the run as known so far.
+
+    A workflow's run learns its prompt and devices from its nodes, and of a run of another process nothing
+    else is heard.
+    """
+
+    report: RunReport
+    type: Literal["run_changed"] = field(default="run_changed", init=False)
+
+
+@dataclass(frozen=True, slots=True)
 class RunFinished:
     """A run ended; `report` is final."""
 
@@ -485,6 +567,7 @@ class ProfileChanged:
 
 Event: TypeAlias = (
     RunStarted
+    | RunChanged
     | StageStarted
     | StepFinished
     | BytesTransferred

@@ -29,7 +29,11 @@ export interface Device {
   hbm_bandwidth_bytes_per_second_per_chip: number | null;
 }
 
-/** The stages a pipeline may report. A stage may occur several times in a run (one `load` a component). */
+/**
+ * The stages a pipeline may report. A stage may occur several times in a run (one `load` a component).
+ *
+ * `node` is a node of a workflow, which has others in it; a pipeline does not report it.
+ */
 export type StageName =
   | "download"
   | "load"
@@ -38,7 +42,8 @@ export type StageName =
   | "denoise"
   | "vae_encode"
   | "vae_decode"
-  | "save";
+  | "save"
+  | "node";
 
 /** What the persistent compilation cache did for a compile. */
 export type CompileCache = "hit" | "miss" | "off";
@@ -93,8 +98,9 @@ export type Bound = "compute" | "bandwidth" | "host";
 /**
  * Device memory of one chip over one stage, in bytes. `method` says how it was read.
  *
- * `peak_bytes` is the exact peak where the method is `memory_stats` and the allocator's peak rose in
- * this stage; otherwise it is the largest of the samples taken (`memory_stats_sampled`, `live_arrays`).
+ * `peak_bytes` is the exact peak where the method is `memory_stats`, jax's, or `torch_memory_stats`, and the
+ * allocator's peak rose in this stage; otherwise it is the largest of the samples taken (`..._sampled`,
+ * `live_arrays`).
  */
 export interface HbmUsage {
   device: string;
@@ -102,7 +108,30 @@ export interface HbmUsage {
   peak_bytes: number;
   after_bytes: number;
   limit_bytes: number | null;
-  method: "memory_stats" | "memory_stats_sampled" | "live_arrays";
+  method:
+    | "memory_stats"
+    | "memory_stats_sampled"
+    | "live_arrays"
+    | "torch_memory_stats"
+    | "torch_memory_stats_sampled";
+}
+
+/** A node of a workflow: its id there, its class, and its title where it has one of its own. */
+export interface Node {
+  id: string;
+  class_type: string;
+  title: string | null;
+}
+
+/**
+ * What this process held of the host's memory over one stage, in bytes (resident set).
+ *
+ * `peak_bytes` is exact where the process's own peak rose in this stage, else the larger of both ends.
+ */
+export interface HostMemory {
+  before_bytes: number;
+  peak_bytes: number;
+  after_bytes: number;
 }
 
 /**
@@ -113,6 +142,11 @@ export interface HbmUsage {
  * `predicted_step_seconds` and `predicted_hbm_peak_bytes` are the forecast's, the latter of one of `hbm`'s
  * devices. `bytes_done` of `bytes_total` are what a download has brought. `steps_by_kind` is `steps_total`
  * by kind, null where all are `full` or the kinds to come are not known.
+ *
+ * `parent` is the position in the run's `stages` of the stage that this one is a part of: its time is in
+ * that one's, and `pipeline` is the one that reports it. A `node` is a stage of a workflow's run,
+ * `component` its class; while it waits for other nodes, which are no part of it, its time stands. Those
+ * that are executed at the same time (asynchronous ones) overlap.
  */
 export interface StageReport {
   name: StageName;
@@ -141,6 +175,10 @@ export interface StageReport {
   bytes_total: number | null;
   bytes_done: number | null;
   steps_by_kind?: Record<string, number> | null;
+  parent?: number | null;
+  pipeline?: string | null;
+  node?: Node | null;
+  host_memory?: HostMemory | null;
 }
 
 /**
@@ -176,6 +214,10 @@ export interface Forecast {
  * `eta_seconds` is what it has still to go from now on; with `eta_by_forecast` it is the forecast's alone
  * and stands, for a compile may precede the first step. `mfu`, `mbu` and `bound` are of the latest step
  * without a compile, of all so far for who has not heard of it. `bytes_per_second` is a download's rate.
+ *
+ * `run_eta_seconds` is what the whole run has still to go, this stage and all those to come, and
+ * `run_eta_by` says by what that is known best: alike runs of the `history`, the `plan`, or this run's own
+ * `steps`.
  */
 export interface StageProgress {
   eta_seconds: number | null;
@@ -191,6 +233,15 @@ export interface StageProgress {
   bound: Bound | null;
   bytes_done: number | null;
   bytes_per_second: number | null;
+  run_eta_seconds?: number | null;
+  run_eta_by?: "history" | "plan" | "steps" | null;
+}
+
+/** The process that a run is of: its id, its user's name, and what it was started as (`generate`). */
+export interface Process {
+  pid: number;
+  user: string | null;
+  program: string | null;
 }
 
 /**
@@ -200,7 +251,11 @@ export interface StageProgress {
  * what its user was told while it ran. A whole number among `params` that not every reader of JSON could
  * keep, such as a seed of 64 bits, is its digits. `content_params` are the names of those that say what is
  * shown and change no time, null where the run does not say which (see `content`).
- * `progress`, of its running stage, is there where a server tells of a run; see `fold`.
+ * `progress`, of its running stage (the last of those that run), is there where a server tells of a run; see
+ * `fold`.
+ *
+ * `name` is what its user calls it: the workflow's. Of a workflow `cached_nodes` were not executed, since
+ * what they would make was there already; `nodes_total` is how many it has with those, where that is known.
  */
 export interface RunReport {
   run_id: string;
@@ -219,12 +274,27 @@ export interface RunReport {
   warnings: string[];
   content_params?: string[] | null;
   progress?: StageProgress | null;
+  name?: string | null;
+  process?: Process | null;
+  nodes_total?: number | null;
+  cached_nodes?: Node[];
 }
 
 /** A run began; `report` is the run as known so far (status `running`, no stages). */
 export interface RunStarted {
   report: RunReport;
   type: "run_started";
+}
+
+/**
+ * More is known of a run than its other events say; `report` is the run as known so far.
+ *
+ * A workflow's run learns its prompt and devices from its nodes, and of a run of another process nothing
+ * else is heard.
+ */
+export interface RunChanged {
+  report: RunReport;
+  type: "run_changed";
 }
 
 /**
@@ -550,6 +620,7 @@ export interface Refusal {
 
 export type TelemetryEvent =
   | RunStarted
+  | RunChanged
   | StageStarted
   | StepFinished
   | BytesTransferred

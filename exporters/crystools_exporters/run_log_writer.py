@@ -17,7 +17,16 @@ from typing import Final
 
 from crystools_exporters.heartbeats import BEAT_SECONDS
 from crystools_exporters.run_log import RunLog, RunLogError
-from crystools_tpu.telemetry import Bus, Event, History, ProfileChanged, RunFinished, RunReport, RunStarted
+from crystools_tpu.telemetry import (
+    Bus,
+    Event,
+    History,
+    ProfileChanged,
+    RunChanged,
+    RunFinished,
+    RunReport,
+    RunStarted,
+)
 from crystools_tpu.telemetry.guard import Guard
 from crystools_tpu.telemetry.text import describe_error
 
@@ -103,6 +112,8 @@ class RunLogWriter:
         elif isinstance(event, RunStarted):
             self._running.add(event.report.run_id)
             self._in_progress.add(event.report.run_id)
+        elif isinstance(event, RunChanged):
+            self._running.add(event.report.run_id)
         elif not isinstance(event, ProfileChanged) and event.run_id is not None:
             self._running.add(event.run_id)
 
