@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from enum import StrEnum
 from functools import cache, partial
 from types import NoneType, UnionType
-from typing import Any, Final, Literal, TypeAlias, get_args, get_origin, get_type_hints
+from typing import Any, Final, Literal, TypeAlias, Union, get_args, get_origin, get_type_hints
 
 from crystools_tpu.telemetry.events import WIRE_SCHEMA, Params, RunReport
 
@@ -71,7 +71,7 @@ _Reader: TypeAlias = Callable[[Any], Any]
 def _reader(kind: Any) -> _Reader:
     """Reads a value of that type, as the dataclasses of events declare it."""
     origin, arguments = get_origin(kind), get_args(kind)
-    if origin is UnionType:
+    if origin in (UnionType, Union):  # the latter for a Literal or None
         (known,) = [option for option in arguments if option is not NoneType]
         read = _reader(known)
         return lambda value: None if value is None else read(value)
