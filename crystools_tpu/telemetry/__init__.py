@@ -49,8 +49,10 @@ from crystools_tpu.telemetry.events import StepRecord as StepRecord
 from crystools_tpu.telemetry.events import StepSeconds as StepSeconds
 from crystools_tpu.telemetry.events import to_wire as to_wire
 from crystools_tpu.telemetry.fold import Fold as Fold
+from crystools_tpu.telemetry.fold import running_stage as running_stage
 from crystools_tpu.telemetry.fold import with_progress as with_progress
 from crystools_tpu.telemetry.forecast import forecast_warning as forecast_warning
+from crystools_tpu.telemetry.node_stage import NodeFacts as NodeFacts
 from crystools_tpu.telemetry.profile import CaptureBusyError as CaptureBusyError
 from crystools_tpu.telemetry.profile import Profiler as Profiler
 from crystools_tpu.telemetry.protocol import RunRecorder as RunRecorder
@@ -72,5 +74,7 @@ from crystools_tpu.telemetry.silent import SilentStage as SilentStage
 from crystools_tpu.telemetry.silent import silent_run as silent_run
 from crystools_tpu.telemetry.stage import Stage as Stage
 from crystools_tpu.telemetry.step_times import eta_seconds as eta_seconds
+from crystools_tpu.telemetry.workflow import WorkflowRun as WorkflowRun
+from crystools_tpu.telemetry.workflow import workflow_run as workflow_run
 
 subscribe = bus.subscribe

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import bisect
 import dataclasses
+from collections import defaultdict
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
@@ -16,6 +17,7 @@ from crystools_tpu.telemetry.events import (
     CompileFinished,
     CompileRecord,
     Event,
+    RunChanged,
     RunFinished,
     RunReport,
     StageFinished,
@@ -25,7 +27,7 @@ from crystools_tpu.telemetry.events import (
     Status,
     StepFinished,
 )
-from crystools_tpu.telemetry.step_times import eta_seconds, statistics_of, timed_seconds
+from crystools_tpu.telemetry.step_times import eta_seconds, is_timed, statistics_of, timed_seconds
 
 _Happened: TypeAlias = StepFinished | BytesTransferred | CompileFinished
 
@@ -36,9 +38,15 @@ _OF_REPORT = {f.name for f in dataclasses.fields(StageReport)} & {
 
 def with_progress(run: RunReport, now_unix_seconds: float) -> RunReport:
     """The report of a run, with how its running stage stands if there is one."""
-    if run.status is not Status.RUNNING or not run.stages or run.stages[-1].status is not Status.RUNNING:
-        return run
-    return dataclasses.replace(run, progress=_progress(run.stages[-1], now_unix_seconds))
+    stage = running_stage(run)
+    return run if stage is None else dataclasses.replace(run, progress=_progress(stage, now_unix_seconds))
+
+
+def running_stage(run: RunReport) -> StageReport | None:
+    """The stage that a run is in, the innermost; None between two stages."""
+    if run.status is not Status.RUNNING:
+        return None
+    return next((stage for stage in reversed(run.stages) if stage.status is Status.RUNNING), None)
 
 
 class Fold:
@@ -53,16 +61,18 @@ class Fold:
     ) -> None:
         self._report_of = report_of
         self._unix_seconds = unix_seconds
-        self._stages: dict[str, _Stage] = {}
+        self._stages: defaultdict[str, dict[int, _Stage]] = defaultdict(dict)
 
     def add(self, event: Event) -> Event:
         """The event, with how its stage stands after it where that runs and is known."""
         if isinstance(event, StageStarted):
-            stage = self._stages[event.run_id] = self._begun(event.stage, event.report)
-            return dataclasses.replace(event, progress=stage.progress)
-        if isinstance(event, StageFinished | RunFinished):
-            ended = event.run_id if isinstance(event, StageFinished) else event.report.run_id
-            self._stages.pop(ended, None)
+            return dataclasses.replace(event, progress=self._begun(event).progress)
+        if isinstance(event, RunChanged):
+            return RunChanged(with_progress(event.report, self._unix_seconds()))
+        if isinstance(event, RunFinished):
+            self._stages.pop(event.report.run_id, None)
+        elif isinstance(event, StageFinished):
+            self._stages[event.run_id].pop(event.stage, None)
         elif isinstance(event, StepFinished | BytesTransferred | CompileFinished):
             known = self._stage_of(event)
             if known is not None:
@@ -70,19 +80,20 @@ class Fold:
         return event
 
     def _stage_of(self, event: _Happened) -> _Stage | None:
-        stage = self._stages.get(event.run_id)
-        if stage is not None and stage.number == event.stage and not stage.misses(event):
+        stage = self._stages[event.run_id].get(event.stage)
+        if stage is not None and not stage.misses(event):
             return stage
         run = self._report_of(event.run_id)
         if run is None or event.stage >= len(run.stages):
             return None
         if run.stages[event.stage].status is not Status.RUNNING:  # its end is among the events to come
             return None
-        stage = self._stages[event.run_id] = self._begun(event.stage, run.stages[event.stage])
-        return stage
+        return self._begun(StageStarted(event.run_id, event.stage, run.stages[event.stage]))
 
-    def _begun(self, number: int, report: StageReport) -> _Stage:
-        return _Stage(number, report, self._unix_seconds())
+    def _begun(self, event: StageStarted) -> _Stage:
+        stage = _Stage(event.report, self._unix_seconds())
+        self._stages[event.run_id][event.stage] = stage
+        return stage
 
 
 class _Stage:
@@ -91,8 +102,7 @@ class _Stage:
     What the report knows already does not count again.
     """
 
-    def __init__(self, number: int, report: StageReport, now: float) -> None:
-        self.number = number
+    def __init__(self, report: StageReport, now: float) -> None:
         self.progress = _progress(report, now)
         self._told_at = now
         self._steps = len(report.steps)
@@ -131,7 +141,7 @@ class _Stage:
         if event.step < self._steps:
             return changes
         self._steps += 1
-        if not event.record.compiled:
+        if is_timed(event.record):
             bisect.insort(self._timed, event.record.seconds)
             changes["step_seconds"] = statistics_of(self._timed)
         if event.record.finite is False and self.progress.first_nonfinite_step is None:

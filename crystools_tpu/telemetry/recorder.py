@@ -11,7 +11,8 @@ import time
 import uuid
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from typing import Any, Unpack
+from contextvars import ContextVar
+from typing import Any, Protocol, Unpack
 
 from crystools_tpu.telemetry.clock import elapsed, iso_time, steady, time_of_day
 from crystools_tpu.telemetry.device import describe_devices
@@ -67,6 +68,14 @@ class History:
         return next((report for report in self.reports() if report.run_id == run_id), None)
 
 
+class _Recorded(Protocol):
+    """A stage of a run, whatever records it."""
+
+    @property
+    def report(self) -> StageReport:
+        """The stage as known so far."""
+
+
 class Run:
     """The `RunRecorder` that records. Made by `run(...)`."""
 
@@ -90,7 +99,7 @@ class Run:
         device = _described(self.devices, facts.get("peak_flops_per_chip"), self._guard)
         forecast = facts.get("forecast")
         self._expected = list(forecast.stages) if forecast else []
-        self._stages: list[Stage] = []
+        self._stages: list[_Recorded] = []
         self._stage_is_open = False
         self._warnings: list[str] = []
         self._final: RunReport | None = None
@@ -101,9 +110,8 @@ class Run:
             forecast=forecast,
             content_params=self._guard.known("content_params", facts.get("content_params"), _names),
         )
-        self.run_id = self._start.run_id
         self._around = Surroundings(
-            run_id=self.run_id,
+            run_id=self._start.run_id,
             pipeline=self._start.pipeline,
             devices=self.devices,
             device=device,
@@ -114,11 +122,19 @@ class Run:
             guard=self._guard,
         )
 
+    @property
+    def run_id(self) -> str:
+        """What tells this run from every other."""
+        return self._start.run_id
+
     def begin(self, history: History) -> None:
         """Remembers the run and tells of it."""
         with self._guard("the run could not be remembered"):
             history.add(self)
         self._publish(RunStarted(self.report))
+        self._say_what_will_not_fit()
+
+    def _say_what_will_not_fit(self) -> None:
         with self._guard("the forecast could not be read"):
             forecast = self._start.forecast
             if forecast is not None and (warning := forecast_warning(forecast)):
@@ -169,14 +185,19 @@ class Run:
         )
         with self._guard("a stage's forecast could not be read"):
             report = self._with_forecast(report)
-        stage = Stage(self._around, len(self._stages), report, flops_per_step, bytes_per_step)
-        self._stages.append(stage)
+        stage = self._placed(report, flops_per_step, bytes_per_step)
         self._stage_is_open = True
         try:
             with stage.running():
                 yield stage
         finally:
             self._stage_is_open = False
+
+    def _placed(self, report: StageReport, flops: float | None, moved_bytes: float | None) -> Stage:
+        """The stage at its position in the run."""
+        stage = Stage(self._around, len(self._stages), report, flops, moved_bytes)
+        self._stages.append(stage)
+        return stage
 
     def warn(self, warning: str) -> None:
         """Says what the user should know in the log, on every screen and in the report, the same once."""
@@ -205,23 +226,36 @@ class Run:
         if self._final is not None:
             return
         for stage in self._stages:
-            stage.finish(error)
+            if isinstance(stage, Stage):
+                stage.finish(error)
         self._around.profile(self._around.profiler.run_ended)
         seconds = elapsed(self._started_at, self._clock())
-        self._final = self._summary(status_of(error), error, seconds)
-        self._publish(RunFinished(self._final))
+        self._final = self._summary(status_of(error), describe_error(error), seconds)
+        self._tell_end(self._final)
 
-    def _summary(self, status: Status, error: BaseException | None, seconds: float | None) -> RunReport:
+    def _tell_end(self, report: RunReport) -> None:
+        self._publish(RunFinished(report))
+
+    def _summary(self, status: Status, error: str | None, seconds: float | None) -> RunReport:
         return dataclasses.replace(
             self._start,
             status=status,
-            error=describe_error(error),
+            error=error,
             total_seconds=seconds,
             output=self.output,
             stages=tuple(stage.report for stage in tuple(self._stages)),
             warnings=tuple(self._warnings),
         )
 
+
+class Executing(Protocol):
+    """What executes just now: a workflow's node, of which a run that begins is a part."""
+
+    def part(self, pipeline: str, **facts: Unpack[RunFacts]) -> Run | None:
+        """The recorder of that part; None where it has ended."""
+
+
+executing: ContextVar[Executing | None] = ContextVar("crystools_tpu_executing", default=None)
 
 bus = Bus()
 history = History()
@@ -253,20 +287,21 @@ def run(
     `peak_flops_per_chip` is for a device that the chip table does not have. `forecast` is what is expected of
     the run: each stage takes what is said of its name and component, and the ETA begins with it. Where a
     stage is not to fit, that is a warning in the log and on every screen; the run goes on.
+
+    While a workflow's node executes, what begins is a part of the workflow's run: see `workflow`.
     """
-    recorded = Run(
-        pipeline,
-        model_id=model_id,
-        params=params,
-        content_params=content_params,
-        devices=devices,
-        peak_flops_per_chip=peak_flops_per_chip,
-        forecast=forecast,
-        bus=bus,
-        profiler=profiler,
-        clock=clock,
-        wall_clock=wall_clock,
-    )
+    facts: RunFacts = {
+        "model_id": model_id,
+        "params": params,
+        "content_params": content_params,
+        "devices": devices,
+        "peak_flops_per_chip": peak_flops_per_chip,
+        "forecast": forecast,
+    }
+    node = executing.get()
+    recorded = node.part(pipeline, **facts) if node is not None else None
+    if recorded is None:
+        recorded = Run(pipeline, bus=bus, profiler=profiler, clock=clock, wall_clock=wall_clock, **facts)
     recorded.begin(history)
     try:
         yield recorded

@@ -1,0 +1,422 @@
+"""Records one execution of a workflow: a run of which each node is a stage, and what a node runs a part.
+
+Whoever executes the workflow says what happens (`node_started`, ...), at about a microsecond each. A thread
+makes stages of that a few times a second, and once more at the end: a workflow of a thousand quick nodes is
+not slower for being watched.
+
+    run = workflow_run("comfyui", name="my workflow", describe=describe)
+    run.node_started("3")
+    run.node_progressed("3", 1, 20)
+    run.node_finished("3")
+    run.finish()
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Final, Literal, NamedTuple, Unpack
+
+from crystools_tpu.telemetry import recorder
+from crystools_tpu.telemetry.clock import elapsed
+from crystools_tpu.telemetry.events import (
+    DEFAULT_CONTENT_PARAMS,
+    Forecast,
+    Node,
+    Params,
+    RunChanged,
+    RunReport,
+    StageFinished,
+    StageName,
+    StageReport,
+    StageStarted,
+    Status,
+    StepFinished,
+)
+from crystools_tpu.telemetry.node_memory import MemoryReading, NodeMemory
+from crystools_tpu.telemetry.node_stage import NodeFacts, NodeStage
+from crystools_tpu.telemetry.profile import Profiler
+from crystools_tpu.telemetry.protocol import RunFacts
+from crystools_tpu.telemetry.pubsub import Bus
+from crystools_tpu.telemetry.recorder import History, Run, executing, stage_begun
+from crystools_tpu.telemetry.stage import Stage, status_of
+from crystools_tpu.telemetry.step_times import eta_seconds
+from crystools_tpu.telemetry.text import describe_error, safe_text
+
+logger = logging.getLogger(__name__)
+
+_FOLD_SECONDS: Final = 0.2
+_MOST_OF_THE_CPU: Final = 0.005
+"""What making stages may take of a core meanwhile: the workflow has to wait for the interpreter."""
+
+
+class _Happening(NamedTuple):
+    what: Literal["started", "progressed", "finished"]
+    node_id: str
+    at: float
+    memory: MemoryReading | None = None
+    value: float = 0.0
+    total: float = 0.0
+
+
+class _End(NamedTuple):
+    at: float
+    status: Status
+    error: str | None
+    failed_node: str | None
+
+
+class WorkflowRun(Run):
+    """One execution of a workflow. Made by `workflow_run`.
+
+    The methods that say what happens are for the thread that executes it.
+    """
+
+    def __init__(
+        self,
+        pipeline: str,
+        *,
+        name: str | None,
+        describe: Callable[[str], NodeFacts],
+        nodes_total: int | None,
+        cached_nodes: tuple[Node, ...],
+        memory: NodeMemory,
+        bus: Bus,
+        profiler: Profiler,
+        clock: Callable[[], float],
+        wall_clock: Callable[[], float],
+        **facts: Unpack[RunFacts],
+    ) -> None:
+        super().__init__(pipeline, bus=bus, profiler=profiler, clock=clock, wall_clock=wall_clock, **facts)
+        self._start = dataclasses.replace(
+            self._start, name=name, nodes_total=nodes_total, cached_nodes=cached_nodes
+        )
+        self._describe = describe
+        self._memory = memory
+        self._memory_since_last_node: MemoryReading | None = None
+        self._happenings: deque[_Happening] = deque()
+        self._folding = threading.RLock()
+        self._nodes: dict[str, NodeStage] = {}
+        self._running: list[NodeStage] = []
+        self._untold: deque[NodeStage] = deque()
+        self._end: _End | None = None
+        self._ended = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def begin(self, history: History) -> None:
+        """Remembers the run, tells of it, and follows it in a thread until it ends."""
+        super().begin(history)
+        thread = threading.Thread(target=self._follow, name="crystools-tpu-workflow", daemon=True)
+        with self._guard("a workflow cannot be followed while it runs"):
+            thread.start()
+            self._thread = thread
+
+    def node_started(self, node_id: str) -> None:
+        """A node is executed from now on, or again after it has waited for others."""
+        memory, self._memory_since_last_node = self._memory_since_last_node or self._memory.read(), None
+        self._happenings.append(_Happening("started", node_id, self._clock(), memory))
+        executing.set(_ExecutingNode(self, node_id))
+
+    def node_progressed(self, node_id: str, value: float, total: float) -> None:
+        """A node has done `value` of `total`."""
+        self._happenings.append(_Happening("progressed", node_id, self._clock(), None, value, total))
+
+    def node_finished(self, node_id: str) -> None:
+        """A node has been executed to its end. One that had not started is passed over: it was cached."""
+        at = self._clock()
+        memory = self._memory_since_last_node = self._memory_since_last_node or self._memory.read()
+        self._happenings.append(_Happening("finished", node_id, at, memory))
+        executing.set(None)
+
+    def finish(
+        self,
+        error: BaseException | str | None = None,
+        *,
+        failed_node: str | None = None,
+        cancelled: bool = False,
+    ) -> None:
+        """Ends the run. `failed_node` is the one whose error or cancelling ended it.
+
+        Returns at once: what is left to fold is folded in the thread.
+        """
+        if self._end is not None:
+            return
+        if isinstance(error, str) or error is None:
+            status = Status.CANCELLED if cancelled else Status.FAILED if error else Status.SUCCEEDED
+        else:
+            status, error = status_of(error), describe_error(error)
+        self._end = _End(self._clock(), status, error, failed_node)
+        executing.set(None)
+        self._ended.set()
+        if self._thread is None:
+            self._fold_to_the_end()
+
+    def join(self, timeout: float | None = None) -> None:
+        """Waits until all that has happened is in the report."""
+        if self._thread is not None:
+            self._thread.join(timeout)
+
+    def part(self, node_id: str, pipeline: str, **facts: Unpack[RunFacts]) -> Run | None:
+        """What records a run of `pipeline` within the node as a part of this one; None where it has ended."""
+        with self._folding:
+            self._fold()
+            node = self._nodes.get(node_id)
+            if node is None or not node.is_running or self._end is not None:
+                return None
+            node.has_parts = True
+            return Part(self, node.index, pipeline, **facts)
+
+    def placed(self, make: Callable[[int], Stage]) -> Stage:
+        """A stage of a part, which `make` makes for its position among the run's."""
+        with self._folding:
+            self._tell_starts()
+            stage = make(len(self._stages))
+            self._stages.append(stage)
+            return stage
+
+    def learn(self, part: RunReport) -> None:
+        """Takes over what a part knows of what is made, and on what. What is known already stays."""
+        with self._folding:
+            known = self._start
+            params = {name: value for name, value in part.params.items() if name != "node"}
+            content = known.content | part.content | DEFAULT_CONTENT_PARAMS
+            self._start = dataclasses.replace(
+                known,
+                model_id=known.model_id or part.model_id,
+                params={**params, **known.params},
+                content_params=tuple(sorted(content & {*params, *known.params})),
+                device=known.device or part.device,
+                forecast=_joined(known.forecast, part.forecast),
+            )
+            self.output = part.output or self.output
+            self._publish(RunChanged(self.report))
+
+    def _follow(self) -> None:
+        seconds = _FOLD_SECONDS
+        while not self._ended.wait(seconds):
+            began = time.thread_time()
+            with self._guard("what happens in a workflow could not be told"):
+                self._fold()
+            seconds = max(_FOLD_SECONDS, (time.thread_time() - began) / _MOST_OF_THE_CPU)
+        self._fold_to_the_end()
+
+    def _fold_to_the_end(self) -> None:
+        with self._folding:
+            with self._guard("the end of a workflow could not be told"):
+                self._fold()
+            end = self._end
+            assert end is not None
+            failed = (
+                set() if end.failed_node is None else self._with_ancestors(self._innermost(end.failed_node))
+            )
+            for node in [stage for stage in self._nodes.values() if stage.is_running]:
+                broken = node in failed
+                status = end.status if broken or end.status is Status.SUCCEEDED else Status.CANCELLED
+                self._finish(node, end.at, status, end.error if broken else None, None)
+            seconds = elapsed(self._started_at, end.at)
+            self._final = self._summary(end.status, end.error, seconds)
+        self._tell_end(self._final)
+
+    def _fold(self) -> None:
+        """Makes stages of what has happened since the last time."""
+        with self._folding:
+            while self._happenings:
+                happening = self._happenings.popleft()
+                node = self._nodes.get(happening.node_id)
+                if happening.what == "started":
+                    self._start_node(node, happening)
+                elif node is not None and node.is_running and happening.what == "progressed":
+                    self._step(node, happening)
+                elif node is not None and node.is_running:
+                    self._finish(node, happening.at, Status.SUCCEEDED, None, happening.memory)
+            self._tell_starts()
+
+    def _start_node(self, node: NodeStage | None, happening: _Happening) -> None:
+        if node is None or not node.is_running:
+            node = self._new(happening)
+        around = self._with_ancestors(node)
+        for other in self._running:
+            if other not in around and not other.facts.overlaps:
+                other.pause(happening.at)
+        for each in around:
+            each.resume(happening.at)
+
+    def _new(self, happening: _Happening) -> NodeStage:
+        facts = NodeFacts(Node(happening.node_id, "unknown", None))
+        with self._guard("a workflow's node could not be described"):
+            facts = self._describe(happening.node_id)
+        parent = self._nodes.get(facts.parent) if facts.parent is not None else None
+        began = self._start.started_unix_seconds + (elapsed(self._started_at, happening.at) or 0.0)
+        begun = dataclasses.replace(
+            stage_begun(StageName.NODE, facts.node.class_type, began, another_is_open=False),
+            node=facts.node,
+            parent=None if parent is None else parent.index,
+        )
+        node = NodeStage(len(self._stages), begun, facts, happening.at, happening.memory)
+        self._stages.append(node)
+        self._nodes[happening.node_id] = node
+        self._running.append(node)
+        self._untold.append(node)
+        return node
+
+    def _step(self, node: NodeStage, happening: _Happening) -> None:
+        new = node.progressed(happening.at, happening.value, happening.total)
+        if not new:
+            return
+        self._tell_starts()
+        report = node.report
+        for number, record in enumerate(new, len(report.steps) - len(new)):
+            self._publish(
+                StepFinished(
+                    self.run_id,
+                    self._start.pipeline,
+                    node.index,
+                    report.name,
+                    step=number,
+                    record=record,
+                    steps_total=report.steps_total,
+                    eta_seconds=eta_seconds(report),
+                    mfu=None,
+                    mbu=None,
+                    bound=None,
+                )
+            )
+
+    def _finish(
+        self, node: NodeStage, at: float, status: Status, error: str | None, memory: MemoryReading | None
+    ) -> None:
+        report = node.end(at, status, error, memory)
+        self._running.remove(node)
+        self._tell_starts(before=node.index)
+        if self._untold and self._untold[0] is node:  # its end says all
+            self._untold.popleft()
+        self._publish(StageFinished(self.run_id, self._start.pipeline, node.index, report))
+
+    def _tell_starts(self, before: float = float("inf")) -> None:
+        """Tells of the nodes that have begun, those at earlier positions first."""
+        while self._untold and self._untold[0].index < before:
+            node = self._untold.popleft()
+            self._publish(StageStarted(self.run_id, node.index, node.report))
+
+    def _with_ancestors(self, node: NodeStage | None) -> list[NodeStage]:
+        """The node and those that it is a part of, innermost first."""
+        chain: list[NodeStage] = []
+        while node is not None and node not in chain:
+            chain.append(node)
+            node = self._nodes.get(node.facts.parent) if node.facts.parent is not None else None
+        return chain
+
+    def _innermost(self, node_id: str | None) -> NodeStage | None:
+        """The running node that is this one, or the last that is a part of it."""
+        ids = [(node, {each.facts.node.id for each in self._with_ancestors(node)}) for node in self._running]
+        return next((node for node, of_chain in reversed(ids) if node_id in of_chain), None)
+
+
+class _ExecutingNode:
+    """The node that executes, for a run that begins within it."""
+
+    __slots__ = ("_node_id", "_workflow")
+
+    def __init__(self, workflow: WorkflowRun, node_id: str) -> None:
+        self._workflow = workflow
+        self._node_id = node_id
+
+    def part(self, pipeline: str, **facts: Unpack[RunFacts]) -> Run | None:
+        return self._workflow.part(self._node_id, pipeline, **facts)
+
+
+class Part(Run):
+    """A run within a workflow's node: its stages are the workflow run's. Its report has them alone."""
+
+    def __init__(self, workflow: WorkflowRun, parent: int, pipeline: str, **facts: Unpack[RunFacts]) -> None:
+        super().__init__(
+            pipeline,
+            bus=workflow._bus,
+            profiler=workflow._around.profiler,
+            clock=workflow._clock,
+            wall_clock=workflow._wall_clock,
+            **facts,
+        )
+        self._workflow = workflow
+        self._parent = parent
+        self._start = dataclasses.replace(self._start, run_id=workflow.run_id)
+        self._around = dataclasses.replace(self._around, run_id=workflow.run_id)
+
+    def begin(self, history: History) -> None:
+        """Makes it known in the workflow's run."""
+        self._workflow.learn(self.report)
+        self._say_what_will_not_fit()
+
+    def warn(self, warning: str) -> None:
+        """Says what the user should know, of the whole workflow."""
+        self._workflow.warn(warning)
+        self._warnings = [*dict.fromkeys([*self._warnings, safe_text(warning)])]
+
+    def _placed(self, report: StageReport, flops: float | None, moved_bytes: float | None) -> Stage:
+        report = dataclasses.replace(report, parent=self._parent, pipeline=self._start.pipeline)
+        stage = self._workflow.placed(lambda index: Stage(self._around, index, report, flops, moved_bytes))
+        self._stages.append(stage)
+        return stage
+
+    def _tell_end(self, report: RunReport) -> None:
+        self._workflow.learn(report)
+
+    def _summary(self, status: Status, error: str | None, seconds: float | None) -> RunReport:
+        report = super()._summary(status, error, seconds)
+        stages = tuple(dataclasses.replace(stage, parent=None, pipeline=None) for stage in report.stages)
+        return dataclasses.replace(report, stages=stages)
+
+
+_memory: NodeMemory | None = None
+
+
+def workflow_run(
+    pipeline: str,
+    *,
+    name: str | None,
+    describe: Callable[[str], NodeFacts],
+    params: Params | None = None,
+    nodes_total: int | None = None,
+    cached_nodes: tuple[Node, ...] = (),
+    memory: NodeMemory | None = None,
+    bus: Bus = recorder.bus,
+    history: History = recorder.history,
+    profiler: Profiler = recorder.profiler,
+    clock: Callable[[], float] = time.perf_counter,
+    wall_clock: Callable[[], float] = time.time,
+) -> WorkflowRun:
+    """Begins to record an execution of the workflow `name`, of which `pipeline` says what executes it.
+
+    `describe` says what a node is, by its id; it is called in a thread, soon after the node has begun.
+    `cached_nodes` are not executed, `nodes_total` counts them too. The caller ends the run with `finish`.
+    """
+    global _memory
+    if memory is None:
+        memory = _memory = _memory or NodeMemory()
+    run = WorkflowRun(
+        pipeline,
+        name=name,
+        describe=describe,
+        nodes_total=nodes_total,
+        cached_nodes=cached_nodes,
+        memory=memory,
+        params=params,
+        bus=bus,
+        profiler=profiler,
+        clock=clock,
+        wall_clock=wall_clock,
+    )
+    run.begin(history)
+    return run
+
+
+def _joined(known: Forecast | None, part: Forecast | None) -> Forecast | None:
+    """One forecast of what several parts expect of their stages."""
+    if known is None or part is None or known == part:
+        return known or part
+    new = tuple(stage for stage in part.stages if stage not in known.stages)
+    return dataclasses.replace(known, stages=(*known.stages, *new))
