@@ -50,7 +50,8 @@ def adapted(node: Node) -> Node:
         try:
             import torch
 
-            with torch.inference_mode(False), node_progress(unique_id) as self.on_step:
+            steps = inputs.get("num_inference_steps")
+            with torch.inference_mode(False), node_progress(unique_id, steps=steps) as self.on_step:
                 return function(self, *args, **inputs)
         except Exception as error:
             if (failure := import_failure(error)) is None:

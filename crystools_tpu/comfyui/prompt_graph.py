@@ -54,10 +54,6 @@ class PromptGraph:
         is_own = title and title not in (class_type, self._titles.get(class_type))
         return Node(id=node_id, class_type=class_type, title=title if is_own else None)
 
-    def within(self, node_id: str, ancestor: str) -> bool:
-        """Whether it is that node of the workflow, or one that it has expanded into."""
-        return bool(self._dynamic.get_real_node_id(node_id) == ancestor)
-
     def needed_for(self, outputs: Iterable[str], cached: Collection[str] = ()) -> dict[str, None]:
         """The nodes that these outputs are made of, and none that is needed for a `cached` one alone."""
         needed = dict.fromkeys(outputs)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from types import ModuleType
 from typing import Any, Final
 from weakref import WeakKeyDictionary
@@ -32,66 +32,34 @@ _NO_HOOKS: Final = (
     "each node of ours is a run of its own, and other nodes are not seen"
 )
 _NO_END: Final = "ComfyUI did not say how it ended: its log may tell why"
-_ENDS: Final = ("execution_success", "execution_error", "execution_interrupted")
+_ENDS: Final = ("execution_success", "execution_error", "execution_interrupted", "execution_start")
 
 
 class _Handler:
     """Tells the run of one prompt what ComfyUI tells of its nodes. Is made a `ProgressHandler` of ComfyUI's."""
 
-    def __init__(self, run: WorkflowRun, graph: PromptGraph, guard: Guard) -> None:
+    def __init__(self, run: WorkflowRun, guard: Guard) -> None:
         super().__init__("crystools-tpu")  # type: ignore[call-arg] # a ProgressHandler has a name
         self._run = run
-        self._graph = graph
         self._guard = guard
-        self._open: dict[str, None] = {}
 
     def start_handler(self, node_id: str, *_: Any, **__: Any) -> None:
         """A node is executed from now on, or again if it has waited for its inputs."""
         with self._guard(_LOST):
-            self._open.pop(node_id, None)  # the last is the one that started last
-            self._open[node_id] = None
             self._run.node_started(node_id)
 
     def update_handler(self, node_id: str, value: float, max_value: float, *_: Any, **__: Any) -> None:
-        """A node says how it gets on, in any thread; one that is left over may do so after its end."""
+        """A node says how it gets on."""
         with self._guard(_LOST):
-            if node_id in self._open:
-                self._run.node_progressed(node_id, value, max_value)
+            self._run.node_progressed(node_id, value, max_value)
 
     def finish_handler(self, node_id: str, *_: Any, **__: Any) -> None:
-        """A node has ended. One that never started was cached."""
+        """A node has ended, or was cached if it never started."""
         with self._guard(_LOST):
-            if node_id in self._open:
-                del self._open[node_id]
-                self._run.node_finished(node_id)
-
-    def end(self, event: str, data: Mapping[str, Any]) -> None:
-        """The prompt has ended, with this message of ComfyUI's or without a word before the next one."""
-        if event == "execution_success":
-            self._run.finish()
-        elif event == "execution_interrupted":
-            self._run.finish(failed_node=self._ended_at(data["node_id"]), cancelled=True)
-        elif event == "execution_error":
-            kind = data["exception_type"].rpartition(".")[2]
-            error = f"{kind}: {data['exception_message'].strip()}".rstrip(": ")
-            self._run.finish(failed_node=self._ended_at(data["node_id"]), error=error)
-        else:
-            self._run.finish(error=_NO_END)
-
-    def _ended_at(self, node_id: str) -> str:
-        """The node that ended the prompt, where ComfyUI names the one of the workflow that expanded into it.
-
-        It is the one that started last, unless several were executed at the same time.
-        """
-        open_ = {each: self._graph.describe(each) for each in self._open if self._graph.within(each, node_id)}
-        expanded = {facts.parent for facts in open_.values()}
-        innermost = [each for each in open_ if each not in expanded]
-        if len(innermost) > 1 and any(open_[each].overlaps for each in innermost):
-            return node_id
-        return innermost[-1] if innermost else node_id
+            self._run.node_finished(node_id)
 
 
-def follow_prompts(modules: Mapping[str, ModuleType], begin: Callable[..., WorkflowRun] = workflow_run) -> None:
+def follow_prompts(modules: Mapping[str, ModuleType]) -> None:
     """From now on each prompt that ComfyUI executes is a run. `modules` are those of a running ComfyUI.
 
     One that has not all that is needed is left as it is, and the log says so.
@@ -102,7 +70,7 @@ def follow_prompts(modules: Mapping[str, ModuleType], begin: Callable[..., Workf
     if nodes is None or not hasattr(executor, "add_message") or not all(hasattr(progress, n) for n in needed):
         logger.info(_NO_HOOKS)
         return
-    prompts = _Prompts(modules, begin)
+    prompts = _Prompts(modules)
     add_message = executor.add_message
 
     @functools.wraps(add_message)
@@ -116,12 +84,11 @@ def follow_prompts(modules: Mapping[str, ModuleType], begin: Callable[..., Workf
 class _Prompts:
     """The prompts that are being executed, one at most by each of ComfyUI's executors."""
 
-    def __init__(self, modules: Mapping[str, ModuleType], begin: Callable[..., WorkflowRun]) -> None:
+    def __init__(self, modules: Mapping[str, ModuleType]) -> None:
         self._modules = modules
         self._progress: Any = modules["comfy_execution.progress"]
-        self._begin = begin
         self._handler_class: Any = type("CrystoolsTPU", (_Handler, self._progress.ProgressHandler), {})
-        self._executing: WeakKeyDictionary[Any, _Handler] = WeakKeyDictionary()
+        self._executing: WeakKeyDictionary[Any, WorkflowRun] = WeakKeyDictionary()
         self._guard = Guard(logger)
 
     def hear(self, said: Sequence[Any]) -> None:
@@ -131,11 +98,12 @@ class _Prompts:
             if event == "execution_start":
                 self._guard = Guard(logger)
             if event == "execution_cached":
-                self._executing[executor] = self._begun(data["prompt_id"], data["nodes"])
-            elif event in ("execution_start", *_ENDS) and executor in self._executing:
-                self._executing.pop(executor).end(event, data)
+                run = self._executing[executor] = self._begun(data["prompt_id"], data["nodes"])
+                self._progress.add_progress_handler(self._handler_class(run, self._guard))
+            elif event in _ENDS and executor in self._executing:
+                _end(self._executing.pop(executor), event, data)
 
-    def _begun(self, prompt_id: str, cached: Collection[str]) -> _Handler:
+    def _begun(self, prompt_id: str, cached: Collection[str]) -> WorkflowRun:
         """The run of a prompt that is about to be executed; its registry of progress is there."""
         nodes: Any = self._modules["nodes"]
         dynamic = self._progress.get_progress_state().dynprompt
@@ -146,7 +114,7 @@ class _Prompts:
         params: dict[str, str | int] = {"nodes_cached": len(cached)}
         with self._guard("the workflow has no fingerprint"):
             params["workflow"] = graph.fingerprint(needed)
-        run = self._begin(
+        return workflow_run(
             PIPELINE,
             name=_name(extra_data),
             describe=graph.describe,
@@ -154,9 +122,6 @@ class _Prompts:
             nodes_total=None if outputs is None else len(graph.needed_for(outputs, cached).keys() | cached),
             cached_nodes=tuple(graph.node(node_id) for node_id in needed if node_id in cached),
         )
-        handler: _Handler = self._handler_class(run, graph, self._guard)
-        self._progress.add_progress_handler(handler)
-        return handler
 
     def _queued(self, prompt_id: str) -> tuple[Mapping[str, Any], Collection[str] | None]:
         """What came with a prompt, and the outputs to make; none and None where the queue does not tell."""
@@ -166,6 +131,20 @@ class _Prompts:
                 if queued_id == prompt_id:
                     return extra_data, outputs
         return {}, None
+
+
+def _end(run: WorkflowRun, event: str, data: Mapping[str, Any]) -> None:
+    """Ends a run with this message of ComfyUI's, the next one's start at the latest."""
+    if event == "execution_success":
+        run.finish()
+    elif event == "execution_interrupted":
+        run.finish(failed_node=data["node_id"], cancelled=True)
+    elif event == "execution_error":
+        kind = data["exception_type"].rpartition(".")[2]
+        error = f"{kind}: {data['exception_message'].strip()}".rstrip(": ")
+        run.finish(error, failed_node=data["node_id"])
+    else:
+        run.finish(_NO_END)
 
 
 def _name(extra_data: Mapping[str, Any]) -> str | None:

@@ -13,15 +13,26 @@ from typing import Any, Final
 from aiohttp import web
 
 from crystools_tpu.comfyui.prompts import EXTRA_DATA
+from crystools_tpu.server.security import bounded_body, refusal
+from crystools_tpu.server.settings import FieldError, parse_object
 from crystools_tpu.telemetry.guard import Guard
 
 logger = logging.getLogger(__name__)
 
 ADDRESS: Final = "/crystools-tpu/workflow"
 
-_MOST_BYTES: Final = 4096
+_MOST_CHARACTERS: Final = 1000
 _MOST_PAGES: Final = 1000
 _FIELDS: Final = ("client_id", "id", "name")
+
+
+def take_workflow_names(prompt_server: Any) -> None:
+    """Answers pages on ComfyUI's server, before the panel is mounted there, and names what they queue."""
+    names = WorkflowNames()
+    for prefix in ("", "/api"):
+        prompt_server.app.router.add_post(f"{prefix}{ADDRESS}", names.tell)
+    if hasattr(prompt_server, "add_on_prompt_handler"):
+        prompt_server.add_on_prompt_handler(names.name_prompt)
 
 
 class WorkflowNames:
@@ -34,12 +45,15 @@ class WorkflowNames:
     async def tell(self, request: web.Request) -> web.Response:
         """Takes what a page has open: its `client_id`, the workflow's `id` and its `name`."""
         if request.content_type != "application/json":  # another site's page would have to ask for leave
-            raise web.HTTPUnsupportedMediaType(text="the body must be application/json")
-        if (request.content_length or 0) > _MOST_BYTES:
-            raise web.HTTPRequestEntityTooLarge(_MOST_BYTES, request.content_length or 0)
-        told = await request.json()
-        if not isinstance(told, dict) or not all(told.get(f) and type(told[f]) is str for f in _FIELDS):
-            raise web.HTTPBadRequest(text=f"the body must be an object with the texts {', '.join(_FIELDS)}")
+            raise refusal(web.HTTPUnsupportedMediaType, "body", "body must be application/json")
+        try:
+            told = parse_object(await bounded_body(request))
+        except FieldError as error:
+            raise refusal(web.HTTPBadRequest, error.field, str(error)) from None
+        for field in _FIELDS:
+            if type(told.get(field)) is not str or not 0 < len(told[field]) <= _MOST_CHARACTERS:
+                text = f"{field} must be a text of 1 to {_MOST_CHARACTERS} characters"
+                raise refusal(web.HTTPBadRequest, field, text)
         client_id, workflow_id, name = (told[field] for field in _FIELDS)
         self._open[client_id] = (workflow_id, name)
         self._open.move_to_end(client_id)
