@@ -45,9 +45,9 @@ def node_progress(
 ) -> Iterator[Callable[[], None]]:
     """Within, ComfyUI shows on the node what it reports: its part of the workflow's run, or runs of its own.
 
-    `steps` are those of all its stages together, where it knows them. Yields what is to be called after each step, in the thread that executes the node: it moves the bar and,
-    if the user has cancelled, ends the block with ComfyUI's own exception. Without a node's id, or where no
-    ComfyUI runs, it does nothing.
+    `steps` are those of all its stages together, where it knows them. Yields what is to be called after
+    each step, in the thread that executes the node: it moves the bar and, if the user has cancelled, ends the
+    block with ComfyUI's own exception. Without a node's id, or where no ComfyUI runs, it does nothing.
     """
     server = getattr(getattr(modules.get("server"), "PromptServer", None), "instance", None)
     utils, management = modules.get("comfy.utils"), modules.get("comfy.model_management")
@@ -133,7 +133,7 @@ class _Display:
         return f"step {event.step + 1}{total}, {stage_table.step_note(event)}"
 
     def _is_of_the_node(self, event: StageStarted) -> bool:
-        """Whether the stage is the node's own: of a run of its own, or a part of its stage of the workflow."""
+        """Whether the stage is the node's: of a run of its own, or a part of its stage of the workflow."""
         if event.report.node is not None or event.run_id not in self._runs:
             return False
         run, parent = telemetry.history.report(event.run_id), event.report.parent

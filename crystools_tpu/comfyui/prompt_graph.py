@@ -1,4 +1,4 @@
-"""What a prompt's graph tells of its run: the facts of its nodes, which of them are needed, its fingerprint."""
+"""What a prompt's graph tells of its run: its nodes, which of them are needed, its fingerprint."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ _CONTENT_OPTIONS: Final = {
 class PromptGraph:
     """A prompt as ComfyUI has it while it executes it.
 
-    `dynamic` is its `DynamicPrompt`, which grows as nodes expand into others. `classes` are those of all nodes
-    by their names, and `titles` what the page calls a node without a title of its own.
+    `dynamic` is its `DynamicPrompt`, which grows as nodes expand into others. `classes` are those of all
+    nodes by their names, and `titles` what the page calls a node without a title of its own.
     """
 
     def __init__(self, dynamic: Any, classes: Mapping[str, Any], titles: Mapping[str, str]) -> None:

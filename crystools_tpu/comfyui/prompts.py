@@ -1,10 +1,10 @@
 """Each execution of a workflow is one run, whatever its nodes.
 
-ComfyUI tells a `ProgressHandler` of each node as it starts, gets on and ends. A handler belongs to one prompt,
-though, and no hook tells of a prompt that begins, of the nodes that are cached, or of how it ended: of recent
-versions' cache providers `on_prompt_start` comes before there is anything to add a handler to, `on_prompt_end`
-says no outcome, and being one makes ComfyUI hash every node's inputs. `PromptExecutor.add_message` hears all of
-it in every version, and is the one method that is wrapped.
+ComfyUI tells a `ProgressHandler` of each node as it starts, gets on and ends. A handler belongs to one
+prompt, though, and no hook tells of a prompt that begins, of the nodes that are cached, or of how it ended:
+of recent versions' cache providers `on_prompt_start` comes before there is anything to add a handler to,
+`on_prompt_end` says no outcome, and being one makes ComfyUI hash the inputs of every node.
+`PromptExecutor.add_message` hears all of it in every version, and is the one method that is wrapped.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _ENDS: Final = ("execution_success", "execution_error", "execution_interrupted",
 
 
 class _Handler:
-    """Tells the run of one prompt what ComfyUI tells of its nodes. Is made a `ProgressHandler` of ComfyUI's."""
+    """Tells a prompt's run what ComfyUI tells of its nodes. Is made a `ProgressHandler` of ComfyUI's."""
 
     def __init__(self, run: WorkflowRun, guard: Guard) -> None:
         super().__init__("crystools-tpu")  # type: ignore[call-arg] # a ProgressHandler has a name

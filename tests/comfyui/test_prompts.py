@@ -16,11 +16,9 @@ from crystools_tpu.telemetry import RunReport, Status
 
 from .fake_execution import (
     DynamicPrompt,
-    DynamicPrompt,
     Executing,
     FakeExecution,
     Prompt,
-    PromptExecutor,
     fail,
     interrupt,
     succeed,
