@@ -101,7 +101,8 @@ class _Prompts:
                 run = self._executing[executor] = self._begun(data["prompt_id"], data["nodes"])
                 self._progress.add_progress_handler(self._handler_class(run, self._guard))
             elif event in _ENDS and executor in self._executing:
-                _end(self._executing.pop(executor), event, data)
+                _end(self._executing[executor], event, data)
+                del self._executing[executor]
 
     def _begun(self, prompt_id: str, cached: Collection[str]) -> WorkflowRun:
         """The run of a prompt that is about to be executed; its registry of progress is there."""

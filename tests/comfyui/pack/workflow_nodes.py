@@ -98,8 +98,8 @@ class TestExpands(_Node):
         **_Node.INPUTS,
         "times": ("INT", {}),
         "seconds": ("FLOAT", {}),
-        "raises": ("BOOLEAN", {"default": False}),
     }
+    OPTIONAL: ClassVar = {"raises": ("BOOLEAN", {"default": False})}
 
     def run(self, value: int, times: int, seconds: float, raises: bool = False) -> Any:
         from comfy_execution.graph_utils import GraphBuilder
