@@ -12,7 +12,7 @@ import uuid
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextvars import ContextVar
-from typing import Any, Protocol, Unpack
+from typing import Any, Final, Protocol, Unpack
 
 from crystools_tpu.telemetry.clock import elapsed, iso_time, steady, time_of_day
 from crystools_tpu.telemetry.device import describe_devices
@@ -66,6 +66,9 @@ class History:
     def report(self, run_id: str) -> RunReport | None:
         """The report of one run; None where it is not (or no longer) known."""
         return next((report for report in self.reports() if report.run_id == run_id), None)
+
+
+_PIPELINE_STAGES: Final = tuple(name for name in StageName if name is not StageName.NODE)
 
 
 class _Recorded(Protocol):
@@ -338,10 +341,15 @@ def stage_begun(
     """
     if another_is_open:
         raise TelemetryError(f"stage {name!r} begins while another is open: end that one first")
-    if name not in list(StageName):
-        raise ValueError(f"stage {name!r} is none of {', '.join(StageName)}")
+    if name not in _PIPELINE_STAGES:
+        raise ValueError(f"stage {name!r} is none of {', '.join(_PIPELINE_STAGES)}")
+    return report_begun(StageName(name), component, started_unix_seconds)
+
+
+def report_begun(name: StageName, component: str | None, started_unix_seconds: float) -> StageReport:
+    """The report of a stage of which no more is known."""
     return StageReport(
-        name=StageName(name),
+        name=name,
         component=component,
         status=Status.RUNNING,
         error=None,

@@ -42,7 +42,7 @@ from crystools_tpu.telemetry.node_stage import NodeFacts, NodeStage
 from crystools_tpu.telemetry.profile import Profiler
 from crystools_tpu.telemetry.protocol import RunFacts
 from crystools_tpu.telemetry.pubsub import Bus
-from crystools_tpu.telemetry.recorder import History, Run, executing, stage_begun
+from crystools_tpu.telemetry.recorder import History, Run, executing, report_begun
 from crystools_tpu.telemetry.stage import Stage, status_of
 from crystools_tpu.telemetry.step_times import eta_seconds
 from crystools_tpu.telemetry.text import describe_error, safe_text
@@ -253,7 +253,7 @@ class WorkflowRun(Run):
         parent = self._nodes.get(facts.parent) if facts.parent is not None else None
         began = self._start.started_unix_seconds + (elapsed(self._started_at, happening.at) or 0.0)
         begun = dataclasses.replace(
-            stage_begun(StageName.NODE, facts.node.class_type, began, another_is_open=False),
+            report_begun(StageName.NODE, facts.node.class_type, began),
             node=facts.node,
             parent=None if parent is None else parent.index,
         )

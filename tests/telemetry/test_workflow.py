@@ -306,6 +306,11 @@ def test_an_error_in_a_part_ends_its_stage_and_passes(workflow: Workflow) -> Non
     assert [(s.name, s.status) for s in report.stages] == [("node", "failed"), ("denoise", "failed")]
 
 
+def test_no_pipeline_reports_a_node(bench: Bench) -> None:
+    with bench.run() as run, pytest.raises(ValueError, match="stage 'node' is none of download, load"):
+        run.stage("node").__enter__()
+
+
 def test_a_run_outside_of_any_node_is_one_of_its_own(workflow: Workflow) -> None:
     workflow.execute("1", 1.0)
     with workflow.bench.run("other"):
