@@ -410,9 +410,9 @@ def test_the_stages_add_up_to_what_comfyui_says_the_prompt_took(comfyui: ComfyUI
     comfyui.run(
         {
             "1": node("TestNumber", value=next(comfyui.seeds)),
-            "2": node("TestWait", value=["1", 0], seconds=1.0),
-            "3": node("TestProgress", value=["2", 0], steps=4, seconds=0.1),
-            "4": node("TestExpands", value=["3", 0], times=2, seconds=0.3),
+            "2": node("TestWait", value=["1", 0], seconds=2.0),
+            "3": node("TestProgress", value=["2", 0], steps=4, seconds=0.2),
+            "4": node("TestExpands", value=["3", 0], times=2, seconds=0.6),
             "5": node("TestResult", value=["4", 0]),
         }
     )
@@ -420,8 +420,7 @@ def test_the_stages_add_up_to_what_comfyui_says_the_prompt_took(comfyui: ComfyUI
     line = [line for line in comfyui.log.splitlines() if "Prompt executed in" in line][-1]
     seconds = float(line.split()[-2])
     run = comfyui.ended()
-    print(seconds, run["total_seconds"], top_level_seconds(run), [(s["component"], s["seconds"], s["started_unix_seconds"]-run["started_unix_seconds"]) for s in run["stages"]])
-    assert seconds >= 2.0
+    assert seconds >= 4.0
     assert top_level_seconds(run) == pytest.approx(seconds, rel=0.02)
     assert run["total_seconds"] == pytest.approx(seconds, rel=0.02)
 

@@ -17,7 +17,6 @@ export function tellWorkflowName(app, api) {
     told = open;
     if (open !== "null") tell(api, open);
   };
-  look();
   setInterval(look, LOOK_EVERY_MILLISECONDS);
   api.addEventListener?.("reconnected", () => (told = "")); // a server that was started anew knows nothing
 }
