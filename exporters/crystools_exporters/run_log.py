@@ -395,26 +395,50 @@ def _to_json(report: RunReport) -> str:
 
 
 def _interrupted(report: RunReport, seen_unix_seconds: float) -> RunReport:
-    seconds = seen_unix_seconds - report.started_unix_seconds
-    # The clock may have been set meanwhile.
-    seen = f"; last seen {seconds:.1f} s into the run" if seconds >= 0 else ""
-    return _broken_off(report, f"its process ended without a word{seen}")
+    seconds = _between(report.started_unix_seconds, seen_unix_seconds)
+    seen = "" if seconds is None else f"; last seen {seconds:.1f} s into the run"
+    return _broken_off(report, f"its process ended without a word{seen}", seen_unix_seconds)
 
 
 def _as_ended(report: RunReport) -> RunReport:
-    """No process writes an imported run on."""
+    """No process writes an imported run on: what its report tells of last is what was seen of it."""
     if report.status is not Status.RUNNING:
         return report
-    return _broken_off(report, "it was exported while it ran")
+    return _broken_off(report, "it was exported while it ran", _last_told(report))
 
 
-def _broken_off(report: RunReport, error: str) -> RunReport:
+def _broken_off(report: RunReport, error: str, seen_unix_seconds: float | None) -> RunReport:
+    """The run ends, and with it what still ran, where it was last seen."""
     return dataclasses.replace(
         report,
         status=Status.INTERRUPTED,
         error=error,
+        total_seconds=_between(report.started_unix_seconds, seen_unix_seconds),
         stages=tuple(
-            dataclasses.replace(stage, status=Status.INTERRUPTED) if stage.status is Status.RUNNING else stage
+            dataclasses.replace(
+                stage,
+                status=Status.INTERRUPTED,
+                seconds=_between(stage.started_unix_seconds, seen_unix_seconds),
+            )
+            if stage.status is Status.RUNNING
+            else stage
             for stage in report.stages
         ),
     )
+
+
+def _between(began_unix_seconds: float, seen_unix_seconds: float | None) -> float | None:
+    """Unknown where the clock was set back meanwhile."""
+    if seen_unix_seconds is None or seen_unix_seconds < began_unix_seconds:
+        return None
+    return seen_unix_seconds - began_unix_seconds
+
+
+def _last_told(report: RunReport) -> float | None:
+    """The latest moment that a report of a run in progress tells of; None where that is its start alone."""
+    moments = [stage.started_unix_seconds for stage in report.stages]
+    for stage in report.stages:
+        taken = sum(step.seconds for step in stage.steps) if stage.seconds is None else stage.seconds
+        moments.append(stage.started_unix_seconds + taken)
+        moments += [compiled.finished_unix_seconds for compiled in stage.compiles]
+    return max(moments, default=None)
