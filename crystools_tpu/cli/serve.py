@@ -18,6 +18,7 @@ from crystools_tpu.cli.errors import CommandError
 from crystools_tpu.cli.exports import check_textfile
 from crystools_tpu.cli.outputs import check_distinct
 from crystools_tpu.cli.protection import check_token, tls_context, token_in
+from crystools_tpu.pages import Page, announced
 
 DEFAULT_PORT = 8189
 
@@ -36,6 +37,11 @@ class Panel:
         """The page's address, with the token where one is needed."""
         query = f"?token={quote(self.token, safe='')}" if self.token else ""
         return f"{self._root}/crystools-tpu/{query}"
+
+    @property
+    def announced(self) -> Page:
+        """The page as other processes are told of it."""
+        return Page(f"{self._root}/crystools-tpu/", needs_token=self.token is not None)
 
     @property
     def metrics_url(self) -> str:
@@ -88,7 +94,7 @@ def run(arguments: argparse.Namespace) -> None:
         check_token("--token", token)
     if arguments.token_file is not None:
         token = token_in(arguments.token_file)
-    with panel(
+    shown = panel(
         host=arguments.host,
         port=arguments.port,
         rate_seconds=arguments.rate,
@@ -96,7 +102,8 @@ def run(arguments: argparse.Namespace) -> None:
         tls=tls_context(arguments.tls_cert, arguments.tls_key),
         textfile=arguments.textfile,
         simulate=arguments.simulate,
-    ) as page:
+    )
+    with shown as page, announced(page.announced):
         if arguments.token_file is not None:  # it is kept there so as not to be read elsewhere
             page = dataclasses.replace(page, token=None)
         print(f"page:    {page.url}")
