@@ -16,7 +16,7 @@ from crystools_tpu.cli.outputs import check_outputs
 from crystools_tpu.cli.serve import panel
 from crystools_tpu.cli.signals import unwound
 from crystools_tpu.data_dir import PROFILES, data_dir
-from crystools_tpu.pages import open_page
+from crystools_tpu.open_pages import open_page
 from crystools_tpu.stage_table import stage_table
 from crystools_tpu.telemetry.text import safe_text
 from crystools_tpu.whole_file import reason

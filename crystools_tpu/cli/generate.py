@@ -25,7 +25,7 @@ from crystools_tpu.cli.plans import plan_first
 from crystools_tpu.cli.requests import add_mesh, files_read, mesh_of, options, refusal, request_of
 from crystools_tpu.cli.signals import unwound
 from crystools_tpu.data_dir import PROFILES, data_dir
-from crystools_tpu.pages import open_page
+from crystools_tpu.open_pages import open_page
 from crystools_tpu.stage_table import stage_table
 from crystools_tpu.telemetry.text import safe_text
 from crystools_tpu.whole_file import reason, written_whole

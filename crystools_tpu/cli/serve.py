@@ -18,7 +18,7 @@ from crystools_tpu.cli.errors import CommandError
 from crystools_tpu.cli.exports import check_textfile
 from crystools_tpu.cli.outputs import check_distinct
 from crystools_tpu.cli.protection import check_token, tls_context, token_in
-from crystools_tpu.pages import Page, announced
+from crystools_tpu.open_pages import announced
 
 DEFAULT_PORT = 8189
 
@@ -37,11 +37,6 @@ class Panel:
         """The page's address, with the token where one is needed."""
         query = f"?token={quote(self.token, safe='')}" if self.token else ""
         return f"{self._root}/crystools-tpu/{query}"
-
-    @property
-    def announced(self) -> Page:
-        """The page as other processes are told of it."""
-        return Page(f"{self._root}/crystools-tpu/", needs_token=self.token is not None)
 
     @property
     def metrics_url(self) -> str:
@@ -103,7 +98,7 @@ def run(arguments: argparse.Namespace) -> None:
         textfile=arguments.textfile,
         simulate=arguments.simulate,
     )
-    with shown as page, announced(page.announced):
+    with shown as page, announced(page.url):
         if arguments.token_file is not None:  # it is kept there so as not to be read elsewhere
             page = dataclasses.replace(page, token=None)
         print(f"page:    {page.url}")

@@ -92,7 +92,7 @@ class RunLog:
         self._lock = threading.Lock()
         with self._errors():
             self._file = open_file(self.path)
-        self._stamp = stamp(self.path, read_only=self._file.read_only)
+        self._stamp = stamp(self.path, read_only=self.read_only)
         self._database = self._file.database
         try:
             self._read_notes()

@@ -15,7 +15,7 @@ from typing import Any
 import jsonschema
 import pytest
 
-from crystools_tpu.pages import Page, announced
+from crystools_tpu.open_pages import announced
 from docs.make_schemas import wire_schema
 
 ROOT = Path(__file__).parents[2]
@@ -47,7 +47,7 @@ def test_the_demo_is_watched_live_and_leaves_a_video_a_report_and_a_table(tmp_pa
     another = f"http://127.0.0.1:{listener.getsockname()[1]}/crystools-tpu/"
     with (
         listener,
-        announced(Page(another, needs_token=False), data),
+        announced(another, data),
         subprocess.Popen(
             [sys.executable, "-m", "crystools_tpu", "demo", "--out", str(tmp_path / "out")],
             env={

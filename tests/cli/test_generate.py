@@ -26,7 +26,7 @@ from crystools_tpu import telemetry
 from crystools_tpu.cli import main, plans
 from crystools_tpu.cli.main import build_parser
 from crystools_tpu.cli.requests import request_of
-from crystools_tpu.pages import Page, announced
+from crystools_tpu.open_pages import announced
 from docs.make_schemas import wire_schema
 from tests.planning.plans import GIB, made_up_plan, made_up_stage
 
@@ -80,7 +80,7 @@ def test_it_writes_the_frames_a_valid_report_and_the_metrics_and_prints_the_repo
     with socket.create_server(("127.0.0.1", 0)) as listener:
         page = f"http://127.0.0.1:{listener.getsockname()[1]}/crystools-tpu/"
         with (
-            announced(Page(page, needs_token=True)),
+            announced(f"{page}?token=secret"),
             command(cache, arguments(checkpoint, *more, *profile)) as process,
         ):
             out, err = process.communicate(timeout=240)

@@ -14,7 +14,7 @@ from aiohttp.test_utils import TestClient, TestServer
 
 from crystools_tpu import comfyui
 from crystools_tpu.comfyui import attach
-from crystools_tpu.pages import Page, open_page
+from crystools_tpu.open_pages import Page, open_page
 
 from .conftest import StandIn
 

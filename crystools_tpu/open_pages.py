@@ -50,8 +50,12 @@ class Page:
 
 
 @contextlib.contextmanager
-def announced(page: Page, environ: Mapping[str, str] = os.environ) -> Iterator[None]:
-    """Commands find the page for as long as the block lasts. Where no file can be written they do not."""
+def announced(url: str, environ: Mapping[str, str] = os.environ) -> Iterator[None]:
+    """Commands find the page for as long as the block lasts; where no file can be written they do not.
+
+    `url` may have the token, which nobody is told.
+    """
+    page = Page(url.partition("?")[0], needs_token="?" in url)
     with contextlib.ExitStack() as stack:
         if _keeps_history(environ):
             try:
