@@ -16,6 +16,7 @@ from crystools_tpu.cli.outputs import check_outputs
 from crystools_tpu.cli.serve import panel
 from crystools_tpu.cli.signals import unwound
 from crystools_tpu.data_dir import PROFILES, data_dir
+from crystools_tpu.open_pages import open_page
 from crystools_tpu.stage_table import stage_table
 from crystools_tpu.telemetry.text import safe_text
 from crystools_tpu.whole_file import reason
@@ -53,6 +54,8 @@ def run(arguments: argparse.Namespace) -> None:
         page = stack.enter_context(panel(profiles=data_dir() / PROFILES))
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="crystools-tpu-demo-"))
         print_line(console, f"Watch it at {page.url}")
+        if (another := open_page()) is not None:
+            print_line(console, f"It is on the page that is open already, too: {another.text}")
         print_line(console, "The model is tiny and its weights are random: the times are real.")
         checkpoint = write_tiny_checkpoint(MODEL, Path(folder) / "checkpoint")
         report = generate_watched(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import logging
 import sys
@@ -24,6 +25,7 @@ from crystools_tpu.cli.plans import plan_first
 from crystools_tpu.cli.requests import add_mesh, files_read, mesh_of, options, refusal, request_of
 from crystools_tpu.cli.signals import unwound
 from crystools_tpu.data_dir import PROFILES, data_dir
+from crystools_tpu.open_pages import open_page
 from crystools_tpu.stage_table import stage_table
 from crystools_tpu.telemetry.text import safe_text
 from crystools_tpu.whole_file import reason, written_whole
@@ -70,6 +72,9 @@ def run(arguments: argparse.Namespace) -> None:
     with unwound() as stack:
         stack.enter_context(exporting())
         stack.enter_context(metrics)
+        if (page := open_page()) is not None:
+            with contextlib.suppress(OSError):  # nobody may be there to read it
+                print(f"Watch it at {page.text}", file=sys.stderr, flush=True)
         if arguments.plan:
             check_video(arguments, request)
             plan_first(

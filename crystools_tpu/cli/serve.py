@@ -18,6 +18,7 @@ from crystools_tpu.cli.errors import CommandError
 from crystools_tpu.cli.exports import check_textfile
 from crystools_tpu.cli.outputs import check_distinct
 from crystools_tpu.cli.protection import check_token, tls_context, token_in
+from crystools_tpu.open_pages import announced
 
 DEFAULT_PORT = 8189
 
@@ -88,7 +89,7 @@ def run(arguments: argparse.Namespace) -> None:
         check_token("--token", token)
     if arguments.token_file is not None:
         token = token_in(arguments.token_file)
-    with panel(
+    shown = panel(
         host=arguments.host,
         port=arguments.port,
         rate_seconds=arguments.rate,
@@ -96,7 +97,8 @@ def run(arguments: argparse.Namespace) -> None:
         tls=tls_context(arguments.tls_cert, arguments.tls_key),
         textfile=arguments.textfile,
         simulate=arguments.simulate,
-    ) as page:
+    )
+    with shown as page, announced(page.url):
         if arguments.token_file is not None:  # it is kept there so as not to be read elsewhere
             page = dataclasses.replace(page, token=None)
         print(f"page:    {page.url}")

@@ -75,10 +75,10 @@ class Profiling:
 class Served:
     """What a server tells of: a machine, its runs, and what can be made of them.
 
-    `kept` are the runs of other processes. `simulated` names the simulated machine and goes to every client.
-    `metrics_text` takes the request's `Accept` and renders the metrics and their content type; it may block.
-    `trace` makes a trace file of a run; it may take its time, and raises ImportError, with what helps, where
-    its package is broken. `profiling` lets clients ask for captures.
+    `kept` are the runs of other processes, which clients are told of too. `simulated` names the simulated
+    machine and goes to every client. `metrics_text` takes the request's `Accept` and renders the metrics and
+    their content type; it may block. `trace` makes a trace file of a run; it may take its time, and raises
+    ImportError, with what helps, where its package is broken. `profiling` lets clients ask for captures.
     """
 
     monitor: Monitor
@@ -172,7 +172,7 @@ class Api:
         self._clock = clock
         self._started_at = clock()
         self.page_key = secrets.token_urlsafe(16)
-        self.hub = Hub(served.monitor, served.bus, self._hello, served.history.report)
+        self.hub = Hub(served.monitor, served.bus, self._runs, self._hello, served.history.report)
 
     async def health(self, request: web.Request) -> web.Response:
         """How the server stands, and on which address it was reached."""
@@ -266,7 +266,7 @@ class Api:
         return with_progress(report, self.served.monitor.unix_seconds())
 
     def _hello(self, settings: Settings) -> wire.Hello:
-        profiling, runs = self.served.profiling, self.served.history.reports()[: wire.HELLO_RUNS]
+        profiling, runs = self.served.profiling, self._runs.newest(wire.HELLO_RUNS)
         return wire.Hello(
             version=__version__,
             simulated=self.served.simulated,

@@ -1,11 +1,11 @@
-"""The runs that the server knows: those of its own process, and those that were kept."""
+"""The runs that the server knows: those of its own process, and those that all others keep."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
-from crystools_tpu.telemetry import Comparison, History, RunReport, compare
+from crystools_tpu.telemetry import Comparison, History, RunReport, Status, compare
 
 
 class KeptRuns(Protocol):
@@ -20,6 +20,12 @@ class KeptRuns(Protocol):
     def alike(self, report: RunReport) -> Sequence[RunReport]:
         """Other runs of the same pipeline, for a comparison to choose from."""
 
+    def follow(self, newest: int, told: Callable[[RunReport], None]) -> Callable[[], None]:
+        """Tells the `newest` runs of other processes and those in progress, then each that changes.
+
+        In a thread of its own, until the function that it returns is called, which returns at once.
+        """
+
 
 class Runs:
     """This process's runs, which are newer than what was kept of them, and then the others."""
@@ -27,6 +33,7 @@ class Runs:
     def __init__(self, history: History, kept: KeptRuns | None) -> None:
         self._history = history
         self._kept = kept
+        self._followed: dict[str, RunReport] = {}
 
     def page(self, limit: int, before: str | None = None) -> tuple[tuple[RunReport, ...], Sequence[str]]:
         """The newest `limit` runs, or those that began before run `before`, newest first.
@@ -46,9 +53,38 @@ class Runs:
         own = self._history.report(run_id)
         return own if own is not None or self._kept is None else self._kept.report(run_id)
 
+    def newest(self, limit: int) -> tuple[RunReport, ...]:
+        """The newest runs, newest first, with an older one in progress in place of one that has ended.
+
+        Known without asking anybody: of other processes' runs those of which `follow` has heard.
+        """
+        return _newest([*tuple(self._followed.values()), *self._history.reports()], limit)
+
+    def follow(self, newest: int, told: Callable[[RunReport], None]) -> Callable[[], None]:
+        """`KeptRuns.follow`; nothing where there is no history."""
+        if self._kept is None:
+            return lambda: None
+        followed = self._followed = {}
+
+        def note(report: RunReport) -> None:
+            followed[report.run_id] = report
+            kept = {run.run_id for run in _newest(followed.values(), newest)}
+            for run_id in followed.keys() - kept:
+                del followed[run_id]
+            told(report)
+
+        return self._kept.follow(newest, note)
+
     def compare(self, a: RunReport, b: RunReport) -> Comparison:
         """B compared with A, judged by the runs that are like A."""
         return compare(a, b, [*self._history.reports(), *(self._kept.alike(a) if self._kept else ())])
+
+
+def _newest(runs: Iterable[RunReport], limit: int) -> tuple[RunReport, ...]:
+    """The last of several reports of a run counts."""
+    known = {run.run_id: run for run in runs}.values()
+    chosen = sorted(known, key=lambda run: (run.status is Status.RUNNING, _age(run)), reverse=True)[:limit]
+    return tuple(sorted(chosen, key=_age, reverse=True))
 
 
 def _age(run: RunReport) -> tuple[float, str]:

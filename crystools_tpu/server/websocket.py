@@ -1,8 +1,8 @@
 """The websocket: snapshots at each client's own rate, telemetry events to all at once.
 
 The monitor is subscribed to only while some client wants snapshots, the telemetry bus only while there is
-a client. Everything here runs on the event loop; the monitor's and the pipelines' threads do no more than
-wake it.
+a client, and only then the runs of other processes are followed, in the history. Everything here runs on the
+event loop; the monitor's and the pipelines' threads do no more than wake it.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from aiohttp import WSCloseCode, WSMsgType, web
 
 from crystools_tpu.monitor import Monitor, Snapshot
 from crystools_tpu.server import wire
+from crystools_tpu.server.runs import Runs
 from crystools_tpu.server.security import MAX_BODY_BYTES, refusal
 from crystools_tpu.server.settings import (
     ClientSettings,
@@ -26,8 +27,8 @@ from crystools_tpu.server.settings import (
     parse_object,
     updated_client_settings,
 )
-from crystools_tpu.telemetry.events import RunReport, to_wire
-from crystools_tpu.telemetry.fold import Fold
+from crystools_tpu.telemetry.events import RunChanged, RunReport, to_wire
+from crystools_tpu.telemetry.fold import Fold, with_progress
 from crystools_tpu.telemetry.guard import Guard
 from crystools_tpu.telemetry.pubsub import Bus, Subscription
 
@@ -103,11 +104,13 @@ class Hub:
         self,
         monitor: Monitor,
         bus: Bus,
+        runs: Runs,
         hello: Callable[[Settings], wire.Hello],
         report_of: Callable[[str], RunReport | None],
     ) -> None:
         self._monitor = monitor
         self._bus = bus
+        self._runs = runs
         self._hello = hello
         self._report_of = report_of
         self._settings = Settings(interval_seconds=monitor.interval_seconds)
@@ -115,6 +118,7 @@ class Hub:
         self._guard = Guard(logger)
         self._unsubscribe: Callable[[], None] | None = None
         self._events: Subscription | None = None
+        self._unfollow: Callable[[], None] | None = None
         self._fold = Fold(report_of, monitor.unix_seconds)
 
     @property
@@ -168,6 +172,9 @@ class Hub:
         self._publish_events()  # what happened before the hello is in the hello
         client.offer(wire.dumps(to_wire(self._hello(self._settings))))
         self._clients.add(client)
+        if self._unfollow is None:
+            with self._guard("the runs of other processes cannot be followed"):
+                self._unfollow = self._runs.follow(wire.HELLO_RUNS, self._teller())
         self._update_sampling()
 
     def _leave(self, client: Client) -> None:
@@ -176,6 +183,9 @@ class Hub:
         if not self._clients and self._events is not None:
             self._events.close()
             self._events = None
+        if not self._clients and self._unfollow is not None:
+            self._unfollow()
+            self._unfollow = None
 
     def _receive(self, client: Client, kind: WSMsgType, data: str | bytes) -> None:
         try:
@@ -219,9 +229,21 @@ class Hub:
     def _publish_events(self) -> None:
         for event in self._events.drain() if self._events is not None else ():
             with self._guard(f"{event.type} could not be sent"):
-                frame = wire.dumps(to_wire(self._fold.add(event)))
-                for client in self._clients:
-                    client.offer(frame)
+                self._offer(wire.dumps(to_wire(self._fold.add(event))))
+
+    def _teller(self) -> Callable[[RunReport], None]:
+        """Tells all clients of a run of another process, from another thread, where the frame is made too."""
+        offer = _waker(self._offer)
+
+        def tell(report: RunReport) -> None:
+            event = RunChanged(with_progress(report, self._monitor.unix_seconds()))
+            offer(wire.dumps(to_wire(event)))
+
+        return tell
+
+    def _offer(self, frame: str) -> None:
+        for client in self._clients:
+            client.offer(frame)
 
 
 def _waker(callback: Callable[..., None]) -> Callable[..., None]:

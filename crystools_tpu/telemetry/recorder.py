@@ -32,6 +32,7 @@ from crystools_tpu.telemetry.events import (
 )
 from crystools_tpu.telemetry.forecast import forecast_warning
 from crystools_tpu.telemetry.guard import Guard
+from crystools_tpu.telemetry.process import own_process
 from crystools_tpu.telemetry.profile import Profiler
 from crystools_tpu.telemetry.protocol import RunFacts
 from crystools_tpu.telemetry.pubsub import Bus
@@ -329,6 +330,7 @@ def run_begun(pipeline: str, started_unix_seconds: float, guard: Guard, facts: R
         output=None,
         device=None,
         stages=(),
+        process=own_process(guard),
     )
 
 

@@ -495,14 +495,18 @@ export interface Settings {
   disks: string[] | null;
 }
 
-/** The first message to a websocket client. */
+/**
+ * The first message to a websocket client.
+ *
+ * What is not yet known of other processes' runs follows at once, a `run_changed` each.
+ */
 export interface Hello {
   type: "hello";
   version: string;
   /** The simulated machine, such as v6e-8; null where the machine is real. */
   simulated: string | null;
   settings: Settings;
-  /** The newest, newest first. */
+  /** The newest, newest first; one in progress counts as newer. */
   runs: RunReport[];
   /** Whether /api/runs/{run_id}/trace answers. */
   traces: boolean;

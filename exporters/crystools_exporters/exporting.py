@@ -7,10 +7,11 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
+from crystools_exporters.following import Changes, Following
 from crystools_exporters.otlp import OtlpExporter, otlp_exporter
 from crystools_exporters.retention import Retention, parse_retention
 from crystools_exporters.run_log import RunLog, RunLogError, UnreadableRun
@@ -24,7 +25,10 @@ from crystools_tpu.telemetry.guard import Guard
 
 logger = logging.getLogger(__name__)
 
+# What can only be read is read as it was when it was opened: anew no more often than this.
 _STALE_SECONDS: Final = 5.0
+
+_CLOSE_SECONDS: Final = 5.0
 
 
 class KeptRuns:
@@ -36,6 +40,7 @@ class KeptRuns:
         self._failed = False
         self._stale_at = 0.0
         self._lock = threading.Lock()
+        self._following: list[Following] = []
 
     def page(self, limit: int, before: str | None = None) -> tuple[tuple[RunReport, ...], tuple[str, ...]]:
         """`RunLog.read_page`; runs whose process is no more are `interrupted`."""
@@ -57,22 +62,51 @@ class KeptRuns:
             return log.alike(report)
         return ()
 
+    def follow(self, newest: int, told: Callable[[RunReport], None]) -> Callable[[], None]:
+        """Tells the `newest` runs of other processes, and from then on each as it changes.
+
+        In a thread of its own, until the function that it returns is called.
+        """
+        changes = Changes(newest)
+
+        def read() -> Sequence[RunReport]:
+            with self._logged(), self._opened() as log:
+                return changes.read(log)
+            return ()
+
+        following = Following(read, told)
+        self._following = [*(each for each in self._following if each.goes_on), following]
+        return following.stop
+
     def close(self) -> None:
-        """Closes the file."""
-        if self._log is not None:
-            self._log.close()
+        """Follows no run any more, and closes the file."""
+        for following in self._following:
+            following.stop()
+        for following in self._following:
+            following.join(_CLOSE_SECONDS)
+        self._forget()
 
     @contextlib.contextmanager
     def _opened(self) -> Iterator[RunLog]:
         with self._lock:
-            # What can only be read is read as it was when it was opened.
-            if self._log is not None and self._log.read_only and time.monotonic() > self._stale_at:
-                self._log.close()
-                self._log = None
+            if self._log is not None and self._is_due(self._log) and self._log.is_outdated:
+                self._forget()
             if self._log is None:
                 self._log = RunLog(self._folder)
                 self._stale_at = time.monotonic() + _STALE_SECONDS
-            yield self._log
+            try:
+                yield self._log
+            except RunLogError:  # it may be another one, or whole, when it is opened next
+                self._forget()
+                raise
+
+    def _is_due(self, log: RunLog) -> bool:
+        return not log.read_only or time.monotonic() > self._stale_at
+
+    def _forget(self) -> None:
+        if self._log is not None:
+            self._log.close()
+            self._log = None
 
     @contextlib.contextmanager
     def _logged(self) -> Iterator[None]:

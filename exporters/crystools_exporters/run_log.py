@@ -20,7 +20,7 @@ from typing import IO, Any, Final, NamedTuple
 from crystools_exporters.heartbeats import Life, Observer
 from crystools_exporters.processes import this_process
 from crystools_exporters.report_lines import BadLine, reports_in
-from crystools_exporters.run_log_file import FILE_NAME, open_file, remedy
+from crystools_exporters.run_log_file import FILE_NAME, open_file, remedy, stamp
 from crystools_exporters.run_log_file import RunLogError as RunLogError
 from crystools_tpu import telemetry
 from crystools_tpu.telemetry import RunReport, Status
@@ -39,6 +39,15 @@ _IN_PROGRESS: Final = """
 SELECT run_id, writer, written_unix_seconds, monotonic_seconds,
     CAST(MAX(written_unix_seconds, IFNULL(unix_seconds, 0)) AS REAL)
 FROM run LEFT JOIN heartbeat USING (writer) WHERE status = 'running'
+"""
+
+_OTHERS: Final = """
+SELECT run_id, status, written_unix_seconds FROM run WHERE writer != :own AND run_id IN (
+    SELECT run_id FROM run WHERE status = 'running'
+    UNION SELECT value FROM json_each(:also)
+    UNION SELECT run_id FROM (
+        SELECT run_id FROM run ORDER BY started_unix_seconds DESC, run_id DESC LIMIT :newest))
+ORDER BY started_unix_seconds, run_id
 """
 
 # The same heartbeat as when it was judged: it may have come meanwhile.
@@ -83,6 +92,7 @@ class RunLog:
         self._lock = threading.Lock()
         with self._errors():
             self._file = open_file(self.path)
+        self._stamp = stamp(self.path, read_only=self.read_only)
         self._database = self._file.database
         try:
             self._read_notes()
@@ -102,6 +112,11 @@ class RunLog:
     def read_only(self) -> bool:
         """Whether the file could be opened for reading alone; it stays so until it is opened anew."""
         return self._file.read_only
+
+    @property
+    def is_outdated(self) -> bool:
+        """Whether another file has its place by now, or it was changed and can only be read as it was."""
+        return stamp(self.path, read_only=self.read_only) != self._stamp
 
     def close(self) -> None:
         """Closes the file. What was written is kept already."""
@@ -170,6 +185,21 @@ class RunLog:
         """The ids of the runs that begin so, two at most: enough to know whether it is one."""
         query = "SELECT run_id FROM run WHERE run_id >= ? AND run_id < ? LIMIT 2"
         return tuple(row[0] for row in self._rows(query, (prefix, prefix + "\U0010ffff")))
+
+    def version(self) -> int:
+        """Another number once somebody else has written into the file."""
+        return int(self._rows("PRAGMA data_version")[0][0])
+
+    def others(self, newest: int, also: Collection[str]) -> dict[str, tuple[str, float]]:
+        """How the runs of other processes stand, and when that was written, in the order they began.
+
+        Those in progress, those among the `newest`, and `also`.
+        """
+        rows = self._rows(_OTHERS, {"own": self._writer, "also": json.dumps(list(also)), "newest": newest})
+        return {
+            run_id: (Status.INTERRUPTED.value if run_id in self._unmarked else status, written)
+            for run_id, status, written in rows
+        }
 
     def alike(self, report: RunReport) -> tuple[RunReport, ...]:
         """The newest other runs of the same pipeline that succeeded, for `telemetry.compare`."""
@@ -395,26 +425,50 @@ def _to_json(report: RunReport) -> str:
 
 
 def _interrupted(report: RunReport, seen_unix_seconds: float) -> RunReport:
-    seconds = seen_unix_seconds - report.started_unix_seconds
-    # The clock may have been set meanwhile.
-    seen = f"; last seen {seconds:.1f} s into the run" if seconds >= 0 else ""
-    return _broken_off(report, f"its process ended without a word{seen}")
+    seconds = _between(report.started_unix_seconds, seen_unix_seconds)
+    seen = "" if seconds is None else f"; last seen {seconds:.1f} s into the run"
+    return _broken_off(report, f"its process ended without a word{seen}", seen_unix_seconds)
 
 
 def _as_ended(report: RunReport) -> RunReport:
-    """No process writes an imported run on."""
+    """No process writes an imported run on: what its report tells of last is what was seen of it."""
     if report.status is not Status.RUNNING:
         return report
-    return _broken_off(report, "it was exported while it ran")
+    return _broken_off(report, "it was exported while it ran", _last_told(report))
 
 
-def _broken_off(report: RunReport, error: str) -> RunReport:
+def _broken_off(report: RunReport, error: str, seen_unix_seconds: float | None) -> RunReport:
+    """The run ends, and with it what still ran, where it was last seen."""
     return dataclasses.replace(
         report,
         status=Status.INTERRUPTED,
         error=error,
+        total_seconds=_between(report.started_unix_seconds, seen_unix_seconds),
         stages=tuple(
-            dataclasses.replace(stage, status=Status.INTERRUPTED) if stage.status is Status.RUNNING else stage
+            dataclasses.replace(
+                stage,
+                status=Status.INTERRUPTED,
+                seconds=_between(stage.started_unix_seconds, seen_unix_seconds),
+            )
+            if stage.status is Status.RUNNING
+            else stage
             for stage in report.stages
         ),
     )
+
+
+def _between(began_unix_seconds: float, seen_unix_seconds: float | None) -> float | None:
+    """Unknown where the clock was set back meanwhile."""
+    if seen_unix_seconds is None or seen_unix_seconds < began_unix_seconds:
+        return None
+    return seen_unix_seconds - began_unix_seconds
+
+
+def _last_told(report: RunReport) -> float | None:
+    """The latest moment that a report of a run in progress tells of; None where that is its start alone."""
+    moments = [stage.started_unix_seconds for stage in report.stages]
+    for stage in report.stages:
+        taken = sum(step.seconds for step in stage.steps) if stage.seconds is None else stage.seconds
+        moments.append(stage.started_unix_seconds + taken)
+        moments += [compiled.finished_unix_seconds for compiled in stage.compiles]
+    return max(moments, default=None)

@@ -133,6 +133,17 @@ def journal_mode(folder: Path, mounts: Path = Path("/proc/self/mountinfo")) -> s
     return "DELETE" if kinds.intersection(_NETWORK) else "WAL"
 
 
+def stamp(path: Path, *, read_only: bool) -> tuple[object, ...]:
+    """What tells the file from another in its place, and what is read as it was from what it has become."""
+    stamps: list[object] = []
+    for part in (path, *(path.with_name(path.name + suffix) for suffix in _BESIDE if read_only)):
+        with contextlib.suppress(OSError):
+            is_now = part.stat()
+            stamps.append((part.name, is_now.st_dev, is_now.st_ino))
+            stamps += [is_now.st_size, is_now.st_mtime_ns] if read_only else []
+    return tuple(stamps)
+
+
 def error_name(error: Exception) -> str:
     """SQLite's own, such as SQLITE_FULL; empty for what is none of its errors."""
     return str(getattr(error, "sqlite_errorname", ""))

@@ -7,6 +7,7 @@ import dataclasses
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -25,6 +26,7 @@ from crystools_tpu import telemetry
 from crystools_tpu.cli import main, plans
 from crystools_tpu.cli.main import build_parser
 from crystools_tpu.cli.requests import request_of
+from crystools_tpu.open_pages import announced
 from docs.make_schemas import wire_schema
 from tests.planning.plans import GIB, made_up_plan, made_up_stage
 
@@ -75,9 +77,15 @@ def test_it_writes_the_frames_a_valid_report_and_the_metrics_and_prints_the_repo
     more = ["--out", str(frames), "--report", str(report), "--json"]
     profile = ["--profile-steps", "2", "--profile-dir", str(tmp_path / "profiles")]
     more += ["--textfile", str(metrics), "--pushgateway", nobody]
-    with command(cache, arguments(checkpoint, *more, *profile)) as process:
-        out, err = process.communicate(timeout=240)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        page = f"http://127.0.0.1:{listener.getsockname()[1]}/crystools-tpu/"
+        with (
+            announced(f"{page}?token=secret"),
+            command(cache, arguments(checkpoint, *more, *profile)) as process,
+        ):
+            out, err = process.communicate(timeout=240)
     assert process.returncode == 0, err
+    assert err.splitlines()[0] == f"Watch it at {page} (with the token that it was started with)"
     (perfetto_trace,) = (tmp_path / "profiles").rglob("perfetto_trace.json.gz")
     assert f"profile of 2 steps: {perfetto_trace.parent}" in err.splitlines()
     assert json.loads(out) == json.loads(report.read_text())

@@ -45,12 +45,12 @@ class StandIn:
     app: web.Application = field(default_factory=web.Application)
     unloads: int = 0
 
-    def modules(self, enable_cors_header: str | None = None) -> dict[str, ModuleType]:
-        """As they are in `sys.modules`."""
+    def modules(self, enable_cors_header: str | None = None, **options: object) -> dict[str, ModuleType]:
+        """As they are in `sys.modules`; `options` are ComfyUI's own, of its command line."""
         server = ModuleType("server")
         server.PromptServer = SimpleNamespace(instance=SimpleNamespace(app=self.app))  # type: ignore[attr-defined]
         cli_args = ModuleType("comfy.cli_args")
-        cli_args.args = SimpleNamespace(enable_cors_header=enable_cors_header)  # type: ignore[attr-defined]
+        cli_args.args = SimpleNamespace(enable_cors_header=enable_cors_header, **options)  # type: ignore[attr-defined]
         management = ModuleType("comfy.model_management")
         management.unload_all_models = self._unload  # type: ignore[attr-defined]
         return {module.__name__: module for module in (server, cli_args, management)}

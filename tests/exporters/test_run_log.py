@@ -18,9 +18,9 @@ import pytest
 from crystools_exporters import report_lines
 from crystools_exporters.run_log import RunLog, RunLogError, StillRunning, UnreadableRun
 from crystools_tpu import telemetry
-from crystools_tpu.telemetry import RunReport, Status
+from crystools_tpu.telemetry import RunReport, Status, StepRecord
 
-from .conftest import REPORT
+from .conftest import REPORT, STAGE
 
 DAY_SECONDS = 86400.0
 NOW = REPORT.started_unix_seconds + DAY_SECONDS
@@ -243,10 +243,28 @@ def test_runs_are_imported_one_at_a_time(log: RunLog) -> None:
     assert len(log.page(100)) == 10
 
 
-def test_a_run_that_was_exported_while_it_ran_ends_there(log: RunLog) -> None:
-    assert log.import_lines(lines_of(report("a", status=Status.RUNNING, total_seconds=None))) == (1, 0)
-    (run,) = log.page(10)
-    assert (run.status, run.error) == (Status.INTERRUPTED, "it was exported while it ran")
+def test_a_run_that_was_exported_while_it_ran_ends_with_what_was_known_of_it_then(log: RunLog) -> None:
+    begun = report("a", status=Status.RUNNING, total_seconds=None, stages=())
+    denoise = dataclasses.replace(
+        STAGE,
+        status=Status.RUNNING,
+        seconds=None,
+        started_unix_seconds=begun.started_unix_seconds + 10,
+        compiles=(),
+        steps=(StepRecord(31.5, True, None), StepRecord(4.25, False, None)),
+    )
+    decode = dataclasses.replace(
+        denoise, steps=(), started_unix_seconds=begun.started_unix_seconds + 50, pipeline="beside it"
+    )
+    stages = [(), (denoise,), (denoise, decode)]
+    runs = [dataclasses.replace(begun, run_id=str(len(each)), stages=each) for each in stages]
+    assert log.import_lines(lines_of(*runs)) == (3, 0)
+    ended = log.page(10)
+    assert {(run.status, run.error) for run in ended} == {
+        (Status.INTERRUPTED, "it was exported while it ran")
+    }
+    assert {run.run_id: run.total_seconds for run in ended} == {"0": None, "1": 45.75, "2": 50.0}
+    assert [stage.seconds for run in ended for stage in run.stages] == [40.0, 0.0, 35.75]
 
 
 def test_the_last_of_several_lines_of_a_run_counts(log: RunLog) -> None:
