@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import logging
 import operator
+import os
 import random
 import time
 import uuid
@@ -31,6 +32,7 @@ from crystools_tpu.telemetry.events import (
 )
 from crystools_tpu.telemetry.forecast import forecast_warning
 from crystools_tpu.telemetry.guard import Guard
+from crystools_tpu.telemetry.keeping import keeper
 from crystools_tpu.telemetry.profile import Profiler
 from crystools_tpu.telemetry.protocol import RunFacts
 from crystools_tpu.telemetry.pubsub import Bus
@@ -53,6 +55,12 @@ class History:
     def add(self, run: Run) -> None:
         """Keeps the run; the oldest leaves when there are more than `maxlen`."""
         self._runs.append(run)
+
+    def begin_anew(self) -> tuple[str, ...]:
+        """In a process that was forked: forgets the parent's runs; their ids."""
+        run_ids = tuple(run.run_id for run in self._runs)
+        self._runs.clear()
+        return run_ids
 
     def running(self) -> tuple[Run, ...]:
         """The runs that have not ended."""
@@ -228,6 +236,20 @@ history = History()
 profiler = Profiler(bus)
 
 
+def _are_the_defaults(on_bus: Bus, in_history: History) -> bool:
+    return on_bus is bus and in_history is history
+
+
+def _begin_anew() -> None:
+    """A process that was forked has neither the threads nor the runs of its parent."""
+    bus.begin_anew()
+    keeper.begin_anew(history.begin_anew())
+
+
+if hasattr(os, "register_at_fork"):  # Windows has no fork
+    os.register_at_fork(after_in_child=_begin_anew)
+
+
 @contextlib.contextmanager
 def run(
     pipeline: str,
@@ -246,6 +268,8 @@ def run(
 ) -> Iterator[Run]:
     """Records a run of `pipeline` on these jax devices; without devices there are no MFU and no HBM.
 
+    It is kept in the user's history (see `keep_runs`), unless it is given a `bus` or `history` of its own.
+
     An exception ends the run as `failed` with its reason, Ctrl-C as `cancelled`; both go on to the caller.
     What fails in the watching itself is a warning, once a run, and never an exception here.
     `content_params` names those of `params` that say what is shown and change no time: a comparison of runs
@@ -254,6 +278,8 @@ def run(
     the run: each stage takes what is said of its name and component, and the ETA begins with it. Where a
     stage is not to fit, that is a warning in the log and on every screen; the run goes on.
     """
+    if _are_the_defaults(bus, history):
+        keeper.start()  # no part of the run's time
     recorded = Run(
         pipeline,
         model_id=model_id,
@@ -267,13 +293,17 @@ def run(
         clock=clock,
         wall_clock=wall_clock,
     )
+    keeper.run_begins(recorded.run_id)
     recorded.begin(history)
     try:
         yield recorded
     except BaseException as error:
         recorded.finish(error)
         raise
-    recorded.finish(None)
+    else:
+        recorded.finish(None)
+    finally:
+        keeper.run_ended(recorded.run_id)
 
 
 def run_begun(pipeline: str, started_unix_seconds: float, guard: Guard, facts: RunFacts) -> RunReport:
