@@ -13,6 +13,7 @@ import os
 import shutil
 import sqlite3
 import tempfile
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -194,11 +195,25 @@ def _begun(path: Path) -> RunLogFile:
         # A power cut may cost the last commits, never the file; a killed process costs none.
         database.execute("PRAGMA synchronous = NORMAL")
         if path.stat().st_size == 0 and journal_mode(path.parent) == "WAL" and _shares_memory(path.parent):
-            database.executescript("PRAGMA auto_vacuum = INCREMENTAL; PRAGMA journal_mode = WAL;")
+            _begin_log(database)
         return RunLogFile(database, _lay_out(database, path))
     except BaseException:
         database.close()
         raise
+
+
+def _begin_log(database: sqlite3.Connection) -> None:
+    """While another process does the same SQLite waits for nobody."""
+    give_up_at = time.monotonic() + _BUSY_SECONDS
+    while True:
+        try:
+            database.executescript("PRAGMA auto_vacuum = INCREMENTAL; PRAGMA journal_mode = WAL;")
+        except sqlite3.OperationalError as error:
+            if error_name(error) != "SQLITE_BUSY" or time.monotonic() > give_up_at:
+                raise
+            time.sleep(0.01)
+        else:
+            return
 
 
 def _lay_out(database: sqlite3.Connection, path: Path) -> bool:
