@@ -51,6 +51,7 @@ from crystools_tpu.telemetry.events import to_wire as to_wire
 from crystools_tpu.telemetry.fold import Fold as Fold
 from crystools_tpu.telemetry.fold import with_progress as with_progress
 from crystools_tpu.telemetry.forecast import forecast_warning as forecast_warning
+from crystools_tpu.telemetry.keeping import keep_runs as keep_runs
 from crystools_tpu.telemetry.profile import CaptureBusyError as CaptureBusyError
 from crystools_tpu.telemetry.profile import Profiler as Profiler
 from crystools_tpu.telemetry.protocol import RunRecorder as RunRecorder
@@ -67,6 +68,8 @@ from crystools_tpu.telemetry.recorder import bus as bus
 from crystools_tpu.telemetry.recorder import history as history
 from crystools_tpu.telemetry.recorder import profiler as profiler
 from crystools_tpu.telemetry.recorder import run as run
+from crystools_tpu.telemetry.serving import Page as Page
+from crystools_tpu.telemetry.serving import serve as serve
 from crystools_tpu.telemetry.silent import SilentRun as SilentRun
 from crystools_tpu.telemetry.silent import SilentStage as SilentStage
 from crystools_tpu.telemetry.silent import silent_run as silent_run
