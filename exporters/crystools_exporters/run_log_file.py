@@ -243,14 +243,15 @@ def _lay_out(database: sqlite3.Connection, path: Path) -> bool:
 
 def _shares_memory(folder: Path) -> bool:
     """Tried with another database there, for one that has begun a log shows it to all others."""
+    # Python removes a TemporaryDirectory as the process is about to end, and then a short run is written.
+    trial = Path(tempfile.mkdtemp(prefix=".runs-", dir=folder))
     try:
-        with (
-            tempfile.TemporaryDirectory(prefix=".runs-", dir=folder) as trial,
-            contextlib.closing(_connect(Path(trial) / FILE_NAME)) as database,
-        ):
+        with contextlib.closing(_connect(trial / FILE_NAME)) as database:
             database.executescript("PRAGMA journal_mode = WAL; BEGIN IMMEDIATE; COMMIT;")
     except sqlite3.OperationalError as error:
         return not error_name(error).startswith(_NO_SHARED_MEMORY)
+    finally:
+        shutil.rmtree(trial, ignore_errors=True)
     return True
 
 

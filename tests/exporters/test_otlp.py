@@ -9,6 +9,8 @@ import os
 import pkgutil
 import socket
 import ssl
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -432,6 +434,28 @@ def test_a_process_that_runs_pipelines_exports_them_as_its_environment_says(
         assert len(received.spans) == 8
         assert "crystools_tpu.runs" in received.latest_metrics
         assert "hw.gpu.memory.usage" not in received.latest_metrics  # there is no monitor
+
+
+SCRIPT = """
+from crystools_tpu import telemetry
+
+with telemetry.run("mine") as run, run.stage("denoise") as stage:
+    stage.step(None)
+"""
+
+
+def test_a_script_that_does_no_more_than_report_exports_too_until_it_has_ended() -> None:
+    path = os.pathsep.join(str(Path(__file__).parents[2] / part) for part in (".", "exporters"))
+    with receiver("http/protobuf") as received:
+        environ = {
+            **os.environ,
+            "PYTHONPATH": path,
+            "OTEL_EXPORTER_OTLP_ENDPOINT": received.endpoint,
+            "CRYSTOOLS_TPU_HISTORY": "off",
+        }
+        subprocess.run([sys.executable, "-c", SCRIPT], env=environ, check=True)
+        assert [span.name for span in received.spans] == ["denoise", "step", "mine"]
+        assert "crystools_tpu.runs" in received.latest_metrics
 
 
 @pytest.mark.parametrize(
