@@ -52,6 +52,7 @@ from crystools_tpu.telemetry.fold import Fold as Fold
 from crystools_tpu.telemetry.fold import running_stage as running_stage
 from crystools_tpu.telemetry.fold import with_progress as with_progress
 from crystools_tpu.telemetry.forecast import forecast_warning as forecast_warning
+from crystools_tpu.telemetry.keeping import keep_runs as keep_runs
 from crystools_tpu.telemetry.node_stage import NodeFacts as NodeFacts
 from crystools_tpu.telemetry.profile import CaptureBusyError as CaptureBusyError
 from crystools_tpu.telemetry.profile import Profiler as Profiler
@@ -69,6 +70,8 @@ from crystools_tpu.telemetry.recorder import bus as bus
 from crystools_tpu.telemetry.recorder import history as history
 from crystools_tpu.telemetry.recorder import profiler as profiler
 from crystools_tpu.telemetry.recorder import run as run
+from crystools_tpu.telemetry.serving import Page as Page
+from crystools_tpu.telemetry.serving import serve as serve
 from crystools_tpu.telemetry.silent import SilentRun as SilentRun
 from crystools_tpu.telemetry.silent import SilentStage as SilentStage
 from crystools_tpu.telemetry.silent import silent_run as silent_run

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import logging
 import operator
+import os
 import random
 import time
 import uuid
@@ -32,6 +33,7 @@ from crystools_tpu.telemetry.events import (
 )
 from crystools_tpu.telemetry.forecast import forecast_warning
 from crystools_tpu.telemetry.guard import Guard
+from crystools_tpu.telemetry.keeping import keeper
 from crystools_tpu.telemetry.process import own_process
 from crystools_tpu.telemetry.profile import Profiler
 from crystools_tpu.telemetry.protocol import RunFacts
@@ -55,6 +57,12 @@ class History:
     def add(self, run: Run) -> None:
         """Keeps the run; the oldest leaves when there are more than `maxlen`."""
         self._runs.append(run)
+
+    def begin_anew(self) -> tuple[str, ...]:
+        """In a process that was forked: forgets the parent's runs; their ids."""
+        run_ids = tuple(run.run_id for run in self._runs)
+        self._runs.clear()
+        return run_ids
 
     def running(self) -> tuple[Run, ...]:
         """The runs that have not ended."""
@@ -135,6 +143,7 @@ class Run:
         """Remembers the run and tells of it."""
         with self._guard("the run could not be remembered"):
             history.add(self)
+        keeper.run_begins(self.run_id)
         self._publish(RunStarted(self.report))
         self._say_what_will_not_fit()
 
@@ -239,6 +248,7 @@ class Run:
 
     def _tell_end(self, report: RunReport) -> None:
         self._publish(RunFinished(report))
+        keeper.run_ended(self.run_id)
 
     def _summary(self, status: Status, error: str | None, seconds: float | None) -> RunReport:
         return dataclasses.replace(
@@ -266,6 +276,22 @@ history = History()
 profiler = Profiler(bus)
 
 
+def keep_by_default(on_bus: Bus, in_history: History) -> None:
+    """Before a run begins: runs are kept, but for those on a bus or in a history of their own."""
+    if on_bus is bus and in_history is history:
+        keeper.start()
+
+
+def _begin_anew() -> None:
+    """A process that was forked has neither the threads nor the runs of its parent."""
+    bus.begin_anew()
+    keeper.begin_anew(history.begin_anew())
+
+
+if hasattr(os, "register_at_fork"):  # Windows has no fork
+    os.register_at_fork(after_in_child=_begin_anew)
+
+
 @contextlib.contextmanager
 def run(
     pipeline: str,
@@ -283,6 +309,8 @@ def run(
     wall_clock: Callable[[], float] = time.time,
 ) -> Iterator[Run]:
     """Records a run of `pipeline` on these jax devices; without devices there are no MFU and no HBM.
+
+    It is kept in the user's history (see `keep_runs`), unless it is given a `bus` or `history` of its own.
 
     An exception ends the run as `failed` with its reason, Ctrl-C as `cancelled`; both go on to the caller.
     What fails in the watching itself is a warning, once a run, and never an exception here.
@@ -305,6 +333,7 @@ def run(
     node = executing.get()
     recorded = node.part(pipeline, **facts) if node is not None else None
     if recorded is None:
+        keep_by_default(bus, history)
         recorded = Run(pipeline, bus=bus, profiler=profiler, clock=clock, wall_clock=wall_clock, **facts)
     recorded.begin(history)
     try:

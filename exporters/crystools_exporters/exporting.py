@@ -9,10 +9,9 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from crystools_exporters.following import Changes, Following
-from crystools_exporters.otlp import OtlpExporter, otlp_exporter
 from crystools_exporters.retention import Retention, parse_retention
 from crystools_exporters.run_log import RunLog, RunLogError, UnreadableRun
 from crystools_exporters.run_log_writer import RunLogWriter
@@ -22,6 +21,10 @@ from crystools_tpu.data_dir import data_dir
 from crystools_tpu.environment import HISTORY
 from crystools_tpu.telemetry import Bus, History, RunReport
 from crystools_tpu.telemetry.guard import Guard
+from crystools_tpu.telemetry.keeping import keeper
+
+if TYPE_CHECKING:
+    from crystools_exporters.otlp import OtlpExporter
 
 logger = logging.getLogger(__name__)
 
@@ -130,12 +133,33 @@ def exporting(
     """For as long as the block lasts, this process's runs go into the history, which is what it yields.
 
     None where the environment turns it off. Where it names an OTLP receiver the runs go there too, and the
-    machine as `monitor` sees it. Nothing that fails here reaches the runs.
+    machine as `monitor` sees it. Nothing that fails here reaches the runs. What exports a process's runs by
+    default rests meanwhile.
     """
+    with contextlib.ExitStack() as stack:
+        kept = stack.enter_context(_exporting(environ, bus, history, monitor, simulated))
+        if bus is telemetry.bus and history is telemetry.history:
+            stack.enter_context(keeper.replaced(history.running))
+        yield kept
+
+
+def exporting_by_default() -> contextlib.AbstractContextManager[object]:
+    """What `telemetry.run` begins by itself, which knows it by this name alone."""
+    return _exporting(os.environ, telemetry.bus, telemetry.history, None, None)
+
+
+@contextlib.contextmanager
+def _exporting(
+    environ: Mapping[str, str],
+    bus: Bus,
+    history: History,
+    monitor: Sampler | None,
+    simulated: str | None,
+) -> Iterator[KeptRuns | None]:
     guard = Guard(logger)
     otlp: OtlpExporter | None = None
     with guard("nothing is exported over OTLP"):
-        otlp = otlp_exporter(monitor, bus=bus, simulated=simulated, environ=environ)
+        otlp = _otlp(environ, bus, monitor, simulated)
     try:
         with _keeping(environ, bus, history) as kept:
             yield kept
@@ -143,6 +167,17 @@ def exporting(
         with guard("the OTLP exporter could not be ended"):
             if otlp is not None:
                 otlp.close()
+
+
+def _otlp(
+    environ: Mapping[str, str], bus: Bus, monitor: Sampler | None, simulated: str | None
+) -> OtlpExporter | None:
+    """Imports nothing where no receiver is named: most runs go nowhere, and their first is waited for."""
+    if not any(name.startswith("OTEL_EXPORTER_OTLP_") for name in environ):
+        return None
+    from crystools_exporters.otlp import otlp_exporter
+
+    return otlp_exporter(monitor, bus=bus, simulated=simulated, environ=environ)
 
 
 @contextlib.contextmanager

@@ -11,7 +11,6 @@ import contextlib
 import dataclasses
 import json
 import sqlite3
-import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -22,13 +21,16 @@ from crystools_exporters.processes import this_process
 from crystools_exporters.report_lines import BadLine, reports_in
 from crystools_exporters.run_log_file import FILE_NAME, open_file, remedy, stamp
 from crystools_exporters.run_log_file import RunLogError as RunLogError
+from crystools_exporters.unforked import UnforkedFile
 from crystools_tpu import telemetry
 from crystools_tpu.telemetry import RunReport, Status
 
+# What has ended does not run again: where one writer of a process follows another, either may be late.
 _UPSERT: Final = """
 INSERT INTO run VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (run_id) DO UPDATE SET
     status = excluded.status, written_unix_seconds = excluded.written_unix_seconds,
     writer = excluded.writer, report = excluded.report
+WHERE excluded.status != 'running' OR run.status IN ('running', 'interrupted')
 """
 
 _BEFORE: Final = (
@@ -89,11 +91,10 @@ class RunLog:
         self._observer = observer or Observer(this_process())
         self._writer = self._observer.own.to_text()
         self._unmarked: dict[str, float] = {}  # interrupted runs that could not be marked, and when last seen
-        self._lock = threading.Lock()
         with self._errors():
-            self._file = open_file(self.path)
+            self._unforked = UnforkedFile(lambda: open_file(self.path))
         self._stamp = stamp(self.path, read_only=self.read_only)
-        self._database = self._file.database
+        self._lock = self._unforked.lock
         try:
             self._read_notes()
             self.mark_interrupted()
@@ -111,7 +112,7 @@ class RunLog:
     @property
     def read_only(self) -> bool:
         """Whether the file could be opened for reading alone; it stays so until it is opened anew."""
-        return self._file.read_only
+        return self._unforked.file.read_only
 
     @property
     def is_outdated(self) -> bool:
@@ -120,7 +121,7 @@ class RunLog:
 
     def close(self) -> None:
         """Closes the file. What was written is kept already."""
-        self._file.close()
+        self._unforked.close()
 
     def write(self, reports: Sequence[RunReport]) -> None:
         """Adds the reports, or replaces those of the same runs; all of them or none."""
@@ -211,7 +212,7 @@ class RunLog:
 
         A process that goes on all the same takes that back with its next heartbeat.
         """
-        if not self._file.has_heartbeats:
+        if not self._unforked.file.has_heartbeats:
             return
         gone: list[tuple[Any, ...]] = []
         uncertain = 0
@@ -312,6 +313,10 @@ class RunLog:
                 self._database.execute("DROP TABLE temp.incoming")
         return added, count - added
 
+    @property
+    def _database(self) -> sqlite3.Connection:
+        return self._unforked.database
+
     def _row(self, report: RunReport, now: float) -> tuple[Any, ...]:
         return (
             report.run_id,
@@ -350,7 +355,7 @@ class RunLog:
 
     def _read_notes(self) -> None:
         """What other commands on this machine have noted of the heartbeats of others."""
-        if self._file.has_heartbeats:
+        if self._unforked.file.has_heartbeats:
             query = "SELECT writer, heartbeat, since_seconds FROM silence WHERE observer = ?"
             rows = self._rows(query, (self._observer.own.clock,))
             self._observer.notes = {writer: (heartbeat, since) for writer, heartbeat, since in rows}

@@ -18,8 +18,8 @@ from pathlib import Path
 import pytest
 
 from crystools_tpu.cli import main
-from crystools_tpu.cli.serve import Panel
 from crystools_tpu.open_pages import Page, open_page
+from crystools_tpu.page import Address
 
 ROOT = Path(__file__).parents[2]
 
@@ -100,9 +100,9 @@ def test_a_token_in_a_file_is_asked_for_and_not_printed(tmp_path: Path) -> None:
     ],
 )
 def test_the_address_that_is_printed_can_be_opened(host: str, page: str) -> None:
-    panel = Panel(host, 8189, "a b&c/é", "http")
-    assert panel.url == page
-    assert panel.metrics_url == page.partition("/crystools-tpu")[0] + "/metrics"
+    address = Address(host, 8189, "a b&c/é", "http")
+    assert address.url == page
+    assert address.metrics_url == page.partition("/crystools-tpu")[0] + "/metrics"
 
 
 def test_on_every_address_it_answers_at_both_kinds_and_says_so(tmp_path: Path) -> None:

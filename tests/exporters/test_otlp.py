@@ -6,8 +6,11 @@ import dataclasses
 import importlib
 import logging
 import os
+import pkgutil
 import socket
 import ssl
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -19,7 +22,6 @@ import pytest
 from opentelemetry.proto.metrics.v1.metrics_pb2 import AggregationTemporality, Metric
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
-from crystools_exporters import exporting as exporting_module
 from crystools_exporters import otlp
 from crystools_exporters.exporting import exporting
 from crystools_exporters.otlp import _CLOSE_SECONDS, OtlpExporter, otlp_exporter
@@ -434,20 +436,43 @@ def test_a_process_that_runs_pipelines_exports_them_as_its_environment_says(
         assert "hw.gpu.memory.usage" not in received.latest_metrics  # there is no monitor
 
 
-@pytest.mark.parametrize("broken", ["otlp_exporter", "RunLogWriter.close", "OtlpExporter.close"])
+SCRIPT = """
+from crystools_tpu import telemetry
+
+with telemetry.run("mine") as run, run.stage("denoise") as stage:
+    stage.step(None)
+"""
+
+
+def test_a_script_that_does_no_more_than_report_exports_too_until_it_has_ended() -> None:
+    path = os.pathsep.join(str(Path(__file__).parents[2] / part) for part in (".", "exporters"))
+    with receiver("http/protobuf") as received:
+        environ = {
+            **os.environ,
+            "PYTHONPATH": path,
+            "OTEL_EXPORTER_OTLP_ENDPOINT": received.endpoint,
+            "CRYSTOOLS_TPU_HISTORY": "off",
+        }
+        subprocess.run([sys.executable, "-c", SCRIPT], env=environ, check=True)
+        assert [span.name for span in received.spans] == ["denoise", "step", "mine"]
+        assert "crystools_tpu.runs" in received.latest_metrics
+
+
+@pytest.mark.parametrize(
+    "broken", ["otlp:otlp_exporter", "run_log_writer:RunLogWriter.close", "otlp:OtlpExporter.close"]
+)
 def test_whatever_of_it_fails_the_block_ends_with_its_own_result(
     broken: str, bus: telemetry.Bus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:  # fmt: skip
-    name, _, method = broken.partition(".")
-    whole = getattr(exporting_module, name)
-    done = getattr(whole, method) if method else lambda *_, **__: None
+    name = f"crystools_exporters.{broken}"
+    done = pkgutil.resolve_name(name) if broken.endswith("close") else lambda *_, **__: None
 
     def fails(*args: Any, **options: Any) -> Any:
         done(*args, **options)
         raise RuntimeError("can't start new thread")
 
-    monkeypatch.setattr(f"crystools_exporters.exporting.{broken}", fails)
+    monkeypatch.setattr(name.replace(":", "."), fails)
     with receiver("grpc") as received:
         environ = {
             "OTEL_EXPORTER_OTLP_ENDPOINT": received.endpoint,

@@ -62,6 +62,15 @@ def test_runs_are_listed_newest_first_page_by_page(log: RunLog) -> None:
     assert ids(log.page(2, before="nobody")) == []
 
 
+def test_a_run_that_has_ended_does_not_run_again_by_a_writer_that_is_late(log: RunLog) -> None:
+    log.write([report("a"), report("gone", status=Status.INTERRUPTED)])
+    log.write([report("a", status=Status.RUNNING), report("gone", status=Status.RUNNING)])
+    assert {run.run_id: run.status for run in log.page(10)} == {
+        "a": Status.SUCCEEDED,
+        "gone": Status.RUNNING,
+    }
+
+
 def test_runs_that_began_together_are_on_one_page_each(log: RunLog) -> None:
     log.write([report(run_id) for run_id in "abc"])
     assert ids(log.page(2)) == ["c", "b"]
