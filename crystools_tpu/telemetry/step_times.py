@@ -6,20 +6,25 @@ import statistics
 from collections import defaultdict, deque
 from collections.abc import Iterable, Mapping, Sequence
 
-from crystools_tpu.telemetry.events import FULL, StageReport, StepRecord, StepSeconds
+from crystools_tpu.telemetry.events import FIRST, FULL, StageReport, StepRecord, StepSeconds
 
 # The ETA follows the last steps of a kind: it notices a change of speed, and costs the same at any length.
 _LATEST_STEPS = 16
 
 
 def step_statistics(records: Iterable[StepRecord]) -> StepSeconds | None:
-    """Statistics of the steps in which no compile fell; None where there is none. p95 is the nearest rank."""
+    """Statistics of the steps that `timed_seconds` has; None where there is none. p95 is the nearest rank."""
     return statistics_of(timed_seconds(records))
 
 
 def timed_seconds(records: Iterable[StepRecord]) -> list[float]:
-    """The seconds of the steps in which no compile fell, shortest first."""
-    return sorted(record.seconds for record in records if not record.compiled)
+    """The seconds of the steps in which nothing else fell, no compile and no start, shortest first."""
+    return sorted(record.seconds for record in records if is_timed(record))
+
+
+def is_timed(step: StepRecord) -> bool:
+    """Whether the step's seconds are those of the step alone."""
+    return not step.compiled and step.kind != FIRST
 
 
 def statistics_of(seconds: Sequence[float]) -> StepSeconds | None:

@@ -10,16 +10,21 @@ from dataclasses import dataclass
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
 
+from crystools_exporters.node_classes import known_class
 from crystools_exporters.samples import Histogram, Labels, Values
 from crystools_tpu.telemetry import (
     CompileFinished,
+    Event,
     ModelFreed,
     RunFinished,
     RunStarted,
     StageFinished,
+    StageName,
+    StageReport,
     Status,
     StepFinished,
 )
+from crystools_tpu.telemetry.step_times import timed_seconds
 from crystools_tpu.telemetry.text import safe_text
 
 if TYPE_CHECKING:
@@ -69,6 +74,46 @@ class InProgress:
     runs: int
 
 
+@dataclass(frozen=True, slots=True)
+class NodeFinished:
+    """A node of a workflow ended."""
+
+    run_id: str
+    node_class: str
+    report: StageReport
+
+
+@dataclass(frozen=True, slots=True)
+class NodeStepFinished:
+    """A node took a step; said once it has ended."""
+
+    run_id: str
+    node_class: str
+    seconds: float
+
+
+Happened: TypeAlias = Event | Built | InProgress | NodeFinished | NodeStepFinished
+
+
+def happenings(event: Event) -> Iterable[Happened]:
+    """What metrics are read from for an event.
+
+    A node is no stage of a pipeline, whose metrics it would falsify: it has metrics of its own. What is
+    compiled in it, and in no stage of a pipeline's, counts as compiled in the stage `node`.
+    """
+    if isinstance(event, StageFinished) and event.report.name is StageName.NODE:
+        report = event.report
+        node_class = known_class(report.component)
+        steps = timed_seconds(report.steps)
+        return [
+            NodeFinished(event.run_id, node_class, report),
+            *(NodeStepFinished(event.run_id, node_class, seconds) for seconds in steps),
+        ]
+    if isinstance(event, StepFinished) and event.stage_name is StageName.NODE:
+        return ()
+    return (event,)
+
+
 _LABELS: Final[Mapping[type, Mapping[str, str]]] = {
     Built: {"version": "version"},
     InProgress: {"pipeline": "pipeline"},
@@ -81,6 +126,8 @@ _LABELS: Final[Mapping[type, Mapping[str, str]]] = {
     StepFinished: {"pipeline": "pipeline", "stage": "stage_name._value_"},
     CompileFinished: {"pipeline": "pipeline", "stage": "stage_name._value_", "cache": "record.cache._value_"},
     ModelFreed: {"reason": "reason"},
+    NodeFinished: {"node_class": "node_class", "status": "report.status._value_"},
+    NodeStepFinished: {"node_class": "node_class"},
 }
 """Where an event has the value of a label. An enumeration's `value` is many times as slow as `_value_`."""
 

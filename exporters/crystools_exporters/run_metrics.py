@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from crystools_exporters.catalogue import CATALOGUE, MetricSpec
-from crystools_exporters.readers import Built, Changes, EventReader, InProgress
+from crystools_exporters.readers import Built, Changes, EventReader, Happened, InProgress, happenings
 from crystools_exporters.samples import Exemplar, Histogram, Labels, Values
 from crystools_tpu.telemetry import Event, RunFinished, RunReport, RunStarted
 
@@ -38,7 +38,8 @@ class RunMetrics:
 
     def observe(self, event: Event) -> None:
         """Counts one event."""
-        self._read(event)
+        for happened in happenings(event):
+            self._read(happened)
         if isinstance(event, (RunStarted, RunFinished)):
             self._count_in_progress(event.report, began=isinstance(event, RunStarted))
 
@@ -52,7 +53,7 @@ class RunMetrics:
             return
         self._read(InProgress(report.pipeline, len(known)))
 
-    def _read(self, event: Event | Built | InProgress) -> None:
+    def _read(self, event: Happened) -> None:
         for spec, type_, read in _READERS.get(type(event), ()):
             for labels, value in read(event):
                 if type_ == "gauge":
