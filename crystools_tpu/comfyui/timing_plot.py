@@ -15,8 +15,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from crystools_tpu.stage_table import stage_label
-from crystools_tpu.telemetry import HbmUsage, RunReport, StageName, StageReport
+from crystools_tpu.telemetry import HbmUsage, RunReport, StageName, StageReport, outcome, stage_label
 
 if TYPE_CHECKING:
     Pixels: TypeAlias = np.ndarray[tuple[int, int, int], np.dtype[np.float32]]
@@ -26,7 +25,7 @@ _MUTED: Final = "#566170"
 _LINE: Final = "#dbe1e8"
 _SUNKEN: Final = "#e9edf2"
 _CRITICAL: Final = "#c3262f"
-_LOAD, _ENCODE, _DENOISE, _VAE = "#5b6b80", "#0e8a7d", "#2f6fdb", "#7d4fd6"
+_LOAD, _ENCODE, _DENOISE, _VAE, _NODE = "#5b6b80", "#0e8a7d", "#2f6fdb", "#7d4fd6", "#b3600a"
 _COLOURS: Final = {
     StageName.DOWNLOAD: _LOAD,
     StageName.LOAD: _LOAD,
@@ -36,6 +35,7 @@ _COLOURS: Final = {
     StageName.DENOISE: _DENOISE,
     StageName.VAE_ENCODE: _VAE,
     StageName.VAE_DECODE: _VAE,
+    StageName.NODE: _NODE,
 }
 """The page's colours, in its light theme."""
 
@@ -168,7 +168,7 @@ def _fullest(reports: Sequence[RunReport]) -> dict[str, HbmUsage]:
 
 
 def _title(report: RunReport) -> str:
-    return f"{report.pipeline} {report.status.value}, {_duration(report.total_seconds)}"
+    return f"{report.name or report.pipeline} {outcome(report)}, {_duration(report.total_seconds)}"
 
 
 def _duration(seconds: float | None) -> str:
