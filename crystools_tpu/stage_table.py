@@ -18,7 +18,6 @@ from crystools_tpu.telemetry import (
     Ratio,
     RunReport,
     StageReport,
-    Status,
     StepFinished,
     eta_seconds,
     outcome,
@@ -26,7 +25,7 @@ from crystools_tpu.telemetry import (
     size_label,
 )
 from crystools_tpu.telemetry import stage_label as stage_label
-from crystools_tpu.telemetry.stage_tree import parent_of, walk
+from crystools_tpu.telemetry.stage_tree import notable, parent_of, walk
 
 ABSENT: Final = "n/a"
 
@@ -53,7 +52,7 @@ def stage_table(report: RunReport) -> Table:
         known = (cells.get(heading, "") for heading in columns)
         table.add_row(Text(label, no_wrap=True, overflow="ellipsis"), *known, style=style)
 
-    shown = _shown(report)
+    shown = notable(report.stages, _MOST_ROWS)
     for position, depth in walk(report.stages):
         if position not in shown:
             continue
@@ -93,16 +92,6 @@ def _title(report: RunReport) -> str:
     name = report.pipeline if report.name is None else f"{report.name} ({report.pipeline})"
     total = "" if report.total_seconds is None else f" in {report.total_seconds:.2f} s"
     return f"{name} {outcome(report)}{total}"
-
-
-def _shown(report: RunReport) -> set[int]:
-    """The positions of the stages that have a row."""
-
-    def rank(position: int) -> tuple[bool, float]:
-        stage = report.stages[position]
-        return stage.status is not Status.SUCCEEDED, stage.seconds or 0.0
-
-    return set(sorted(range(len(report.stages)), key=rank, reverse=True)[:_MOST_ROWS])
 
 
 def _cached_text(nodes: Iterable[Node]) -> str:

@@ -103,7 +103,7 @@ def run(arguments: argparse.Namespace) -> None:
 def check_finite(report: telemetry.RunReport, out: Path) -> None:
     """Raises WorkFailed where what was made is not finite: the file is there, and of no use."""
     if (nan := telemetry.nonfinite_note(report)) is not None:
-        raise WorkFailed(f"what was generated is no picture: {nan}; {safe_text(out)} is kept all the same")
+        raise WorkFailed(f"what was generated is of no use: {nan}; {safe_text(out)} is kept")
 
 
 def check_files(arguments: argparse.Namespace) -> None:

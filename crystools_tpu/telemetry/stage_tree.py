@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from crystools_tpu.telemetry.events import StageReport
+from crystools_tpu.telemetry.events import StageReport, Status
 
 
 def parent_of(stages: Sequence[StageReport], position: int) -> int | None:
@@ -29,6 +29,15 @@ def walk(stages: Sequence[StageReport]) -> Iterator[tuple[int, int]]:
         position, depth = to_come.pop()
         yield position, depth
         to_come += [(part, depth + 1) for part in reversed(parts.get(position, []))]
+
+
+def notable(stages: Sequence[StageReport], most: int) -> set[int]:
+    """The positions of those that did not succeed and of the slowest, no more than `most` together."""
+
+    def rank(position: int) -> tuple[bool, float]:
+        return stages[position].status is not Status.SUCCEEDED, stages[position].seconds or 0.0
+
+    return set(sorted(range(len(stages)), key=rank, reverse=True)[:most])
 
 
 def top_level(stages: Sequence[StageReport]) -> list[StageReport]:
