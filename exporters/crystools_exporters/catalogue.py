@@ -224,7 +224,7 @@ CATALOGUE: Final = (
         "Duration of the nodes of workflows, with those that they expand into.", _DURATION_BUCKETS),
     MetricSpec("crystools_tpu_node_step_duration_seconds",
         on(NodeStepFinished, "node_class", value=lambda event: event.seconds),
-        "Time between two reports of a node's progress, without the first. Counted when the node ends.",
+        "Time between two reports of a node's progress, without the first.",
         _DURATION_BUCKETS),
     MetricSpec("crystools_tpu_node_hbm_peak_bytes",
         on(NodeFinished, "node_class", value=lambda event: _peak_bytes(event.report.hbm)),

@@ -21,10 +21,11 @@ from crystools_tpu.telemetry import (
     StageFinished,
     StageName,
     StageReport,
+    StageStarted,
     Status,
     StepFinished,
 )
-from crystools_tpu.telemetry.step_times import timed_seconds
+from crystools_tpu.telemetry.step_times import is_timed
 from crystools_tpu.telemetry.text import safe_text
 
 if TYPE_CHECKING:
@@ -85,7 +86,7 @@ class NodeFinished:
 
 @dataclass(frozen=True, slots=True)
 class NodeStepFinished:
-    """A node took a step; said once it has ended."""
+    """A node took a step."""
 
     run_id: str
     node_class: str
@@ -95,23 +96,29 @@ class NodeStepFinished:
 Happened: TypeAlias = Event | Built | InProgress | NodeFinished | NodeStepFinished
 
 
-def happenings(event: Event) -> Iterable[Happened]:
-    """What metrics are read from for an event.
+class Nodes:
+    """Tells the nodes of workflows from the stages of pipelines, whose metrics they would falsify.
 
-    A node is no stage of a pipeline, whose metrics it would falsify: it has metrics of its own. What is
-    compiled in it, and in no stage of a pipeline's, counts as compiled in the stage `node`.
+    They have metrics of their own. What is compiled in a node, and in no stage of a pipeline's, counts as
+    compiled in the stage `node`.
     """
-    if isinstance(event, StageFinished) and event.report.name is StageName.NODE:
-        report = event.report
-        node_class = known_class(report.component)
-        steps = timed_seconds(report.steps)
-        return [
-            NodeFinished(event.run_id, node_class, report),
-            *(NodeStepFinished(event.run_id, node_class, seconds) for seconds in steps),
-        ]
-    if isinstance(event, StepFinished) and event.stage_name is StageName.NODE:
-        return ()
-    return (event,)
+
+    def __init__(self) -> None:
+        self._classes: dict[tuple[str, int], str] = {}  # of those that run
+
+    def happenings(self, event: Event) -> Iterable[Happened]:
+        """What metrics are read from for an event."""
+        if isinstance(event, StageStarted) and event.report.name is StageName.NODE:
+            self._classes[event.run_id, event.stage] = known_class(event.report.component)
+        elif isinstance(event, StepFinished) and event.stage_name is StageName.NODE:
+            node_class = self._classes.get((event.run_id, event.stage))
+            if node_class is None or not is_timed(event.record):  # of one that began before anybody counted
+                return ()
+            return (NodeStepFinished(event.run_id, node_class, event.record.seconds),)
+        elif isinstance(event, StageFinished) and event.report.name is StageName.NODE:
+            self._classes.pop((event.run_id, event.stage), None)
+            return (NodeFinished(event.run_id, known_class(event.report.component), event.report),)
+        return (event,)
 
 
 _LABELS: Final[Mapping[type, Mapping[str, str]]] = {

@@ -34,10 +34,11 @@ from crystools_tpu.telemetry import (
     RunStarted,
     StageFinished,
     StageName,
+    StageStarted,
     Status,
     StepFinished,
 )
-from tests.rigs.workflow_run import WORKFLOW
+from tests.rigs.workflow_run import STAGES, WORKFLOW, events_of_node
 
 from .conftest import RUN, SNAPSHOT, FixedMonitor, compile_, stage_finished, step
 
@@ -353,6 +354,7 @@ def test_a_workflow_counts_as_one_run_and_its_nodes_apart_from_the_stages_of_mod
     bus.publish(RunStarted(dataclasses.replace(WORKFLOW, status=Status.RUNNING, stages=())))
     for number, stage in enumerate(WORKFLOW.stages):
         pipeline = stage.pipeline or WORKFLOW.pipeline
+        bus.publish(StageStarted(WORKFLOW.run_id, number, stage))
         for index, record in enumerate(stage.steps):
             said = (index, record, len(stage.steps), None, None, None, None)
             bus.publish(StepFinished(WORKFLOW.run_id, pipeline, number, stage.name, *said))
@@ -378,6 +380,19 @@ def test_a_workflow_counts_as_one_run_and_its_nodes_apart_from_the_stages_of_mod
     assert value(exporter, "node_duration_seconds_count", others) == 3
     assert value(exporter, "node_duration_seconds_sum", others) == 25
     assert b"OfSomebody" not in exporter.render()[0]
+
+
+def test_a_step_of_a_node_counts_as_it_is_taken_and_none_whose_node_nobody_knows(
+    exporter: PrometheusExporter, bus: telemetry.Bus
+) -> None:
+    started, *steps, _ = events_of_node("a", 1, STAGES[1])
+    for event in steps[:5]:
+        bus.publish(event)
+    assert value(exporter, "node_step_duration_seconds_count", {"node_class": "KSampler"}) is None
+    bus.publish(started)
+    for event in steps[:5]:
+        bus.publish(event)
+    assert value(exporter, "node_step_duration_seconds_count", {"node_class": "KSampler"}) == 4
 
 
 def test_a_compile_in_a_node_counts_as_one_though_the_node_is_no_stage(

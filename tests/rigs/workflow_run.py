@@ -7,15 +7,19 @@ from typing import Any, Final
 
 from crystools_tpu.telemetry import (
     Device,
+    Event,
     HbmUsage,
     HostMemory,
     Node,
     Process,
     Ratio,
     RunReport,
+    StageFinished,
     StageName,
     StageReport,
+    StageStarted,
     Status,
+    StepFinished,
     StepRecord,
     StepSeconds,
 )
@@ -120,6 +124,17 @@ WORKFLOW: Final = RunReport(
     ),
 )  # fmt: skip
 """A loader, a KSampler, one of our samplers, a loop that expands, two nodes at once, three cached ones."""
+
+
+def events_of_node(run_id: str, position: int, stage: StageReport) -> list[Event]:
+    """A node's beginning, steps and end."""
+    begun = dataclasses.replace(stage, status=Status.RUNNING, seconds=None, steps=(), step_seconds=None)
+    said = (run_id, "comfyui", position)
+    steps = [
+        StepFinished(*said, stage.name, number, record, stage.steps_total, None, None, None, None)
+        for number, record in enumerate(stage.steps)
+    ]
+    return [StageStarted(run_id, position, begun), *steps, StageFinished(*said, stage)]
 
 
 def with_nan(report: RunReport, step: int = 12) -> RunReport:
