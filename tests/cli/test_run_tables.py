@@ -9,9 +9,9 @@ import re
 import pytest
 from rich.console import Console
 
-from crystools_tpu.cli.run_tables import main_stage, print_stages, run_text, runs_table
+from crystools_tpu.cli.run_tables import differences_text, main_stage, print_stages, run_text, runs_table
 from crystools_tpu.stage_table import stage_text
-from crystools_tpu.telemetry import Process, RunReport, Status
+from crystools_tpu.telemetry import Process, RunReport, Status, compare
 from tests.exporters.conftest import REPORT
 from tests.rigs.workflow_run import STAGES, WORKFLOW, node, with_nan
 
@@ -105,6 +105,12 @@ def test_in_a_narrow_list_ids_and_figures_stay_whole() -> None:
 def test_the_main_stage_of_a_workflow_is_the_denoising_in_its_nodes_or_else_its_longest_sampler() -> None:
     assert main_stage(WORKFLOW) == STAGES[4]
     assert main_stage(dataclasses.replace(WORKFLOW, stages=STAGES[:3])) == STAGES[1]
+
+
+def test_a_comparison_says_that_one_of_them_made_nan() -> None:
+    nan = dataclasses.replace(with_nan(WORKFLOW), run_id="b")
+    assert differences_text(compare(WORKFLOW, nan)).splitlines()[1:] == ["B succeeded, NaN from step 12"]
+    assert len(differences_text(compare(WORKFLOW, WORKFLOW)).splitlines()) == 1
 
 
 def test_show_says_the_name_and_whose_it_is() -> None:
