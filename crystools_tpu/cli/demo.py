@@ -9,15 +9,15 @@ from pathlib import Path
 from typing import Any, Final
 
 from crystools_pipelines.models import MODELS
-from crystools_tpu.cli.console import make_console, print_line, print_table
+from crystools_tpu.cli.console import make_console, print_line
 from crystools_tpu.cli.errors import CommandError
-from crystools_tpu.cli.generate import generate_watched
+from crystools_tpu.cli.generate import check_finite, generate_watched
 from crystools_tpu.cli.outputs import check_outputs
+from crystools_tpu.cli.run_tables import print_stages
 from crystools_tpu.cli.serve import panel
 from crystools_tpu.cli.signals import unwound
 from crystools_tpu.data_dir import PROFILES, data_dir
 from crystools_tpu.open_pages import open_page
-from crystools_tpu.stage_table import stage_table
 from crystools_tpu.telemetry.text import safe_text
 from crystools_tpu.whole_file import reason
 
@@ -61,11 +61,12 @@ def run(arguments: argparse.Namespace) -> None:
         report = generate_watched(
             MODEL, demo_request(), checkpoint=checkpoint, out=video, report_path=report_path, console=console
         )
-        print_table(console, stage_table(report))
+        print_stages(console, report)
         print_line(console, safe_text(f"{video}\n{report_path}"))
         if sys.stdin.isatty() and not arguments.once:
             print_line(console, f"The page stays at {page.url}; press Enter to end.")
             sys.stdin.readline()
+    check_finite(report, video)
 
 
 def demo_request() -> Any:

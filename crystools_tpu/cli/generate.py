@@ -16,17 +16,17 @@ from crystools_pipelines.errors import PipelineError, RequestError
 from crystools_pipelines.models import MODELS
 from crystools_pipelines.parallel.mesh_shape import MeshShape
 from crystools_tpu import telemetry
-from crystools_tpu.cli.console import make_console, print_table
+from crystools_tpu.cli.console import make_console
 from crystools_tpu.cli.errors import CommandError, WorkFailed
 from crystools_tpu.cli.exports import leaving_metrics
 from crystools_tpu.cli.live import watch
 from crystools_tpu.cli.outputs import check_distinct, check_outputs, checkpoint_files
 from crystools_tpu.cli.plans import plan_first
 from crystools_tpu.cli.requests import add_mesh, files_read, mesh_of, options, refusal, request_of
+from crystools_tpu.cli.run_tables import print_stages
 from crystools_tpu.cli.signals import unwound
 from crystools_tpu.data_dir import PROFILES, data_dir
 from crystools_tpu.open_pages import open_page
-from crystools_tpu.stage_table import stage_table
 from crystools_tpu.telemetry.text import safe_text
 from crystools_tpu.whole_file import reason, written_whole
 
@@ -98,10 +98,17 @@ def run(arguments: argparse.Namespace) -> None:
         if arguments.json:
             print(json.dumps(telemetry.to_wire(report), indent=2), flush=True)
         else:
-            print_table(make_console(), stage_table(report))
+            print_stages(make_console(), report)
             print(safe_text(arguments.out), flush=True)
         if arguments.profile_steps is not None:
             print(profile_text(telemetry.profiler.wait()), file=sys.stderr)
+        check_finite(report, arguments.out)
+
+
+def check_finite(report: telemetry.RunReport, out: Path) -> None:
+    """Raises WorkFailed where what was made is not finite: the file is there, and of no use."""
+    if (nan := telemetry.nonfinite_note(report)) is not None:
+        raise WorkFailed(f"what was generated is of no use: {nan}; {safe_text(out)} is kept")
 
 
 def check_files(arguments: argparse.Namespace) -> None:

@@ -12,7 +12,7 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, Tex
 from rich.text import Text
 
 from crystools_tpu.cli.console import can_redraw, print_line, spinner
-from crystools_tpu.stage_table import forecast_note, size, stage_label, step_note, transfer_note
+from crystools_tpu.stage_table import forecast_note, step_note, transfer_note
 from crystools_tpu.telemetry import (
     Bus,
     BytesTransferred,
@@ -22,6 +22,8 @@ from crystools_tpu.telemetry import (
     StageReport,
     StageStarted,
     StepFinished,
+    size_label,
+    stage_label,
 )
 from crystools_tpu.telemetry.guard import Guard
 
@@ -160,11 +162,13 @@ def stage_note(report: StageReport) -> str:
     """How the stage ended."""
     parts = [f"{report.seconds:.2f} s" if report.seconds is not None else "not finished"]
     if report.bytes_done is not None:
-        parts.append(size(report.bytes_done))
+        parts.append(size_label(report.bytes_done))
     if report.compile_seconds:
         parts.append(f"{report.compile_seconds:.2f} s of it compile")
     if report.recompiles:
         parts.append(f"{report.recompiles} recompiles: {report.recompile_reasons[0]}")
+    if report.first_nonfinite_step is not None:
+        parts.append(f"NaN from step {report.first_nonfinite_step}")
     if report.error is not None:
         parts.append(report.error)
     return ", ".join(parts)

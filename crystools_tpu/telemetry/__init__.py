@@ -53,6 +53,9 @@ from crystools_tpu.telemetry.fold import running_stage as running_stage
 from crystools_tpu.telemetry.fold import with_progress as with_progress
 from crystools_tpu.telemetry.forecast import forecast_warning as forecast_warning
 from crystools_tpu.telemetry.keeping import keep_runs as keep_runs
+from crystools_tpu.telemetry.labels import node_label as node_label
+from crystools_tpu.telemetry.labels import size_label as size_label
+from crystools_tpu.telemetry.labels import stage_label as stage_label
 from crystools_tpu.telemetry.node_stage import NodeFacts as NodeFacts
 from crystools_tpu.telemetry.profile import CaptureBusyError as CaptureBusyError
 from crystools_tpu.telemetry.profile import Profiler as Profiler
@@ -77,6 +80,9 @@ from crystools_tpu.telemetry.silent import SilentStage as SilentStage
 from crystools_tpu.telemetry.silent import silent_run as silent_run
 from crystools_tpu.telemetry.stage import Stage as Stage
 from crystools_tpu.telemetry.step_times import eta_seconds as eta_seconds
+from crystools_tpu.telemetry.words import nonfinite_note as nonfinite_note
+from crystools_tpu.telemetry.words import outcome as outcome
+from crystools_tpu.telemetry.words import run_warnings as run_warnings
 from crystools_tpu.telemetry.workflow import WorkflowRun as WorkflowRun
 from crystools_tpu.telemetry.workflow import workflow_run as workflow_run
 

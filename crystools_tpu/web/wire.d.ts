@@ -463,10 +463,17 @@ export interface Change {
   verdict: Verdict | null;
 }
 
-/** One stage of both runs, by name and component (and in their order, where a run has several of them). */
+/**
+ * One stage of both runs.
+ *
+ * They are the same by name and component, in their order where a run has several of them; of a workflow's
+ * nodes by the class and the id; and only where they are parts of the same. `label` says that in words:
+ * `Wan2.1 Sampler > denoise transformer`.
+ */
 export interface StageComparison {
   name: StageName;
   component: string | null;
+  label: string;
   changes: Change[];
 }
 
@@ -474,7 +481,8 @@ export interface StageComparison {
  * Run A, the baseline, and run B.
  *
  * `incomparable` says, a sentence each, why B's figures say nothing about A's: one of them did not do its
- * work to the end, or they did not do the same on the same devices.
+ * work to the end, or they did not do the same on the same devices. `remarks` are what should be known of
+ * figures that can be compared all the same: that what was made is NaN.
  */
 export interface Comparison {
   a: string;
@@ -485,6 +493,7 @@ export interface Comparison {
   differences: Difference[];
   changes: Change[];
   stages: StageComparison[];
+  remarks: string[];
 }
 
 /** The server's settings, for all of its clients. */

@@ -103,7 +103,7 @@ def started_run(
                 devices=devices,
                 forecast=forecast,
             ) as run,
-            on_behalf_of(run.run_id),
+            on_behalf_of(run),
             translating_out_of_memory(run),
         ):
             job = Job(checkpoint, mesh, dtype, run, on_step)

@@ -9,8 +9,9 @@ import pytest
 from rich.console import Console
 
 from crystools_tpu import telemetry
-from crystools_tpu.cli.live import watch
+from crystools_tpu.cli.live import stage_note, watch
 from crystools_tpu.telemetry import Bus, History, StageName
+from tests.rigs.workflow_run import WORKFLOW, with_nan
 
 GIB = 2**30
 
@@ -91,6 +92,11 @@ def test_a_terminal_has_a_bar_with_bytes_rate_and_time_to_go() -> None:
     assert "download" in text
     assert "7.00 GiB" in text
     assert "0/1" not in text
+
+
+def test_the_end_of_a_stage_says_that_it_made_nan() -> None:
+    (denoise,) = (stage for stage in with_nan(WORKFLOW).stages if stage.name is StageName.DENOISE)
+    assert stage_note(denoise) == "45.00 s, NaN from step 12"
 
 
 def test_of_a_download_of_unknown_size_the_bytes_are_shown() -> None:
