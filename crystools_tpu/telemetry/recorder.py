@@ -124,6 +124,7 @@ class Run:
 
     def begin(self, history: History) -> None:
         """Remembers the run and tells of it."""
+        keeper.run_begins(self.run_id)
         with self._guard("the run could not be remembered"):
             history.add(self)
         self._publish(RunStarted(self.report))
@@ -218,6 +219,7 @@ class Run:
         seconds = elapsed(self._started_at, self._clock())
         self._final = self._summary(status_of(error), error, seconds)
         self._publish(RunFinished(self._final))
+        keeper.run_ended(self.run_id)
 
     def _summary(self, status: Status, error: BaseException | None, seconds: float | None) -> RunReport:
         return dataclasses.replace(
@@ -236,8 +238,10 @@ history = History()
 profiler = Profiler(bus)
 
 
-def _are_the_defaults(on_bus: Bus, in_history: History) -> bool:
-    return on_bus is bus and in_history is history
+def keep_by_default(on_bus: Bus, in_history: History) -> None:
+    """Has a run kept that is about to begin there, unless they are somebody's own. It takes some time."""
+    if on_bus is bus and in_history is history:
+        keeper.start()
 
 
 def _begin_anew() -> None:
@@ -278,8 +282,7 @@ def run(
     the run: each stage takes what is said of its name and component, and the ETA begins with it. Where a
     stage is not to fit, that is a warning in the log and on every screen; the run goes on.
     """
-    if _are_the_defaults(bus, history):
-        keeper.start()  # no part of the run's time
+    keep_by_default(bus, history)
     recorded = Run(
         pipeline,
         model_id=model_id,
@@ -293,17 +296,13 @@ def run(
         clock=clock,
         wall_clock=wall_clock,
     )
-    keeper.run_begins(recorded.run_id)
     recorded.begin(history)
     try:
         yield recorded
     except BaseException as error:
         recorded.finish(error)
         raise
-    else:
-        recorded.finish(None)
-    finally:
-        keeper.run_ended(recorded.run_id)
+    recorded.finish(None)
 
 
 def run_begun(pipeline: str, started_unix_seconds: float, guard: Guard, facts: RunFacts) -> RunReport:

@@ -113,10 +113,7 @@ class RunLogWriter:
             self._wake()
 
     def _note(self, event: Event) -> None:
-        if isinstance(event, ProfileChanged):
-            return
-        whole = isinstance(event, RunStarted | RunChanged | RunFinished)
-        run_id = event.report.run_id if whole else event.run_id
+        run_id = _run_of(event)
         if run_id is None or run_id in self._left_out:
             return
         if isinstance(event, RunFinished):
@@ -242,6 +239,13 @@ class RunLogWriter:
                 del self._ended[lost]
                 logger.error("the run history could not be written for long: run %s is lost to it", lost)
         self._changed.set()
+
+
+def _run_of(event: Event) -> str | None:
+    """The id of the run that the event is of, None where it is of none."""
+    if isinstance(event, ProfileChanged):
+        return None
+    return event.report.run_id if isinstance(event, RunStarted | RunChanged | RunFinished) else event.run_id
 
 
 def _fault(log: RunLog, reports: list[RunReport]) -> Exception | None:
