@@ -141,9 +141,9 @@ class Run:
 
     def begin(self, history: History) -> None:
         """Remembers the run and tells of it."""
+        keeper.run_begins(self.run_id)
         with self._guard("the run could not be remembered"):
             history.add(self)
-        keeper.run_begins(self.run_id)
         self._publish(RunStarted(self.report))
         self._say_what_will_not_fit()
 

@@ -246,6 +246,13 @@ class RunLogWriter:
         self._changed.set()
 
 
+def _run_of(event: Event) -> str | None:
+    """The id of the run that the event is of, None where it is of none."""
+    if isinstance(event, ProfileChanged):
+        return None
+    return event.report.run_id if isinstance(event, RunStarted | RunChanged | RunFinished) else event.run_id
+
+
 def _fault(log: RunLog, reports: list[RunReport]) -> Exception | None:
     """Writes the reports; why one of them cannot be. Raises where it is the history that cannot."""
     try:
