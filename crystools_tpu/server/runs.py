@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from typing import Final, Protocol
 
-from crystools_tpu.telemetry import Comparison, History, RunReport, compare
+from crystools_tpu.telemetry import Comparison, History, RunReport, compare, newest_alike
+from crystools_tpu.telemetry.guard import Guard
+
+logger = logging.getLogger(__name__)
+
+_MOST_LOOKED_UP: Final = 64
 
 
 class KeptRuns(Protocol):
@@ -18,7 +25,7 @@ class KeptRuns(Protocol):
         """One run, if it is there."""
 
     def alike(self, report: RunReport) -> Sequence[RunReport]:
-        """Other runs of the same pipeline, for a comparison to choose from."""
+        """Other runs of the same pipeline and workflow, for a comparison to choose from."""
 
 
 class Runs:
@@ -48,7 +55,46 @@ class Runs:
 
     def compare(self, a: RunReport, b: RunReport) -> Comparison:
         """B compared with A, judged by the runs that are like A."""
-        return compare(a, b, [*self._history.reports(), *(self._kept.alike(a) if self._kept else ())])
+        return compare(a, b, self._others(a))
+
+    def alike(self, run: RunReport) -> tuple[RunReport, ...]:
+        """The newest runs that are like one that goes on, for its time to go."""
+        return newest_alike(run, self._others(run))
+
+    def _others(self, run: RunReport) -> list[RunReport]:
+        return [*self._history.reports(), *(self._kept.alike(run) if self._kept else ())]
+
+
+class AlikeRuns:
+    """What the runs that go on are like: looked up once each, in a thread. For use on an event loop."""
+
+    def __init__(self, find: Callable[[RunReport], Sequence[RunReport]]) -> None:
+        self._find = find
+        self._found: dict[str, Sequence[RunReport] | None] = {}
+        self._lookups: set[asyncio.Task[None]] = set()
+        self._guard = Guard(logger)
+
+    def of(self, run: RunReport) -> Sequence[RunReport] | None:
+        """The runs that are like this one; None while they are looked up."""
+        if run.run_id not in self._found:
+            if len(self._found) == _MOST_LOOKED_UP:
+                del self._found[next(iter(self._found))]
+            self._found[run.run_id] = None
+            lookup = asyncio.get_running_loop().create_task(self._look_up(run))
+            self._lookups.add(lookup)
+            lookup.add_done_callback(self._lookups.discard)
+        return self._found[run.run_id]
+
+    async def close(self) -> None:
+        """Waits for what is being looked up."""
+        await asyncio.gather(*self._lookups)
+
+    async def _look_up(self, run: RunReport) -> None:
+        found: Sequence[RunReport] = ()
+        with self._guard("the runs that are like one cannot be looked up"):
+            found = await asyncio.to_thread(self._find, run)
+        if run.run_id in self._found:
+            self._found[run.run_id] = found
 
 
 def _age(run: RunReport) -> tuple[float, str]:

@@ -43,11 +43,13 @@ from crystools_tpu.telemetry.events import StageName as StageName
 from crystools_tpu.telemetry.events import StageProgress as StageProgress
 from crystools_tpu.telemetry.events import StageReport as StageReport
 from crystools_tpu.telemetry.events import StageStarted as StageStarted
+from crystools_tpu.telemetry.events import StageWork as StageWork
 from crystools_tpu.telemetry.events import Status as Status
 from crystools_tpu.telemetry.events import StepFinished as StepFinished
 from crystools_tpu.telemetry.events import StepRecord as StepRecord
 from crystools_tpu.telemetry.events import StepSeconds as StepSeconds
 from crystools_tpu.telemetry.events import to_wire as to_wire
+from crystools_tpu.telemetry.expectation import newest_alike as newest_alike
 from crystools_tpu.telemetry.fold import Fold as Fold
 from crystools_tpu.telemetry.fold import with_progress as with_progress
 from crystools_tpu.telemetry.forecast import forecast_warning as forecast_warning

@@ -26,6 +26,13 @@ from crystools_tpu.telemetry.events import (
     StepFinished,
 )
 from crystools_tpu.telemetry.step_times import eta_seconds, statistics_of, timed_seconds
+from crystools_tpu.telemetry.time_to_go import (
+    AlikeOf,
+    RunsAhead,
+    nothing_alike,
+    time_to_go,
+    with_time_to_go,
+)
 
 _Happened: TypeAlias = StepFinished | BytesTransferred | CompileFinished
 
@@ -34,29 +41,41 @@ _OF_REPORT = {f.name for f in dataclasses.fields(StageReport)} & {
 }
 
 
-def with_progress(run: RunReport, now_unix_seconds: float) -> RunReport:
-    """The report of a run, with how its running stage stands if there is one."""
+def with_progress(run: RunReport, now_unix_seconds: float, alike_of: AlikeOf = nothing_alike) -> RunReport:
+    """The report of a run, with how its running stage stands if there is one.
+
+    `alike_of` gives the runs that are like it, for its time to go.
+    """
     if run.status is not Status.RUNNING or not run.stages or run.stages[-1].status is not Status.RUNNING:
         return run
-    return dataclasses.replace(run, progress=_progress(run.stages[-1], now_unix_seconds))
+    progress = _progress(run.stages[-1], now_unix_seconds)
+    left = time_to_go(run, len(run.stages) - 1, progress, now_unix_seconds, alike_of(run) or ())
+    return dataclasses.replace(run, progress=with_time_to_go(progress, left))
 
 
 class Fold:
     """Follows runs by their events, handed to `add` in their order.
 
     `report_of` gives a run as known so far: of one that began before, or of which events were lost.
-    `unix_seconds` is the time of day.
+    `unix_seconds` is the time of day. `alike_of` gives the runs that are like one, for its time to go.
     """
 
     def __init__(
-        self, report_of: Callable[[str], RunReport | None], unix_seconds: Callable[[], float]
+        self,
+        report_of: Callable[[str], RunReport | None],
+        unix_seconds: Callable[[], float],
+        alike_of: AlikeOf = nothing_alike,
     ) -> None:
         self._report_of = report_of
         self._unix_seconds = unix_seconds
         self._stages: dict[str, _Stage] = {}
+        self._ahead = RunsAhead(report_of, alike_of)
 
     def add(self, event: Event) -> Event:
         """The event, with how its stage stands after it where that runs and is known."""
+        return self._ahead.add(self._add(event), self._unix_seconds())
+
+    def _add(self, event: Event) -> Event:
         if isinstance(event, StageStarted):
             stage = self._stages[event.run_id] = self._begun(event.stage, event.report)
             return dataclasses.replace(event, progress=stage.progress)

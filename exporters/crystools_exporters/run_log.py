@@ -128,7 +128,8 @@ class RunLog:
     def page(self, limit: int, before: str | None = None, **where: str | None) -> tuple[RunReport, ...]:
         """The newest `limit` runs, or those that began before run `before`, newest first.
 
-        `where` narrows it to a `pipeline` or a `status`. An unknown `before` has nothing before it.
+        `where` narrows it to a `pipeline` or a `status`, or to reports with a `fragment` in their JSON. An
+        unknown `before` has nothing before it.
         """
         return self.read_page(limit, before, **where).reports
 
@@ -172,8 +173,11 @@ class RunLog:
         return tuple(row[0] for row in self._rows(query, (prefix, prefix + "\U0010ffff")))
 
     def alike(self, report: RunReport) -> tuple[RunReport, ...]:
-        """The newest other runs of the same pipeline that succeeded, for `telemetry.compare`."""
-        runs = self.page(20, pipeline=report.pipeline, status=Status.SUCCEEDED.value)
+        """The newest other runs of the same pipeline and workflow that succeeded, to be compared with."""
+        where = {"pipeline": report.pipeline, "status": Status.SUCCEEDED.value}
+        if (workflow := report.params.get("workflow")) is not None:
+            where["fragment"] = f'"workflow":{json.dumps(workflow)}'  # as `_to_json` writes it
+        runs = self.page(20, **where)
         return tuple(run for run in runs if run.run_id != report.run_id)
 
     def mark_interrupted(self) -> None:
@@ -377,7 +381,11 @@ def _bindable(parameters: Any) -> Any:
 
 
 def _where(values: Mapping[str, str | None], condition: str = "") -> str:
-    conditions = [f"{column} = :{column}" for column, value in values.items() if value is not None]
+    conditions = [
+        "instr(report, :fragment)" if column == "fragment" else f"{column} = :{column}"
+        for column, value in values.items()
+        if value is not None
+    ]
     conditions += [condition] if condition else []
     return f"WHERE {' AND '.join(conditions)}" if conditions else ""
 
