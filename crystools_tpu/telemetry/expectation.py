@@ -6,23 +6,33 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias
 
 from crystools_tpu.telemetry.comparison import is_alike
-from crystools_tpu.telemetry.events import RunReport, StageName, StageReport, Status
+from crystools_tpu.telemetry.events import RunReport, StageName, StageReport, StageWork, Status
 
 MOST_ALIKE: Final = 5
 """How many alike runs an expectation is made of, the newest: what they took is what the next will take."""
 
-_RATE_OF_DENOISING: Final[Mapping[str, float]] = {
-    # The tiny models at 160 x 288: MFU of decoder and denoiser, Wan2.1 5.3% and 11%, CogVideoX 4.1% and 9.5%.
-    "cpu": 0.45,
-    # The compiler's own estimates of the full-size models, benchmarks/results/plans.json: 0.09 to 0.25.
-    "tpu": 0.12,
-}
-"""By platform, how many FLOPs a second a VAE's decoder does for one of the denoiser's.
 
-Where it is not known, the time of a decoder that was neither run before nor planned is not known either.
+class Decoder(NamedTuple):
+    """A VAE's decoder beside the denoiser: its FLOPs a second for one of that, and the same of compiling."""
+
+    rate: float
+    compiling: float
+
+
+_DECODERS: Final[Mapping[str, Decoder]] = {
+    # The tiny models at 160 x 288: MFU of decoder and denoiser, Wan2.1 5.3% and 11%, CogVideoX 4.1% and 9.5%;
+    # compiling takes 7 times as long where the cache has it not, and 0.7 times where it has.
+    "cpu": Decoder(0.45, 3.0),
+    # The compiler's own estimates of the full-size models, and its time (benchmarks/results/plans.json): 0.09
+    # to 0.25, and 0.6 to 1.2.
+    "tpu": Decoder(0.12, 0.8),
+}
+"""By platform, for the time to go of a run of which nothing is known but its own denoising.
+
+Elsewhere the time of a decoder that was neither run before nor planned is not known.
 """
 
 Key: TypeAlias = tuple[Any, ...]
@@ -53,7 +63,7 @@ class Part:
 
     `seconds` are without compiles, None where they follow from `work`: FLOPs as a denoiser does them, which
     `steps` share, None where that is not known either. `compile_seconds` are its own and those of its parts,
-    None where nobody has seen it compile.
+    None where nobody has seen it compile: then it is the denoiser's, so many times.
     """
 
     parent: Key | None
@@ -61,6 +71,7 @@ class Part:
     compile_seconds: float | None = None
     work: float | None = None
     steps: int = 1
+    compiling: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +165,7 @@ def _cached(run: RunReport) -> frozenset[str]:
 def _by_plan(run: RunReport) -> Expectation:
     """The stages that the run said it would have, by the forecast's seconds or by their FLOPs."""
     forecast = {} if run.forecast is None else {(s.name, s.component): s for s in run.forecast.stages}
-    platform = None if run.device is None else run.device.platform
+    decoder = _DECODERS.get("" if run.device is None else run.device.platform)
     counts: Counter[Any] = Counter()
     parts = {}
     for stage in run.work:
@@ -164,15 +175,15 @@ def _by_plan(run: RunReport) -> Expectation:
         parts[None, *of, None, counts[of]] = Part(
             parent=None,
             seconds=None if step_seconds is None else step_seconds * stage.steps,
-            work=_work(stage.name, stage.flops, platform),
+            work=_work(stage, decoder),
             steps=stage.steps,
+            compiling=decoder.compiling if decoder and stage.name is StageName.VAE_DECODE else 1.0,
         )
         counts[of] += 1
     return Expectation(parts, by_history=False)
 
 
-def _work(name: StageName, flops: float, platform: str | None) -> float | None:
-    if name is StageName.DENOISE:
-        return flops
-    rate = _RATE_OF_DENOISING.get(platform or "") if name is StageName.VAE_DECODE else None
-    return None if rate is None else flops / rate
+def _work(stage: StageWork, decoder: Decoder | None) -> float | None:
+    if stage.name is StageName.DENOISE:
+        return stage.flops
+    return stage.flops / decoder.rate if decoder and stage.name is StageName.VAE_DECODE else None

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Final, NamedTuple, TypeAlias
 
 from crystools_tpu.telemetry.events import (
+    CompileCache,
     EtaBy,
     Event,
     RunChanged,
@@ -24,6 +25,7 @@ from crystools_tpu.telemetry.events import (
     StageReport,
     StageStarted,
     Status,
+    StepFinished,
 )
 from crystools_tpu.telemetry.expectation import Part, StageKeys, expectation
 from crystools_tpu.telemetry.guard import Guard
@@ -62,7 +64,7 @@ class RunAhead:
         self._stages: list[StageReport] = []
         self._ended: set[int] = set()
         self._rate: float | None = None
-        self._compile_seconds = 0.0
+        self._denoiser_compiled = 0.0
         self._compiled = self._compiled_before = 0.0
         for number, stage in enumerate(run.stages):
             self.began(stage)
@@ -85,22 +87,24 @@ class RunAhead:
         if number in self._ended or part is None:
             return
         self._ended.add(number)
-        if part.compile_seconds is None:
-            self._compile_seconds = max(self._compile_seconds, stage.compile_seconds)
-        elif self._keys.keys[number] not in self._parents:
+        self._saw_compile(stage, stage.compile_seconds)
+        if part.compile_seconds is not None and self._keys.keys[number] not in self._parents:
             self._compiled += stage.compile_seconds
             self._compiled_before += part.compile_seconds
         median_seconds = None if stage.step_seconds is None else stage.step_seconds.median
         self._rate = _rate(stage, part, median_seconds) or self._rate
 
-    def left(self, number: int, progress: StageProgress, now_unix_seconds: float) -> TimeToGo | None:
-        """What the run has still to go while stage `number` stands so."""
+    def left(
+        self, number: int, progress: StageProgress, done: int, now_unix_seconds: float
+    ) -> TimeToGo | None:
+        """What the run has still to go while stage `number` stands so, `done` being its steps so far."""
         if self._expected is None or number >= len(self._stages):
             return None
+        self._saw_compile(self._stages[number], progress.compile_seconds)
         steps = progress.step_seconds
         part = self._part(number)
         rate = _rate(self._stages[number], part, None if steps is None else steps.median) or self._rate
-        of_stage = self._left_of(number, progress, rate, now_unix_seconds)
+        of_stage = self._left_of(number, progress, done, rate, now_unix_seconds)
         if of_stage is None:
             return None
         seconds, number = of_stage
@@ -110,10 +114,15 @@ class RunAhead:
         if None in known:
             return None
         seconds += self._expected.share * sum(each for each in known if each is not None)
-        return TimeToGo(seconds, self._by([*to_come, *([part] if progress.eta_by_forecast and part else [])]))
+        of_plan = [*to_come, *([part] if part is not None and steps is None else [])]
+        return TimeToGo(seconds, self._by(of_plan))
+
+    def _saw_compile(self, stage: StageReport, seconds: float) -> None:
+        if stage.name is StageName.DENOISE:
+            self._denoiser_compiled = max(self._denoiser_compiled, seconds)
 
     def _left_of(
-        self, number: int, progress: StageProgress, rate: float | None, now: float
+        self, number: int, progress: StageProgress, done: int, rate: float | None, now: float
     ) -> tuple[float, int] | None:
         """What a stage has still to go. Where that is not known, the nearest stage above, of which it is."""
         assert self._expected is not None
@@ -123,20 +132,17 @@ class RunAhead:
             return progress.eta_seconds, number
         for each in (number, *self._above(number)):
             part, stage = self._part(each), self._stages[each]
-            whole = None if part is None else self._whole(part, rate)
-            if part is not None and whole is not None:
-                left = whole - max(0.0, now - stage.started_unix_seconds)
-                return max(left, self._least(part, rate, stage, progress) if each == number else 0.0), each
+            if part is not None and (seconds := _seconds(part, rate)) is not None:
+                passed, compiles, least = max(0.0, now - stage.started_unix_seconds), self._compile(part), 0.0
+                if each == number:
+                    if progress.compile_cache is CompileCache.HIT:
+                        compiles = progress.compile_seconds
+                    if stage.steps_total:
+                        least = seconds * max(0, stage.steps_total - done) / stage.steps_total
+                return max(least, seconds + compiles - passed), each
             if part is None and not self._expected.by_history:
                 return 0.0, each  # it loads or saves: that is in no plan
         return None
-
-    def _least(self, part: Part, rate: float | None, stage: StageReport, progress: StageProgress) -> float:
-        """While a stage has no step that counts, all of them but one are still to come."""
-        seconds = _seconds(part, rate)
-        if not stage.steps_total or seconds is None:
-            return 0.0
-        return seconds * (stage.steps_total - 1) / stage.steps_total if progress.step_seconds is None else 0.0
 
     def _whole(self, part: Part, rate: float | None) -> float | None:
         """All that a stage is to take, with its compile."""
@@ -146,10 +152,10 @@ class RunAhead:
     def _compile(self, part: Part) -> float:
         """What alike runs compiled, less where this one finds its programs in the cache and they did not.
 
-        Without them the longest compile of the run's own stages so far: a decoder's takes as the denoiser's.
+        Without them what it takes by that of the run's own denoiser.
         """
         if part.compile_seconds is None:
-            return self._compile_seconds
+            return self._denoiser_compiled * part.compiling
         found = self._compiled / self._compiled_before if self._compiled_before > 0 else 1.0
         return part.compile_seconds * min(1.0, found)
 
@@ -188,7 +194,7 @@ def time_to_go(
     run: RunReport, number: int, progress: StageProgress, now_unix_seconds: float, alike: Sequence[RunReport]
 ) -> TimeToGo | None:
     """What the run has still to go while its stage `number` stands so; `alike` are runs like it."""
-    return RunAhead(run, alike).left(number, progress, now_unix_seconds)
+    return RunAhead(run, alike).left(number, progress, len(run.stages[number].steps), now_unix_seconds)
 
 
 def with_time_to_go(progress: StageProgress, left: TimeToGo | None) -> StageProgress:
@@ -224,7 +230,8 @@ class RunsAhead:
                 ahead.ended(event.stage, event.report)
         elif (progress := getattr(event, "progress", None)) is not None:
             ahead = self._ahead(event)
-            left = None if ahead is None else ahead.left(event.stage, progress, now)
+            done = event.step + 1 if isinstance(event, StepFinished) else 0
+            left = None if ahead is None else ahead.left(event.stage, progress, done, now)
             return dataclasses.replace(event, progress=with_time_to_go(progress, left))
         return event
 

@@ -35,6 +35,13 @@ _BEFORE: Final = (
     "(started_unix_seconds, run_id) < (SELECT started_unix_seconds, run_id FROM run WHERE run_id = :before)"
 )
 
+# A history of a gibibyte is not read through for it.
+_WITH_FRAGMENT: Final = """
+run_id IN (
+    SELECT run_id FROM run WHERE pipeline = :pipeline ORDER BY started_unix_seconds DESC LIMIT 300
+) AND instr(report, :fragment)
+"""
+
 _IN_PROGRESS: Final = """
 SELECT run_id, writer, written_unix_seconds, monotonic_seconds,
     CAST(MAX(written_unix_seconds, IFNULL(unix_seconds, 0)) AS REAL)
@@ -128,8 +135,8 @@ class RunLog:
     def page(self, limit: int, before: str | None = None, **where: str | None) -> tuple[RunReport, ...]:
         """The newest `limit` runs, or those that began before run `before`, newest first.
 
-        `where` narrows it to a `pipeline` or a `status`, or to reports with a `fragment` in their JSON. An
-        unknown `before` has nothing before it.
+        `where` narrows it to a `pipeline` or a `status`; with a `pipeline` also to reports with a `fragment`
+        in their JSON, among its newest 300. An unknown `before` has nothing before it.
         """
         return self.read_page(limit, before, **where).reports
 
@@ -382,7 +389,7 @@ def _bindable(parameters: Any) -> Any:
 
 def _where(values: Mapping[str, str | None], condition: str = "") -> str:
     conditions = [
-        "instr(report, :fragment)" if column == "fragment" else f"{column} = :{column}"
+        _WITH_FRAGMENT if column == "fragment" else f"{column} = :{column}"
         for column, value in values.items()
         if value is not None
     ]
