@@ -105,16 +105,19 @@ def _cached_text(nodes: Iterable[Node]) -> str:
 
 
 def forecast_note(stage: StageReport) -> str:
-    """`225.0 s to go by the forecast`, of a stage that begins; empty where it has none."""
+    """`3:45 left of denoise by the forecast`, of a stage that begins; empty where it has none."""
     eta = eta_seconds(stage)
-    return "" if eta is None else f"{eta:.1f} s to go by the forecast"
+    return "" if eta is None else f"{clock(eta)} left of {stage.name.value} by the forecast"
 
 
 def step_note(event: StepFinished) -> str:
-    """`1.23 s/step, 40 s to go, MFU 39.1%`; a compile or a NaN is said."""
+    """`1.23 s, 1:10 left of denoise, 3:20 of the run, MFU 39.1%`; a compile or a NaN is said."""
     parts = [f"{event.record.seconds:.3f} s" + (" (with compile)" if event.record.compiled else "")]
+    run_eta = None if event.progress is None else event.progress.run_eta_seconds
     if event.eta_seconds is not None:
-        parts.append(f"{event.eta_seconds:.1f} s to go")
+        parts.append(f"{clock(event.eta_seconds)} left of {event.stage_name.value}")
+    if run_eta is not None:
+        parts.append(f"{clock(run_eta)} {'left ' if event.eta_seconds is None else ''}of the run")
     if event.mfu is not None:
         parts.append(f"MFU {percent(event.mfu)}")
     if event.record.finite is False:
@@ -129,7 +132,7 @@ def transfer_note(event: BytesTransferred) -> str:
     if event.bytes_per_second is not None:
         parts.append(f"{size_label(int(event.bytes_per_second))}/s")
     if event.eta_seconds is not None:
-        parts.append(f"{event.eta_seconds:.0f} s to go")
+        parts.append(f"{clock(event.eta_seconds)} left of {event.stage_name.value}")
     return ", ".join(parts)
 
 
@@ -167,6 +170,13 @@ def _size(size_bytes: int | None) -> str:
 
 def _seconds(seconds: float | None) -> str:
     return ABSENT if seconds is None else f"{seconds:.3f}"
+
+
+def clock(seconds: float) -> str:
+    """`1:10`, from an hour on `1:02:05`."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
 def percent(ratio: Ratio | None) -> str:

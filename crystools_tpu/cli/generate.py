@@ -7,8 +7,9 @@ import contextlib
 import json
 import logging
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
@@ -28,7 +29,11 @@ from crystools_tpu.cli.signals import unwound
 from crystools_tpu.data_dir import PROFILES, data_dir
 from crystools_tpu.open_pages import open_page
 from crystools_tpu.telemetry.text import safe_text
+from crystools_tpu.telemetry.time_to_go import AlikeOf
 from crystools_tpu.whole_file import reason, written_whole
+
+if TYPE_CHECKING:
+    from crystools_exporters.exporting import KeptRuns
 
 logger = logging.getLogger(__name__)
 
@@ -170,13 +175,15 @@ def generate_watched(
     fps: int | None = None,
 ) -> telemetry.RunReport:
     """Generates with a progress display; writes the report however the run ends, and returns it."""
+    from crystools_exporters.exporting import kept_runs
+
     if fps is not None and MODELS[model].makes == "image":
         raise CommandError(f"--fps: {model} makes an image; leave it out")
     with unwound() as stack:
         if report_path is not None:
             stack.callback(_write_newest_report, report_path)
         try:
-            stack.enter_context(watch(telemetry.bus, console))
+            stack.enter_context(watch(telemetry.bus, console, _alike_of(stack.enter_context(kept_runs()))))
             from crystools_pipelines.run import generate
 
             generation = generate(
@@ -190,6 +197,14 @@ def generate_watched(
         except PipelineError as error:
             raise refusal(error) from None
     return generation.report
+
+
+def _alike_of(kept: KeptRuns | None) -> AlikeOf:
+    def alike(run: telemetry.RunReport) -> Sequence[telemetry.RunReport]:
+        others = kept.alike(run) if kept is not None else ()
+        return telemetry.newest_alike(run, [*telemetry.history.reports(), *others])
+
+    return alike
 
 
 def _write_newest_report(path: Path) -> None:

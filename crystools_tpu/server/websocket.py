@@ -12,6 +12,7 @@ import contextlib
 import logging
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Final
 
 from aiohttp import WSCloseCode, WSMsgType, web
@@ -31,6 +32,7 @@ from crystools_tpu.telemetry.events import RunChanged, RunReport, to_wire
 from crystools_tpu.telemetry.fold import Fold, with_progress
 from crystools_tpu.telemetry.guard import Guard
 from crystools_tpu.telemetry.pubsub import Bus, Subscription
+from crystools_tpu.telemetry.time_to_go import AlikeOf
 
 logger = logging.getLogger(__name__)
 
@@ -98,7 +100,10 @@ class Client:
 
 
 class Hub:
-    """All clients, and what they are subscribed to. `report_of` gives a run of this process at once."""
+    """All clients, and what they are subscribed to.
+
+    `report_of` gives a run of this process at once, `alike_of` the runs that are like it.
+    """
 
     def __init__(
         self,
@@ -107,19 +112,21 @@ class Hub:
         runs: Runs,
         hello: Callable[[Settings], wire.Hello],
         report_of: Callable[[str], RunReport | None],
+        alike_of: AlikeOf,
     ) -> None:
         self._monitor = monitor
         self._bus = bus
         self._runs = runs
         self._hello = hello
-        self._report_of = report_of
+        self._alike_of = alike_of
+        self._new_fold = partial(Fold, report_of, monitor.unix_seconds, alike_of)
         self._settings = Settings(interval_seconds=monitor.interval_seconds)
         self._clients: set[Client] = set()
         self._guard = Guard(logger)
         self._unsubscribe: Callable[[], None] | None = None
         self._events: Subscription | None = None
         self._unfollow: Callable[[], None] | None = None
-        self._fold = Fold(report_of, monitor.unix_seconds)
+        self._fold = self._new_fold()
 
     @property
     def settings(self) -> Settings:
@@ -168,7 +175,7 @@ class Hub:
     def _join(self, client: Client) -> None:
         if self._events is None:
             self._events = self._bus.subscribe(wakeup=_waker(self._publish_events))
-            self._fold = Fold(self._report_of, self._monitor.unix_seconds)  # of what came between
+            self._fold = self._new_fold()  # of what came between
         self._publish_events()  # what happened before the hello is in the hello
         client.offer(wire.dumps(to_wire(self._hello(self._settings))))
         self._clients.add(client)
@@ -236,7 +243,7 @@ class Hub:
         offer = _waker(self._offer)
 
         def tell(report: RunReport) -> None:
-            event = RunChanged(with_progress(report, self._monitor.unix_seconds()))
+            event = RunChanged(with_progress(report, self._monitor.unix_seconds(), self._alike_of))
             offer(wire.dumps(to_wire(event)))
 
         return tell

@@ -43,13 +43,14 @@ from crystools_tpu.telemetry.events import StageName as StageName
 from crystools_tpu.telemetry.events import StageProgress as StageProgress
 from crystools_tpu.telemetry.events import StageReport as StageReport
 from crystools_tpu.telemetry.events import StageStarted as StageStarted
+from crystools_tpu.telemetry.events import StageWork as StageWork
 from crystools_tpu.telemetry.events import Status as Status
 from crystools_tpu.telemetry.events import StepFinished as StepFinished
 from crystools_tpu.telemetry.events import StepRecord as StepRecord
 from crystools_tpu.telemetry.events import StepSeconds as StepSeconds
 from crystools_tpu.telemetry.events import to_wire as to_wire
+from crystools_tpu.telemetry.expectation import newest_alike as newest_alike
 from crystools_tpu.telemetry.fold import Fold as Fold
-from crystools_tpu.telemetry.fold import running_stage as running_stage
 from crystools_tpu.telemetry.fold import with_progress as with_progress
 from crystools_tpu.telemetry.forecast import forecast_warning as forecast_warning
 from crystools_tpu.telemetry.keeping import keep_runs as keep_runs
@@ -79,6 +80,7 @@ from crystools_tpu.telemetry.silent import SilentRun as SilentRun
 from crystools_tpu.telemetry.silent import SilentStage as SilentStage
 from crystools_tpu.telemetry.silent import silent_run as silent_run
 from crystools_tpu.telemetry.stage import Stage as Stage
+from crystools_tpu.telemetry.stage_tree import running_stage as running_stage
 from crystools_tpu.telemetry.step_times import eta_seconds as eta_seconds
 from crystools_tpu.telemetry.words import nonfinite_note as nonfinite_note
 from crystools_tpu.telemetry.words import outcome as outcome

@@ -29,6 +29,7 @@ from crystools_tpu.telemetry.events import (
     RunWarned,
     StageName,
     StageReport,
+    StageWork,
     Status,
 )
 from crystools_tpu.telemetry.forecast import forecast_warning
@@ -121,6 +122,7 @@ class Run:
             device=device,
             forecast=forecast,
             content_params=self._guard.known("content_params", facts.get("content_params"), _names),
+            work=tuple(facts.get("work", ())),
         )
         self._around = Surroundings(
             run_id=self._start.run_id,
@@ -302,6 +304,7 @@ def run(
     devices: Sequence[Any] = (),
     peak_flops_per_chip: float | None = None,
     forecast: Forecast | None = None,
+    work: Sequence[StageWork] = (),
     bus: Bus = bus,
     history: History = history,
     profiler: Profiler = profiler,
@@ -318,7 +321,8 @@ def run(
     leaves them out, and no text of theirs goes into a trace. None: `events.DEFAULT_CONTENT_PARAMS`.
     `peak_flops_per_chip` is for a device that the chip table does not have. `forecast` is what is expected of
     the run: each stage takes what is said of its name and component, and the ETA begins with it. Where a
-    stage is not to fit, that is a warning in the log and on every screen; the run goes on.
+    stage is not to fit, that is a warning in the log and on every screen; the run goes on. `work` are the
+    stages that are to compute something: with them the time to go of a first run is known.
 
     While a workflow's node executes, what begins is a part of the workflow's run: see `workflow`.
     """
@@ -329,6 +333,7 @@ def run(
         "devices": devices,
         "peak_flops_per_chip": peak_flops_per_chip,
         "forecast": forecast,
+        "work": work,
     }
     node = executing.get()
     recorded = node.part(pipeline, **facts) if node is not None else None

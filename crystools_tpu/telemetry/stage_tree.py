@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from crystools_tpu.telemetry.events import StageReport, Status
+from crystools_tpu.telemetry.events import RunReport, StageReport, Status
 
 
 def parent_of(stages: Sequence[StageReport], position: int) -> int | None:
@@ -43,3 +43,17 @@ def notable(stages: Sequence[StageReport], most: int) -> set[int]:
 def top_level(stages: Sequence[StageReport]) -> list[StageReport]:
     """The stages that are no part of another."""
     return [stage for position, stage in enumerate(stages) if parent_of(stages, position) is None]
+
+
+def running_stage(run: RunReport) -> StageReport | None:
+    """The stage that a run is in, the innermost; None between two stages."""
+    number = number_of_running_stage(run)
+    return None if number is None else run.stages[number]
+
+
+def number_of_running_stage(run: RunReport) -> int | None:
+    """Its position among the run's stages."""
+    if run.status is not Status.RUNNING:
+        return None
+    numbers = reversed(range(len(run.stages)))
+    return next((number for number in numbers if run.stages[number].status is Status.RUNNING), None)

@@ -217,7 +217,7 @@ export interface Forecast {
  *
  * `run_eta_seconds` is what the whole run has still to go, this stage and all those to come, and
  * `run_eta_by` says by what that is known best: alike runs of the `history`, the `plan`, or this run's own
- * `steps`.
+ * `steps`. The latter two are without loading and saving, which nobody knows then.
  */
 export interface StageProgress {
   eta_seconds: number | null;
@@ -244,6 +244,14 @@ export interface Process {
   program: string | null;
 }
 
+/** A stage that a run is to have, and the model FLOPs of all its steps, over all devices. */
+export interface StageWork {
+  name: StageName;
+  component: string | null;
+  steps: number;
+  flops: number;
+}
+
 /**
  * One run, whole. Also the file that `generate --report` writes.
  *
@@ -253,6 +261,9 @@ export interface Process {
  * shown and change no time, null where the run does not say which (see `content`).
  * `progress`, of its running stage (the last of those that run), is there where a server tells of a run; see
  * `fold`.
+ *
+ * `work` are the stages that are to compute something, in their order, said as the run begins; of none that
+ * loads or saves, and empty where the run does not say.
  *
  * `name` is what its user calls it: the workflow's. Of a workflow `cached_nodes` were not executed, since
  * what they would make was there already; `nodes_total` is how many it has with those, where that is known.
@@ -278,6 +289,7 @@ export interface RunReport {
   process?: Process | null;
   nodes_total?: number | null;
   cached_nodes?: Node[];
+  work?: StageWork[];
 }
 
 /** A run began; `report` is the run as known so far (status `running`, no stages). */

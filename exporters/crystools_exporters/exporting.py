@@ -204,6 +204,16 @@ def _keeping(environ: Mapping[str, str], bus: Bus, history: History) -> Iterator
             kept.close()
 
 
+@contextlib.contextmanager
+def kept_runs(environ: Mapping[str, str] = os.environ) -> Iterator[KeptRuns | None]:
+    """The history to be read, for as long as the block lasts; None where the environment turns it off."""
+    if environ.get(HISTORY) == "off":
+        yield None
+        return
+    with contextlib.closing(KeptRuns(data_dir(environ))) as kept:
+        yield kept
+
+
 def _retention(text: str) -> Retention:
     try:
         return parse_retention(text) if text else Retention()

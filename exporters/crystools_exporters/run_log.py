@@ -37,6 +37,13 @@ _BEFORE: Final = (
     "(started_unix_seconds, run_id) < (SELECT started_unix_seconds, run_id FROM run WHERE run_id = :before)"
 )
 
+# A history of a gibibyte is not read through for it.
+_WITH_FRAGMENT: Final = """
+run_id IN (
+    SELECT run_id FROM run WHERE pipeline = :pipeline ORDER BY started_unix_seconds DESC LIMIT 300
+) AND instr(report, :fragment)
+"""
+
 _IN_PROGRESS: Final = """
 SELECT run_id, writer, written_unix_seconds, monotonic_seconds,
     CAST(MAX(written_unix_seconds, IFNULL(unix_seconds, 0)) AS REAL)
@@ -144,7 +151,8 @@ class RunLog:
     def page(self, limit: int, before: str | None = None, **where: str | None) -> tuple[RunReport, ...]:
         """The newest `limit` runs, or those that began before run `before`, newest first.
 
-        `where` narrows it to a `pipeline` or a `status`. An unknown `before` has nothing before it.
+        `where` narrows it to a `pipeline` or a `status`; with a `pipeline` also to reports with a `fragment`
+        in their JSON, among its newest 300. An unknown `before` has nothing before it.
         """
         return self.read_page(limit, before, **where).reports
 
@@ -203,8 +211,11 @@ class RunLog:
         }
 
     def alike(self, report: RunReport) -> tuple[RunReport, ...]:
-        """The newest other runs of the same pipeline that succeeded, for `telemetry.compare`."""
-        runs = self.page(20, pipeline=report.pipeline, status=Status.SUCCEEDED.value)
+        """The newest other runs of the same pipeline and workflow that succeeded, to be compared with."""
+        where = {"pipeline": report.pipeline, "status": Status.SUCCEEDED.value}
+        if (workflow := report.params.get("workflow")) is not None:
+            where["fragment"] = f'"workflow":{json.dumps(workflow)}'  # as `_to_json` writes it
+        runs = self.page(20, **where)
         return tuple(run for run in runs if run.run_id != report.run_id)
 
     def mark_interrupted(self) -> None:
@@ -412,7 +423,11 @@ def _bindable(parameters: Any) -> Any:
 
 
 def _where(values: Mapping[str, str | None], condition: str = "") -> str:
-    conditions = [f"{column} = :{column}" for column, value in values.items() if value is not None]
+    conditions = [
+        _WITH_FRAGMENT if column == "fragment" else f"{column} = :{column}"
+        for column, value in values.items()
+        if value is not None
+    ]
     conditions += [condition] if condition else []
     return f"WHERE {' AND '.join(conditions)}" if conditions else ""
 

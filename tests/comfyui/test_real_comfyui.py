@@ -300,7 +300,9 @@ async def test_the_page_that_queued_a_prompt_sees_progress_and_cancel_stops_with
     # Two steps may be on their way to the device, and one begins before the word arrives.
     assert 3 <= _steps(run) <= seen + 3, (seen, _steps(run))
     assert bars[-1][1] == 100
-    assert any(text.startswith("denoise transformer: step 3/100, ") and " s to go" in text for text in texts)
+    assert any(
+        text.startswith("denoise transformer: step 3/100, ") and " left of denoise" in text for text in texts
+    )
 
 
 def _steps(run: dict[str, Any]) -> int:

@@ -332,6 +332,17 @@ def test_a_row_that_cannot_be_read_is_left_out_and_counted(log: RunLog, change: 
         assert again.read_page(10).unreadable == ()
 
 
+def test_alike_are_those_of_the_same_workflow_however_many_others_came_since(log: RunLog) -> None:
+    def prompt(run_id: str, day: float, workflow: str) -> RunReport:
+        asked: dict[str, str | int | float | bool | None] = {"steps": 4, "workflow": workflow}
+        return dataclasses.replace(report(run_id, day), pipeline="comfyui", params=asked)
+
+    log.write([prompt(f"other{day}", day, "ffff") for day in range(3, 33)])
+    log.write([prompt("old", 1, "a1b2"), prompt("older", 2, "a1b2"), report("elsewhere", 1)])
+    assert ids(log.alike(prompt("now", 0, "a1b2"))) == ["old", "older"]
+    assert ids(log.alike(prompt("now", 0, 'no"body'))) == []
+
+
 def test_runs_are_deleted_all_or_none(log: RunLog) -> None:
     log.write([report("a", 1), report("b", 2), report("c", 3), report("on", 4, status=Status.RUNNING)])
     with pytest.raises(StillRunning, match=r"^still running: on; nothing was deleted$"):

@@ -106,10 +106,15 @@ class Flux2(Pipeline[Flux2Request, FlowMatchEulerDiscreteScheduler]):
             SolverState(np.int32(0), packed),
         )
 
-    def decoding(self, job: Job, decoder: Any, latent_shape: Any, size: PixelSize) -> Decoding:
+    def latent_shape(self, request: Flux2Request) -> tuple[int, ...]:
+        return 1, prod(request.grid), TOKEN_CHANNELS
+
+    def decoding(
+        self, mesh: Mesh, config: Config, decoder: Any, latent_shape: Any, size: PixelSize
+    ) -> Decoding:
         grid = size.height // SIZE_MULTIPLE, size.width // SIZE_MULTIPLE
-        split = layout.frames(layout.pixels(job.mesh, (1, TOKEN_CHANNELS, *grid)))
-        return [decoding_turn(decoder, job.mesh, job.checkpoint.config("vae"), grid)], split, split
+        split = layout.frames(layout.pixels(mesh, (1, TOKEN_CHANNELS, *grid)))
+        return [decoding_turn(decoder, mesh, config, grid)], split, split
 
 
 PIPELINE = Flux2()
