@@ -17,7 +17,7 @@ from crystools_pipelines.flux2.request import (
     VAE_RATIO,
     Flux2Request,
 )
-from crystools_pipelines.flux2.schedule import SolverState, advance, tabulate
+from crystools_pipelines.flux2.schedule import SolverState, advance, picture, tabulate
 from crystools_pipelines.flux2.text import (
     LAYERS,
     LEFTOVERS,
@@ -32,6 +32,7 @@ from crystools_pipelines.parallel import layout
 from crystools_pipelines.requests.request import Size as PixelSize
 from crystools_pipelines.runtime.job import Job, initial_noise
 from crystools_pipelines.runtime.pipeline import Config, Decoding, Denoising, Phase, Pipeline
+from crystools_pipelines.runtime.previews import Preview
 from crystools_pipelines.runtime.scheduler import load_scheduler
 from crystools_pipelines.weights.checkpoint import Checkpoint
 from crystools_pipelines.weights.inspection import Size, check_all_heeded
@@ -105,6 +106,9 @@ class Flux2(Pipeline[Flux2Request, FlowMatchEulerDiscreteScheduler]):
             tabulate(prepared, steps, prod(request.grid)),
             SolverState(np.int32(0), packed),
         )
+
+    def preview(self, request: Flux2Request, prepared: FlowMatchEulerDiscreteScheduler) -> Preview:
+        return partial(picture, request.grid)
 
     def decoding(self, job: Job, decoder: Any, latent_shape: Any, size: PixelSize) -> Decoding:
         grid = size.height // SIZE_MULTIPLE, size.width // SIZE_MULTIPLE

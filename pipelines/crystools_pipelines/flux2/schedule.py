@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from diffusers import FlowMatchEulerDiscreteScheduler
 from diffusers.pipelines.flux2.pipeline_flux2 import compute_empirical_mu
@@ -37,6 +38,11 @@ def tabulate(scheduler: FlowMatchEulerDiscreteScheduler, steps: int, image_token
     )
     sigmas = scheduler.sigmas.numpy()
     return Schedule(scheduler.timesteps.numpy(), np.diff(sigmas))
+
+
+def picture(grid: tuple[int, int], state: SolverState) -> jax.Array:
+    """The latents, float32 `[1, 128, rows, columns]`, `grid` being rows and columns."""
+    return jnp.swapaxes(state.sample, 1, 2).reshape(1, -1, *grid)
 
 
 def advance(schedule: Schedule, state: SolverState, output: jax.Array) -> SolverState:
