@@ -347,8 +347,11 @@ async def test_where_comfyuis_setting_asks_for_previews_the_page_sees_the_latent
         environ=environment,
     ) as started:
         comfyui = ComfyUI(started.url, started.log_file, checkpoint, started.process_id)
-        prompt = comfyui.template("wan2.1-t2v-tiny", num_inference_steps=100)
-        (sampler,) = (node for node, each in prompt.items() if each["class_type"] == "Wan21TPUSampler")
+        whole = comfyui.template("wan2.1-t2v-tiny", num_inference_steps=20)
+        kinds = "Wan21TextEncoder", "Wan21TPUSampler"
+        prompt = {node: each for node, each in whole.items() if each["class_type"] in kinds}
+        (sampler,) = (node for node, each in prompt.items() if each["class_type"] == kinds[1])
+        prompt["report"] = {"class_type": "TPUTimingReport", "inputs": {"timing_1": [sampler, 2]}}
         seen: list[tuple[dict[str, Any], bytes]] = []
         async with (
             aiohttp.ClientSession() as session,

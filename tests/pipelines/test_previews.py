@@ -161,12 +161,14 @@ def test_wans_preview_is_the_estimate_of_the_clean_latents() -> None:
     np.testing.assert_allclose(multistep.first_frame(state), clean[:, :, :1], atol=1e-6)
 
 
-def test_flux2s_preview_is_the_image_that_its_tokens_make() -> None:
+def test_flux2s_preview_is_the_estimate_as_the_image_that_its_tokens_make() -> None:
     request = Flux2Request("a cat", height=32, width=48)
     image = np.random.default_rng(0).standard_normal((1, 128, 2, 3), np.float32)
-    tokens = image.reshape(1, 128, -1).swapaxes(1, 2)
+    noise, output = (each.reshape(1, 128, -1).swapaxes(1, 2) for each in (image + 4, np.full_like(image, 8)))
+    schedule = flux2.Schedule(np.array([500.0]), np.array([0.5]), np.array([-0.5]))
     preview = FLUX2.preview(request, None)  # type: ignore[arg-type]
-    np.testing.assert_array_equal(preview(flux2.SolverState(np.int32(1), tokens)), image)
+    state = flux2.advance(schedule, flux2.start(noise), output)
+    np.testing.assert_allclose(preview(state), image, atol=1e-6)
 
 
 def made_and_moved(preview: Preview, state: Any) -> tuple[float, int]:
@@ -189,7 +191,7 @@ def test_at_full_size_a_preview_computes_nothing_and_moves_next_to_nothing() -> 
     image = Flux2Request("a cat")
     tokens = jax.ShapeDtypeStruct((1, 64 * 64, 128), jnp.float32)
     preview = FLUX2.preview(image, None)  # type: ignore[arg-type]
-    flops, moved_bytes = made_and_moved(preview, flux2.SolverState(step, tokens))
+    flops, moved_bytes = made_and_moved(preview, flux2.SolverState(step, tokens, tokens))
     assert (flops, moved_bytes) == (0, 64 * 64 * 128 * 4)  # 1024 x 1024: 2.1 MB
     cost = FLUX2.step_cost(published("flux.2"), tokens.shape, FLUX2.max_tokens)
     assert cost.moved_bytes(2) / moved_bytes > 30_000

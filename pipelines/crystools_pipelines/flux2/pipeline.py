@@ -4,7 +4,6 @@ from functools import partial
 from math import prod
 from typing import Any
 
-import numpy as np
 from diffusers import FlowMatchEulerDiscreteScheduler
 from jax.sharding import Mesh
 
@@ -17,7 +16,7 @@ from crystools_pipelines.flux2.request import (
     VAE_RATIO,
     Flux2Request,
 )
-from crystools_pipelines.flux2.schedule import SolverState, advance, picture, tabulate
+from crystools_pipelines.flux2.schedule import advance, picture, start, tabulate
 from crystools_pipelines.flux2.text import (
     LAYERS,
     LEFTOVERS,
@@ -104,7 +103,7 @@ class Flux2(Pipeline[Flux2Request, FlowMatchEulerDiscreteScheduler]):
         return Denoising(
             [Phase("transformer", steps, request.guidance_scale)],
             tabulate(prepared, steps, prod(request.grid)),
-            SolverState(np.int32(0), packed),
+            start(packed),
         )
 
     def preview(self, request: Flux2Request, prepared: FlowMatchEulerDiscreteScheduler) -> Preview:
