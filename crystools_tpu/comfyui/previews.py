@@ -39,10 +39,10 @@ def previews_of(
     server = getattr(getattr(modules.get("server"), "PromptServer", None), "instance", None)
     own, formats = modules.get("latent_preview"), modules.get("comfy.latent_formats")
     known = None if latent_format is None else getattr(formats, latent_format, None)
-    if server is None or own is None or known is None or server.client_id is None:
-        return None
     guard = Guard(_log)
     with guard(_NOT_SHOWN):
+        if server is None or own is None or known is None or server.client_id is None:
+            return None
         import torch
 
         previewer = own.get_previewer(torch.device("cpu"), known())

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from diffusers import UniPCMultistepScheduler
+from diffusers import FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler
 from numpy.typing import NDArray
 
 from crystools_pipelines.flux2 import schedule as flux2
@@ -166,8 +166,8 @@ def test_flux2s_preview_is_the_estimate_as_the_image_that_its_tokens_make() -> N
     image = np.random.default_rng(0).standard_normal((1, 128, 2, 3), np.float32)
     noise, output = (each.reshape(1, 128, -1).swapaxes(1, 2) for each in (image + 4, np.full_like(image, 8)))
     schedule = flux2.Schedule(np.array([500.0]), np.array([0.5]), np.array([-0.5]))
-    preview = FLUX2.preview(request, None)  # type: ignore[arg-type]
-    state = flux2.advance(schedule, flux2.start(noise), output)
+    preview = FLUX2.preview(request, FlowMatchEulerDiscreteScheduler())
+    state = flux2.advance(schedule, flux2.start(noise), jnp.asarray(output))
     np.testing.assert_allclose(preview(state), image, atol=1e-6)
 
 
@@ -180,8 +180,8 @@ def made_and_moved(preview: Preview, state: Any) -> tuple[float, int]:
 
 def test_at_full_size_a_preview_computes_nothing_and_moves_next_to_nothing() -> None:
     request = Wan21Request("a cat")
-    latents = jax.ShapeDtypeStruct(request.latent_shape, jnp.float32)
-    step = jax.ShapeDtypeStruct((), jnp.int32)
+    latents: Any = jax.ShapeDtypeStruct(request.latent_shape, jnp.float32)
+    step: Any = jax.ShapeDtypeStruct((), jnp.int32)
     state = multistep.SolverState(step, latents, latents, (latents, latents))
     flops, moved_bytes = made_and_moved(multistep.first_frame, state)
     assert (flops, moved_bytes) == (0, 16 * 90 * 160 * 4)  # one of 21 frames of 720 x 1280: 0.9 MB
@@ -189,8 +189,8 @@ def test_at_full_size_a_preview_computes_nothing_and_moves_next_to_nothing() -> 
     assert cost.moved_bytes(2) / moved_bytes > 30_000
 
     image = Flux2Request("a cat")
-    tokens = jax.ShapeDtypeStruct((1, 64 * 64, 128), jnp.float32)
-    preview = FLUX2.preview(image, None)  # type: ignore[arg-type]
+    tokens: Any = jax.ShapeDtypeStruct((1, 64 * 64, 128), jnp.float32)
+    preview = FLUX2.preview(image, FlowMatchEulerDiscreteScheduler())
     flops, moved_bytes = made_and_moved(preview, flux2.SolverState(step, tokens, tokens))
     assert (flops, moved_bytes) == (0, 64 * 64 * 128 * 4)  # 1024 x 1024: 2.1 MB
     cost = FLUX2.step_cost(published("flux.2"), tokens.shape, FLUX2.max_tokens)
