@@ -15,7 +15,14 @@ from crystools_pipelines.parallel.mesh_shape import MeshShape
 from crystools_pipelines.planning.forecasting import kept_forecast
 from crystools_pipelines.requests.fields import Role, names_of
 from crystools_pipelines.runtime.compile_cache import default_compile_cache
-from crystools_pipelines.runtime.job import Job, check_output, choose_devices, choose_dtype, params_of
+from crystools_pipelines.runtime.job import (
+    Job,
+    OnLatents,
+    check_output,
+    choose_devices,
+    choose_dtype,
+    params_of,
+)
 from crystools_pipelines.runtime.out_of_memory import translating_out_of_memory
 from crystools_pipelines.runtime.residency import on_behalf_of, residency
 from crystools_pipelines.weights.checkpoint import Checkpoint
@@ -84,6 +91,7 @@ def started_run(
     work: Sequence[StageWork] = (),
     dtype: str | None = None,
     on_step: Callable[[], None] = lambda: None,
+    on_latents: OnLatents | None = None,
 ) -> Iterator[Job]:
     """A run of `model` with these parameters, and where its stages run; what was planned of `request` is its
     forecast, and `work` what its stages are to compute.
@@ -111,7 +119,7 @@ def started_run(
             on_behalf_of(run),
             translating_out_of_memory(run),
         ):
-            job = Job(checkpoint, mesh, dtype, run, on_step)
+            job = Job(checkpoint, mesh, dtype, run, on_step, on_latents)
             job.provide(parts)
             yield job
     finally:

@@ -141,7 +141,9 @@ def test_a_sampler_stops_within_one_step(tiny_wan21: Path, monkeypatch: pytest.M
     from crystools_pipelines.nodes.handed import Embeddings
 
     page = Page(cancel_after=2)
-    monkeypatch.setattr(nodes, "node_progress", lambda node_id: node_progress(node_id, page.modules()))
+    monkeypatch.setattr(
+        nodes, "node_progress", lambda node_id, **how: node_progress(node_id, page.modules(), **how)
+    )
     made_up = made_up_plan(made_up_stage("vae_decode", fits=False, peak_gib=40), mesh=MeshShape())
     monkeypatch.setattr(forecasting, "read_plans", lambda folder, spec: [made_up])
     monkeypatch.setattr(forecasting, "topology_of", lambda devices: "v6e-1")

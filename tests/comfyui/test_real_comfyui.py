@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import os
 import sys
@@ -32,6 +33,7 @@ pytestmark = pytest.mark.real_comfyui
 CLONE: Final = "my-renamed.clone"
 PATIENCE_SECONDS: Final = 180.0
 ROUNDS: Final = 20
+PREVIEW_IMAGE_WITH_METADATA: Final = 4
 COMFYUIS_OWN: Final = {
     "status",
     "execution_start",
@@ -326,3 +328,59 @@ def test_twenty_generations_with_switches_of_model_grow_neither_memory_nor_threa
     assert max(use[0] for use in later) < 1.05 * mebibytes
     assert max(use[1] for use in later) <= threads
     assert max(use[2] for use in later) <= files + 2  # a connection that is just being closed
+
+
+async def test_where_comfyuis_setting_asks_for_previews_the_page_sees_the_latents_as_ksamplers(
+    tmp_path: Path,
+) -> None:
+    """With a ComfyUI of its own, for the setting is an option of its command."""
+    from crystools_pipelines.tiny import write_tiny_checkpoint
+
+    assert COMFYUI_DIR is not None
+    checkpoint = write_tiny_checkpoint("wan2.1-t2v", tmp_path / "models" / "diffusers" / TINY["wan2.1-t2v"])
+    environment = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "XLA_FLAGS")}
+    environment |= {"JAX_PLATFORMS": "cpu", "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "jax")}
+    with running_comfyui(
+        tmp_path,
+        {CLONE: ROOT},
+        checkout=Path(COMFYUI_DIR),
+        python=os.environ.get("COMFYUI_PYTHON", sys.executable),
+        arguments=["--preview-method", "latent2rgb"],
+        environ=environment,
+    ) as started:
+        comfyui = ComfyUI(started.url, started.log_file, checkpoint, started.process_id)
+        whole = comfyui.template("wan2.1-t2v-tiny", num_inference_steps=20)
+        kinds = "Wan21TextEncoder", "Wan21TPUSampler"
+        prompt = {node: each for node, each in whole.items() if each["class_type"] in kinds}
+        (sampler,) = (node for node, each in prompt.items() if each["class_type"] == kinds[1])
+        prompt["report"] = {"class_type": "TPUTimingReport", "inputs": {"timing_1": [sampler, 2]}}
+        seen: list[tuple[dict[str, Any], bytes]] = []
+        async with (
+            aiohttp.ClientSession() as session,
+            session.ws_connect(f"{comfyui.url.replace('http', 'ws')}/ws?clientId=page") as page,
+        ):
+            await page.send_json({"type": "feature_flags", "data": {"supports_preview_metadata": True}})
+            body = {"prompt": prompt, "client_id": "page"}
+            async with session.post(f"{comfyui.url}/prompt", json=body) as answer:
+                assert answer.status == 200
+            while True:
+                message = await page.receive(timeout=PATIENCE_SECONDS)
+                if message.type is aiohttp.WSMsgType.BINARY:
+                    kind, length = (int.from_bytes(message.data[at : at + 4]) for at in (0, 4))
+                    if kind == PREVIEW_IMAGE_WITH_METADATA:
+                        about, image = message.data[8 : 8 + length], message.data[8 + length :]
+                        seen.append((json.loads(about), image))
+                    continue
+                told = json.loads(message.data)["type"]
+                assert told != "execution_error", message.data
+                if told == "execution_success":
+                    break
+        stages = [stage for run in comfyui.runs() for stage in run["stages"]]
+    (denoise,) = (stage for stage in stages if stage["name"] == "denoise")
+    assert 1 <= len(seen) <= denoise["seconds"] / 0.5
+    for about, image in seen:
+        assert (about["node_id"], about["image_type"]) == (sampler, "image/jpeg")
+        with Image.open(io.BytesIO(image)) as picture:
+            assert max(picture.size) == 512
+    assert denoise["recompiles"] == 0
+    assert "could not be previewed" not in comfyui.log

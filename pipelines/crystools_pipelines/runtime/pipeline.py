@@ -20,6 +20,7 @@ from crystools_pipelines.parallel.mesh_shape import MeshShape, legal_shapes
 from crystools_pipelines.requests.request import Size as PixelSize
 from crystools_pipelines.runtime.denoising import denoising_step
 from crystools_pipelines.runtime.job import AnyArray, Job
+from crystools_pipelines.runtime.previews import Preview
 from crystools_pipelines.runtime.programs import Component
 from crystools_pipelines.runtime.stages import (
     Step,
@@ -208,7 +209,7 @@ class Pipeline(ABC, Generic[Request, Prepared]):
         begin = self.denoising(request, prepared)
         schedule, solver, seen = job.put((begin.schedule, begin.solver, condition), job.everywhere)
         branches = job.put(embeddings, layout.branches(job.mesh))
-        noises = None
+        noises, preview = None, self.preview(request, prepared)
         if begin.noises is not None:
             noises = (job.put(noise, job.everywhere) for noise in begin.noises)
         for phase in begin.phases:
@@ -217,7 +218,7 @@ class Pipeline(ABC, Generic[Request, Prepared]):
             guidance = job.put(np.asarray(phase.guidance_scale, np.float32), job.everywhere)
             constants = (schedule, guidance, branches, seen)
             steps = [step] * phase.steps
-            solver = run_denoising(job, phase.component, loaded, solver, steps, constants, noises)
+            solver = run_denoising(job, phase.component, loaded, solver, steps, constants, noises, preview)
         final: jax.Array = solver.sample
         return final
 
@@ -230,6 +231,10 @@ class Pipeline(ABC, Generic[Request, Prepared]):
         predict = partial(self.predict, loaded.module, job.mesh, job.dtype)
         function = partial(denoising_step, predict, self.advance)
         return Step(function, guided_cost(job.mesh, branches, job.itemsize, cost))
+
+    def preview(self, request: Request, prepared: Prepared) -> Preview | None:
+        """What `job.on_latents` sees of the solver's state; None where nothing shows this model's latents."""
+        return None
 
     def without_padding(self, request: Request, latents: NDArray[np.float32]) -> NDArray[np.float32]:
         """The final latents without those that become no pictures."""

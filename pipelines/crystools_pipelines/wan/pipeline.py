@@ -16,6 +16,7 @@ from crystools_pipelines.requests.request import Size as PixelSize
 from crystools_pipelines.runtime import multistep
 from crystools_pipelines.runtime.job import initial_noise
 from crystools_pipelines.runtime.pipeline import Config, Decoding, Denoising, Phase, Pipeline
+from crystools_pipelines.runtime.previews import Preview
 from crystools_pipelines.runtime.scheduler import load_scheduler
 from crystools_pipelines.text import t5
 from crystools_pipelines.wan import costs, sharding
@@ -119,6 +120,10 @@ class WanPipeline(Pipeline[Request, Prepared], Generic[Request]):
         schedule = multistep.tabulate(prepared.scheduler, request.num_inference_steps)
         solver = multistep.start(schedule, initial_noise(request.latent_shape, request.seed))
         return Denoising(prepared.phases, schedule, solver)
+
+    def preview(self, request: Request, prepared: Prepared) -> Preview | None:
+        """None for a scheduler that predicts the noise instead of the clean latents."""
+        return multistep.first_frame if prepared.scheduler.config.predict_x0 else None
 
     def latent_shape(self, request: Request) -> tuple[int, ...]:
         return request.latent_shape
