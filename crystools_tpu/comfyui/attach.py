@@ -13,7 +13,9 @@ from typing import Any, Final
 
 from aiohttp import web
 
+from crystools_tpu.comfyui.prompts import follow_prompts
 from crystools_tpu.comfyui.unload import free_hbm_on_unload
+from crystools_tpu.comfyui.workflow_names import take_workflow_names
 from crystools_tpu.data_dir import PROFILES, data_dir
 from crystools_tpu.environment import SIMULATE
 from crystools_tpu.monitor import Monitor
@@ -32,11 +34,12 @@ _ATTACHED_FROM: Final[web.AppKey[Path]] = web.AppKey("crystools_tpu_attached_fro
 def attach(
     folder: Path, modules: Mapping[str, ModuleType] = sys.modules, environ: Mapping[str, str] = os.environ
 ) -> str | None:
-    """Puts the panel on ComfyUI's server and hooks Unload Models; what to export as `WEB_DIRECTORY`.
+    """Puts the panel on ComfyUI's server, follows its prompts and hooks Unload Models.
 
-    `folder` is the node pack's, in `custom_nodes/`. ComfyUI's own modules are looked up in `modules`, never
-    imported: where there is no running ComfyUI nothing happens. A second folder (a clone beside what
-    `crystools-tpu comfyui install` wrote) changes nothing and gets None, for the page must load us once.
+    Returns what to export as `WEB_DIRECTORY`. `folder` is the node pack's, in `custom_nodes/`. ComfyUI's own
+    modules are looked up in `modules`, never imported: where there is no running ComfyUI nothing happens. A
+    second folder (a clone beside what `crystools-tpu comfyui install` wrote) changes nothing and gets None,
+    for the page must load us once.
     """
     prompt_server = getattr(getattr(modules.get("server"), "PromptServer", None), "instance", None)
     if prompt_server is None:
@@ -47,9 +50,11 @@ def attach(
         return None
     comfyui_options = getattr(modules.get("comfy.cli_args"), "args", None)
     allowed_origin = getattr(comfyui_options, "enable_cors_header", None)
+    take_workflow_names(prompt_server)
     url = _page_url(comfyui_options)
     _mount_panel(prompt_server.app, allowed_origin=allowed_origin, url=url, environ=environ)
     prompt_server.app[_ATTACHED_FROM] = folder
+    follow_prompts(modules)
     if (model_management := modules.get("comfy.model_management")) is not None:
         free_hbm_on_unload(model_management)
     for path in sorted(folder.parent.iterdir()):

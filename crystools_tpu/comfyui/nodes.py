@@ -53,7 +53,9 @@ def adapted(node: Node) -> Node:
 
             previews = previews_of(getattr(node, "LATENT_FORMAT", None))
             self.on_latents = None if previews is None else previews.on_latents
-            with torch.inference_mode(False), node_progress(unique_id, previews=previews) as self.on_step:
+            steps = inputs.get("num_inference_steps")
+            progress = node_progress(unique_id, steps=steps, previews=previews)
+            with torch.inference_mode(False), progress as self.on_step:
                 return function(self, *args, **inputs)
         except Exception as error:
             if (failure := import_failure(error)) is None:

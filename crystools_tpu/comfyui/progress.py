@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -15,10 +16,14 @@ from crystools_tpu.telemetry import (
     BytesTransferred,
     CompileFinished,
     Event,
+    Forecast,
+    RunChanged,
     RunStarted,
     RunWarned,
+    StageForecast,
     StageStarted,
     StepFinished,
+    WorkflowRun,
 )
 from crystools_tpu.telemetry.guard import Guard
 
@@ -40,13 +45,15 @@ def node_progress(
     node_id: str | None,
     modules: Mapping[str, ModuleType] = sys.modules,
     *,
+    steps: int | None = None,
     previews: Previews | None = None,
 ) -> Iterator[Callable[[], None]]:
-    """Within, ComfyUI shows on the node what the runs of this process report.
+    """Within, ComfyUI shows on the node what it reports: its part of the workflow's run, or runs of its own.
 
-    Yields what is to be called after each step, in the thread that executes the node: it moves the bar and,
-    if the user has cancelled, ends the block with ComfyUI's own exception. With the bar goes the newest of
-    `previews`. Without a node's id, or where no ComfyUI runs, it does nothing.
+    `steps` are those of all its stages together, where it knows them. Yields what is to be called after
+    each step, in the thread that executes the node: it moves the bar and, if the user has cancelled, ends the
+    block with ComfyUI's own exception. With the bar goes the newest of `previews`. Without a node's id, or
+    where no ComfyUI runs, it does nothing.
     """
     server = getattr(getattr(modules.get("server"), "PromptServer", None), "instance", None)
     utils, management = modules.get("comfy.utils"), modules.get("comfy.model_management")
@@ -54,7 +61,8 @@ def node_progress(
     guard = Guard(logger)
     if node_id is not None and server is not None and utils is not None and management is not None:
         with guard(_NOT_SHOWN):
-            display = _Display(server, node_id, utils.ProgressBar(1), management, guard, previews)
+            bar = utils.ProgressBar(1)
+            display = _Display(server, node_id, bar, management, guard, steps, previews)
     if display is None:
         yield lambda: None
         return
@@ -70,19 +78,34 @@ class _Display:
     """The bar and the line of text of a node. `show` is called in any thread, `step` in the executing one."""
 
     def __init__(
-        self, server: Any, node_id: str, bar: Any, management: Any, guard: Guard, previews: Previews | None
+        self,
+        server: Any,
+        node_id: str,
+        bar: Any,
+        management: Any,
+        guard: Guard,
+        steps: int | None,
+        previews: Previews | None,
     ) -> None:
         self._server = server
-        self._node_id = node_id
         self._bar = bar
         self._management = management
         self._guard = guard
         self._previews = previews
-        self._steps_of_run: int | None = None
+        self._node_id = node_id
+        self._steps = steps
         self._total = 1
         self._finished = 0
         self._label = ""
         self._warnings: list[str] = []
+        self._runs: set[str] = set()
+        self._stages: set[tuple[str, int]] = set()
+        self._expected: set[StageForecast] = set()
+        workflows = [run for run in telemetry.history.running() if isinstance(run, WorkflowRun)]
+        if workflows:  # ComfyUI executes one at a time: of another the end was not heard
+            self._runs.add(workflows[-1].run_id)
+            self._expect(workflows[-1].report.forecast)
+            self._warnings.clear()  # of the nodes before this one
 
     def show(self, events: list[Event]) -> None:
         """Counts steps as the devices finish them, and says what is going on."""
@@ -94,25 +117,53 @@ class _Display:
         from crystools_tpu import stage_table
 
         if isinstance(event, RunStarted):
-            steps = event.report.params.get("num_inference_steps")
-            self._steps_of_run = steps if isinstance(steps, int) else None
-            forecast = event.report.forecast
-            if forecast is not None and (warning := telemetry.forecast_warning(forecast)):
-                self._warnings.append(warning)
+            self._runs.add(event.report.run_id)
+            self._expect(event.report.forecast)
+        elif isinstance(event, RunChanged):
+            if event.report.run_id in self._runs:
+                self._expect(event.report.forecast)
         elif isinstance(event, RunWarned):
-            self._warnings.append(event.warning)
+            if event.run_id in self._runs:
+                self._warnings.append(event.warning)
         elif isinstance(event, StageStarted):
-            self._label = stage_table.stage_label(event.report)
-            self._total = self._steps_of_run or event.report.steps_total or self._total
-            self._say(stage_table.forecast_note(event.report) or "...")
-        elif isinstance(event, BytesTransferred):
-            self._say(stage_table.transfer_note(event))
-        elif isinstance(event, CompileFinished):
-            self._say(f"compiled for {event.stage_compile_seconds:.1f} s")
-        elif isinstance(event, StepFinished):
-            self._finished += 1
-            total = "" if event.steps_total is None else f"/{event.steps_total}"
-            self._say(f"step {event.step + 1}{total}, {stage_table.step_note(event)}")
+            if self._is_of_the_node(event):
+                self._stages.add((event.run_id, event.stage))
+                self._label = stage_table.stage_label(event.report)
+                self._total = self._steps or event.report.steps_total or self._total
+                self._say(stage_table.forecast_note(event.report) or "...")
+        elif not isinstance(event, BytesTransferred | CompileFinished | StepFinished):
+            return
+        elif (event.run_id, event.stage) in self._stages:
+            self._say(self._note(event))
+
+    def _note(self, event: BytesTransferred | CompileFinished | StepFinished) -> str:
+        from crystools_tpu import stage_table
+
+        if isinstance(event, BytesTransferred):
+            return stage_table.transfer_note(event)
+        if isinstance(event, CompileFinished):
+            return f"compiled for {event.stage_compile_seconds:.1f} s"
+        self._finished += 1
+        total = "" if event.steps_total is None else f"/{event.steps_total}"
+        return f"step {event.step + 1}{total}, {stage_table.step_note(event)}"
+
+    def _is_of_the_node(self, event: StageStarted) -> bool:
+        """Whether the stage is the node's: of a run of its own, or a part of its stage of the workflow."""
+        if event.report.node is not None or event.run_id not in self._runs:
+            return False
+        run, parent = telemetry.history.report(event.run_id), event.report.parent
+        if run is None or parent is None:
+            return True
+        node = run.stages[parent].node
+        return node is not None and node.id == self._node_id
+
+    def _expect(self, forecast: Forecast | None) -> None:
+        """Warns of what is expected from now on and will not fit."""
+        if forecast is not None:
+            new = tuple(stage for stage in forecast.stages if stage not in self._expected)
+            self._expected.update(new)
+            if warning := telemetry.forecast_warning(dataclasses.replace(forecast, stages=new)):
+                self._warnings.append(warning)
 
     def step(self) -> None:
         """Moves the bar. Raises Cancelled if the user has cancelled, which moving it may find out too."""

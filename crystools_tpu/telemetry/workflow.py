@@ -219,6 +219,7 @@ class WorkflowRun(Run):
                 self._finish(node, end.at, status, end.error if broken else None, None)
             seconds = elapsed(self._started_at, end.at)
             self._final = self._summary(end.status, end.error, seconds)
+            self._describe = _forgotten  # it may hold all that the nodes were given
         self._tell_end(self._final)
 
     def _fold(self) -> None:
@@ -310,10 +311,18 @@ class WorkflowRun(Run):
             node = self._nodes.get(node.facts.parent) if node.facts.parent is not None else None
         return chain
 
-    def _innermost(self, node_id: str | None) -> NodeStage | None:
-        """The running node that is this one, or the last that is a part of it."""
-        ids = [(node, {each.facts.node.id for each in self._with_ancestors(node)}) for node in self._running]
-        return next((node for node, of_chain in reversed(ids) if node_id in of_chain), None)
+    def _innermost(self, node_id: str) -> NodeStage | None:
+        """The running node that is this one, or the last that is a part of it.
+
+        Of several that are executed at the same time nobody knows which one it was.
+        """
+        chains = {node.index: self._with_ancestors(node) for node in self._running}
+        within = [c for c in chains.values() if node_id in {node.facts.node.id for node in c}]
+        outer = {node.index for chain in within for node in chain[1:]}
+        innermost = [chain[0] for chain in within if chain[0].index not in outer]
+        if len(innermost) > 1 and any(node.facts.overlaps for node in innermost):
+            return self._nodes.get(node_id)
+        return innermost[-1] if innermost else None
 
 
 class _ExecutingNode:
@@ -413,6 +422,10 @@ def workflow_run(
     )
     run.begin(history)
     return run
+
+
+def _forgotten(node_id: str) -> NodeFacts:
+    raise LookupError(node_id)
 
 
 def _joined(known: Forecast | None, part: Forecast | None) -> Forecast | None:

@@ -7,12 +7,16 @@ lines of the run say so; skipped they would fail on CI, where there is none.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import pytest
 from aiohttp import web
+
+from .fake_execution import FakeExecution
 
 COMFYUI_DIR = os.environ.get("COMFYUI_DIR")
 
@@ -44,16 +48,20 @@ class StandIn:
     custom_nodes: Path
     app: web.Application = field(default_factory=web.Application)
     unloads: int = 0
+    on_prompt: list[Callable[[dict[str, Any]], dict[str, Any]]] = field(default_factory=list)
 
     def modules(self, enable_cors_header: str | None = None, **options: object) -> dict[str, ModuleType]:
         """As they are in `sys.modules`; `options` are ComfyUI's own, of its command line."""
-        server = ModuleType("server")
-        server.PromptServer = SimpleNamespace(instance=SimpleNamespace(app=self.app))  # type: ignore[attr-defined]
+        server, execution = ModuleType("server"), FakeExecution()
+        instance = SimpleNamespace(app=self.app, prompt_queue=execution.prompt_queue)
+        instance.add_on_prompt_handler = self.on_prompt.append
+        server.PromptServer = SimpleNamespace(instance=instance)  # type: ignore[attr-defined]
         cli_args = ModuleType("comfy.cli_args")
         cli_args.args = SimpleNamespace(enable_cors_header=enable_cors_header, **options)  # type: ignore[attr-defined]
         management = ModuleType("comfy.model_management")
         management.unload_all_models = self._unload  # type: ignore[attr-defined]
-        return {module.__name__: module for module in (server, cli_args, management)}
+        of_its_own = {module.__name__: module for module in (server, cli_args, management)}
+        return {**of_its_own, **execution.modules()}
 
     def folder(self, name: str) -> Path:
         """A node pack's folder of that name."""

