@@ -128,7 +128,11 @@ def pipeline_with_telemetry_against_without(rounds: int = 15) -> tuple[Figure, F
             with mock.patch.object(telemetry, "run", run):
                 return recorded()
 
-        with mock.patch.dict(os.environ, JAX_COMPILATION_CACHE_DIR=str(Path(folder) / "cache")):
+        folders = {
+            "JAX_COMPILATION_CACHE_DIR": str(Path(folder) / "cache"),
+            "CRYSTOOLS_TPU_DATA_DIR": str(Path(folder) / "data"),  # the runs are kept, as a user's are
+        }
+        with mock.patch.dict(os.environ, folders):
             others = (telemetry.silent_run, _unpaced)
             seconds = alternate((recorded, *(partial(unrecorded, run) for run in others)), rounds)
     ours, paced, unpaced = seconds

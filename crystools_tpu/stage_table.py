@@ -3,60 +3,121 @@
 from __future__ import annotations
 
 import io
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from typing import Final
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
-from crystools_tpu.telemetry import BytesTransferred, Ratio, RunReport, StageReport, StepFinished, eta_seconds
+from crystools_tpu.telemetry import (
+    BytesTransferred,
+    Node,
+    Ratio,
+    RunReport,
+    StageReport,
+    StepFinished,
+    eta_seconds,
+    outcome,
+    run_warnings,
+    size_label,
+)
+from crystools_tpu.telemetry import stage_label as stage_label
+from crystools_tpu.telemetry.stage_tree import notable, parent_of, walk
 
-MIB = 1024**2
-GIB = 1024**3
-ABSENT = "n/a"
+ABSENT: Final = "n/a"
 
-_TEXT_COLUMNS = 96
+_TEXT_COLUMNS: Final = 96
+_MOST_ROWS: Final = 40
+_DEEPEST: Final = 4
+_MOST_CLASSES: Final = 12
 
 
 def stage_table(report: RunReport) -> Table:
-    """One row a stage: where each second went, and the peak of HBM on the fullest chip.
+    """One row a stage: where each second went, and the peak of memory on the fullest chip.
 
-    Below a stage of which there was a forecast is what that said.
+    What ran within a node stands below it, and below a stage of which there was a forecast what that said.
+    Of a long workflow there are the slowest nodes and those that did not succeed, in their order, and the sum
+    of the others. What `notes` says belongs under it.
     """
-    total = "" if report.total_seconds is None else f"in {report.total_seconds:.2f} s"
-    title = f"{report.pipeline} {report.status.value} {total}".rstrip()
-    table = Table(title=title, box=box.HORIZONTALS, padding=(0, 1, 0, 0), pad_edge=False)
-    table.add_column("stage", no_wrap=True)
-    for heading in ("seconds", "compile", "steps", "s/step", "MFU", "bound", "HBM peak"):
+    table = Table(title=Text(_title(report)), box=box.HORIZONTALS, padding=(0, 1, 0, 0), pad_edge=False)
+    table.add_column("stage")  # alone gives way where it is narrow: the title of a node may be long
+    columns = _columns(report)
+    for heading in columns:
         table.add_column(heading, justify="right", no_wrap=True)
-    for stage in report.stages:
-        table.add_row(*_row(stage))
+
+    def add(label: str, cells: Mapping[str, str], style: str = "") -> None:
+        known = (cells.get(heading, "") for heading in columns)
+        table.add_row(Text(label, no_wrap=True, overflow="ellipsis"), *known, style=style)
+
+    shown = notable(report.stages, _MOST_ROWS)
+    for position, depth in walk(report.stages):
+        if position not in shown:
+            continue
+        stage, indent = report.stages[position], "  " * min(depth, _DEEPEST)
+        add(indent + stage_label(stage), {heading: cell(stage) for heading, cell in columns.items()})
         step, peak = stage.predicted_step_seconds, stage.predicted_hbm_peak_bytes
         if step is not None or peak is not None:
-            table.add_row("  forecast", "", "", "", _seconds(step), "", "", _size(peak), style="dim")
+            add(f"{indent}  forecast", {"s/step": _seconds(step), "HBM peak": _size(peak)}, style="dim")
+    if left_out := len(report.stages) - len(shown):
+        seconds = [
+            stage.seconds or 0.0
+            for position, stage in enumerate(report.stages)
+            if position not in shown and parent_of(report.stages, position) is None
+        ]
+        add(f"{left_out} others, each shorter", {"seconds": _seconds(sum(seconds))}, style="dim")
     return table
 
 
 def stage_text(report: RunReport) -> str:
-    """The stage table as plain text, in lines of 96 characters at most, and below it the run's warnings."""
+    """The stage table as plain text, in lines of 96 characters at most, and below it what `notes` says."""
     console = Console(file=io.StringIO(), width=_TEXT_COLUMNS, color_system=None, force_terminal=False)
     with console.capture() as captured:
         console.print(stage_table(report))
-        for warning in report.warnings:
-            console.print(warning, markup=False, highlight=False)
+        for note in notes(report):
+            console.print(note, markup=False, highlight=False)
     return "\n".join(line.rstrip() for line in captured.get().splitlines()).strip("\n")
 
 
+def notes(report: RunReport) -> tuple[str, ...]:
+    """What stands under the table: the nodes that were not executed, and what the user should know."""
+    cached = (_cached_text(report.cached_nodes),) if report.cached_nodes else ()
+    return (*cached, *(f"warning: {warning}" for warning in run_warnings(report)))
+
+
+def _title(report: RunReport) -> str:
+    """`wan2.1-t2v succeeded in 12.34 s`, of a workflow by its name."""
+    name = report.pipeline if report.name is None else f"{report.name} ({report.pipeline})"
+    total = "" if report.total_seconds is None else f" in {report.total_seconds:.2f} s"
+    return f"{name} {outcome(report)}{total}"
+
+
+def _cached_text(nodes: Iterable[Node]) -> str:
+    """`3 cached: VAELoader, CLIPTextEncode x2`."""
+    classes = Counter(node.class_type for node in nodes)
+    said = [f"{name} x{count}" if count > 1 else name for name, count in classes.items()]
+    more = len(said) - _MOST_CLASSES
+    return f"{classes.total()} cached: {', '.join(said[:_MOST_CLASSES])}" + (
+        f" and {more} more classes" if more > 0 else ""
+    )
+
+
 def forecast_note(stage: StageReport) -> str:
-    """`225.0 s to go by the forecast`, of a stage that begins; empty where it has none."""
+    """`3:45 left of denoise by the forecast`, of a stage that begins; empty where it has none."""
     eta = eta_seconds(stage)
-    return "" if eta is None else f"{eta:.1f} s to go by the forecast"
+    return "" if eta is None else f"{clock(eta)} left of {stage.name.value} by the forecast"
 
 
 def step_note(event: StepFinished) -> str:
-    """`1.23 s/step, 40 s to go, MFU 39.1%`; a compile or a NaN is said."""
+    """`1.23 s, 1:10 left of denoise, 3:20 of the run, MFU 39.1%`; a compile or a NaN is said."""
     parts = [f"{event.record.seconds:.3f} s" + (" (with compile)" if event.record.compiled else "")]
+    run_eta = None if event.progress is None else event.progress.run_eta_seconds
     if event.eta_seconds is not None:
-        parts.append(f"{event.eta_seconds:.1f} s to go")
+        parts.append(f"{clock(event.eta_seconds)} left of {event.stage_name.value}")
+    if run_eta is not None:
+        parts.append(f"{clock(run_eta)} {'left ' if event.eta_seconds is None else ''}of the run")
     if event.mfu is not None:
         parts.append(f"MFU {percent(event.mfu)}")
     if event.record.finite is False:
@@ -66,48 +127,70 @@ def step_note(event: StepFinished) -> str:
 
 def transfer_note(event: BytesTransferred) -> str:
     """`1.20 GiB of 28.00 GiB, 95.0 MiB/s, 289 s to go`."""
-    total = "" if event.bytes_total is None else f" of {size(event.bytes_total)}"
-    parts = [f"{size(event.bytes_done)}{total}"]
+    total = "" if event.bytes_total is None else f" of {size_label(event.bytes_total)}"
+    parts = [f"{size_label(event.bytes_done)}{total}"]
     if event.bytes_per_second is not None:
-        parts.append(f"{size(int(event.bytes_per_second))}/s")
+        parts.append(f"{size_label(int(event.bytes_per_second))}/s")
     if event.eta_seconds is not None:
-        parts.append(f"{event.eta_seconds:.0f} s to go")
+        parts.append(f"{clock(event.eta_seconds)} left of {event.stage_name.value}")
     return ", ".join(parts)
 
 
-def stage_label(stage: StageReport) -> str:
-    """`load vae`, or just the stage's name."""
-    return f"{stage.name.value} {stage.component}" if stage.component else stage.name.value
+def _columns(report: RunReport) -> Mapping[str, Callable[[StageReport], str]]:
+    """What the table has of each stage. A workflow's is wide: it has no column that says nothing."""
+    nothing = set()
+    if not any(stage.host_memory for stage in report.stages):
+        nothing.add("RAM peak")
+    if any(stage.node for stage in report.stages):
+        nothing |= {"compile"} if not any(stage.compile_cache for stage in report.stages) else set()
+        nothing |= {"bound"} if not any(stage.bound for stage in report.stages) else set()
+    return {heading: cell for heading, cell in _FIGURES.items() if heading not in nothing}
 
 
-def _row(stage: StageReport) -> tuple[str, ...]:
-    cache = f" {stage.compile_cache.value}" if stage.compile_cache else ""
-    peak = max((use.peak_bytes for use in stage.hbm), default=None)
-    return (
-        stage_label(stage),
-        _seconds(stage.seconds),
-        f"{stage.compile_seconds:.2f}{cache}" if stage.compile_cache else "-",
-        str(len(stage.steps)) if stage.steps else "-",
-        _seconds(stage.step_seconds.median if stage.step_seconds else None) if stage.steps else "-",
-        percent(stage.mfu) if stage.steps else "-",
-        (stage.bound.value if stage.bound else ABSENT) if stage.steps else "-",
-        _size(peak),
-    )
+def _compile(stage: StageReport) -> str:
+    return f"{stage.compile_seconds:.2f} {stage.compile_cache.value}" if stage.compile_cache else "-"
+
+
+def _step_seconds(stage: StageReport) -> str:
+    return _seconds(stage.step_seconds.median if stage.step_seconds else None)
+
+
+def _of_steps(cell: Callable[[StageReport], str]) -> Callable[[StageReport], str]:
+    """What only a stage with steps has."""
+    return lambda stage: cell(stage) if stage.steps else "-"
+
+
+def _fullest(stage: StageReport) -> int | None:
+    return max((use.peak_bytes for use in stage.hbm), default=None)
 
 
 def _size(size_bytes: int | None) -> str:
-    return ABSENT if size_bytes is None else size(size_bytes)
+    return ABSENT if size_bytes is None else size_label(size_bytes)
 
 
 def _seconds(seconds: float | None) -> str:
     return ABSENT if seconds is None else f"{seconds:.3f}"
 
 
-def size(size_bytes: int) -> str:
-    """`31.25 GiB`, below one of them `57.3 MiB`."""
-    return f"{size_bytes / GIB:.2f} GiB" if size_bytes >= GIB else f"{size_bytes / MIB:.1f} MiB"
+def clock(seconds: float) -> str:
+    """`1:10`, from an hour on `1:02:05`."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
 def percent(ratio: Ratio | None) -> str:
     """`39.1%`, or `n/a`."""
     return ABSENT if ratio is None else f"{ratio.ratio:.1%}"
+
+
+_FIGURES: Final[Mapping[str, Callable[[StageReport], str]]] = {
+    "seconds": lambda stage: _seconds(stage.seconds),
+    "compile": _compile,
+    "steps": _of_steps(lambda stage: str(len(stage.steps))),
+    "s/step": _of_steps(_step_seconds),
+    "MFU": _of_steps(lambda stage: percent(stage.mfu)),
+    "bound": _of_steps(lambda stage: stage.bound.value if stage.bound else ABSENT),
+    "HBM peak": lambda stage: _size(_fullest(stage)),
+    "RAM peak": lambda stage: _size(stage.host_memory.peak_bytes if stage.host_memory else None),
+}

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from crystools_tpu.telemetry.keeping import keeper
+
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["JAX_NUM_CPU_DEVICES"] = "8"
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # torch's threads spin, and the workers share the cores
@@ -36,8 +38,8 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def _no_history_in_the_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """For the commands that the tests start, too."""
-    with pytest.MonkeyPatch.context() as patch:
+    """For the commands that the tests start, too. This process keeps no run of which no test says so."""
+    with pytest.MonkeyPatch.context() as patch, keeper.replaced(in_progress=tuple):
         patch.setenv("CRYSTOOLS_TPU_DATA_DIR", str(tmp_path_factory.mktemp("data")))
         yield
 

@@ -30,6 +30,14 @@ def test_importing_the_package_loads_nothing_heavy_and_starts_no_thread() -> Non
     assert threads == 1
 
 
+def test_the_first_run_loads_what_writes_the_history_and_nothing_heavier() -> None:
+    modules, threads = probe("from crystools_tpu import telemetry\nwith telemetry.run('first'): pass")
+    assert "crystools_exporters.run_log_writer" in modules
+    heavy = {"jax", "torch", "grpc", "numpy", "aiohttp", "asyncio", "opentelemetry", "urllib.request"}
+    assert not modules & {*heavy, "crystools_exporters.otlp"}
+    assert threads == 2
+
+
 def test_importing_every_layer_of_the_monitor_leaves_jax_torch_and_grpc_alone() -> None:
     modules, threads = probe(
         "import crystools_tpu.sources, crystools_tpu.monitor, crystools_tpu.server, crystools_tpu.cli, "

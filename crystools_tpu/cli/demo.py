@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
+import logging
+import shutil
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any, Final
 
 from crystools_pipelines.models import MODELS
-from crystools_tpu.cli.console import make_console, print_line, print_table
+from crystools_tpu.cli.console import make_console, print_line
 from crystools_tpu.cli.errors import CommandError
-from crystools_tpu.cli.generate import generate_watched
+from crystools_tpu.cli.generate import check_finite, generate_watched
 from crystools_tpu.cli.outputs import check_outputs
+from crystools_tpu.cli.run_tables import print_stages
 from crystools_tpu.cli.serve import panel
 from crystools_tpu.cli.signals import unwound
 from crystools_tpu.data_dir import PROFILES, data_dir
-from crystools_tpu.stage_table import stage_table
+from crystools_tpu.open_pages import open_page
 from crystools_tpu.telemetry.text import safe_text
 from crystools_tpu.whole_file import reason
+
+logger = logging.getLogger(__name__)
 
 MODEL: Final = "wan2.1-t2v"
 
@@ -51,18 +57,43 @@ def run(arguments: argparse.Namespace) -> None:
     check_outputs({"--out": video, "the report": report_path})
     with unwound() as stack:
         page = stack.enter_context(panel(profiles=data_dir() / PROFILES))
-        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="crystools-tpu-demo-"))
+        temporary = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="crystools-tpu-demo-")))
         print_line(console, f"Watch it at {page.url}")
+        if (another := open_page()) is not None:
+            print_line(console, f"It is on the page that is open already, too: {another.text}")
         print_line(console, "The model is tiny and its weights are random: the times are real.")
-        checkpoint = write_tiny_checkpoint(MODEL, Path(folder) / "checkpoint")
+        checkpoint = kept_checkpoint(write_tiny_checkpoint(MODEL, temporary / "checkpoint"), data_dir())
         report = generate_watched(
             MODEL, demo_request(), checkpoint=checkpoint, out=video, report_path=report_path, console=console
         )
-        print_table(console, stage_table(report))
+        print_stages(console, report)
         print_line(console, safe_text(f"{video}\n{report_path}"))
         if sys.stdin.isatty() and not arguments.once:
             print_line(console, f"The page stays at {page.url}; press Enter to end.")
             sys.stdin.readline()
+    check_finite(report, video)
+
+
+def kept_checkpoint(written: Path, folder: Path) -> Path:
+    """The checkpoint in a place in `folder` that is the same for the same files: of one model are the runs
+    that know how long the next will take. Where it cannot be kept it stays where it was written.
+    """
+    digest = hashlib.sha256()
+    for file in sorted(path for path in written.rglob("*") if path.is_file()):
+        digest.update(str(file.relative_to(written)).encode() + file.read_bytes())
+    kept = folder / "demo" / digest.hexdigest()[:16]
+    if kept.is_dir():
+        return kept
+    try:
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".", dir=kept.parent) as unfinished:
+            whole = shutil.copytree(written, Path(unfinished) / "checkpoint")
+            whole.rename(kept)
+    except OSError as error:
+        if not kept.is_dir():  # else another demo was faster
+            logger.info("the checkpoint is not kept: %s", error)
+            return written
+    return kept
 
 
 def demo_request() -> Any:

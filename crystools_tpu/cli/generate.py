@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import logging
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
@@ -15,18 +17,23 @@ from crystools_pipelines.errors import PipelineError, RequestError
 from crystools_pipelines.models import MODELS
 from crystools_pipelines.parallel.mesh_shape import MeshShape
 from crystools_tpu import telemetry
-from crystools_tpu.cli.console import make_console, print_table
+from crystools_tpu.cli.console import make_console
 from crystools_tpu.cli.errors import CommandError, WorkFailed
 from crystools_tpu.cli.exports import leaving_metrics
 from crystools_tpu.cli.live import watch
 from crystools_tpu.cli.outputs import check_distinct, check_outputs, checkpoint_files
 from crystools_tpu.cli.plans import plan_first
 from crystools_tpu.cli.requests import add_mesh, files_read, mesh_of, options, refusal, request_of
+from crystools_tpu.cli.run_tables import print_stages
 from crystools_tpu.cli.signals import unwound
 from crystools_tpu.data_dir import PROFILES, data_dir
-from crystools_tpu.stage_table import stage_table
+from crystools_tpu.open_pages import open_page
 from crystools_tpu.telemetry.text import safe_text
+from crystools_tpu.telemetry.time_to_go import AlikeOf
 from crystools_tpu.whole_file import reason, written_whole
+
+if TYPE_CHECKING:
+    from crystools_exporters.exporting import KeptRuns
 
 logger = logging.getLogger(__name__)
 
@@ -70,6 +77,9 @@ def run(arguments: argparse.Namespace) -> None:
     with unwound() as stack:
         stack.enter_context(exporting())
         stack.enter_context(metrics)
+        if (page := open_page()) is not None:
+            with contextlib.suppress(OSError):  # nobody may be there to read it
+                print(f"Watch it at {page.text}", file=sys.stderr, flush=True)
         if arguments.plan:
             check_video(arguments, request)
             plan_first(
@@ -93,10 +103,17 @@ def run(arguments: argparse.Namespace) -> None:
         if arguments.json:
             print(json.dumps(telemetry.to_wire(report), indent=2), flush=True)
         else:
-            print_table(make_console(), stage_table(report))
+            print_stages(make_console(), report)
             print(safe_text(arguments.out), flush=True)
         if arguments.profile_steps is not None:
             print(profile_text(telemetry.profiler.wait()), file=sys.stderr)
+        check_finite(report, arguments.out)
+
+
+def check_finite(report: telemetry.RunReport, out: Path) -> None:
+    """Raises WorkFailed where what was made is not finite: the file is there, and of no use."""
+    if (nan := telemetry.nonfinite_note(report)) is not None:
+        raise WorkFailed(f"what was generated is of no use: {nan}; {safe_text(out)} is kept")
 
 
 def check_files(arguments: argparse.Namespace) -> None:
@@ -158,13 +175,15 @@ def generate_watched(
     fps: int | None = None,
 ) -> telemetry.RunReport:
     """Generates with a progress display; writes the report however the run ends, and returns it."""
+    from crystools_exporters.exporting import kept_runs
+
     if fps is not None and MODELS[model].makes == "image":
         raise CommandError(f"--fps: {model} makes an image; leave it out")
     with unwound() as stack:
         if report_path is not None:
             stack.callback(_write_newest_report, report_path)
         try:
-            stack.enter_context(watch(telemetry.bus, console))
+            stack.enter_context(watch(telemetry.bus, console, _alike_of(stack.enter_context(kept_runs()))))
             from crystools_pipelines.run import generate
 
             generation = generate(
@@ -178,6 +197,14 @@ def generate_watched(
         except PipelineError as error:
             raise refusal(error) from None
     return generation.report
+
+
+def _alike_of(kept: KeptRuns | None) -> AlikeOf:
+    def alike(run: telemetry.RunReport) -> Sequence[telemetry.RunReport]:
+        others = kept.alike(run) if kept is not None else ()
+        return telemetry.newest_alike(run, [*telemetry.history.reports(), *others])
+
+    return alike
 
 
 def _write_newest_report(path: Path) -> None:

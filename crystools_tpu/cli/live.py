@@ -5,25 +5,31 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterator
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
+from crystools_tpu import telemetry
 from crystools_tpu.cli.console import can_redraw, print_line, spinner
-from crystools_tpu.stage_table import forecast_note, size, stage_label, step_note, transfer_note
+from crystools_tpu.stage_table import forecast_note, step_note, transfer_note
 from crystools_tpu.telemetry import (
     Bus,
     BytesTransferred,
     CompileFinished,
     Event,
+    Fold,
     StageFinished,
     StageReport,
     StageStarted,
     StepFinished,
+    size_label,
+    stage_label,
 )
 from crystools_tpu.telemetry.guard import Guard
+from crystools_tpu.telemetry.time_to_go import AlikeOf, nothing_alike
 
 logger = logging.getLogger(__name__)
 
@@ -35,15 +41,19 @@ _WIDE_COLUMNS = 80
 
 
 @contextlib.contextmanager
-def watch(bus: Bus, console: Console) -> Iterator[None]:
-    """Shows what the bus says for as long as the block lasts, in a thread of its own."""
+def watch(bus: Bus, console: Console, alike_of: AlikeOf = nothing_alike) -> Iterator[None]:
+    """Shows what the bus says for as long as the block lasts, in a thread of its own.
+
+    `alike_of`, which may block, gives the runs that are like one, for its time to go.
+    """
     guard = Guard(logger)
     shown = contextlib.ExitStack()
     with guard(_NOT_SHOWN):
         show = PlainLines(console).show
         if can_redraw(console):
             show = LiveBars(shown.enter_context(_progress(console))).show
-        shown.enter_context(_pumping(bus, show, guard))
+        fold = Fold(telemetry.history.report, time.time, alike_of)
+        shown.enter_context(_pumping(bus, fold, show, guard))
     try:
         yield
     finally:
@@ -52,14 +62,14 @@ def watch(bus: Bus, console: Console) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _pumping(bus: Bus, show: Callable[[Event], None], guard: Guard) -> Iterator[None]:
+def _pumping(bus: Bus, fold: Fold, show: Callable[[Event], None], guard: Guard) -> Iterator[None]:
     with bus.subscribe() as subscription:
 
         def pump() -> None:
             while (event := subscription.get()) is not None:
                 with guard(_NOT_SHOWN):
                     try:
-                        show(event)
+                        show(fold.add(event))
                     except OSError:
                         return  # nobody can see it any more: the run goes on, and the command's end says it
 
@@ -93,7 +103,7 @@ class _DoneOfTotal(ProgressColumn):
 
 
 class LiveBars:
-    """One bar a stage, with seconds a step, ETA and MFU, or what is being compiled."""
+    """One bar a stage, with seconds a step, what is left of it and of the run, and MFU, or a compile."""
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
@@ -160,11 +170,13 @@ def stage_note(report: StageReport) -> str:
     """How the stage ended."""
     parts = [f"{report.seconds:.2f} s" if report.seconds is not None else "not finished"]
     if report.bytes_done is not None:
-        parts.append(size(report.bytes_done))
+        parts.append(size_label(report.bytes_done))
     if report.compile_seconds:
         parts.append(f"{report.compile_seconds:.2f} s of it compile")
     if report.recompiles:
         parts.append(f"{report.recompiles} recompiles: {report.recompile_reasons[0]}")
+    if report.first_nonfinite_step is not None:
+        parts.append(f"NaN from step {report.first_nonfinite_step}")
     if report.error is not None:
         parts.append(report.error)
     return ", ".join(parts)

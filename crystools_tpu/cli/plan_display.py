@@ -12,7 +12,8 @@ from rich.progress import MofNCompleteColumn, Progress, TaskID, TextColumn, Time
 from rich.table import Table
 
 from crystools_tpu.cli.console import can_redraw, new_table, print_line, print_table, spinner, unfolded
-from crystools_tpu.stage_table import ABSENT, size
+from crystools_tpu.stage_table import ABSENT
+from crystools_tpu.telemetry import size_label
 
 if TYPE_CHECKING:
     from crystools_pipelines.kernels.flash_kernel import BlockSizes
@@ -112,7 +113,8 @@ class PlainLines:
 def _outcome(stage: StagePlan) -> str:
     fits = "fits" if stage.fits else "does not fit"
     wanted = _size(stage.peak_hbm_bytes_per_chip)
-    return f"{fits}: {wanted} of {size(stage.hbm_bytes_per_chip)}, compiled in {stage.compile_seconds:.1f} s"
+    room = size_label(stage.hbm_bytes_per_chip)
+    return f"{fits}: {wanted} of {room}, compiled in {stage.compile_seconds:.1f} s"
 
 
 def print_plan(console: Console, plan: Plan, request: Any) -> None:
@@ -166,7 +168,7 @@ def print_meshes(console: Console, comparison: MeshComparison, request: Any) -> 
             f"{plan.mesh}{' (default)' if plan.mesh == comparison.default else ''}",
             _FITS[plan.fits],
             _size(None if None in peaks else max(filter(None, peaks), default=None)),
-            ABSENT if seconds is None else size(sum(sent)),
+            ABSENT if seconds is None else size_label(sum(sent)),
             ABSENT if seconds is None else f"{seconds:.3f}",
             ABSENT if seconds is None or usual is None else f"{seconds / usual:.0%}",
         )
@@ -214,7 +216,7 @@ def time_table(plan: Plan) -> Table:
                 escape(name),
                 f"{spent[name]:.3f}",
                 f"{spent[name] / sum(spent.values()):.1%}",
-                size(sent[name]) if name in sent else "",
+                size_label(sent[name]) if name in sent else "",
             )
     return table
 
@@ -222,8 +224,8 @@ def time_table(plan: Plan) -> Table:
 def _what(plan: Plan, request: Any) -> str:
     frames = f", {request.num_frames} frames" if hasattr(request, "num_frames") else ""
     what = f"{plan.model}, {request.height} x {request.width}{frames}, {request.num_inference_steps} steps"
-    return f"{what}\non {plan.topology}, {size(plan.stages[0].hbm_bytes_per_chip)} of HBM a chip"
+    return f"{what}\non {plan.topology}, {size_label(plan.stages[0].hbm_bytes_per_chip)} of HBM a chip"
 
 
 def _size(count: int | None) -> str:
-    return ABSENT if count is None else size(count)
+    return ABSENT if count is None else size_label(count)

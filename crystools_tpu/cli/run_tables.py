@@ -6,20 +6,24 @@ import datetime
 from collections.abc import Sequence
 from typing import Final
 
+from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from crystools_tpu.cli.console import new_table, unfolded
-from crystools_tpu.stage_table import ABSENT, percent, size
+from crystools_tpu.cli.console import new_table, print_line, print_table, unfolded
+from crystools_tpu.stage_table import ABSENT, notes, percent, stage_table
 from crystools_tpu.telemetry import (
     Change,
     Comparison,
+    Process,
     RunReport,
     StageComparison,
     StageReport,
     Status,
     Verdict,
+    outcome,
+    size_label,
 )
 
 _ID_LENGTH: Final = 8
@@ -36,41 +40,59 @@ _VERDICT_STYLES: Final = {Verdict.BETTER: "green", Verdict.WORSE: "red"}
 
 
 def runs_table(reports: Sequence[RunReport]) -> Table:
-    """One row a run."""
-    texts = unfolded("run", "began", "pipeline", "status")
+    """One row a run. Whose it is, is said where not all are the same program's or user's.
+
+    What the run was gives way on a narrow terminal, and then how it ended; ids and figures never do.
+    """
+    processes = [report.process for report in reports if report.process is not None]
+    with_user = len({process.user for process in processes}) > 1
+    with_program = with_user or len({process.program for process in processes}) > 1
+    texts = unfolded("run", "began", "pipeline")
     figures = unfolded("seconds", "s/step", "MFU", justify="right")
-    table = new_table(*texts, *figures, "what")  # the last one gives way on a narrow terminal
+    table = new_table(*texts, "status", *figures, "what")
     for report in reports:
         stage = main_stage(report)
         steps = stage.step_seconds if stage else None
-        what = str(report.params.get("prompt") or report.model_id or "")
+        whose = _whose(report.process, with_user=with_user)
         table.add_row(
             report.run_id[:_ID_LENGTH],
             _moment(report.started_unix_seconds, "%m-%d %H:%M"),
             escape(report.pipeline),
-            report.status.value,
+            outcome(report),
             ABSENT if report.total_seconds is None else f"{report.total_seconds:.2f}",
             ABSENT if steps is None else f"{steps.median:.3f}",
             percent(stage.mfu if stage else None),
-            Text(what, no_wrap=True, overflow="ellipsis"),
+            Text(
+                _what(report, whose if with_program else ""),
+                no_wrap=True,
+                overflow="ellipsis",
+            ),
         )
     return table
 
 
+def print_stages(console: Console, report: RunReport) -> None:
+    """The table of a run's stages, and what stands under it."""
+    print_table(console, stage_table(report))
+    for note in notes(report):
+        print_line(console, note)
+
+
 def run_text(report: RunReport) -> str:
-    """What the run was: its id, model, device, parameters, output, warnings and error, a line each."""
+    """What the run was: its id, name, model, device, parameters, output and error, a line each."""
     device = report.device
     lines = {
         "run": report.run_id,
+        "name": report.name,
         "began": _moment(report.started_unix_seconds),
+        "from": _whose(report.process, with_user=True, with_pid=True),
         "model": report.model_id,
         "device": f"{device.count} x {device.kind}" if device else None,
         "params": ", ".join(f"{name}={value}" for name, value in report.params.items()),
         "output": report.output,
         "error": report.error,
     }
-    named = [*lines.items(), *(("warning", warning) for warning in report.warnings)]
-    return "\n".join(f"{name:<7} {value}" for name, value in named if value)
+    return "\n".join(f"{name:<7} {value}" for name, value in lines.items() if value)
 
 
 def comparison_table(comparison: Comparison) -> Table:
@@ -81,7 +103,7 @@ def comparison_table(comparison: Comparison) -> Table:
         table.add_row("whole run", *_cells(change), _verdict(change))
     for stage in comparison.stages:
         for number, change in enumerate(stage.changes):
-            table.add_row(escape(_label(stage)) if number == 0 else "", *_cells(change), _verdict(change))
+            table.add_row(escape(stage.label) if number == 0 else "", *_cells(change), _verdict(change))
     return table
 
 
@@ -90,7 +112,7 @@ def differences_text(comparison: Comparison) -> str:
     said = [f"{difference.name} {difference.a} -> {difference.b}" for difference in comparison.differences]
     what = f"differs: {', '.join(said)}" if said else "the same work on the same kind of devices"
     a, b = _name(comparison.a, comparison.a_status), _name(comparison.b, comparison.b_status)
-    return f"A {a}, B {b}; {what}"
+    return "\n".join([f"A {a}, B {b}; {what}", *comparison.remarks])
 
 
 def incomparable_text(comparison: Comparison) -> str:
@@ -102,13 +124,28 @@ def incomparable_text(comparison: Comparison) -> str:
 def change_text(stage: StageComparison | None, change: Change) -> str:
     """`denoise transformer, step, median: 4.500 -> 5.200 (+15.6%)`."""
     title, a, b, ratio = _cells(change)
-    return f"{_label(stage) if stage else 'whole run'}, {title}: {a} -> {b} ({ratio}, {change.verdict})"
+    return f"{stage.label if stage else 'whole run'}, {title}: {a} -> {b} ({ratio}, {change.verdict})"
 
 
 def main_stage(report: RunReport) -> StageReport | None:
     """The stage with the steps: `denoise`, or else the longest that has any."""
     stepping = [stage for stage in report.stages if stage.step_seconds is not None]
     return max(stepping, key=lambda stage: (stage.name == "denoise", stage.seconds or 0), default=None)
+
+
+def _what(report: RunReport, whose: str) -> str:
+    """The workflow's name, whose the run is, and the prompt or else the model."""
+    shown = report.params.get("prompt") or ("" if report.name else report.model_id)
+    return ": ".join(str(text) for text in (report.name, whose, shown) if text)
+
+
+def _whose(process: Process | None, *, with_user: bool, with_pid: bool = False) -> str:
+    """`generate of anna, process 4242`."""
+    if process is None:
+        return ""
+    program = process.program or "a program"
+    user = f" of {process.user}" if with_user and process.user else ""
+    return f"{program}{user}" + (f", process {process.pid}" if with_pid else "")
 
 
 def _name(run_id: str, status: Status) -> str:
@@ -136,12 +173,8 @@ def _figure(change: Change, value: float | None) -> str:
     if value is None:
         return ABSENT
     if change.name.endswith("_bytes"):
-        return size(int(value))
+        return size_label(int(value))
     return f"{value:.1%}" if change.name.endswith("_ratio") else f"{value:.3f} s"
-
-
-def _label(stage: StageComparison) -> str:
-    return f"{stage.name} {stage.component}" if stage.component else stage.name
 
 
 def _moment(unix_seconds: float, form: str = "%Y-%m-%d %H:%M:%S") -> str:

@@ -24,11 +24,11 @@ from crystools_tpu.cli.run_tables import (
     comparison_table,
     differences_text,
     incomparable_text,
+    print_stages,
     run_text,
     runs_table,
 )
 from crystools_tpu.data_dir import data_dir
-from crystools_tpu.stage_table import stage_table
 from crystools_tpu.telemetry import Comparison, RunReport, Status
 from crystools_tpu.whole_file import reason, written_whole
 
@@ -117,7 +117,7 @@ def show(arguments: argparse.Namespace) -> None:
         print(json.dumps(telemetry.to_wire(report), indent=2))
         return
     print(run_text(report))
-    print_table(make_console(), stage_table(report))
+    print_stages(make_console(), report)
 
 
 def compare(arguments: argparse.Namespace) -> None:

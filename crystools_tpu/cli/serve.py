@@ -5,52 +5,22 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
-import secrets
 import signal
 import ssl
 from collections.abc import Iterator
-from dataclasses import dataclass
-from ipaddress import ip_address
 from pathlib import Path
-from urllib.parse import quote
+from typing import TYPE_CHECKING
 
 from crystools_tpu.cli.errors import CommandError
 from crystools_tpu.cli.exports import check_textfile
 from crystools_tpu.cli.outputs import check_distinct
 from crystools_tpu.cli.protection import check_token, tls_context, token_in
+from crystools_tpu.open_pages import announced
+
+if TYPE_CHECKING:
+    from crystools_tpu.page import Address
 
 DEFAULT_PORT = 8189
-
-
-@dataclass(frozen=True)
-class Panel:
-    """A running monitor and server. `url` is the page. `scheme` is http or https."""
-
-    host: str
-    port: int
-    token: str | None
-    scheme: str
-
-    @property
-    def url(self) -> str:
-        """The page's address, with the token where one is needed."""
-        query = f"?token={quote(self.token, safe='')}" if self.token else ""
-        return f"{self._root}/crystools-tpu/{query}"
-
-    @property
-    def metrics_url(self) -> str:
-        """Where Prometheus scrapes."""
-        return f"{self._root}/metrics"
-
-    @property
-    def is_everywhere(self) -> bool:
-        """Whether it answers on every address of this machine. The addresses here are for this machine."""
-        return ip_address(self.host).is_unspecified
-
-    @property
-    def _root(self) -> str:
-        bracketed = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{self.scheme}://{'localhost' if self.is_everywhere else bracketed}:{self.port}"
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -88,7 +58,7 @@ def run(arguments: argparse.Namespace) -> None:
         check_token("--token", token)
     if arguments.token_file is not None:
         token = token_in(arguments.token_file)
-    with panel(
+    shown = panel(
         host=arguments.host,
         port=arguments.port,
         rate_seconds=arguments.rate,
@@ -96,7 +66,8 @@ def run(arguments: argparse.Namespace) -> None:
         tls=tls_context(arguments.tls_cert, arguments.tls_key),
         textfile=arguments.textfile,
         simulate=arguments.simulate,
-    ) as page:
+    )
+    with shown as page, announced(page.url):
         if arguments.token_file is not None:  # it is kept there so as not to be read elsewhere
             page = dataclasses.replace(page, token=None)
         print(f"page:    {page.url}")
@@ -118,7 +89,7 @@ def panel(
     textfile: Path | None = None,
     simulate: str | None = None,
     profiles: Path | None = None,
-) -> Iterator[Panel]:
+) -> Iterator[Address]:
     """A monitor and a server in threads of their own, for as long as the block lasts.
 
     `profiles` is where captures of this process's pipelines go, if it runs any.
@@ -128,14 +99,12 @@ def panel(
     """
     from crystools_exporters.textfile import TextfileWriter
     from crystools_tpu.monitor import Monitor
-    from crystools_tpu.server import Server, ServerError, create_app
-    from crystools_tpu.server.security import is_loopback
-    from crystools_tpu.watching import machine, watching
+    from crystools_tpu.page import serving
+    from crystools_tpu.server import ServerError
+    from crystools_tpu.watching import machine
 
     if textfile is not None:
         check_textfile(textfile)
-    if token is None and not is_loopback(host):
-        token = secrets.token_urlsafe(16)
     with contextlib.ExitStack() as stack:
         try:
             sources = machine(simulate or None, stack)
@@ -145,13 +114,13 @@ def panel(
             monitor = Monitor(sources, interval_seconds=rate_seconds, simulated=simulate is not None)
         except ValueError as error:
             raise CommandError(f"--rate: {error}") from None
-        served, exporter = stack.enter_context(watching(monitor, simulated=simulate, profiles=profiles))
+        page = serving(
+            monitor, host=host, port=port, token=token, tls=tls, simulated=simulate, profiles=profiles
+        )
         try:
-            server = Server(create_app(served, token=token), host=host, port=port, tls=tls)
-            bound_host, bound_port = server.start()
+            address, exporter = stack.enter_context(page)
         except ServerError as error:
             raise CommandError(f"--host, --port: {error}") from None
-        stack.callback(server.stop)
         if textfile is not None:
             stack.enter_context(TextfileWriter(textfile, exporter.registry))
-        yield Panel(bound_host, bound_port, token, "http" if tls is None else "https")
+        yield address

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import Final
+from typing import Any, Final
 
 from aiohttp import web
 
@@ -19,6 +19,7 @@ from crystools_tpu.comfyui.workflow_names import take_workflow_names
 from crystools_tpu.data_dir import PROFILES, data_dir
 from crystools_tpu.environment import SIMULATE
 from crystools_tpu.monitor import Monitor
+from crystools_tpu.open_pages import announced
 from crystools_tpu.server import PREFIX, mount
 from crystools_tpu.watching import machine, watching
 
@@ -50,7 +51,8 @@ def attach(
     comfyui_options = getattr(modules.get("comfy.cli_args"), "args", None)
     allowed_origin = getattr(comfyui_options, "enable_cors_header", None)
     take_workflow_names(prompt_server)
-    _mount_panel(prompt_server.app, allowed_origin=allowed_origin, environ=environ)
+    url = _page_url(comfyui_options)
+    _mount_panel(prompt_server.app, allowed_origin=allowed_origin, url=url, environ=environ)
     prompt_server.app[_ATTACHED_FROM] = folder
     follow_prompts(modules)
     if (model_management := modules.get("comfy.model_management")) is not None:
@@ -62,7 +64,21 @@ def attach(
     return WEB_DIRECTORY
 
 
-def _mount_panel(app: web.Application, *, allowed_origin: str | None, environ: Mapping[str, str]) -> None:
+def _page_url(comfyui_options: Any) -> str | None:
+    """Where ComfyUI is about to listen; None where its options do not say."""
+    listen, port = (getattr(comfyui_options, name, None) for name in ("listen", "port"))
+    if not isinstance(listen, str) or not isinstance(port, int):
+        return None
+    secure = all(getattr(comfyui_options, name, None) for name in ("tls_keyfile", "tls_certfile"))
+    host = listen.partition(",")[0].strip()
+    host = "localhost" if host in ("0.0.0.0", "::", "") else f"[{host}]" if ":" in host else host
+    scheme = "https" if secure else "http"
+    return f"{scheme}://{host}:{port}{PREFIX}/"
+
+
+def _mount_panel(
+    app: web.Application, *, allowed_origin: str | None, url: str | None, environ: Mapping[str, str]
+) -> None:
     """ComfyUI answers under /api too. Nothing is sampled until a browser listens."""
     closing = contextlib.ExitStack()
     simulated = environ.get(SIMULATE) or None
@@ -76,6 +92,8 @@ def _mount_panel(app: web.Application, *, allowed_origin: str | None, environ: M
     served, _ = closing.enter_context(
         watching(monitor, simulated=simulated, profiles=profiles, environ=environ)
     )
+    if url is not None:
+        closing.enter_context(announced(url, environ))
 
     async def stop(app: web.Application) -> None:
         closing.close()

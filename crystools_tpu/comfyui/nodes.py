@@ -11,6 +11,7 @@ from typing import Any, Final, TypeAlias
 
 from crystools_pipelines.models import NODE_MODULES
 from crystools_tpu.bounds import warn_of_what_is_out_of_bounds
+from crystools_tpu.comfyui.previews import previews_of
 from crystools_tpu.comfyui.progress import node_progress
 from crystools_tpu.comfyui.timing_nodes import TPUTimingPlot, TPUTimingReport
 from crystools_tpu.imports import import_failure
@@ -40,7 +41,7 @@ def adapted(node: Node) -> Node:
     ComfyUI runs nodes in torch's inference mode, in which torchax meets operators whole (dropout) that it has
     no lowering for: the function runs outside of it. A package that is missing or broken is a
     MissingPackageError. A node that asks for `unique_id` has its progress shown, and calls `self.on_step`
-    after each step.
+    after each step. One with a LATENT_FORMAT has its latents previewed, by `self.on_latents`.
     """
     function = getattr(node, node.FUNCTION)
 
@@ -50,8 +51,11 @@ def adapted(node: Node) -> Node:
         try:
             import torch
 
+            previews = previews_of(getattr(node, "LATENT_FORMAT", None))
+            self.on_latents = None if previews is None else previews.on_latents
             steps = inputs.get("num_inference_steps")
-            with torch.inference_mode(False), node_progress(unique_id, steps=steps) as self.on_step:
+            progress = node_progress(unique_id, steps=steps, previews=previews)
+            with torch.inference_mode(False), progress as self.on_step:
                 return function(self, *args, **inputs)
         except Exception as error:
             if (failure := import_failure(error)) is None:

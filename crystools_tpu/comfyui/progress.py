@@ -11,6 +11,7 @@ from types import ModuleType
 from typing import Any
 
 from crystools_tpu import telemetry
+from crystools_tpu.comfyui.previews import Previews
 from crystools_tpu.telemetry import (
     BytesTransferred,
     CompileFinished,
@@ -41,13 +42,18 @@ class Cancelled(BaseException):
 
 @contextlib.contextmanager
 def node_progress(
-    node_id: str | None, modules: Mapping[str, ModuleType] = sys.modules, *, steps: int | None = None
+    node_id: str | None,
+    modules: Mapping[str, ModuleType] = sys.modules,
+    *,
+    steps: int | None = None,
+    previews: Previews | None = None,
 ) -> Iterator[Callable[[], None]]:
     """Within, ComfyUI shows on the node what it reports: its part of the workflow's run, or runs of its own.
 
     `steps` are those of all its stages together, where it knows them. Yields what is to be called after
     each step, in the thread that executes the node: it moves the bar and, if the user has cancelled, ends the
-    block with ComfyUI's own exception. Without a node's id, or where no ComfyUI runs, it does nothing.
+    block with ComfyUI's own exception. With the bar goes the newest of `previews`. Without a node's id, or
+    where no ComfyUI runs, it does nothing.
     """
     server = getattr(getattr(modules.get("server"), "PromptServer", None), "instance", None)
     utils, management = modules.get("comfy.utils"), modules.get("comfy.model_management")
@@ -55,7 +61,8 @@ def node_progress(
     guard = Guard(logger)
     if node_id is not None and server is not None and utils is not None and management is not None:
         with guard(_NOT_SHOWN):
-            display = _Display(server, node_id, utils.ProgressBar(1), management, guard, steps)
+            bar = utils.ProgressBar(1)
+            display = _Display(server, node_id, bar, management, guard, steps, previews)
     if display is None:
         yield lambda: None
         return
@@ -71,12 +78,20 @@ class _Display:
     """The bar and the line of text of a node. `show` is called in any thread, `step` in the executing one."""
 
     def __init__(
-        self, server: Any, node_id: str, bar: Any, management: Any, guard: Guard, steps: int | None
+        self,
+        server: Any,
+        node_id: str,
+        bar: Any,
+        management: Any,
+        guard: Guard,
+        steps: int | None,
+        previews: Previews | None,
     ) -> None:
         self._server = server
         self._bar = bar
         self._management = management
         self._guard = guard
+        self._previews = previews
         self._node_id = node_id
         self._steps = steps
         self._total = 1
@@ -155,7 +170,9 @@ class _Display:
         try:
             with self._guard(_NOT_SHOWN):
                 try:
-                    self._bar.update_absolute(self._finished, self._total)
+                    picture = None if self._previews is None else self._previews.newest()
+                    shown = {} if picture is None else {"preview": picture}
+                    self._bar.update_absolute(self._finished, self._total, **shown)
                 except self._management.InterruptProcessingException as interrupted:
                     raise Cancelled(interrupted) from None
             self._management.throw_exception_if_processing_interrupted()

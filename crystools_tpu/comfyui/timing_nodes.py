@@ -24,8 +24,11 @@ def _timing_inputs() -> dict[str, tuple[str, dict[str, str]]]:
 
 
 def reports_of(timings: dict[str, Any]) -> list[RunReport]:
-    """The reports of the connected inputs in order, each run once. Raises ValueError that names the input."""
-    reports: dict[str, RunReport] = {}
+    """The reports of the connected inputs in order, each once. Raises ValueError that names the input.
+
+    The nodes of one workflow report parts of the same run.
+    """
+    reports: list[RunReport] = []
     for name in _timing_inputs():
         if (timing := timings.get(name)) is None:
             continue
@@ -33,10 +36,11 @@ def reports_of(timings: dict[str, Any]) -> list[RunReport]:
             report = telemetry.report_from_wire(timing)
         except ValueError as error:
             raise ValueError(f"{name}: {error}; connect the timing output of a TPU node") from None
-        reports[report.run_id] = report
+        if report not in reports:
+            reports.append(report)
     if not reports:
         raise ValueError("timing_1: nothing is connected; connect the timing output of a TPU node")
-    return list(reports.values())
+    return reports
 
 
 def summary_of(reports: list[RunReport]) -> str:
@@ -46,7 +50,9 @@ def summary_of(reports: list[RunReport]) -> str:
     lines = [stage_text(report) for report in reports]
     seconds = [report.total_seconds for report in reports if report.total_seconds is not None]
     if len(reports) > 1 and len(seconds) == len(reports):
-        lines += ["", f"{sum(seconds):.2f} s in {len(reports)} runs together"]
+        runs = len({report.run_id for report in reports})
+        what = "runs" if runs == len(reports) else "parts"
+        lines += ["", f"{sum(seconds):.2f} s in {len(reports)} {what} together"]
     return "\n".join(lines)
 
 

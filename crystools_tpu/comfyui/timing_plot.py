@@ -15,8 +15,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from crystools_tpu.stage_table import stage_label
-from crystools_tpu.telemetry import HbmUsage, RunReport, StageName, StageReport
+from crystools_tpu.telemetry import HbmUsage, RunReport, StageName, StageReport, outcome, stage_label
+from crystools_tpu.telemetry.stage_tree import notable, walk
+from crystools_tpu.telemetry.step_times import is_timed
 
 if TYPE_CHECKING:
     Pixels: TypeAlias = np.ndarray[tuple[int, int, int], np.dtype[np.float32]]
@@ -26,7 +27,7 @@ _MUTED: Final = "#566170"
 _LINE: Final = "#dbe1e8"
 _SUNKEN: Final = "#e9edf2"
 _CRITICAL: Final = "#c3262f"
-_LOAD, _ENCODE, _DENOISE, _VAE = "#5b6b80", "#0e8a7d", "#2f6fdb", "#7d4fd6"
+_LOAD, _ENCODE, _DENOISE, _VAE, _NODE = "#5b6b80", "#0e8a7d", "#2f6fdb", "#7d4fd6", "#b3600a"
 _COLOURS: Final = {
     StageName.DOWNLOAD: _LOAD,
     StageName.LOAD: _LOAD,
@@ -36,12 +37,15 @@ _COLOURS: Final = {
     StageName.DENOISE: _DENOISE,
     StageName.VAE_ENCODE: _VAE,
     StageName.VAE_DECODE: _VAE,
+    StageName.NODE: _NODE,
 }
 """The page's colours, in its light theme."""
 
 _DESIGN_WIDTH, _DESIGN_HEIGHT = 1280, 720
 _DPI: Final = 100
 _MAX_ROWS: Final = 40
+_MOST_LINES: Final = 16
+_MOST_LETTERS: Final = 40
 
 
 def draw(reports: Sequence[RunReport], width: int, height: int) -> Pixels:
@@ -62,9 +66,9 @@ def draw(reports: Sequence[RunReport], width: int, height: int) -> Pixels:
 
 
 def _draw_time_line(axes: Axes, reports: Sequence[RunReport]) -> None:
-    rows = _rows(reports)[:_MAX_ROWS]
-    end = max((start + (stage.seconds or 0.0) for start, stage in rows), default=0.0) or 1.0
-    for position, (start, stage) in enumerate(rows):
+    rows = _rows(reports)
+    end = max((start + (stage.seconds or 0.0) for start, _, stage in rows), default=0.0) or 1.0
+    for position, (start, _, stage) in enumerate(rows):
         seconds = stage.seconds or 0.0
         axes.barh(position, seconds, left=start, height=0.72, color=_COLOURS[stage.name])
         label = f" {_duration(stage.seconds)}"
@@ -73,7 +77,7 @@ def _draw_time_line(axes: Axes, reports: Sequence[RunReport]) -> None:
         axes.text(start + seconds, position, label, va="center", fontsize=8, color=_INK, clip_on=False)
     for later_run in _run_starts(reports)[1:-1]:
         axes.axvline(later_run, color=_MUTED, linewidth=0.8, linestyle=":")
-    axes.set_yticks(range(len(rows)), [stage_label(stage) for _, stage in rows])
+    axes.set_yticks(range(len(rows)), [label for _, label, _ in rows])
     axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.set_xlim(0, end * 1.2)
     axes.set_xlabel("seconds")
@@ -83,13 +87,15 @@ def _draw_time_line(axes: Axes, reports: Sequence[RunReport]) -> None:
 
 def _draw_steps(axes: Axes, reports: Sequence[RunReport]) -> None:
     stages = [stage for report in reports for stage in report.stages if len(stage.steps) > 1]
-    steady = [step.seconds for stage in stages for step in stage.steps if not step.compiled]
+    lines = notable(stages, _MOST_LINES)
+    stages = [stage for position, stage in enumerate(stages) if position in lines]
+    steady = [step.seconds for stage in stages for step in stage.steps if is_timed(step)]
     top = 1.25 * max(steady, default=0.0) or None
     for stage in stages:
         colour = _COLOURS[stage.name]
-        seconds = [step.seconds if not step.compiled else np.nan for step in stage.steps]
+        seconds = [step.seconds if is_timed(step) else np.nan for step in stage.steps]
         median = stage.step_seconds.median if stage.step_seconds else None
-        label = f"{stage_label(stage)}, median {_duration(median)}"
+        label = f"{_label(stage)}, median {_duration(median)}"
         numbers = range(1, len(seconds) + 1)
         axes.plot(numbers, seconds, color=colour, marker="o", markersize=3, label=label)
         for number, step in zip(numbers, stage.steps, strict=True):
@@ -139,13 +145,20 @@ def _draw_hbm(axes: Axes, reports: Sequence[RunReport]) -> None:
         _say_nothing_known(axes)
 
 
-def _rows(reports: Sequence[RunReport]) -> list[tuple[float, StageReport]]:
-    """Each stage with the seconds at which it begins on the time line: the runs lie one after the other."""
-    return [
-        (begins + stage.started_unix_seconds - report.started_unix_seconds, stage)
-        for report, begins in zip(reports, _run_starts(reports), strict=False)
-        for stage in report.stages
-    ]
+def _rows(reports: Sequence[RunReport]) -> list[tuple[float, str, StageReport]]:
+    """Stages with the seconds at which they begin on the time line: the runs lie one after the other.
+
+    What ran within a node follows it. Of a long workflow there are the slowest.
+    """
+    rows = []
+    for report, begins in zip(reports, _run_starts(reports), strict=False):
+        shown = notable(report.stages, _MAX_ROWS // len(reports))
+        for position, depth in walk(report.stages):
+            stage = report.stages[position]
+            if position in shown:
+                start = begins + stage.started_unix_seconds - report.started_unix_seconds
+                rows.append((start, "· " * min(depth, 4) + _label(stage), stage))
+    return rows
 
 
 def _run_starts(reports: Sequence[RunReport]) -> list[float]:
@@ -167,8 +180,20 @@ def _fullest(reports: Sequence[RunReport]) -> dict[str, HbmUsage]:
     return chips
 
 
+def _label(stage: StageReport) -> str:
+    return _drawable(stage_label(stage), stage.component or stage.name)
+
+
+def _drawable(text: str, instead: str) -> str:
+    """A user's words as they can be drawn: short, in letters of matplotlib's font, and no formula of it."""
+    shown = text if text and text.isascii() else instead
+    shown = shown if len(shown) <= _MOST_LETTERS else f"{shown[: _MOST_LETTERS - 3]}..."
+    return shown.replace("$", r"\$")
+
+
 def _title(report: RunReport) -> str:
-    return f"{report.pipeline} {report.status.value}, {_duration(report.total_seconds)}"
+    name = _drawable(report.name or "", report.pipeline)
+    return f"{name} {outcome(report)}, {_duration(report.total_seconds)}"
 
 
 def _duration(seconds: float | None) -> str:

@@ -17,7 +17,7 @@ from aiohttp.typedefs import Handler, Middleware
 from crystools_tpu import __version__
 from crystools_tpu.monitor import Monitor, Snapshot
 from crystools_tpu.server import security, wire
-from crystools_tpu.server.runs import KeptRuns, Runs
+from crystools_tpu.server.runs import AlikeRuns, KeptRuns, Runs
 from crystools_tpu.server.settings import (
     FieldError,
     Settings,
@@ -75,10 +75,10 @@ class Profiling:
 class Served:
     """What a server tells of: a machine, its runs, and what can be made of them.
 
-    `kept` are the runs of other processes. `simulated` names the simulated machine and goes to every client.
-    `metrics_text` takes the request's `Accept` and renders the metrics and their content type; it may block.
-    `trace` makes a trace file of a run; it may take its time, and raises ImportError, with what helps, where
-    its package is broken. `profiling` lets clients ask for captures.
+    `kept` are the runs of other processes, which clients are told of too. `simulated` names the simulated
+    machine and goes to every client. `metrics_text` takes the request's `Accept` and renders the metrics and
+    their content type; it may block. `trace` makes a trace file of a run; it may take its time, and raises
+    ImportError, with what helps, where its package is broken. `profiling` lets clients ask for captures.
     """
 
     monitor: Monitor
@@ -172,7 +172,10 @@ class Api:
         self._clock = clock
         self._started_at = clock()
         self.page_key = secrets.token_urlsafe(16)
-        self.hub = Hub(served.monitor, served.bus, self._hello, served.history.report)
+        self._alike = AlikeRuns(self._runs.alike)
+        self.hub = Hub(
+            served.monitor, served.bus, self._runs, self._hello, served.history.report, self._alike.of
+        )
 
     async def health(self, request: web.Request) -> web.Response:
         """How the server stands, and on which address it was reached."""
@@ -251,6 +254,7 @@ class Api:
     async def close(self, app: web.Application) -> None:
         """Ends all websocket connections."""
         await self.hub.close()
+        self._alike.close()
 
     async def _sample(self) -> Snapshot:
         """A sample may wait for slow sources: never on the event loop."""
@@ -263,10 +267,10 @@ class Api:
         return report
 
     def _with_progress(self, report: RunReport) -> RunReport:
-        return with_progress(report, self.served.monitor.unix_seconds())
+        return with_progress(report, self.served.monitor.unix_seconds(), self._alike.of)
 
     def _hello(self, settings: Settings) -> wire.Hello:
-        profiling, runs = self.served.profiling, self.served.history.reports()[: wire.HELLO_RUNS]
+        profiling, runs = self.served.profiling, self._runs.newest(wire.HELLO_RUNS)
         return wire.Hello(
             version=__version__,
             simulated=self.served.simulated,

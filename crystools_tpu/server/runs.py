@@ -1,11 +1,18 @@
-"""The runs that the server knows: those of its own process, and those that were kept."""
+"""The runs that the server knows: those of its own process, and those that all others keep."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final, Protocol
 
-from crystools_tpu.telemetry import Comparison, History, RunReport, compare
+from crystools_tpu.telemetry import Comparison, History, RunReport, Status, compare, newest_alike
+from crystools_tpu.telemetry.guard import Guard
+
+logger = logging.getLogger(__name__)
+
+_MOST_LOOKED_UP: Final = 64
 
 
 class KeptRuns(Protocol):
@@ -18,7 +25,13 @@ class KeptRuns(Protocol):
         """One run, if it is there."""
 
     def alike(self, report: RunReport) -> Sequence[RunReport]:
-        """Other runs of the same pipeline, for a comparison to choose from."""
+        """Other runs of the same pipeline and workflow, for a comparison to choose from."""
+
+    def follow(self, newest: int, told: Callable[[RunReport], None]) -> Callable[[], None]:
+        """Tells the `newest` runs of other processes and those in progress, then each that changes.
+
+        In a thread of its own, until the function that it returns is called, which returns at once.
+        """
 
 
 class Runs:
@@ -27,6 +40,7 @@ class Runs:
     def __init__(self, history: History, kept: KeptRuns | None) -> None:
         self._history = history
         self._kept = kept
+        self._followed: dict[str, RunReport] = {}
 
     def page(self, limit: int, before: str | None = None) -> tuple[tuple[RunReport, ...], Sequence[str]]:
         """The newest `limit` runs, or those that began before run `before`, newest first.
@@ -46,9 +60,75 @@ class Runs:
         own = self._history.report(run_id)
         return own if own is not None or self._kept is None else self._kept.report(run_id)
 
+    def newest(self, limit: int) -> tuple[RunReport, ...]:
+        """The newest runs, newest first, with an older one in progress in place of one that has ended.
+
+        Known without asking anybody: of other processes' runs those of which `follow` has heard.
+        """
+        return _newest([*tuple(self._followed.values()), *self._history.reports()], limit)
+
+    def follow(self, newest: int, told: Callable[[RunReport], None]) -> Callable[[], None]:
+        """`KeptRuns.follow`; nothing where there is no history."""
+        if self._kept is None:
+            return lambda: None
+        followed = self._followed = {}
+
+        def note(report: RunReport) -> None:
+            followed[report.run_id] = report
+            kept = {run.run_id for run in _newest(followed.values(), newest)}
+            for run_id in followed.keys() - kept:
+                del followed[run_id]
+            told(report)
+
+        return self._kept.follow(newest, note)
+
     def compare(self, a: RunReport, b: RunReport) -> Comparison:
         """B compared with A, judged by the runs that are like A."""
-        return compare(a, b, [*self._history.reports(), *(self._kept.alike(a) if self._kept else ())])
+        return compare(a, b, self._others(a))
+
+    def alike(self, run: RunReport) -> tuple[RunReport, ...]:
+        """The newest runs that are like one that goes on, for its time to go."""
+        return newest_alike(run, self._others(run))
+
+    def _others(self, run: RunReport) -> list[RunReport]:
+        return [*self._history.reports(), *(self._kept.alike(run) if self._kept else ())]
+
+
+class AlikeRuns:
+    """What the runs that go on are like: looked up once each, in a thread of its own. For use from any."""
+
+    def __init__(self, find: Callable[[RunReport], Sequence[RunReport]]) -> None:
+        self._find = find
+        self._found: dict[str, Sequence[RunReport] | None] = {}
+        self._lookups = ThreadPoolExecutor(max_workers=1, thread_name_prefix="crystools-tpu-alike")
+        self._guard = Guard(logger)
+
+    def of(self, run: RunReport) -> Sequence[RunReport] | None:
+        """The runs that are like this one; None while they are looked up."""
+        if run.run_id not in self._found:
+            if len(self._found) == _MOST_LOOKED_UP:
+                self._found.pop(next(iter(self._found)), None)
+            self._found[run.run_id] = None
+            with self._guard("the runs that are like one cannot be looked up"):
+                self._lookups.submit(self._look_up, run)
+        return self._found.get(run.run_id)
+
+    def close(self) -> None:
+        """Looks up nothing more."""
+        self._lookups.shutdown(wait=False, cancel_futures=True)
+
+    def _look_up(self, run: RunReport) -> None:
+        found: Sequence[RunReport] = ()
+        with self._guard("the runs that are like one cannot be looked up"):
+            found = self._find(run)
+        self._found[run.run_id] = found
+
+
+def _newest(runs: Iterable[RunReport], limit: int) -> tuple[RunReport, ...]:
+    """The last of several reports of a run counts."""
+    known = {run.run_id: run for run in runs}.values()
+    chosen = sorted(known, key=lambda run: (run.status is Status.RUNNING, _age(run)), reverse=True)[:limit]
+    return tuple(sorted(chosen, key=_age, reverse=True))
 
 
 def _age(run: RunReport) -> tuple[float, str]:

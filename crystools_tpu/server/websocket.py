@@ -1,8 +1,8 @@
 """The websocket: snapshots at each client's own rate, telemetry events to all at once.
 
 The monitor is subscribed to only while some client wants snapshots, the telemetry bus only while there is
-a client. Everything here runs on the event loop; the monitor's and the pipelines' threads do no more than
-wake it.
+a client, and only then the runs of other processes are followed, in the history. Everything here runs on the
+event loop; the monitor's and the pipelines' threads do no more than wake it.
 """
 
 from __future__ import annotations
@@ -12,12 +12,14 @@ import contextlib
 import logging
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Final
 
 from aiohttp import WSCloseCode, WSMsgType, web
 
 from crystools_tpu.monitor import Monitor, Snapshot
 from crystools_tpu.server import wire
+from crystools_tpu.server.runs import Runs
 from crystools_tpu.server.security import MAX_BODY_BYTES, refusal
 from crystools_tpu.server.settings import (
     ClientSettings,
@@ -26,10 +28,11 @@ from crystools_tpu.server.settings import (
     parse_object,
     updated_client_settings,
 )
-from crystools_tpu.telemetry.events import RunReport, to_wire
-from crystools_tpu.telemetry.fold import Fold
+from crystools_tpu.telemetry.events import RunChanged, RunReport, to_wire
+from crystools_tpu.telemetry.fold import Fold, with_progress
 from crystools_tpu.telemetry.guard import Guard
 from crystools_tpu.telemetry.pubsub import Bus, Subscription
+from crystools_tpu.telemetry.time_to_go import AlikeOf
 
 logger = logging.getLogger(__name__)
 
@@ -97,25 +100,33 @@ class Client:
 
 
 class Hub:
-    """All clients, and what they are subscribed to. `report_of` gives a run of this process at once."""
+    """All clients, and what they are subscribed to.
+
+    `report_of` gives a run of this process at once, `alike_of` the runs that are like it.
+    """
 
     def __init__(
         self,
         monitor: Monitor,
         bus: Bus,
+        runs: Runs,
         hello: Callable[[Settings], wire.Hello],
         report_of: Callable[[str], RunReport | None],
+        alike_of: AlikeOf,
     ) -> None:
         self._monitor = monitor
         self._bus = bus
+        self._runs = runs
         self._hello = hello
-        self._report_of = report_of
+        self._alike_of = alike_of
+        self._new_fold = partial(Fold, report_of, monitor.unix_seconds, alike_of)
         self._settings = Settings(interval_seconds=monitor.interval_seconds)
         self._clients: set[Client] = set()
         self._guard = Guard(logger)
         self._unsubscribe: Callable[[], None] | None = None
         self._events: Subscription | None = None
-        self._fold = Fold(report_of, monitor.unix_seconds)
+        self._unfollow: Callable[[], None] | None = None
+        self._fold = self._new_fold()
 
     @property
     def settings(self) -> Settings:
@@ -164,10 +175,13 @@ class Hub:
     def _join(self, client: Client) -> None:
         if self._events is None:
             self._events = self._bus.subscribe(wakeup=_waker(self._publish_events))
-            self._fold = Fold(self._report_of, self._monitor.unix_seconds)  # of what came between
+            self._fold = self._new_fold()  # of what came between
         self._publish_events()  # what happened before the hello is in the hello
         client.offer(wire.dumps(to_wire(self._hello(self._settings))))
         self._clients.add(client)
+        if self._unfollow is None:
+            with self._guard("the runs of other processes cannot be followed"):
+                self._unfollow = self._runs.follow(wire.HELLO_RUNS, self._teller())
         self._update_sampling()
 
     def _leave(self, client: Client) -> None:
@@ -176,6 +190,9 @@ class Hub:
         if not self._clients and self._events is not None:
             self._events.close()
             self._events = None
+        if not self._clients and self._unfollow is not None:
+            self._unfollow()
+            self._unfollow = None
 
     def _receive(self, client: Client, kind: WSMsgType, data: str | bytes) -> None:
         try:
@@ -219,9 +236,21 @@ class Hub:
     def _publish_events(self) -> None:
         for event in self._events.drain() if self._events is not None else ():
             with self._guard(f"{event.type} could not be sent"):
-                frame = wire.dumps(to_wire(self._fold.add(event)))
-                for client in self._clients:
-                    client.offer(frame)
+                self._offer(wire.dumps(to_wire(self._fold.add(event))))
+
+    def _teller(self) -> Callable[[RunReport], None]:
+        """Tells all clients of a run of another process, from another thread, where the frame is made too."""
+        offer = _waker(self._offer)
+
+        def tell(report: RunReport) -> None:
+            event = RunChanged(with_progress(report, self._monitor.unix_seconds(), self._alike_of))
+            offer(wire.dumps(to_wire(event)))
+
+        return tell
+
+    def _offer(self, frame: str) -> None:
+        for client in self._clients:
+            client.offer(frame)
 
 
 def _waker(callback: Callable[..., None]) -> Callable[..., None]:

@@ -23,13 +23,20 @@ Simulated: TypeAlias = Annotated[
 
 @dataclass(frozen=True, slots=True)
 class Hello:
-    """The first message to a websocket client."""
+    """The first message to a websocket client.
+
+    What is not yet known of other processes' runs follows at once, a `run_changed` each.
+    """
 
     type: Literal["hello"] = field(default="hello", init=False)
     version: str
     simulated: Simulated
     settings: Settings
-    runs: Annotated[tuple[Message[RunReport], ...], "The newest, newest first.", {"maxItems": HELLO_RUNS}]
+    runs: Annotated[
+        tuple[Message[RunReport], ...],
+        "The newest, newest first; one in progress counts as newer.",
+        {"maxItems": HELLO_RUNS},
+    ]
     traces: Annotated[bool, "Whether /api/runs/{run_id}/trace answers."]
     profile: Annotated[ProfileCapture | None, "The last capture; null where there is no /api/profile."]
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -15,7 +16,10 @@ from statistics import NormalDist
 from typing import Final, Literal, TypeAlias
 
 from crystools_tpu.telemetry.events import RunReport, StageName, StageReport, Status
+from crystools_tpu.telemetry.labels import stage_label
+from crystools_tpu.telemetry.stage_tree import parent_of, walk
 from crystools_tpu.telemetry.step_times import timed_seconds
+from crystools_tpu.telemetry.words import nonfinite_note, outcome
 
 SAME_RATIO: Final = 0.01
 """A smaller change is none: the same program, run twice on a quiet machine, differs by as much."""
@@ -58,10 +62,16 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class StageComparison:
-    """One stage of both runs, by name and component (and in their order, where a run has several of them)."""
+    """One stage of both runs.
+
+    They are the same by name and component, in their order where a run has several of them; of a workflow's
+    nodes by the class and the id; and only where they are parts of the same. `label` says that in words:
+    `Wan2.1 Sampler > denoise transformer`.
+    """
 
     name: StageName
     component: str | None
+    label: str
     changes: tuple[Change, ...]
 
 
@@ -79,7 +89,8 @@ class Comparison:
     """Run A, the baseline, and run B.
 
     `incomparable` says, a sentence each, why B's figures say nothing about A's: one of them did not do its
-    work to the end, or they did not do the same on the same devices.
+    work to the end, or they did not do the same on the same devices. `remarks` are what should be known of
+    figures that can be compared all the same: that what was made is NaN.
     """
 
     a: str
@@ -90,12 +101,14 @@ class Comparison:
     differences: tuple[Difference, ...]
     changes: tuple[Change, ...]
     stages: tuple[StageComparison, ...]
+    remarks: tuple[str, ...] = ()
 
 
 def compare(a: RunReport, b: RunReport, others: Sequence[RunReport] = ()) -> Comparison:
     """Compares B with A. `others` are runs of which those that are like A show how much a figure varies."""
     runs = [a, *(run for run in others if run.run_id not in (a.run_id, b.run_id) and is_alike(a, run))]
     stages_a, stages_b = [_keyed_stages(run) for run in runs], _keyed_stages(b)
+    labels = _labels({**stages_a[0], **stages_b})
     return Comparison(
         a=a.run_id,
         b=b.run_id,
@@ -112,8 +125,11 @@ def compare(a: RunReport, b: RunReport, others: Sequence[RunReport] = ()) -> Com
             ),
         ),
         stages=tuple(
-            _compare_stage(key, [stages.get(key) for stages in stages_a], stages_b.get(key))
-            for key in {**stages_a[0], **stages_b}
+            _compare_stage(key, label, [stages.get(key) for stages in stages_a], stages_b.get(key))
+            for key, label in labels.items()
+        ),
+        remarks=tuple(
+            f"{name} {outcome(run)}" for name, run in (("A", a), ("B", b)) if nonfinite_note(run) is not None
         ),
     )
 
@@ -155,6 +171,9 @@ _OUTCOMES: Final = {
 _KINDS: Final = {"pipeline": "pipelines", "model_id": "models", "device": "devices"}
 
 _MOST_OF_AN_ERROR: Final = 200
+_MOST_ABOVE: Final = 3
+
+_EXACT: Final = ("memory_stats", "torch_memory_stats")
 
 
 def _incomparable(a: RunReport, b: RunReport) -> tuple[str, ...]:
@@ -206,19 +225,43 @@ def _device_text(report: RunReport) -> str | None:
     return None if report.device is None else f"{report.device.count} x {report.device.kind}"
 
 
-_Key: TypeAlias = tuple[StageName, str | None, int]
+_Own: TypeAlias = tuple[StageName, str | None, str | None, int]
+"""Name, component, the node's id, and the how manyth of these among the parts of the same."""
+
+_Key: TypeAlias = tuple[_Own, ...]
+"""A stage after those that it is a part of, the outermost first."""
 
 
 def _keyed_stages(report: RunReport) -> dict[_Key, StageReport]:
-    stages: dict[_Key, StageReport] = {}
-    for stage in report.stages:
-        of_that_name = sum(key[:2] == (stage.name, stage.component) for key in stages)
-        stages[stage.name, stage.component, of_that_name] = stage
-    return stages
+    keys: dict[int, _Key] = {}
+    seen: Counter[tuple[_Key, StageName, str | None, str | None]] = Counter()
+    for position, _ in walk(report.stages):
+        stage, parent = report.stages[position], parent_of(report.stages, position)
+        above = () if parent is None else keys[parent]
+        own = stage.name, stage.component, None if stage.node is None else stage.node.id
+        keys[position] = (*above, (*own, seen[above, *own]))
+        seen[above, *own] += 1
+    return {key: report.stages[position] for position, key in keys.items()}
+
+
+def _labels(stages: Mapping[_Key, StageReport]) -> dict[_Key, str]:
+    """What each is called; of nodes beside each other with the same name their ids say which is which."""
+    beside = Counter((key[:-1], stage_label(stage)) for key, stage in stages.items())
+    paths: dict[_Key, tuple[str, ...]] = {(): ()}
+    for key, stage in stages.items():
+        own = stage_label(stage)
+        if stage.node is not None and beside[key[:-1], own] > 1:
+            own = f"{own} #{stage.node.id}"
+        paths[key] = (*paths.get(key[:-1], ()), own)
+    return {key: " > ".join(_shortened(paths[key])) for key in stages}
+
+
+def _shortened(path: tuple[str, ...]) -> tuple[str, ...]:
+    return path if len(path) <= _MOST_ABOVE else (path[0], "...", path[-1])
 
 
 def _compare_stage(
-    key: _Key, stages_a: Sequence[StageReport | None], stage_b: StageReport | None
+    key: _Key, label: str, stages_a: Sequence[StageReport | None], stage_b: StageReport | None
 ) -> StageComparison:
     stage_a = stages_a[0]
     figures_a, figures_b = [_figures(stage) for stage in stages_a], _figures(stage_b)
@@ -239,7 +282,8 @@ def _compare_stage(
         change("hbm_peak_bytes", exact=_hbm_is_exact(stage_a) and _hbm_is_exact(stage_b)),
     )
     known = (other for other in others if (other.a, other.b) != (None, None))
-    return StageComparison(key[0], key[1], (seconds, *known))
+    name, component, *_ = key[-1]
+    return StageComparison(name, component, label, (seconds, *known))
 
 
 def _change(
@@ -316,4 +360,4 @@ def _figures(stage: StageReport | None) -> Mapping[Figure, float | None]:
 
 
 def _hbm_is_exact(stage: StageReport | None) -> bool:
-    return stage is not None and all(usage.method == "memory_stats" for usage in stage.hbm)
+    return stage is not None and all(usage.method in _EXACT for usage in stage.hbm)

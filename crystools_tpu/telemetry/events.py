@@ -257,6 +257,16 @@ class Forecast(_Safe):
 
 
 @dataclass(frozen=True, slots=True)
+class StageWork(_Safe):
+    """A stage that a run is to have, and the model FLOPs of all its steps, over all devices."""
+
+    name: StageName
+    component: str | None
+    steps: int
+    flops: float
+
+
+@dataclass(frozen=True, slots=True)
 class StageReport(_Safe):
     """One stage of one run. Durations in seconds; `flops` is the stage's model FLOPs over all its steps.
 
@@ -318,7 +328,7 @@ class StageProgress(_Safe):
 
     `run_eta_seconds` is what the whole run has still to go, this stage and all those to come, and
     `run_eta_by` says by what that is known best: alike runs of the `history`, the `plan`, or this run's own
-    `steps`.
+    `steps`. The latter two are without loading and saving, which nobody knows then.
     """
 
     eta_seconds: float | None
@@ -368,6 +378,9 @@ class RunReport(_Safe):
     `progress`, of its running stage (the last of those that run), is there where a server tells of a run; see
     `fold`.
 
+    `work` are the stages that are to compute something, in their order, said as the run begins; of none that
+    loads or saves, and empty where the run does not say.
+
     `name` is what its user calls it: the workflow's. Of a workflow `cached_nodes` were not executed, since
     what they would make was there already; `nodes_total` is how many it has with those, where that is known.
     """
@@ -392,6 +405,7 @@ class RunReport(_Safe):
     process: Process | None = field(default=None, metadata=OMIT_DEFAULT)
     nodes_total: int | None = field(default=None, metadata=OMIT_DEFAULT)
     cached_nodes: tuple[Node, ...] = field(default=(), metadata=OMIT_DEFAULT)
+    work: tuple[StageWork, ...] = field(default=(), metadata=OMIT_DEFAULT)
 
     @property
     def content(self) -> frozenset[str]:

@@ -27,7 +27,15 @@ from crystools_tpu.telemetry.events import (
     Status,
     StepFinished,
 )
+from crystools_tpu.telemetry.stage_tree import number_of_running_stage
 from crystools_tpu.telemetry.step_times import eta_seconds, is_timed, statistics_of, timed_seconds
+from crystools_tpu.telemetry.time_to_go import (
+    AlikeOf,
+    RunsAhead,
+    nothing_alike,
+    time_to_go,
+    with_time_to_go,
+)
 
 _Happened: TypeAlias = StepFinished | BytesTransferred | CompileFinished
 
@@ -36,35 +44,42 @@ _OF_REPORT = {f.name for f in dataclasses.fields(StageReport)} & {
 }
 
 
-def with_progress(run: RunReport, now_unix_seconds: float) -> RunReport:
-    """The report of a run, with how its running stage stands if there is one."""
-    stage = running_stage(run)
-    return run if stage is None else dataclasses.replace(run, progress=_progress(stage, now_unix_seconds))
+def with_progress(run: RunReport, now_unix_seconds: float, alike_of: AlikeOf = nothing_alike) -> RunReport:
+    """The report of a run, with how its running stage stands if there is one.
 
-
-def running_stage(run: RunReport) -> StageReport | None:
-    """The stage that a run is in, the innermost; None between two stages."""
-    if run.status is not Status.RUNNING:
-        return None
-    return next((stage for stage in reversed(run.stages) if stage.status is Status.RUNNING), None)
+    `alike_of` gives the runs that are like it, for its time to go.
+    """
+    number = number_of_running_stage(run)
+    if number is None:
+        return run
+    progress = _progress(run.stages[number], now_unix_seconds)
+    left = time_to_go(run, number, progress, now_unix_seconds, alike_of(run) or ())
+    return dataclasses.replace(run, progress=with_time_to_go(progress, left))
 
 
 class Fold:
     """Follows runs by their events, handed to `add` in their order.
 
     `report_of` gives a run as known so far: of one that began before, or of which events were lost.
-    `unix_seconds` is the time of day.
+    `unix_seconds` is the time of day. `alike_of` gives the runs that are like one, for its time to go.
     """
 
     def __init__(
-        self, report_of: Callable[[str], RunReport | None], unix_seconds: Callable[[], float]
+        self,
+        report_of: Callable[[str], RunReport | None],
+        unix_seconds: Callable[[], float],
+        alike_of: AlikeOf = nothing_alike,
     ) -> None:
         self._report_of = report_of
         self._unix_seconds = unix_seconds
         self._stages: defaultdict[str, dict[int, _Stage]] = defaultdict(dict)
+        self._ahead = RunsAhead(report_of, alike_of)
 
     def add(self, event: Event) -> Event:
         """The event, with how its stage stands after it where that runs and is known."""
+        return self._ahead.add(self._add(event), self._unix_seconds())
+
+    def _add(self, event: Event) -> Event:
         if isinstance(event, StageStarted):
             return dataclasses.replace(event, progress=self._begun(event).progress)
         if isinstance(event, RunChanged):

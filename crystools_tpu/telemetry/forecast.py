@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from crystools_tpu.telemetry.chips import GIB
 from crystools_tpu.telemetry.events import Forecast, StageForecast
+from crystools_tpu.telemetry.labels import stage_label
 
 
 def forecast_warning(forecast: Forecast) -> str | None:
@@ -17,7 +18,7 @@ def forecast_warning(forecast: Forecast) -> str | None:
 
 def _shortage(stage: StageForecast, forecast: Forecast) -> str:
     """`denoise transformer wants 40.10 GiB of a chip's 31.24 GiB`, as far as it is known."""
-    label = f"{stage.name.value} {stage.component}" if stage.component else stage.name.value
+    label = stage_label(stage)
     wanted, limit = stage.hbm_peak_bytes_per_chip, forecast.hbm_limit_bytes_per_chip
     if wanted is None:
         return label

@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol, TypedDict, Unpack
 
-from crystools_tpu.telemetry.events import FULL, Forecast, Params, RunReport, StageName
+from crystools_tpu.telemetry.events import FULL, Forecast, Params, RunReport, StageName, StageWork
 
 
 class RunFacts(TypedDict, total=False):
@@ -21,6 +21,7 @@ class RunFacts(TypedDict, total=False):
     devices: Sequence[Any]
     peak_flops_per_chip: float | None
     forecast: Forecast | None
+    work: Sequence[StageWork]
 
 
 class StageFacts(TypedDict, total=False):

@@ -90,6 +90,11 @@ class Bus:
         for subscription in self._subscriptions:
             subscription._offer(event)
 
+    def begin_anew(self) -> None:
+        """In a process that was forked: whoever subscribed did so in the parent, and stays there."""
+        self._subscriptions = ()
+        self._lock = threading.Lock()
+
     def _remove(self, subscription: Subscription) -> None:
         with self._lock:
             self._subscriptions = tuple(s for s in self._subscriptions if s is not subscription)

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import logging
 import operator
+import os
 import random
 import time
 import uuid
@@ -28,10 +29,13 @@ from crystools_tpu.telemetry.events import (
     RunWarned,
     StageName,
     StageReport,
+    StageWork,
     Status,
 )
 from crystools_tpu.telemetry.forecast import forecast_warning
 from crystools_tpu.telemetry.guard import Guard
+from crystools_tpu.telemetry.keeping import keeper
+from crystools_tpu.telemetry.process import own_process
 from crystools_tpu.telemetry.profile import Profiler
 from crystools_tpu.telemetry.protocol import RunFacts
 from crystools_tpu.telemetry.pubsub import Bus
@@ -54,6 +58,12 @@ class History:
     def add(self, run: Run) -> None:
         """Keeps the run; the oldest leaves when there are more than `maxlen`."""
         self._runs.append(run)
+
+    def begin_anew(self) -> tuple[str, ...]:
+        """In a process that was forked: forgets the parent's runs; their ids."""
+        run_ids = tuple(run.run_id for run in self._runs)
+        self._runs.clear()
+        return run_ids
 
     def running(self) -> tuple[Run, ...]:
         """The runs that have not ended."""
@@ -112,6 +122,7 @@ class Run:
             device=device,
             forecast=forecast,
             content_params=self._guard.known("content_params", facts.get("content_params"), _names),
+            work=tuple(facts.get("work", ())),
         )
         self._around = Surroundings(
             run_id=self._start.run_id,
@@ -132,6 +143,7 @@ class Run:
 
     def begin(self, history: History) -> None:
         """Remembers the run and tells of it."""
+        keeper.run_begins(self.run_id)
         with self._guard("the run could not be remembered"):
             history.add(self)
         self._publish(RunStarted(self.report))
@@ -238,6 +250,7 @@ class Run:
 
     def _tell_end(self, report: RunReport) -> None:
         self._publish(RunFinished(report))
+        keeper.run_ended(self.run_id)
 
     def _summary(self, status: Status, error: str | None, seconds: float | None) -> RunReport:
         return dataclasses.replace(
@@ -265,6 +278,22 @@ history = History()
 profiler = Profiler(bus)
 
 
+def keep_by_default(on_bus: Bus, in_history: History) -> None:
+    """Before a run begins: runs are kept, but for those on a bus or in a history of their own."""
+    if on_bus is bus and in_history is history:
+        keeper.start()
+
+
+def _begin_anew() -> None:
+    """A process that was forked has neither the threads nor the runs of its parent."""
+    bus.begin_anew()
+    keeper.begin_anew(history.begin_anew())
+
+
+if hasattr(os, "register_at_fork"):  # Windows has no fork
+    os.register_at_fork(after_in_child=_begin_anew)
+
+
 @contextlib.contextmanager
 def run(
     pipeline: str,
@@ -275,6 +304,7 @@ def run(
     devices: Sequence[Any] = (),
     peak_flops_per_chip: float | None = None,
     forecast: Forecast | None = None,
+    work: Sequence[StageWork] = (),
     bus: Bus = bus,
     history: History = history,
     profiler: Profiler = profiler,
@@ -283,13 +313,16 @@ def run(
 ) -> Iterator[Run]:
     """Records a run of `pipeline` on these jax devices; without devices there are no MFU and no HBM.
 
+    It is kept in the user's history (see `keep_runs`), unless it is given a `bus` or `history` of its own.
+
     An exception ends the run as `failed` with its reason, Ctrl-C as `cancelled`; both go on to the caller.
     What fails in the watching itself is a warning, once a run, and never an exception here.
     `content_params` names those of `params` that say what is shown and change no time: a comparison of runs
     leaves them out, and no text of theirs goes into a trace. None: `events.DEFAULT_CONTENT_PARAMS`.
     `peak_flops_per_chip` is for a device that the chip table does not have. `forecast` is what is expected of
     the run: each stage takes what is said of its name and component, and the ETA begins with it. Where a
-    stage is not to fit, that is a warning in the log and on every screen; the run goes on.
+    stage is not to fit, that is a warning in the log and on every screen; the run goes on. `work` are the
+    stages that are to compute something: with them the time to go of a first run is known.
 
     While a workflow's node executes, what begins is a part of the workflow's run: see `workflow`.
     """
@@ -300,10 +333,12 @@ def run(
         "devices": devices,
         "peak_flops_per_chip": peak_flops_per_chip,
         "forecast": forecast,
+        "work": work,
     }
     node = executing.get()
     recorded = node.part(pipeline, **facts) if node is not None else None
     if recorded is None:
+        keep_by_default(bus, history)
         recorded = Run(pipeline, bus=bus, profiler=profiler, clock=clock, wall_clock=wall_clock, **facts)
     recorded.begin(history)
     try:
@@ -329,6 +364,7 @@ def run_begun(pipeline: str, started_unix_seconds: float, guard: Guard, facts: R
         output=None,
         device=None,
         stages=(),
+        process=own_process(guard),
     )
 
 

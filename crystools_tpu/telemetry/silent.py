@@ -9,7 +9,16 @@ import time
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any, Unpack
 
-from crystools_tpu.telemetry.events import FULL, Forecast, Params, RunReport, StageName, StageReport, Status
+from crystools_tpu.telemetry.events import (
+    FULL,
+    Forecast,
+    Params,
+    RunReport,
+    StageName,
+    StageReport,
+    StageWork,
+    Status,
+)
 from crystools_tpu.telemetry.guard import Guard
 from crystools_tpu.telemetry.protocol import RunFacts, StageFacts
 from crystools_tpu.telemetry.recorder import run_begun, stage_begun
@@ -90,6 +99,7 @@ def silent_run(
     devices: Sequence[Any] = (),
     peak_flops_per_chip: float | None = None,
     forecast: Forecast | None = None,
+    work: Sequence[StageWork] = (),
 ) -> Iterator[SilentRun]:
     """Takes the place of `run` where nothing is to be said: no event, no history, no log, no thread.
 

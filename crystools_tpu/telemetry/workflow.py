@@ -404,6 +404,7 @@ def workflow_run(
     `cached_nodes` are not executed, `nodes_total` counts them too. The caller ends the run with `finish`.
     """
     global _memory
+    recorder.keep_by_default(bus, history)
     if memory is None:
         memory = _memory = _memory or NodeMemory()
     run = WorkflowRun(

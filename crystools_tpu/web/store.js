@@ -11,9 +11,6 @@ import { Series } from "./series.js";
 /** Of what happens while the page is open; what is asked for besides is kept too. */
 const RUNS_KEPT = 50;
 
-/** How often a run of another process, which the server only reads of, is looked at. */
-const FOLLOW_SECONDS = 2;
-
 /** A snapshot older than this many intervals is shown as stale. */
 const STALE_INTERVALS = 4;
 const STALE_SECONDS_AT_LEAST = 3;
@@ -79,6 +76,8 @@ export class Store extends EventTarget {
   #refetching = new Set();
   #asking = false;
   #mostRuns = RUNS_KEPT;
+  /** The last of those that were asked for: what the server tells by itself may be older. @type {RunReport | null} */
+  #lastAskedFor = null;
   #api;
 
   /** @param {ServerApi} api Asked for older runs, and for a run of which events were lost to a slow page. */
@@ -131,6 +130,7 @@ export class Store extends EventTarget {
         this.hello = message;
         this.runs = message.runs.map(brought);
         this.moreRuns = null;
+        this.#lastAskedFor = null;
         this.unreadableRuns.clear();
         this.runsRevision += 1;
         this.profile = message.profile;
@@ -153,7 +153,7 @@ export class Store extends EventTarget {
     if (this.#asking) return;
     this.#asking = true;
     const hello = this.hello;
-    const before = this.moreRuns == null ? null : (this.runs.at(-1)?.run_id ?? null);
+    const before = this.moreRuns == null ? null : (this.#lastAskedFor?.run_id ?? null);
     try {
       const page = await this.#api.runs(before);
       if (hello === this.hello) {
@@ -276,7 +276,8 @@ export class Store extends EventTarget {
       if (this.profile) this.profile = event.capture;
       return;
     }
-    if (event.type === "run_started" || event.type === "run_finished") {
+    // Of a run of another process there is no other event than that it has changed.
+    if (event.type === "run_started" || event.type === "run_changed" || event.type === "run_finished") {
       this.#replaceRun(event.report);
       return;
     }
@@ -289,31 +290,35 @@ export class Store extends EventTarget {
     const known = new Set(this.runs.map((run) => run.run_id));
     const added = page.filter((run) => !known.has(run.run_id));
     this.runs.push(...added.map(brought));
-    this.runs.sort((a, b) => b.started_unix_seconds - a.started_unix_seconds);
+    this.runs.sort(newestFirst);
+    this.#lastAskedFor = page.at(-1) ?? this.#lastAskedFor;
     this.#mostRuns = Math.max(this.#mostRuns, this.runs.length);
-    for (const run of added) if (run.status === "running") this.#follow(run.run_id);
-  }
-
-  /** No event comes of a run of another process. @param {string} runId */
-  #follow(runId) {
-    setTimeout(async () => {
-      const run = this.runs.find((candidate) => candidate.run_id === runId);
-      if (run?.status !== "running") return;
-      await this.#refetch(runId);
-      this.#follow(runId);
-    }, FOLLOW_SECONDS * 1000);
   }
 
   /** @param {RunReport} report */
   #replaceRun(report) {
     const index = this.runs.findIndex((run) => run.run_id === report.run_id);
-    if (index >= 0) this.runs[index] = brought(report);
-    else this.runs.unshift(brought(report));
-    if (this.runs.length > this.#mostRuns) {
-      this.runs.length = this.#mostRuns;
-      if (this.moreRuns != null) this.moreRuns = true;
+    const before = this.runs[index];
+    if (before) this.runs[index] = brought(report);
+    else {
+      this.runs.push(brought(report));
+      this.runs.sort(newestFirst);
+      this.#makeRoom();
     }
-    this.runsRevision += 1;
+    if (before?.status !== "running" || report.status !== "running") this.runsRevision += 1;
+  }
+
+  /** The oldest run that has ended goes; it can be asked for again. */
+  #makeRoom() {
+    if (this.runs.length <= this.#mostRuns) return;
+    const oldest = this.runs.filter((run) => run.status !== "running").at(-1);
+    if (!oldest) return;
+    const index = this.runs.indexOf(oldest);
+    this.runs.splice(index, 1);
+    if (this.moreRuns == null) return;
+    this.moreRuns = true;
+    if (!this.#lastAskedFor || newestFirst(oldest, this.#lastAskedFor) <= 0)
+      this.#lastAskedFor = this.runs[index - 1] ?? null;
   }
 
   /** @param {string} runId */
@@ -336,16 +341,26 @@ export class Store extends EventTarget {
   }
 }
 
-/** @param {RunReport} run @returns {LiveStage | undefined} */
-function runningStage(run) {
-  return run.stages.at(-1);
+/**
+ * The last of those that run: a stage begins after the one that it is a part of.
+ *
+ * @param {RunReport} run
+ * @returns {LiveStage | undefined}
+ */
+export function runningStage(run) {
+  return run.stages.filter((stage) => stage.status === "running").at(-1);
 }
 
 /** The run as it is shown. @param {RunReport} run */
 function brought(run) {
-  const stage = run.stages.at(-1);
+  const stage = runningStage(run);
   if (stage) update(stage, run.progress);
   return run;
+}
+
+/** As the server lists them. @param {RunReport} a @param {RunReport} b */
+function newestFirst(a, b) {
+  return b.started_unix_seconds - a.started_unix_seconds || (a.run_id < b.run_id ? 1 : -1);
 }
 
 /**

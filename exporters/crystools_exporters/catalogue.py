@@ -10,8 +10,10 @@ Labels are closed sets: never a prompt, a seed or a run id.
 - `buffer_size` the runtime's classes of what is transferred (`8MB+`)
 - `mount`     a disk's mount point: as many as the machine has disks, chosen by nobody from outside
 - `source`    the names of the sources (`host tpu libtpu_sdk jax_memory nvml`)
-- `pipeline`  the names that pipelines report under (`wan2.1-t2v`)
-- `stage`     `download load text_encode image_encode denoise vae_encode vae_decode save`
+- `pipeline`  the names that pipelines report under (`wan2.1-t2v`); of a workflow's run `comfyui`
+- `stage`     `download load text_encode image_encode denoise vae_encode vae_decode save`; of a compile in
+              a node `node`
+- `node_class` the classes of ComfyUI's own nodes and of ours (`node_classes.py`); all others are `other`
 - `status`    `succeeded failed cancelled`
 - `reason`    why a model's component left the memory: `evicted freed out_of_memory`
 - `kind`      what a source calls the chip (`TPU v6e`)
@@ -25,6 +27,7 @@ and `sum by (simulated)` never adds the two up.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -35,6 +38,8 @@ from crystools_exporters.readers import (
     Built,
     EventReader,
     InProgress,
+    NodeFinished,
+    NodeStepFinished,
     SnapshotReader,
     chip,
     disk,
@@ -45,6 +50,8 @@ from crystools_exporters.readers import (
 )
 from crystools_tpu.telemetry import (
     CompileFinished,
+    HbmUsage,
+    HostMemory,
     ModelFreed,
     Ratio,
     RunFinished,
@@ -120,6 +127,10 @@ def _is_nonfinite(event: StepFinished) -> int | None:
     return None if event.record.finite is None else int(not event.record.finite)
 
 
+def _peak_bytes(usages: Iterable[HbmUsage | HostMemory | None]) -> int | None:
+    return max((usage.peak_bytes for usage in usages if usage is not None), default=None)
+
+
 def _ratio(known: Ratio | None) -> float | None:
     """An unknown ratio has no sample, even where an earlier stage had one."""
     return None if known is None else known.ratio
@@ -176,7 +187,8 @@ CATALOGUE: Final = (
         "Runs that have begun and not ended."),
     MetricSpec("crystools_tpu_run_duration_seconds",
         on(RunFinished, *_RUN, value=lambda event: event.report.total_seconds),
-        "Duration of runs, from the first stage's load to the last one's save.", _DURATION_BUCKETS),
+        "Duration of runs, from the first stage's load to the last one's save; of workflows, of all nodes.",
+        _DURATION_BUCKETS),
     MetricSpec("crystools_tpu_run_chip_seconds_total",
         FROM_ZERO | on(RunFinished, *_RUN, value=_chip_seconds),
         "Duration of the runs that ended times the chips they ran on, which is what they cost."),
@@ -208,6 +220,19 @@ CATALOGUE: Final = (
         "Model FLOPs done, over all chips, counted as stages end."),
     MetricSpec("crystools_tpu_stage_hbm_peak_bytes", HBM_PEAKS,
         "Peak memory of a jax device in the latest stage that ended."),
+    MetricSpec("crystools_tpu_node_duration_seconds",
+        on(NodeFinished, "node_class", "status", value=lambda event: event.report.seconds),
+        "Duration of the nodes of workflows, with those that they expand into.", _DURATION_BUCKETS),
+    MetricSpec("crystools_tpu_node_step_duration_seconds",
+        on(NodeStepFinished, "node_class", value=lambda event: event.seconds),
+        "Time between two reports of a node's progress, without the first.",
+        _DURATION_BUCKETS),
+    MetricSpec("crystools_tpu_node_hbm_peak_bytes",
+        on(NodeFinished, "node_class", value=lambda event: _peak_bytes(event.report.hbm)),
+        "Peak memory of the fullest device in the latest node of the class that ended."),
+    MetricSpec("crystools_tpu_node_host_memory_peak_bytes",
+        on(NodeFinished, "node_class", value=lambda event: _peak_bytes([event.report.host_memory])),
+        "Peak of the process's own memory in the latest node of the class that ended."),
     MetricSpec("crystools_tpu_components_freed_total", on(ModelFreed, "reason", value=lambda _: 1),
         "Components of models that left the devices' memory."),
 )  # fmt: skip

@@ -7,11 +7,11 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from crystools_exporters.otlp import OtlpExporter, otlp_exporter
+from crystools_exporters.following import Changes, Following
 from crystools_exporters.retention import Retention, parse_retention
 from crystools_exporters.run_log import RunLog, RunLogError, UnreadableRun
 from crystools_exporters.run_log_writer import RunLogWriter
@@ -21,10 +21,17 @@ from crystools_tpu.data_dir import data_dir
 from crystools_tpu.environment import HISTORY
 from crystools_tpu.telemetry import Bus, History, RunReport
 from crystools_tpu.telemetry.guard import Guard
+from crystools_tpu.telemetry.keeping import keeper
+
+if TYPE_CHECKING:
+    from crystools_exporters.otlp import OtlpExporter
 
 logger = logging.getLogger(__name__)
 
+# What can only be read is read as it was when it was opened: anew no more often than this.
 _STALE_SECONDS: Final = 5.0
+
+_CLOSE_SECONDS: Final = 5.0
 
 
 class KeptRuns:
@@ -36,6 +43,7 @@ class KeptRuns:
         self._failed = False
         self._stale_at = 0.0
         self._lock = threading.Lock()
+        self._following: list[Following] = []
 
     def page(self, limit: int, before: str | None = None) -> tuple[tuple[RunReport, ...], tuple[str, ...]]:
         """`RunLog.read_page`; runs whose process is no more are `interrupted`."""
@@ -57,22 +65,51 @@ class KeptRuns:
             return log.alike(report)
         return ()
 
+    def follow(self, newest: int, told: Callable[[RunReport], None]) -> Callable[[], None]:
+        """Tells the `newest` runs of other processes, and from then on each as it changes.
+
+        In a thread of its own, until the function that it returns is called.
+        """
+        changes = Changes(newest)
+
+        def read() -> Sequence[RunReport]:
+            with self._logged(), self._opened() as log:
+                return changes.read(log)
+            return ()
+
+        following = Following(read, told)
+        self._following = [*(each for each in self._following if each.goes_on), following]
+        return following.stop
+
     def close(self) -> None:
-        """Closes the file."""
-        if self._log is not None:
-            self._log.close()
+        """Follows no run any more, and closes the file."""
+        for following in self._following:
+            following.stop()
+        for following in self._following:
+            following.join(_CLOSE_SECONDS)
+        self._forget()
 
     @contextlib.contextmanager
     def _opened(self) -> Iterator[RunLog]:
         with self._lock:
-            # What can only be read is read as it was when it was opened.
-            if self._log is not None and self._log.read_only and time.monotonic() > self._stale_at:
-                self._log.close()
-                self._log = None
+            if self._log is not None and self._is_due(self._log) and self._log.is_outdated:
+                self._forget()
             if self._log is None:
                 self._log = RunLog(self._folder)
                 self._stale_at = time.monotonic() + _STALE_SECONDS
-            yield self._log
+            try:
+                yield self._log
+            except RunLogError:  # it may be another one, or whole, when it is opened next
+                self._forget()
+                raise
+
+    def _is_due(self, log: RunLog) -> bool:
+        return not log.read_only or time.monotonic() > self._stale_at
+
+    def _forget(self) -> None:
+        if self._log is not None:
+            self._log.close()
+            self._log = None
 
     @contextlib.contextmanager
     def _logged(self) -> Iterator[None]:
@@ -96,12 +133,33 @@ def exporting(
     """For as long as the block lasts, this process's runs go into the history, which is what it yields.
 
     None where the environment turns it off. Where it names an OTLP receiver the runs go there too, and the
-    machine as `monitor` sees it. Nothing that fails here reaches the runs.
+    machine as `monitor` sees it. Nothing that fails here reaches the runs. What exports a process's runs by
+    default rests meanwhile.
     """
+    with contextlib.ExitStack() as stack:
+        kept = stack.enter_context(_exporting(environ, bus, history, monitor, simulated))
+        if bus is telemetry.bus and history is telemetry.history:
+            stack.enter_context(keeper.replaced(history.running))
+        yield kept
+
+
+def exporting_by_default() -> contextlib.AbstractContextManager[object]:
+    """What `telemetry.run` begins by itself, which knows it by this name alone."""
+    return _exporting(os.environ, telemetry.bus, telemetry.history, None, None)
+
+
+@contextlib.contextmanager
+def _exporting(
+    environ: Mapping[str, str],
+    bus: Bus,
+    history: History,
+    monitor: Sampler | None,
+    simulated: str | None,
+) -> Iterator[KeptRuns | None]:
     guard = Guard(logger)
     otlp: OtlpExporter | None = None
     with guard("nothing is exported over OTLP"):
-        otlp = otlp_exporter(monitor, bus=bus, simulated=simulated, environ=environ)
+        otlp = _otlp(environ, bus, monitor, simulated)
     try:
         with _keeping(environ, bus, history) as kept:
             yield kept
@@ -109,6 +167,17 @@ def exporting(
         with guard("the OTLP exporter could not be ended"):
             if otlp is not None:
                 otlp.close()
+
+
+def _otlp(
+    environ: Mapping[str, str], bus: Bus, monitor: Sampler | None, simulated: str | None
+) -> OtlpExporter | None:
+    """Imports nothing where no receiver is named: most runs go nowhere, and their first is waited for."""
+    if not any(name.startswith("OTEL_EXPORTER_OTLP_") for name in environ):
+        return None
+    from crystools_exporters.otlp import otlp_exporter
+
+    return otlp_exporter(monitor, bus=bus, simulated=simulated, environ=environ)
 
 
 @contextlib.contextmanager
@@ -133,6 +202,16 @@ def _keeping(environ: Mapping[str, str], bus: Bus, history: History) -> Iterator
         with guard("the run history could not be closed"):
             writer.close()
             kept.close()
+
+
+@contextlib.contextmanager
+def kept_runs(environ: Mapping[str, str] = os.environ) -> Iterator[KeptRuns | None]:
+    """The history to be read, for as long as the block lasts; None where the environment turns it off."""
+    if environ.get(HISTORY) == "off":
+        yield None
+        return
+    with contextlib.closing(KeptRuns(data_dir(environ))) as kept:
+        yield kept
 
 
 def _retention(text: str) -> Retention:

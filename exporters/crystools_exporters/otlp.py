@@ -28,7 +28,7 @@ from crystools_exporters.otlp_receiver import Address, Receiver, watched
 from crystools_exporters.samples import Sampler
 from crystools_tpu import __version__
 from crystools_tpu.imports import import_failure
-from crystools_tpu.telemetry import Bus, Event, bus
+from crystools_tpu.telemetry import Bus, Event, Subscription, bus
 from crystools_tpu.telemetry.guard import Guard
 
 if TYPE_CHECKING:
@@ -61,49 +61,47 @@ class Signal(Protocol):
 
 
 class OtlpExporter:
-    """Hands events to the signals, in a thread of its own, from its making until `close`.
+    """Hands events to the signals, to each in a thread of its own, from its making until `close`.
 
-    Each signal is with the receiver that it goes to.
+    Each signal is with the receiver that it goes to. Its thread hands on what is left, too: a process that is
+    about to end has no new ones.
     """
 
     def __init__(self, signals: Sequence[tuple[Signal, Receiver]], *, bus: Bus = bus) -> None:
-        self._signals = tuple(signals)
-        self._subscription = bus.subscribe()
-        self._thread = threading.Thread(target=self._run, name="crystools-tpu-otlp", daemon=True)
-        self._thread.start()
+        self._exports = [_Export(signal, receiver, bus.subscribe()) for signal, receiver in signals]
+        for export in self._exports:
+            export.thread.start()
 
     def close(self, timeout_seconds: float = _CLOSE_SECONDS) -> None:
         """Exports what is left. A receiver that takes longer than this does not get it."""
         deadline = time.monotonic() + timeout_seconds
-        self._subscription.close()
-        self._thread.join(timeout_seconds)
-        closing = [
-            threading.Thread(target=_end, args=(signal,), name="crystools-tpu-otlp-end", daemon=True)
-            for signal, _ in self._signals
-        ]
-        for thread in closing:
-            thread.start()
-        unanswered = set()
-        for thread, (_, receiver) in zip(closing, self._signals, strict=True):
-            thread.join(max(0.0, deadline - time.monotonic()))
-            if thread.is_alive():
-                unanswered.add(receiver)
-        for receiver in {receiver for _, receiver in self._signals}:
+        for export in self._exports:
+            export.subscription.close()
+        for export in self._exports:
+            export.thread.join(max(0.0, deadline - time.monotonic()))
+        unanswered = {export.receiver for export in self._exports if export.thread.is_alive()}
+        for receiver in {export.receiver for export in self._exports}:
             receiver.close(unanswered=receiver in unanswered)
 
-    def _run(self) -> None:
+
+class _Export:
+    """One signal and its thread, which ends when the subscription does."""
+
+    def __init__(self, signal: Signal, receiver: Receiver, subscription: Subscription) -> None:
+        self.receiver, self.subscription = receiver, subscription
+        self.thread = threading.Thread(
+            target=self._run, args=(signal,), name="crystools-tpu-otlp", daemon=True
+        )
+
+    def _run(self, signal: Signal) -> None:
         guard = Guard(logger)
-        while (event := self._subscription.get()) is not None:
-            for signal, _ in self._signals:
-                with guard(f"{event.type} could not be exported"):
-                    signal.observe(event)
-        if self._subscription.dropped:
-            logger.warning("%d events were not exported: there were too many", self._subscription.dropped)
-
-
-def _end(signal: Signal) -> None:
-    with Guard(logger)("the last of it could not be exported over OTLP"):
-        signal.shutdown()
+        while (event := self.subscription.get()) is not None:
+            with guard(f"{event.type} could not be exported"):
+                signal.observe(event)
+        if self.subscription.dropped:
+            logger.warning("%d events were not exported: there were too many", self.subscription.dropped)
+        with guard("the last of it could not be exported over OTLP"):
+            signal.shutdown()
 
 
 def otlp_exporter(

@@ -1,7 +1,7 @@
 """Runs, stages, steps and compiles as OpenTelemetry spans: one trace a run, whose id is the run's.
 
 A stage's spans are made when it has ended, the run's own when it has: spans have an end. Their times are the
-report's, not those of the export.
+report's, not those of the export. A node of a workflow is a stage, with what ran within it below it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,16 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_ON
 
 from crystools_exporters.otel_mapping import Attribute, span_attributes
 from crystools_exporters.params import shareable_params
-from crystools_tpu.telemetry import Event, RunFinished, RunReport, StageFinished, StageReport, Status
+from crystools_tpu.telemetry import (
+    Event,
+    RunFinished,
+    RunReport,
+    StageFinished,
+    StageName,
+    StageReport,
+    Status,
+    outcome,
+)
 from crystools_tpu.telemetry.events import plain
 
 _SAMPLED: Final = trace.TraceFlags(trace.TraceFlags.SAMPLED)
@@ -28,6 +37,8 @@ class RunSpans:
 
     def __init__(self, processor: SpanProcessor, resource: Resource, version: str) -> None:
         self._ids = _GivenIds()
+        # By run, for stages that go on: where the last of their parts ended.
+        self._parts_ended: dict[str, dict[int, float]] = {}
         self._provider = TracerProvider(
             resource=resource, sampler=ALWAYS_ON, id_generator=self._ids, shutdown_on_exit=False
         )
@@ -47,32 +58,48 @@ class RunSpans:
         self._provider.shutdown()
 
     def _run(self, report: RunReport) -> None:
+        self._parts_ended.pop(report.run_id, None)
         left_out = {"stages", "params", "content_params"}
         values = {name: value for name, value in plain(report).items() if name not in left_out}
-        values["param"] = shareable_params(report)
+        values |= {"param": shareable_params(report), "outcome": outcome(report)}
         start = report.started_unix_seconds
-        seconds = report.total_seconds or 0.0
-        self._span(report.run_id, "run", None, report.pipeline, start, seconds, values, error_of(report))
+        end = start + (report.total_seconds or 0.0)
+        self._span(report.run_id, "run", None, report.pipeline, start, end, values, error_of(report))
 
     def _stage(self, event: StageFinished) -> None:
         stage, position = event.report, f"stage {event.stage}"
         values = plain(stage)
         del values["steps"], values["compiles"]
+        values.pop("parent", None)
         values["steps_done"] = len(stage.steps)
         attributes = {"pipeline": event.pipeline, "run_id": event.run_id, "stage": values}
-        start, seconds = stage.started_unix_seconds, stage.seconds or 0.0
-        self._span(event.run_id, position, "run", stage.name, start, seconds, attributes, error_of(stage))
+        above = "run" if stage.parent is None else f"stage {stage.parent}"
+        name = stage.component if stage.name is StageName.NODE and stage.component else stage.name
+        start, end = stage.started_unix_seconds, self._end_of(event)
+        self._span(event.run_id, position, above, name, start, end, attributes, error_of(stage))
         for number, step in enumerate(stage.steps):
             values = {"step": {"number": number, **plain(step)}}
             error = "the output is not finite" if step.finite is False else None
             name = f"{position} step {number}"
-            self._span(event.run_id, name, position, "step", start, step.seconds, values, error)
-            start += step.seconds
+            end = start + step.seconds
+            self._span(event.run_id, name, position, "step", start, end, values, error)
+            start = end
         for number, compiled in enumerate(stage.compiles):
-            start = compiled.finished_unix_seconds - compiled.seconds
+            end = compiled.finished_unix_seconds
             values = {"compile": plain(compiled)}
             name = f"{position} compile {number}"
-            self._span(event.run_id, name, position, "compile", start, compiled.seconds, values, None)
+            start = end - compiled.seconds
+            self._span(event.run_id, name, position, "compile", start, end, values, None)
+
+    def _end_of(self, event: StageFinished) -> float:
+        """Where it ended, after its parts: its time stood while nodes ran that were none of these."""
+        stage = event.report
+        ended = self._parts_ended.setdefault(event.run_id, {})
+        end = stage.started_unix_seconds + (stage.seconds or 0.0)
+        end = max(end, ended.pop(event.stage, end))
+        if stage.parent is not None:
+            ended[stage.parent] = max(end, ended.get(stage.parent, end))
+        return end
 
     def _span(
         self,
@@ -81,7 +108,7 @@ class RunSpans:
         parent: str | None,
         name: str,
         start_unix_seconds: float,
-        seconds: float,
+        end_unix_seconds: float,
         values: dict[str, Any],
         error: str | None,
     ) -> None:
@@ -99,7 +126,7 @@ class RunSpans:
         span = self._tracer.start_span(name, context, attributes=attributes, start_time=start)
         if error is not None:
             span.set_status(trace.StatusCode.ERROR, error)
-        span.end(round((start_unix_seconds + seconds) * 1e9))
+        span.end(round(end_unix_seconds * 1e9))
 
 
 class _GivenIds(IdGenerator):

@@ -16,6 +16,9 @@ import psutil
 # One for each program that a process becomes: a ComfyUI that restarts itself keeps its number and its start.
 _IMAGE: Final = secrets.token_hex(4)
 
+# The moment of its own that a process has where the system does not say when it began.
+_LOADED: Final = round(time.monotonic(), 2)
+
 _PROC: Final = Path("/proc")
 
 
@@ -66,7 +69,7 @@ def this_process() -> Process:
         namespace=str(namespace or ""),
         image=_IMAGE,
         pid=pid,
-        began=stat.began if stat is not None else round(time.monotonic(), 2),
+        began=stat.began if stat is not None else _LOADED,
     )
 
 

@@ -10,16 +10,22 @@ from dataclasses import dataclass
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
 
+from crystools_exporters.node_classes import known_class
 from crystools_exporters.samples import Histogram, Labels, Values
 from crystools_tpu.telemetry import (
     CompileFinished,
+    Event,
     ModelFreed,
     RunFinished,
     RunStarted,
     StageFinished,
+    StageName,
+    StageReport,
+    StageStarted,
     Status,
     StepFinished,
 )
+from crystools_tpu.telemetry.step_times import is_timed
 from crystools_tpu.telemetry.text import safe_text
 
 if TYPE_CHECKING:
@@ -69,6 +75,52 @@ class InProgress:
     runs: int
 
 
+@dataclass(frozen=True, slots=True)
+class NodeFinished:
+    """A node of a workflow ended."""
+
+    run_id: str
+    node_class: str
+    report: StageReport
+
+
+@dataclass(frozen=True, slots=True)
+class NodeStepFinished:
+    """A node took a step."""
+
+    run_id: str
+    node_class: str
+    seconds: float
+
+
+Happened: TypeAlias = Event | Built | InProgress | NodeFinished | NodeStepFinished
+
+
+class Nodes:
+    """Tells the nodes of workflows from the stages of pipelines, whose metrics they would falsify.
+
+    They have metrics of their own. What is compiled in a node, and in no stage of a pipeline's, counts as
+    compiled in the stage `node`.
+    """
+
+    def __init__(self) -> None:
+        self._classes: dict[tuple[str, int], str] = {}  # of those that run
+
+    def happenings(self, event: Event) -> Iterable[Happened]:
+        """What metrics are read from for an event."""
+        if isinstance(event, StageStarted) and event.report.name is StageName.NODE:
+            self._classes[event.run_id, event.stage] = known_class(event.report.component)
+        elif isinstance(event, StepFinished) and event.stage_name is StageName.NODE:
+            node_class = self._classes.get((event.run_id, event.stage))
+            if node_class is None or not is_timed(event.record):  # of one that began before anybody counted
+                return ()
+            return (NodeStepFinished(event.run_id, node_class, event.record.seconds),)
+        elif isinstance(event, StageFinished) and event.report.name is StageName.NODE:
+            self._classes.pop((event.run_id, event.stage), None)
+            return (NodeFinished(event.run_id, known_class(event.report.component), event.report),)
+        return (event,)
+
+
 _LABELS: Final[Mapping[type, Mapping[str, str]]] = {
     Built: {"version": "version"},
     InProgress: {"pipeline": "pipeline"},
@@ -81,6 +133,8 @@ _LABELS: Final[Mapping[type, Mapping[str, str]]] = {
     StepFinished: {"pipeline": "pipeline", "stage": "stage_name._value_"},
     CompileFinished: {"pipeline": "pipeline", "stage": "stage_name._value_", "cache": "record.cache._value_"},
     ModelFreed: {"reason": "reason"},
+    NodeFinished: {"node_class": "node_class", "status": "report.status._value_"},
+    NodeStepFinished: {"node_class": "node_class"},
 }
 """Where an event has the value of a label. An enumeration's `value` is many times as slow as `_value_`."""
 

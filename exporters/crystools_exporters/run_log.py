@@ -11,7 +11,6 @@ import contextlib
 import dataclasses
 import json
 import sqlite3
-import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -20,25 +19,44 @@ from typing import IO, Any, Final, NamedTuple
 from crystools_exporters.heartbeats import Life, Observer
 from crystools_exporters.processes import this_process
 from crystools_exporters.report_lines import BadLine, reports_in
-from crystools_exporters.run_log_file import FILE_NAME, open_file, remedy
+from crystools_exporters.run_log_file import FILE_NAME, open_file, remedy, stamp
 from crystools_exporters.run_log_file import RunLogError as RunLogError
+from crystools_exporters.unforked import UnforkedFile
 from crystools_tpu import telemetry
 from crystools_tpu.telemetry import RunReport, Status
 
+# What has ended does not run again: where one writer of a process follows another, either may be late.
 _UPSERT: Final = """
 INSERT INTO run VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (run_id) DO UPDATE SET
     status = excluded.status, written_unix_seconds = excluded.written_unix_seconds,
     writer = excluded.writer, report = excluded.report
+WHERE excluded.status != 'running' OR run.status IN ('running', 'interrupted')
 """
 
 _BEFORE: Final = (
     "(started_unix_seconds, run_id) < (SELECT started_unix_seconds, run_id FROM run WHERE run_id = :before)"
 )
 
+# A history of a gibibyte is not read through for it.
+_WITH_FRAGMENT: Final = """
+run_id IN (
+    SELECT run_id FROM run WHERE pipeline = :pipeline ORDER BY started_unix_seconds DESC LIMIT 300
+) AND instr(report, :fragment)
+"""
+
 _IN_PROGRESS: Final = """
 SELECT run_id, writer, written_unix_seconds, monotonic_seconds,
     CAST(MAX(written_unix_seconds, IFNULL(unix_seconds, 0)) AS REAL)
 FROM run LEFT JOIN heartbeat USING (writer) WHERE status = 'running'
+"""
+
+_OTHERS: Final = """
+SELECT run_id, status, written_unix_seconds FROM run WHERE writer != :own AND run_id IN (
+    SELECT run_id FROM run WHERE status = 'running'
+    UNION SELECT value FROM json_each(:also)
+    UNION SELECT run_id FROM (
+        SELECT run_id FROM run ORDER BY started_unix_seconds DESC, run_id DESC LIMIT :newest))
+ORDER BY started_unix_seconds, run_id
 """
 
 # The same heartbeat as when it was judged: it may have come meanwhile.
@@ -80,10 +98,10 @@ class RunLog:
         self._observer = observer or Observer(this_process())
         self._writer = self._observer.own.to_text()
         self._unmarked: dict[str, float] = {}  # interrupted runs that could not be marked, and when last seen
-        self._lock = threading.Lock()
         with self._errors():
-            self._file = open_file(self.path)
-        self._database = self._file.database
+            self._unforked = UnforkedFile(lambda: open_file(self.path))
+        self._stamp = stamp(self.path, read_only=self.read_only)
+        self._lock = self._unforked.lock
         try:
             self._read_notes()
             self.mark_interrupted()
@@ -101,11 +119,16 @@ class RunLog:
     @property
     def read_only(self) -> bool:
         """Whether the file could be opened for reading alone; it stays so until it is opened anew."""
-        return self._file.read_only
+        return self._unforked.file.read_only
+
+    @property
+    def is_outdated(self) -> bool:
+        """Whether another file has its place by now, or it was changed and can only be read as it was."""
+        return stamp(self.path, read_only=self.read_only) != self._stamp
 
     def close(self) -> None:
         """Closes the file. What was written is kept already."""
-        self._file.close()
+        self._unforked.close()
 
     def write(self, reports: Sequence[RunReport]) -> None:
         """Adds the reports, or replaces those of the same runs; all of them or none."""
@@ -128,7 +151,8 @@ class RunLog:
     def page(self, limit: int, before: str | None = None, **where: str | None) -> tuple[RunReport, ...]:
         """The newest `limit` runs, or those that began before run `before`, newest first.
 
-        `where` narrows it to a `pipeline` or a `status`. An unknown `before` has nothing before it.
+        `where` narrows it to a `pipeline` or a `status`; with a `pipeline` also to reports with a `fragment`
+        in their JSON, among its newest 300. An unknown `before` has nothing before it.
         """
         return self.read_page(limit, before, **where).reports
 
@@ -171,9 +195,27 @@ class RunLog:
         query = "SELECT run_id FROM run WHERE run_id >= ? AND run_id < ? LIMIT 2"
         return tuple(row[0] for row in self._rows(query, (prefix, prefix + "\U0010ffff")))
 
+    def version(self) -> int:
+        """Another number once somebody else has written into the file."""
+        return int(self._rows("PRAGMA data_version")[0][0])
+
+    def others(self, newest: int, also: Collection[str]) -> dict[str, tuple[str, float]]:
+        """How the runs of other processes stand, and when that was written, in the order they began.
+
+        Those in progress, those among the `newest`, and `also`.
+        """
+        rows = self._rows(_OTHERS, {"own": self._writer, "also": json.dumps(list(also)), "newest": newest})
+        return {
+            run_id: (Status.INTERRUPTED.value if run_id in self._unmarked else status, written)
+            for run_id, status, written in rows
+        }
+
     def alike(self, report: RunReport) -> tuple[RunReport, ...]:
-        """The newest other runs of the same pipeline that succeeded, for `telemetry.compare`."""
-        runs = self.page(20, pipeline=report.pipeline, status=Status.SUCCEEDED.value)
+        """The newest other runs of the same pipeline and workflow that succeeded, to be compared with."""
+        where = {"pipeline": report.pipeline, "status": Status.SUCCEEDED.value}
+        if (workflow := report.params.get("workflow")) is not None:
+            where["fragment"] = f'"workflow":{json.dumps(workflow)}'  # as `_to_json` writes it
+        runs = self.page(20, **where)
         return tuple(run for run in runs if run.run_id != report.run_id)
 
     def mark_interrupted(self) -> None:
@@ -181,7 +223,7 @@ class RunLog:
 
         A process that goes on all the same takes that back with its next heartbeat.
         """
-        if not self._file.has_heartbeats:
+        if not self._unforked.file.has_heartbeats:
             return
         gone: list[tuple[Any, ...]] = []
         uncertain = 0
@@ -282,6 +324,10 @@ class RunLog:
                 self._database.execute("DROP TABLE temp.incoming")
         return added, count - added
 
+    @property
+    def _database(self) -> sqlite3.Connection:
+        return self._unforked.database
+
     def _row(self, report: RunReport, now: float) -> tuple[Any, ...]:
         return (
             report.run_id,
@@ -320,7 +366,7 @@ class RunLog:
 
     def _read_notes(self) -> None:
         """What other commands on this machine have noted of the heartbeats of others."""
-        if self._file.has_heartbeats:
+        if self._unforked.file.has_heartbeats:
             query = "SELECT writer, heartbeat, since_seconds FROM silence WHERE observer = ?"
             rows = self._rows(query, (self._observer.own.clock,))
             self._observer.notes = {writer: (heartbeat, since) for writer, heartbeat, since in rows}
@@ -377,7 +423,11 @@ def _bindable(parameters: Any) -> Any:
 
 
 def _where(values: Mapping[str, str | None], condition: str = "") -> str:
-    conditions = [f"{column} = :{column}" for column, value in values.items() if value is not None]
+    conditions = [
+        _WITH_FRAGMENT if column == "fragment" else f"{column} = :{column}"
+        for column, value in values.items()
+        if value is not None
+    ]
     conditions += [condition] if condition else []
     return f"WHERE {' AND '.join(conditions)}" if conditions else ""
 
@@ -395,26 +445,50 @@ def _to_json(report: RunReport) -> str:
 
 
 def _interrupted(report: RunReport, seen_unix_seconds: float) -> RunReport:
-    seconds = seen_unix_seconds - report.started_unix_seconds
-    # The clock may have been set meanwhile.
-    seen = f"; last seen {seconds:.1f} s into the run" if seconds >= 0 else ""
-    return _broken_off(report, f"its process ended without a word{seen}")
+    seconds = _between(report.started_unix_seconds, seen_unix_seconds)
+    seen = "" if seconds is None else f"; last seen {seconds:.1f} s into the run"
+    return _broken_off(report, f"its process ended without a word{seen}", seen_unix_seconds)
 
 
 def _as_ended(report: RunReport) -> RunReport:
-    """No process writes an imported run on."""
+    """No process writes an imported run on: what its report tells of last is what was seen of it."""
     if report.status is not Status.RUNNING:
         return report
-    return _broken_off(report, "it was exported while it ran")
+    return _broken_off(report, "it was exported while it ran", _last_told(report))
 
 
-def _broken_off(report: RunReport, error: str) -> RunReport:
+def _broken_off(report: RunReport, error: str, seen_unix_seconds: float | None) -> RunReport:
+    """The run ends, and with it what still ran, where it was last seen."""
     return dataclasses.replace(
         report,
         status=Status.INTERRUPTED,
         error=error,
+        total_seconds=_between(report.started_unix_seconds, seen_unix_seconds),
         stages=tuple(
-            dataclasses.replace(stage, status=Status.INTERRUPTED) if stage.status is Status.RUNNING else stage
+            dataclasses.replace(
+                stage,
+                status=Status.INTERRUPTED,
+                seconds=_between(stage.started_unix_seconds, seen_unix_seconds),
+            )
+            if stage.status is Status.RUNNING
+            else stage
             for stage in report.stages
         ),
     )
+
+
+def _between(began_unix_seconds: float, seen_unix_seconds: float | None) -> float | None:
+    """Unknown where the clock was set back meanwhile."""
+    if seen_unix_seconds is None or seen_unix_seconds < began_unix_seconds:
+        return None
+    return seen_unix_seconds - began_unix_seconds
+
+
+def _last_told(report: RunReport) -> float | None:
+    """The latest moment that a report of a run in progress tells of; None where that is its start alone."""
+    moments = [stage.started_unix_seconds for stage in report.stages]
+    for stage in report.stages:
+        taken = sum(step.seconds for step in stage.steps) if stage.seconds is None else stage.seconds
+        moments.append(stage.started_unix_seconds + taken)
+        moments += [compiled.finished_unix_seconds for compiled in stage.compiles]
+    return max(moments, default=None)

@@ -13,6 +13,7 @@ import os
 import shutil
 import sqlite3
 import tempfile
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -133,6 +134,17 @@ def journal_mode(folder: Path, mounts: Path = Path("/proc/self/mountinfo")) -> s
     return "DELETE" if kinds.intersection(_NETWORK) else "WAL"
 
 
+def stamp(path: Path, *, read_only: bool) -> tuple[object, ...]:
+    """What tells the file from another in its place, and what is read as it was from what it has become."""
+    stamps: list[object] = []
+    for part in (path, *(path.with_name(path.name + suffix) for suffix in _BESIDE if read_only)):
+        with contextlib.suppress(OSError):
+            is_now = part.stat()
+            stamps.append((part.name, is_now.st_dev, is_now.st_ino))
+            stamps += [is_now.st_size, is_now.st_mtime_ns] if read_only else []
+    return tuple(stamps)
+
+
 def error_name(error: Exception) -> str:
     """SQLite's own, such as SQLITE_FULL; empty for what is none of its errors."""
     return str(getattr(error, "sqlite_errorname", ""))
@@ -194,11 +206,25 @@ def _begun(path: Path) -> RunLogFile:
         # A power cut may cost the last commits, never the file; a killed process costs none.
         database.execute("PRAGMA synchronous = NORMAL")
         if path.stat().st_size == 0 and journal_mode(path.parent) == "WAL" and _shares_memory(path.parent):
-            database.executescript("PRAGMA auto_vacuum = INCREMENTAL; PRAGMA journal_mode = WAL;")
+            _begin_log(database)
         return RunLogFile(database, _lay_out(database, path))
     except BaseException:
         database.close()
         raise
+
+
+def _begin_log(database: sqlite3.Connection) -> None:
+    """While another process does the same SQLite waits for nobody."""
+    give_up_at = time.monotonic() + _BUSY_SECONDS
+    while True:
+        try:
+            database.executescript("PRAGMA auto_vacuum = INCREMENTAL; PRAGMA journal_mode = WAL;")
+        except sqlite3.OperationalError as error:
+            if error_name(error) != "SQLITE_BUSY" or time.monotonic() > give_up_at:
+                raise
+            time.sleep(0.01)
+        else:
+            return
 
 
 def _lay_out(database: sqlite3.Connection, path: Path) -> bool:
@@ -228,14 +254,15 @@ def _lay_out(database: sqlite3.Connection, path: Path) -> bool:
 
 def _shares_memory(folder: Path) -> bool:
     """Tried with another database there, for one that has begun a log shows it to all others."""
+    # Python removes a TemporaryDirectory as the process is about to end, and then a short run is written.
+    trial = Path(tempfile.mkdtemp(prefix=".runs-", dir=folder))
     try:
-        with (
-            tempfile.TemporaryDirectory(prefix=".runs-", dir=folder) as trial,
-            contextlib.closing(_connect(Path(trial) / FILE_NAME)) as database,
-        ):
+        with contextlib.closing(_connect(trial / FILE_NAME)) as database:
             database.executescript("PRAGMA journal_mode = WAL; BEGIN IMMEDIATE; COMMIT;")
     except sqlite3.OperationalError as error:
         return not error_name(error).startswith(_NO_SHARED_MEMORY)
+    finally:
+        shutil.rmtree(trial, ignore_errors=True)
     return True
 
 

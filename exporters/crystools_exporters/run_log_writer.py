@@ -12,7 +12,7 @@ import logging
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Final
 
 from crystools_exporters.heartbeats import BEAT_SECONDS
@@ -28,6 +28,7 @@ from crystools_tpu.telemetry import (
     RunStarted,
 )
 from crystools_tpu.telemetry.guard import Guard
+from crystools_tpu.telemetry.keeping import keeper
 from crystools_tpu.telemetry.text import describe_error
 
 logger = logging.getLogger(__name__)
@@ -55,7 +56,8 @@ _FAULTS_OF_A_REPORT: Final = (
 class RunLogWriter:
     """Writes from its making until `close`, which writes the rest.
 
-    `open_log` opens the history; it is called in the thread, and again after it has failed.
+    Runs that are in progress when it begins are written on. `open_log` opens the history; it is called in the
+    thread, and again after it has failed. `left_out` has the ids of the runs that are not to be kept.
     """
 
     def __init__(
@@ -65,9 +67,11 @@ class RunLogWriter:
         bus: Bus,
         history: History,
         interval_seconds: float = INTERVAL_SECONDS,
+        left_out: Collection[str] = keeper.left_out,
     ) -> None:
         self._open_log = open_log
         self._history = history
+        self._left_out = left_out
         self._interval_seconds = interval_seconds
         self._log: RunLog | None = None
         self._lock = threading.Lock()
@@ -82,6 +86,7 @@ class RunLogWriter:
         self._closing = threading.Event()
         self._thread: threading.Thread | None = None
         self._subscription = bus.subscribe(wakeup=self._note_events)
+        self._note_running()
 
     def close(self, timeout_seconds: float = 5.0) -> None:
         """Writes what is left, once, and ends the thread."""
@@ -98,24 +103,42 @@ class RunLogWriter:
         with self._lock:
             for event in self._subscription.drain():
                 self._note(event)
-            if self._thread is None:
-                thread = threading.Thread(target=self._run, name="crystools-tpu-run-log", daemon=True)
-                thread.start()
-                self._thread = thread
-        self._changed.set()
+            self._wake()
+
+    def _note_running(self) -> None:
+        with self._guard("the runs in progress are not written on"), self._lock:
+            in_progress = {run.run_id for run in self._history.running()}.difference(self._left_out)
+            self._in_progress |= in_progress
+            self._running |= in_progress
+            self._wake()
 
     def _note(self, event: Event) -> None:
+        if isinstance(event, ProfileChanged):
+            return
+        if isinstance(event, RunStarted | RunChanged | RunFinished):
+            run_id: str | None = event.report.run_id
+        else:
+            run_id = event.run_id
+        if run_id is None or run_id in self._left_out:
+            return
         if isinstance(event, RunFinished):
-            self._running.discard(event.report.run_id)
-            self._in_progress.discard(event.report.run_id)
-            self._ended[event.report.run_id] = event.report
-        elif isinstance(event, RunStarted):
-            self._running.add(event.report.run_id)
-            self._in_progress.add(event.report.run_id)
-        elif isinstance(event, RunChanged):
-            self._running.add(event.report.run_id)
-        elif not isinstance(event, ProfileChanged) and event.run_id is not None:
-            self._running.add(event.run_id)
+            self._running.discard(run_id)
+            self._in_progress.discard(run_id)
+            self._ended[run_id] = event.report
+            return
+        if isinstance(event, RunStarted):
+            self._in_progress.add(run_id)
+        self._running.add(run_id)
+
+    def _wake(self) -> None:
+        """Has what was noted written; by a thread that is not there before there is anything to write."""
+        if not self._running and not self._ended:
+            return
+        if self._thread is None:
+            thread = threading.Thread(target=self._run, name="crystools-tpu-run-log", daemon=True)
+            thread.start()
+            self._thread = thread
+        self._changed.set()
 
     def _run(self) -> None:
         try:
@@ -221,6 +244,13 @@ class RunLogWriter:
                 del self._ended[lost]
                 logger.error("the run history could not be written for long: run %s is lost to it", lost)
         self._changed.set()
+
+
+def _run_of(event: Event) -> str | None:
+    """The id of the run that the event is of, None where it is of none."""
+    if isinstance(event, ProfileChanged):
+        return None
+    return event.report.run_id if isinstance(event, RunStarted | RunChanged | RunFinished) else event.run_id
 
 
 def _fault(log: RunLog, reports: list[RunReport]) -> Exception | None:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from crystools_exporters.catalogue import CATALOGUE, MetricSpec
-from crystools_exporters.readers import Built, Changes, EventReader, InProgress
+from crystools_exporters.readers import Built, Changes, EventReader, Happened, InProgress, Nodes
 from crystools_exporters.samples import Exemplar, Histogram, Labels, Values
 from crystools_tpu.telemetry import Event, RunFinished, RunReport, RunStarted
 
@@ -30,6 +30,7 @@ class RunMetrics:
         self._values: defaultdict[str, dict[Labels, float]] = defaultdict(dict)
         self._histograms: defaultdict[str, dict[Labels, Histogram]] = defaultdict(dict)
         self._in_progress: defaultdict[str, set[str]] = defaultdict(set)
+        self._nodes = Nodes()
         self._read(Built(version))
 
     def values(self, spec: MetricSpec) -> Values:
@@ -38,7 +39,8 @@ class RunMetrics:
 
     def observe(self, event: Event) -> None:
         """Counts one event."""
-        self._read(event)
+        for happened in self._nodes.happenings(event):
+            self._read(happened)
         if isinstance(event, (RunStarted, RunFinished)):
             self._count_in_progress(event.report, began=isinstance(event, RunStarted))
 
@@ -52,7 +54,7 @@ class RunMetrics:
             return
         self._read(InProgress(report.pipeline, len(known)))
 
-    def _read(self, event: Event | Built | InProgress) -> None:
+    def _read(self, event: Happened) -> None:
         for spec, type_, read in _READERS.get(type(event), ()):
             for labels, value in read(event):
                 if type_ == "gauge":

@@ -1,4 +1,4 @@
-"""What the pipelines do: runs, stages, steps, how well they use the chips, and what they compile."""
+"""What the pipelines do: runs, stages, steps, how well they use the chips, what they compile; and nodes."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from crystools_grafana.panels import Panel, Query, lines, number, quantile
 
 PIPELINE = "{{pipeline}} {{simulated}}"
 STAGE = "{{pipeline}} {{stage}} {{simulated}}"
+NODE = "{{node_class}} {{simulated}}"
 
 
 def dashboard() -> models.Dashboard:
@@ -24,6 +25,7 @@ def dashboard() -> models.Dashboard:
             "Steps": steps(),
             "Efficiency": efficiency(),
             "Compilation and memory": compilation(),
+            "Nodes of workflows": nodes(),
         },
         variables=[*machine_variables(), *run_variables()],
     )
@@ -258,6 +260,46 @@ def compilation() -> list[Panel]:
                 "(increase(crystools_tpu_components_freed_total{hosts}[$__rate_interval]))",
                 "{{reason}} {{simulated}}",
             ),
+            width=6,
+        ),
+    ]
+
+
+def nodes() -> list[Panel]:
+    """What the nodes of ComfyUI's workflows cost, by their class."""
+    by = "node_class, simulated"
+    duration, step = "crystools_tpu_node_duration_seconds", "crystools_tpu_node_step_duration_seconds"
+    return [
+        lines(
+            "Slowest node classes",
+            "Seconds that all workflows together spent in the nodes of a class, for each second that passed: "
+            "the ten classes with the most. Classes of other node packs are `other`; a node that expands "
+            "into others has their time too. Counted when a node ends.",
+            "short",
+            Query(f"topk(10, sum by ({by}) (rate({duration}_sum{{hosts}}[$__rate_interval])))", NODE),
+            width=6,
+        ),
+        lines(
+            "Node duration, median",
+            "Interpolated within the histogram's buckets.",
+            "s",
+            Query(quantile(0.5, duration, "{hosts}", by), NODE),
+            width=6,
+        ),
+        lines(
+            "Node step time, median",
+            "Time between two reports of a node's progress, without the first; interpolated within the "
+            "histogram's buckets.",
+            "s",
+            Query(quantile(0.5, step, "{hosts}", by), NODE),
+            width=6,
+        ),
+        lines(
+            "Memory of nodes at peak",
+            "Of the fullest device, and of the process on the host, in the latest node of the class.",
+            "bytes",
+            Query(f"max by ({by}) (crystools_tpu_node_hbm_peak_bytes{{hosts}})", f"HBM {NODE}"),
+            Query(f"max by ({by}) (crystools_tpu_node_host_memory_peak_bytes{{hosts}})", f"host {NODE}"),
             width=6,
         ),
     ]

@@ -15,13 +15,20 @@ from crystools_pipelines.parallel.mesh_shape import MeshShape
 from crystools_pipelines.planning.forecasting import kept_forecast
 from crystools_pipelines.requests.fields import Role, names_of
 from crystools_pipelines.runtime.compile_cache import default_compile_cache
-from crystools_pipelines.runtime.job import Job, check_output, choose_devices, choose_dtype, params_of
+from crystools_pipelines.runtime.job import (
+    Job,
+    OnLatents,
+    check_output,
+    choose_devices,
+    choose_dtype,
+    params_of,
+)
 from crystools_pipelines.runtime.out_of_memory import translating_out_of_memory
 from crystools_pipelines.runtime.residency import on_behalf_of, residency
 from crystools_pipelines.weights.checkpoint import Checkpoint
 from crystools_pipelines.weights.part import Part
 from crystools_tpu import telemetry
-from crystools_tpu.telemetry import RunReport
+from crystools_tpu.telemetry import RunReport, StageWork
 from crystools_tpu.telemetry.events import Params
 
 
@@ -63,7 +70,10 @@ def generate(
     prepared = pipeline.prepare(request, source)
     placed = pipeline.mesh(choose_devices(devices), source, request.branches, mesh)
     parts, params = pipeline.parts(placed, prepared), params_of(request)
-    with started_run(request.model, params, source, placed, parts, request=request, dtype=dtype) as job:
+    work = pipeline.work(placed, source, request, prepared)
+    with started_run(
+        request.model, params, source, placed, parts, request=request, work=work, dtype=dtype
+    ) as job:
         latents, frames = pipeline.run(job, request, prepared)
         job.save(frames, out, fps)
     return Generation(frames, latents, job.run.report)
@@ -78,11 +88,13 @@ def started_run(
     parts: Sequence[Part[Any]] = (),
     *,
     request: Any = None,
+    work: Sequence[StageWork] = (),
     dtype: str | None = None,
     on_step: Callable[[], None] = lambda: None,
+    on_latents: OnLatents | None = None,
 ) -> Iterator[Job]:
     """A run of `model` with these parameters, and where its stages run; what was planned of `request` is its
-    forecast.
+    forecast, and `work` what its stages are to compute.
 
     `dtype` is by default bfloat16, on a CPU float32. `parts` are what the stages will load: it is all there
     and in order before the first of them. Raises RequestError for any other dtype, CheckpointError for what
@@ -102,11 +114,12 @@ def started_run(
                 content_params=[name for name in content if name in params],
                 devices=devices,
                 forecast=forecast,
+                work=work,
             ) as run,
-            on_behalf_of(run.run_id),
+            on_behalf_of(run),
             translating_out_of_memory(run),
         ):
-            job = Job(checkpoint, mesh, dtype, run, on_step)
+            job = Job(checkpoint, mesh, dtype, run, on_step, on_latents)
             job.provide(parts)
             yield job
     finally:

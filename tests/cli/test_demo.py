@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import urllib.request
@@ -14,6 +15,7 @@ from typing import Any
 import jsonschema
 import pytest
 
+from crystools_tpu.open_pages import announced
 from docs.make_schemas import wire_schema
 
 ROOT = Path(__file__).parents[2]
@@ -40,26 +42,34 @@ def test_the_demo_is_watched_live_and_leaves_a_video_a_report_and_a_table(tmp_pa
     path = os.pathsep.join(str(ROOT / part) for part in (".", "pipelines", "exporters"))
     temporary = tmp_path / "tmp"
     temporary.mkdir()
-    with subprocess.Popen(
-        [sys.executable, "-m", "crystools_tpu", "demo", "--out", str(tmp_path / "out")],
-        env={
-            **os.environ,
-            "PYTHONPATH": path,
-            "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "cache"),
-            "JAX_NUM_CPU_DEVICES": "1",
-            "XLA_FLAGS": "",  # the tests' compile quickly, and run slowly
-            "TMPDIR": str(temporary),
-            "CRYSTOOLS_TPU_DATA_DIR": str(tmp_path / "data"),
-            # torch makes this folder as it is imported, by default in the one for temporary files
-            "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "inductor"),
-        },
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
+    data = {"CRYSTOOLS_TPU_DATA_DIR": str(tmp_path / "data")}
+    listener = socket.create_server(("127.0.0.1", 0))
+    another = f"http://127.0.0.1:{listener.getsockname()[1]}/crystools-tpu/"
+    with (
+        listener,
+        announced(another, data),
+        subprocess.Popen(
+            [sys.executable, "-m", "crystools_tpu", "demo", "--out", str(tmp_path / "out")],
+            env={
+                **os.environ,
+                "PYTHONPATH": path,
+                "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "cache"),
+                "JAX_NUM_CPU_DEVICES": "1",
+                "XLA_FLAGS": "",  # the tests' compile quickly, and run slowly
+                "TMPDIR": str(temporary),
+                **data,
+                # torch makes this folder as it is imported, by default in the one for temporary files
+                "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "inductor"),
+            },
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as process,
+    ):
         assert process.stdout is not None
         page = process.stdout.readline().split()[-1]
+        assert process.stdout.readline() == f"It is on the page that is open already, too: {another}\n"
         while "step 2/20" not in (line := process.stdout.readline()):
             assert line, "it ended before its second step"
         (running,) = json.loads(get(page + "api/runs"))["runs"]

@@ -3,30 +3,36 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import jsonschema
 import numpy as np
 import PIL.Image
 import pytest
 
+from crystools_pipelines import tiny
 from crystools_pipelines.models import MODELS
 from crystools_pipelines.parallel.mesh_shape import MeshShape
 from crystools_pipelines.planning import forecasting
 from crystools_pipelines.planning.cache import keep_plan, plan_key, plans_folder
 from crystools_pipelines.planning.plan import RunSpec, Shape
 from crystools_tpu import telemetry
-from crystools_tpu.cli import main, plans
+from crystools_tpu.cli import demo, generate, main, plans
 from crystools_tpu.cli.main import build_parser
 from crystools_tpu.cli.requests import request_of
+from crystools_tpu.open_pages import announced
 from docs.make_schemas import wire_schema
 from tests.planning.plans import GIB, made_up_plan, made_up_stage
+from tests.rigs.workflow_run import WORKFLOW, with_nan
 
 ROOT = Path(__file__).parents[2]
 
@@ -75,9 +81,15 @@ def test_it_writes_the_frames_a_valid_report_and_the_metrics_and_prints_the_repo
     more = ["--out", str(frames), "--report", str(report), "--json"]
     profile = ["--profile-steps", "2", "--profile-dir", str(tmp_path / "profiles")]
     more += ["--textfile", str(metrics), "--pushgateway", nobody]
-    with command(cache, arguments(checkpoint, *more, *profile)) as process:
-        out, err = process.communicate(timeout=240)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        page = f"http://127.0.0.1:{listener.getsockname()[1]}/crystools-tpu/"
+        with (
+            announced(f"{page}?token=secret"),
+            command(cache, arguments(checkpoint, *more, *profile)) as process,
+        ):
+            out, err = process.communicate(timeout=240)
     assert process.returncode == 0, err
+    assert err.splitlines()[0] == f"Watch it at {page} (with the token that it was started with)"
     (perfetto_trace,) = (tmp_path / "profiles").rglob("perfetto_trace.json.gz")
     assert f"profile of 2 steps: {perfetto_trace.parent}" in err.splitlines()
     assert json.loads(out) == json.loads(report.read_text())
@@ -295,6 +307,38 @@ def test_a_model_makes_a_tiny_one_of_itself_and_is_told_what_was_planned_of_it(
     assert predicted["denoise"] == (None, 40 * GIB)
     assert predicted["vae_decode"] == (4.5, 10 * GIB)
     assert predicted["text_encode"] == (None, None)
+
+
+@pytest.mark.parametrize("json_asked", [False, True])
+def test_a_result_with_nan_is_kept_and_printed_and_ends_with_1_and_one_line(
+    checkpoint: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    json_asked: bool,
+) -> None:
+    out, report = tmp_path / "frames.npy", with_nan(WORKFLOW)
+    monkeypatch.setattr(generate, "generate_watched", lambda *_, **__: report)
+    assert main(arguments(checkpoint, "--out", str(out), *(["--json"] if json_asked else []))) == 1
+    printed, error = capsys.readouterr()
+    assert error == f"crystools-tpu: what was generated is of no use: NaN from step 12; {out} is kept\n"
+    if json_asked:
+        assert json.loads(printed) == telemetry.to_wire(report)
+    else:
+        assert "succeeded, NaN from step 12" in printed
+        assert printed.endswith(f"{out}\n")
+
+
+def test_a_demo_that_made_nan_ends_with_1_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(demo, "generate_watched", lambda *_, **__: with_nan(WORKFLOW))
+    monkeypatch.setattr(tiny, "write_tiny_checkpoint", lambda model, folder: folder)
+    monkeypatch.setattr(demo, "panel", lambda **_: contextlib.nullcontext(SimpleNamespace(url="here")))
+    assert main(["demo", "--once", "--out", str(tmp_path)]) == 1
+    printed, error = capsys.readouterr()
+    assert error.startswith("crystools-tpu: what was generated is of no use: NaN from step 12; ")
+    assert f"{tmp_path / 'video.mp4'}\n" in printed
 
 
 def test_a_plan_of_what_is_no_tpu_is_refused(

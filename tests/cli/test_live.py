@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
+import re
 import threading
 
 import pytest
 from rich.console import Console
 
 from crystools_tpu import telemetry
-from crystools_tpu.cli.live import watch
+from crystools_tpu.cli.live import stage_note, watch
 from crystools_tpu.telemetry import Bus, History, StageName
+from tests.rigs.workflow_run import WORKFLOW, with_nan
 
 GIB = 2**30
 
@@ -81,9 +84,33 @@ def shown(*, terminal: bool, readings: list[int], total: int | None = 28 * GIB) 
 def test_a_log_has_about_ten_lines_of_a_download() -> None:
     readings = [count * 5 * GIB for count in range(21)]
     lines = shown(terminal=False, readings=readings, total=100 * GIB).splitlines()
-    assert lines[:2] == ["download ...", "  10.00 GiB of 100.00 GiB, 2.50 GiB/s, 36 s to go"]
+    assert lines[:2] == ["download ...", "  10.00 GiB of 100.00 GiB, 2.50 GiB/s, 0:36 left of download"]
     assert len(lines) == 12
     assert lines[-1].endswith(" s, 100.00 GiB")
+
+
+def test_of_a_run_that_is_known_it_is_said_what_is_left_of_it_and_of_its_stage() -> None:
+    """As the history has it: a decoder of an hour is to come."""
+    bus, out, clock = Bus(), io.StringIO(), iter(range(0, 10_000, 10))
+    before = History()
+    with telemetry.run("x", bus=Bus(), history=before, clock=lambda: 0.0) as run:
+        with run.stage("denoise", steps=4):
+            pass
+    (report,) = before.reports()
+    stages = [dataclasses.replace(report.stages[0], seconds=40.0)]
+    stages.append(dataclasses.replace(stages[0], name=StageName.VAE_DECODE, seconds=3600.0, steps_total=None))
+    alike = [dataclasses.replace(report, stages=tuple(stages), total_seconds=3640.0)]
+    with (
+        watch(bus, Console(file=out, width=120), lambda run: alike),
+        telemetry.run("x", bus=bus, history=History(), clock=lambda: float(next(clock))) as run,
+        run.stage("denoise", steps=4) as stage,
+    ):
+        for _ in range(4):
+            stage.step(None)
+    steps = [line for line in out.getvalue().splitlines() if line.startswith("  step")]
+    assert len(steps) == 4
+    assert all(re.search(r", \d:\d\d left of denoise, 1:0\d:\d\d of the run$", line) for line in steps)
+    assert steps[-1].endswith(", 0:00 left of denoise, 1:00:00 of the run")
 
 
 def test_a_terminal_has_a_bar_with_bytes_rate_and_time_to_go() -> None:
@@ -91,6 +118,11 @@ def test_a_terminal_has_a_bar_with_bytes_rate_and_time_to_go() -> None:
     assert "download" in text
     assert "7.00 GiB" in text
     assert "0/1" not in text
+
+
+def test_the_end_of_a_stage_says_that_it_made_nan() -> None:
+    (denoise,) = (stage for stage in with_nan(WORKFLOW).stages if stage.name is StageName.DENOISE)
+    assert stage_note(denoise) == "45.00 s, NaN from step 12"
 
 
 def test_of_a_download_of_unknown_size_the_bytes_are_shown() -> None:

@@ -112,7 +112,9 @@ def test_show_tells_what_the_run_warned_of(folder: Path, capsys: Output) -> None
     with RunLog(folder) as log:
         log.write([dataclasses.replace(FAST, warnings=("prompt: it is cut", "negative_prompt: it is cut"))])
     assert main(["runs", "show", "latest"]) == 0
-    assert "\nwarning prompt: it is cut\nwarning negative_prompt: it is cut\n" in capsys.readouterr().out
+    assert capsys.readouterr().out.endswith(
+        "\nwarning: prompt: it is cut\nwarning: negative_prompt: it is cut\n"
+    )
 
 
 @pytest.mark.usefixtures("history")

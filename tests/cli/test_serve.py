@@ -18,7 +18,8 @@ from pathlib import Path
 import pytest
 
 from crystools_tpu.cli import main
-from crystools_tpu.cli.serve import Panel
+from crystools_tpu.open_pages import Page, open_page
+from crystools_tpu.page import Address
 
 ROOT = Path(__file__).parents[2]
 
@@ -59,11 +60,13 @@ def test_a_simulated_machine_is_served_and_leaves_nothing_behind(tmp_path: Path,
         devices = json.loads(get(page + "api/devices"))
         assert [chip["chip"] for chip in devices["chips"]] == [f"tpu{i}" for i in range(8)]
         assert devices["simulated"] is True
+        assert open_page() == Page(page, needs_token=False)
         samples = [line for line in get(metrics).splitlines() if not line.startswith("#")]
         assert all('simulated="v6e-8"' in sample for sample in samples)
         process.send_signal(end)
         _, errors = process.communicate(timeout=60)
         assert (process.returncode, errors) == (0, "")
+        assert open_page() is None
     assert list(tmp_path.iterdir()) == []
 
 
@@ -80,6 +83,7 @@ def test_a_token_in_a_file_is_asked_for_and_not_printed(tmp_path: Path) -> None:
     token.write_text("secret\n")
     with served(tmp_path, "--simulate", "v6e-1", "--token-file", str(token)) as (_, page, metrics):
         assert "secret" not in page
+        assert open_page() == Page(page, needs_token=True)
         assert "crystools_tpu_build_info" in get(f"{metrics}?token=secret")
         with pytest.raises(urllib.error.HTTPError, match="401") as refused:
             get(metrics)
@@ -96,9 +100,9 @@ def test_a_token_in_a_file_is_asked_for_and_not_printed(tmp_path: Path) -> None:
     ],
 )
 def test_the_address_that_is_printed_can_be_opened(host: str, page: str) -> None:
-    panel = Panel(host, 8189, "a b&c/é", "http")
-    assert panel.url == page
-    assert panel.metrics_url == page.partition("/crystools-tpu")[0] + "/metrics"
+    address = Address(host, 8189, "a b&c/é", "http")
+    assert address.url == page
+    assert address.metrics_url == page.partition("/crystools-tpu")[0] + "/metrics"
 
 
 def test_on_every_address_it_answers_at_both_kinds_and_says_so(tmp_path: Path) -> None:

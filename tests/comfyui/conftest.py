@@ -50,14 +50,14 @@ class StandIn:
     unloads: int = 0
     on_prompt: list[Callable[[dict[str, Any]], dict[str, Any]]] = field(default_factory=list)
 
-    def modules(self, enable_cors_header: str | None = None) -> dict[str, ModuleType]:
-        """As they are in `sys.modules`."""
+    def modules(self, enable_cors_header: str | None = None, **options: object) -> dict[str, ModuleType]:
+        """As they are in `sys.modules`; `options` are ComfyUI's own, of its command line."""
         server, execution = ModuleType("server"), FakeExecution()
         instance = SimpleNamespace(app=self.app, prompt_queue=execution.prompt_queue)
         instance.add_on_prompt_handler = self.on_prompt.append
         server.PromptServer = SimpleNamespace(instance=instance)  # type: ignore[attr-defined]
         cli_args = ModuleType("comfy.cli_args")
-        cli_args.args = SimpleNamespace(enable_cors_header=enable_cors_header)  # type: ignore[attr-defined]
+        cli_args.args = SimpleNamespace(enable_cors_header=enable_cors_header, **options)  # type: ignore[attr-defined]
         management = ModuleType("comfy.model_management")
         management.unload_all_models = self._unload  # type: ignore[attr-defined]
         of_its_own = {module.__name__: module for module in (server, cli_args, management)}

@@ -14,6 +14,7 @@ from aiohttp.test_utils import TestClient, TestServer
 
 from crystools_tpu import comfyui
 from crystools_tpu.comfyui import attach
+from crystools_tpu.open_pages import Page, open_page
 
 from .conftest import StandIn
 
@@ -93,6 +94,29 @@ async def test_another_origin_is_let_in_as_far_as_enable_cors_header_says(
     async with TestClient(TestServer(stand_in.app)) as client:
         answer = await client.get("/crystools-tpu/api/runs", headers={"Origin": "https://app.example"})
         assert answer.status == status
+
+
+@pytest.mark.parametrize(
+    ("options", "url"),
+    [
+        ({"listen": "127.0.0.1", "port": 8188}, "http://127.0.0.1:8188/crystools-tpu/"),
+        ({"listen": "0.0.0.0,::", "port": 80}, "http://localhost:80/crystools-tpu/"),
+        ({"listen": "::1", "port": 8188}, "http://[::1]:8188/crystools-tpu/"),
+        (
+            {"listen": "tpu", "port": 1, "tls_keyfile": "k", "tls_certfile": "c"},
+            "https://tpu:1/crystools-tpu/",
+        ),
+        ({"listen": None, "port": None}, None),
+    ],
+)
+async def test_commands_can_say_where_the_panel_is(
+    stand_in: StandIn, tmp_path: Path, options: dict[str, object], url: str | None
+) -> None:
+    environ = {"CRYSTOOLS_TPU_DATA_DIR": str(tmp_path)}
+    attach(stand_in.folder("crystools-tpu"), stand_in.modules(**options), environ)  # type: ignore[arg-type]
+    async with TestClient(TestServer(stand_in.app)):
+        assert open_page(environ, answers=lambda url: True) == (url and Page(url, needs_token=False))
+    assert open_page(environ, answers=lambda url: True) is None
 
 
 def test_a_second_folder_changes_nothing_and_is_named(

@@ -80,7 +80,7 @@ def test_the_bar_counts_all_steps_of_the_run_and_the_text_says_stage_seconds_and
     assert page.texts[0] == "denoise transformer: ..."
     assert "denoise transformer_2: ..." in page.texts
     first_of_two = next(text for text in page.texts if text.startswith("denoise transformer_2: step 1/2, "))
-    assert first_of_two.endswith(" s to go")
+    assert first_of_two.endswith(" left of denoise")
 
 
 def test_a_forecast_is_the_first_eta_and_what_will_not_fit_stays_on_the_node() -> None:
@@ -91,7 +91,7 @@ def test_a_forecast_is_the_first_eta_and_what_will_not_fit_stays_on_the_node() -
         with run.stage(StageName.DENOISE, steps=50):
             pass
     warning = "does not fit by an estimate: denoise; 720 x 1280, 49 frames would fit"
-    assert page.texts == [f"denoise: 225.0 s to go by the forecast\n{warning}"]
+    assert page.texts == [f"denoise: 3:45 left of denoise by the forecast\n{warning}"]
 
 
 def test_what_a_run_warns_of_stays_on_the_node() -> None:

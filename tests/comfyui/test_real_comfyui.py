@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import os
 import sys
@@ -33,6 +34,7 @@ pytestmark = pytest.mark.real_comfyui
 CLONE: Final = "my-renamed.clone"
 PATIENCE_SECONDS: Final = 180.0
 ROUNDS: Final = 20
+PREVIEW_IMAGE_WITH_METADATA: Final = 4
 PACKS: Final = {
     CLONE: ROOT,
     "test-pack": Path(__file__).with_name("pack"),
@@ -318,7 +320,9 @@ async def test_the_page_that_queued_a_prompt_sees_progress_and_cancel_stops_with
     # Two steps may be on their way to the device, and one begins before the word arrives.
     assert 3 <= _steps(run) <= seen + 3, (seen, _steps(run))
     assert bars[-1][1] == 100
-    assert any(text.startswith("denoise transformer: step 3/100, ") and " s to go" in text for text in texts)
+    assert any(
+        text.startswith("denoise transformer: step 3/100, ") and " left of denoise" in text for text in texts
+    )
 
 
 def _steps(run: dict[str, Any]) -> int:
@@ -634,3 +638,59 @@ def test_each_of_several_users_has_runs(tmp_path: Path) -> None:
             comfyui.wait(comfyui.post("/prompt", body)["prompt_id"])
             comfyui.ended()
         assert [run["status"] for run in comfyui.runs()] == ["succeeded", "succeeded"]
+
+
+async def test_where_comfyuis_setting_asks_for_previews_the_page_sees_the_latents_as_ksamplers(
+    tmp_path: Path,
+) -> None:
+    """With a ComfyUI of its own, for the setting is an option of its command."""
+    from crystools_pipelines.tiny import write_tiny_checkpoint
+
+    assert COMFYUI_DIR is not None
+    checkpoint = write_tiny_checkpoint("wan2.1-t2v", tmp_path / "models" / "diffusers" / TINY["wan2.1-t2v"])
+    environment = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "XLA_FLAGS")}
+    environment |= {"JAX_PLATFORMS": "cpu", "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "jax")}
+    with running_comfyui(
+        tmp_path,
+        {CLONE: ROOT},
+        checkout=Path(COMFYUI_DIR),
+        python=os.environ.get("COMFYUI_PYTHON", sys.executable),
+        arguments=["--preview-method", "latent2rgb"],
+        environ=environment,
+    ) as started:
+        comfyui = ComfyUI(started.url, started.log_file, checkpoint, started.process_id)
+        whole = comfyui.template("wan2.1-t2v-tiny", num_inference_steps=20)
+        kinds = "Wan21TextEncoder", "Wan21TPUSampler"
+        prompt = {node: each for node, each in whole.items() if each["class_type"] in kinds}
+        (sampler,) = (node for node, each in prompt.items() if each["class_type"] == kinds[1])
+        prompt["report"] = {"class_type": "TPUTimingReport", "inputs": {"timing_1": [sampler, 2]}}
+        seen: list[tuple[dict[str, Any], bytes]] = []
+        async with (
+            aiohttp.ClientSession() as session,
+            session.ws_connect(f"{comfyui.url.replace('http', 'ws')}/ws?clientId=page") as page,
+        ):
+            await page.send_json({"type": "feature_flags", "data": {"supports_preview_metadata": True}})
+            body = {"prompt": prompt, "client_id": "page"}
+            async with session.post(f"{comfyui.url}/prompt", json=body) as answer:
+                assert answer.status == 200
+            while True:
+                message = await page.receive(timeout=PATIENCE_SECONDS)
+                if message.type is aiohttp.WSMsgType.BINARY:
+                    kind, length = (int.from_bytes(message.data[at : at + 4]) for at in (0, 4))
+                    if kind == PREVIEW_IMAGE_WITH_METADATA:
+                        about, image = message.data[8 : 8 + length], message.data[8 + length :]
+                        seen.append((json.loads(about), image))
+                    continue
+                told = json.loads(message.data)["type"]
+                assert told != "execution_error", message.data
+                if told == "execution_success":
+                    break
+        stages = [stage for run in comfyui.runs() for stage in run["stages"]]
+    (denoise,) = (stage for stage in stages if stage["name"] == "denoise")
+    assert 1 <= len(seen) <= denoise["seconds"] / 0.5
+    for about, image in seen:
+        assert (about["node_id"], about["image_type"]) == (sampler, "image/jpeg")
+        with Image.open(io.BytesIO(image)) as picture:
+            assert max(picture.size) == 512
+    assert denoise["recompiles"] == 0
+    assert "could not be previewed" not in comfyui.log

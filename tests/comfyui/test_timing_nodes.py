@@ -24,6 +24,7 @@ from crystools_tpu.telemetry import (
     StepRecord,
     StepSeconds,
 )
+from tests.rigs.workflow_run import SAMPLED, WORKFLOW, node
 
 GIB = 2**30
 
@@ -84,8 +85,8 @@ def timing(run_id: str = "a", **options: Any) -> dict[str, Any]:
 
 
 def test_eight_timings_may_be_connected_and_none_must() -> None:
-    for node in (TPUTimingReport, TPUTimingPlot):
-        optional = node.INPUT_TYPES()["optional"]
+    for timing_node in (TPUTimingReport, TPUTimingPlot):
+        optional = timing_node.INPUT_TYPES()["optional"]
         assert [(name, type_) for name, (type_, _) in optional.items()] == [
             (f"timing_{i}", "TPU_TIMING") for i in range(1, 9)
         ]
@@ -128,6 +129,29 @@ def test_several_runs_are_summed_and_each_counts_once() -> None:
     summary, text = answer["result"]
     assert summary.endswith("\n286.00 s in 2 runs together")
     assert json.loads(text) == {"schema": 1, "runs": [timing("a"), timing("b")]}
+
+
+def test_the_nodes_of_one_workflow_report_parts_of_its_run_and_all_of_them_count() -> None:
+    encoder = dataclasses.replace(report("a", stages=1), total_seconds=12.0)
+    timings = {"timing_1": telemetry.to_wire(encoder), "timing_2": timing("a"), "timing_3": timing("a")}
+    summary, text = TPUTimingReport().report(**timings)["result"]
+    assert summary.endswith("\n155.00 s in 2 parts together")
+    assert len(json.loads(text)["runs"]) == 2
+
+
+def test_a_workflows_nodes_have_a_colour_of_their_own_and_lie_above_what_ran_in_them() -> None:
+    seen = colours(draw([WORKFLOW], 1280, 720))
+    assert {(0xB3, 0x60, 0x0A), (0x5B, 0x6B, 0x80), (0x2F, 0x6F, 0xDB)} <= seen
+
+
+@pytest.mark.parametrize("title", ["$x^{$ costs 5$", "采样" * 200, "a title that never ends " * 50])
+def test_whatever_a_workflow_and_its_nodes_are_called_can_be_drawn(title: str) -> None:
+    nodes = [node(str(n), "KSampler", float(n), 1.0, title, steps=SAMPLED) for n in range(100)]
+    assert draw([dataclasses.replace(WORKFLOW, name=title, stages=tuple(nodes))], 320, 320).shape == (
+        320,
+        320,
+        3,
+    )
 
 
 @pytest.mark.parametrize(

@@ -40,6 +40,7 @@ from crystools_tpu.telemetry import (
     StepFinished,
     StepRecord,
 )
+from tests.rigs.workflow_run import STAGES, events_of_node
 
 PIPELINE = "wan2.1-t2v"
 GIB = 1024**3
@@ -147,6 +148,7 @@ RUN: tuple[Event, ...] = (
     step(1, 4.5),
     step(2, 4.0),
     stage_finished(),
+    *events_of_node(REPORT.run_id, 1, STAGES[1]),
     ModelFreed(None, "wan2.1-t2v", "text_encoder", 10 * GIB, "freed"),
     RunFinished(REPORT),
 )

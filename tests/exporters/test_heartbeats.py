@@ -29,7 +29,8 @@ STARTED = REPORT.started_unix_seconds
 
 
 def running(run_id: str = "run") -> RunReport:
-    stage = dataclasses.replace(STAGE, status=Status.RUNNING, seconds=None)
+    started = STARTED + 30
+    stage = dataclasses.replace(STAGE, status=Status.RUNNING, seconds=None, started_unix_seconds=started)
     return dataclasses.replace(
         REPORT, run_id=run_id, status=Status.RUNNING, total_seconds=None, stages=(STAGE, stage)
     )
@@ -86,7 +87,8 @@ def test_the_run_of_a_killed_container_is_interrupted_a_minute_later_and_can_be_
         assert run.status is Status.INTERRUPTED
         assert run.error == "its process ended without a word; last seen 41.2 s into the run"
         assert [stage.status for stage in run.stages] == [Status.SUCCEEDED, Status.INTERRUPTED]
-        assert run.total_seconds is None
+        assert (run.total_seconds, run.stages[1].seconds) == (41.25, 11.25), "it ends where it was last seen"
+        assert run.stages[0] == STAGE
         assert log.prune(max_bytes=0) == 1
 
 
@@ -125,7 +127,9 @@ def test_no_moment_is_said_that_a_set_clock_has_made_nonsense(
     writer.write([running()])
     machine.monotonic += 61
     with machine.open(tmp_path, machine.process("reader")) as log:
-        assert [run.error for run in log.page(10)] == ["its process ended without a word"]
+        (run,) = log.page(10)
+        assert run.error == "its process ended without a word"
+        assert (run.total_seconds, run.stages[1].seconds) == (None, None)
 
 
 def test_a_process_that_is_certainly_gone_is_not_waited_for(machine: Machine, tmp_path: Path) -> None:
@@ -227,6 +231,7 @@ def test_whoever_may_only_read_knows_it_too(
     with machine.open(tmp_path, machine.process("reader")) as log:
         (run,) = log.page(10)
         assert (run.status, log.report("run")) == (Status.INTERRUPTED, run)
+        assert (run.total_seconds, run.stages[1].seconds) == (41.25, 11.25)
     with contextlib.closing(sqlite3.connect(tmp_path / "runs.db")) as database:
         assert database.execute("SELECT status FROM run").fetchall() == [("running",)]
 

@@ -6,8 +6,11 @@ import dataclasses
 import importlib
 import logging
 import os
+import pkgutil
 import socket
 import ssl
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -19,17 +22,17 @@ import pytest
 from opentelemetry.proto.metrics.v1.metrics_pb2 import AggregationTemporality, Metric
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
-from crystools_exporters import exporting as exporting_module
 from crystools_exporters import otlp
 from crystools_exporters.exporting import exporting
 from crystools_exporters.otlp import _CLOSE_SECONDS, OtlpExporter, otlp_exporter
 from crystools_exporters.otlp_receiver import Address, Receiver, diagnosis
 from crystools_tpu import telemetry
-from crystools_tpu.telemetry import RunFinished, StageFinished
+from crystools_tpu.telemetry import RunChanged, RunFinished, StageFinished
 from tests.exporters.conftest import GIB, REPORT, FixedMonitor
 from tests.exporters.conftest import RUN as EVENTS
 from tests.exporters.otlp_receivers import Protocol, Received, receiver, values_of
 from tests.exporters.test_perfetto import DENOISE, LOAD, SECOND, START
+from tests.rigs.workflow_run import WORKFLOW, with_nan
 from tests.web.scenes import Scene
 
 RUN_ID = "0123456789abcdef0123456789abcdef"
@@ -162,6 +165,52 @@ def test_an_error_is_the_status_of_its_stage_and_run_and_a_nan_that_of_its_step(
         statuses = [(span.name, span.status.message) for span in received.spans if span.status.code]
         assert all(span.status.code != Status.STATUS_CODE_OK for span in received.spans)
     assert statuses == [("denoise", error), ("step", "the output is not finite"), ("wan2.1-t2v", error)]
+
+
+def test_a_workflows_nodes_are_below_its_run_and_what_ran_in_a_node_below_that(
+    start: Start, bus: telemetry.Bus
+) -> None:
+    stages = WORKFLOW.stages
+    with receiver("http/protobuf") as received:
+        exporter = start(received, "http/protobuf")
+        for position in (0, 1, 3, 4, 2, 6, 7, 5, 8, 9):  # as they end: parts before what they are parts of
+            stage = stages[position]
+            without_steps = dataclasses.replace(stage, steps=())
+            bus.publish(StageFinished(WORKFLOW.run_id, stage.pipeline or "comfyui", position, without_steps))
+            bus.publish(RunChanged(WORKFLOW))
+        bus.publish(RunFinished(with_nan(WORKFLOW)))
+        exporter.close()
+        spans = {span.span_id: span for span in received.spans}
+    assert len(spans) == 11
+    of_run = [
+        (span.name, spans[span.parent_span_id].name if span.parent_span_id else None)
+        for span in spans.values()
+    ]
+    assert of_run == [
+        ("CheckpointLoaderSimple", "comfyui"),
+        ("KSampler", "comfyui"),
+        ("load", "Wan21TPUSampler"),
+        ("denoise", "Wan21TPUSampler"),
+        ("Wan21TPUSampler", "comfyui"),
+        ("ImageScale", "LoopOfSomebody"),
+        ("ImageScale", "LoopOfSomebody"),
+        ("LoopOfSomebody", "comfyui"),
+        ("FetchOfSomebody", "comfyui"),
+        ("FetchOfSomebody", "comfyui"),
+        ("comfyui", None),
+    ]
+    by_name = {span.name: span for span in spans.values()}
+    loop = by_name["LoopOfSomebody"]
+    assert (loop.end_time_unix_nano - loop.start_time_unix_nano) / SECOND == 7, "to the end of its last part"
+    sampler, run = (values_of(by_name[name].attributes) for name in ("KSampler", "comfyui"))
+    assert sampler["crystools_tpu.stage.node.title"] == "Second pass"
+    assert sampler["crystools_tpu.stage.host_memory.peak_bytes"] == 3 * GIB
+    assert values_of(by_name["denoise"].attributes)["crystools_tpu.pipeline"] == "wan2.1-t2v"
+    assert run["crystools_tpu.outcome"] == "succeeded, NaN from step 12"
+    assert run["crystools_tpu.name"] == "two passes"
+    assert run["crystools_tpu.cached_nodes.class_type"] == ["VAELoader", "CLIPTextEncode", "CLIPTextEncode"]
+    assert run["crystools_tpu.param.workflow"] == "5d41402a"
+    assert "crystools_tpu.param.prompt" not in run
 
 
 def points(metric: Metric) -> list[tuple[dict[str, Any], Any]]:
@@ -434,20 +483,43 @@ def test_a_process_that_runs_pipelines_exports_them_as_its_environment_says(
         assert "hw.gpu.memory.usage" not in received.latest_metrics  # there is no monitor
 
 
-@pytest.mark.parametrize("broken", ["otlp_exporter", "RunLogWriter.close", "OtlpExporter.close"])
+SCRIPT = """
+from crystools_tpu import telemetry
+
+with telemetry.run("mine") as run, run.stage("denoise") as stage:
+    stage.step(None)
+"""
+
+
+def test_a_script_that_does_no_more_than_report_exports_too_until_it_has_ended() -> None:
+    path = os.pathsep.join(str(Path(__file__).parents[2] / part) for part in (".", "exporters"))
+    with receiver("http/protobuf") as received:
+        environ = {
+            **os.environ,
+            "PYTHONPATH": path,
+            "OTEL_EXPORTER_OTLP_ENDPOINT": received.endpoint,
+            "CRYSTOOLS_TPU_HISTORY": "off",
+        }
+        subprocess.run([sys.executable, "-c", SCRIPT], env=environ, check=True)
+        assert [span.name for span in received.spans] == ["denoise", "step", "mine"]
+        assert "crystools_tpu.runs" in received.latest_metrics
+
+
+@pytest.mark.parametrize(
+    "broken", ["otlp:otlp_exporter", "run_log_writer:RunLogWriter.close", "otlp:OtlpExporter.close"]
+)
 def test_whatever_of_it_fails_the_block_ends_with_its_own_result(
     broken: str, bus: telemetry.Bus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:  # fmt: skip
-    name, _, method = broken.partition(".")
-    whole = getattr(exporting_module, name)
-    done = getattr(whole, method) if method else lambda *_, **__: None
+    name = f"crystools_exporters.{broken}"
+    done = pkgutil.resolve_name(name) if broken.endswith("close") else lambda *_, **__: None
 
     def fails(*args: Any, **options: Any) -> Any:
         done(*args, **options)
         raise RuntimeError("can't start new thread")
 
-    monkeypatch.setattr(f"crystools_exporters.exporting.{broken}", fails)
+    monkeypatch.setattr(name.replace(":", "."), fails)
     with receiver("grpc") as received:
         environ = {
             "OTEL_EXPORTER_OTLP_ENDPOINT": received.endpoint,

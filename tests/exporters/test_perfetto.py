@@ -20,6 +20,8 @@ from crystools_tpu.telemetry import (
 )
 from crystools_tpu.telemetry.events import Params
 from tests.exporters.conftest import GIB, REPORT, STAGE
+from tests.rigs.workflow_run import STAGES, WORKFLOW, node, with_nan
+from tests.rigs.workflow_run import START as WORKFLOW_START
 
 START = 1_700_000_000
 SECOND = 1_000_000_000
@@ -237,3 +239,79 @@ def test_a_failed_run_says_where_and_why() -> None:
 def test_a_run_without_stages_is_a_trace_too() -> None:
     run = dataclasses.replace(RUN, status=Status.RUNNING, total_seconds=None, device=None, stages=())
     assert [track.name for track in tracks_of(run)] == ["wan2.1-t2v", "Stages", "Steps"]
+
+
+def drawn(report: RunReport, name: str = "Stages") -> list[list[tuple[str, float, float | None]]]:
+    """The slices of each track of that name, in seconds of the run."""
+
+    def seconds(at: int | None) -> float | None:
+        return None if at is None else at / SECOND - WORKFLOW_START
+
+    return [
+        [(slice_.name, seconds(slice_.begin) or 0.0, seconds(slice_.end)) for slice_ in lane.slices]
+        for lane in tracks_of(report)
+        if lane.name == name
+    ]
+
+
+def test_what_ran_in_a_node_lies_within_it_and_nodes_that_overlap_in_tracks_of_their_own() -> None:
+    """The time of a loop stood while another node ran: it is drawn to the end of its last part."""
+    assert drawn(WORKFLOW) == [
+        [
+            ("CheckpointLoaderSimple", 0, 4),
+            ("Second pass", 4, 24),
+            ("Wan21TPUSampler", 24, 84),
+            ("load transformer", 25, 35),
+            ("denoise transformer", 35, 80),
+            ("LoopOfSomebody", 84, 91),
+            ("ImageScale", 84.5, 86.5),
+            ("ImageScale", 88, 91),
+            ("FetchOfSomebody", 91, 100),
+        ],
+        [("FetchOfSomebody", 86.5, 96.5)],
+    ]
+    assert [len(lane) for lane in drawn(WORKFLOW, "Steps")] == [41]
+
+
+def test_parts_of_a_node_that_overlap_lie_apart_and_nothing_ends_before_what_is_in_it() -> None:
+    loop = (
+        node("1", "Loop", 0.0, 1.0),
+        node("1.1", "Fetch", 1.0, 5.0, parent=0),
+        node("1.2", "Fetch", 2.0, 5.0, parent=0),
+        node("1.2.1", "Inner", 3.0, 1.0, parent=2),
+        node("2", "Next", 7.0, 1.0),
+    )
+    assert drawn(dataclasses.replace(WORKFLOW, stages=loop)) == [
+        [("Loop", 0, 7), ("Fetch", 1, 6), ("Next", 7, 8)],
+        [("Fetch", 2, 7), ("Inner", 3, 4)],
+    ]
+
+
+def test_a_loop_of_a_thousand_iterations_each_in_the_one_before_is_drawn() -> None:
+    stages = [node(str(n), "Loop", float(n), None, parent=n - 1 if n else None) for n in range(1000)]
+    (lane,) = drawn(dataclasses.replace(WORKFLOW, stages=tuple(stages)))
+    assert len(lane) == 1000
+
+
+def test_a_workflows_trace_says_its_name_its_cached_nodes_and_how_it_ended() -> None:
+    (run,) = track(with_nan(WORKFLOW), "comfyui two passes").slices
+    assert run.arguments["outcome"] == "succeeded, NaN from step 12"
+    assert [cached["class_type"] for cached in run.arguments["cached_nodes"]] == [
+        "VAELoader", "CLIPTextEncode", "CLIPTextEncode",
+    ]  # fmt: skip
+    assert b"surfboard" not in perfetto_trace(WORKFLOW)
+
+
+def test_memory_of_nodes_is_torchs_and_the_hosts_and_a_part_changes_no_peak() -> None:
+    seconds = [
+        (at / SECOND - WORKFLOW_START, size // GIB) for at, size in track(WORKFLOW, "HBM cuda:0").counts
+    ]
+    assert seconds == [(0, 0), (4, 6), (4, 6), (24, 7)]
+    host = [(at / SECOND - WORKFLOW_START, size // GIB) for at, size in track(WORKFLOW, "Host memory").counts]
+    assert host == [(0, 1), (4, 3), (4, 3), (24, 3)]
+    assert len(track(WORKFLOW, "HBM peak tpu:0").counts) == 2, "of the denoising, of whose node none is known"
+    usage = STAGES[4].hbm
+    known = (*STAGES[:2], dataclasses.replace(STAGES[2], hbm=usage), *STAGES[3:])
+    both = dataclasses.replace(WORKFLOW, stages=known)
+    assert len(track(both, "HBM tpu:0").counts) == 4
+    assert [at / SECOND - WORKFLOW_START for at, _ in track(both, "HBM peak tpu:0").counts] == [24, 84]

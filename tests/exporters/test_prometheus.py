@@ -20,11 +20,25 @@ from prometheus_client.openmetrics.parser import (
 from prometheus_client.parser import text_string_to_metric_families
 
 from crystools_exporters.catalogue import CATALOGUE, SIMULATED_LABEL
+from crystools_exporters.node_classes import COMFYUI, OTHER, OURS, known_class
 from crystools_exporters.prometheus import CONTENT_TYPE, PrometheusExporter
 from crystools_tpu import telemetry
+from crystools_tpu.comfyui.nodes import NODE_CLASS_MAPPINGS
 from crystools_tpu.monitor import Snapshot
 from crystools_tpu.sources.base import ChipReading, Durations, Histograms, HloExecutions
-from crystools_tpu.telemetry import CompileCache, Ratio, RunFinished, Status
+from crystools_tpu.telemetry import (
+    CompileCache,
+    Ratio,
+    RunChanged,
+    RunFinished,
+    RunStarted,
+    StageFinished,
+    StageName,
+    StageStarted,
+    Status,
+    StepFinished,
+)
+from tests.rigs.workflow_run import STAGES, WORKFLOW, events_of_node
 
 from .conftest import RUN, SNAPSHOT, FixedMonitor, compile_, stage_finished, step
 
@@ -72,7 +86,7 @@ def test_a_simulated_machine_marks_every_sample(bus: telemetry.Bus) -> None:
 
     assert body == (GOLDEN / "simulated.prom").read_text()
     samples = [sample for family in text_string_to_metric_families(body) for sample in family.samples]
-    assert len(samples) == 131
+    assert len(samples) == 171
     assert {sample.labels[SIMULATED_LABEL] for sample in samples} == {"v6e-8"}
 
 
@@ -141,14 +155,15 @@ def test_the_exemplar_of_a_bucket_is_the_run_of_its_latest_observation(
     }
 
 
-def test_runs_stages_steps_and_compiles_have_exemplars_and_nothing_else_has(
+def test_runs_stages_nodes_steps_and_compiles_have_exemplars_and_nothing_else_has(
     exporter: PrometheusExporter, bus: telemetry.Bus
 ) -> None:
     for event in RUN:
         bus.publish(event)
     samples = [(family.name, sample) for family in openmetrics(exporter) for sample in family.samples]
     assert {name for name, sample in samples if sample.exemplar is not None} == {
-        f"crystools_tpu_{what}_duration_seconds" for what in ("run", "stage", "step", "compile")
+        f"crystools_tpu_{what}_duration_seconds"
+        for what in ("run", "stage", "step", "compile", "node", "node_step")
     }
     assert {s.exemplar.labels["run_id"] for _, s in samples if s.exemplar is not None} == {"5f3c0a"}
     assert not any("5f3c0a" in sample.labels.values() for _, sample in samples)
@@ -331,6 +346,71 @@ def test_failed_runs_are_counted_apart(exporter: PrometheusExporter, bus: teleme
     assert value(exporter, "runs_total", {**runs, "status": "failed"}) == 1
     assert value(exporter, "runs_total", {**runs, "status": "succeeded"}) is None
     assert value(exporter, "stage_duration_seconds_sum", {**DENOISE, "status": "failed"}) == 1.5
+
+
+def test_a_workflow_counts_as_one_run_and_its_nodes_apart_from_the_stages_of_models(
+    exporter: PrometheusExporter, bus: telemetry.Bus
+) -> None:
+    bus.publish(RunStarted(dataclasses.replace(WORKFLOW, status=Status.RUNNING, stages=())))
+    for number, stage in enumerate(WORKFLOW.stages):
+        pipeline = stage.pipeline or WORKFLOW.pipeline
+        bus.publish(StageStarted(WORKFLOW.run_id, number, stage))
+        for index, record in enumerate(stage.steps):
+            said = (index, record, len(stage.steps), None, None, None, None)
+            bus.publish(StepFinished(WORKFLOW.run_id, pipeline, number, stage.name, *said))
+        bus.publish(StageFinished(WORKFLOW.run_id, pipeline, number, stage))
+        bus.publish(RunChanged(WORKFLOW))
+    bus.publish(RunFinished(WORKFLOW))
+
+    assert value(exporter, "runs_total", {"pipeline": "comfyui", "status": "succeeded"}) == 1
+    assert value(exporter, "runs_in_progress", {"pipeline": "comfyui"}) == 0
+    assert value(exporter, "stage_duration_seconds_sum", {**DENOISE, "status": "succeeded"}) == 45
+    assert value(exporter, "step_duration_seconds_count", DENOISE) == 20
+    assert b'stage="node"' not in exporter.render()[0]
+    sampler = {"node_class": "KSampler"}
+    assert value(exporter, "node_duration_seconds_sum", {**sampler, "status": "succeeded"}) == 20
+    assert value(exporter, "node_step_duration_seconds_count", sampler) == 20, "without the first"
+    assert value(exporter, "node_step_duration_seconds_sum", sampler) == 15
+    assert value(exporter, "node_hbm_peak_bytes", sampler) == 11 * 1024**3
+    assert (
+        value(exporter, "node_host_memory_peak_bytes", {"node_class": "CheckpointLoaderSimple"})
+        == 9 * 1024**3
+    )
+    others = {"node_class": "other", "status": "succeeded"}
+    assert value(exporter, "node_duration_seconds_count", others) == 3
+    assert value(exporter, "node_duration_seconds_sum", others) == 25
+    assert b"OfSomebody" not in exporter.render()[0]
+
+
+def test_a_step_of_a_node_counts_as_it_is_taken_and_none_whose_node_nobody_knows(
+    exporter: PrometheusExporter, bus: telemetry.Bus
+) -> None:
+    started, *steps, _ = events_of_node("a", 1, STAGES[1])
+    for event in steps[:5]:
+        bus.publish(event)
+    assert value(exporter, "node_step_duration_seconds_count", {"node_class": "KSampler"}) is None
+    bus.publish(started)
+    for event in steps[:5]:
+        bus.publish(event)
+    assert value(exporter, "node_step_duration_seconds_count", {"node_class": "KSampler"}) == 4
+
+
+def test_a_compile_in_a_node_counts_as_one_though_the_node_is_no_stage(
+    exporter: PrometheusExporter, bus: telemetry.Bus
+) -> None:
+    bus.publish(
+        dataclasses.replace(compile_(2.0, CompileCache.MISS), pipeline="comfyui", stage_name=StageName.NODE)
+    )
+    assert value(exporter, "compiles_total", {"pipeline": "comfyui", "stage": "node", "cache": "miss"}) == 1
+
+
+def test_the_classes_of_nodes_that_are_told_apart_are_ours_and_comfyuis() -> None:
+    """The exporters cannot import the nodes: their names are there twice."""
+    assert set(NODE_CLASS_MAPPINGS) == OURS
+    assert {"KSampler", "CheckpointLoaderSimple", "SaveImage", "SamplerCustomAdvanced"} <= COMFYUI
+    assert not OURS & COMFYUI
+    assert known_class("Wan21TPUSampler") == "Wan21TPUSampler"
+    assert known_class("KSampler (Efficient)") == known_class(None) == OTHER
 
 
 def test_a_metric_that_fails_does_not_take_the_others_along(

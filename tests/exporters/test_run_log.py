@@ -18,9 +18,9 @@ import pytest
 from crystools_exporters import report_lines
 from crystools_exporters.run_log import RunLog, RunLogError, StillRunning, UnreadableRun
 from crystools_tpu import telemetry
-from crystools_tpu.telemetry import RunReport, Status
+from crystools_tpu.telemetry import RunReport, Status, StepRecord
 
-from .conftest import REPORT
+from .conftest import REPORT, STAGE
 
 DAY_SECONDS = 86400.0
 NOW = REPORT.started_unix_seconds + DAY_SECONDS
@@ -60,6 +60,15 @@ def test_runs_are_listed_newest_first_page_by_page(log: RunLog) -> None:
     assert ids(log.page(2, before="run1")) == ["run2", "run3"]
     assert ids(log.page(2, before="run4")) == []
     assert ids(log.page(2, before="nobody")) == []
+
+
+def test_a_run_that_has_ended_does_not_run_again_by_a_writer_that_is_late(log: RunLog) -> None:
+    log.write([report("a"), report("gone", status=Status.INTERRUPTED)])
+    log.write([report("a", status=Status.RUNNING), report("gone", status=Status.RUNNING)])
+    assert {run.run_id: run.status for run in log.page(10)} == {
+        "a": Status.SUCCEEDED,
+        "gone": Status.RUNNING,
+    }
 
 
 def test_runs_that_began_together_are_on_one_page_each(log: RunLog) -> None:
@@ -243,10 +252,28 @@ def test_runs_are_imported_one_at_a_time(log: RunLog) -> None:
     assert len(log.page(100)) == 10
 
 
-def test_a_run_that_was_exported_while_it_ran_ends_there(log: RunLog) -> None:
-    assert log.import_lines(lines_of(report("a", status=Status.RUNNING, total_seconds=None))) == (1, 0)
-    (run,) = log.page(10)
-    assert (run.status, run.error) == (Status.INTERRUPTED, "it was exported while it ran")
+def test_a_run_that_was_exported_while_it_ran_ends_with_what_was_known_of_it_then(log: RunLog) -> None:
+    begun = report("a", status=Status.RUNNING, total_seconds=None, stages=())
+    denoise = dataclasses.replace(
+        STAGE,
+        status=Status.RUNNING,
+        seconds=None,
+        started_unix_seconds=begun.started_unix_seconds + 10,
+        compiles=(),
+        steps=(StepRecord(31.5, True, None), StepRecord(4.25, False, None)),
+    )
+    decode = dataclasses.replace(
+        denoise, steps=(), started_unix_seconds=begun.started_unix_seconds + 50, pipeline="beside it"
+    )
+    stages = [(), (denoise,), (denoise, decode)]
+    runs = [dataclasses.replace(begun, run_id=str(len(each)), stages=each) for each in stages]
+    assert log.import_lines(lines_of(*runs)) == (3, 0)
+    ended = log.page(10)
+    assert {(run.status, run.error) for run in ended} == {
+        (Status.INTERRUPTED, "it was exported while it ran")
+    }
+    assert {run.run_id: run.total_seconds for run in ended} == {"0": None, "1": 45.75, "2": 50.0}
+    assert [stage.seconds for run in ended for stage in run.stages] == [40.0, 0.0, 35.75]
 
 
 def test_the_last_of_several_lines_of_a_run_counts(log: RunLog) -> None:
@@ -303,6 +330,17 @@ def test_a_row_that_cannot_be_read_is_left_out_and_counted(log: RunLog, change: 
             assert other.import_lines(io.BytesIO(lines.getvalue().encode())) == (3, 0)
         assert again.delete(["broken"], running_too=True) == 1
         assert again.read_page(10).unreadable == ()
+
+
+def test_alike_are_those_of_the_same_workflow_however_many_others_came_since(log: RunLog) -> None:
+    def prompt(run_id: str, day: float, workflow: str) -> RunReport:
+        asked: dict[str, str | int | float | bool | None] = {"steps": 4, "workflow": workflow}
+        return dataclasses.replace(report(run_id, day), pipeline="comfyui", params=asked)
+
+    log.write([prompt(f"other{day}", day, "ffff") for day in range(3, 33)])
+    log.write([prompt("old", 1, "a1b2"), prompt("older", 2, "a1b2"), report("elsewhere", 1)])
+    assert ids(log.alike(prompt("now", 0, "a1b2"))) == ["old", "older"]
+    assert ids(log.alike(prompt("now", 0, 'no"body'))) == []
 
 
 def test_runs_are_deleted_all_or_none(log: RunLog) -> None:

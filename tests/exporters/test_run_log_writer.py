@@ -87,6 +87,36 @@ def test_a_run_in_progress_is_in_the_history_with_the_steps_so_far(bench: Bench)
         assert (kept.run_id, kept.status, kept.total_seconds) == (run.run_id, Status.RUNNING, None)
 
 
+def test_a_run_in_progress_when_the_writing_begins_is_written_on(bench: Bench) -> None:
+    with bench.run() as run:
+        with run.stage("load"):
+            pass
+        with bench.writing():
+            pass
+        (begun,) = bench.kept()
+        assert (begun.status, [stage.name for stage in begun.stages]) == (Status.RUNNING, ["load"])
+        with bench.writing() as writer:
+            assert writer._in_progress == {run.run_id}, "it has a heartbeat"
+            with run.stage("save"):
+                pass
+    (kept,) = bench.kept()
+    assert (kept.status, [stage.name for stage in kept.stages]) == (Status.RUNNING, ["load", "save"])
+
+
+def test_a_run_that_is_left_out_is_not_written_and_takes_no_thread(bench: Bench) -> None:
+    left_out = {"another"}
+    with bench.run() as run:
+        left_out.add(run.run_id)
+        writer = RunLogWriter(
+            lambda: RunLog(bench.folder), bus=bench.bus, history=bench.history, left_out=left_out
+        )
+        with run.stage(StageName.DENOISE) as stage:
+            stage.step(None)
+    writer.close()
+    assert writer._thread is None
+    assert not bench.folder.exists()
+
+
 def test_what_is_closed_has_written_everything(bench: Bench) -> None:
     with bench.writing():
         reports = [bench.whole_run() for _ in range(50)]

@@ -25,6 +25,7 @@ from crystools_tpu import telemetry
 from crystools_tpu.cli.serve import panel
 from crystools_tpu.telemetry import Status
 from tests.rigs.prometheus import POLL_SECONDS, RunningPrometheus, Series, running_prometheus
+from tests.rigs.workflow_run import STAGES, events_of_node
 
 from .fleet import (
     GRAFANA,
@@ -111,6 +112,7 @@ def scene(tiny_flux2: Path, compile_cache: None, tmp_path_factory: pytest.TempPa
         with scene.run.recording(telemetry.bus):
             generate(REQUEST, checkpoint=tiny_flux2, devices=1, out=folder / "cat.png")
             residency.free_all()
+        scene.run.events += events_of_node("77aa88bb", 1, STAGES[1])
         for number in (1, 2):  # a rate is made of two
             for host in (first, second):
                 repeat(scene.run.events, host)

@@ -121,6 +121,10 @@ def test_what_is_idle_makes_room_and_the_compile_is_tried_once_more(
     assert [(event.run_id, event.component, event.reason) for event in freed] == [
         (generation.report.run_id, "text_encoder", "out_of_memory")
     ]
+    size = telemetry.size_label(freed[0].freed_bytes)
+    assert generation.report.warnings == (
+        f"freed text_encoder of {tiny_wan21}, {size}, to try once more what had run out of memory",
+    )
     assert [resident.component for resident in residency.residents()] == ["transformer", "vae"]
 
 

@@ -103,9 +103,13 @@ def test_files_that_have_changed_are_loaded_anew(tmp_path: Path, tiny_wan21: Pat
     weights = model / "transformer" / "diffusion_pytorch_model.safetensors"
     os.utime(weights, ns=(0, 0))
     with telemetry.subscribe() as events:
-        run(model)
+        generation = run(model)
         freed = [event for event in events.drain() if isinstance(event, ModelFreed)]
     assert [(event.component, event.reason) for event in freed] == [("transformer", "evicted")]
+    size = telemetry.size_label(freed[0].freed_bytes)
+    assert generation.report.warnings == (
+        f"evicted transformer of {model}, {size}, as its files have changed",
+    )
     assert sorted(resident.component for resident in residency.residents()) == sorted(COMPONENTS)
 
 

@@ -182,6 +182,11 @@ class Kept:
     def alike(self, report: RunReport) -> tuple[RunReport, ...]:
         return self.reports
 
+    def follow(self, newest: int, told: Callable[[RunReport], None]) -> Callable[[], None]:
+        for report in self.reports[:newest]:
+            told(report)
+        return lambda: None
+
 
 async def test_runs_of_earlier_processes_follow_page_by_page(
     bench: Bench, serve: Serve, validate: Validate

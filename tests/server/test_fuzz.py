@@ -9,7 +9,7 @@ import dataclasses
 import json
 import logging
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote, quote_from_bytes
@@ -109,6 +109,11 @@ class OddRuns:
 
     def alike(self, report: RunReport) -> Sequence[RunReport]:
         return self.reports
+
+    def follow(self, newest: int, told: Callable[[RunReport], None]) -> Callable[[], None]:
+        for report in self.reports[:newest]:
+            told(report)
+        return lambda: None
 
 
 @dataclasses.dataclass

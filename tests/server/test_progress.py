@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any, TypeAlias
@@ -12,7 +14,7 @@ from aiohttp.test_utils import TestClient
 from crystools_tpu import telemetry
 from crystools_tpu.telemetry import Forecast, StageForecast, StageName
 
-from .conftest import PATIENCE_SECONDS, Bench, receive
+from .conftest import PATIENCE_SECONDS, Bench, Serve, receive
 
 WS = "/crystools-tpu/ws"
 FORECAST = Forecast("a guess", None, (StageForecast(StageName.DENOISE, None, None, 3.0, None),))
@@ -108,3 +110,61 @@ async def test_a_run_that_has_ended_has_no_progress(bench: Bench, client: Client
     async with client.ws_connect(WS) as socket:
         (report,) = (await receive(socket, "hello"))["runs"]
     assert "progress" not in report
+
+
+class Kept:
+    """A history that is asked in which thread, and answers when it may."""
+
+    def __init__(self, *runs: telemetry.RunReport) -> None:
+        self.runs = runs
+        self.may_answer = threading.Event()
+        self.asked: list[str] = []
+
+    def page(
+        self, limit: int, before: str | None = None
+    ) -> tuple[tuple[telemetry.RunReport, ...], list[str]]:
+        return (), []
+
+    def report(self, run_id: str) -> None:
+        return None
+
+    def alike(self, report: telemetry.RunReport) -> tuple[telemetry.RunReport, ...]:
+        self.asked.append(threading.current_thread().name)
+        assert self.may_answer.wait(PATIENCE_SECONDS)
+        return self.runs
+
+
+async def told_of(client: Client, run_id: str) -> Any:
+    return await (await client.get(f"/crystools-tpu/api/runs/{run_id}")).json()
+
+
+async def test_what_the_run_has_still_to_go_is_told_once_the_history_has_answered(
+    bench: Bench, serve: Serve, clock: Clock, validate: Validate
+) -> None:
+    before = telemetry.History()
+    with telemetry.run("wan2.1-t2v", bus=telemetry.Bus(), history=before, clock=clock) as run:
+        for name, seconds in (("denoise", 40.0), ("vae_decode", 60.0)):
+            with run.stage(name):
+                clock.now += seconds
+    kept = Kept(*before.reports())
+    client = await serve(kept=kept)
+    async with client.ws_connect(WS) as socket:
+        await receive(socket, "hello")
+        with a_run(bench, clock) as run, run.stage("denoise", steps=4) as stage:
+            step(bench, clock, stage, 10.0)
+            first = (await receive(socket, "step_finished"))["progress"]
+            kept.may_answer.set()
+            while "run_eta_seconds" not in (await told_of(client, run.run_id))["progress"]:
+                await asyncio.sleep(0.01)
+            step(bench, clock, stage, 10.0)
+            second = await receive(socket, "step_finished")
+            async with client.ws_connect(WS) as late:
+                (report,) = (await receive(late, "hello"))["runs"]
+
+    assert "run_eta_seconds" not in first
+    validate("StepFinishedMessage", second)
+    told = [second["progress"], report["progress"]]
+    assert [progress["run_eta_seconds"] for progress in told] == [2 * 10.0 + 60.0] * 2
+    assert {progress["run_eta_by"] for progress in told} == {"history"}
+    assert len(kept.asked) == 1
+    assert kept.asked != [threading.current_thread().name]

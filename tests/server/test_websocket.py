@@ -16,7 +16,7 @@ from crystools_tpu import __version__
 from crystools_tpu.server import websocket
 from crystools_tpu.server.websocket import MAX_FRAMES
 from crystools_tpu.server.websocket import Client as Connection
-from crystools_tpu.telemetry import RunStarted
+from crystools_tpu.telemetry import ProfileChanged, RunStarted
 
 from .conftest import PATIENCE_SECONDS, Bench, Serve, receive
 
@@ -309,8 +309,8 @@ async def test_an_event_that_cannot_be_sent_costs_no_other(
         for _ in range(2):
             circular: Any = []
             circular.append(circular)
-            bench.bus.publish(RunStarted(report=circular))
+            bench.bus.publish(ProfileChanged(capture=circular))
         with bench.run("after"):
             pass
         assert (await receive(socket, "run_started"))["report"]["pipeline"] == "after"
-    assert [message.partition(":")[0] for message in caplog.messages] == ["run_started could not be sent"]
+    assert [message.partition(":")[0] for message in caplog.messages] == ["profile_changed could not be sent"]

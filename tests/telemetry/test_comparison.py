@@ -26,6 +26,7 @@ from crystools_tpu.telemetry import (
 )
 from crystools_tpu.telemetry.comparison import is_alike
 from crystools_tpu.telemetry.step_times import step_statistics
+from tests.rigs.workflow_run import WORKFLOW, node, with_nan
 
 GIB = 2**30
 
@@ -317,3 +318,68 @@ def test_a_stage_of_less_than_a_hundredth_of_the_run_fails_for_its_memory_alone(
     a = run("a", long, stage(name=StageName.SAVE, seconds=0.1, compile_seconds=0, cache=None, peak_gib=1))
     b = run("b", long, stage(name=StageName.SAVE, seconds=0.2, compile_seconds=0, cache=None, peak_gib=2))
     assert failed(a, b) == [("save", "hbm_peak_bytes")]
+
+
+def slower(report: RunReport, position: int, by: float) -> RunReport:
+    """Another run of the same workflow, in which one stage took so many seconds more."""
+    stages = list(report.stages)
+    stages[position] = dataclasses.replace(stages[position], seconds=(stages[position].seconds or 0) + by)
+    total = (report.total_seconds or 0) + by
+    return dataclasses.replace(report, run_id="b", stages=tuple(stages), total_seconds=total)
+
+
+def test_what_ran_in_a_node_is_compared_below_it_and_nodes_by_their_class_and_id() -> None:
+    found = compare(WORKFLOW, slower(WORKFLOW, 4, 5.0))
+    assert {stage.label: (stage.changes[0].a, stage.changes[0].b) for stage in found.stages} == {
+        "CheckpointLoaderSimple": (4, 4),
+        "Second pass": (20, 20),
+        "Wan21TPUSampler": (60, 60),
+        "Wan21TPUSampler > load transformer": (10, 10),
+        "Wan21TPUSampler > denoise transformer": (45, 50),
+        "LoopOfSomebody": (6, 6),
+        "LoopOfSomebody > ImageScale #9.0.1": (2, 2),
+        "LoopOfSomebody > ImageScale #9.0.2": (3, 3),
+        "FetchOfSomebody #20": (10, 10),
+        "FetchOfSomebody #21": (9, 9),
+    }
+    assert found.incomparable == found.remarks == ()
+    assert [stage and stage.label for stage, _ in regressions(found, 0.04)] == [
+        None,
+        "Wan21TPUSampler > denoise transformer",
+    ]
+
+
+def test_a_node_that_one_run_took_from_its_cache_is_not_compared_with_its_neighbour() -> None:
+    fewer = dataclasses.replace(WORKFLOW, run_id="b", stages=(*WORKFLOW.stages[:8], WORKFLOW.stages[9]))
+    found = {stage.label: stage.changes[0] for stage in compare(WORKFLOW, fewer).stages}
+    assert (found["FetchOfSomebody #20"].a, found["FetchOfSomebody #20"].b) == (10, None)
+    assert (found["FetchOfSomebody #21"].a, found["FetchOfSomebody #21"].b) == (9, 9)
+
+
+def test_executions_of_a_workflow_are_alike_with_the_same_graph_and_as_many_cached_nodes() -> None:
+    def other(**params: str | int) -> RunReport:
+        return dataclasses.replace(WORKFLOW, run_id="b", params={**WORKFLOW.params, **params})
+
+    assert is_alike(WORKFLOW, other(prompt="a dog"))
+    assert not is_alike(WORKFLOW, other(workflow="7d793037"))
+    assert not is_alike(WORKFLOW, other(nodes_cached=0))
+    assert not is_alike(WORKFLOW, dataclasses.replace(other(), status=Status.INTERRUPTED))
+
+
+def test_a_run_that_made_nan_can_be_compared_and_that_is_said() -> None:
+    found = compare(WORKFLOW, dataclasses.replace(with_nan(WORKFLOW), run_id="b"))
+    assert found.incomparable == ()
+    assert found.remarks == ("B succeeded, NaN from step 12",)
+
+
+def test_the_stages_of_a_loop_whose_iterations_lie_in_each_other_have_short_names() -> None:
+    loop = tuple(node(str(n), "Loop", float(n), 1.0, parent=n - 1 if n else None) for n in range(300))
+    run = dataclasses.replace(WORKFLOW, stages=loop)
+    found = compare(run, dataclasses.replace(run, run_id="b")).stages
+    assert len(found) == 300
+    assert {stage.label for stage in found} == {
+        "Loop",
+        "Loop > Loop",
+        "Loop > Loop > Loop",
+        "Loop > ... > Loop",
+    }

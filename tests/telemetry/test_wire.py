@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -10,6 +11,8 @@ import jsonschema
 import pytest
 
 from crystools_tpu import telemetry
+from crystools_tpu.telemetry.stage_tree import top_level, walk
+from tests.rigs.workflow_run import STAGES, WORKFLOW
 from tests.telemetry.conftest import Bench
 
 COMMITTED = Path(telemetry.__file__).parent / "schema" / "wire.schema.json"
@@ -139,3 +142,50 @@ def test_a_field_the_schema_does_not_have_is_refused() -> None:
     validator = jsonschema.Draft202012Validator(json.loads(COMMITTED.read_text()))
     with pytest.raises(jsonschema.ValidationError):
         validator.validate({"schema": 1, "type": "run_finished", "report": {}, "extra": 1})
+
+
+WIRE = json.loads(json.dumps(telemetry.to_wire(WORKFLOW), allow_nan=False))
+
+
+def test_a_workflows_run_is_valid_and_read_back() -> None:
+    jsonschema.Draft202012Validator(json.loads(COMMITTED.read_text())).validate(WIRE)
+    assert telemetry.report_from_wire(WIRE) == WORKFLOW
+
+
+def test_a_report_of_before_there_were_nodes_has_none() -> None:
+    new = {"name", "process", "nodes_total", "cached_nodes"}
+    of_stages = {"parent", "pipeline", "node", "host_memory"}
+    older = {key: value for key, value in WIRE.items() if key not in new}
+    older["stages"] = [
+        {key: value for key, value in stage.items() if key not in of_stages}
+        for stage in WIRE["stages"]
+        if stage["name"] != "node"
+    ]
+    read = telemetry.report_from_wire(older)
+    assert (read.name, read.process, read.nodes_total, read.cached_nodes) == (None, None, None, ())
+    assert [(stage.parent, stage.pipeline, stage.node) for stage in read.stages] == [(None, None, None)] * 2
+    assert set(telemetry.to_wire(read)).isdisjoint(new)
+
+
+def test_a_stage_that_only_a_newer_version_knows_is_refused_and_a_field_of_it_is_passed_over() -> None:
+    stage = {**WIRE["stages"][0], "watts": 12.0}
+    assert (
+        telemetry.report_from_wire({**WIRE, "stages": [stage], "mood": "good"}).stages == WORKFLOW.stages[:1]
+    )
+    with pytest.raises(ValueError, match=r"report.stages\[0\].name is none of download"):
+        telemetry.report_from_wire({**WIRE, "stages": [{**stage, "name": "upscale"}]})
+
+
+@pytest.mark.parametrize("parent", [-1, 0, 7, 2**40])
+def test_a_stage_whose_parent_is_no_stage_before_it_is_at_the_top(parent: int) -> None:
+    read = telemetry.report_from_wire({**WIRE, "stages": [{**WIRE["stages"][0], "parent": parent}]})
+    assert [*walk(read.stages)] == [(0, 0)]
+
+
+def test_parts_follow_what_they_are_parts_of() -> None:
+    assert [*walk(WORKFLOW.stages)] == [
+        (0, 0), (1, 0), (2, 0), (3, 1), (4, 1), (5, 0), (6, 1), (7, 1), (8, 0), (9, 0),
+    ]  # fmt: skip
+    shuffled = (STAGES[2], STAGES[5], dataclasses.replace(STAGES[3], parent=0))
+    assert [*walk(shuffled)] == [(0, 0), (2, 1), (1, 0)]
+    assert top_level(shuffled) == [STAGES[2], STAGES[5]]

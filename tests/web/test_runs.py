@@ -216,13 +216,16 @@ def test_what_cannot_be_compared_is_said_and_a_run_that_failed_is_no_baseline(
 ) -> None:
     compare = page.locator("crystools-compare")
     play_to_end(scene, steps=4)
+    play_to_end(scene, steps=6)
     play_to_end(scene, steps=4, fail_at=2)
+    expect(compare.locator("#statuses")).to_have_text("A: Succeeded. B: Succeeded.")
+    compare.get_by_role("combobox", name="B", exact=True).select_option(index=0)
     expect(compare.locator("#statuses")).to_have_text("A: Succeeded. B: Failed.")
     expect(compare.get_by_role("status")).to_contain_text("Not comparable: B failed (")
     expect(compare.get_by_role("combobox", name="B", exact=True).locator("option:checked")).to_contain_text(
         ", Failed"
     )
-    play_to_end(scene, steps=4)
+    compare.get_by_role("combobox", name="B", exact=True).select_option(index=1)
     expect(compare.locator("#statuses")).to_have_text("A: Succeeded. B: Succeeded.")
     expect(compare.get_by_role("status")).to_be_hidden()
 
@@ -294,7 +297,9 @@ def test_older_runs_are_shown_page_by_page_and_compared(
     expect(step.locator("td").last).to_have_text("0%")
 
 
-def test_a_run_of_another_process_is_followed(scene: Scene, kept: RunLog, open_page: OpenPage) -> None:
+def test_a_run_of_another_process_comes_runs_and_ends_on_a_page_that_was_there_before(
+    scene: Scene, kept: RunLog, page: Page
+) -> None:
     ended = yesterday(scene)
     *before, decode, _ = ended.stages
     denoise = before[-1]
@@ -302,14 +307,43 @@ def test_a_run_of_another_process_is_followed(scene: Scene, kept: RunLog, open_p
     running = dataclasses.replace(
         ended, status=Status.RUNNING, total_seconds=None, stages=(*before[:-1], begun)
     )
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
     kept.write([running])
-    scene.start()
-    page = open_page(scene)
     expect(current(page).locator("#steps")).to_have_text("step 3 of 4")
+    expect(page).to_have_title(re.compile("^Denoise 3/4"))
     kept.write([dataclasses.replace(running, stages=(*before[:-1], dataclasses.replace(denoise), decode))])
     expect(current(page).locator("#doing")).to_have_text(re.compile("VAE|Decode", re.IGNORECASE))
+    kept.write([dataclasses.replace(ended, status=Status.INTERRUPTED, error="its process ended")])
+    expect(current(page).locator("#status")).to_have_text("Interrupted")
     kept.write([ended])
     expect(current(page).locator("#status")).to_have_text("Succeeded")
+    assert asked == [], "the server tells it"
+
+
+def test_a_run_that_goes_on_stays_however_many_come_after_it(scene: Scene, kept: RunLog, page: Page) -> None:
+    ended = yesterday(scene)
+    long = dataclasses.replace(ended, status=Status.RUNNING, total_seconds=None, pipeline="long")
+    kept.write([long])
+    expect(current(page).locator("#pipeline")).to_have_text("long")
+    names = page.locator("crystools-runs .name b")
+    for count in range(3):
+        kept.write(
+            [
+                dataclasses.replace(
+                    ended,
+                    run_id=f"run{number}",
+                    pipeline=f"run {number}",
+                    started_unix_seconds=ended.started_unix_seconds + number,
+                )
+                for number in range(20 * count + 1, 20 * count + 21)
+            ]
+        )
+        expect(names.first).to_have_text(f"run {20 * count + 20}")
+    expect(names).to_have_count(49)
+    expect(current(page).locator("#pipeline")).to_have_text("long")
+    page.get_by_role("button", name="Show older runs").click()
+    expect(names).to_have_text([f"run {number}" for number in range(60, 0, -1)])
 
 
 def test_two_runs_at_once_are_both_shown(page: Page, scene: Scene) -> None:

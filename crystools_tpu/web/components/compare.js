@@ -116,9 +116,11 @@ export class Compare extends StoreView {
     const [newest, other] = runs;
     this.hidden = !newest || !other;
     if (!newest || !other) return;
-    const b = this.#chosen(this.#b, runs, newest);
-    const alike = runs.filter((run) => run !== b && runTitle(run) === runTitle(b));
-    const baseline = alike.find((run) => run.status === "succeeded") ?? alike[0] ?? other;
+    const succeeded = runs.find((run) => run.status === "succeeded");
+    const b = this.#chosen(this.#b, runs, succeeded ?? newest);
+    const others = [...runs.slice(runs.indexOf(b) + 1), ...runs.slice(0, runs.indexOf(b))];
+    const alike = others.filter((run) => runTitle(run) === runTitle(b));
+    const baseline = alike.find((run) => run.status === "succeeded") ?? alike[0] ?? others[0] ?? other;
     const a = this.#chosen(this.#a, runs, baseline);
     this.#compare(store, a, b);
     const comparison = this.#comparison;

@@ -118,11 +118,16 @@ class CogVideoX(Pipeline[CogVideoXRequest, Prepared]):
     def without_padding(self, request: CogVideoXRequest, latents: NDArray[np.float32]) -> NDArray[np.float32]:
         return latents[:, request.padding_frames :]
 
-    def decoding(self, job: Job, decoder: Any, latent_shape: Any, size: PixelSize) -> Decoding:
+    def latent_shape(self, request: CogVideoXRequest) -> tuple[int, ...]:
+        return request.latent_shape
+
+    def decoding(
+        self, mesh: Mesh, config: Config, decoder: Any, latent_shape: Any, size: PixelSize
+    ) -> Decoding:
         padding = latent_shape[1] - latent_frames(size.num_frames)
-        split = layout.frames(layout.pixels(job.mesh, latent_shape))
-        turns = decoding_turns(decoder, job.checkpoint.config("vae"), latent_shape, padding, split)
-        return turns, split, NamedSharding(job.mesh, PartitionSpec(None, *split.spec))
+        split = layout.frames(layout.pixels(mesh, latent_shape))
+        turns = decoding_turns(decoder, config, latent_shape, padding, split)
+        return turns, split, NamedSharding(mesh, PartitionSpec(None, *split.spec))
 
 
 PIPELINE = CogVideoX()

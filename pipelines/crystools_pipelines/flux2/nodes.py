@@ -40,6 +40,7 @@ class FluxTPUSampler(_Node, SamplerNode):
         *("model_id", "num_devices"),
     )
     RETURN_NAMES: ClassVar = ("latents", "timing")
+    LATENT_FORMAT = "Flux2"
 
     def sample(
         self, prompt_embeds: Embeddings, model_id: str, num_devices: int = 0, **settings: Any

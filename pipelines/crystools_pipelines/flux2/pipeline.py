@@ -4,7 +4,6 @@ from functools import partial
 from math import prod
 from typing import Any
 
-import numpy as np
 from diffusers import FlowMatchEulerDiscreteScheduler
 from jax.sharding import Mesh
 
@@ -17,7 +16,7 @@ from crystools_pipelines.flux2.request import (
     VAE_RATIO,
     Flux2Request,
 )
-from crystools_pipelines.flux2.schedule import SolverState, advance, tabulate
+from crystools_pipelines.flux2.schedule import advance, picture, start, tabulate
 from crystools_pipelines.flux2.text import (
     LAYERS,
     LEFTOVERS,
@@ -32,6 +31,7 @@ from crystools_pipelines.parallel import layout
 from crystools_pipelines.requests.request import Size as PixelSize
 from crystools_pipelines.runtime.job import Job, initial_noise
 from crystools_pipelines.runtime.pipeline import Config, Decoding, Denoising, Phase, Pipeline
+from crystools_pipelines.runtime.previews import Preview
 from crystools_pipelines.runtime.scheduler import load_scheduler
 from crystools_pipelines.weights.checkpoint import Checkpoint
 from crystools_pipelines.weights.inspection import Size, check_all_heeded
@@ -103,13 +103,21 @@ class Flux2(Pipeline[Flux2Request, FlowMatchEulerDiscreteScheduler]):
         return Denoising(
             [Phase("transformer", steps, request.guidance_scale)],
             tabulate(prepared, steps, prod(request.grid)),
-            SolverState(np.int32(0), packed),
+            start(packed),
         )
 
-    def decoding(self, job: Job, decoder: Any, latent_shape: Any, size: PixelSize) -> Decoding:
+    def preview(self, request: Flux2Request, prepared: FlowMatchEulerDiscreteScheduler) -> Preview:
+        return partial(picture, request.grid)
+
+    def latent_shape(self, request: Flux2Request) -> tuple[int, ...]:
+        return 1, prod(request.grid), TOKEN_CHANNELS
+
+    def decoding(
+        self, mesh: Mesh, config: Config, decoder: Any, latent_shape: Any, size: PixelSize
+    ) -> Decoding:
         grid = size.height // SIZE_MULTIPLE, size.width // SIZE_MULTIPLE
-        split = layout.frames(layout.pixels(job.mesh, (1, TOKEN_CHANNELS, *grid)))
-        return [decoding_turn(decoder, job.mesh, job.checkpoint.config("vae"), grid)], split, split
+        split = layout.frames(layout.pixels(mesh, (1, TOKEN_CHANNELS, *grid)))
+        return [decoding_turn(decoder, mesh, config, grid)], split, split
 
 
 PIPELINE = Flux2()

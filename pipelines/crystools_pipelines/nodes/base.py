@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import jax
     from jax.sharding import Mesh
 
-    from crystools_pipelines.runtime.job import Job
+    from crystools_pipelines.runtime.job import Job, OnLatents
     from crystools_pipelines.runtime.pipeline import Pipeline
     from crystools_pipelines.weights.checkpoint import Checkpoint
     from crystools_pipelines.weights.part import Part
@@ -70,7 +70,8 @@ _MODEL_ID: Final = (
 class ModelNode:
     """A node of a model. Each execution is a run of the model's pipeline.
 
-    Whoever executes nodes sets `on_step`; it is called after each step, and what it raises ends the run.
+    Whoever executes nodes sets `on_step`; it is called after each step, and what it raises ends the run. Who
+    previews latents sets `on_latents`.
     """
 
     MODEL: ClassVar[str]
@@ -88,6 +89,7 @@ class ModelNode:
     RETURN_TYPES: ClassVar[Sequence[str]]
 
     on_step: Callable[[], None] = staticmethod(lambda: None)
+    on_latents: OnLatents | None = None
 
     def __init_subclass__(cls) -> None:
         """A model's node has the types of its inputs and outputs by their names."""
@@ -168,7 +170,16 @@ class ModelNode:
         from crystools_pipelines.run import started_run
 
         params = {"node": type(self).__name__, **params}
-        return started_run(self.MODEL, params, checkpoint, mesh, parts, request=request, on_step=self.on_step)
+        return started_run(
+            self.MODEL,
+            params,
+            checkpoint,
+            mesh,
+            parts,
+            request=request,
+            on_step=self.on_step,
+            on_latents=self.on_latents,
+        )
 
 
 def node_mappings(*nodes: type[ModelNode]) -> tuple[dict[str, type[ModelNode]], dict[str, str]]:

@@ -6,7 +6,7 @@ A model's own node says which sockets and inputs it has; what it does is here.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from crystools_pipelines.nodes.base import ModelNode, Timing, checkpoint_at, devices, timing_of
 from crystools_pipelines.nodes.handed import Embeddings, Latents, check_origin, check_width
@@ -39,6 +39,8 @@ class SamplerNode(ModelNode):
 
     TITLE = "Sampler"
     FUNCTION = "sample"
+    LATENT_FORMAT: ClassVar[str | None] = None
+    """What ComfyUI calls the format of these latents, where it has one."""
 
     def sampled(
         self,

@@ -35,6 +35,11 @@ DTYPES = ("bfloat16", "float32")
 Module = TypeVar("Module", bound=torch.nn.Module)
 # On the devices or on the host: what a stage is handed may come from another run.
 AnyArray: TypeAlias = jax.Array | NDArray[Any]
+OnLatents: TypeAlias = Callable[[Callable[[], jax.Array]], None]
+"""Is called after each denoising step with what makes the preview of its latents, its copy to the host under
+way. Only that call, which must come at once, costs anything: who wants no picture of this step leaves it. The
+preview is the solver's estimate of the clean latents as the transformer has them, float32: of an image
+`[1, channels, rows, columns]`, of a video the first frame, `[1, channels, 1, rows, columns]`."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +47,8 @@ class Job:
     """Where a run's stages run: the checkpoint, the mesh its weights go to, and in which dtype.
 
     Stages reach the devices through it alone, so that a rehearsal can stand in for it (`planning.rehearsal`).
-    `on_step` is called after each step of any stage; what it raises ends the run.
+    `on_step` is called after each step of any stage; what it raises ends the run. `on_latents` is for who
+    previews latents: see OnLatents.
     """
 
     checkpoint: Checkpoint
@@ -50,6 +56,7 @@ class Job:
     dtype: str
     run: telemetry.RunRecorder
     on_step: Callable[[], None] = lambda: None
+    on_latents: OnLatents | None = None
     _plans: dict[Identity, tuple[Any, StatePlan]] = field(default_factory=dict)
 
     @property

@@ -70,6 +70,12 @@ def start(schedule: Schedule, noise: NDArray[np.float32]) -> SolverState:
     return SolverState(np.int32(0), noise, last, tuple(history))
 
 
+def first_frame(state: SolverState) -> jax.Array:
+    """Of the clean latents, as the last step estimated them, the first frame. For `predict_x0`."""
+    newest, *_ = state.history
+    return jnp.asarray(newest[:, :, :1])
+
+
 def advance(schedule: Schedule, state: SolverState, output: jax.Array) -> SolverState:
     """The state after a step in which the model answered `output` for `state.sample`."""
     columns = (state.sample, output, state.last, *state.history)

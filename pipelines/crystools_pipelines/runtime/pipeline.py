@@ -20,6 +20,7 @@ from crystools_pipelines.parallel.mesh_shape import MeshShape, legal_shapes
 from crystools_pipelines.requests.request import Size as PixelSize
 from crystools_pipelines.runtime.denoising import denoising_step
 from crystools_pipelines.runtime.job import AnyArray, Job
+from crystools_pipelines.runtime.previews import Preview
 from crystools_pipelines.runtime.programs import Component
 from crystools_pipelines.runtime.stages import (
     Step,
@@ -34,7 +35,7 @@ from crystools_pipelines.text.tokens import Tokenize
 from crystools_pipelines.weights.checkpoint import Checkpoint
 from crystools_pipelines.weights.inspection import Size, check_classes, check_components, check_sizes
 from crystools_pipelines.weights.part import Part
-from crystools_tpu.telemetry import StageName
+from crystools_tpu.telemetry import StageName, StageWork
 
 Config: TypeAlias = Mapping[str, Any]
 Decoding: TypeAlias = tuple[Sequence[Turn], NamedSharding, NamedSharding]
@@ -208,7 +209,7 @@ class Pipeline(ABC, Generic[Request, Prepared]):
         begin = self.denoising(request, prepared)
         schedule, solver, seen = job.put((begin.schedule, begin.solver, condition), job.everywhere)
         branches = job.put(embeddings, layout.branches(job.mesh))
-        noises = None
+        noises, preview = None, self.preview(request, prepared)
         if begin.noises is not None:
             noises = (job.put(noise, job.everywhere) for noise in begin.noises)
         for phase in begin.phases:
@@ -217,7 +218,7 @@ class Pipeline(ABC, Generic[Request, Prepared]):
             guidance = job.put(np.asarray(phase.guidance_scale, np.float32), job.everywhere)
             constants = (schedule, guidance, branches, seen)
             steps = [step] * phase.steps
-            solver = run_denoising(job, phase.component, loaded, solver, steps, constants, noises)
+            solver = run_denoising(job, phase.component, loaded, solver, steps, constants, noises, preview)
         final: jax.Array = solver.sample
         return final
 
@@ -231,18 +232,28 @@ class Pipeline(ABC, Generic[Request, Prepared]):
         function = partial(denoising_step, predict, self.advance)
         return Step(function, guided_cost(job.mesh, branches, job.itemsize, cost))
 
+    def preview(self, request: Request, prepared: Prepared) -> Preview | None:
+        """What `job.on_latents` sees of the solver's state; None where nothing shows this model's latents."""
+        return None
+
     def without_padding(self, request: Request, latents: NDArray[np.float32]) -> NDArray[np.float32]:
         """The final latents without those that become no pictures."""
         return latents
 
     @abstractmethod
-    def decoding(self, job: Job, decoder: Any, latent_shape: Any, size: PixelSize) -> Decoding:
-        """How `decoder` makes frames of latents of this shape, which may have padding."""
+    def decoding(
+        self, mesh: Mesh, config: Config, decoder: Any, latent_shape: Any, size: PixelSize
+    ) -> Decoding:
+        """How `decoder`, of a VAE of this configuration, makes frames of latents of this shape.
+
+        They may have padding.
+        """
 
     def decode(self, job: Job, latents: AnyArray, size: PixelSize) -> NDArray[np.float32]:
         """The frames `[frames, height, width, 3]` in 0..1, on the host; `latents` may have padding."""
         loaded = job.load(self.decoder(job.mesh))
-        turns, sharding, cache_sharding = self.decoding(job, loaded.module, latents.shape, size)
+        config = job.checkpoint.config("vae")
+        turns, sharding, cache_sharding = self.decoding(job.mesh, config, loaded.module, latents.shape, size)
         return run_turns(
             job,
             StageName.VAE_DECODE,
@@ -252,6 +263,38 @@ class Pipeline(ABC, Generic[Request, Prepared]):
             sharding=sharding,
             cache_sharding=cache_sharding,
         )
+
+    @abstractmethod
+    def latent_shape(self, request: Request) -> tuple[int, ...]:
+        """The shape of the request's latents as the solver has them."""
+
+    def steps(self, request: Any, prepared: Prepared) -> Sequence[tuple[str, int]]:
+        """The transformers, and how many steps each takes."""
+        return [("transformer", request.num_inference_steps)]
+
+    def condition_work(self, checkpoint: Checkpoint, request: Request) -> Sequence[StageWork]:
+        """What `condition` computes in stages."""
+        return ()
+
+    def work(self, mesh: Mesh, checkpoint: Checkpoint, request: Any, prepared: Prepared) -> list[StageWork]:
+        """The stages of `run` that compute something, each with its FLOPs; only configurations are read."""
+        prompts, shape = len(request.prompts), self.latent_shape(request)
+        text = self.text_cost(checkpoint.config("text_encoder"), prompts, self.max_tokens)
+        turns, _, _ = self.decoding(mesh, checkpoint.config("vae"), None, shape, request.size)
+
+        def step_flops(component: str) -> int:
+            config, latents = checkpoint.config(component), (request.branches, *shape[1:])
+            return self.step_cost(config, latents, self.max_tokens).flops
+
+        return [
+            StageWork(StageName.TEXT_ENCODE, None, 1, float(text.flops)),
+            *self.condition_work(checkpoint, request),
+            *(
+                StageWork(StageName.DENOISE, component, steps, float(steps * step_flops(component)))
+                for component, steps in self.steps(request, prepared)
+            ),
+            StageWork(StageName.VAE_DECODE, None, len(turns), sum(turn.cost.flops for turn in turns)),
+        ]
 
     def run(
         self, job: Job, request: Any, prepared: Prepared

@@ -10,7 +10,7 @@ from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias, TypeVar
+from typing import Any, Final, Literal, TypeAlias, TypeVar
 
 import jax
 from jax.sharding import Mesh
@@ -32,17 +32,23 @@ Key = TypeVar("Key")
 Device = TypeVar("Device", bound=Hashable)
 InUse: TypeAlias = Callable[[], bool]
 
-_run_id: ContextVar[str | None] = ContextVar("run_id", default=None)
+_run: ContextVar[telemetry.RunRecorder | None] = ContextVar("run", default=None)
+
+_WHY: Final = {
+    "evicted": "for another that needed the room",
+    "out_of_memory": "to try once more what had run out of memory",
+}
+"""What the run warns of that caused it; not of what somebody asked for."""
 
 
 @contextmanager
-def on_behalf_of(run_id: str) -> Iterator[None]:
-    """What is freed within was freed because of this run."""
-    token = _run_id.set(run_id)
+def on_behalf_of(run: telemetry.RunRecorder) -> Iterator[None]:
+    """What is freed within was freed because of this run, which warns of it."""
+    token = _run.set(run)
     try:
         yield
     finally:
-        _run_id.reset(token)
+        _run.reset(token)
 
 
 @dataclass(frozen=True)
@@ -176,11 +182,11 @@ class Residency:
                 entry.leaving = True
             return self.free_leaving("freed")
 
-    def free_leaving(self, reason: Reason = "freed") -> tuple[ModelFreed, ...]:
+    def free_leaving(self, reason: Reason = "freed", why: str | None = None) -> tuple[ModelFreed, ...]:
         """Frees what had to stay for its stage when somebody asked to free it."""
         with self._books:
             leaving = [entry for entry in self._entries if entry.leaving and not entry.in_use()]
-            return tuple(self._free(entry, reason) for entry in leaving)
+            return tuple(self._free(entry, reason, why) for entry in leaving)
 
     def retry_out_of_memory(self, function: Callable[..., Result], *args: Any) -> Result:
         """`function(*args)`; if that exhausts the devices' memory, once more with idle models out.
@@ -212,7 +218,7 @@ class Residency:
                     self._entries.append(entry)
                     return entry
                 entry.leaving = True
-                self.free_leaving("evicted")
+                self.free_leaving("evicted", "as its files have changed")
             return None
 
     def _make_room(self, mesh: Mesh, needed_bytes: int) -> None:
@@ -240,13 +246,20 @@ class Residency:
             if limit is not None
         }
 
-    def _free(self, entry: _Entry, reason: Reason) -> ModelFreed:
+    def _free(self, entry: _Entry, reason: Reason, why: str | None = None) -> ModelFreed:
         self._entries.remove(entry)
         entry.component.free()
         identity, freed_bytes = entry.identity, entry.device_bytes * entry.identity.mesh.size
-        freed = ModelFreed(_run_id.get(), identity.model, identity.component, freed_bytes, reason)
+        run = _run.get()
+        run_id = None if run is None else run.run_id
+        freed = ModelFreed(run_id, identity.model, identity.component, freed_bytes, reason)
         logger.info("%s: %s of %s, %d bytes", reason, freed.component, freed.model, freed.freed_bytes)
         self._bus.publish(freed)
+        why = why or _WHY.get(reason)
+        if run is not None and why is not None:
+            what = "freed" if reason == "out_of_memory" else reason
+            size = telemetry.size_label(freed_bytes)
+            run.warn(f"{what} {identity.component} of {identity.model}, {size}, {why}")
         return freed
 
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from crystools_pipelines.costs import Cost
 from crystools_pipelines.parallel.mesh import DATA
 from crystools_pipelines.runtime.job import Job
+from crystools_pipelines.runtime.previews import Preview, previewing
 from crystools_pipelines.runtime.programs import QUICK_COMPILE, Component, Program, identify, signature
 from crystools_tpu.telemetry import StageName, StageRecorder
 from crystools_tpu.telemetry.events import FULL
@@ -111,11 +112,13 @@ def run_denoising(
     steps: Sequence[Step],
     constants: tuple[Any, ...],
     inputs: Iterable[Any] | None = None,
+    preview: Preview | None = None,
 ) -> State:
     """A `denoise` stage of the component called `name`: the solver's state after all of `steps`.
 
     A step's output is the state for the next; that and the cache are on every device. `inputs`, where steps
-    have any, are as many as these, of one shape, and are drawn as the steps come.
+    have any, are as many as these, of one shape, and are drawn as the steps come. `preview` is what
+    `job.on_latents` sees of the states.
     """
     kinds = Counter(step.kind for step in steps)
     with job.run.stage(StageName.DENOISE, component=name, steps=kinds, **steps[-1].cost.of_step) as stage:
@@ -127,7 +130,7 @@ def run_denoising(
             solver,
             [None] * len(steps) if inputs is None else inputs,
             constants,
-            next_state=lambda output: output,
+            next_state=previewing(job, component, preview, solver),
             out_shardings=job.everywhere,
             donate=(1, 3),
         )

@@ -35,6 +35,7 @@ class WanSampler(SamplerNode):
 
     DESCRIPTION = "Denoises a video's latents on the TPU, with the checkpoint's own scheduler."
     RETURN_NAMES: ClassVar = ("latents", "num_frames", "timing")
+    LATENT_FORMAT = "Wan21"
 
     def sample(
         self,

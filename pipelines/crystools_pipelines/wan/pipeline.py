@@ -14,8 +14,9 @@ from crystools_pipelines.models import MODELS
 from crystools_pipelines.parallel import layout
 from crystools_pipelines.requests.request import Size as PixelSize
 from crystools_pipelines.runtime import multistep
-from crystools_pipelines.runtime.job import Job, initial_noise
+from crystools_pipelines.runtime.job import initial_noise
 from crystools_pipelines.runtime.pipeline import Config, Decoding, Denoising, Phase, Pipeline
+from crystools_pipelines.runtime.previews import Preview
 from crystools_pipelines.runtime.scheduler import load_scheduler
 from crystools_pipelines.text import t5
 from crystools_pipelines.wan import costs, sharding
@@ -120,7 +121,18 @@ class WanPipeline(Pipeline[Request, Prepared], Generic[Request]):
         solver = multistep.start(schedule, initial_noise(request.latent_shape, request.seed))
         return Denoising(prepared.phases, schedule, solver)
 
-    def decoding(self, job: Job, decoder: Any, latent_shape: Any, size: PixelSize) -> Decoding:
-        split = layout.pixels(job.mesh, latent_shape)
-        turns = decoding_turns(decoder, job.checkpoint.config("vae"), latent_shape)
-        return turns, layout.frames(split), split
+    def preview(self, request: Request, prepared: Prepared) -> Preview | None:
+        """None for a scheduler that predicts the noise instead of the clean latents."""
+        return multistep.first_frame if prepared.scheduler.config.predict_x0 else None
+
+    def latent_shape(self, request: Request) -> tuple[int, ...]:
+        return request.latent_shape
+
+    def steps(self, request: Request, prepared: Prepared) -> Sequence[tuple[str, int]]:
+        return [(phase.component, phase.steps) for phase in prepared.phases]
+
+    def decoding(
+        self, mesh: Mesh, config: Config, decoder: Any, latent_shape: Any, size: PixelSize
+    ) -> Decoding:
+        split = layout.pixels(mesh, latent_shape)
+        return decoding_turns(decoder, config, latent_shape), layout.frames(split), split

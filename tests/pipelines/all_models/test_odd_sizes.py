@@ -62,3 +62,11 @@ def test_a_rehearsal_has_the_stages_steps_and_costs_of_the_run(
         stage.component for stage in stages if stage.name is StageName.LOAD
     ]
     assert all(stage.moved_bytes > 0 for stage in rehearsal.stages)
+
+
+def test_a_run_says_as_it_begins_what_its_stages_will_compute(generation: Generation) -> None:
+    assert [(work.name, work.component, work.steps, work.flops) for work in generation.report.work] == [
+        (stage.name, stage.component, len(stage.steps), stage.flops)
+        for stage in generation.report.stages
+        if stage.name not in NOT_REHEARSED
+    ]

@@ -1,5 +1,6 @@
 """Wan2.2 image-to-video: two transformers that see the image beside the latents."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,12 +14,13 @@ from crystools_pipelines.runtime.stages import run_turns
 from crystools_pipelines.wan import pipeline
 from crystools_pipelines.wan.experts import ExpertsPipeline
 from crystools_pipelines.wan.request import VAE_TEMPORAL_RATIO
+from crystools_pipelines.wan.wan22_i2v.costs import vae_encode
 from crystools_pipelines.wan.wan22_i2v.encoder import VAE_ENCODER, build_encoder, encoding_turns
 from crystools_pipelines.wan.wan22_i2v.image import read_image
 from crystools_pipelines.wan.wan22_i2v.request import Wan22I2VRequest
 from crystools_pipelines.weights.checkpoint import Checkpoint
 from crystools_pipelines.weights.part import Part
-from crystools_tpu.telemetry import StageName
+from crystools_tpu.telemetry import StageName, StageWork
 
 ENCODER = Part("vae", build_encoder, VAE_ENCODER, (r"(decoder|post_quant_conv)\..*",), dtype="float32")
 
@@ -42,6 +44,11 @@ class Wan22I2V(ExpertsPipeline[Wan22I2VRequest]):
     def parts(self, mesh: Mesh, prepared: pipeline.Prepared) -> list[Part[Any]]:
         encoder, *others = super().parts(mesh, prepared)
         return [encoder, ENCODER, *others]
+
+    def condition_work(self, checkpoint: Checkpoint, request: Wan22I2VRequest) -> Sequence[StageWork]:
+        frames = vae_encode(checkpoint.config("vae"), request.latent_shape)
+        flops = float(sum(frame.flops for frame in frames))
+        return [StageWork(StageName.VAE_ENCODE, None, len(frames), flops)]
 
     def condition(self, job: Job, request: Wan22I2VRequest, prepared: Any) -> NDArray[np.float32]:
         return encode_image(job, request.latent_shape, prepared.image)

@@ -1,0 +1,189 @@
+"""What is expected of a run's stages: by runs that were alike, else by its own plan and work."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Any, Final, NamedTuple, TypeAlias
+
+from crystools_tpu.telemetry.comparison import is_alike
+from crystools_tpu.telemetry.events import RunReport, StageName, StageReport, StageWork, Status
+
+MOST_ALIKE: Final = 5
+"""How many alike runs an expectation is made of, the newest: what they took is what the next will take."""
+
+
+class Decoder(NamedTuple):
+    """A VAE's decoder beside the denoiser: its FLOPs a second for one of that, and the same of compiling."""
+
+    rate: float
+    compiling: float
+
+
+_DECODERS: Final[Mapping[str, Decoder]] = {
+    # The tiny models at 160 x 288 on two cores: CogVideoX 0.43, Wan2.1 0.47 (and 0.75 in README.md);
+    # compiling 3 to 7 times as long where the cache has it not, and 0.7 times where it has.
+    "cpu": Decoder(0.55, 3.0),
+    # The compiler's own estimates of the full-size models, and its time (benchmarks/results/plans.json): 0.09
+    # to 0.25, and 0.6 to 1.2.
+    "tpu": Decoder(0.12, 0.8),
+}
+"""By platform, for the time to go of a run of which nothing is known but its own denoising.
+
+Elsewhere the time of a decoder that was neither run before nor planned is not known.
+"""
+
+Key: TypeAlias = tuple[Any, ...]
+"""What a stage is in every alike run: its parent's key, name, component, node, how many such come before."""
+
+
+class StageKeys:
+    """Gives the stages of one run their keys, in their order."""
+
+    def __init__(self) -> None:
+        self.keys: list[Key] = []
+        self._counts: Counter[Key] = Counter()
+
+    def add(self, stage: StageReport) -> Key:
+        """The key of the run's next stage."""
+        parent = stage.parent
+        above = self.keys[parent] if parent is not None and 0 <= parent < len(self.keys) else None
+        such = (above, stage.name, stage.component, None if stage.node is None else stage.node.id)
+        key = (*such, self._counts[such])
+        self._counts[such] += 1
+        self.keys.append(key)
+        return key
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A stage as it is expected.
+
+    `seconds` are without compiles, None where they follow from `work`: FLOPs as a denoiser does them, which
+    `steps` share, None where that is not known either. `compile_seconds` are its own and those of its parts,
+    None where nobody has seen it compile: then it is the denoiser's, so many times.
+    """
+
+    parent: Key | None
+    seconds: float | None
+    compile_seconds: float | None = None
+    work: float | None = None
+    steps: int = 1
+    compiling: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Expectation:
+    """The stages that are expected of a run, in their order.
+
+    `share` is how long they take together of the sum of what they take each: asynchronous nodes overlap.
+    """
+
+    parts: Mapping[Key, Part]
+    by_history: bool
+    share: float = 1.0
+
+
+def is_like(run: RunReport, other: RunReport) -> bool:
+    """Whether `other`, which succeeded, did all that `run` is to do: the same work on the same devices.
+
+    Of a workflow the graph is compared, for its other parameters are not known before its nodes run. It may
+    have executed more: the nodes that are cached now.
+    """
+    workflow = run.params.get("workflow")
+    if workflow is None:
+        return is_alike(run, other)
+    device, other_device = run.device, other.device
+    same_device = None in (device, other_device) or (
+        (device.kind, device.count) == (other_device.kind, other_device.count)  # type: ignore[union-attr]
+    )
+    return (
+        other.status is Status.SUCCEEDED
+        and (other.pipeline, other.params.get("workflow")) == (run.pipeline, workflow)
+        and same_device
+        and _cached(other) <= _cached(run)
+    )
+
+
+def newest_alike(run: RunReport, others: Iterable[RunReport]) -> tuple[RunReport, ...]:
+    """The newest of the `others` that are like the run, newest first."""
+    known = {other.run_id: other for other in others if other.run_id != run.run_id and is_like(run, other)}
+    return tuple(sorted(known.values(), key=lambda other: -other.started_unix_seconds)[:MOST_ALIKE])
+
+
+def expectation(run: RunReport, alike: Sequence[RunReport]) -> Expectation | None:
+    """What is expected of the run; None where nobody knows which stages it is to have."""
+    if alike:
+        return _by_history(run, alike)
+    return _by_plan(run) if run.work else None
+
+
+def _by_history(run: RunReport, alike: Sequence[RunReport]) -> Expectation:
+    """The stages of the newest alike run, each as long as in the median of all.
+
+    A download is left out: what one run has brought is there for the next.
+    """
+    cached = _cached(run)
+    runs = [_figures(each, cached) for each in alike]
+    parts = {}
+    for key in runs[0]:
+        figures = [figures[key] for figures in runs if key in figures]
+        seconds, compiles = zip(*figures, strict=True)
+        parts[key] = Part(key[0], median(seconds), median(compiles))
+    return Expectation(parts, by_history=True, share=median(map(_share, alike)))
+
+
+def _figures(run: RunReport, cached: frozenset[str]) -> dict[Key, tuple[float, float]]:
+    """Of each stage its seconds without compile, and its seconds of compile with those of its parts."""
+    keys = StageKeys()
+    compiles: dict[Key, float] = {}
+    for stage in run.stages:
+        key = keys.add(stage)
+        compiles[key] = stage.compile_seconds
+        while (key := key[0]) is not None:
+            compiles[key] += stage.compile_seconds
+    return {
+        key: (max(0.0, stage.seconds - compiles[key]), compiles[key])
+        for key, stage in zip(keys.keys, run.stages, strict=True)
+        if stage.seconds is not None
+        and stage.name is not StageName.DOWNLOAD
+        and (stage.node is None or stage.node.id not in cached)
+    }
+
+
+def _share(run: RunReport) -> float:
+    together = sum(stage.seconds or 0.0 for stage in run.stages if stage.parent is None)
+    return min(1.0, run.total_seconds / together) if run.total_seconds and together else 1.0
+
+
+def _cached(run: RunReport) -> frozenset[str]:
+    return frozenset(node.id for node in run.cached_nodes)
+
+
+def _by_plan(run: RunReport) -> Expectation:
+    """The stages that the run said it would have, by the forecast's seconds or by their FLOPs."""
+    forecast = {} if run.forecast is None else {(s.name, s.component): s for s in run.forecast.stages}
+    decoder = _DECODERS.get("" if run.device is None else run.device.platform)
+    counts: Counter[Any] = Counter()
+    parts = {}
+    for stage in run.work:
+        of = (stage.name, stage.component)
+        planned = forecast.get(of)
+        step_seconds = None if planned is None else planned.step_seconds
+        parts[None, *of, None, counts[of]] = Part(
+            parent=None,
+            seconds=None if step_seconds is None else step_seconds * stage.steps,
+            work=_work(stage, decoder),
+            steps=stage.steps,
+            compiling=decoder.compiling if decoder and stage.name is StageName.VAE_DECODE else 1.0,
+        )
+        counts[of] += 1
+    return Expectation(parts, by_history=False)
+
+
+def _work(stage: StageWork, decoder: Decoder | None) -> float | None:
+    if stage.name is StageName.DENOISE:
+        return stage.flops
+    return stage.flops / decoder.rate if decoder and stage.name is StageName.VAE_DECODE else None

@@ -1,0 +1,25 @@
+"""What stages, nodes and sizes are called, wherever they are shown."""
+
+from __future__ import annotations
+
+from crystools_tpu.telemetry.events import Node, StageForecast, StageReport
+
+_MIB = 2**20
+_GIB = 2**30
+
+
+def stage_label(stage: StageReport | StageForecast) -> str:
+    """`load vae`, or just the stage's name; of a node its title, or else its class."""
+    if isinstance(stage, StageReport) and stage.node is not None:
+        return node_label(stage.node)
+    return f"{stage.name.value} {stage.component}" if stage.component else stage.name.value
+
+
+def node_label(node: Node) -> str:
+    """What its user calls the node, or else its class."""
+    return node.title or node.class_type
+
+
+def size_label(size_bytes: int) -> str:
+    """`31.25 GiB`, below one of them `57.3 MiB`."""
+    return f"{size_bytes / _GIB:.2f} GiB" if size_bytes >= _GIB else f"{size_bytes / _MIB:.1f} MiB"
