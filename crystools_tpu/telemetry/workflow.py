@@ -52,6 +52,9 @@ from crystools_tpu.telemetry.text import describe_error, safe_text
 logger = logging.getLogger(__name__)
 
 _FOLD_SECONDS: Final = 0.2
+_TIDYING_SECONDS: Final = 0.02
+"""What executes a workflow has something to do yet when it says that it has ended, and goes first."""
+
 _MOST_OF_THE_CPU: Final = 0.005
 """What making stages may take of a core meanwhile: the workflow has to wait for the interpreter."""
 
@@ -213,6 +216,7 @@ class WorkflowRun(Run):
             with self._guard("what happens in a workflow could not be told"):
                 self._fold()
             seconds = max(_FOLD_SECONDS, (time.thread_time() - began) / _MOST_OF_THE_CPU)
+        time.sleep(_TIDYING_SECONDS)
         self._fold_to_the_end()
 
     def _fold_to_the_end(self) -> None:
