@@ -23,8 +23,8 @@ class Decoder(NamedTuple):
 
 
 _DECODERS: Final[Mapping[str, Decoder]] = {
-    # The tiny models at 160 x 288 on two cores: CogVideoX 0.43, Wan2.1 0.47 (and 0.75 in README.md); compiling
-    # 3 to 7 times as long where the cache has it not, and 0.7 times where it has.
+    # The tiny models at 160 x 288 on two cores: CogVideoX 0.43, Wan2.1 0.47 (and 0.75 in README.md);
+    # compiling 3 to 7 times as long where the cache has it not, and 0.7 times where it has.
     "cpu": Decoder(0.55, 3.0),
     # The compiler's own estimates of the full-size models, and its time (benchmarks/results/plans.json): 0.09
     # to 0.25, and 0.6 to 1.2.
