@@ -12,7 +12,9 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Final, NamedTuple, TypeAlias
 
 from crystools_tpu.telemetry.events import (
+    BytesTransferred,
     CompileCache,
+    CompileFinished,
     EtaBy,
     Event,
     RunChanged,
@@ -34,6 +36,8 @@ logger = logging.getLogger(__name__)
 
 AlikeOf: TypeAlias = Callable[[RunReport], Sequence[RunReport] | None]
 """The runs that are like a running one (see `newest_alike`); None: not known yet, ask again."""
+
+_InStage: TypeAlias = StageStarted | StepFinished | BytesTransferred | CompileFinished
 
 _MOST_RUNS: Final = 64
 
@@ -228,14 +232,14 @@ class RunsAhead:
         elif isinstance(event, StageFinished):
             if (ahead := self._runs.get(event.run_id)) is not None:
                 ahead.ended(event.stage, event.report)
-        elif (progress := getattr(event, "progress", None)) is not None:
+        elif isinstance(event, _InStage) and event.progress is not None:
             ahead = self._ahead(event)
             done = event.step + 1 if isinstance(event, StepFinished) else 0
-            left = None if ahead is None else ahead.left(event.stage, progress, done, now)
-            return dataclasses.replace(event, progress=with_time_to_go(progress, left))
+            left = None if ahead is None else ahead.left(event.stage, event.progress, done, now)
+            return dataclasses.replace(event, progress=with_time_to_go(event.progress, left))
         return event
 
-    def _ahead(self, event: Event) -> RunAhead | None:
+    def _ahead(self, event: _InStage) -> RunAhead | None:
         ahead = self._runs.get(event.run_id)
         if ahead is not None and isinstance(event, StageStarted) and event.stage == ahead.stages:
             ahead.began(event.report)
