@@ -36,6 +36,11 @@ class PromptGraph:
         self._titles = titles
         self._prompt: Mapping[str, Mapping[str, Any]] = dynamic.original_prompt
 
+    @property
+    def node_ids(self) -> Collection[str]:
+        """All that the prompt has, needed or not."""
+        return self._prompt.keys()
+
     def describe(self, node_id: str) -> NodeFacts:
         """The facts of a node, be it one that another has expanded into."""
         node = self.node(node_id)

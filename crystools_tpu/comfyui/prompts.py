@@ -18,7 +18,7 @@ from weakref import WeakKeyDictionary
 
 from crystools_tpu.comfyui.prompt_graph import PromptGraph
 from crystools_tpu.telemetry.guard import Guard
-from crystools_tpu.telemetry.workflow import WorkflowRun, workflow_run
+from crystools_tpu.telemetry.workflow import WorkflowFacts, WorkflowRun, workflow_run
 
 logger = logging.getLogger(__name__)
 
@@ -41,21 +41,21 @@ class _Handler:
     def __init__(self, run: WorkflowRun, guard: Guard) -> None:
         super().__init__("crystools-tpu")  # type: ignore[call-arg] # a ProgressHandler has a name
         self._run = run
-        self._guard = guard
+        self._safely = guard(_LOST)
 
     def start_handler(self, node_id: str, *_: Any, **__: Any) -> None:
         """A node is executed from now on, or again if it has waited for its inputs."""
-        with self._guard(_LOST):
+        with self._safely:
             self._run.node_started(node_id)
 
     def update_handler(self, node_id: str, value: float, max_value: float, *_: Any, **__: Any) -> None:
         """A node says how it gets on."""
-        with self._guard(_LOST):
+        with self._safely:
             self._run.node_progressed(node_id, value, max_value)
 
     def finish_handler(self, node_id: str, *_: Any, **__: Any) -> None:
         """A node has ended, or was cached if it never started."""
-        with self._guard(_LOST):
+        with self._safely:
             self._run.node_finished(node_id)
 
 
@@ -110,19 +110,8 @@ class _Prompts:
         dynamic = self._progress.get_progress_state().dynprompt
         graph = PromptGraph(dynamic, nodes.NODE_CLASS_MAPPINGS, nodes.NODE_DISPLAY_NAME_MAPPINGS)
         extra_data, outputs = self._queued(prompt_id)
-        needed = graph.needed_for(dynamic.original_prompt if outputs is None else outputs)
-        cached = needed.keys() & cached
-        params: dict[str, str | int] = {"nodes_cached": len(cached)}
-        with self._guard("the workflow has no fingerprint"):
-            params["workflow"] = graph.fingerprint(needed)
-        return workflow_run(
-            PIPELINE,
-            name=_name(extra_data),
-            describe=graph.describe,
-            params=params,
-            nodes_total=None if outputs is None else len(graph.needed_for(outputs, cached).keys() | cached),
-            cached_nodes=tuple(graph.node(node_id) for node_id in needed if node_id in cached),
-        )
+        facts = functools.partial(_facts, graph, _name(extra_data), outputs, cached, self._guard)
+        return workflow_run(PIPELINE, facts=facts, describe=graph.describe)
 
     def _queued(self, prompt_id: str) -> tuple[Mapping[str, Any], Collection[str] | None]:
         """What came with a prompt, and the outputs to make; none and None where the queue does not tell."""
@@ -132,6 +121,27 @@ class _Prompts:
                 if queued_id == prompt_id:
                     return extra_data, outputs
         return {}, None
+
+
+def _facts(
+    graph: PromptGraph,
+    name: str | None,
+    outputs: Collection[str] | None,
+    cached: Collection[str],
+    guard: Guard,
+) -> WorkflowFacts:
+    """What is known of a prompt whose `outputs` are to be made, None for all that there are."""
+    needed = graph.needed_for(graph.node_ids if outputs is None else outputs)
+    found = needed.keys() & cached
+    params: dict[str, str | int] = {"nodes_cached": len(found)}
+    with guard("the workflow has no fingerprint"):
+        params["workflow"] = graph.fingerprint(needed)
+    return WorkflowFacts(
+        name=name,
+        params=params,
+        nodes_total=None if outputs is None else len(graph.needed_for(outputs, found).keys() | found),
+        cached_nodes=tuple(graph.node(node_id) for node_id in needed if node_id in found),
+    )
 
 
 def _end(run: WorkflowRun, event: str, data: Mapping[str, Any]) -> None:

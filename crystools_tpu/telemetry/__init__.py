@@ -85,6 +85,7 @@ from crystools_tpu.telemetry.step_times import eta_seconds as eta_seconds
 from crystools_tpu.telemetry.words import nonfinite_note as nonfinite_note
 from crystools_tpu.telemetry.words import outcome as outcome
 from crystools_tpu.telemetry.words import run_warnings as run_warnings
+from crystools_tpu.telemetry.workflow import WorkflowFacts as WorkflowFacts
 from crystools_tpu.telemetry.workflow import WorkflowRun as WorkflowRun
 from crystools_tpu.telemetry.workflow import workflow_run as workflow_run
 

@@ -4,7 +4,7 @@ Whoever executes the workflow says what happens (`node_started`, ...), at about 
 makes stages of that a few times a second, and once more at the end: a workflow of a thousand quick nodes is
 not slower for being watched.
 
-    run = workflow_run("comfyui", name="my workflow", describe=describe)
+    run = workflow_run("comfyui", facts=facts, describe=describe)
     run.node_started("3")
     run.node_progressed("3", 1, 20)
     run.node_finished("3")
@@ -19,7 +19,8 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Final, Literal, NamedTuple, Unpack
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal, NamedTuple, Unpack
 
 from crystools_tpu.telemetry import recorder
 from crystools_tpu.telemetry.clock import elapsed
@@ -30,6 +31,7 @@ from crystools_tpu.telemetry.events import (
     Params,
     RunChanged,
     RunReport,
+    RunStarted,
     StageFinished,
     StageName,
     StageReport,
@@ -52,6 +54,19 @@ logger = logging.getLogger(__name__)
 _FOLD_SECONDS: Final = 0.2
 _MOST_OF_THE_CPU: Final = 0.005
 """What making stages may take of a core meanwhile: the workflow has to wait for the interpreter."""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkflowFacts:
+    """What is known of a workflow that is executed.
+
+    `cached_nodes` are not executed; `nodes_total` counts them too.
+    """
+
+    name: str | None = None
+    params: Params = field(default_factory=dict)
+    nodes_total: int | None = None
+    cached_nodes: tuple[Node, ...] = ()
 
 
 class _Happening(NamedTuple):
@@ -80,25 +95,20 @@ class WorkflowRun(Run):
         self,
         pipeline: str,
         *,
-        name: str | None,
+        facts: Callable[[], WorkflowFacts],
         describe: Callable[[str], NodeFacts],
-        nodes_total: int | None,
-        cached_nodes: tuple[Node, ...],
         memory: NodeMemory,
         bus: Bus,
         profiler: Profiler,
         clock: Callable[[], float],
         wall_clock: Callable[[], float],
-        **facts: Unpack[RunFacts],
     ) -> None:
-        super().__init__(pipeline, bus=bus, profiler=profiler, clock=clock, wall_clock=wall_clock, **facts)
-        self._start = dataclasses.replace(
-            self._start, name=name, nodes_total=nodes_total, cached_nodes=cached_nodes
-        )
+        super().__init__(pipeline, bus=bus, profiler=profiler, clock=clock, wall_clock=wall_clock)
+        self._facts: Callable[[], WorkflowFacts] | None = facts
         self._describe = describe
         self._memory = memory
         self._memory_since_last_node: MemoryReading | None = None
-        self._happenings: deque[_Happening] = deque()
+        self._happenings: deque[tuple[Any, ...]] = deque()  # what a _Happening has, for that takes its time
         self._folding = threading.RLock()
         self._nodes: dict[str, NodeStage] = {}
         self._running: list[NodeStage] = []
@@ -108,8 +118,9 @@ class WorkflowRun(Run):
         self._thread: threading.Thread | None = None
 
     def begin(self, history: History) -> None:
-        """Remembers the run, tells of it, and follows it in a thread until it ends."""
-        super().begin(history)
+        """Remembers the run, and follows it in a thread until it ends, which tells of it too."""
+        with self._guard("the run could not be remembered"):
+            history.add(self)
         thread = threading.Thread(target=self._follow, name="crystools-tpu-workflow", daemon=True)
         with self._guard("a workflow cannot be followed while it runs"):
             thread.start()
@@ -118,18 +129,18 @@ class WorkflowRun(Run):
     def node_started(self, node_id: str) -> None:
         """A node is executed from now on, or again after it has waited for others."""
         memory, self._memory_since_last_node = self._memory_since_last_node or self._memory.read(), None
-        self._happenings.append(_Happening("started", node_id, self._clock(), memory))
+        self._happenings.append(("started", node_id, self._clock(), memory))
         executing.set(_ExecutingNode(self, node_id))
 
     def node_progressed(self, node_id: str, value: float, total: float) -> None:
         """A node has done `value` of `total`."""
-        self._happenings.append(_Happening("progressed", node_id, self._clock(), None, value, total))
+        self._happenings.append(("progressed", node_id, self._clock(), None, value, total))
 
     def node_finished(self, node_id: str) -> None:
         """A node has been executed to its end. One that had not started is passed over: it was cached."""
         at = self._clock()
         memory = self._memory_since_last_node = self._memory_since_last_node or self._memory.read()
-        self._happenings.append(_Happening("finished", node_id, at, memory))
+        self._happenings.append(("finished", node_id, at, memory))
         executing.set(None)
 
     def finish(
@@ -225,8 +236,9 @@ class WorkflowRun(Run):
     def _fold(self) -> None:
         """Makes stages of what has happened since the last time."""
         with self._folding:
+            self._tell_start()
             while self._happenings:
-                happening = self._happenings.popleft()
+                happening = _Happening(*self._happenings.popleft())
                 node = self._nodes.get(happening.node_id)
                 if happening.what == "started":
                     self._start_node(node, happening)
@@ -235,6 +247,22 @@ class WorkflowRun(Run):
                 elif node is not None and node.is_running:
                     self._finish(node, happening.at, Status.SUCCEEDED, None, happening.memory)
             self._tell_starts()
+
+    def _tell_start(self) -> None:
+        """Tells of the run, the first time. What it is of is read here, where it takes nobody's time."""
+        if (read := self._facts) is None:
+            return
+        self._facts = None
+        with self._guard("what a workflow is could not be read"):
+            facts = read()
+            self._start = dataclasses.replace(
+                self._start,
+                name=facts.name,
+                params=facts.params,
+                nodes_total=facts.nodes_total,
+                cached_nodes=facts.cached_nodes,
+            )
+        self._publish(RunStarted(self.report))
 
     def _start_node(self, node: NodeStage | None, happening: _Happening) -> None:
         if node is None or not node.is_running:
@@ -386,11 +414,8 @@ _memory: NodeMemory | None = None
 def workflow_run(
     pipeline: str,
     *,
-    name: str | None,
+    facts: Callable[[], WorkflowFacts] = WorkflowFacts,
     describe: Callable[[str], NodeFacts],
-    params: Params | None = None,
-    nodes_total: int | None = None,
-    cached_nodes: tuple[Node, ...] = (),
     memory: NodeMemory | None = None,
     bus: Bus = recorder.bus,
     history: History = recorder.history,
@@ -398,10 +423,10 @@ def workflow_run(
     clock: Callable[[], float] = time.perf_counter,
     wall_clock: Callable[[], float] = time.time,
 ) -> WorkflowRun:
-    """Begins to record an execution of the workflow `name`, of which `pipeline` says what executes it.
+    """Begins to record an execution of a workflow; `pipeline` says what executes it.
 
-    `describe` says what a node is, by its id; it is called in a thread, soon after the node has begun.
-    `cached_nodes` are not executed, `nodes_total` counts them too. The caller ends the run with `finish`.
+    `facts` says what is known of it, once, and `describe` what a node is, by its id: both are called in a
+    thread, soon after it or the node has begun. The caller ends the run with `finish`.
     """
     global _memory
     recorder.keep_by_default(bus, history)
@@ -409,12 +434,9 @@ def workflow_run(
         memory = _memory = _memory or NodeMemory()
     run = WorkflowRun(
         pipeline,
-        name=name,
+        facts=facts,
         describe=describe,
-        nodes_total=nodes_total,
-        cached_nodes=cached_nodes,
         memory=memory,
-        params=params,
         bus=bus,
         profiler=profiler,
         clock=clock,

@@ -110,9 +110,9 @@ def test_within_a_workflow_a_node_shows_its_own_part_and_nothing_of_the_others()
         return Forecast("an estimate", None, (StageForecast(what, None, False, None, None),))
 
     page = Page()
-    others = telemetry.workflow_run("comfyui", name=None, describe=described)
+    others = telemetry.workflow_run("comfyui", describe=described)
     others.node_started("7")
-    workflow = telemetry.workflow_run("comfyui", name=None, describe=described)
+    workflow = telemetry.workflow_run("comfyui", describe=described)
     workflow.node_started("6")
     with telemetry.run("wan2.1-t2v", forecast=forecast(StageName.TEXT_ENCODE)) as run:
         run.warn("prompt: it is cut")

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from crystools_tpu import telemetry
-from crystools_tpu.telemetry import Node, NodeFacts, RunReport, StageReport, WorkflowRun
+from crystools_tpu.telemetry import Node, NodeFacts, RunReport, StageReport, WorkflowFacts, WorkflowRun
 from crystools_tpu.telemetry.node_memory import NodeMemory
 
 from .conftest import Bench
@@ -38,11 +38,13 @@ class Workflow:
     def __post_init__(self) -> None:
         self.run = telemetry.workflow_run(
             "comfyui",
-            name="boat",
+            facts=lambda: WorkflowFacts(
+                name="boat",
+                params={"workflow": "0a1b"},
+                nodes_total=4,
+                cached_nodes=(Node("9", "CLIPTextEncode", None),),
+            ),
             describe=NODES.__getitem__,
-            params={"workflow": "0a1b"},
-            nodes_total=4,
-            cached_nodes=(Node("9", "CLIPTextEncode", None),),
             memory=self.memory,
             bus=self.bench.bus,
             history=self.bench.history,
