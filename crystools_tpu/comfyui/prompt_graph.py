@@ -9,8 +9,7 @@ import json
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any, Final
 
-from crystools_tpu.telemetry import Node
-from crystools_tpu.telemetry.workflow import NodeFacts
+from crystools_tpu.telemetry import Node, NodeFacts
 
 _CONTENT_NAMES: Final = {"seed", "noise_seed", "text", "prompt", "negative_prompt", "filename_prefix"}
 _CONTENT_OPTIONS: Final = {

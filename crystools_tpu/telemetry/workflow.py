@@ -39,6 +39,7 @@ from crystools_tpu.telemetry.events import (
     Status,
     StepFinished,
 )
+from crystools_tpu.telemetry.keeping import keeper
 from crystools_tpu.telemetry.node_memory import MemoryReading, NodeMemory
 from crystools_tpu.telemetry.node_stage import NodeFacts, NodeStage
 from crystools_tpu.telemetry.profile import Profiler
@@ -266,6 +267,7 @@ class WorkflowRun(Run):
                 nodes_total=facts.nodes_total,
                 cached_nodes=facts.cached_nodes,
             )
+        keeper.run_begins(self.run_id)
         self._publish(RunStarted(self.report))
 
     def _start_node(self, node: NodeStage | None, happening: _Happening) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 import jsonschema
 import pytest
 
+from crystools_tpu.cli.demo import kept_checkpoint
 from crystools_tpu.open_pages import announced
 from docs.make_schemas import wire_schema
 
@@ -95,3 +96,24 @@ def test_the_demo_is_watched_live_and_leaves_a_video_a_report_and_a_table(tmp_pa
     assert (video["nb_read_frames"], video["r_frame_rate"]) == ("33", "16/1")
     assert sorted(entry.name for entry in (tmp_path / "out").iterdir()) == ["report.json", "video.mp4"]
     assert list(temporary.iterdir()) == []
+
+
+def test_the_demos_checkpoint_is_one_model_from_run_to_run_as_long_as_its_files_are_the_same(
+    tmp_path: Path,
+) -> None:
+    def written(name: str, text: str) -> Path:
+        (tmp_path / name / "vae").mkdir(parents=True)
+        (tmp_path / name / "vae" / "config.json").write_text(text)
+        return tmp_path / name
+
+    kept = kept_checkpoint(written("a", "1"), tmp_path / "data")
+    assert (kept / "vae" / "config.json").read_text() == "1"
+    assert kept_checkpoint(written("b", "1"), tmp_path / "data") == kept
+    assert kept_checkpoint(written("c", "2"), tmp_path / "data") != kept
+    assert len(list((tmp_path / "data" / "demo").iterdir())) == 2
+
+
+def test_a_checkpoint_that_cannot_be_kept_stays_where_it_was_written(tmp_path: Path) -> None:
+    (tmp_path / "checkpoint").mkdir()
+    (tmp_path / "data").write_text("no folder")
+    assert kept_checkpoint(tmp_path / "checkpoint", tmp_path / "data") == tmp_path / "checkpoint"

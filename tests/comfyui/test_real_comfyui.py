@@ -367,7 +367,7 @@ def stages_of(run: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def top_level_seconds(run: dict[str, Any]) -> float:
-    return sum(stage["seconds"] for stage in run["stages"] if "parent" not in stage)
+    return sum((float(stage["seconds"]) for stage in run["stages"] if "parent" not in stage), 0.0)
 
 
 def test_a_ksampler_is_a_stage_with_its_steps_and_their_seconds(comfyui: ComfyUI) -> None:

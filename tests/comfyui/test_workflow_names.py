@@ -58,7 +58,8 @@ async def test_what_is_no_prompt_is_left_to_comfyui(stand_in: StandIn) -> None:
     attach(stand_in.folder("crystools-tpu"), stand_in.modules())
     async with TestClient(TestServer(stand_in.app)) as client:
         await client.post(ADDRESS, json=TOLD)
-    for odd in ({}, {"client_id": "a page"}, {"client_id": []}, {"client_id": "a page", "extra_data": None}):
+    nobodys: list[dict[str, Any]] = [{}, {"client_id": "a page"}, {"client_id": []}]
+    for odd in (*nobodys, {"client_id": "a page", "extra_data": None}):
         assert stand_in.on_prompt[0](dict(odd)) == odd
 
 

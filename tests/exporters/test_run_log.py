@@ -19,6 +19,7 @@ from crystools_exporters import report_lines
 from crystools_exporters.run_log import RunLog, RunLogError, StillRunning, UnreadableRun
 from crystools_tpu import telemetry
 from crystools_tpu.telemetry import RunReport, Status, StepRecord
+from crystools_tpu.telemetry.events import Params
 
 from .conftest import REPORT, STAGE
 
@@ -334,8 +335,8 @@ def test_a_row_that_cannot_be_read_is_left_out_and_counted(log: RunLog, change: 
 
 def test_alike_are_those_of_the_same_workflow_however_many_others_came_since(log: RunLog) -> None:
     def prompt(run_id: str, day: float, workflow: str) -> RunReport:
-        asked: dict[str, str | int | float | bool | None] = {"steps": 4, "workflow": workflow}
-        return dataclasses.replace(report(run_id, day), pipeline="comfyui", params=asked)
+        params: Params = {"steps": 4, "workflow": workflow}
+        return dataclasses.replace(report(run_id, day), pipeline="comfyui", params=params)
 
     log.write([prompt(f"other{day}", day, "ffff") for day in range(3, 33)])
     log.write([prompt("old", 1, "a1b2"), prompt("older", 2, "a1b2"), report("elsewhere", 1)])

@@ -34,9 +34,10 @@ def running_comfyui(
     checkout: Path,
     python: str,
     arguments: Sequence[str] = (),
+    cpu: bool = True,
     environ: Mapping[str, str] = os.environ,
 ) -> Iterator[RunningComfyUI]:
-    """ComfyUI on the CPU and a free port, for as long as the block lasts.
+    """ComfyUI on the `cpu`, or what it finds, and a free port, for as long as the block lasts.
 
     `base` takes its models, inputs, outputs, settings and log, and links to `packs`, by their names in
     custom_nodes. `python` is one with ComfyUI's requirements and the packs'. Raises RuntimeError with the log
@@ -47,7 +48,9 @@ def running_comfyui(
     for name, folder in packs.items():
         (nodes / name).symlink_to(folder)
     port = free_port()
-    command = [python, "main.py", "--cpu", "--port", str(port), "--base-directory", str(base), *arguments]
+    device = ["--cpu"] if cpu else []
+    where = ["--port", str(port), "--base-directory", str(base)]
+    command = [python, "main.py", *device, *where, *arguments]
     log_file = base / "log"
     with log_file.open("w") as log:
         process = subprocess.Popen(command, cwd=checkout, env=environ, stdout=log, stderr=log)

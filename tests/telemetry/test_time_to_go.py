@@ -242,10 +242,7 @@ def test_by_a_plan_it_is_known_before_the_first_step_and_says_so() -> None:
     forecast = Forecast("the compiler", None, planned)
     facts: dict[str, Any] = {"work": WORK, "forecast": forecast, "device": TPU}
     check(DEMO, 0.30, "plan", **facts)
-    answer = told(DEMO, 0.1, **facts)
-    assert answer is not None
-    assert answer[0] == pytest.approx(0.08 + 20 * 0.8 + 9 * 0.8)
-    assert answer[1] == "plan"
+    assert told(DEMO, 0.1, **facts) == (0.08 + 20 * 0.8 + 9 * 0.8, "plan")
 
 
 def test_what_nobody_knows_is_none() -> None:
@@ -305,9 +302,7 @@ def test_a_workflow_whose_nodes_take_longer_counts_what_is_left_of_the_running_o
     long = slower(WORKFLOW, 2.0)
     after = total(long[:2]) + 4.0 + 10 * 2.0  # half of the steps within the sampler
     answer = told(long, after, [run(WORKFLOW, run_id="before", **GRAPH)], **GRAPH)
-    assert answer is not None
-    assert answer[0] == pytest.approx(10 * 2.0 + 5.0 + 3.0)
-    assert answer[1] == "history"
+    assert answer == (10 * 2.0 + 5.0 + 3.0, "history")
 
 
 def test_nodes_that_are_cached_now_are_not_to_come() -> None:

@@ -370,7 +370,10 @@ def test_reading_memory_takes_no_more_than_its_share_of_the_time(bench: Bench, t
     modules: Any = {"torch": Slow()}
     memory = NodeMemory(modules=modules, statm=tmp_path / "absent", clock=bench.clock)
     assert memory.read() is not None
-    bench.clock.advance(0.3)
     assert memory.read() is None
-    bench.clock.advance(0.15)
+    bench.clock.advance(0.4)
     assert memory.read() is not None
+    assert memory.read() is None
+    bench.clock.advance(40)
+    assert memory.read() is not None
+    assert memory.read() is None

@@ -48,6 +48,20 @@ class TestWait(_Node):
         return (value + 1,)
 
 
+class TestAllocates(_Node):
+    """Holds so much of the memory of ComfyUI's device for a moment."""
+
+    INPUTS: ClassVar = {**_Node.INPUTS, "mebibytes": ("INT", {})}
+
+    def run(self, value: int, mebibytes: int) -> tuple[int]:
+        import comfy.model_management
+        import torch
+
+        device = comfy.model_management.get_torch_device()
+        held = torch.ones(mebibytes << 20, dtype=torch.uint8, device=device)
+        return (value + int(held[0]),)
+
+
 class TestProgress(_Node):
     """Shows how it gets on, in steps of so many seconds each."""
 
@@ -166,6 +180,7 @@ NODE_CLASS_MAPPINGS = {
         TestNumber,
         TestResult,
         TestWait,
+        TestAllocates,
         TestProgress,
         TestRaises,
         TestBlocks,
