@@ -6,6 +6,7 @@
  * @import { ModelFreed, ProfileCapture, ProfileChanged, StageProgress, StageReport, TelemetryEvent } from "./wire.js"
  */
 
+import { runningStage as lastRunning } from "./run-figures.js";
 import { Series } from "./series.js";
 
 /** Of what happens while the page is open; what is asked for besides is kept too. */
@@ -188,6 +189,16 @@ export class Store extends EventTarget {
   }
 
   /**
+   * Seconds that the whole run has still to go, or null where nobody knows.
+   * @param {RunReport} run
+   */
+  runEtaSeconds(run) {
+    const stage = runningStage(run);
+    if (stage?.run_eta_seconds == null || stage.receivedSeconds == null) return null;
+    return Math.max(0, stage.run_eta_seconds - (monotonicSeconds() - stage.receivedSeconds));
+  }
+
+  /**
    * How fast the running stage's download comes in now, or null where nothing is downloaded.
    * @param {RunReport} run
    */
@@ -276,7 +287,7 @@ export class Store extends EventTarget {
       if (this.profile) this.profile = event.capture;
       return;
     }
-    if (event.type === "run_started" || event.type === "run_finished") {
+    if (event.type === "run_started" || event.type === "run_changed" || event.type === "run_finished") {
       this.#replaceRun(event.report);
       return;
     }
@@ -338,12 +349,12 @@ export class Store extends EventTarget {
 
 /** @param {RunReport} run @returns {LiveStage | undefined} */
 function runningStage(run) {
-  return run.stages.at(-1);
+  return lastRunning(run) ?? undefined;
 }
 
 /** The run as it is shown. @param {RunReport} run */
 function brought(run) {
-  const stage = run.stages.at(-1);
+  const stage = lastRunning(run);
   if (stage) update(stage, run.progress);
   return run;
 }

@@ -36,9 +36,24 @@ export interface NodeOutput {
   text?: string[];
 }
 
+/** What a node shows above itself; ComfyUI calls a function for it. */
+export interface Badge {
+  text: string;
+  fgColor: string;
+  bgColor: string;
+  height: number;
+  getWidth(canvas: CanvasRenderingContext2D): number;
+  draw(canvas: CanvasRenderingContext2D, x: number, y: number): void;
+}
+
 /** A node on the canvas. */
 export interface GraphNode {
   comfyClass?: string;
+  /** Null once the node has been removed. */
+  graph?: Graph | null;
+  /** What a node that stands for a subgraph has in it. */
+  subgraph?: Graph;
+  badges?: (Badge | (() => Badge))[];
   size: [width: number, height: number];
   computeSize?(): [width: number, height: number];
   setSize?(size: [width: number, height: number]): void;
@@ -55,8 +70,16 @@ export interface Graph {
   getNodeById(id: string): GraphNode | null | undefined;
 }
 
+export interface Canvas {
+  /** The graph that is seen: a subgraph, where one is open. */
+  graph?: Graph | null;
+  setGraph?(graph: Graph): void;
+  centerOnNode?(node: GraphNode): void;
+  setDirty?(foreground: boolean, background: boolean): void;
+}
+
 export interface ToastMessage {
-  severity: "warn" | "error";
+  severity: "info" | "warn" | "error";
   summary: string;
   detail: string;
   /** Milliseconds until it goes by itself; without it stays until it is closed. */
@@ -77,6 +100,7 @@ export interface ExtensionManager {
   focusMode?: boolean;
   toast?: { add(message: ToastMessage): void };
   registerSidebarTab?(tab: SidebarTab): void;
+  workflow?: { activeWorkflow?: { filename?: string } | null };
   sidebarTab?: { activeSidebarTabId?: string | null; toggleSidebarTab?(id: string): void };
 }
 
@@ -86,10 +110,16 @@ export interface App {
   /** In older versions `graph`. */
   rootGraph?: Graph;
   graph?: Graph;
+  canvas?: Canvas;
   extensionManager?: ExtensionManager;
 }
 
 export interface Api {
   /** The address of a route that an extension added, behind whatever proxy ComfyUI is. */
   apiURL(route: string): string;
+  /** What ComfyUI tells: `status` has the length of its queue, or null where it cannot be reached. */
+  addEventListener?(
+    type: "status",
+    listener: (event: CustomEvent<{ exec_info?: { queue_remaining?: number } } | null>) => void,
+  ): void;
 }

@@ -7,8 +7,8 @@
 
 import { StoreView, blueprint } from "../component.js";
 import { h, setAttribute, setText, syncChildren } from "../dom.js";
-import { NOT_AVAILABLE, duration, gibibytes, moment, percent, stageTitle, statusTitle } from "../format.js";
-import { runTitle } from "../run-text.js";
+import { NOT_AVAILABLE, duration, gibibytes, moment, percent, stageTitle } from "../format.js";
+import { likeness, outcome, runTitle } from "../run-text.js";
 
 /** A row without a change is the title of a stage. @typedef {{ name: string, change: Change | null }} Row */
 
@@ -113,16 +113,17 @@ export class Compare extends StoreView {
     if (store.runsRevision === this.#revision) return;
     this.#revision = store.runsRevision;
     const runs = store.runs.filter((run) => run.status !== "running" && run.stages.length > 0);
-    const [newest, other] = runs;
+    const newest = runs.find((run) => run.status !== "interrupted") ?? runs[0];
+    const other = runs.find((run) => run !== newest);
     this.hidden = !newest || !other;
     if (!newest || !other) return;
     const b = this.#chosen(this.#b, runs, newest);
-    const alike = runs.filter((run) => run !== b && runTitle(run) === runTitle(b));
-    const baseline = alike.find((run) => run.status === "succeeded") ?? alike[0] ?? other;
+    const alike = runs.filter((run) => run !== b && likeness(run) === likeness(b));
+    const baseline = alike.find((run) => outcome(run).level === "good") ?? alike[0] ?? other;
     const a = this.#chosen(this.#a, runs, baseline);
     this.#compare(store, a, b);
     const comparison = this.#comparison;
-    setText(this.byId("statuses"), comparison ? statuses(comparison) : "");
+    setText(this.byId("statuses"), comparison ? `A: ${outcome(a).text}. B: ${outcome(b).text}.` : "");
     setText(this.byId("incomparable"), comparison ? incomparable(comparison) : "");
     setText(this.byId("differs"), comparison ? differences(comparison) : "");
     setText(this.byId("problem"), this.#problem);
@@ -194,13 +195,9 @@ function showRow(row, { name, change }) {
 
 /** @param {RunReport} run */
 function optionText(run) {
-  const end = run.status === "succeeded" ? duration(run.total_seconds) : statusTitle(run.status);
+  const { text, level } = outcome(run);
+  const end = level === "good" ? duration(run.total_seconds) : text;
   return `${runTitle(run)}, ${moment(run.started_unix_seconds)}, ${end}`;
-}
-
-/** @param {Comparison} comparison */
-function statuses({ a_status, b_status }) {
-  return `A: ${statusTitle(a_status)}. B: ${statusTitle(b_status)}.`;
 }
 
 /** @param {Comparison} comparison */
