@@ -35,7 +35,11 @@ export function runningStage({ stages }) {
 export function pathTo({ stages }, stage) {
   /** @type {StageReport[]} */
   const path = [];
-  for (let at = stage; at && !path.includes(at); at = at.parent == null ? null : (stages[at.parent] ?? null)) {
+  for (
+    let at = stage;
+    at && !path.includes(at);
+    at = at.parent == null ? null : (stages[at.parent] ?? null)
+  ) {
     path.unshift(at);
   }
   return path;

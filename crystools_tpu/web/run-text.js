@@ -194,7 +194,9 @@ export function nodesText(run) {
 
 /** What the peak of these devices' memory is called. @param {readonly HbmUsage[]} usages */
 export function peakName(usages) {
-  return usages.length > 0 && usages.every(({ device }) => /^(cuda|gpu)/.test(device)) ? "VRAM peak" : "HBM peak";
+  return usages.length > 0 && usages.every(({ device }) => /^(cuda|gpu)/.test(device))
+    ? "VRAM peak"
+    : "HBM peak";
 }
 
 /** @param {RunReport} run @param {ReturnType<typeof hbmOverRun>[number]} peak */
@@ -224,7 +226,11 @@ export function figuresOf(run, stage) {
     ["MFU", percent(mfu?.ratio), mfu ? `Model FLOPs over the chips' peak. ${ratioDetail(mfu)}` : noMfu],
     ["MBU", percent(mbu?.ratio), mbu ? `Model bytes over HBM bandwidth. ${ratioDetail(mbu)}` : unknown],
     ["Verdict", verdict(bound), bound ? (VERDICTS[bound] ?? "") : unknown],
-    [peakName(usages), usedOfTotal(peak?.peak_bytes, peak?.limit_bytes), peak ? peakText(run, peak) : unknown],
+    [
+      peakName(usages),
+      usedOfTotal(peak?.peak_bytes, peak?.limit_bytes),
+      peak ? peakText(run, peak) : unknown,
+    ],
     ["Compile", compile > 0 ? duration(compile) : "none", "All stages together; not part of the step time."],
   ];
 }

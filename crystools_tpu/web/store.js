@@ -6,7 +6,7 @@
  * @import { ModelFreed, ProfileCapture, ProfileChanged, StageProgress, StageReport, TelemetryEvent } from "./wire.js"
  */
 
-import { runningStage as lastRunning } from "./run-figures.js";
+import { runningStage } from "./run-figures.js";
 import { Series } from "./series.js";
 
 /** Of what happens while the page is open; what is asked for besides is kept too. */
@@ -182,7 +182,7 @@ export class Store extends EventTarget {
    * @param {RunReport} run
    */
   etaSeconds(run) {
-    const stage = runningStage(run);
+    const stage = liveStage(run);
     if (stage?.eta_seconds == null || stage.receivedSeconds == null) return null;
     if (stage.eta_by_forecast) return stage.eta_seconds;
     return Math.max(0, stage.eta_seconds - (monotonicSeconds() - stage.receivedSeconds));
@@ -193,7 +193,7 @@ export class Store extends EventTarget {
    * @param {RunReport} run
    */
   runEtaSeconds(run) {
-    const stage = runningStage(run);
+    const stage = liveStage(run);
     if (stage?.run_eta_seconds == null || stage.receivedSeconds == null) return null;
     return Math.max(0, stage.run_eta_seconds - (monotonicSeconds() - stage.receivedSeconds));
   }
@@ -203,7 +203,7 @@ export class Store extends EventTarget {
    * @param {RunReport} run
    */
   bytesPerSecond(run) {
-    return runningStage(run)?.bytes_per_second ?? null;
+    return liveStage(run)?.bytes_per_second ?? null;
   }
 
   /**
@@ -211,7 +211,7 @@ export class Store extends EventTarget {
    * @param {RunReport} run
    */
   latestMfu(run) {
-    return runningStage(run)?.mfu ?? null;
+    return liveStage(run)?.mfu ?? null;
   }
 
   /**
@@ -347,14 +347,14 @@ export class Store extends EventTarget {
   }
 }
 
-/** @param {RunReport} run @returns {LiveStage | undefined} */
-function runningStage(run) {
-  return lastRunning(run) ?? undefined;
+/** @param {RunReport} run @returns {LiveStage | null} */
+function liveStage(run) {
+  return runningStage(run);
 }
 
 /** The run as it is shown. @param {RunReport} run */
 function brought(run) {
-  const stage = lastRunning(run);
+  const stage = runningStage(run);
   if (stage) update(stage, run.progress);
   return run;
 }

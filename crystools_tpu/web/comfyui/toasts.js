@@ -107,7 +107,12 @@ function noticeOf(message) {
 function outOfMemoryNotice(report) {
   const { run_id: run, error } = report;
   if (!error || !OUT_OF_MEMORY.test(error)) return null;
-  return { key: `memory ${run}`, summary: "Out of memory", detail: `${runTitle(report)}: ${error}`, error: true };
+  return {
+    key: `memory ${run}`,
+    summary: "Out of memory",
+    detail: `${runTitle(report)}: ${error}`,
+    error: true,
+  };
 }
 
 /** Of a run whose steps nobody told of as they were made, such as another process's. @param {RunReport} report */

@@ -221,7 +221,10 @@ export class Bar extends StoreView {
     const done = nodesDone(run).ratio ?? (ahead ? ahead.done / ahead.total : 0);
     const others = runs.length > 1 ? `, +${runs.length - 1}` : "";
     setText(this.byId("doing"), `${doingText(run)}${others}`);
-    setText(this.byId("rest"), isWorkflow(run) ? workflowText(run, store, this.#queued) : restText(run, store));
+    setText(
+      this.byId("rest"),
+      isWorkflow(run) ? workflowText(run, store, this.#queued) : restText(run, store),
+    );
     setAttribute(button, "title", runDetail(run, store, this.#queued));
     this.byId("done").style.setProperty("--ratio", String(done));
   }
@@ -344,7 +347,10 @@ function workflowText(run, store, queued) {
 /** After the stage and its steps: "2:04 left of Denoise · MFU 39%". @param {RunReport} run @param {Store} store */
 function restText(run, store) {
   const mfu = store.latestMfu(run);
-  return [leftText(run, store), mfu ? `MFU ${percent(mfu.ratio)}` : ""].filter(Boolean).join(" · ") || runTitle(run);
+  return (
+    [leftText(run, store), mfu ? `MFU ${percent(mfu.ratio)}` : ""].filter(Boolean).join(" · ") ||
+    runTitle(run)
+  );
 }
 
 /** @param {RunReport} run @param {Store} store @param {number} queued */

@@ -80,8 +80,13 @@ export class Nodes extends Component {
     #cached { font-size: 12px; color: var(--crystools-muted); margin-top: 6px; overflow-wrap: anywhere; }
     #cached:empty { display: none; }
     @container (max-width: 420px) {
-      .row { grid-template-columns: minmax(0, 34%) minmax(0, 1fr) 58px; gap: 6px; font-size: 11.5px; }
+      .row { grid-template-columns: minmax(0, 1fr) auto; gap: 0 8px; }
+      li.row { padding-bottom: 3px; }
+      li svg { grid-area: 2 / 1 / auto / -1; height: ${HEIGHT * 0.7}px; }
+      .row > span:empty { display: none; }
+      #axis { grid-column: 1 / -1; }
     }
+    @container (max-width: 240px) { #axis > :nth-child(even) { display: none; } }
     `,
   );
 
@@ -206,19 +211,24 @@ function describe({ kind, nodes, seconds }) {
   if (!first) return "";
   const time = duration(seconds);
   if (kind !== "node") {
-    return `${time} in all: ${countedClasses(nodes.map(({ stage }) => String(stage.report.component)), CLASSES_NAMED)}`;
+    return `${time} in all: ${countedClasses(
+      nodes.map(({ stage }) => String(stage.report.component)),
+      CLASSES_NAMED,
+    )}`;
   }
   const { report } = first.stage;
   const where = `${report.component ?? ""} #${report.node?.id ?? ""}`;
   const how = report.status === "succeeded" ? "" : `, ${statusTitle(report.status).toLowerCase()}`;
-  const parts = first.parts.slice(0, STAGES_NAMED).map(
-    (part) => `${stageTitle(part.report)}: ${duration(part.end - part.start)}`,
-  );
+  const parts = first.parts
+    .slice(0, STAGES_NAMED)
+    .map((part) => `${stageTitle(part.report)}: ${duration(part.end - part.start)}`);
   const more = first.parts.length - parts.length;
   const expanded = first.nodes.length ? [`expanded into ${first.nodes.length} nodes`] : [];
   const steps = report.steps.length ? [`${report.steps.length} steps`] : [];
   const lines = [...steps, ...expanded, ...parts, ...(more > 0 ? [`${more} more stages`] : [])];
-  return [`${stageTitle(report)} (${where}): ${time}${how}`, report.error, ...lines].filter(Boolean).join("\n");
+  return [`${stageTitle(report)} (${where}): ${time}${how}`, report.error, ...lines]
+    .filter(Boolean)
+    .join("\n");
 }
 
 /**
@@ -238,14 +248,22 @@ function marksOf({ kind, nodes }, whole, now) {
   const single = kind === "node" ? nodes : [];
   const steps = single.flatMap((node) => node.stage.steps);
   const separate = steps.length <= STEPS_APART ? NARROWEST : 0;
-  const expected = [...nodes.map((node) => node.stage), ...parts].filter((span) => span.expectedEnd > span.end);
+  const expected = [...nodes.map((node) => node.stage), ...parts].filter(
+    (span) => span.expectedEnd > span.end,
+  );
   /** @type {Mark[]} */
   const marks = [
     { kind: "node", path: full(nodes) },
-    { kind: "step", path: drawn(steps, scale, parts.length ? 1 : 4, parts.length ? HEIGHT / 2 - 2 : HEIGHT - 8, separate) },
+    {
+      kind: "step",
+      path: drawn(steps, scale, parts.length ? 1 : 4, parts.length ? HEIGHT / 2 - 2 : HEIGHT - 8, separate),
+    },
     ...(expanded.length ? [/** @type {Mark} */ ({ kind: "node", path: low(expanded) })] : []),
     ...[...grouped(parts)].map(([name, spans]) => ({ kind: name, path: low(spans) })),
-    { kind: "compile", path: low([...parts, ...single.map(({ stage }) => stage)].flatMap((span) => span.compile)) },
+    {
+      kind: "compile",
+      path: low([...parts, ...single.map(({ stage }) => stage)].flatMap((span) => span.compile)),
+    },
     { kind: "nan", path: low([...parts, ...nodes.map(({ stage }) => stage)].flatMap(nonfinite)) },
     { kind: "expected", path: full(expected.map((span) => ({ start: span.end, end: span.expectedEnd }))) },
     { kind: "now", path: now == null ? "" : `M${scale(now).toFixed(1)} 0V${HEIGHT}` },

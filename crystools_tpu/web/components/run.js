@@ -81,6 +81,7 @@ export class RunView extends Component {
     #params dd { overflow-wrap: anywhere; font-variant-numeric: tabular-nums; }
     #now { display: flex; flex-wrap: wrap; justify-content: space-between; gap: 2px 12px; margin-top: 4px; }
     #of { font-weight: 600; }
+    #doing[data-level="warning"] { color: var(--crystools-warning); }
     .big { font-size: 24px; font-weight: 650; letter-spacing: -.02em; line-height: 1.2; }
     .right { text-align: right; }
     #progress { height: 8px; border-radius: 4px; background: var(--crystools-sunken); overflow: hidden; }
@@ -174,18 +175,24 @@ export class RunView extends Component {
       const { time, of, beside } = leftText(stage, store.etaSeconds(run), runEta);
       const elapsed = `${wholeDuration(elapsedSeconds(run, store.nowUnixSeconds))} elapsed`;
       const nodes = isWorkflow(run) ? nodesText(run) : "";
-      setText(this.byId("doing"), doing(run, stage));
+      this.#showDoing(doing(run, stage), null);
       setText(this.byId("steps"), together(stepsText(stage, store.bytesPerSecond(run)), nodes));
       this.#showTime(time, of, together(beside, elapsed), leftDetail(stage, runEta));
     } else {
-      const { text, where } = outcome(run);
-      setText(this.byId("doing"), where ? `${text} in ${where}` : text);
+      const { text, where, level } = outcome(run);
+      this.#showDoing(where ? `${text} in ${where}` : text, level);
       setText(this.byId("steps"), run.output ?? "");
       const seconds = elapsedSeconds(run, store.nowUnixSeconds);
       const how = run.status === "interrupted" ? "until it was last seen" : "in all";
       this.#showTime(duration(seconds), "", how, null);
     }
     this.#showProgress(run, stage);
+  }
+
+  /** @param {string} text @param {string | null} level */
+  #showDoing(text, level) {
+    setText(this.byId("doing"), text);
+    setAttribute(this.byId("doing"), "data-level", level);
   }
 
   /** @param {string} time @param {string} of @param {string} elapsed @param {string | null} detail */
@@ -229,14 +236,9 @@ export class RunView extends Component {
     this.byId("figures").hidden = !stage;
     if (!stage) return;
     const create = () => new Figure();
-    syncChildren(
-      this.byId("figures"),
-      figuresOf(run, stage),
-      create,
-      (element, [label, value, detail]) => {
-        element.show(label, value, detail);
-      },
-    );
+    syncChildren(this.byId("figures"), figuresOf(run, stage), create, (element, [label, value, detail]) => {
+      element.show(label, value, detail);
+    });
   }
 }
 

@@ -37,7 +37,7 @@ export class Runs extends StoreView {
     li { border-top: 1px solid var(--crystools-line); }
     li:first-child { border-top: 0; }
     li button {
-      display: grid; grid-template-columns: 14px minmax(0, 1fr) 104px 92px 76px 132px; gap: 10px;
+      display: grid; grid-template-columns: 14px minmax(0, 1fr) 122px 92px 76px 132px; gap: 10px;
       align-items: baseline;
       width: 100%; padding: 7px 4px; border: 0; background: none; text-align: left; font-size: 13px;
     }
@@ -147,7 +147,9 @@ function createItem() {
     h("span", { class: name }, ...children);
   const arrow = h("span", { class: "arrow", "aria-hidden": "true" }, "▸");
   const name = cell("name", h("b"), cell("process muted"), cell("prompt muted"));
-  const rest = ["status outcome", "number duration", "number mfu", "number muted time"].map((part) => cell(part));
+  const rest = ["status outcome", "number duration", "number mfu", "number muted time"].map((part) =>
+    cell(part),
+  );
   return h("li", {}, h("button", { type: "button" }, arrow, name, ...rest), h("div", { class: "detail" }));
 }
 
@@ -171,6 +173,12 @@ function showSummary(item, run, open) {
     const cell = button.querySelector(selector);
     if (cell) setText(cell, value);
   }
+  const name = /** @type {Element} */ (button.querySelector(".name"));
+  setAttribute(
+    name,
+    "title",
+    [runTitle(run), processText(run), run.params.prompt].filter(Boolean).join("\n"),
+  );
   setAttribute(/** @type {Element} */ (button.querySelector(".status")), "data-level", level);
 }
 

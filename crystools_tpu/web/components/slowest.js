@@ -12,7 +12,7 @@ import { fullestChip } from "../run-figures.js";
 import { peakName } from "../run-text.js";
 import { withExpanded } from "../workflow-figures.js";
 
-const FEW = 8;
+const FEW = 6;
 const MANY = 100;
 
 /** So many devices are named in a tooltip. */
@@ -20,9 +20,11 @@ const DEVICES_NAMED = 16;
 
 /** @typedef {{ text: string, detail?: string }} Cell */
 
-const TITLES = ["Time", "Share", "Steps", "s/step", "HBM peak", "RAM"];
+/** Of a column that is called after its devices. */
+const PEAK = "HBM peak";
+const TITLES = ["Time", "Share", "Steps", "s/step", PEAK, "RAM"];
 
-const HEADS = TITLES.map((title) => `<th scope="col"${title === "HBM peak" ? ` id="peak"` : ""}>${title}</th>`);
+const HEADS = TITLES.map((title) => `<th scope="col"${title === PEAK ? ` id="peak"` : ""}>${title}</th>`);
 
 export class Slowest extends Component {
   static blueprint = blueprint(
@@ -53,15 +55,12 @@ export class Slowest extends Component {
     @container (max-width: 560px) {
       thead { display: none; }
       table, tbody { display: block; }
-      tr {
-        display: grid; grid-template-columns: repeat(auto-fill, minmax(84px, 1fr)); gap: 4px 10px;
-        padding: 8px 0; border-top: 1px solid var(--crystools-line);
-      }
-      th, td { border: 0; padding: 0; text-align: left; white-space: normal; }
-      tbody th { grid-column: 1 / -1; }
+      tr { display: flex; flex-wrap: wrap; gap: 0 12px; padding: 6px 0; border-top: 1px solid var(--crystools-line); }
+      th, td { border: 0; padding: 0; }
+      tbody th { flex: 1 0 100%; }
       td[data-absent] { display: none; }
       td::before {
-        content: attr(data-title); display: block; font-size: 11px; color: var(--crystools-muted);
+        content: attr(data-title); margin-right: 5px; font-size: 11px; color: var(--crystools-muted);
       }
     }
     `,
@@ -86,12 +85,14 @@ export class Slowest extends Component {
     const nodes = withExpanded(layout.nodes).sort((a, b) => b.ownSeconds - a.ownSeconds);
     const usages = nodes.flatMap((node) => node.stage.report.hbm);
     this.hidden = nodes.length === 0;
-    setText(this.byId("peak"), peakName(usages));
+    const peak = peakName(usages);
+    setText(this.byId("peak"), peak);
     syncChildren(this.byId("rows"), nodes.slice(0, this.#all ? MANY : FEW), createRow, (row, node) => {
-      showNode(row, node, layout.elapsed);
+      showNode(row, node, layout.elapsed, peak);
     });
     this.byId("more").hidden = nodes.length <= FEW;
-    const all = nodes.length > MANY ? `the slowest ${MANY} of ${nodes.length} nodes` : `all ${nodes.length} nodes`;
+    const all =
+      nodes.length > MANY ? `the slowest ${MANY} of ${nodes.length} nodes` : `all ${nodes.length} nodes`;
     setText(this.byId("more"), this.#all ? `Show the slowest ${FEW}` : `Show ${all}`);
   }
 }
@@ -101,19 +102,21 @@ function createRow() {
   return h("tr", {}, h("th", { scope: "row" }, h("span"), h("small")), ...cells);
 }
 
-/** @param {HTMLTableRowElement} row @param {NodeSpan} node @param {number} whole */
-function showNode(row, node, whole) {
+/** @param {HTMLTableRowElement} row @param {NodeSpan} node @param {number} whole @param {string} peak */
+function showNode(row, node, whole, peak) {
   const { report } = node.stage;
   const [title, kind] = row.cells[0]?.children ?? [];
   if (!title || !kind) return;
   setAttribute(row, "data-status", report.status);
   setText(title, stageTitle(report));
-  setText(kind, report.node?.title && report.node.title !== report.component ? (report.component ?? "") : "");
+  const named = report.node?.title && report.node.title !== report.component;
+  setText(kind, `${named ? report.component : ""} #${report.node?.id ?? ""}`.trim());
   cellsOf(node, whole).forEach(({ text, detail }, index) => {
     const cell = /** @type {HTMLTableCellElement} */ (row.cells[index + 1]);
     setText(cell, text);
     setAttribute(cell, "data-absent", text === NOT_AVAILABLE ? "" : null);
     setAttribute(cell, "title", detail ?? null);
+    if (TITLES[index] === PEAK) setAttribute(cell, "data-title", peak);
   });
 }
 
@@ -122,7 +125,9 @@ function cellsOf({ stage: { report }, ownSeconds, seconds, nodes }, whole) {
   const { steps, steps_total: total, step_seconds: step, hbm, host_memory: host } = report;
   const of = total == null || steps.length === total ? String(steps.length) : `${steps.length} of ${total}`;
   const peak = fullestChip(hbm);
-  const expanded = nodes.length ? `${duration(seconds)} with the ${nodes.length} nodes that it expanded into` : undefined;
+  const expanded = nodes.length
+    ? `${duration(seconds)} with the ${nodes.length} nodes that it expanded into`
+    : undefined;
   return [
     { text: duration(ownSeconds), detail: expanded },
     { text: percent(whole ? Math.min(1, ownSeconds / whole) : null), detail: `Of ${duration(whole)}` },
@@ -138,11 +143,13 @@ function cellsOf({ stage: { report }, ownSeconds, seconds, nodes }, whole) {
 
 /** Each device before, at its peak and after. @param {readonly HbmUsage[]} usages */
 function devicesText(usages) {
-  const lines = usages.slice(0, DEVICES_NAMED).map(
-    ({ device, before_bytes: before, peak_bytes: peak, after_bytes: after, limit_bytes: limit, method }) =>
-      `${device}: before ${gibibytes(before)}, peak ${gibibytes(peak)}, after ${gibibytes(after)}, ` +
-      `limit ${gibibytes(limit)}. Method: ${method}.`,
-  );
+  const lines = usages
+    .slice(0, DEVICES_NAMED)
+    .map(
+      ({ device, before_bytes: before, peak_bytes: peak, after_bytes: after, limit_bytes: limit, method }) =>
+        `${device}: before ${gibibytes(before)}, peak ${gibibytes(peak)}, after ${gibibytes(after)}, ` +
+        `limit ${gibibytes(limit)}. Method: ${method}.`,
+    );
   const more = usages.length - lines.length;
   return lines.length ? [...lines, ...(more > 0 ? [`${more} more`] : [])].join("\n") : undefined;
 }
