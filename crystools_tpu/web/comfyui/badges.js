@@ -9,26 +9,36 @@ import { duration } from "../format.js";
 import { isOpen, nodeOf } from "./canvas.js";
 
 const COLOURS = { fgColor: "#e8ecf2", bgColor: "#2b3442" };
-const FONT_PIXELS = 11;
+const FONT = "11px sans-serif";
 const PADDING_PIXELS = 6;
 
+/** Where nodes are drawn smaller nobody could read it, and a thousand may be in sight. */
+const LEGIBLE_SCALE = 0.5;
+
 /**
- * What ComfyUI asks of a badge, to draw it on its canvas or, in recent versions, as an element. All is known
- * before the frame in which it is drawn, but for the width of its text, which is measured once.
+ * What ComfyUI asks of a badge, to draw it on its canvas. All is known before the frame in which it is drawn, but
+ * for the width of its text, which is measured once.
  */
 class TimeBadge {
+  /** Its Nodes 2.0 would show what it read here once, and go on to show it: better none. */
   text = "";
   fgColor = COLOURS.fgColor;
   bgColor = COLOURS.bgColor;
   height = 18;
-  visible = true;
+  #time = "";
   /** @type {number | null} */
   #width = null;
+  #scale;
 
-  /** @param {string} text */
-  say(text) {
-    if (text === this.text) return;
-    this.text = text;
+  /** @param {() => number} scale How large the canvas is drawn. */
+  constructor(scale) {
+    this.#scale = scale;
+  }
+
+  /** @param {string} time */
+  set time(time) {
+    if (time === this.#time) return;
+    this.#time = time;
     this.#width = null;
   }
 
@@ -36,8 +46,8 @@ class TimeBadge {
   getWidth(canvas) {
     if (this.#width == null) {
       const { font } = canvas;
-      canvas.font = `${FONT_PIXELS}px sans-serif`;
-      this.#width = canvas.measureText(this.text).width + 2 * PADDING_PIXELS;
+      canvas.font = FONT;
+      this.#width = canvas.measureText(this.#time).width + 2 * PADDING_PIXELS;
       canvas.font = font;
     }
     return this.#width;
@@ -45,17 +55,18 @@ class TimeBadge {
 
   /** @param {CanvasRenderingContext2D} canvas @param {number} x @param {number} y */
   draw(canvas, x, y) {
-    canvas.save();
+    if (this.#scale() < LEGIBLE_SCALE) return;
+    const { font, fillStyle, textAlign, textBaseline } = canvas;
     canvas.fillStyle = this.bgColor;
     canvas.beginPath();
     canvas.roundRect(x, y, this.getWidth(canvas), this.height, 5);
     canvas.fill();
-    canvas.font = `${FONT_PIXELS}px sans-serif`;
+    canvas.font = FONT;
     canvas.fillStyle = this.fgColor;
     canvas.textAlign = "left";
     canvas.textBaseline = "middle";
-    canvas.fillText(this.text, x + PADDING_PIXELS, y + this.height / 2 + 1);
-    canvas.restore();
+    canvas.fillText(this.#time, x + PADDING_PIXELS, y + this.height / 2 + 1);
+    Object.assign(canvas, { font, fillStyle, textAlign, textBaseline });
   }
 }
 
@@ -78,6 +89,11 @@ export class Badges {
     this.#wanted = wanted;
     if (!wanted) this.#removeAll();
     else if (this.#last) this.#showRun(this.#last);
+  }
+
+  /** After a workflow has been opened: where it is surely the one that ran last, its nodes have their times again. */
+  refresh() {
+    if (this.#last?.name) this.#showRun(this.#last);
   }
 
   /** @param {ServerMessage} message */
@@ -107,14 +123,14 @@ export class Badges {
     if (!stage.node || stage.seconds == null) return false;
     const node = nodeOf(this.#app, stage)?.node;
     if (!node) return false;
-    const text = duration(stage.seconds);
+    const time = duration(stage.seconds);
     const shown = this.#shown.get(node);
     if (shown) {
-      shown.badge.say(text);
+      shown.badge.time = time;
       return true;
     }
-    const badge = new TimeBadge();
-    badge.say(text);
+    const badge = new TimeBadge(() => this.#app.canvas?.ds?.scale ?? 1);
+    badge.time = time;
     const call = () => badge;
     node.badges?.push(call);
     this.#shown.set(node, { badge, call });

@@ -27,6 +27,8 @@ export interface Extension {
   /** Is given all nodes before any is registered, and may change them. */
   addCustomNodeDefs(definitions: Record<string, NodeDefinition>): void;
   nodeCreated(node: GraphNode): void;
+  /** When a workflow has been opened. */
+  afterConfigureGraph(): void;
   /** Recent versions: what the nodes of a workflow, just opened, answered last, by node. */
   onNodeOutputsUpdated(outputs: Record<string, NodeOutput>): void;
 }
@@ -73,6 +75,7 @@ export interface Graph {
 export interface Canvas {
   /** The graph that is seen: a subgraph, where one is open. */
   graph?: Graph | null;
+  ds?: { scale: number };
   setGraph?(graph: Graph): void;
   centerOnNode?(node: GraphNode): void;
   setDirty?(foreground: boolean, background: boolean): void;

@@ -35,10 +35,12 @@ export function start(app, api) {
   const base = new URL(api.apiURL("/crystools-tpu/"), location.href);
   const preferences = new Preferences(browserStorage(), KEY);
   const store = new Store(new ServerApi(base));
+  const badges = new Badges(app);
   app.registerExtension({
     name: "crystools-tpu",
     settings: settingDefinitions(preferences, store),
-    setup: () => setUp(app, api, base, preferences, store),
+    setup: () => setUp(app, api, base, preferences, store, badges),
+    afterConfigureGraph: () => badges.refresh(),
     addCustomNodeDefs: letRatesIntoVideos,
     nodeCreated: addTable,
     onNodeOutputsUpdated: (outputs) => showTables(app, outputs),
@@ -51,12 +53,12 @@ export function start(app, api) {
  * @param {URL} base
  * @param {Preferences} preferences
  * @param {Store} store
+ * @param {Badges} badges
  */
-function setUp(app, api, base, preferences, store) {
+function setUp(app, api, base, preferences, store, badges) {
   document.adoptedStyleSheets.push(theme, colours);
   const connection = new Connection(base);
   const toasts = new Toasts(app);
-  const badges = new Badges(app);
   const bar = new Bar();
   let allChipsOpen = false;
 
