@@ -6,7 +6,6 @@
  * @import { ModelFreed, ProfileCapture, ProfileChanged, StageProgress, StageReport, TelemetryEvent } from "./wire.js"
  */
 
-import { runningStage } from "./run-figures.js";
 import { Series } from "./series.js";
 
 /** Of what happens while the page is open; what is asked for besides is kept too. */
@@ -182,7 +181,7 @@ export class Store extends EventTarget {
    * @param {RunReport} run
    */
   etaSeconds(run) {
-    const stage = liveStage(run);
+    const stage = runningStage(run);
     if (stage?.eta_seconds == null || stage.receivedSeconds == null) return null;
     if (stage.eta_by_forecast) return stage.eta_seconds;
     return Math.max(0, stage.eta_seconds - (monotonicSeconds() - stage.receivedSeconds));
@@ -193,7 +192,7 @@ export class Store extends EventTarget {
    * @param {RunReport} run
    */
   runEtaSeconds(run) {
-    const stage = liveStage(run);
+    const stage = runningStage(run);
     if (stage?.run_eta_seconds == null || stage.receivedSeconds == null) return null;
     return Math.max(0, stage.run_eta_seconds - (monotonicSeconds() - stage.receivedSeconds));
   }
@@ -203,7 +202,7 @@ export class Store extends EventTarget {
    * @param {RunReport} run
    */
   bytesPerSecond(run) {
-    return liveStage(run)?.bytes_per_second ?? null;
+    return runningStage(run)?.bytes_per_second ?? null;
   }
 
   /**
@@ -211,7 +210,7 @@ export class Store extends EventTarget {
    * @param {RunReport} run
    */
   latestMfu(run) {
-    return liveStage(run)?.mfu ?? null;
+    return runningStage(run)?.mfu ?? null;
   }
 
   /**
@@ -287,6 +286,7 @@ export class Store extends EventTarget {
       if (this.profile) this.profile = event.capture;
       return;
     }
+    // Of a run of another process there is no other event than that it has changed.
     if (event.type === "run_started" || event.type === "run_changed" || event.type === "run_finished") {
       this.#replaceRun(event.report);
       return;
@@ -347,9 +347,14 @@ export class Store extends EventTarget {
   }
 }
 
-/** @param {RunReport} run @returns {LiveStage | null} */
-function liveStage(run) {
-  return runningStage(run);
+/**
+ * The last of those that run: a stage begins after the one that it is a part of.
+ *
+ * @param {RunReport} run
+ * @returns {LiveStage | undefined}
+ */
+export function runningStage(run) {
+  return run.stages.filter((stage) => stage.status === "running").at(-1);
 }
 
 /** The run as it is shown. @param {RunReport} run */

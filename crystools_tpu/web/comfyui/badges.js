@@ -2,10 +2,12 @@
  * A badge on each node with the time that it took last, where somebody wants that.
  *
  * @import { RunReport, ServerMessage, StageReport } from "../wire.js"
+ * @import { Store } from "../store.js"
  * @import { App, GraphNode } from "./comfyui.js"
  */
 
 import { duration } from "../format.js";
+import { isWorkflow } from "../workflow-figures.js";
 import { isOpen, nodeOf } from "./canvas.js";
 
 const COLOURS = { fgColor: "#e8ecf2", bgColor: "#2b3442" };
@@ -72,48 +74,50 @@ class TimeBadge {
 
 export class Badges {
   #app;
+  #store;
   #wanted = false;
-  /** The last run of a workflow, which is shown when somebody begins to want badges. @type {RunReport | null} */
-  #last = null;
   /** ComfyUI calls for a badge. @type {Map<GraphNode, { badge: TimeBadge, call: () => TimeBadge }>} */
   #shown = new Map();
 
-  /** @param {App} app */
-  constructor(app) {
+  /** @param {App} app @param {Store} store */
+  constructor(app, store) {
     this.#app = app;
+    this.#store = store;
   }
 
   /** Whether nodes have badges. @param {boolean} wanted */
   set wanted(wanted) {
     if (wanted === this.#wanted) return;
     this.#wanted = wanted;
-    if (!wanted) this.#removeAll();
-    else if (this.#last) this.#showRun(this.#last);
+    if (wanted) this.#showKnown();
+    else this.#removeAll();
   }
 
-  /** After a workflow has been opened: where it is surely the one that ran last, its nodes have their times again. */
+  /** After a workflow has been opened, with nodes of its own. */
   refresh() {
-    if (this.#last?.name) this.#showRun(this.#last);
+    this.#shown.clear();
+    this.#showKnown();
   }
 
-  /** @param {ServerMessage} message */
+  /** What the store has already heard of. @param {ServerMessage} message */
   receive(message) {
-    if (message.type === "hello") {
-      const run = message.runs.find((candidate) => candidate.stages.some((stage) => stage.node));
-      if (run) this.#showRun(run);
-    } else if (message.type === "stage_finished") {
-      if (this.#wanted && this.#show(message.report)) this.#redraw();
-    } else if (message.type === "run_finished" || message.type === "run_changed") {
-      this.#showRun(message.report);
-    }
+    if (message.type === "hello") this.#showKnown();
+    if (message.type === "run_finished" || message.type === "run_changed") this.#showRun(message.report);
+    if (message.type !== "stage_finished" || !this.#wanted) return;
+    const run = this.#store.runs.find((candidate) => candidate.run_id === message.run_id);
+    if (run && isOpen(this.#app, run) && this.#show(message.report)) this.#redraw();
+  }
+
+  /** The runs of the workflow that is open, where its name is known: another has the same ids for its nodes. */
+  #showKnown() {
+    if (!this.#wanted) return;
+    const runs = this.#store.runs.filter((run) => run.name && isWorkflow(run));
+    for (const run of runs.reverse()) this.#showRun(run); // the newest says the last time
   }
 
   /** @param {RunReport} run */
   #showRun(run) {
-    if (!run.stages.some((stage) => stage.node)) return;
-    this.#last = run;
     if (!this.#wanted || !isOpen(this.#app, run)) return;
-    this.#forgetTheGone();
     for (const stage of run.stages) this.#show(stage);
     this.#redraw();
   }
@@ -135,11 +139,6 @@ export class Badges {
     node.badges?.push(call);
     this.#shown.set(node, { badge, call });
     return true;
-  }
-
-  /** Nodes of a workflow that has been closed, or that somebody removed. */
-  #forgetTheGone() {
-    for (const node of this.#shown.keys()) if (!node.graph) this.#shown.delete(node);
   }
 
   #removeAll() {

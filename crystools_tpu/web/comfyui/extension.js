@@ -35,7 +35,7 @@ export function start(app, api) {
   const base = new URL(api.apiURL("/crystools-tpu/"), location.href);
   const preferences = new Preferences(browserStorage(), KEY);
   const store = new Store(new ServerApi(base));
-  const badges = new Badges(app);
+  const badges = new Badges(app, store);
   app.registerExtension({
     name: "crystools-tpu",
     settings: settingDefinitions(preferences, store),

@@ -21,7 +21,7 @@ export class Current extends StoreView {
       <div id="runs" class="live"></div>
       <div id="empty" class="panel" hidden><slot>
         <h3>No run yet</h3>
-        <p class="muted">The runs of this machine's processes appear here as they happen. Start one:</p>
+        <p class="muted">Runs of all your processes appear here as they happen. Start one:</p>
         <pre><span class="muted">$</span> crystools-tpu demo</pre>
         <p class="muted">or let your own pipeline report:</p>
         <pre>from crystools_tpu import telemetry
