@@ -276,7 +276,7 @@ def test_the_bar_follows_the_running_stage(tab: Tab) -> None:
     expect(run).to_be_hidden()
     with played_until(tab.scene, 23, chips=1):
         expect(run.locator("#doing")).to_have_text("Denoise 23/50")
-        expect(run.locator("#rest")).to_have_text(re.compile(r"^[12] min \d\d s left · MFU 39%$"))
+        expect(run.locator("#rest")).to_have_text(re.compile(r"^[12]:\d\d left of Denoise · MFU 39%$"))
         expect(run).to_have_attribute(
             "title", re.compile("^wan2.1-t2v: Denoise\nMFU of the latest step 39%\n")
         )
@@ -443,7 +443,7 @@ def test_the_sidebar_has_the_live_run_those_before_it_and_two_side_by_side(tab: 
     play_to_end(tab.scene, steps=4)
     play_to_end(tab.scene, steps=4)
     with played_until(tab.scene, 7):
-        tab.bar.locator("#run").click()
+        tab.bar.get_by_role("button", name="Show the run in the sidebar").click()
         sidebar = tab.page.locator("crystools-sidebar")
         expect(sidebar.locator("crystools-current #steps")).to_have_text("step 7 of 50")
         expect(sidebar.locator("crystools-current rect.step")).to_have_count(7)

@@ -234,3 +234,12 @@ def many_nodes(count: int, *, run_id: str = "many") -> Workflow:
         steps = 20 if class_type == "KSampler" else 0
         flow.node(class_type, seconds * (1 + number % 3 / 10), steps=steps)
     return flow
+
+
+def begun_at(unix_seconds: float, report: RunReport) -> RunReport:
+    """The same run at another time."""
+    later = unix_seconds - report.started_unix_seconds
+    stages = tuple(
+        replace(stage, started_unix_seconds=stage.started_unix_seconds + later) for stage in report.stages
+    )
+    return replace(report, started_unix_seconds=unix_seconds, stages=stages)
