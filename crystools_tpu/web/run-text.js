@@ -113,12 +113,23 @@ const LEVELS = {
  */
 export function outcome(run) {
   const { status, stages } = run;
-  const nan = stages.find((stage) => stage.first_nonfinite_step != null)?.first_nonfinite_step;
   const text = statusTitle(status);
-  const level = LEVELS[status];
-  const where = status === "succeeded" || status === "running" ? "" : pathText(run, lastStage(run));
-  if (nan == null) return { text, where, level };
-  return { text: `${text}, NaN from step ${nan}`, where, level: level === "critical" ? level : "warning" };
+  if (status !== "succeeded" && status !== "running") {
+    return { text, where: pathText(run, lastStage(run)), level: LEVELS[status] };
+  }
+  const nan = nanNote(stages);
+  return nan
+    ? { text: `${text}, ${nan}`, where: "", level: "warning" }
+    : { text, where: "", level: LEVELS[status] };
+}
+
+/** "NaN from step 12", of which stage where that is not the run's only denoise. @param {StageReport[]} stages */
+function nanNote(stages) {
+  const first = stages.find((stage) => stage.first_nonfinite_step != null);
+  if (!first) return "";
+  const denoises = stages.filter((stage) => stage.name === "denoise");
+  const of = denoises.length === 1 && denoises[0] === first ? "" : ` of ${stageTitle(first)}`;
+  return `NaN from step ${first.first_nonfinite_step}${of}`;
 }
 
 /** The stage in which a run ended that did not come to its end. @param {RunReport} run */

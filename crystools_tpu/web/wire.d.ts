@@ -217,7 +217,7 @@ export interface Forecast {
  *
  * `run_eta_seconds` is what the whole run has still to go, this stage and all those to come, and
  * `run_eta_by` says by what that is known best: alike runs of the `history`, the `plan`, or this run's own
- * `steps`.
+ * `steps`. The latter two are without loading and saving, which nobody knows then.
  */
 export interface StageProgress {
   eta_seconds: number | null;
@@ -244,6 +244,14 @@ export interface Process {
   program: string | null;
 }
 
+/** A stage that a run is to have, and the model FLOPs of all its steps, over all devices. */
+export interface StageWork {
+  name: StageName;
+  component: string | null;
+  steps: number;
+  flops: number;
+}
+
 /**
  * One run, whole. Also the file that `generate --report` writes.
  *
@@ -253,6 +261,9 @@ export interface Process {
  * shown and change no time, null where the run does not say which (see `content`).
  * `progress`, of its running stage (the last of those that run), is there where a server tells of a run; see
  * `fold`.
+ *
+ * `work` are the stages that are to compute something, in their order, said as the run begins; of none that
+ * loads or saves, and empty where the run does not say.
  *
  * `name` is what its user calls it: the workflow's. Of a workflow `cached_nodes` were not executed, since
  * what they would make was there already; `nodes_total` is how many it has with those, where that is known.
@@ -278,6 +289,7 @@ export interface RunReport {
   process?: Process | null;
   nodes_total?: number | null;
   cached_nodes?: Node[];
+  work?: StageWork[];
 }
 
 /** A run began; `report` is the run as known so far (status `running`, no stages). */
@@ -463,10 +475,17 @@ export interface Change {
   verdict: Verdict | null;
 }
 
-/** One stage of both runs, by name and component (and in their order, where a run has several of them). */
+/**
+ * One stage of both runs.
+ *
+ * They are the same by name and component, in their order where a run has several of them; of a workflow's
+ * nodes by the class and the id; and only where they are parts of the same. `label` says that in words:
+ * `Wan2.1 Sampler > denoise transformer`.
+ */
 export interface StageComparison {
   name: StageName;
   component: string | null;
+  label: string;
   changes: Change[];
 }
 
@@ -474,7 +493,8 @@ export interface StageComparison {
  * Run A, the baseline, and run B.
  *
  * `incomparable` says, a sentence each, why B's figures say nothing about A's: one of them did not do its
- * work to the end, or they did not do the same on the same devices.
+ * work to the end, or they did not do the same on the same devices. `remarks` are what should be known of
+ * figures that can be compared all the same: that what was made is NaN.
  */
 export interface Comparison {
   a: string;
@@ -485,6 +505,7 @@ export interface Comparison {
   differences: Difference[];
   changes: Change[];
   stages: StageComparison[];
+  remarks: string[];
 }
 
 /** The server's settings, for all of its clients. */
@@ -495,14 +516,18 @@ export interface Settings {
   disks: string[] | null;
 }
 
-/** The first message to a websocket client. */
+/**
+ * The first message to a websocket client.
+ *
+ * What is not yet known of other processes' runs follows at once, a `run_changed` each.
+ */
 export interface Hello {
   type: "hello";
   version: string;
   /** The simulated machine, such as v6e-8; null where the machine is real. */
   simulated: string | null;
   settings: Settings;
-  /** The newest, newest first. */
+  /** The newest, newest first; one in progress counts as newer. */
   runs: RunReport[];
   /** Whether /api/runs/{run_id}/trace answers. */
   traces: boolean;

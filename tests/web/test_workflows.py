@@ -10,27 +10,18 @@ import pytest
 from playwright.sync_api import Browser, Locator, Page, expect
 
 from crystools_tpu.telemetry import RunReport, StageName, Status
-from crystools_tpu.telemetry.events import Process, RunFinished, RunStarted, StageProgress
+from crystools_tpu.telemetry.events import Process
 from tests.web.scenes import Scene
-from tests.web.workflows import Workflow, begun_at, many_nodes, text_to_image, text_to_video
-
-IN_PROGRESS = StageProgress(
-    eta_seconds=70.0,
-    eta_by_forecast=False,
-    step_seconds=None,
-    first_nonfinite_step=None,
-    compile_seconds=0.0,
-    compile_cache=None,
-    recompiles=0,
-    recompile_reasons=(),
-    mfu=None,
-    mbu=None,
-    bound=None,
-    bytes_done=None,
-    bytes_per_second=None,
-    run_eta_seconds=200.0,
-    run_eta_by="history",
+from tests.web.workflows import (
+    IN_PROGRESS,
+    Workflow,
+    begun_at,
+    many_nodes,
+    tell,
+    text_to_image,
+    text_to_video,
 )
+
 WITHIN = "\N{SINGLE RIGHT-POINTING ANGLE QUOTATION MARK}"
 TIMES = "\N{MULTIPLICATION SIGN}"
 ELEMENTS = """view => {
@@ -65,7 +56,7 @@ def shown(page: Page, scene: Scene, report: RunReport) -> Locator:
     """The run on the page, as the newest of all."""
     scene.clock.seconds += 1.0
     report = begun_at(scene.clock.wall(), report)
-    scene.bus.publish(RunStarted(report) if report.status is Status.RUNNING else RunFinished(report))
+    tell(scene, report)
     run = page.locator(f"crystools-current crystools-run[data-run='{report.run_id}']")
     expect(run).to_have_count(1)
     return run
@@ -245,7 +236,7 @@ def test_an_interrupted_run_ends_where_it_was_last_seen(page: Page, scene: Scene
     scene.clock.seconds += 3600.0
     expect(run.locator("#elapsed")).to_have_text(re.compile(r"^1 h 0\d min elapsed$"))
     killed = dataclasses.replace(running, status=Status.INTERRUPTED)
-    scene.bus.publish(RunFinished(begun_at(began, killed)))
+    tell(scene, begun_at(began, killed))
     expect(run.locator("#status")).to_have_text("Interrupted")
     expect(run.locator("#left")).to_have_text("9.93 s")  # 3.634 s and 7 steps of 0.9 s
     expect(run.locator("#elapsed")).to_have_text("until it was last seen")

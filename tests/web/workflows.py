@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from itertools import cycle, islice
+from typing import Any, cast
 
 from crystools_tpu.telemetry.events import (
     FIRST,
@@ -12,7 +13,9 @@ from crystools_tpu.telemetry.events import (
     HostMemory,
     Node,
     Process,
+    RunFinished,
     RunReport,
+    RunStarted,
     StageName,
     StageProgress,
     StageReport,
@@ -20,9 +23,29 @@ from crystools_tpu.telemetry.events import (
     StepRecord,
     StepSeconds,
 )
-from tests.web.scenes import EPOCH, GIB
+from tests.web.scenes import EPOCH, GIB, Scene
 
 PROMPT = "A cat in a space suit walks through a neon market in the rain"
+
+
+IN_PROGRESS = StageProgress(
+    eta_seconds=70.0,
+    eta_by_forecast=False,
+    step_seconds=None,
+    first_nonfinite_step=None,
+    compile_seconds=0.0,
+    compile_cache=None,
+    recompiles=0,
+    recompile_reasons=(),
+    mfu=None,
+    mbu=None,
+    bound=None,
+    bytes_done=None,
+    bytes_per_second=None,
+    run_eta_seconds=200.0,
+    run_eta_by="history",
+)
+"""Of a running stage: 70 s of it are to go, and 200 s of the run."""
 
 
 @dataclass
@@ -243,3 +266,19 @@ def begun_at(unix_seconds: float, report: RunReport) -> RunReport:
         replace(stage, started_unix_seconds=stage.started_unix_seconds + later) for stage in report.stages
     )
     return replace(report, started_unix_seconds=unix_seconds, stages=stages)
+
+
+@dataclass(frozen=True)
+class _Recorded:
+    """As the history has a run."""
+
+    report: RunReport
+
+
+def tell(scene: Scene, report: RunReport) -> None:
+    """The scene's server hears of the run, and keeps it once it has ended."""
+    if report.status is Status.RUNNING:
+        scene.bus.publish(RunStarted(report))
+    else:
+        scene.history.add(cast(Any, _Recorded(report)))
+        scene.bus.publish(RunFinished(report))
