@@ -52,6 +52,12 @@ ADD_NODES_AND_A_SUBGRAPH = """() => {
   const { subgraph, node } = app.graph.convertToSubgraph(new Set([nodes[2]]));
   return [String(node.id), String(subgraph.nodes[0].id)];
 }"""
+CLEAR = """() => {
+  const { app } = comfyAPI.app, { ds } = app.canvas;
+  app.graph.clear();
+  ds.scale = 1;
+  ds.offset[0] = ds.offset[1] = 0;
+}"""
 IS_CENTRED = """id => {
   const { canvas } = comfyAPI.app.app, { ds } = canvas;
   const node = canvas.graph.getNodeById(id);
@@ -378,7 +384,7 @@ def test_a_click_goes_to_the_running_node_in_its_subgraph_or_what_expanded_into_
     click(flow, "elsewhere")
     expect(sidebar).to_be_visible()
     tab.manager("sidebarTab.toggleSidebarTab('crystools-tpu')")
-    tab.page.evaluate("() => comfyAPI.app.app.graph.clear()")
+    tab.page.evaluate(CLEAR)
 
 
 def test_each_node_has_the_time_that_it_took_last_where_somebody_wants_that(tab: Tab) -> None:
@@ -403,7 +409,7 @@ def test_each_node_has_the_time_that_it_took_last_where_somebody_wants_that(tab:
     tab.checkbox("Show").uncheck()
     tab.close_settings()
     assert tab.page.evaluate(DRAWN_BADGES) == []
-    tab.page.evaluate("() => comfyAPI.app.app.graph.clear()")
+    tab.page.evaluate(CLEAR)
 
 
 @pytest.mark.parametrize(
@@ -685,7 +691,7 @@ def test_fault_a_negative_rate_killed_it_for_good(tab: Tab) -> None:
     tab.requests.clear()
     tab.page.reload()
     expect(tab.bar.locator("#state")).to_have_text("Readings off")
-    assert len(tab.requests) == 3
+    assert tab.requests[2].endswith("/ws")
     tab.open_settings()
     expect(tab.page.locator("[data-preference=meter_width_pixels]")).to_have_value("100")
     expect(tab.page.locator("[data-preference=meter_height_pixels]")).to_have_value("30")
@@ -707,7 +713,7 @@ def test_fault_a_renamed_clone_had_no_styles(shared: Tab, browser: Browser) -> N
         expect(tab.meters.first).to_have_css("width", "66px")
         assert tab.sent[0]["interval_seconds"] == 0.5
         root = scene.url
-        assert tab.requests == [
+        assert tab.requests[:3] == [
             f"{root}extensions/My%20Renamed%20Clone/crystools-tpu.js",
             f"{root}api/crystools-tpu/comfyui.js",
             f"{root}api/crystools-tpu/ws".replace("http", "ws"),

@@ -318,8 +318,9 @@ def test_a_run_of_another_process_is_followed(scene: Scene, kept: RunLog, open_p
 
 
 def test_two_runs_at_once_are_both_shown(page: Page, scene: Scene) -> None:
-    with scene.run("first") as first, scene.run("second") as second:
-        with first.stage("load"), second.stage("save"):
+    with scene.run("first") as first:
+        scene.clock.seconds += 1.0
+        with scene.run("second") as second, first.stage("load"), second.stage("save"):
             expect(current(page)).to_have_count(2)
             expect(current(page).nth(0).locator("#doing")).to_have_text("Save")
             expect(current(page).nth(1).locator("#doing")).to_have_text("Load")
