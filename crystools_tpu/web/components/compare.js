@@ -23,7 +23,7 @@ const FIGURES = {
 };
 
 /** More stages than this are not shown, but those whose time changed most. */
-const STAGES_AT_MOST = 24;
+const STAGES_AT_MOST = 12;
 
 /** @type {Record<Verdict, string>} */
 const EXPLANATIONS = {
@@ -225,15 +225,15 @@ function differences({ differences }) {
   return said.length ? `Differs: ${said.join(", ")}.` : "";
 }
 
-/** A workflow may have a thousand nodes. @param {StageComparison[]} stages */
+/** Of a workflow's thousand nodes those whose time changed most. @param {StageComparison[]} stages */
 function mostChanged(stages) {
   if (stages.length <= STAGES_AT_MOST) return stages;
   const change = (/** @type {StageComparison} */ { changes }) => {
     const seconds = changes.find(({ name }) => name === "seconds");
-    return Math.abs((seconds?.b ?? 0) - (seconds?.a ?? 0));
+    return seconds?.a == null || seconds.b == null ? 0 : Math.abs(seconds.b - seconds.a);
   };
   const most = new Set([...stages].sort((x, y) => change(y) - change(x)).slice(0, STAGES_AT_MOST));
-  return stages.filter((stage) => most.has(stage));
+  return stages.filter((stage) => most.has(stage) && change(stage) > 0);
 }
 
 /** A stage with the nodes that it is in. @param {StageComparison} stage */
