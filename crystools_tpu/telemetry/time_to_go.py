@@ -141,6 +141,8 @@ class RunAhead:
                 if each == number:
                     if progress.compile_cache is CompileCache.HIT:
                         compiles = progress.compile_seconds
+                    elif progress.compile_cache is not None and part.compile_seconds is None:
+                        compiles = max(progress.compile_seconds, self._denoiser_compiled * part.missing)
                     if stage.steps_total:
                         least = seconds * max(0, stage.steps_total - done) / stage.steps_total
                 return max(least, seconds + compiles - passed), each

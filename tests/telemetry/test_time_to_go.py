@@ -42,7 +42,7 @@ POINTS = (0.25, 0.5, 0.75)
 
 @dataclass(frozen=True)
 class Lasts:
-    """A stage that takes so long; where it has steps, they and the compile before the first are all of it.
+    """A stage that takes so long; where it has steps, they and two compiles before the first are all of it.
 
     `inside` are stages within it, one after another from its beginning on.
     """
@@ -73,7 +73,7 @@ DEMO = (
     Lasts("load", "transformer", 0.6),
     Lasts("denoise", "transformer", steps=(0.9,) * 20, compiles=1.2),
     Lasts("load", "vae", 0.01),
-    Lasts("vae_decode", steps=(0.77,) * 9, compiles=4.0),
+    Lasts("vae_decode", steps=(0.77,) * 9, compiles=7.5),
     Lasts("save", None, 0.27),
 )
 WARM = tuple(
@@ -135,7 +135,7 @@ def _tell(
             return
         ended = begins + stage.whole <= now
         records = _steps(stage, begins, now)
-        compiling = min(stage.compiles, max(0.0, now - begins))
+        programs = min(2, int(2 * (now - begins) / stage.compiles)) if stage.compiles else 0
         report = StageReport(
             name=StageName(stage.name),
             component=stage.component,
@@ -143,8 +143,8 @@ def _tell(
             error=None,
             started_unix_seconds=BEGAN + begins,
             seconds=stage.whole if ended else None,
-            compile_seconds=compiling,
-            compile_cache=stage.cache if compiling and compiling == stage.compiles else None,
+            compile_seconds=stage.compiles * programs / 2,
+            compile_cache=stage.cache if programs else None,
             compiles=(),
             recompiles=0,
             recompile_reasons=(),
@@ -241,7 +241,7 @@ def test_by_a_plan_it_is_known_before_the_first_step_and_says_so() -> None:
     )
     forecast = Forecast("the compiler", None, planned)
     facts: dict[str, Any] = {"work": WORK, "forecast": forecast, "device": TPU}
-    check(DEMO, 0.30, "plan", **facts)
+    check(WARM, 0.30, "plan", **facts)
     assert told(DEMO, 0.1, **facts) == (0.08 + 20 * 0.8 + 9 * 0.8, "plan")
 
 
@@ -268,7 +268,7 @@ def test_a_stage_that_takes_longer_than_ever_leaves_those_to_come() -> None:
 
 @pytest.mark.parametrize("alike", [[run(DEMO, run_id="before")], []])
 def test_it_neither_jumps_nor_turns_to_nonsense_from_stage_to_stage(alike: list[RunReport]) -> None:
-    """Of what it was a tenth of a second ago it is never further than a third of the run's decoder."""
+    """From a tenth of a second to the next by no more than an eighth of the run: a cache that has it not."""
     before: float | None = None
     for tenth in range(1, int(total(DEMO) * 10)):
         answer = told(DEMO, tenth / 10, alike, work=WORK)
@@ -276,7 +276,7 @@ def test_it_neither_jumps_nor_turns_to_nonsense_from_stage_to_stage(alike: list[
             assert before is None, tenth
             continue
         assert answer[0] >= 0
-        assert before is None or abs(answer[0] - before) <= 2.5, tenth
+        assert before is None or abs(answer[0] - before) <= total(DEMO) / 8, tenth
         before = answer[0]
 
 
