@@ -39,6 +39,7 @@ from crystools_tpu.telemetry.events import (
     Status,
     StepFinished,
 )
+from crystools_tpu.telemetry.following import follower
 from crystools_tpu.telemetry.keeping import keeper
 from crystools_tpu.telemetry.node_memory import MemoryReading, NodeMemory
 from crystools_tpu.telemetry.node_stage import NodeFacts, NodeStage
@@ -52,7 +53,6 @@ from crystools_tpu.telemetry.text import describe_error, safe_text
 
 logger = logging.getLogger(__name__)
 
-_FOLD_SECONDS: Final = 0.2
 _MOST_OF_THE_CPU: Final = 0.005
 """What making stages may take of a core meanwhile: the workflow has to wait for the interpreter."""
 
@@ -115,17 +115,16 @@ class WorkflowRun(Run):
         self._running: list[NodeStage] = []
         self._untold: deque[NodeStage] = deque()
         self._end: _End | None = None
-        self._ended = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._look_at = 0.0
+        self._is_followed = False
 
     def begin(self, history: History) -> None:
-        """Remembers the run, and follows it in a thread until it ends, which tells of it too."""
+        """Remembers the run. A thread follows it until it ends, and tells of it."""
         with self._guard("the run could not be remembered"):
             history.add(self)
-        thread = threading.Thread(target=self._follow, name="crystools-tpu-workflow", daemon=True)
         with self._guard("a workflow cannot be followed while it runs"):
-            thread.start()
-            self._thread = thread
+            follower.add(self)
+            self._is_followed = True
 
     def node_started(self, node_id: str) -> None:
         """A node is executed from now on, or again after it has waited for others."""
@@ -163,14 +162,13 @@ class WorkflowRun(Run):
             status, error = status_of(error), describe_error(error)
         self._end = _End(self._clock(), status, error, failed_node)
         executing.set(None)
-        self._ended.set()
-        if self._thread is None:
+        if not self._is_followed:
             self._fold_to_the_end()
 
-    def join(self, timeout: float | None = None) -> None:
-        """Waits until all that has happened is in the report."""
-        if self._thread is not None:
-            self._thread.join(timeout)
+    def join(self) -> None:
+        """Sees to it that all that has happened is in the report of a run that has ended."""
+        if self._end is not None:
+            self._fold_to_the_end()
 
     def part(self, node_id: str, pipeline: str, **facts: Unpack[RunFacts]) -> Run | None:
         """What records a run of `pipeline` within the node as a part of this one; None where it has ended."""
@@ -207,17 +205,22 @@ class WorkflowRun(Run):
             self.output = part.output or self.output
             self._publish(RunChanged(self.report))
 
-    def _follow(self) -> None:
-        seconds = _FOLD_SECONDS
-        while not self._ended.wait(seconds):
-            began = time.thread_time()
+    def look(self) -> bool:
+        """Makes stages of what has happened, unless that was done just now; whether the run has ended."""
+        if self._end is not None:
+            self._fold_to_the_end()
+            return True
+        began = time.thread_time()
+        if time.monotonic() >= self._look_at:
             with self._guard("what happens in a workflow could not be told"):
                 self._fold()
-            seconds = max(_FOLD_SECONDS, (time.thread_time() - began) / _MOST_OF_THE_CPU)
-        self._fold_to_the_end()
+            self._look_at = time.monotonic() + (time.thread_time() - began) / _MOST_OF_THE_CPU
+        return False
 
     def _fold_to_the_end(self) -> None:
         with self._folding:
+            if self._final is not None:
+                return
             with self._guard("the end of a workflow could not be told"):
                 self._fold()
             end = self._end

@@ -58,7 +58,7 @@ class Workflow:
 
     def ended(self, **how: Any) -> RunReport:
         self.run.finish(**how)
-        self.run.join(30)
+        self.run.join()
         return self.run.report
 
 
