@@ -11,7 +11,8 @@ from typing import Any, ClassVar
 
 from aiohttp import web
 
-prompt_server = sys.modules["server"].PromptServer.instance
+prompt_server: Any = sys.modules["server"].PromptServer.instance
+routes: web.RouteTableDef = prompt_server.routes
 executor: Any = sys.modules["execution"].PromptExecutor
 execute = executor.execute
 measured: list[tuple[float, float, float]] = []
@@ -36,7 +37,7 @@ class BenchmarkTrivial:
 
     CATEGORY = "benchmark"
     FUNCTION = "run"
-    RETURN_TYPES: ClassVar = ("INT",)
+    RETURN_TYPES: ClassVar[tuple[str, ...]] = ("INT",)
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
@@ -50,13 +51,13 @@ class BenchmarkEnd(BenchmarkTrivial):
     """The last of them."""
 
     OUTPUT_NODE = True
-    RETURN_TYPES: ClassVar = ()
+    RETURN_TYPES: ClassVar[tuple[str, ...]] = ()
 
     def run(self, value: int) -> tuple[()]:  # type: ignore[override]
         return ()
 
 
-@prompt_server.routes.post("/benchmark/follow")
+@routes.post("/benchmark/follow")
 async def follow(request: web.Request) -> web.Response:
     """From now on prompts are followed, or not, by whether our method or ComfyUI's own is there."""
     if not followed:
@@ -66,7 +67,7 @@ async def follow(request: web.Request) -> web.Response:
     return web.Response()
 
 
-@prompt_server.routes.post("/benchmark/measured")
+@routes.post("/benchmark/measured")
 async def take_measured(request: web.Request) -> web.Response:
     """The prompts since the last time."""
     taken = measured[:]

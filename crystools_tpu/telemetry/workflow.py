@@ -225,10 +225,8 @@ class WorkflowRun(Run):
                 self._fold()
             end = self._end
             assert end is not None
-            failed = (
-                set() if end.failed_node is None else self._with_ancestors(self._innermost(end.failed_node))
-            )
-            for node in [stage for stage in self._nodes.values() if stage.is_running]:
+            failed = self._with_ancestors(self._innermost(end.failed_node))
+            for node in tuple(self._running):
                 broken = node in failed
                 status = end.status if broken or end.status is Status.SUCCEEDED else Status.CANCELLED
                 self._finish(node, end.at, status, end.error if broken else None, None)
