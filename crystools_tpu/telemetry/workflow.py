@@ -342,7 +342,7 @@ class WorkflowRun(Run):
             node = self._nodes.get(node.facts.parent) if node.facts.parent is not None else None
         return chain
 
-    def _innermost(self, node_id: str) -> NodeStage | None:
+    def _innermost(self, node_id: str | None) -> NodeStage | None:
         """The running node that is this one, or the last that is a part of it.
 
         Of several that are executed at the same time nobody knows which one it was.
