@@ -347,6 +347,8 @@ class WorkflowRun(Run):
 
         Of several that are executed at the same time nobody knows which one it was.
         """
+        if node_id is None:
+            return None
         chains = {node.index: self._with_ancestors(node) for node in self._running}
         within = [c for c in chains.values() if node_id in {node.facts.node.id for node in c}]
         outer = {node.index for chain in within for node in chain[1:]}

@@ -109,6 +109,7 @@ export class RunView extends Component {
     }
     #figures > * { flex: 1 1 88px; min-width: max-content; }
     @container (max-width: 400px) { .big { font-size: 19px; } .right { flex: 1; white-space: nowrap; } }
+    @container (max-width: 260px) { .right { flex-basis: 100%; white-space: normal; text-align: left; } }
     `,
   );
 
