@@ -36,27 +36,36 @@ _ENDS: Final = ("execution_success", "execution_error", "execution_interrupted",
 
 
 class _Handler:
-    """Tells a prompt's run what ComfyUI tells of its nodes. Is made a `ProgressHandler` of ComfyUI's."""
+    """Tells a prompt's run what ComfyUI tells of its nodes. Is made a `ProgressHandler` of ComfyUI's.
+
+    What fails is the guard's, by hand: a block of it takes as long as what it guards.
+    """
 
     def __init__(self, run: WorkflowRun, guard: Guard) -> None:
         super().__init__("crystools-tpu")  # type: ignore[call-arg] # a ProgressHandler has a name
         self._run = run
-        self._safely = guard(_LOST)
+        self._guard = guard
 
     def start_handler(self, node_id: str, *_: Any, **__: Any) -> None:
         """A node is executed from now on, or again if it has waited for its inputs."""
-        with self._safely:
+        try:
             self._run.node_started(node_id)
+        except Exception as error:  # noqa: BLE001
+            self._guard.failed(_LOST, error)
 
     def update_handler(self, node_id: str, value: float, max_value: float, *_: Any, **__: Any) -> None:
         """A node says how it gets on."""
-        with self._safely:
+        try:
             self._run.node_progressed(node_id, value, max_value)
+        except Exception as error:  # noqa: BLE001
+            self._guard.failed(_LOST, error)
 
     def finish_handler(self, node_id: str, *_: Any, **__: Any) -> None:
         """A node has ended, or was cached if it never started."""
-        with self._safely:
+        try:
             self._run.node_finished(node_id)
+        except Exception as error:  # noqa: BLE001
+            self._guard.failed(_LOST, error)
 
 
 def follow_prompts(modules: Mapping[str, ModuleType]) -> None:

@@ -141,7 +141,6 @@ class WorkflowRun(Run):
         at = self._clock()
         memory = self._memory_since_last_node = self._memory_since_last_node or self._memory.read()
         self._happenings.append(("finished", node_id, at, memory))
-        executing.set(None)
 
     def finish(
         self,
