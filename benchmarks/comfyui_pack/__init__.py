@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 from aiohttp import web
 
-prompt_server = sys.modules["server"].PromptServer.instance
+prompt_server: Any = sys.modules["server"].PromptServer.instance
 routes: web.RouteTableDef = prompt_server.routes
 executor: Any = sys.modules["execution"].PromptExecutor
 execute = executor.execute
@@ -51,7 +51,7 @@ class BenchmarkEnd(BenchmarkTrivial):
     """The last of them."""
 
     OUTPUT_NODE = True
-    RETURN_TYPES: ClassVar = ()
+    RETURN_TYPES: ClassVar[tuple[str, ...]] = ()
 
     def run(self, value: int) -> tuple[()]:  # type: ignore[override]
         return ()

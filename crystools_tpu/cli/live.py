@@ -37,7 +37,7 @@ _NOT_SHOWN = "the run's progress could not be shown"
 
 # A line for each of a hundred steps is noise in a log: about ten a stage are enough.
 _LINES_PER_STAGE = 10
-_WIDE_COLUMNS = 80
+_WIDE_COLUMNS = 100
 
 
 @contextlib.contextmanager

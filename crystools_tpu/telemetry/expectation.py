@@ -9,26 +9,41 @@ from statistics import median
 from typing import Any, Final, NamedTuple, TypeAlias
 
 from crystools_tpu.telemetry.comparison import is_alike
-from crystools_tpu.telemetry.events import RunReport, StageName, StageReport, StageWork, Status
+from crystools_tpu.telemetry.events import (
+    CompileCache,
+    RunReport,
+    StageName,
+    StageReport,
+    StageWork,
+    Status,
+)
 
 MOST_ALIKE: Final = 5
 """How many alike runs an expectation is made of, the newest: what they took is what the next will take."""
 
+_LEAST_KEPT_SECONDS: Final = 1.0
+"""jax puts no program into its cache that compiles more quickly."""
+
 
 class Decoder(NamedTuple):
-    """A VAE's decoder beside the denoiser: its FLOPs a second for one of that, and the same of compiling."""
+    """A VAE's decoder beside the denoiser: its FLOPs a second for one of that, and the same of compiling.
+
+    `missing` is of compiling where the cache is known not to have it.
+    """
 
     rate: float
     compiling: float
+    missing: float
 
 
 _DECODERS: Final[Mapping[str, Decoder]] = {
     # The tiny models at 160 x 288 on two cores: CogVideoX 0.43, Wan2.1 0.47 (and 0.75 in README.md);
-    # compiling 3 to 7 times as long where the cache has it not, and 0.7 times where it has.
-    "cpu": Decoder(0.55, 3.0),
+    # compiling 7 times as long (3 in README.md), and 0.9 times where the cache has it. Of programs as small
+    # as their denoisers' it keeps none: whether it has the decoder's does not show before.
+    "cpu": Decoder(0.5, 3.5, 7.0),
     # The compiler's own estimates of the full-size models, and its time (benchmarks/results/plans.json): 0.09
     # to 0.25, and 0.6 to 1.2.
-    "tpu": Decoder(0.12, 0.8),
+    "tpu": Decoder(0.12, 0.8, 0.8),
 }
 """By platform, for the time to go of a run of which nothing is known but its own denoising.
 
@@ -57,21 +72,36 @@ class StageKeys:
         return key
 
 
+class Compiles(NamedTuple):
+    """Seconds of compiling where the persistent cache has what was compiled before, and where it does not."""
+
+    found: float
+    missing: float
+
+    def as_in(self, own_seconds: float, before: Compiles) -> float:
+        """What it is in a run that so far has needed `own_seconds` where this was what others needed."""
+        if own_seconds > before.found:
+            share = (own_seconds - before.found) / max(before.missing - before.found, 1.0)
+            return self.found + min(1.0, share) * (self.missing - self.found)
+        return self.found * own_seconds / before.found if before.found > 0 else self.found
+
+
 @dataclass(frozen=True, slots=True)
 class Part:
     """A stage as it is expected.
 
     `seconds` are without compiles, None where they follow from `work`: FLOPs as a denoiser does them, which
-    `steps` share, None where that is not known either. `compile_seconds` are its own and those of its parts,
-    None where nobody has seen it compile: then it is the denoiser's, so many times.
+    `steps` share, None where that is not known either. `compiles`, with those of its parts, are None where
+    nobody has seen it compile: then it is the denoiser's, so many times.
     """
 
     parent: Key | None
     seconds: float | None
-    compile_seconds: float | None = None
+    compiles: Compiles | None = None
     work: float | None = None
     steps: int = 1
     compiling: float = 1.0
+    missing: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,26 +161,37 @@ def _by_history(run: RunReport, alike: Sequence[RunReport]) -> Expectation:
     for key in runs[0]:
         figures = [figures[key] for figures in runs if key in figures]
         seconds, compiles = zip(*figures, strict=True)
-        parts[key] = Part(key[0], median(seconds), median(compiles))
+        found, missing = zip(*compiles, strict=True)
+        parts[key] = Part(key[0], median(seconds), Compiles(median(found), max(missing)))
     return Expectation(parts, by_history=True, share=median(map(_share, alike)))
 
 
-def _figures(run: RunReport, cached: frozenset[str]) -> dict[Key, tuple[float, float]]:
-    """Of each stage its seconds without compile, and its seconds of compile with those of its parts."""
+def _figures(run: RunReport, cached: frozenset[str]) -> dict[Key, tuple[float, Compiles]]:
+    """Of each stage its seconds without compile, and its compiles with those of its parts."""
     keys = StageKeys()
-    compiles: dict[Key, float] = {}
+    compiles: dict[Key, Compiles] = {}
     for stage in run.stages:
         key = keys.add(stage)
-        compiles[key] = stage.compile_seconds
+        own = compiles[key] = Compiles(stage.compile_seconds - _put_into_cache(stage), stage.compile_seconds)
         while (key := key[0]) is not None:
-            compiles[key] += stage.compile_seconds
+            compiles[key] = Compiles(compiles[key].found + own.found, compiles[key].missing + own.missing)
     return {
-        key: (max(0.0, stage.seconds - compiles[key]), compiles[key])
+        key: (max(0.0, stage.seconds - compiles[key].missing), compiles[key])
         for key, stage in zip(keys.keys, run.stages, strict=True)
         if stage.seconds is not None
         and stage.name is not StageName.DOWNLOAD
         and (stage.node is None or stage.node.id not in cached)
     }
+
+
+def _put_into_cache(stage: StageReport) -> float:
+    """The seconds of its compiles that are in the cache since."""
+    kept = [
+        compiled.seconds
+        for compiled in stage.compiles
+        if compiled.cache is CompileCache.MISS and compiled.seconds >= _LEAST_KEPT_SECONDS
+    ]
+    return min(sum(kept), stage.compile_seconds)
 
 
 def _share(run: RunReport) -> float:
@@ -178,6 +219,7 @@ def _by_plan(run: RunReport) -> Expectation:
             work=_work(stage, decoder),
             steps=stage.steps,
             compiling=decoder.compiling if decoder and stage.name is StageName.VAE_DECODE else 1.0,
+            missing=decoder.missing if decoder and stage.name is StageName.VAE_DECODE else 1.0,
         )
         counts[of] += 1
     return Expectation(parts, by_history=False)

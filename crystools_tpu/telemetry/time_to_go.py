@@ -29,7 +29,7 @@ from crystools_tpu.telemetry.events import (
     Status,
     StepFinished,
 )
-from crystools_tpu.telemetry.expectation import Part, StageKeys, expectation
+from crystools_tpu.telemetry.expectation import Compiles, Part, StageKeys, expectation
 from crystools_tpu.telemetry.guard import Guard
 from crystools_tpu.telemetry.stage_tree import number_of_running_stage
 
@@ -70,7 +70,7 @@ class RunAhead:
         self._ended: set[int] = set()
         self._rate: float | None = None
         self._denoiser_compiled = 0.0
-        self._compiled = self._compiled_before = 0.0
+        self._compiled, self._compiled_before = 0.0, Compiles(0.0, 0.0)
         for number, stage in enumerate(run.stages):
             self.began(stage)
             if stage.status is not Status.RUNNING:
@@ -93,9 +93,12 @@ class RunAhead:
             return
         self._ended.add(number)
         self._saw_compile(stage, stage.compile_seconds)
-        if part.compile_seconds is not None and self._keys.keys[number] not in self._parents:
+        if part.compiles is not None and self._keys.keys[number] not in self._parents:
+            before = self._compiled_before
             self._compiled += stage.compile_seconds
-            self._compiled_before += part.compile_seconds
+            self._compiled_before = Compiles(
+                before.found + part.compiles.found, before.missing + part.compiles.missing
+            )
         median_seconds = None if stage.step_seconds is None else stage.step_seconds.median
         self._rate = _rate(stage, part, median_seconds) or self._rate
 
@@ -138,12 +141,10 @@ class RunAhead:
         for each in (number, *self._above(number)):
             part, stage = self._part(each), self._stages[each]
             if part is not None and (seconds := _seconds(part, rate)) is not None:
-                passed, compiles, least = max(0.0, now - stage.started_unix_seconds), self._compile(part), 0.0
-                if each == number:
-                    if progress.compile_cache is CompileCache.HIT:
-                        compiles = progress.compile_seconds
-                    if stage.steps_total:
-                        least = seconds * max(0, stage.steps_total - done) / stage.steps_total
+                compiles, least = self._compile(part, progress if each == number else None), 0.0
+                if each == number and stage.steps_total:
+                    least = seconds * max(0.0, stage.steps_total - done - 0.5) / stage.steps_total
+                passed = max(0.0, now - stage.started_unix_seconds)
                 return max(least, seconds + compiles - passed), each
             if part is None and not self._expected.by_history:
                 return 0.0, each  # it loads or saves: that is in no plan
@@ -154,15 +155,19 @@ class RunAhead:
         seconds = _seconds(part, rate)
         return None if seconds is None else seconds + self._compile(part)
 
-    def _compile(self, part: Part) -> float:
-        """What alike runs compiled, less where this one finds its programs in the cache and they did not.
+    def _compile(self, part: Part, progress: StageProgress | None = None) -> float:
+        """By what this run has compiled where alike ones did; without these by that of its own denoiser.
 
-        Without them what it takes by that of the run's own denoiser.
+        `progress` is that of the stage itself: whether the cache has its programs is known then.
         """
-        if part.compile_seconds is None:
-            return self._denoiser_compiled * part.compiling
-        found = self._compiled / self._compiled_before if self._compiled_before > 0 else 1.0
-        return part.compile_seconds * min(1.0, found)
+        cache = None if progress is None else progress.compile_cache
+        if progress is not None and cache is CompileCache.HIT:
+            return max(progress.compile_seconds, part.compiles.found if part.compiles else 0.0)
+        if part.compiles is None:
+            return self._denoiser_compiled * (part.compiling if cache is None else part.missing)
+        if cache is not None:
+            return part.compiles.missing
+        return part.compiles.as_in(self._compiled, self._compiled_before)
 
     def _by(self, parts: Sequence[Part]) -> EtaBy:
         if self._expected is not None and self._expected.by_history:

@@ -224,10 +224,8 @@ class WorkflowRun(Run):
                 self._fold()
             end = self._end
             assert end is not None
-            failed = (
-                set() if end.failed_node is None else self._with_ancestors(self._innermost(end.failed_node))
-            )
-            for node in [stage for stage in self._nodes.values() if stage.is_running]:
+            failed = self._with_ancestors(self._innermost(end.failed_node))
+            for node in tuple(self._running):
                 broken = node in failed
                 status = end.status if broken or end.status is Status.SUCCEEDED else Status.CANCELLED
                 self._finish(node, end.at, status, end.error if broken else None, None)
@@ -343,11 +341,13 @@ class WorkflowRun(Run):
             node = self._nodes.get(node.facts.parent) if node.facts.parent is not None else None
         return chain
 
-    def _innermost(self, node_id: str) -> NodeStage | None:
+    def _innermost(self, node_id: str | None) -> NodeStage | None:
         """The running node that is this one, or the last that is a part of it.
 
         Of several that are executed at the same time nobody knows which one it was.
         """
+        if node_id is None:
+            return None
         chains = {node.index: self._with_ancestors(node) for node in self._running}
         within = [c for c in chains.values() if node_id in {node.facts.node.id for node in c}]
         outer = {node.index for chain in within for node in chain[1:]}

@@ -45,9 +45,19 @@ export function gibibytes(bytes) {
  */
 export function usedOfTotal(used, total) {
   if (used == null && total == null) return NOT_AVAILABLE;
-  const [left, right] = [gibibytes(used), gibibytes(total)];
+  return bytesPair(used, total, "/");
+}
+
+/** "8.10 → 12.3 GiB". @param {number} before @param {number} after */
+export function beforeAfter(before, after) {
+  return bytesPair(before, after, "→");
+}
+
+/** @param {number | null | undefined} one @param {number | null | undefined} other @param {string} sign */
+function bytesPair(one, other, sign) {
+  const [left, right] = [gibibytes(one), gibibytes(other)];
   const unit = right.slice(-4);
-  return left.endsWith(unit) ? `${left.slice(0, -4)} / ${right}` : `${left} / ${right}`;
+  return `${left.endsWith(unit) ? left.slice(0, -4) : left} ${sign} ${right}`;
 }
 
 /**
@@ -71,6 +81,18 @@ export function wholeDuration(seconds) {
   const minutes = Math.floor(whole / 60);
   if (minutes < 60) return `${minutes} min ${String(whole % 60).padStart(2, "0")} s`;
   return `${Math.floor(minutes / 60)} h ${String(minutes % 60).padStart(2, "0")} min`;
+}
+
+/**
+ * A duration where there is little room: 0:07, 3:20, 1:02:05.
+ * @param {number} seconds
+ */
+export function clock(seconds) {
+  const whole = Math.max(0, Math.round(seconds));
+  const two = (/** @type {number} */ number) => String(number).padStart(2, "0");
+  const minutes = Math.floor(whole / 60);
+  if (minutes < 60) return `${minutes}:${two(whole % 60)}`;
+  return `${Math.floor(minutes / 60)}:${two(minutes % 60)}:${two(whole % 60)}`;
 }
 
 /**
@@ -113,10 +135,12 @@ const STAGE_TITLES = {
   vae_encode: "VAE encode",
   vae_decode: "VAE decode",
   save: "Save",
+  node: "Node",
 };
 
-/** @param {Pick<StageReport, "name" | "component">} stage */
+/** A node's own title, or its class. @param {Pick<StageReport, "name" | "component" | "node">} stage */
 export function stageTitle(stage) {
+  if (stage.name === "node") return stage.node?.title ?? stage.component ?? STAGE_TITLES.node;
   const title = STAGE_TITLES[stage.name];
   return stage.component ? `${title} ${stage.component}` : title;
 }

@@ -16,6 +16,7 @@ import "./components/profile.js";
 import "./components/runs.js";
 import "./components/sources.js";
 import { stageTitle } from "./format.js";
+import { runningStage } from "./run-figures.js";
 import { Store } from "./store.js";
 
 const INTERVAL_KEY = "crystools-tpu.interval_seconds";
@@ -33,7 +34,7 @@ connection.addEventListener("state", (event) => {
 
 store.addEventListener("change", () => {
   const [run] = store.runningRuns;
-  const stage = run?.stages.at(-1);
+  const stage = run ? runningStage(run) : null;
   const progress = stage?.steps_total ? ` ${stage.steps.length}/${stage.steps_total}` : "";
   const title = `${stage ? `${stageTitle(stage)}${progress} · ` : ""}Crystools TPU`;
   if (document.title !== title) document.title = title;

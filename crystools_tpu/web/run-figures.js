@@ -13,20 +13,56 @@
  */
 
 /**
+ * The running stage: the last of those that run, which is the deepest. Between two stages it is the last one.
+ *
+ * @param {RunReport} run
+ * @returns {StageReport | null}
+ */
+export function runningStage({ stages }) {
+  for (let index = stages.length - 1; index >= 0; index -= 1) {
+    if (stages[index]?.status === "running") return stages[index] ?? null;
+  }
+  return stages.at(-1) ?? null;
+}
+
+/**
+ * A stage and those that it is a part of, from the outermost on.
+ *
+ * @param {RunReport} run
+ * @param {StageReport | null} stage
+ * @returns {StageReport[]}
+ */
+export function pathTo({ stages }, stage) {
+  /** @type {StageReport[]} */
+  const path = [];
+  for (
+    let at = stage;
+    at && !path.includes(at);
+    at = at.parent == null ? null : (stages[at.parent] ?? null)
+  ) {
+    path.unshift(at);
+  }
+  return path;
+}
+
+/**
  * The stage that tells most about the run: the one that runs, else the one with the most model FLOPs,
- * else the longest.
+ * else the longest of those with steps, else the longest.
  *
  * @param {RunReport} run
  * @returns {StageReport | null}
  */
 export function mainStage(run) {
-  if (run.status === "running") return run.stages.at(-1) ?? null;
-  const weight = (/** @type {StageReport} */ stage) => [stage.flops ?? 0, stage.seconds ?? 0];
+  if (run.status === "running") return runningStage(run);
+  const weights = [
+    (/** @type {StageReport} */ stage) => stage.flops ?? 0,
+    (/** @type {StageReport} */ stage) => Number(stage.steps.length > 0),
+    (/** @type {StageReport} */ stage) => stage.seconds ?? 0,
+  ];
   return run.stages.reduce((/** @type {StageReport | null} */ best, stage) => {
     if (!best) return stage;
-    const [bestFlops = 0, bestSeconds = 0] = weight(best);
-    const [flops = 0, seconds = 0] = weight(stage);
-    return flops > bestFlops || (flops === bestFlops && seconds > bestSeconds) ? stage : best;
+    const weight = weights.find((each) => each(stage) !== each(best));
+    return weight && weight(stage) > weight(best) ? stage : best;
   }, null);
 }
 
@@ -76,9 +112,20 @@ export function hbmOverRun(run) {
   return [...chips.values()];
 }
 
-/** @param {RunReport} run @param {number} nowUnixSeconds */
+/**
+ * How long the run has taken so far, or took: until it was last seen where nobody said when it ended.
+ *
+ * @param {RunReport} run
+ * @param {number} nowUnixSeconds
+ */
 export function elapsedSeconds(run, nowUnixSeconds) {
-  return run.total_seconds ?? Math.max(0, nowUnixSeconds - run.started_unix_seconds);
+  if (run.total_seconds != null) return run.total_seconds;
+  const start = run.started_unix_seconds;
+  if (run.status === "running") return Math.max(0, nowUnixSeconds - start);
+  const ends = run.stages.map(
+    (stage) => stage.started_unix_seconds - start + (stage.seconds ?? layOutStage(stage).seconds),
+  );
+  return Math.max(0, ...ends);
 }
 
 /**
@@ -90,22 +137,23 @@ export function elapsedSeconds(run, nowUnixSeconds) {
  * @returns {{ seconds: number, stages: StageSpan[] }}
  */
 export function layOut(run, nowUnixSeconds, etaSeconds) {
+  const elapsed = elapsedSeconds(run, nowUnixSeconds);
+  const running = run.status === "running" ? runningStage(run) : null;
   const stages = run.stages.map((stage) => {
     const start = Math.max(0, stage.started_unix_seconds - run.started_unix_seconds);
     const inner = layOutStage(stage);
-    const soFar = Math.max(start + inner.seconds, nowUnixSeconds - run.started_unix_seconds);
-    const end = stage.seconds == null ? soFar : start + stage.seconds;
+    const end = stage.seconds == null ? Math.max(start + inner.seconds, elapsed) : start + stage.seconds;
     return {
       report: stage,
       start,
       end,
-      expectedEnd: stage.seconds == null ? end + (etaSeconds ?? 0) : end,
+      expectedEnd: stage === running && stage.seconds == null ? end + (etaSeconds ?? 0) : end,
       compile: inner.compile.map((span) => shifted(span, start)),
       steps: inner.steps.map((span) => shifted(span, start)),
     };
   });
   const last = Math.max(0, ...stages.map((stage) => stage.expectedEnd));
-  return { seconds: Math.max(last, elapsedSeconds(run, nowUnixSeconds)), stages };
+  return { seconds: Math.max(last, elapsed), stages };
 }
 
 /**

@@ -2,7 +2,7 @@
  * What the page says about a run in words and figures.
  *
  * @import { LiveStage } from "./store.js"
- * @import { RunReport, StageReport } from "./wire.js"
+ * @import { HbmUsage, RunReport, StageProgress, StageReport, Status } from "./wire.js"
  */
 
 import {
@@ -17,7 +17,10 @@ import {
   verdict,
   wholeDuration,
 } from "./format.js";
-import { fullestChip, hbmOverRun } from "./run-figures.js";
+import { fullestChip, hbmOverRun, pathTo } from "./run-figures.js";
+import { nodesDone } from "./workflow-figures.js";
+
+/** @typedef {NonNullable<StageProgress["run_eta_by"]>} EtaBy */
 
 /** @type {Record<string, string>} */
 const VERDICTS = {
@@ -26,16 +29,47 @@ const VERDICTS = {
   host: "The chips waited for the host.",
 };
 
-/** Parameters with a place of their own. */
-const PLACED_PARAMS = new Set(["prompt", "width", "height"]);
+/** Parameters with a place of their own, and what is for machines. */
+const PLACED_PARAMS = new Set(["prompt", "width", "height", "workflow", "nodes_cached"]);
 
-/** The pipeline, and the node of ComfyUI's whose execution the run is, if it is one. @param {RunReport} run */
-export function runTitle({ pipeline, params }) {
+/** What a workflow's run is called that has no name. */
+const WORKFLOW = "Workflow";
+
+/** The pipeline of the runs of ComfyUI's workflows. */
+const COMFYUI = "comfyui";
+
+/**
+ * What the user calls the run, or else its pipeline, with the node of ComfyUI's whose execution it was, if it
+ * is of the time when each had a run.
+ *
+ * @param {RunReport} run
+ */
+export function runTitle({ name, pipeline, params }) {
+  if (name) return name;
+  if (pipeline === COMFYUI) return WORKFLOW;
   return params.node == null ? pipeline : `${pipeline} · ${params.node}`;
 }
 
+/** What runs have in common that did the same work, as far as that is known. @param {RunReport} run */
+export function likeness(run) {
+  return JSON.stringify([run.pipeline, run.params.workflow ?? runTitle(run)]);
+}
+
+/** Whose the run is: "generate · pid 1234 · ana". @param {RunReport} run */
+export function processText({ process }) {
+  if (!process) return "";
+  return [process.program, `pid ${process.pid}`, process.user].filter(Boolean).join(" · ");
+}
+
+/** The models that report stages within a workflow, then the devices. @param {RunReport} run */
+export function whereText(run) {
+  const models = new Set(run.stages.map((stage) => stage.pipeline));
+  const others = run.name && run.pipeline !== COMFYUI ? [run.pipeline] : [];
+  return [...others, ...models, deviceText(run)].filter(Boolean).join(" · ");
+}
+
 /** @param {RunReport} run */
-export function deviceText({ device }) {
+function deviceText({ device }) {
   if (!device) return "";
   const chips = Number.isInteger(device.chips) ? device.chips : device.chips.toFixed(1);
   return device.platform === "cpu"
@@ -59,17 +93,61 @@ export function paramsOf({ params }) {
   ];
 }
 
-/** @param {RunReport} run */
+/** @typedef {"running" | "good" | "warning" | "critical" | "none"} OutcomeLevel */
+
+/** @type {Record<Status, OutcomeLevel>} */
+const LEVELS = {
+  running: "running",
+  succeeded: "good",
+  failed: "critical",
+  cancelled: "none",
+  interrupted: "none",
+};
+
+/**
+ * How a run ended, or stands, which is more than its status: "Succeeded, NaN from step 12". `where` says in which
+ * stage it ended, where it did not come to its end.
+ *
+ * @param {RunReport} run
+ * @returns {{ text: string, where: string, level: OutcomeLevel }}
+ */
 export function outcome(run) {
-  const last = run.status === "succeeded" ? null : run.stages.at(-1);
-  return last ? `${statusTitle(run.status)} in ${stageTitle(last)}` : statusTitle(run.status);
+  const { status, stages } = run;
+  const text = statusTitle(status);
+  if (status !== "succeeded" && status !== "running") {
+    return { text, where: pathText(run, lastStage(run)), level: LEVELS[status] };
+  }
+  const nan = nanNote(stages);
+  return nan
+    ? { text: `${text}, ${nan}`, where: "", level: "warning" }
+    : { text, where: "", level: LEVELS[status] };
 }
 
-/** @param {StageReport | null} stage */
-export function doing(stage) {
+/** "NaN from step 12", of which stage where that is not the run's only denoise. @param {StageReport[]} stages */
+function nanNote(stages) {
+  const first = stages.find((stage) => stage.first_nonfinite_step != null);
+  if (!first) return "";
+  const denoises = stages.filter((stage) => stage.name === "denoise");
+  const of = denoises.length === 1 && denoises[0] === first ? "" : ` of ${stageTitle(first)}`;
+  return `NaN from step ${first.first_nonfinite_step}${of}`;
+}
+
+/** The stage in which a run ended that did not come to its end. @param {RunReport} run */
+function lastStage({ stages }) {
+  const unfinished = stages.filter((stage) => stage.status !== "succeeded");
+  return unfinished.at(-1) ?? stages.at(-1) ?? null;
+}
+
+/** A stage with the nodes that it is in. @param {RunReport} run @param {StageReport | null} stage */
+function pathText(run, stage) {
+  return pathTo(run, stage).map(stageTitle).join(" › ");
+}
+
+/** @param {RunReport} run @param {StageReport | null} stage */
+export function doing(run, stage) {
   if (!stage) return "Starting";
   const compiling = stage.steps_total != null && stage.steps.length === 0 && stage.compile_seconds > 0;
-  return compiling ? `${stageTitle(stage)}, compiling` : stageTitle(stage);
+  return compiling ? `${pathText(run, stage)}, compiling` : pathText(run, stage);
 }
 
 /**
@@ -87,14 +165,49 @@ export function stepsText(stage, bytesPerSecond) {
   return `step ${stage.steps.length} of ${stage.steps_total}`;
 }
 
-/** @param {number | null} eta */
-export function leftText(eta) {
-  return eta == null ? "" : `${wholeDuration(eta)} left`;
+/**
+ * The time to go, and of what: of the whole run with that of its stage beside it, or of the stage alone.
+ *
+ * @param {LiveStage | null} stage The running one.
+ * @param {number | null} stageEta
+ * @param {number | null} runEta
+ * @returns {{ time: string, of: string, beside: string }}
+ */
+export function leftText(stage, stageEta, runEta) {
+  const title = stage ? stageTitle(stage) : "";
+  if (runEta != null) {
+    const beside = stageEta == null ? "" : `${wholeDuration(stageEta)} of ${title}`;
+    return { time: wholeDuration(runEta), of: "left of the run", beside };
+  }
+  if (stageEta == null) return { time: "", of: "", beside: "" };
+  return { time: wholeDuration(stageEta), of: `left of ${title}`, beside: "" };
 }
 
-/** @param {LiveStage | null} stage */
-export function leftDetail(stage) {
+/** @type {Record<EtaBy, string>} */
+const ETA_BY = {
+  history: "by runs alike in the history",
+  plan: "by the plan",
+  steps: "by the steps so far",
+};
+
+/** What the time to go is known by. @param {LiveStage | null} stage @param {number | null} runEta */
+export function leftDetail(stage, runEta) {
+  if (runEta != null) return `Until the run ends${stage?.run_eta_by ? `, ${ETA_BY[stage.run_eta_by]}` : ""}`;
   return `Until this stage ends${stage?.eta_by_forecast ? ", by the forecast alone" : ""}`;
+}
+
+/** How far a workflow is: "5 of 8 nodes, 2 of them cached". @param {RunReport} run */
+export function nodesText(run) {
+  const { done, cached, total } = nodesDone(run);
+  const nodes = total == null ? `${done} nodes done` : `${done} of ${total} nodes`;
+  return cached ? `${nodes}, ${cached} of them cached` : nodes;
+}
+
+/** What the peak of these devices' memory is called. @param {readonly HbmUsage[]} usages */
+export function peakName(usages) {
+  return usages.length > 0 && usages.every(({ device }) => /^(cuda|gpu)/.test(device))
+    ? "VRAM peak"
+    : "HBM peak";
 }
 
 /** @param {RunReport} run @param {ReturnType<typeof hbmOverRun>[number]} peak */
@@ -114,7 +227,8 @@ function peakText(run, { device, peakStage, method, peak_bytes, limit_bytes }) {
 export function figuresOf(run, stage) {
   const { mfu, mbu, bound } = stage;
   const compile = run.stages.reduce((total, each) => total + each.compile_seconds, 0);
-  const peak = fullestChip(hbmOverRun(run));
+  const usages = hbmOverRun(run);
+  const peak = fullestChip(usages);
   const unknown = run.status === "running" ? "Known when the stage ends." : "Not reported.";
   const median = `Median of the steps of ${stageTitle(stage)} without a compile.${forecastText(run, stage)}`;
   const noMfu = "No step with known FLOPs on chips with a known peak.";
@@ -123,7 +237,11 @@ export function figuresOf(run, stage) {
     ["MFU", percent(mfu?.ratio), mfu ? `Model FLOPs over the chips' peak. ${ratioDetail(mfu)}` : noMfu],
     ["MBU", percent(mbu?.ratio), mbu ? `Model bytes over HBM bandwidth. ${ratioDetail(mbu)}` : unknown],
     ["Verdict", verdict(bound), bound ? (VERDICTS[bound] ?? "") : unknown],
-    ["HBM peak", usedOfTotal(peak?.peak_bytes, peak?.limit_bytes), peak ? peakText(run, peak) : unknown],
+    [
+      peakName(usages),
+      usedOfTotal(peak?.peak_bytes, peak?.limit_bytes),
+      peak ? peakText(run, peak) : unknown,
+    ],
     ["Compile", compile > 0 ? duration(compile) : "none", "All stages together; not part of the step time."],
   ];
 }

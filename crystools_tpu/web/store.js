@@ -188,6 +188,16 @@ export class Store extends EventTarget {
   }
 
   /**
+   * Seconds that the whole run has still to go, or null where nobody knows.
+   * @param {RunReport} run
+   */
+  runEtaSeconds(run) {
+    const stage = runningStage(run);
+    if (stage?.run_eta_seconds == null || stage.receivedSeconds == null) return null;
+    return Math.max(0, stage.run_eta_seconds - (monotonicSeconds() - stage.receivedSeconds));
+  }
+
+  /**
    * How fast the running stage's download comes in now, or null where nothing is downloaded.
    * @param {RunReport} run
    */

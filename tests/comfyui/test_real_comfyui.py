@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import io
 import json
 import os
+import subprocess
 import sys
 import time
 import urllib.error
@@ -34,6 +36,16 @@ pytestmark = pytest.mark.real_comfyui
 CLONE: Final = "my-renamed.clone"
 PATIENCE_SECONDS: Final = 180.0
 ROUNDS: Final = 20
+SCRIPT: Final = """
+import time
+from crystools_tpu import telemetry
+
+with telemetry.run("my-pipeline") as run:
+    with run.stage("denoise", steps=30) as stage:
+        for i in range(30):
+            time.sleep(0.5)
+            stage.step(None)
+"""
 PREVIEW_IMAGE_WITH_METADATA: Final = 4
 PACKS: Final = {
     CLONE: ROOT,
@@ -694,3 +706,63 @@ async def test_where_comfyuis_setting_asks_for_previews_the_page_sees_the_latent
             assert max(picture.size) == 512
     assert denoise["recompiles"] == 0
     assert "could not be previewed" not in comfyui.log
+
+
+def test_one_page_that_was_open_before_shows_a_comfyui_a_command_and_a_script_from_begin_to_end(
+    comfyui: ComfyUI, tmp_path: Path
+) -> None:
+    """In a real browser, without a reload; the script's run stays when its process has gone."""
+    from playwright.sync_api import expect, sync_playwright
+
+    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+    program = [sys.executable, "-m", "crystools_tpu"]
+    script = tmp_path / "night.py"
+    script.write_text(SCRIPT)
+    command = [
+        *(*program, "generate", "wan2.1-t2v", "--checkpoint", str(comfyui.checkpoint)),
+        *("--prompt", "a paper boat", "--height", "32", "--width", "32", "--frames", "5"),
+        *("--steps", "30", "--out", str(tmp_path / "boat.mp4")),
+    ]
+    with contextlib.ExitStack() as stack:
+
+        def started(arguments: list[str], **pipes: Any) -> subprocess.Popen[str]:
+            process = subprocess.Popen(arguments, env=environment, cwd=tmp_path, text=True, **pipes)
+            stack.enter_context(process)
+            stack.callback(process.kill)
+            return process
+
+        served = started([*program, "serve", "--port", "0"], stdout=subprocess.PIPE)
+        assert served.stdout is not None
+        url = served.stdout.readline().split()[-1]
+        playwright = stack.enter_context(sync_playwright())
+        chromium = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=["--no-sandbox"])
+        page = chromium.new_page(viewport={"width": 1280, "height": 1400})
+        page.goto(url)
+        page.evaluate("window.opened = true")
+        live = page.locator("crystools-current crystools-run")
+        expect(page.locator("crystools-header")).to_contain_text("Live", timeout=60_000)
+
+        generating = started(command, stderr=subprocess.PIPE)
+        scripting = started([sys.executable, str(script)])
+        workflow = {
+            "1": node("TestNumber", value=next(comfyui.seeds)),
+            "2": node("TestProgress", value=["1", 0], steps=40, seconds=0.5),
+            "3": node("TestResult", value=["2", 0]),
+        }
+        body = {"prompt": workflow, "extra_data": {"crystools_tpu": {"name": "boats"}}}
+        prompt_id = comfyui.post("/prompt", body)["prompt_id"]
+        for name in ("boats", "my-pipeline", "wan2.1-t2v"):
+            expect(live.filter(has_text=name)).to_have_count(1, timeout=90_000)
+        expect(live.filter(has_text="my-pipeline")).to_contain_text("night.py")
+        expect(live.filter(has_text="boats")).to_contain_text("ComfyUI")
+        page.screenshot(path=tmp_path / "three-processes.png", full_page=True)
+        comfyui.wait(prompt_id)
+        assert scripting.wait(PATIENCE_SECONDS) == 0
+        assert generating.wait(PATIENCE_SECONDS) == 0
+        assert generating.stderr is not None
+        assert f"Watch it at {url}" in generating.stderr.read()
+        runs = page.locator("crystools-current crystools-run, crystools-runs li")
+        for name in ("boats", "my-pipeline", "wan2.1-t2v"):
+            expect(runs.filter(has_text=name).first).to_contain_text("Succeeded", timeout=60_000)
+        page.screenshot(path=tmp_path / "three-ended.png", full_page=True)
+        assert page.evaluate("window.opened") is True

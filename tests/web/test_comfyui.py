@@ -20,11 +20,13 @@ from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Locator
 
 from crystools_exporters.perfetto import perfetto_trace
 from crystools_tpu.sources.base import ChipReading, HostReading, Reading
+from crystools_tpu.telemetry import RunReport, Status
 from crystools_tpu.telemetry.events import ModelFreed
 from tests.web.comfyui_host import EXTENSION, VERSIONS, ComfyScene, frontend
 from tests.web.conftest import HARMLESS
 from tests.web.scenes import FORECAST, GIB, HOST, play_to_end, played_until, v6e_readings
 from tests.web.test_look import contrast, luminance
+from tests.web.workflows import IN_PROGRESS, Workflow, begun_at, tell, text_to_image
 
 OURS = re.compile("crystools", re.IGNORECASE)
 MANAGER = "comfyAPI.app.app.extensionManager"
@@ -37,6 +39,45 @@ WIRE_FPS = """(type) => {
   const link = decoder.connect(1, video, video.inputs.findIndex(input => input.name === "fps"));
   for (const node of [decoder, video]) graph.remove(node);
   return Boolean(link);
+}"""
+
+ADD_NODES_AND_A_SUBGRAPH = """() => {
+  const { LiteGraph } = window, { app } = comfyAPI.app;
+  const types = ["AnotherPacksDecoder", "CreateVideo", "CreateVideo"];
+  const nodes = types.map((type, at) => {
+    const node = LiteGraph.createNode(type);
+    node.id = 71 + at;
+    node.pos = [400 * at, 900];
+    app.graph.add(node);
+    return node;
+  });
+  const { subgraph, node } = app.graph.convertToSubgraph(new Set([nodes[2]]));
+  return [String(node.id), String(subgraph.nodes[0].id)];
+}"""
+CLEAR = """() => {
+  const { app } = comfyAPI.app, { ds } = app.canvas;
+  app.graph.clear();
+  ds.scale = 1;
+  ds.offset[0] = ds.offset[1] = 0;
+}"""
+IS_CENTRED = """id => {
+  const { canvas } = comfyAPI.app.app, { ds } = canvas;
+  const node = canvas.graph.getNodeById(id);
+  return node && [0, 1].every((axis) => {
+    const middle = (node.pos[axis] + node.size[axis] / 2 + ds.offset[axis]) * ds.scale;
+    return Math.abs(middle - [canvas.canvas.width, canvas.canvas.height][axis] / 2) < 2;
+  });
+}"""
+DRAWN_BADGES = """() => {
+  const drawn = [];
+  for (const node of comfyAPI.app.app.graph.nodes) {
+    for (const badge of node.badges.map(badge => typeof badge === "function" ? badge() : badge)) {
+      if (badge.constructor.name !== "TimeBadge") continue;
+      const nothing = { beginPath() {}, roundRect() {}, fill() {}, measureText: () => ({ width: 9 }) };
+      badge.draw({ ...nothing, fillText: text => drawn.push(`${node.id} ${text}`) }, 0, 0);
+    }
+  }
+  return drawn;
 }"""
 
 
@@ -282,11 +323,99 @@ def test_the_bar_follows_the_running_stage(tab: Tab) -> None:
     expect(run).to_be_hidden()
     with played_until(tab.scene, 23, chips=1):
         expect(run.locator("#doing")).to_have_text("Denoise 23/50")
-        expect(run.locator("#rest")).to_have_text(re.compile(r"^[12] min \d\d s left · MFU 39%$"))
+        expect(run.locator("#rest")).to_have_text(re.compile(r"^[12]:\d\d left of Denoise · MFU 39%$"))
         expect(run).to_have_attribute(
             "title", re.compile("^wan2.1-t2v: Denoise\nMFU of the latest step 39%\n")
         )
     expect(run).to_be_hidden()
+
+
+def begin(tab: Tab, flow: Workflow, run_id: str) -> RunReport:
+    """The workflow runs from now on."""
+    flow.run_id = run_id
+    report = flow.report(Status.RUNNING, total=8, progress=IN_PROGRESS)
+    report = begun_at(tab.scene.clock.wall(), report)
+    tell(tab.scene, report)
+    expect(tab.bar.locator("#run")).to_be_visible()
+    return report
+
+
+def end(tab: Tab, report: RunReport) -> None:
+    tell(tab.scene, dataclasses.replace(report, status=Status.CANCELLED, total_seconds=9.0))
+    expect(tab.bar.locator("#run")).to_be_hidden()
+
+
+def test_the_bar_follows_a_workflow_with_its_queue_and_what_is_to_go(tab: Tab) -> None:
+    tab.scene.tell("status", {"status": {"exec_info": {"queue_remaining": 3}}})
+    report = begin(tab, text_to_image(steps=7), "followed")
+    expect(tab.bar.locator("#doing")).to_have_text("KSampler 7/20")
+    expect(tab.bar.locator("#rest")).to_have_text(
+        re.compile(r"^4/8 nodes · \d+:\d\d · 3:(20|1\d) left of the run · 2 queued$")
+    )
+    expect(tab.bar.locator("#run")).to_have_attribute(
+        "title", re.compile("^Cat in the rain: KSampler\n4 of 8 nodes\n.*Click to go to", re.DOTALL)
+    )
+    # Four of eight nodes, and 7 of 20 steps of the fifth.
+    expect(tab.bar.locator("#done")).to_have_attribute("style", "--ratio: 0.54375;")
+    tab.scene.tell("status", {"status": {"exec_info": {"queue_remaining": 0}}})
+    expect(tab.bar.locator("#rest")).to_have_text(re.compile("left of the run$"))
+    end(tab, report)
+
+
+def test_a_click_goes_to_the_running_node_in_its_subgraph_or_what_expanded_into_it(tab: Tab) -> None:
+    subgraph, inner = tab.page.evaluate(ADD_NODES_AND_A_SUBGRAPH)
+    sidebar = tab.page.locator("crystools-sidebar")
+
+    def click(flow: Workflow, run_id: str) -> None:
+        report = begin(tab, flow, run_id)
+        tab.bar.locator("#run").click()
+        end(tab, report)
+
+    flow = Workflow(None)
+    flow.node("CreateVideo", 1.0, node_id=f"{subgraph}:{inner}", status=Status.RUNNING)
+    click(flow, "in a subgraph")
+    tab.page.wait_for_function(IS_CENTRED, arg=inner)
+    assert tab.page.evaluate("() => comfyAPI.app.app.canvas.graph !== comfyAPI.app.app.graph")
+
+    flow = Workflow(None)
+    loop = flow.node("AnotherPacksDecoder", 1.0, node_id="71", status=Status.RUNNING)
+    flow.node("CreateVideo", 1.0, node_id="71.0.0.4", parent=loop, status=Status.RUNNING)
+    click(flow, "expanded")
+    tab.page.wait_for_function(IS_CENTRED, arg="71")
+    assert tab.page.evaluate("() => comfyAPI.app.app.canvas.graph === comfyAPI.app.app.graph")
+    expect(sidebar).to_have_count(0)
+
+    flow = Workflow("a workflow that is not open")
+    flow.node("AnotherPacksDecoder", 1.0, node_id="71", status=Status.RUNNING)
+    click(flow, "elsewhere")
+    expect(sidebar).to_be_visible()
+    tab.manager("sidebarTab.toggleSidebarTab('crystools-tpu')")
+    tab.page.evaluate(CLEAR)
+
+
+def test_each_node_has_the_time_that_it_took_last_where_somebody_wants_that(tab: Tab) -> None:
+    tab.page.evaluate(ADD_NODES_AND_A_SUBGRAPH)
+
+    def run_it(seconds: float, run_id: str) -> None:
+        flow = Workflow(None, run_id)
+        flow.node("AnotherPacksDecoder", seconds, node_id="71")
+        flow.node("AnotherPacksDecoder", seconds, node_id="72")  # which is a CreateVideo here
+        tell(tab.scene, begun_at(tab.scene.clock.wall(), flow.report()))
+
+    run_it(1.0, "unseen")
+    assert tab.page.evaluate(DRAWN_BADGES) == []
+    tab.open_settings()
+    tab.checkbox("Show").check()
+    tab.close_settings()
+    run_it(3.2, "seen")
+    tab.page.wait_for_function(f"() => JSON.stringify(({DRAWN_BADGES})()) === '[\"71 3.20 s\"]'")
+    run_it(0.41, "seen again")
+    tab.page.wait_for_function(f"() => JSON.stringify(({DRAWN_BADGES})()) === '[\"71 0.410 s\"]'")
+    tab.open_settings()
+    tab.checkbox("Show").uncheck()
+    tab.close_settings()
+    assert tab.page.evaluate(DRAWN_BADGES) == []
+    tab.page.evaluate(CLEAR)
 
 
 @pytest.mark.parametrize(
@@ -449,7 +578,7 @@ def test_the_sidebar_has_the_live_run_those_before_it_and_two_side_by_side(tab: 
     play_to_end(tab.scene, steps=4)
     play_to_end(tab.scene, steps=4)
     with played_until(tab.scene, 7):
-        tab.bar.locator("#run").click()
+        tab.bar.get_by_role("button", name="Show the run in the sidebar").click()
         sidebar = tab.page.locator("crystools-sidebar")
         expect(sidebar.locator("crystools-current #steps")).to_have_text("step 7 of 50")
         expect(sidebar.locator("crystools-current rect.step")).to_have_count(7)
@@ -582,7 +711,7 @@ def test_fault_a_negative_rate_killed_it_for_good(tab: Tab) -> None:
     tab.requests.clear()
     tab.page.reload()
     expect(tab.bar.locator("#state")).to_have_text("Readings off")
-    assert len(tab.requests) == 3
+    assert tab.requests[2].endswith("/ws")
     tab.open_settings()
     expect(tab.page.locator("[data-preference=meter_width_pixels]")).to_have_value("100")
     expect(tab.page.locator("[data-preference=meter_height_pixels]")).to_have_value("30")
@@ -604,7 +733,7 @@ def test_fault_a_renamed_clone_had_no_styles(shared: Tab, browser: Browser) -> N
         expect(tab.meters.first).to_have_css("width", "66px")
         assert tab.sent[0]["interval_seconds"] == 0.5
         root = scene.url
-        assert tab.requests == [
+        assert tab.requests[:3] == [
             f"{root}extensions/My%20Renamed%20Clone/crystools-tpu.js",
             f"{root}api/crystools-tpu/comfyui.js",
             f"{root}api/crystools-tpu/ws".replace("http", "ws"),

@@ -53,7 +53,9 @@ def test_a_run_is_followed_from_step_to_step(page: Page, scene: Scene) -> None:
         expect(progress).to_have_attribute("aria-valuenow", "23")
         expect(progress).to_have_attribute("aria-valuemax", "50")
         # 27 steps of 4.60 s are 2 min 04 s.
-        expect(run.locator("#left")).to_have_text(re.compile(r"^(2 min 0\d|1 min [345]\d) s left$"))
+        expect(run.locator("#left")).to_have_text(
+            re.compile(r"^(2 min 0\d|1 min [345]\d) s left of Denoise$")
+        )
         expect(run.locator("#elapsed")).to_have_text(re.compile(r"min \d\d s elapsed$"))
         expect(run.get_by_role("group", name="Step time: 4.60 s")).to_be_visible()
         expect(
@@ -347,8 +349,9 @@ def test_a_run_that_goes_on_stays_however_many_come_after_it(scene: Scene, kept:
 
 
 def test_two_runs_at_once_are_both_shown(page: Page, scene: Scene) -> None:
-    with scene.run("first") as first, scene.run("second") as second:
-        with first.stage("load"), second.stage("save"):
+    with scene.run("first") as first:
+        scene.clock.seconds += 1.0
+        with scene.run("second") as second, first.stage("load"), second.stage("save"):
             expect(current(page)).to_have_count(2)
             expect(current(page).nth(0).locator("#doing")).to_have_text("Save")
             expect(current(page).nth(1).locator("#doing")).to_have_text("Load")
@@ -364,7 +367,7 @@ def test_a_download_is_followed_by_bytes_rate_and_time_left(page: Page, scene: S
             shown = current(page)
             expect(shown.locator("#doing")).to_have_text("Download")
             expect(shown.locator("#steps")).to_have_text("7.00 / 28.0 GiB, 1.75 GiB/s")
-            expect(shown.locator("#left")).to_have_text(re.compile(r"^1?\d s left$"))
+            expect(shown.locator("#left")).to_have_text(re.compile(r"^1?\d s left of Download$"))
             progress = shown.get_by_role("progressbar", name="Bytes of Download")
             expect(progress).to_have_attribute("aria-valuenow", str(7 * gib))
         row = current(page).locator("crystools-stages tbody tr").first
@@ -398,7 +401,8 @@ def test_a_page_that_comes_late_knows_how_long_the_run_still_takes(scene: Scene,
     with played_until(scene, 23):
         scene.start()
         page = open_page(scene)
-        expect(current(page).locator("#left")).to_have_text(re.compile(r"^(2 min 0\d|1 min [345]\d) s left$"))
+        left = re.compile(r"^(2 min 0\d|1 min [345]\d) s left of Denoise$")
+        expect(current(page).locator("#left")).to_have_text(left)
 
 
 def test_a_page_that_comes_late_follows_the_steps_of_each_kind(scene: Scene, open_page: OpenPage) -> None:
@@ -408,7 +412,7 @@ def test_a_page_that_comes_late_follows_the_steps_of_each_kind(scene: Scene, ope
         scene.start()
         shown = current(open_page(scene))
         # 9 steps of 60 s and 89 of 2 s are 11 min 58 s.
-        expect(shown.locator("#left")).to_have_text(re.compile(r"^11 min [45]\d s left$"))
+        expect(shown.locator("#left")).to_have_text(re.compile(r"^11 min [45]\d s left of Denoise$"))
         expect(shown.get_by_role("group", name="Step time: 31.0 s")).to_be_visible()
         scene.step(stage, 2.0, kind="cached")
         expect(shown.locator("#steps")).to_have_text("step 3 of 100")
@@ -418,13 +422,13 @@ def test_a_page_that_comes_late_follows_the_steps_of_each_kind(scene: Scene, ope
 def test_the_time_left_starts_from_the_forecast(page: Page, scene: Scene) -> None:
     with scene.run(forecast=FORECAST) as run, run.stage("denoise", steps=50) as stage:
         left = current(page).locator("#left")
-        expect(left).to_have_text("3 min 45 s left")  # 50 steps of 4.5 s
+        expect(left).to_have_text("3 min 45 s left of Denoise")  # 50 steps of 4.5 s
         expect(left).to_have_attribute("title", "Until this stage ends, by the forecast alone")
         scene.compile(stage, 38.0)
         scene.step(stage, 4.6)
         scene.step(stage, 10.5)
         # 48 steps of 7.5 s, the median of the forecast and the step without a compile, are 6 min 00 s.
-        expect(left).to_have_text(re.compile(r"^(6 min 00|5 min [345]\d) s left$"))
+        expect(left).to_have_text(re.compile(r"^(6 min 00|5 min [345]\d) s left of Denoise$"))
         expect(left).to_have_attribute("title", "Until this stage ends")
 
 

@@ -27,6 +27,8 @@ export interface Extension {
   /** Is given all nodes before any is registered, and may change them. */
   addCustomNodeDefs(definitions: Record<string, NodeDefinition>): void;
   nodeCreated(node: GraphNode): void;
+  /** When a workflow has been opened. */
+  afterConfigureGraph(): void;
   /** Recent versions: what the nodes of a workflow, just opened, answered last, by node. */
   onNodeOutputsUpdated(outputs: Record<string, NodeOutput>): void;
 }
@@ -36,9 +38,24 @@ export interface NodeOutput {
   text?: string[];
 }
 
+/** What a node shows above itself; ComfyUI calls a function for it. */
+export interface Badge {
+  text: string;
+  fgColor: string;
+  bgColor: string;
+  height: number;
+  getWidth(canvas: CanvasRenderingContext2D): number;
+  draw(canvas: CanvasRenderingContext2D, x: number, y: number): void;
+}
+
 /** A node on the canvas. */
 export interface GraphNode {
   comfyClass?: string;
+  /** Null once the node has been removed. */
+  graph?: Graph | null;
+  /** What a node that stands for a subgraph has in it. */
+  subgraph?: Graph;
+  badges?: (Badge | (() => Badge))[];
   size: [width: number, height: number];
   computeSize?(): [width: number, height: number];
   setSize?(size: [width: number, height: number]): void;
@@ -57,8 +74,17 @@ export interface Graph {
   getNodeById(id: string): GraphNode | null | undefined;
 }
 
+export interface Canvas {
+  /** The graph that is seen: a subgraph, where one is open. */
+  graph?: Graph | null;
+  ds?: { scale: number };
+  setGraph?(graph: Graph): void;
+  centerOnNode?(node: GraphNode): void;
+  setDirty?(foreground: boolean, background: boolean): void;
+}
+
 export interface ToastMessage {
-  severity: "warn" | "error";
+  severity: "info" | "warn" | "error";
   summary: string;
   detail: string;
   /** Milliseconds until it goes by itself; without it stays until it is closed. */
@@ -89,6 +115,7 @@ export interface App {
   /** In older versions `graph`. */
   rootGraph?: Graph;
   graph?: Graph;
+  canvas?: Canvas;
   extensionManager?: ExtensionManager;
 }
 
@@ -99,6 +126,12 @@ export interface Api {
   fetchApi(route: string, options: RequestInit): Promise<Response>;
   /** What ComfyUI's server knows this page by, once they are connected. */
   clientId?: string;
-  /** The server has answered again after it had not. */
-  addEventListener?(type: "reconnected", listener: () => void): void;
+  /**
+   * `reconnected`: the server has answered again after it had not. `status` has the length of its queue, or null
+   * where it cannot be reached.
+   */
+  addEventListener?(
+    type: "reconnected" | "status",
+    listener: (event: CustomEvent<{ exec_info?: { queue_remaining?: number } } | null>) => void,
+  ): void;
 }

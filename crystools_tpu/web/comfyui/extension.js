@@ -3,7 +3,7 @@
  * connection, store and components as the page; and the table on the node of the timing report.
  *
  * @import { ConnectionState } from "../client.js"
- * @import { ServerMessage } from "../wire.js"
+ * @import { RunReport, ServerMessage } from "../wire.js"
  * @import { Api, App } from "./comfyui.js"
  */
 
@@ -13,6 +13,8 @@ import { Bar } from "../components/bar.js";
 import { Store } from "../store.js";
 import theme from "../theme.css" with { type: "css" };
 import colours from "./comfyui.css" with { type: "css" };
+import { Badges } from "./badges.js";
+import { goToRunningNode } from "./canvas.js";
 import { letRatesIntoVideos } from "./nodes.js";
 import { keepInPlace } from "./place.js";
 import { Preferences } from "./preferences.js";
@@ -34,10 +36,12 @@ export function start(app, api) {
   const base = new URL(api.apiURL("/crystools-tpu/"), location.href);
   const preferences = new Preferences(browserStorage(), KEY);
   const store = new Store(new ServerApi(base));
+  const badges = new Badges(app, store);
   app.registerExtension({
     name: "crystools-tpu",
     settings: settingDefinitions(preferences, store),
-    setup: () => setUp(app, base, preferences, store),
+    setup: () => setUp(app, api, base, preferences, store, badges),
+    afterConfigureGraph: () => badges.refresh(),
     addCustomNodeDefs: letRatesIntoVideos,
     nodeCreated: addTable,
     onNodeOutputsUpdated: (outputs) => showTables(app, outputs),
@@ -45,8 +49,15 @@ export function start(app, api) {
   tellWorkflowName(app, api);
 }
 
-/** @param {App} app @param {URL} base @param {Preferences} preferences @param {Store} store */
-function setUp(app, base, preferences, store) {
+/**
+ * @param {App} app
+ * @param {Api} api
+ * @param {URL} base
+ * @param {Preferences} preferences
+ * @param {Store} store
+ * @param {Badges} badges
+ */
+function setUp(app, api, base, preferences, store, badges) {
   document.adoptedStyleSheets.push(theme, colours);
   const connection = new Connection(base);
   const toasts = new Toasts(app);
@@ -57,6 +68,7 @@ function setUp(app, base, preferences, store) {
     const { interval_seconds: seconds, meter_width_pixels, meter_height_pixels } = preferences.values;
     const { choice } = preferences;
     bar.choice = choice;
+    badges.wanted = preferences.values.node_badges;
     bar.resize(meter_width_pixels, meter_height_pixels);
     store.setChosenInterval(seconds);
     const fields = choice.metrics.flatMap((metric) => METRIC_FIELDS[metric]);
@@ -67,11 +79,18 @@ function setUp(app, base, preferences, store) {
     allChipsOpen = /** @type {CustomEvent<boolean>} */ (event).detail;
     apply();
   });
-  bar.addEventListener("run", () => openSidebar(app));
+  bar.addEventListener("locate", (event) => {
+    if (!goToRunningNode(app, /** @type {CustomEvent<RunReport>} */ (event).detail)) openSidebar(app);
+  });
+  bar.addEventListener("details", () => openSidebar(app));
+  api.addEventListener?.("status", ({ detail }) => {
+    bar.queued = Math.max(0, (detail?.exec_info?.queue_remaining ?? 0) - 1); // the one that runs is counted too
+  });
   connection.addEventListener("message", (event) => {
     const message = /** @type {CustomEvent<ServerMessage>} */ (event).detail;
     store.receive(message);
     toasts.receive(message);
+    badges.receive(message);
   });
   connection.addEventListener("state", (event) => {
     store.setConnection(/** @type {CustomEvent<ConnectionState>} */ (event).detail);

@@ -13,6 +13,7 @@
  * @property {readonly string[]} hidden_metrics
  * @property {readonly string[]} hidden_devices
  * @property {string | null} disk
+ * @property {boolean} node_badges Whether each node shows the time that it took last.
  */
 
 /** @typedef {{ min: number, max: number, step: number, initial: number }} Range */
@@ -27,7 +28,7 @@ export const RANGES = {
 
 /** In the order in which the bar has them. @type {Record<BarMetric, string>} */
 export const METRIC_TITLES = {
-  run: "Running stage, steps, time left, MFU",
+  run: "Running workflow or stage, time left",
   memory: "HBM / VRAM",
   duty: "Duty cycle / GPU utilisation",
   tensorcore: "TensorCore utilisation",
@@ -100,6 +101,7 @@ function valid(given) {
     hidden_metrics: names(given.hidden_metrics),
     hidden_devices: names(given.hidden_devices),
     disk: typeof given.disk === "string" ? given.disk : null,
+    node_badges: given.node_badges === true,
   };
 }
 

@@ -59,6 +59,12 @@ export function settingDefinitions(preferences, store) {
     setting("Bar", "Devices", "Which chips and GPUs the bar shows.", () =>
       checkboxes(preferences, "hidden_devices", devices(store)),
     ),
+    setting(
+      "Nodes",
+      "Time on nodes",
+      "Whether each node of the workflow has a badge with the time that it took last. Off at first.",
+      () => toggle(preferences, "node_badges", "Show"),
+    ),
   ];
 }
 
@@ -126,6 +132,14 @@ function diskChoice(preferences, store) {
 /** @param {Store} store @returns {[string, string][]} */
 function devices(store) {
   return (store.snapshot?.chips ?? []).map(({ chip, kind }) => [chip, kind ? `${chip} (${kind})` : chip]);
+}
+
+/** @param {Preferences} preferences @param {"node_badges"} key @param {string} title */
+function toggle(preferences, key, title) {
+  const box = h("input", { type: "checkbox", "data-preference": key });
+  box.checked = preferences.values[key];
+  box.addEventListener("change", () => preferences.change({ [key]: box.checked }));
+  return h("label", { style: STYLE.label }, box, title);
 }
 
 /**

@@ -26,7 +26,7 @@ export class Sidebar extends StoreView {
     <crystools-current>
       <h3>No run yet</h3>
       <p class="muted">
-        Run a workflow with a Crystools TPU node: its stages, steps, MFU and memory appear here.
+        Run a workflow: its nodes, with their times, steps and memory, appear here as they are executed.
       </p>
     </crystools-current>
     <crystools-profile></crystools-profile>

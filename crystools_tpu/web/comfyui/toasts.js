@@ -8,7 +8,7 @@
  */
 
 import { gibibytes, stageTitle } from "../format.js";
-import { forecastWarning } from "../run-text.js";
+import { forecastWarning, outcome, runTitle } from "../run-text.js";
 
 const WARNING_LIFE_MILLISECONDS = 12_000;
 const GATHER_MILLISECONDS = 300;
@@ -60,10 +60,11 @@ export class Toasts {
 function noticeOf(message) {
   switch (message.type) {
     case "run_started": {
-      const { run_id: run, pipeline } = message.report;
+      const { run_id: run } = message.report;
       const text = forecastWarning(message.report);
       if (!text) return null;
-      return { key: `forecast ${run}`, summary: "Does not fit", detail: `${pipeline}: ${text}`, error: false };
+      const detail = `${runTitle(message.report)}: ${text}`;
+      return { key: `forecast ${run}`, summary: "Does not fit", detail, error: false };
     }
     case "run_warned": {
       const { run_id: run, pipeline, warning } = message;
@@ -96,14 +97,28 @@ function noticeOf(message) {
       return { key: null, summary, detail: `${model} ${component}: ${gibibytes(bytes)}`, error: false };
     }
     case "run_finished":
-      return outOfMemoryNotice(message.report);
+      return outOfMemoryNotice(message.report) ?? nanNotice(message.report);
     default:
       return null;
   }
 }
 
 /** @param {RunReport} report @returns {Notice | null} */
-function outOfMemoryNotice({ run_id: run, pipeline, error }) {
+function outOfMemoryNotice(report) {
+  const { run_id: run, error } = report;
   if (!error || !OUT_OF_MEMORY.test(error)) return null;
-  return { key: `memory ${run}`, summary: "Out of memory", detail: `${pipeline}: ${error}`, error: true };
+  return {
+    key: `memory ${run}`,
+    summary: "Out of memory",
+    detail: `${runTitle(report)}: ${error}`,
+    error: true,
+  };
+}
+
+/** Of a run whose steps nobody told of as they were made, such as another process's. @param {RunReport} report */
+function nanNotice(report) {
+  const stage = report.stages.findIndex(({ first_nonfinite_step: step }) => step != null);
+  if (stage < 0) return null;
+  const detail = `${runTitle(report)}: ${outcome(report).text}: the output is not usable.`;
+  return { key: `nan ${report.run_id} ${stage}`, summary: "NaN", detail, error: true };
 }

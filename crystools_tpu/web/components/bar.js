@@ -1,5 +1,5 @@
 /**
- * The bar for another program's menu: the running stage, the chips and the host, small. Many chips fold
+ * The bar for another program's menu: the running workflow or stage, the chips and the host, small. Many chips fold
  * into one element, coloured by the worst of them; a click opens all of them.
  *
  * @import { BarChoice, BarReading } from "../bar-readings.js"
@@ -11,10 +11,11 @@ import { chipReadings, hostReadings, shownChips } from "../bar-readings.js";
 import { StoreView, blueprint } from "../component.js";
 import { connectionText } from "../connection-text.js";
 import { h, setAttribute, setText, svg, syncChildren } from "../dom.js";
-import { percent, stageTitle, wholeDuration } from "../format.js";
+import { clock, percent, stageTitle, wholeDuration } from "../format.js";
 import { extreme, hbmRatio, namesFor } from "../readings.js";
-import { progressOf } from "../run-figures.js";
-import { doing } from "../run-text.js";
+import { elapsedSeconds, pathTo, progressOf, runningStage } from "../run-figures.js";
+import { nodesText, runTitle } from "../run-text.js";
+import { isWorkflow, nodesDone } from "../workflow-figures.js";
 import { CHIPS_PICTURE, drawChips } from "../chips-picture.js";
 import { BarMeter } from "./bar-meter.js";
 import { Chips } from "./chips.js";
@@ -35,7 +36,10 @@ const ROOM_FOR_RUN_PIXELS = 100;
 const GAP_PIXELS = 8;
 const POPOVER_PIXELS = 440;
 
-/** Emits `opened` when the popover of all chips opens or closes (detail: boolean), and `run`. */
+/**
+ * Emits `opened` when the popover of all chips opens or closes (detail: boolean), `locate` when somebody wants to
+ * see where the running run is (detail: RunReport), and `details` when somebody wants to see all of it.
+ */
 export class Bar extends StoreView {
   static tickSeconds = 1;
   static blueprint = blueprint(
@@ -46,6 +50,8 @@ export class Bar extends StoreView {
         <span id="doing"></span><span id="rest" class="number"></span>
         <span id="track"><span id="done"></span></span>
       </button>
+      <button id="details" type="button" hidden aria-label="Show the run in the sidebar"
+        title="Show the run in the sidebar"><span aria-hidden="true">☰</span></button>
       <div id="chips" class="apart"></div>
       <div id="host" class="apart"></div>
     </div>
@@ -75,11 +81,12 @@ export class Bar extends StoreView {
     #simulated { color: var(--crystools-warning); background: var(--crystools-warning-panel); }
     #run {
       position: relative; overflow: hidden; padding: 0 8px 3px; display: grid; align-content: center;
-      max-width: 260px; font-variant-numeric: tabular-nums; white-space: nowrap;
+      max-width: 290px; font-variant-numeric: tabular-nums; white-space: nowrap;
     }
     #run > span { overflow: hidden; text-overflow: ellipsis; }
     #doing { font-size: 11px; font-weight: 600; }
     #rest { font-size: 10px; color: var(--crystools-muted); }
+    #details { width: 20px; text-align: center; font-size: 11px; color: var(--crystools-muted); }
     #track { position: absolute; inset: auto 0 0; height: 3px; background: var(--crystools-line); }
     #done {
       display: block; height: 100%; background: var(--crystools-hbm); transform-origin: left;
@@ -103,7 +110,7 @@ export class Bar extends StoreView {
     #bar[data-narrow] :is(#rest, .tag > span:not(:has(+ svg:empty))) {
       display: none;
     }
-    #bar[data-tiny]:has(.tag) #run { display: none; }
+    #bar[data-narrow] #details, #bar[data-tiny]:has(.tag) #run { display: none; }
     #bar[data-low] :is(#run, .tag > span) { grid-auto-flow: column; gap: 5px; align-items: baseline; }
     #popover {
       position: fixed; inset: auto; margin: 0; overflow: auto;
@@ -117,6 +124,10 @@ export class Bar extends StoreView {
 
   /** @type {BarChoice} */
   #choice = { metrics: [], hiddenDevices: [], disk: null };
+  /** @type {RunReport | null} */
+  #run = null;
+  /** How many prompts wait, where the host tells. */
+  #queued = 0;
   /** @type {number | null} */
   #room = null;
   #bar = this.byId("bar");
@@ -127,7 +138,10 @@ export class Bar extends StoreView {
   constructor() {
     super();
     this.byId("chips").addEventListener("click", this.#placePopover);
-    this.byId("run").addEventListener("click", () => this.dispatchEvent(new Event("run")));
+    this.byId("run").addEventListener("click", () => {
+      if (this.#run) this.dispatchEvent(new CustomEvent("locate", { detail: this.#run }));
+    });
+    this.byId("details").addEventListener("click", () => this.dispatchEvent(new Event("details")));
     this.#popover.addEventListener("beforetoggle", (event) => {
       this.#opened(/** @type {ToggleEvent} */ (event).newState === "open");
     });
@@ -147,6 +161,12 @@ export class Bar extends StoreView {
   /** @param {BarChoice} choice */
   set choice(choice) {
     this.#choice = choice;
+    this.refresh();
+  }
+
+  /** How many prompts wait behind the one that runs. @param {number} count */
+  set queued(count) {
+    this.#queued = count;
     this.refresh();
   }
 
@@ -191,17 +211,21 @@ export class Bar extends StoreView {
 
   /** @param {Store} store */
   #renderRun(store) {
-    const [run, ...others] = store.runningRuns;
+    const runs = store.runningRuns;
+    const run = runs.find(isWorkflow) ?? runs[0] ?? null;
     const button = this.byId("run");
-    button.hidden = !run || !this.#choice.metrics.includes("run");
+    this.#run = run;
+    button.hidden = this.byId("details").hidden = !run || !this.#choice.metrics.includes("run");
     if (!run) return;
-    const stage = run.stages.at(-1) ?? null;
-    const ahead = progressOf(stage);
-    const done = ahead ? ahead.done / ahead.total : 0;
-    const steps = ahead?.unit === "Steps" ? ` ${ahead.done}/${ahead.total}` : ahead ? ` ${percent(done)}` : "";
-    setText(this.byId("doing"), `${doing(stage)}${steps}${others.length ? `, +${others.length}` : ""}`);
-    setText(this.byId("rest"), restText(run, store));
-    setAttribute(button, "title", runDetail(run, store));
+    const ahead = progressOf(runningStage(run));
+    const done = nodesDone(run).ratio ?? (ahead ? ahead.done / ahead.total : 0);
+    const others = runs.length > 1 ? `, +${runs.length - 1}` : "";
+    setText(this.byId("doing"), `${doingText(run)}${others}`);
+    setText(
+      this.byId("rest"),
+      isWorkflow(run) ? workflowText(run, store, this.#queued) : restText(run, store),
+    );
+    setAttribute(button, "title", runDetail(run, store, this.#queued));
     this.byId("done").style.setProperty("--ratio", String(done));
   }
 
@@ -287,22 +311,61 @@ function showMeters(parent, readings) {
   });
 }
 
-/** After the stage and its steps: "2 min 04 s left · MFU 39%". @param {RunReport} run @param {Store} store */
-function restText(run, store) {
-  const eta = store.etaSeconds(run);
-  const mfu = store.latestMfu(run);
-  const parts = [eta == null ? null : `${wholeDuration(eta)} left`, mfu ? `MFU ${percent(mfu.ratio)}` : null];
-  return parts.filter((part) => part != null).join(" · ") || run.pipeline;
+/** The running stage and how far it is: "Denoise 23/50". @param {RunReport} run */
+function doingText(run) {
+  const stage = runningStage(run);
+  if (!stage) return "Starting";
+  const ahead = progressOf(stage);
+  if (ahead?.unit === "Bytes") return `${stageTitle(stage)} ${percent(ahead.done / ahead.total)}`;
+  if (!ahead) return stageTitle(stage);
+  const compiling = ahead.done === 0 && stage.compile_seconds > 0 ? ", compiling" : "";
+  return `${stageTitle(stage)}${compiling} ${ahead.done}/${ahead.total}`;
 }
 
-/** @param {RunReport} run @param {Store} store */
-function runDetail(run, store) {
-  const stage = run.stages.at(-1);
+/** What has still to go, and of what: "3:20 left of the run". @param {RunReport} run @param {Store} store */
+function leftText(run, store) {
+  const whole = store.runEtaSeconds(run);
+  if (whole != null) return `${clock(whole)} left of the run`;
+  const eta = store.etaSeconds(run);
+  const stage = runningStage(run);
+  return eta == null || !stage ? "" : `${clock(eta)} left of ${stageTitle(stage)}`;
+}
+
+/** "5/8 nodes · 1:23 · 3:20 left of the run · 2 queued". @param {RunReport} run @param {Store} store @param {number} queued */
+function workflowText(run, store, queued) {
+  const { done, total } = nodesDone(run);
   return [
-    `${run.pipeline}: ${stage ? stageTitle(stage) : "starting"}`,
+    total == null ? `${done} nodes` : `${done}/${total} nodes`,
+    clock(elapsedSeconds(run, store.nowUnixSeconds)),
+    leftText(run, store),
+    queued ? `${queued} queued` : "",
+  ]
+    .filter(Boolean)
+    .join(" · ");
+}
+
+/** After the stage and its steps: "2:04 left of Denoise · MFU 39%". @param {RunReport} run @param {Store} store */
+function restText(run, store) {
+  const mfu = store.latestMfu(run);
+  return (
+    [leftText(run, store), mfu ? `MFU ${percent(mfu.ratio)}` : ""].filter(Boolean).join(" · ") ||
+    runTitle(run)
+  );
+}
+
+/** @param {RunReport} run @param {Store} store @param {number} queued */
+function runDetail(run, store, queued) {
+  const path = pathTo(run, runningStage(run)).map(stageTitle).join(" › ");
+  const left = leftText(run, store);
+  const workflow = isWorkflow(run);
+  return [
+    `${runTitle(run)}: ${path || "starting"}`,
+    ...(workflow ? [nodesText(run)] : []),
     `MFU of the latest step ${percent(store.latestMfu(run)?.ratio)}`,
-    `${wholeDuration(store.nowUnixSeconds - run.started_unix_seconds)} since the run began`,
-    "Click for the run.",
+    `${wholeDuration(elapsedSeconds(run, store.nowUnixSeconds))} since the run began`,
+    ...(left ? [left] : []),
+    ...(queued ? [`${queued} more in the queue`] : []),
+    workflow ? "Click to go to the running node." : "Click for the run.",
   ].join("\n");
 }
 

@@ -1,14 +1,14 @@
 /**
  * Two runs side by side, as the server compares them: what changed, by how much, and whether by chance.
  *
- * @import { Change, Comparison, RunReport, Verdict } from "../wire.js"
+ * @import { Change, Comparison, RunReport, StageComparison, Verdict } from "../wire.js"
  * @import { Store } from "../store.js"
  */
 
 import { StoreView, blueprint } from "../component.js";
 import { h, setAttribute, setText, syncChildren } from "../dom.js";
-import { NOT_AVAILABLE, duration, gibibytes, moment, percent, stageTitle, statusTitle } from "../format.js";
-import { runTitle } from "../run-text.js";
+import { NOT_AVAILABLE, duration, gibibytes, moment, percent, stageTitle } from "../format.js";
+import { likeness, outcome, runTitle } from "../run-text.js";
 
 /** A row without a change is the title of a stage. @typedef {{ name: string, change: Change | null }} Row */
 
@@ -21,6 +21,9 @@ const FIGURES = {
   mfu_ratio: { title: "MFU", format: percent },
   hbm_peak_bytes: { title: "HBM peak", format: gibibytes },
 };
+
+/** More stages than this are not shown, but those whose time changed most. */
+const STAGES_AT_MOST = 12;
 
 /** @type {Record<Verdict, string>} */
 const EXPLANATIONS = {
@@ -39,11 +42,13 @@ export class Compare extends StoreView {
       <label>B <select id="b"></select></label>
       <p id="statuses" class="muted"></p>
       <p id="incomparable" role="status"></p>
+      <p id="remarks"></p>
       <p id="differs" class="muted"></p>
       <div class="scroll" tabindex="0" role="region" aria-label="Run A beside run B"><table>
         <thead><tr><th></th><th scope="col">A</th><th scope="col">B</th><th scope="col">B to A</th></tr></thead>
         <tbody id="rows"></tbody>
       </table></div>
+      <p id="fewer" class="muted note"></p>
       <p id="problem" class="muted note"></p>
     </section>`,
     `
@@ -54,9 +59,10 @@ export class Compare extends StoreView {
       flex: 1; min-width: 0; padding: 3px 6px; font-size: 12px; font-weight: 400; border-radius: 6px;
       background: var(--crystools-sunken); border: 1px solid var(--crystools-line); color: var(--crystools-ink);
     }
-    #statuses, #incomparable, #differs { font-size: 12px; overflow-wrap: anywhere; }
-    #statuses:empty, #incomparable:empty, #differs:empty { display: none; }
+    #statuses, #incomparable, #remarks, #differs { font-size: 12px; overflow-wrap: anywhere; }
+    #statuses:empty, #incomparable:empty, #remarks:empty, #differs:empty { display: none; }
     #incomparable { color: var(--crystools-critical); }
+    #remarks { color: var(--crystools-warning); }
     .note { font-size: 11px; }
     .note:empty { display: none; }
     .verdict:empty { display: none !important; }
@@ -116,19 +122,24 @@ export class Compare extends StoreView {
     const [newest, other] = runs;
     this.hidden = !newest || !other;
     if (!newest || !other) return;
-    const succeeded = runs.find((run) => run.status === "succeeded");
-    const b = this.#chosen(this.#b, runs, succeeded ?? newest);
+    const good = (/** @type {RunReport} */ run) => outcome(run).level === "good";
+    const b = this.#chosen(this.#b, runs, runs.find(good) ?? newest);
     const others = [...runs.slice(runs.indexOf(b) + 1), ...runs.slice(0, runs.indexOf(b))];
-    const alike = others.filter((run) => runTitle(run) === runTitle(b));
-    const baseline = alike.find((run) => run.status === "succeeded") ?? alike[0] ?? others[0] ?? other;
+    const alike = others.filter((run) => likeness(run) === likeness(b));
+    const baseline = alike.find(good) ?? alike[0] ?? others[0] ?? other;
     const a = this.#chosen(this.#a, runs, baseline);
     this.#compare(store, a, b);
     const comparison = this.#comparison;
-    setText(this.byId("statuses"), comparison ? statuses(comparison) : "");
+    setText(this.byId("statuses"), comparison ? `A: ${outcome(a).text}. B: ${outcome(b).text}.` : "");
     setText(this.byId("incomparable"), comparison ? incomparable(comparison) : "");
+    setText(this.byId("remarks"), comparison?.remarks.length ? `${comparison.remarks.join("; ")}.` : "");
     setText(this.byId("differs"), comparison ? differences(comparison) : "");
+    const stages = comparison ? mostChanged(comparison.stages) : [];
+    const fewer = stages.length < (comparison?.stages.length ?? 0);
+    const those = `The ${stages.length} of ${comparison?.stages.length} stages whose time changed most.`;
+    setText(this.byId("fewer"), fewer ? those : "");
     setText(this.byId("problem"), this.#problem);
-    syncChildren(this.byId("rows"), comparison ? rowsOf(comparison) : [], createRow, showRow);
+    syncChildren(this.byId("rows"), comparison ? rowsOf(comparison.changes, stages) : [], createRow, showRow);
   }
 
   /** @param {Store} store @param {RunReport} a @param {RunReport} b */
@@ -196,13 +207,9 @@ function showRow(row, { name, change }) {
 
 /** @param {RunReport} run */
 function optionText(run) {
-  const end = run.status === "succeeded" ? duration(run.total_seconds) : statusTitle(run.status);
+  const { text, level } = outcome(run);
+  const end = level === "good" ? duration(run.total_seconds) : text;
   return `${runTitle(run)}, ${moment(run.started_unix_seconds)}, ${end}`;
-}
-
-/** @param {Comparison} comparison */
-function statuses({ a_status, b_status }) {
-  return `A: ${statusTitle(a_status)}. B: ${statusTitle(b_status)}.`;
 }
 
 /** @param {Comparison} comparison */
@@ -218,12 +225,30 @@ function differences({ differences }) {
   return said.length ? `Differs: ${said.join(", ")}.` : "";
 }
 
-/** @param {Comparison} comparison @returns {Row[]} */
-function rowsOf({ changes, stages }) {
+/** Of a workflow's thousand nodes those whose time changed most. @param {StageComparison[]} stages */
+function mostChanged(stages) {
+  if (stages.length <= STAGES_AT_MOST) return stages;
+  const change = (/** @type {StageComparison} */ { changes }) => {
+    const seconds = changes.find(({ name }) => name === "seconds");
+    return seconds?.a == null || seconds.b == null ? 0 : Math.abs(seconds.b - seconds.a);
+  };
+  const most = new Set([...stages].sort((x, y) => change(y) - change(x)).slice(0, STAGES_AT_MOST));
+  return stages.filter((stage) => most.has(stage) && change(stage) > 0);
+}
+
+/** A stage with the nodes that it is in. @param {StageComparison} stage */
+function titleOf(stage) {
+  const path = stage.label.split(" > ");
+  const last = stage.name === "node" ? path.slice(-1) : [stageTitle(stage)];
+  return [...path.slice(0, -1), ...last].join(" › ");
+}
+
+/** @param {Change[]} changes @param {StageComparison[]} stages @returns {Row[]} */
+function rowsOf(changes, stages) {
   return [
     ...changes.map((change) => ({ name: "Whole run", change })),
     ...stages.flatMap((stage) => [
-      { name: stageTitle(stage), change: null },
+      { name: titleOf(stage), change: null },
       ...stage.changes.map((change) => ({ name: FIGURES[change.name].title, change })),
     ]),
   ];

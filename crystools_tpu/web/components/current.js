@@ -7,7 +7,9 @@
 
 import { StoreView, blueprint } from "../component.js";
 import { h, setAttribute, setText, syncChildren } from "../dom.js";
-import { stageTitle, statusTitle } from "../format.js";
+import { stageTitle } from "../format.js";
+import { runningStage } from "../run-figures.js";
+import { outcome, runTitle } from "../run-text.js";
 import { RunView } from "./run.js";
 
 export class Current extends StoreView {
@@ -66,8 +68,8 @@ function createPanel() {
 
 /** @param {RunReport} run */
 function announce(run) {
-  const stage = run.status === "running" ? run.stages.at(-1) : null;
-  return `${run.pipeline} ${stage ? stageTitle(stage) : statusTitle(run.status)}`;
+  const stage = run.status === "running" ? runningStage(run) : null;
+  return `${runTitle(run)} ${stage ? stageTitle(stage) : outcome(run).text}`;
 }
 
 customElements.define("crystools-current", Current);

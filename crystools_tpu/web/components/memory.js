@@ -8,13 +8,14 @@ import { Component, blueprint } from "../component.js";
 import { h, setText, syncChildren } from "../dom.js";
 import { gibibytes, stageTitle } from "../format.js";
 import { hbmOverRun } from "../run-figures.js";
+import { peakName } from "../run-text.js";
 
 const TITLES = ["Chip", "Before", "Peak", "After", "Limit", "Peak in"];
 
 export class Memory extends Component {
   static blueprint = blueprint(
     `<details>
-      <summary>HBM per chip</summary>
+      <summary id="title">HBM per chip</summary>
       <div class="scroll" tabindex="0" role="region" aria-label="HBM per chip"><table>
         <thead><tr>${TITLES.map((title) => `<th scope="col">${title}</th>`).join("")}</tr></thead>
         <tbody id="chips"></tbody>
@@ -38,6 +39,7 @@ export class Memory extends Component {
   show(run) {
     const usages = hbmOverRun(run);
     this.hidden = usages.length === 0;
+    setText(this.byId("title"), peakName(usages) === "VRAM peak" ? "VRAM per GPU" : "HBM per chip");
     syncChildren(this.byId("chips"), usages, createRow, (row, usage) => {
       const { device, before_bytes, peak_bytes, after_bytes, limit_bytes, peakStage } = usage;
       const bytes = [before_bytes, peak_bytes, after_bytes, limit_bytes].map((value) => gibibytes(value));

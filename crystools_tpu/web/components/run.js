@@ -7,42 +7,55 @@
 
 import { Component, blueprint } from "../component.js";
 import { h, setAttribute, setText, syncChildren } from "../dom.js";
-import { duration, stageTitle, statusTitle, wholeDuration } from "../format.js";
+import { duration, stageTitle, wholeDuration } from "../format.js";
 import { elapsedSeconds, mainStage, progressOf } from "../run-figures.js";
 import {
-  deviceText,
   doing,
   figuresOf,
   leftDetail,
   leftText,
+  nodesText,
   outcome,
   paramsOf,
+  processText,
+  runTitle,
   stepsText,
   warningsOf,
+  whereText,
 } from "../run-text.js";
+import { OUTCOME_COLOURS } from "../stage-colours.js";
+import { isWorkflow, layOutWorkflow, nodesDone } from "../workflow-figures.js";
 import { Figure } from "./figure.js";
 import { Memory } from "./memory.js";
+import { Nodes } from "./nodes.js";
+import { Slowest } from "./slowest.js";
 import { Stages } from "./stages.js";
 import { Timeline } from "./timeline.js";
 
 export class RunView extends Component {
   static blueprint = blueprint(
     `<div class="title">
-      <span id="status"></span><h3 id="pipeline"></h3><span id="device" class="muted"></span>
+      <span id="status" class="outcome"></span><h3 id="pipeline"></h3>
+      <span id="process" class="muted"></span><span id="device" class="muted"></span>
       <a id="trace" download title="Download this run as a file for ui.perfetto.dev">Trace</a>
     </div>
     <p id="prompt"></p>
     <dl id="params"></dl>
     <div id="now">
       <div><p id="doing" class="big"></p><p id="steps" class="muted number"></p></div>
-      <div class="right"><p id="left" class="big number"></p><p id="elapsed" class="muted number"></p></div>
+      <div class="right">
+        <p id="left" class="number"><span id="time" class="big"></span> <span id="of"></span></p>
+        <p id="elapsed" class="muted number"></p>
+      </div>
     </div>
     <div id="progress" role="progressbar" aria-valuemin="0"><div id="bar"></div></div>
     <p id="error"></p>
-    <ul id="warnings"></ul>
     <div id="figures"></div>
     <crystools-timeline id="timeline"></crystools-timeline>
+    <crystools-nodes id="nodes"></crystools-nodes>
+    <crystools-slowest id="slowest"></crystools-slowest>
     <crystools-stages id="stages"></crystools-stages>
+    <ul id="warnings"></ul>
     <crystools-memory id="memory"></crystools-memory>`,
     `
     :host { display: grid; grid-template-columns: minmax(0, 1fr); gap: 10px; container-type: inline-size; }
@@ -50,12 +63,11 @@ export class RunView extends Component {
     h3 { font-size: 15px; font-weight: 600; flex: 1 1 auto; overflow-wrap: anywhere; }
     #status {
       font-size: 11px; font-weight: 600; padding: 1px 8px; border-radius: 99px;
-      border: 1px solid currentColor; color: var(--crystools-muted);
+      border: 1px solid currentColor;
     }
-    #status[data-status="running"] { color: var(--crystools-hbm); }
-    #status[data-status="succeeded"] { color: var(--crystools-good); }
-    #status[data-status="failed"] { color: var(--crystools-critical); }
-    #device, #trace { font-size: 12px; }
+    ${OUTCOME_COLOURS}
+    #device, #process, #trace { font-size: 12px; }
+    #device:empty, #process:empty { display: none; }
     #trace { color: var(--crystools-hbm); text-decoration: none; }
     #trace:hover { text-decoration: underline; }
     #prompt {
@@ -68,6 +80,8 @@ export class RunView extends Component {
     #params dt { color: var(--crystools-muted); white-space: nowrap; }
     #params dd { overflow-wrap: anywhere; font-variant-numeric: tabular-nums; }
     #now { display: flex; flex-wrap: wrap; justify-content: space-between; gap: 2px 12px; margin-top: 4px; }
+    #of { font-weight: 600; }
+    #doing[data-level="warning"] { color: var(--crystools-warning); }
     .big { font-size: 24px; font-weight: 650; letter-spacing: -.02em; line-height: 1.2; }
     .right { text-align: right; }
     #progress { height: 8px; border-radius: 4px; background: var(--crystools-sunken); overflow: hidden; }
@@ -95,34 +109,58 @@ export class RunView extends Component {
     }
     #figures > * { flex: 1 1 88px; min-width: max-content; }
     @container (max-width: 400px) { .big { font-size: 19px; } .right { flex: 1; white-space: nowrap; } }
+    @container (max-width: 260px) { .right { flex-basis: 100%; white-space: normal; text-align: left; } }
     `,
   );
 
+  /** What is shown, once it has ended: nothing of it changes any more. @type {RunReport | null} */
+  #ended = null;
+
   /** @param {RunReport} run @param {Store} store */
   show(run, store) {
-    const stage = mainStage(run);
-    const now = store.nowUnixSeconds;
-    const eta = store.etaSeconds(run);
-    this.dataset.run = run.run_id;
-    this.#showTitle(run);
     this.byId("trace").hidden = store.traceUrl(run) == null;
     setAttribute(this.byId("trace"), "href", store.traceUrl(run));
-    this.#showNow(run, stage, now, store);
+    if (run === this.#ended) return;
+    this.#ended = run.status === "running" ? null : run;
+    const stage = mainStage(run);
+    this.dataset.run = run.run_id;
+    this.#showTitle(run);
+    this.#showNow(run, stage, store);
     this.#showProblems(run);
     this.#showFigures(run, stage);
-    /** @type {Timeline} */ (this.byId("timeline")).show(run, now, eta);
-    /** @type {Stages} */ (this.byId("stages")).show(run);
-    this.byId("timeline").hidden = this.byId("stages").hidden = run.stages.length === 0;
+    this.#showStages(run, store);
     /** @type {Memory} */ (this.byId("memory")).show(run);
+  }
+
+  /** A workflow's nodes, and the stages in them; or else the stages alone. @param {RunReport} run @param {Store} store */
+  #showStages(run, store) {
+    const now = store.nowUnixSeconds;
+    const eta = store.etaSeconds(run);
+    const workflow = isWorkflow(run);
+    const stages = workflow ? run.stages.filter((stage) => !stage.node) : run.stages;
+    this.byId("nodes").hidden = !workflow;
+    this.byId("slowest").hidden = !workflow || run.stages.length === 0;
+    this.byId("timeline").hidden = workflow || stages.length === 0;
+    this.byId("stages").hidden = stages.length === 0;
+    /** @type {Stages} */ (this.byId("stages")).show(run, stages);
+    if (workflow) {
+      const layout = layOutWorkflow(run, now, eta, store.runEtaSeconds(run));
+      /** @type {Nodes} */ (this.byId("nodes")).show(run, layout);
+      /** @type {Slowest} */ (this.byId("slowest")).show(run, layout);
+    } else {
+      /** @type {Timeline} */ (this.byId("timeline")).show(run, now, eta);
+    }
   }
 
   /** @param {RunReport} run */
   #showTitle(run) {
-    setText(this.byId("status"), statusTitle(run.status));
-    setAttribute(this.byId("status"), "data-status", run.status);
-    setText(this.byId("pipeline"), run.pipeline);
+    const { text, level } = outcome(run);
+    setText(this.byId("status"), text);
+    setAttribute(this.byId("status"), "data-level", level);
+    setText(this.byId("pipeline"), runTitle(run));
     setAttribute(this.byId("pipeline"), "title", run.model_id);
-    setText(this.byId("device"), deviceText(run));
+    setText(this.byId("process"), processText(run));
+    setText(this.byId("device"), whereText(run));
     setText(this.byId("prompt"), String(run.params.prompt ?? ""));
     setAttribute(this.byId("prompt"), "title", String(run.params.prompt ?? ""));
     syncChildren(this.byId("params"), paramsOf(run), createPair, (pair, [name, value]) => {
@@ -131,23 +169,53 @@ export class RunView extends Component {
     });
   }
 
-  /** @param {RunReport} run @param {StageReport | null} stage @param {number} now @param {Store} store */
-  #showNow(run, stage, now, store) {
-    const running = run.status === "running";
-    const eta = store.etaSeconds(run);
-    const ahead = running ? progressOf(stage) : null;
-    const { done, total, unit } = ahead ?? { done: 0, total: 0, unit: "Steps" };
-    setText(this.byId("doing"), running ? doing(stage) : outcome(run));
-    setText(this.byId("steps"), running ? stepsText(stage, store.bytesPerSecond(run)) : (run.output ?? ""));
-    setText(this.byId("left"), running ? leftText(eta) : duration(run.total_seconds));
-    setAttribute(this.byId("left"), "title", running ? leftDetail(stage) : null);
-    setText(this.byId("elapsed"), running ? `${wholeDuration(elapsedSeconds(run, now))} elapsed` : "in all");
+  /** @param {RunReport} run @param {StageReport | null} stage @param {Store} store */
+  #showNow(run, stage, store) {
+    if (run.status === "running") {
+      const runEta = store.runEtaSeconds(run);
+      const { time, of, beside } = leftText(stage, store.etaSeconds(run), runEta);
+      const elapsed = `${wholeDuration(elapsedSeconds(run, store.nowUnixSeconds))} elapsed`;
+      const nodes = isWorkflow(run) ? nodesText(run) : "";
+      this.#showDoing(doing(run, stage), null);
+      setText(this.byId("steps"), together(stepsText(stage, store.bytesPerSecond(run)), nodes));
+      this.#showTime(time, of, together(beside, elapsed), leftDetail(stage, runEta));
+    } else {
+      const { text, where, level } = outcome(run);
+      this.#showDoing(where ? `${text} in ${where}` : text, level);
+      setText(this.byId("steps"), run.output ?? "");
+      const seconds = elapsedSeconds(run, store.nowUnixSeconds);
+      const how = run.status === "interrupted" ? "until it was last seen" : "in all";
+      this.#showTime(duration(seconds), "", how, null);
+    }
+    this.#showProgress(run, stage);
+  }
+
+  /** @param {string} text @param {string | null} level */
+  #showDoing(text, level) {
+    setText(this.byId("doing"), text);
+    setAttribute(this.byId("doing"), "data-level", level);
+  }
+
+  /** @param {string} time @param {string} of @param {string} elapsed @param {string | null} detail */
+  #showTime(time, of, elapsed, detail) {
+    setText(this.byId("time"), time);
+    setText(this.byId("of"), of);
+    setText(this.byId("elapsed"), elapsed);
+    setAttribute(this.byId("left"), "title", detail);
+  }
+
+  /** How much of the workflow is done, or of the running stage. @param {RunReport} run @param {StageReport | null} stage */
+  #showProgress(run, stage) {
     const progress = this.byId("progress");
-    progress.hidden = ahead == null;
-    setAttribute(progress, "aria-label", stage ? `${unit} of ${stageTitle(stage)}` : null);
-    setAttribute(progress, "aria-valuemax", String(total));
-    setAttribute(progress, "aria-valuenow", String(done));
-    this.byId("bar").style.setProperty("--ratio", String(total ? done / total : 0));
+    const { done, total, ratio } = nodesDone(run);
+    const ahead = total ? { done, total, unit: "Nodes" } : progressOf(stage);
+    progress.hidden = ahead == null || run.status !== "running";
+    if (progress.hidden || !ahead) return;
+    const of = total ? runTitle(run) : stage ? stageTitle(stage) : "";
+    setAttribute(progress, "aria-label", `${ahead.unit} of ${of}`);
+    setAttribute(progress, "aria-valuemax", String(ahead.total));
+    setAttribute(progress, "aria-valuenow", String(ahead.done));
+    this.byId("bar").style.setProperty("--ratio", String(ratio ?? ahead.done / ahead.total));
   }
 
   /** @param {RunReport} run */
@@ -169,15 +237,15 @@ export class RunView extends Component {
     this.byId("figures").hidden = !stage;
     if (!stage) return;
     const create = () => new Figure();
-    syncChildren(
-      this.byId("figures"),
-      figuresOf(run, stage),
-      create,
-      (element, [label, value, detail]) => {
-        element.show(label, value, detail);
-      },
-    );
+    syncChildren(this.byId("figures"), figuresOf(run, stage), create, (element, [label, value, detail]) => {
+      element.show(label, value, detail);
+    });
   }
+}
+
+/** @param {...string} texts */
+function together(...texts) {
+  return texts.filter(Boolean).join(" · ");
 }
 
 function createPair() {

@@ -7,9 +7,10 @@
 
 import { StoreView, blueprint } from "../component.js";
 import { h, setAttribute, setText, syncChildren } from "../dom.js";
-import { duration, moment, percent, statusTitle } from "../format.js";
+import { duration, moment, percent } from "../format.js";
 import { mainStage } from "../run-figures.js";
-import { runTitle } from "../run-text.js";
+import { outcome, processText, runTitle } from "../run-text.js";
+import { OUTCOME_COLOURS } from "../stage-colours.js";
 import { shownRuns } from "./current.js";
 import { RunView } from "./run.js";
 
@@ -36,7 +37,7 @@ export class Runs extends StoreView {
     li { border-top: 1px solid var(--crystools-line); }
     li:first-child { border-top: 0; }
     li button {
-      display: grid; grid-template-columns: 14px minmax(0, 1fr) 84px 92px 76px 132px; gap: 10px;
+      display: grid; grid-template-columns: 14px minmax(0, 1fr) 122px 92px 76px 132px; gap: 10px;
       align-items: baseline;
       width: 100%; padding: 7px 4px; border: 0; background: none; text-align: left; font-size: 13px;
     }
@@ -45,9 +46,9 @@ export class Runs extends StoreView {
     .arrow { color: var(--crystools-muted); transition: transform .12s; }
     [aria-expanded="true"] .arrow { transform: rotate(90deg); }
     .name b { font-weight: 600; margin-right: 8px; }
-    .status { color: var(--crystools-muted); }
-    .status[data-status="succeeded"] { color: var(--crystools-good); }
-    .status[data-status="failed"] { color: var(--crystools-critical); }
+    .process:not(:empty) { margin-right: 8px; }
+    ${OUTCOME_COLOURS}
+    li button > .status { white-space: normal; }
     .duration, .mfu, .time { text-align: right; }
     .detail { padding: 6px 4px 16px; }
     @container (max-width: 620px) {
@@ -145,8 +146,10 @@ function createItem() {
   const cell = (/** @type {string} */ name, /** @type {Node[]} */ ...children) =>
     h("span", { class: name }, ...children);
   const arrow = h("span", { class: "arrow", "aria-hidden": "true" }, "▸");
-  const name = cell("name", h("b"), cell("muted"));
-  const rest = ["status", "number duration", "number mfu", "number muted time"].map((part) => cell(part));
+  const name = cell("name", h("b"), cell("process muted"), cell("prompt muted"));
+  const rest = ["status outcome", "number duration", "number mfu", "number muted time"].map((part) =>
+    cell(part),
+  );
   return h("li", {}, h("button", { type: "button" }, arrow, name, ...rest), h("div", { class: "detail" }));
 }
 
@@ -155,20 +158,28 @@ function showSummary(item, run, open) {
   const button = /** @type {HTMLButtonElement} */ (item.firstElementChild);
   button.dataset.run = run.run_id;
   setAttribute(button, "aria-expanded", String(open));
+  const { text, level } = outcome(run);
   /** @type {Record<string, string>} */
   const texts = {
     ".name b": runTitle(run),
-    ".name .muted": String(run.params.prompt ?? ""),
-    ".status": statusTitle(run.status),
+    ".process": processText(run),
+    ".prompt": String(run.params.prompt ?? ""),
+    ".status": text,
     ".duration": duration(run.total_seconds),
     ".mfu": `MFU ${percent(mainStage(run)?.mfu?.ratio)}`,
     ".time": moment(run.started_unix_seconds),
   };
-  for (const [selector, text] of Object.entries(texts)) {
+  for (const [selector, value] of Object.entries(texts)) {
     const cell = button.querySelector(selector);
-    if (cell) setText(cell, text);
+    if (cell) setText(cell, value);
   }
-  setAttribute(/** @type {Element} */ (button.querySelector(".status")), "data-status", run.status);
+  const name = /** @type {Element} */ (button.querySelector(".name"));
+  setAttribute(
+    name,
+    "title",
+    [runTitle(run), processText(run), run.params.prompt].filter(Boolean).join("\n"),
+  );
+  setAttribute(/** @type {Element} */ (button.querySelector(".status")), "data-level", level);
 }
 
 customElements.define("crystools-runs", Runs);

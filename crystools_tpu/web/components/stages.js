@@ -17,8 +17,11 @@ import {
   teraflop,
   verdict,
 } from "../format.js";
-import { fullestChip } from "../run-figures.js";
+import { fullestChip, pathTo } from "../run-figures.js";
 import { STAGE_COLOURS } from "../stage-colours.js";
+
+/** A workflow may have any number of stages within its nodes. */
+const ROWS_AT_MOST = 100;
 
 /** @typedef {(stage: StageReport) => string} Telling */
 /** @typedef {{ title: string, text: Telling, detail?: Telling, forecast?: Telling }} Column */
@@ -60,7 +63,8 @@ export class Stages extends Component {
         <th scope="col">Stage</th>${COLUMNS.map(({ title }) => `<th scope="col">${title}</th>`).join("")}
       </tr></thead>
       <tbody id="rows"></tbody>
-    </table>`,
+    </table>
+    <p id="more" class="muted"></p>`,
     `${STAGE_COLOURS}
     :host { container-type: inline-size; }
     table { width: 100%; border-collapse: collapse; font-size: 12.5px; font-variant-numeric: tabular-nums; }
@@ -77,6 +81,7 @@ export class Stages extends Component {
     td[data-absent], small { color: var(--crystools-muted); }
     small { display: block; font-size: 11px; }
     tr[data-status="failed"] th { color: var(--crystools-critical); }
+    #more { font-size: 12px; }
     @container (max-width: 620px) {
       thead { display: none; }
       table, tbody { display: block; }
@@ -95,13 +100,16 @@ export class Stages extends Component {
     `,
   );
 
-  /** @param {RunReport} run */
-  show(run) {
-    syncChildren(this.byId("rows"), run.stages, createRow, (row, stage) => {
+  /** @param {RunReport} run @param {readonly StageReport[]} stages Those of the run that have a row. */
+  show(run, stages) {
+    const shown = stages.slice(0, ROWS_AT_MOST);
+    const more = stages.length - shown.length;
+    setText(this.byId("more"), more > 0 ? `and ${more} more stages` : "");
+    syncChildren(this.byId("rows"), shown, createRow, (row, stage) => {
       setAttribute(row, "data-kind", stage.name);
       setAttribute(row, "data-status", stage.status);
       setAttribute(row, "data-stepless", stage.steps_total == null && stage.steps.length === 0 ? "" : null);
-      setText(/** @type {Element} */ (row.cells[0]), stageTitle(stage));
+      setText(/** @type {Element} */ (row.cells[0]), pathTo(run, stage).map(stageTitle).join(" › "));
       COLUMNS.forEach((column, index) => {
         const cell = /** @type {HTMLTableCellElement} */ (row.cells[index + 1]);
         const text = column.text(stage);

@@ -10,12 +10,9 @@ import { h, setAttribute, setText, svg, syncChildren } from "../dom.js";
 import { duration, stageTitle, wholeDuration } from "../format.js";
 import { layOut } from "../run-figures.js";
 import { STAGE_COLOURS } from "../stage-colours.js";
+import { AXIS_STYLE, HATCH, LEGEND_STYLE, drawAxis } from "../time-axis.js";
 
 const HEIGHT = 34;
-
-/** Distances between the marks of the time axis, in seconds; the first that gives few enough is taken. */
-const TICK_SECONDS = [0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 1800, 3600];
-const TICKS_AT_MOST = 6;
 
 /** Beyond so many steps the gaps between them would hide the steps. */
 const STEPS_WITH_GAPS = 120;
@@ -25,11 +22,7 @@ export class Timeline extends Component {
     `<figure>
       <div id="names" aria-hidden="true"></div>
       <svg id="plot" width="100%" height="${HEIGHT}" role="img">
-        <defs>
-          <pattern id="hatch" patternUnits="userSpaceOnUse" width="5" height="5" patternTransform="rotate(45)">
-            <rect class="hatch-ground" width="5" height="5" /><rect class="hatch-line" width="2" height="5" />
-          </pattern>
-        </defs>
+        ${HATCH}
         <g id="stages"></g>
       </svg>
       <div id="marks" aria-hidden="true"></div>
@@ -42,8 +35,9 @@ export class Timeline extends Component {
     </figure>`,
     `${STAGE_COLOURS}
     figure { margin: 0; }
-    #names, #marks, #axis { position: relative; height: 17px; font-size: 11px; }
-    #names > div, #marks > div, #axis > div { position: absolute; white-space: nowrap; }
+    ${AXIS_STYLE}
+    #names, #marks { position: relative; height: 17px; font-size: 11px; }
+    #names > div, #marks > div { position: absolute; white-space: nowrap; }
     #names > div { container-type: inline-size; height: 17px; overflow: hidden; text-overflow: ellipsis; }
     @container (max-width: 44px) { #names span { display: none; } }
     #marks { height: 14px; }
@@ -51,32 +45,15 @@ export class Timeline extends Component {
     #marks > div[data-edge="right"] { transform: translateX(-100%); }
     #marks > div[data-edge="left"] { transform: none; }
     #marks:empty { display: none; }
-    #axis { color: var(--crystools-muted); border-top: 1px solid var(--crystools-line); }
-    #axis > div { padding-left: 3px; border-left: 1px solid var(--crystools-line); line-height: 15px; }
     svg { display: block; }
     .stage { fill: var(--color); opacity: .3; }
     .step { fill: var(--color); stroke: var(--crystools-panel); stroke-width: 1; }
     .step.dense { stroke: none; }
     .step.nan { fill: var(--crystools-critical); }
     .compile { fill: url(#hatch); stroke: var(--crystools-muted); stroke-width: 1; }
-    .hatch-ground { fill: var(--crystools-panel); }
-    .hatch-line { fill: var(--crystools-muted); }
     .expected { fill: none; stroke: var(--color); stroke-dasharray: 3 3; }
     .failed { fill: var(--crystools-critical); opacity: .35; }
-    figcaption {
-      display: flex; flex-wrap: wrap; gap: 2px 14px; font-size: 11px; color: var(--crystools-muted);
-      margin-top: 4px;
-    }
-    .key::before {
-      content: ""; display: inline-block; width: 12px; height: 9px; margin-right: 5px; border-radius: 1px;
-      background: var(--crystools-hbm);
-    }
-    .key.compile::before {
-      background: repeating-linear-gradient(135deg, var(--crystools-muted) 0 1.5px, transparent 1.5px 4px);
-      border: 1px solid var(--crystools-muted);
-    }
-    .key.expected::before { background: none; border: 1px dashed var(--crystools-hbm); }
-    .key.nan::before { background: var(--crystools-critical); }
+    ${LEGEND_STYLE}
     `,
   );
 
@@ -104,10 +81,7 @@ export class Timeline extends Component {
       mark.style.left = at(middle);
       mark.dataset.edge = middle > seconds * 0.85 ? "right" : middle < seconds * 0.15 ? "left" : "";
     });
-    syncChildren(this.byId("axis"), ticks(seconds), createMark, (tick, time) => {
-      setText(tick, seconds < 60 ? `${Number(time.toFixed(2))} s` : clock(time));
-      tick.style.left = at(time);
-    });
+    drawAxis(this.byId("axis"), seconds);
   }
 }
 
@@ -186,18 +160,6 @@ function describeStage({ report, start, end }) {
 /** @param {readonly StageSpan[]} stages @param {number} seconds */
 function summary(stages, seconds) {
   return `Timeline over ${wholeDuration(seconds)}. ${stages.map(describeStage).join("; ")}`;
-}
-
-/** @param {number} seconds */
-function ticks(seconds) {
-  const step = TICK_SECONDS.find((candidate) => seconds / candidate <= TICKS_AT_MOST) ?? seconds;
-  const count = step > 0 ? Math.floor((seconds * 0.94) / step) + 1 : 0;
-  return Array.from({ length: count }, (_, index) => index * step);
-}
-
-/** Minutes and seconds of the axis: 2:30. @param {number} seconds */
-function clock(seconds) {
-  return `${Math.floor(seconds / 60)}:${String(Math.round(seconds % 60)).padStart(2, "0")}`;
 }
 
 customElements.define("crystools-timeline", Timeline);
