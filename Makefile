@@ -54,6 +54,7 @@ benchmark: .venv/.dev
 	$(BIN)/python -m benchmarks.telemetry
 	$(BIN)/python -m benchmarks.history
 	$(BIN)/python -m benchmarks.scrape
+	test -z "$$COMFYUI_DIR" || $(BIN)/python -m benchmarks.comfyui
 
 clean:
 	rm -rf .venv node_modules demo-output .mypy_cache .ruff_cache .pytest_cache
