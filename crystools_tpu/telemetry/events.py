@@ -101,7 +101,7 @@ class _Safe:
         kind: Any = type(self)
         for name, made_safe in _texts(kind):
             value = getattr(self, name)
-            if value is not None:
+            if value:
                 safe = made_safe(value)
                 if safe is not value:
                     object.__setattr__(self, name, safe)
@@ -617,14 +617,18 @@ def to_wire(value: Any) -> dict[str, Any]:
 
 def plain(value: Any) -> Any:
     """A dataclass, mapping, sequence or scalar as strict JSON has it. NaN and infinity become None."""
-    if isinstance(value, Message):
+    kind: Any = type(value)
+    if kind in _PLAIN:
+        return value
+    if kind is float:
+        return value if math.isfinite(value) else None
+    if kind is Message:
         return to_wire(value.body)
     if dataclasses.is_dataclass(value):
-        kind: Any = type(value)
         return {
-            f.name: plain(item)
-            for f in _wire_fields(kind)
-            if (item := getattr(value, f.name)) != f.default or "omit_default" not in f.metadata
+            name: plain(item)
+            for name, omitted in _wire_fields(kind)
+            if (item := getattr(value, name)) != omitted or omitted is _NEVER
         }
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
@@ -637,6 +641,15 @@ def plain(value: Any) -> Any:
     return value
 
 
+_PLAIN: Final = frozenset({str, int, bool, type(None)})
+_NEVER: Final = object()
+
+
 @functools.cache
-def _wire_fields(kind: Any) -> tuple[dataclasses.Field[Any], ...]:
-    return tuple(f for f in dataclasses.fields(kind) if f.metadata.get("on_the_wire", True))
+def _wire_fields(kind: Any) -> tuple[tuple[str, Any], ...]:
+    """The names of the fields, each with the value at which it is left out."""
+    return tuple(
+        (f.name, f.default if "omit_default" in f.metadata else _NEVER)
+        for f in dataclasses.fields(kind)
+        if f.metadata.get("on_the_wire", True)
+    )

@@ -22,6 +22,7 @@ from crystools_tpu.telemetry.events import (
     Device,
     Event,
     Forecast,
+    Node,
     Params,
     RunFinished,
     RunReport,
@@ -382,7 +383,14 @@ def stage_begun(
     return report_begun(StageName(name), component, started_unix_seconds)
 
 
-def report_begun(name: StageName, component: str | None, started_unix_seconds: float) -> StageReport:
+def report_begun(
+    name: StageName,
+    component: str | None,
+    started_unix_seconds: float,
+    *,
+    parent: int | None = None,
+    node: Node | None = None,
+) -> StageReport:
     """The report of a stage of which no more is known."""
     return StageReport(
         name=name,
@@ -406,6 +414,8 @@ def report_begun(name: StageName, component: str | None, started_unix_seconds: f
         mbu=None,
         bound=None,
         hbm=(),
+        parent=parent,
+        node=node,
     )
 
 

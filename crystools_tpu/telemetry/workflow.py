@@ -282,10 +282,12 @@ class WorkflowRun(Run):
             facts = self._describe(happening.node_id)
         parent = self._nodes.get(facts.parent) if facts.parent is not None else None
         began = self._start.started_unix_seconds + (elapsed(self._started_at, happening.at) or 0.0)
-        begun = dataclasses.replace(
-            report_begun(StageName.NODE, facts.node.class_type, began),
-            node=facts.node,
+        begun = report_begun(
+            StageName.NODE,
+            facts.node.class_type,
+            began,
             parent=None if parent is None else parent.index,
+            node=facts.node,
         )
         node = NodeStage(len(self._stages), begun, facts, happening.at, happening.memory)
         self._stages.append(node)
