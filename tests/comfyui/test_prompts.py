@@ -91,8 +91,8 @@ def modules(fake: FakeExecution) -> dict[str, ModuleType]:
 def newest() -> RunReport:
     """The report of the last run; all have ended."""
     for run in telemetry.history._runs:
-        assert isinstance(run, telemetry.WorkflowRun)
-        run.join()
+        if isinstance(run, telemetry.WorkflowRun):  # the others are of other tests
+            run.join()
     return telemetry.history.reports()[0]
 
 
