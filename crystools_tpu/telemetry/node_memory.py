@@ -24,11 +24,11 @@ from crystools_tpu.telemetry.memory import DeviceMemory, device_memory
 if sys.platform != "win32":
     import resource
 
-_MOST_OF_THE_TIME: Final = 1 / 400
+_MOST_OF_THE_TIME: Final = 1 / 1000
 """What reading memory may take of a workflow: of many quick nodes most have no figures of their own."""
 
-_MOST_SAVED_SECONDS: Final = 0.001
-"""What may be saved of that for quick nodes in a row: about ten readings of one device."""
+_MOST_SAVED_SECONDS: Final = 0.0001
+"""What may be saved of that: a reading or two, so that a quick node between slow ones has figures."""
 
 _STATM: Final = Path("/proc/self/statm")
 
@@ -75,8 +75,10 @@ class NodeMemory:
     ) -> None:
         self._modules = modules
         self._clock = clock
+        self.due_at = clock()
+        """When the next reading may be taken."""
         self._saved_seconds = _MOST_SAVED_SECONDS
-        self._read_at = clock()
+        self._read_at = self.due_at
         self._guard = Guard(logging.getLogger(__name__))
         self._statm: int | None = None
         with contextlib.suppress(OSError):  # no Linux
@@ -85,14 +87,15 @@ class NodeMemory:
     def read(self) -> MemoryReading | None:
         """Memory now; None where the readings before have cost too much for another."""
         began = self._clock()
-        saved = self._saved_seconds + (began - self._read_at) * _MOST_OF_THE_TIME
-        if saved <= 0:
+        if began < self.due_at:
             return None
         reading = None
         with self._guard("the memory of nodes could not be read"):
             reading = MemoryReading(self._host(), dict(self._devices()))
-        self._read_at = self._clock()
-        self._saved_seconds = min(saved, _MOST_SAVED_SECONDS) - (self._read_at - began)
+        ended = self._clock()
+        saved = min(self._saved_seconds + (began - self._read_at) * _MOST_OF_THE_TIME, _MOST_SAVED_SECONDS)
+        self._saved_seconds, self._read_at = saved - (ended - began), ended
+        self.due_at = ended - min(0.0, self._saved_seconds) / _MOST_OF_THE_TIME
         return reading
 
     def _host(self) -> HostReading | None:

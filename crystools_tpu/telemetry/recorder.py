@@ -266,13 +266,14 @@ class Run:
 
 
 class Executing(Protocol):
-    """What executes just now: a workflow's node, of which a run that begins is a part."""
+    """What executes nodes, of which a run that begins meanwhile is a part: a workflow."""
 
-    def part(self, pipeline: str, **facts: Unpack[RunFacts]) -> Run | None:
-        """The recorder of that part; None where it has ended."""
+    def part(self, node_id: str, pipeline: str, **facts: Unpack[RunFacts]) -> Run | None:
+        """The recorder of that part of the node; None where that has ended."""
 
 
-executing: ContextVar[Executing | None] = ContextVar("crystools_tpu_executing", default=None)
+executing: ContextVar[tuple[Executing, str] | None] = ContextVar("crystools_tpu_executing", default=None)
+"""What executes a node just now, and the node's id."""
 
 bus = Bus()
 history = History()
@@ -336,8 +337,10 @@ def run(
         "forecast": forecast,
         "work": work,
     }
-    node = executing.get()
-    recorded = node.part(pipeline, **facts) if node is not None else None
+    recorded = None
+    if (at_node := executing.get()) is not None:
+        workflow, node_id = at_node
+        recorded = workflow.part(node_id, pipeline, **facts)
     if recorded is None:
         keep_by_default(bus, history)
         recorded = Run(pipeline, bus=bus, profiler=profiler, clock=clock, wall_clock=wall_clock, **facts)

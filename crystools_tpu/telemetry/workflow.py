@@ -115,22 +115,25 @@ class WorkflowRun(Run):
         self._running: list[NodeStage] = []
         self._untold: deque[NodeStage] = deque()
         self._end: _End | None = None
+        self._history = recorder.history
         self._look_at = 0.0
         self._is_followed = False
 
     def begin(self, history: History) -> None:
-        """Remembers the run. A thread follows it until it ends, and tells of it."""
-        with self._guard("the run could not be remembered"):
-            history.add(self)
+        """A thread follows the run until it ends, remembers it and tells of it: here it would take time."""
+        self._history = history
         with self._guard("a workflow cannot be followed while it runs"):
             follower.add(self)
             self._is_followed = True
 
     def node_started(self, node_id: str) -> None:
         """A node is executed from now on, or again after it has waited for others."""
-        memory, self._memory_since_last_node = self._memory_since_last_node or self._memory.read(), None
-        self._happenings.append(("started", node_id, self._clock(), memory))
-        executing.set(_ExecutingNode(self, node_id))
+        at = self._clock()
+        memory, self._memory_since_last_node = self._memory_since_last_node, None
+        if memory is None and at >= self._memory.due_at:
+            memory = self._memory.read()
+        self._happenings.append(("started", node_id, at, memory))
+        executing.set((self, node_id))
 
     def node_progressed(self, node_id: str, value: float, total: float) -> None:
         """A node has done `value` of `total`."""
@@ -139,8 +142,9 @@ class WorkflowRun(Run):
     def node_finished(self, node_id: str) -> None:
         """A node has been executed to its end. One that had not started is passed over: it was cached."""
         at = self._clock()
-        memory = self._memory_since_last_node = self._memory_since_last_node or self._memory.read()
-        self._happenings.append(("finished", node_id, at, memory))
+        if self._memory_since_last_node is None and at >= self._memory.due_at:
+            self._memory_since_last_node = self._memory.read()
+        self._happenings.append(("finished", node_id, at, self._memory_since_last_node))
 
     def finish(
         self,
@@ -263,6 +267,8 @@ class WorkflowRun(Run):
                 nodes_total=facts.nodes_total,
                 cached_nodes=facts.cached_nodes,
             )
+        with self._guard("the run could not be remembered"):
+            self._history.add(self)
         keeper.run_begins(self.run_id)
         self._publish(RunStarted(self.report))
 
@@ -357,19 +363,6 @@ class WorkflowRun(Run):
         if len(innermost) > 1 and any(node.facts.overlaps for node in innermost):
             return self._nodes.get(node_id)
         return innermost[-1] if innermost else None
-
-
-class _ExecutingNode:
-    """The node that executes, for a run that begins within it."""
-
-    __slots__ = ("_node_id", "_workflow")
-
-    def __init__(self, workflow: WorkflowRun, node_id: str) -> None:
-        self._workflow = workflow
-        self._node_id = node_id
-
-    def part(self, pipeline: str, **facts: Unpack[RunFacts]) -> Run | None:
-        return self._workflow.part(self._node_id, pipeline, **facts)
 
 
 class Part(Run):

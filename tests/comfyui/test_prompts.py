@@ -13,6 +13,7 @@ import pytest
 from crystools_tpu import telemetry
 from crystools_tpu.comfyui.prompts import follow_prompts
 from crystools_tpu.telemetry import RunReport, Status
+from crystools_tpu.telemetry.following import follower
 
 from .fake_execution import (
     DynamicPrompt,
@@ -90,9 +91,7 @@ def modules(fake: FakeExecution) -> dict[str, ModuleType]:
 
 def newest() -> RunReport:
     """The report of the last run; all have ended."""
-    for run in telemetry.history._runs:
-        if isinstance(run, telemetry.WorkflowRun):  # the others are of other tests
-            run.join()
+    follower.look()
     return telemetry.history.reports()[0]
 
 
