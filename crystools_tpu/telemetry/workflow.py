@@ -115,13 +115,13 @@ class WorkflowRun(Run):
         self._running: list[NodeStage] = []
         self._untold: deque[NodeStage] = deque()
         self._end: _End | None = None
-        self._history = recorder.history
         self._look_at = 0.0
         self._is_followed = False
 
     def begin(self, history: History) -> None:
-        """A thread follows the run until it ends, remembers it and tells of it: here it would take time."""
-        self._history = history
+        """Remembers the run. A thread follows it until it ends, and tells of it."""
+        with self._guard("the run could not be remembered"):
+            history.add(self)
         with self._guard("a workflow cannot be followed while it runs"):
             follower.add(self)
             self._is_followed = True
@@ -267,8 +267,6 @@ class WorkflowRun(Run):
                 nodes_total=facts.nodes_total,
                 cached_nodes=facts.cached_nodes,
             )
-        with self._guard("the run could not be remembered"):
-            self._history.add(self)
         keeper.run_begins(self.run_id)
         self._publish(RunStarted(self.report))
 

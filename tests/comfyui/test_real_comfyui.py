@@ -697,7 +697,7 @@ async def test_where_comfyuis_setting_asks_for_previews_the_page_sees_the_latent
                 assert told != "execution_error", message.data
                 if told == "execution_success":
                     break
-        stages = [stage for run in comfyui.runs() for stage in run["stages"]]
+        stages = comfyui.ended()["stages"]
     (denoise,) = (stage for stage in stages if stage["name"] == "denoise")
     assert 1 <= len(seen) <= denoise["seconds"] / 0.5
     for about, image in seen:
