@@ -28,22 +28,24 @@ _LEAST_KEPT_SECONDS: Final = 1.0
 class Decoder(NamedTuple):
     """A VAE's decoder beside the denoiser: its FLOPs a second for one of that, and the same of compiling.
 
-    `missing` is of compiling where the cache is known not to have it.
+    `found` is of compiling where the run has found another program in the cache, `missing` where the cache is
+    known not to have the decoder's.
     """
 
     rate: float
     compiling: float
+    found: float
     missing: float
 
 
 _DECODERS: Final[Mapping[str, Decoder]] = {
-    # The tiny models at 160 x 288 on two cores: CogVideoX 0.43, Wan2.1 0.47 (and 0.75 in README.md);
-    # compiling 7 times as long (3 in README.md), and 0.9 times where the cache has it. Of programs as small
-    # as their denoisers' it keeps none: whether it has the decoder's does not show before.
-    "cpu": Decoder(0.5, 3.5, 7.0),
+    # The tiny models at 160 x 288 on two cores: CogVideoX 0.43, Wan2.1 0.47 to 0.56 (and 0.75 in README.md);
+    # compiling 3 to 7 times as long, and 0.7 to 0.9 times where the cache has it. Of programs as small as
+    # their denoisers' it keeps none, but of the text encoder's.
+    "cpu": Decoder(0.6, 3.5, 0.8, 7.0),
     # The compiler's own estimates of the full-size models, and its time (benchmarks/results/plans.json): 0.09
     # to 0.25, and 0.6 to 1.2.
-    "tpu": Decoder(0.12, 0.8, 0.8),
+    "tpu": Decoder(0.12, 0.8, 0.8, 0.8),
 }
 """By platform, for the time to go of a run of which nothing is known but its own denoising.
 
@@ -101,6 +103,7 @@ class Part:
     work: float | None = None
     steps: int = 1
     compiling: float = 1.0
+    found: float = 1.0
     missing: float = 1.0
 
 
@@ -211,6 +214,7 @@ def _by_plan(run: RunReport) -> Expectation:
     parts = {}
     for stage in run.work:
         of = (stage.name, stage.component)
+        of_decoder = decoder if stage.name is StageName.VAE_DECODE else None
         planned = forecast.get(of)
         step_seconds = None if planned is None else planned.step_seconds
         parts[None, *of, None, counts[of]] = Part(
@@ -218,8 +222,9 @@ def _by_plan(run: RunReport) -> Expectation:
             seconds=None if step_seconds is None else step_seconds * stage.steps,
             work=_work(stage, decoder),
             steps=stage.steps,
-            compiling=decoder.compiling if decoder and stage.name is StageName.VAE_DECODE else 1.0,
-            missing=decoder.missing if decoder and stage.name is StageName.VAE_DECODE else 1.0,
+            compiling=of_decoder.compiling if of_decoder else 1.0,
+            found=of_decoder.found if of_decoder else 1.0,
+            missing=of_decoder.missing if of_decoder else 1.0,
         )
         counts[of] += 1
     return Expectation(parts, by_history=False)

@@ -70,6 +70,7 @@ class RunAhead:
         self._ended: set[int] = set()
         self._rate: float | None = None
         self._denoiser_compiled = 0.0
+        self._found_one = False
         self._compiled, self._compiled_before = 0.0, Compiles(0.0, 0.0)
         for number, stage in enumerate(run.stages):
             self.began(stage)
@@ -126,6 +127,7 @@ class RunAhead:
         return TimeToGo(seconds, self._by(of_plan))
 
     def _saw_compile(self, stage: StageReport, seconds: float) -> None:
+        self._found_one = self._found_one or stage.compile_cache is CompileCache.HIT
         if stage.name is StageName.DENOISE:
             self._denoiser_compiled = max(self._denoiser_compiled, seconds)
 
@@ -164,7 +166,8 @@ class RunAhead:
         if progress is not None and cache is CompileCache.HIT:
             return max(progress.compile_seconds, part.compiles.found if part.compiles else 0.0)
         if part.compiles is None:
-            return self._denoiser_compiled * (part.compiling if cache is None else part.missing)
+            unknown = part.found if self._found_one else part.compiling
+            return self._denoiser_compiled * (unknown if cache is None else part.missing)
         if cache is not None:
             return part.compiles.missing
         return part.compiles.as_in(self._compiled, self._compiled_before)
