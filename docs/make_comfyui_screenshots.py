@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from make_screenshots import CHROMIUM, TOPOLOGY, save
-from make_workflows import SMALL_VIDEO, TINY, Node, wan21, workflow
+from make_workflows import SMALL_VIDEO, TINY, Node, wan_t2v, workflow
 from playwright.sync_api import Browser, FloatRect, Locator, Page, expect, sync_playwright
 
 from crystools_pipelines.tiny import write_tiny_checkpoint
@@ -120,7 +120,7 @@ def open_page(browser: Browser, url: str) -> Page:
 
 def shown_workflow() -> dict[str, Any]:
     """That of the template, and the plot of its timings."""
-    nodes = wan21({"model_id": TINY[MODEL]}, SMALL_VIDEO, "video")
+    nodes = wan_t2v("Wan21", {"model_id": TINY[MODEL]}, SMALL_VIDEO, "video")
     timings = {name: link for name, link in nodes["report"].inputs.items() if name.startswith("timing_")}
     size = {"width": 1280, "height": 720}
     saved = {"images": ("plot", 0), "filename_prefix": "plot"}

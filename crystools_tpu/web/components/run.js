@@ -83,6 +83,8 @@ export class RunView extends Component {
     #of { font-weight: 600; }
     #doing[data-level="warning"] { color: var(--crystools-warning); }
     .big { font-size: 24px; font-weight: 650; letter-spacing: -.02em; line-height: 1.2; }
+    #now > div { min-width: 0; }
+    #steps { white-space: normal; }
     .right { text-align: right; }
     #progress { height: 8px; border-radius: 4px; background: var(--crystools-sunken); overflow: hidden; }
     #bar {

@@ -46,7 +46,7 @@ export class Runs extends StoreView {
     .arrow { color: var(--crystools-muted); transition: transform .12s; }
     [aria-expanded="true"] .arrow { transform: rotate(90deg); }
     .name b { font-weight: 600; margin-right: 8px; }
-    .process:not(:empty) { margin-right: 8px; }
+    .prompt:not(:empty) { margin-right: 8px; }
     ${OUTCOME_COLOURS}
     li button > .status { white-space: normal; }
     .duration, .mfu, .time { text-align: right; }
@@ -146,7 +146,7 @@ function createItem() {
   const cell = (/** @type {string} */ name, /** @type {Node[]} */ ...children) =>
     h("span", { class: name }, ...children);
   const arrow = h("span", { class: "arrow", "aria-hidden": "true" }, "▸");
-  const name = cell("name", h("b"), cell("process muted"), cell("prompt muted"));
+  const name = cell("name", h("b"), cell("prompt muted"), cell("process muted"));
   const rest = ["status outcome", "number duration", "number mfu", "number muted time"].map((part) =>
     cell(part),
   );
