@@ -27,8 +27,8 @@ if sys.platform != "win32":
 _MOST_OF_THE_TIME: Final = 1 / 1000
 """What reading memory may take of a workflow: of many quick nodes most have no figures of their own."""
 
-_MOST_SAVED_SECONDS: Final = 0.0001
-"""What may be saved of that: a reading or two, so that a quick node between slow ones has figures."""
+_MOST_SAVED_SECONDS: Final = 0.0002
+"""What may be saved of that: two readings of a GPU, so that a quick node after a slow one has figures."""
 
 _STATM: Final = Path("/proc/self/statm")
 

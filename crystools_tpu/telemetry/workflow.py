@@ -53,6 +53,9 @@ from crystools_tpu.telemetry.text import describe_error, safe_text
 
 logger = logging.getLogger(__name__)
 
+_FIRST_LOOK_SECONDS: Final = 0.3
+"""A workflow that is over before does not share the interpreter with the thread that makes its stages."""
+
 _MOST_OF_THE_CPU: Final = 0.005
 """What making stages may take of a core meanwhile: the workflow has to wait for the interpreter."""
 
@@ -115,7 +118,7 @@ class WorkflowRun(Run):
         self._running: list[NodeStage] = []
         self._untold: deque[NodeStage] = deque()
         self._end: _End | None = None
-        self._look_at = 0.0
+        self._look_at = time.monotonic() + _FIRST_LOOK_SECONDS
         self._is_followed = False
 
     def begin(self, history: History) -> None:

@@ -364,15 +364,15 @@ def test_reading_memory_takes_no_more_than_its_share_of_the_time(bench: Bench, t
             self.cuda.memory_stats = self.read_slowly
 
         def read_slowly(self, index: int) -> Any:
-            bench.clock.advance(0.000075)
+            bench.clock.advance(0.00015)
             return self.stats(index)
 
     modules: Any = {"torch": Slow()}
     memory = NodeMemory(modules=modules, statm=tmp_path / "absent", clock=bench.clock)
     assert [memory.read() is not None for _ in range(3)] == [True, True, False]
-    bench.clock.advance(0.04)
+    bench.clock.advance(0.05)
     assert memory.read() is None
-    bench.clock.advance(0.02)
+    bench.clock.advance(0.1)
     assert memory.read() is not None
     bench.clock.advance(40)
     assert [memory.read() is not None for _ in range(3)] == [True, True, False]
