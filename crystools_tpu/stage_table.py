@@ -23,8 +23,8 @@ from crystools_tpu.telemetry import (
     outcome,
     run_warnings,
     size_label,
+    stage_label,
 )
-from crystools_tpu.telemetry import stage_label as stage_label
 from crystools_tpu.telemetry.stage_tree import notable, parent_of, walk
 
 ABSENT: Final = "n/a"
@@ -126,7 +126,7 @@ def step_note(event: StepFinished) -> str:
 
 
 def transfer_note(event: BytesTransferred) -> str:
-    """`1.20 GiB of 28.00 GiB, 95.0 MiB/s, 289 s to go`."""
+    """`1.20 GiB of 28.00 GiB, 95.0 MiB/s, 4:49 left of download`."""
     total = "" if event.bytes_total is None else f" of {size_label(event.bytes_total)}"
     parts = [f"{size_label(event.bytes_done)}{total}"]
     if event.bytes_per_second is not None:

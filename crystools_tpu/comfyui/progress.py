@@ -128,7 +128,7 @@ class _Display:
         elif isinstance(event, StageStarted):
             if self._is_of_the_node(event):
                 self._stages.add((event.run_id, event.stage))
-                self._label = stage_table.stage_label(event.report)
+                self._label = telemetry.stage_label(event.report)
                 self._total = self._steps or event.report.steps_total or self._total
                 self._say(stage_table.forecast_note(event.report) or "...")
         elif not isinstance(event, BytesTransferred | CompileFinished | StepFinished):

@@ -17,6 +17,7 @@ from crystools_tpu.telemetry.events import (
     StageWork,
     Status,
 )
+from crystools_tpu.telemetry.stage_tree import top_level
 
 MOST_ALIKE: Final = 5
 """How many alike runs an expectation is made of, the newest: what they took is what the next will take."""
@@ -198,7 +199,7 @@ def _put_into_cache(stage: StageReport) -> float:
 
 
 def _share(run: RunReport) -> float:
-    together = sum(stage.seconds or 0.0 for stage in run.stages if stage.parent is None)
+    together = sum(stage.seconds or 0.0 for stage in top_level(run.stages))
     return min(1.0, run.total_seconds / together) if run.total_seconds and together else 1.0
 
 

@@ -31,7 +31,7 @@ from crystools_tpu.telemetry.events import (
 )
 from crystools_tpu.telemetry.expectation import Compiles, Part, StageKeys, expectation
 from crystools_tpu.telemetry.guard import Guard
-from crystools_tpu.telemetry.stage_tree import number_of_running_stage
+from crystools_tpu.telemetry.stage_tree import number_of_running_stage, parent_of
 
 logger = logging.getLogger(__name__)
 
@@ -184,10 +184,10 @@ class RunAhead:
 
     def _above(self, number: int) -> Iterator[int]:
         """The stages that a stage is a part of, the nearest first."""
-        parent = self._stages[number].parent
-        while parent is not None and 0 <= parent < number:
+        parent = parent_of(self._stages, number)
+        while parent is not None:
             yield parent
-            number, parent = parent, self._stages[parent].parent
+            parent = parent_of(self._stages, parent)
 
 
 def _seconds(part: Part, rate: float | None) -> float | None:

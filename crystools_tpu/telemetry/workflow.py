@@ -287,7 +287,7 @@ class WorkflowRun(Run):
         facts = NodeFacts(Node(happening.node_id, "unknown", None))
         with self._guard("a workflow's node could not be described"):
             facts = self._describe(happening.node_id)
-        parent = self._nodes.get(facts.parent) if facts.parent is not None else None
+        parent = self._parent_of(facts)
         began = self._start.started_unix_seconds + (elapsed(self._started_at, happening.at) or 0.0)
         begun = report_begun(
             StageName.NODE,
@@ -309,6 +309,7 @@ class WorkflowRun(Run):
             return
         self._tell_starts()
         report = node.report
+        to_go_seconds = eta_seconds(report)
         for number, record in enumerate(new, len(report.steps) - len(new)):
             self._publish(
                 StepFinished(
@@ -319,7 +320,7 @@ class WorkflowRun(Run):
                     step=number,
                     record=record,
                     steps_total=report.steps_total,
-                    eta_seconds=eta_seconds(report),
+                    eta_seconds=to_go_seconds,
                     mfu=None,
                     mbu=None,
                     bound=None,
@@ -347,8 +348,11 @@ class WorkflowRun(Run):
         chain: list[NodeStage] = []
         while node is not None and node not in chain:
             chain.append(node)
-            node = self._nodes.get(node.facts.parent) if node.facts.parent is not None else None
+            node = self._parent_of(node.facts)
         return chain
+
+    def _parent_of(self, facts: NodeFacts) -> NodeStage | None:
+        return None if facts.parent is None else self._nodes.get(facts.parent)
 
     def _innermost(self, node_id: str | None) -> NodeStage | None:
         """The running node that is this one, or the last that is a part of it.
