@@ -192,6 +192,10 @@ def shared(
     scene.stop()
 
 
+# What is the server's and our own, whichever frontend it is.
+in_one_frontend = pytest.mark.parametrize("shared", VERSIONS[-1:], indirect=True)
+
+
 @pytest.fixture
 def tab(shared: Tab) -> Iterator[Tab]:
     shared.show(*v6e_readings(1))
@@ -630,6 +634,7 @@ def test_the_timing_report_shows_its_table_on_the_node(tab: Tab) -> None:
     expect(table).to_have_count(0)
 
 
+@in_one_frontend
 def test_fault_settings_of_one_tab_changed_the_server_for_all(tab: Tab) -> None:
     other = open_tab(tab.page.context, tab.scene)
     before = len(tab.sent)
@@ -720,6 +725,7 @@ def test_fault_a_negative_rate_killed_it_for_good(tab: Tab) -> None:
     tab.close_settings()
 
 
+@in_one_frontend
 def test_fault_a_renamed_clone_had_no_styles(shared: Tab, browser: Browser) -> None:
     """Nor does a proxy's sub-path matter."""
     version = str(shared.scene.settings["Comfy.InstalledVersion"])
