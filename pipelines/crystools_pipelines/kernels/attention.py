@@ -15,8 +15,6 @@ from typing import NamedTuple, TypeAlias
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
-from tokamax._src.ops.experimental.tpu.splash_attention import splash_attention_kernel as splash
-from tokamax._src.ops.experimental.tpu.splash_attention import splash_attention_mask as splash_mask
 
 from crystools_pipelines.kernels.flash_kernel import BlockSizes, fits, flash_attention, is_exact, round_up
 from crystools_pipelines.kernels.scopes import UNLIKELY
@@ -230,6 +228,10 @@ def splash_attention(
 
     Not through tokamax's own door, which asks the default device for the chip where this asks the mesh.
     """
+    # Importing it takes a second or more, flax and qwix with it, and hardly a run comes here.
+    from tokamax._src.ops.experimental.tpu.splash_attention import splash_attention_kernel as splash
+    from tokamax._src.ops.experimental.tpu.splash_attention import splash_attention_mask as splash_mask
+
     query, key, value = (_by_heads(each, head_dim) for each in (query, key, value))
     query_tokens = query.shape[1]
     config = splash.SplashConfig(
