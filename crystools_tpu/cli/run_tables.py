@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 from rich.console import Console
@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from crystools_tpu.cli.console import new_table, print_line, print_table, unfolded
+from crystools_tpu.cli.console import new_table, print_line, print_table, print_text, unfolded
 from crystools_tpu.stage_table import ABSENT, notes, percent, stage_table
 from crystools_tpu.telemetry import (
     Change,
@@ -71,9 +71,11 @@ def runs_table(reports: Sequence[RunReport]) -> Table:
     return table
 
 
-def print_stages(console: Console, report: RunReport) -> None:
-    """The table of a run's stages, and what stands under it."""
+def print_stages(console: Console, report: RunReport, sentence: str | None = None) -> None:
+    """The table of a run's stages, the sentence about the run, and what else stands under it."""
     print_table(console, stage_table(report))
+    if sentence is not None:
+        print_text(console, sentence)
     for note in notes(report):
         print_line(console, note)
 
@@ -95,16 +97,22 @@ def run_text(report: RunReport) -> str:
     return "\n".join(f"{name:<7} {value}" for name, value in lines.items() if value)
 
 
-def comparison_table(comparison: Comparison) -> Table:
-    """A row a figure, grouped by stage."""
+def comparison_table(comparison: Comparison, stages: Iterable[StageComparison]) -> Table:
+    """A row a figure, grouped by stage, of these of its stages."""
     figures = unfolded("A", "B", "B to A", justify="right")
     table = new_table(*unfolded("stage", ""), *figures, *unfolded("verdict"))
     for change in comparison.changes:
         table.add_row("whole run", *_cells(change), _verdict(change))
-    for stage in comparison.stages:
+    for stage in stages:
         for number, change in enumerate(stage.changes):
             table.add_row(escape(stage.label) if number == 0 else "", *_cells(change), _verdict(change))
     return table
+
+
+def folded_text(stages: Iterable[StageComparison]) -> str:
+    """How many rows of unchanged stages are not shown; empty for none."""
+    rows = sum(len(stage.changes) for stage in stages)
+    return f"{rows} rows unchanged (--all shows them)" if rows else ""
 
 
 def differences_text(comparison: Comparison) -> str:

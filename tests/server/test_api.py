@@ -179,6 +179,9 @@ class Kept:
     def report(self, run_id: str) -> RunReport | None:
         return next((run for run in self.reports if run.run_id == run_id), None)
 
+    def earlier(self, report: RunReport) -> tuple[RunReport, ...]:
+        return self.reports
+
     def alike(self, report: RunReport) -> tuple[RunReport, ...]:
         return self.reports
 
