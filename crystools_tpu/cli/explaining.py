@@ -74,6 +74,8 @@ def print_explained(console: Console, told: Explained) -> None:
                 escape(stage.figures),
             )
         print_table(console, table)
+    if told.proposals or told.unknown is not None:
+        print_text(console, "What would change it:")
     for proposal in told.proposals:
         print_text(console, f"- {proposal.text}")
     if told.unknown is not None:

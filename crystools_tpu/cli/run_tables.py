@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 from rich.console import Console
@@ -25,6 +25,7 @@ from crystools_tpu.telemetry import (
     outcome,
     size_label,
 )
+from crystools_tpu.telemetry.comparison import SAME_RATIO
 
 _ID_LENGTH: Final = 8
 
@@ -97,22 +98,25 @@ def run_text(report: RunReport) -> str:
     return "\n".join(f"{name:<7} {value}" for name, value in lines.items() if value)
 
 
-def comparison_table(comparison: Comparison, stages: Iterable[StageComparison]) -> Table:
-    """A row a figure, grouped by stage, of these of its stages."""
+def comparison_table(comparison: Comparison, *, whole: bool = True) -> tuple[Table, int]:
+    """A row a figure, grouped by stage; and how many rows are left out, as unchanged, unless it is whole."""
     figures = unfolded("A", "B", "B to A", justify="right")
     table = new_table(*unfolded("stage", ""), *figures, *unfolded("verdict"))
     for change in comparison.changes:
         table.add_row("whole run", *_cells(change), _verdict(change))
-    for stage in stages:
-        for number, change in enumerate(stage.changes):
+    folded = 0
+    for stage in comparison.stages:
+        shown = [change for change in stage.changes if whole or not _is_unchanged(stage, change)]
+        folded += len(stage.changes) - len(shown)
+        for number, change in enumerate(shown):
             table.add_row(escape(stage.label) if number == 0 else "", *_cells(change), _verdict(change))
-    return table
+    return table, folded
 
 
-def folded_text(stages: Iterable[StageComparison]) -> str:
-    """How many rows of unchanged stages are not shown; empty for none."""
-    rows = sum(len(stage.changes) for stage in stages)
-    return f"{rows} rows unchanged (--all shows them)" if rows else ""
+def _is_unchanged(stage: StageComparison, change: Change) -> bool:
+    if stage.unchanged or change.verdict in (Verdict.SAME, Verdict.NOISE):
+        return True
+    return change.verdict is None and change.ratio is not None and abs(change.ratio) < SAME_RATIO
 
 
 def differences_text(comparison: Comparison) -> str:

@@ -24,7 +24,6 @@ from crystools_tpu.cli.run_tables import (
     change_text,
     comparison_table,
     differences_text,
-    folded_text,
     incomparable_text,
     print_stages,
     run_text,
@@ -73,7 +72,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     add = action("compare", compare, "what is faster or slower in B than in A, and whether by chance")
     add("a", metavar="A", help=RUN_HELP)
     add("b", metavar="B", help="another")
-    add("--all", action="store_true", help="the rows of the stages that did not change, too")
+    add("--all", action="store_true", help="the rows that did not change, too")
     about = "exit 1 if anything is worse by more, such as 10%%, or B is no such run"
     add("--fail-on", metavar="PERCENT", help=about)
     add("--json", action="store_true", help=JSON_HELP)
@@ -146,16 +145,14 @@ def compare(arguments: argparse.Namespace) -> None:
 
 
 def print_comparison(comparison: Comparison, *, whole: bool) -> None:
-    """What it comes to, then the figures; those of unchanged stages only where the whole is asked for."""
+    """What it comes to, then the figures; what is unchanged only where the whole is asked for."""
     console = make_console()
-    folded = [stage for stage in comparison.stages if stage.unchanged and not whole]
     print_text(console, comparison.bottom_line)
     print(differences_text(comparison))
-    print_table(
-        console, comparison_table(comparison, [stage for stage in comparison.stages if stage not in folded])
-    )
-    if text := folded_text(folded):
-        print(text)
+    table, folded = comparison_table(comparison, whole=whole)
+    print_table(console, table)
+    if folded:
+        print(f"{folded} rows unchanged (--all shows them)")
 
 
 def explain(arguments: argparse.Namespace) -> None:

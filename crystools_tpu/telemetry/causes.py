@@ -45,6 +45,8 @@ class Cause(StrEnum):
     NAN = "nan"
     RECOMPILE = "recompile"
     COLD_CACHE = "cold_cache"
+    """Compiles that are in the cache since."""
+    CACHE_MISS = "cache_miss"
     CACHE_OFF = "cache_off"
     CACHE_HIT = "cache_hit"
     HOST = "host"
@@ -196,8 +198,11 @@ def _compiles(changes: Sequence[Change], peers: Sequence[RunReport]) -> Iterator
     if cold:
         kept = sum(put_into_cache(change.part.stage) for change in cold if change.part.stage)
         took = sum(change.part.seconds for change in cold)
-        where = "which is in the cache now" if kept > took / 2 else "which the cache did not have"
-        yield Finding(Cause.COLD_CACHE, f"compiled {amount_text(took)}, {where}", _sum(cold))
+        said = f"compiled {amount_text(took)}, which"
+        if kept > took / 2:
+            yield Finding(Cause.COLD_CACHE, f"{said} is in the cache now", _sum(cold))
+        else:
+            yield Finding(Cause.CACHE_MISS, f"{said} the cache did not have", _sum(cold))
     if off:
         text = f"compiled {amount_text(sum(change.part.seconds for change in off))} with the cache off"
         remedy = "name a folder in JAX_COMPILATION_CACHE_DIR"

@@ -23,7 +23,7 @@ _RUNS_WITH_A_SPREAD: Final = 3
 _MOST_CAUSES: Final = 3
 _MOST_OF_IT: Final = 0.5
 _COUNTS: Final = {2: "two", 3: "three", 4: "four", 5: "five"}
-_ASIDE: Final = (Cause.NAN, Cause.MEMORY, Cause.BETTER_MESH)
+_ASIDE: Final = (Cause.MEMORY, Cause.BETTER_MESH)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,35 +50,77 @@ def explain(run: RunReport, others: Iterable[RunReport] = ()) -> Explanation:
     earlier = earlier_than(run, others)
     if run.status is not Status.SUCCEEDED:
         ending = Finding(Cause.ENDING, ending_text(run), None, what_next(run, earlier))
-        return Explanation(run.run_id, _sentences(ending.text, ending.remedy), None, 0, (ending,))
+        return Explanation(run.run_id, _sentence([ending.text], ending.remedy), None, 0, (ending,))
     peers = peers_of(run, earlier) if run.total_seconds else ()
     findings = findings_of(run, peers, earlier)
-    verdict = _verdict(run, peers)
-    said = _compared(run, peers, findings, verdict) if peers else _alone(run, findings)
-    nan = [finding.text for finding in findings if finding.cause is Cause.NAN]
-    said = f"Of no use, {nan[0]}; {_uncapitalised(said)}" if nan else said
-    aside = [finding.text for finding in findings if finding.cause in _ASIDE[1:]]
-    remedy = _remedy(findings, verdict)
-    return Explanation(
-        run.run_id, _sentences("; ".join([said, *aside]), remedy), verdict, len(peers), findings
+    times = _times(run, peers, findings) if peers else None
+    said = _alone(run, findings) if times is None else _compared(run, times, findings)
+    first = [f"Of no use: {finding.text}" for finding in findings if finding.cause is Cause.NAN]
+    aside = [finding.text for finding in findings if finding.cause in _ASIDE]
+    sentence = _sentence([*first, said, *aside], _remedy(findings))
+    return Explanation(run.run_id, sentence, times and times.verdict, len(peers), findings)
+
+
+@dataclass(frozen=True, slots=True)
+class _Times:
+    """What the run and its peers took, without what only a first run needs."""
+
+    own: float
+    theirs: Sequence[float]
+
+    @property
+    def usual(self) -> float:
+        return median(self.theirs)
+
+    @property
+    def ratio(self) -> float:
+        return self.own / self.usual - 1 if self.usual > 0 else 0.0
+
+    @property
+    def who(self) -> str:
+        count = len(self.theirs)
+        return "the last run like it" if count == 1 else f"its last {_COUNTS[count]}"
+
+    @property
+    def verdict(self) -> Verdict:
+        if abs(self.ratio) < SAME_RATIO:
+            return Verdict.SAME
+        if len(self.theirs) < _RUNS_WITH_A_SPREAD:
+            return Verdict.UNPROVEN
+        if min(self.theirs) <= self.own <= max(self.theirs):
+            return Verdict.NOISE
+        return Verdict.WORSE if self.ratio > 0 else Verdict.BETTER
+
+
+def _times(run: RunReport, peers: Sequence[RunReport], findings: Sequence[Finding]) -> _Times:
+    once = [once_only_seconds(peer) for peer in peers]
+    more = [max(0.0, seconds - median(once)) for seconds in once]
+    return _Times(
+        (run.total_seconds or 0.0) - sum(finding.seconds or 0.0 for finding in findings if _is_once(finding)),
+        [(peer.total_seconds or 0.0) - seconds for peer, seconds in zip(peers, more, strict=True)],
     )
 
 
-def _compared(
-    run: RunReport, peers: Sequence[RunReport], findings: Sequence[Finding], verdict: Verdict | None
-) -> str:
-    total, usual = run.total_seconds or 0.0, _usual(peers)
-    ratio = total / usual - 1
-    if verdict in (Verdict.SAME, Verdict.NOISE):
-        return _as_usual(run, peers, findings)
-    lead = f"{pace_text(ratio)} {'as' if ratio >= 1 else 'than'} {_who(peers)}"
-    lead = f"{lead} ({duration_text(total)} instead of {duration_text(usual)})"
-    return _capitalised(f"{lead}{_why(findings, total - usual, len(peers))}")
+def _is_once(finding: Finding) -> bool:
+    """Whether it is the difference between a first run and those after it."""
+    return finding.cause in (Cause.COLD_CACHE, Cause.CACHE_HIT, Cause.DOWNLOAD) and bool(finding.seconds)
 
 
-def _why(findings: Sequence[Finding], difference: float, count: int) -> str:
+def _compared(run: RunReport, times: _Times, findings: Sequence[Finding]) -> str:
+    once = "; ".join(finding.text for finding in findings if _is_once(finding))
+    if times.verdict in (Verdict.SAME, Verdict.NOISE):
+        return _as_usual(run, times, findings, once)
+    lead = f"{pace_text(times.ratio)} {'as' if times.ratio >= 1 else 'than'} {times.who}"
+    took = f"{duration_text(times.own)} instead of {duration_text(times.usual)}"
+    but = f", not counting this: {once}" if once else ""
+    return f"{lead} ({took}{but}){_why(findings, times)}"
+
+
+def _why(findings: Sequence[Finding], times: _Times) -> str:
     """What follows the lead: the causes, or where the seconds went, or that nothing says why."""
-    same_way = [f for f in findings if f.seconds is not None and f.seconds * difference > 0]
+    difference, count = times.own - times.usual, len(times.theirs)
+    counted = [f for f in findings if f.seconds is not None and not _is_once(f)]
+    same_way = [finding for finding in counted if (finding.seconds or 0.0) * difference > 0]
     reasons = [finding for finding in same_way if finding.is_reason]
     where = [finding for finding in same_way if not finding.is_reason][:_MOST_CAUSES]
     explained = sum(finding.seconds or 0.0 for finding in reasons) / difference
@@ -88,75 +130,38 @@ def _why(findings: Sequence[Finding], difference: float, count: int) -> str:
     unknown = "nothing in its report says why"
     if count < _RUNS_WITH_A_SPREAD:
         unknown += f", and with {'one run' if count == 1 else 'two runs'} to compare it may be chance"
-    places = f", {'; '.join(finding.text for finding in where)}" if where else ""
+    places = "; ".join(finding.text for finding in where)
     if not reasons:
-        return f"{places}; {unknown}"
+        return f", {places}; {unknown}" if places else f"; {unknown}"
     share = amount_text(sum(finding.seconds or 0.0 for finding in reasons))
-    return f", of which {share}: {causes}; of the rest{places} {unknown}"
+    return f", of which {share}: {causes}; of the rest {unknown}{f' ({places})' if places else ''}"
 
 
-def _as_usual(run: RunReport, peers: Sequence[RunReport], findings: Sequence[Finding]) -> str:
-    total, took = run.total_seconds or 0.0, [peer.total_seconds or 0.0 for peer in peers]
-    once = [f for f in findings if f.cause in (Cause.COLD_CACHE, Cause.DOWNLOAD) and (f.seconds or 0) > 0]
-    saved = [f for f in findings if f.cause is Cause.CACHE_HIT]
-    if once or saved:
-        but = "; ".join(finding.text for finding in [*once, *saved])
-        said = f"As fast as {_who(peers)} but for this: {but} ({duration_text(total)} in all)"
-    elif len(took) < _RUNS_WITH_A_SPREAD:
-        said = f"As fast as {_who(peers)}: {duration_text(total)}, {duration_text(_usual(peers))} before"
+def _as_usual(run: RunReport, times: _Times, findings: Sequence[Finding], once: str) -> str:
+    total = duration_text(run.total_seconds or 0.0)
+    if once:
+        said = f"As fast as {times.who} but for this: {once} ({total} in all)"
     else:
-        spread = f"{duration_text(min(took))} to {duration_text(max(took))}"
-        said = f"As fast as {_who(peers)}: {duration_text(total)}, they took {spread}"
+        took = dict.fromkeys(map(duration_text, (min(times.theirs), max(times.theirs))))
+        said = f"As fast as {times.who}: {total}, before {' to '.join(took)}"
     again = [finding.text for finding in findings if finding.is_reason and finding.seconds is None]
     return "; ".join([said, *(f"as usual {text}" for text in again)])
 
 
 def _alone(run: RunReport, findings: Sequence[Finding]) -> str:
-    said = "The first of its kind in the history, so with nothing to compare"
+    said = "The first run of its kind in the history, with nothing to compare"
     took = "" if run.total_seconds is None else f": {duration_text(run.total_seconds)}"
     reasons = [finding.text for finding in findings if finding.is_reason][:_MOST_CAUSES]
     return "; ".join([f"{said}{took}", *reasons])
 
 
-def _verdict(run: RunReport, peers: Sequence[RunReport]) -> Verdict | None:
-    if not peers:
-        return None
-    own = (run.total_seconds or 0.0) - once_only_seconds(run)
-    theirs = [(peer.total_seconds or 0.0) - once_only_seconds(peer) for peer in peers]
-    usual = median(theirs)
-    ratio = own / usual - 1 if usual > 0 else 0.0
-    if abs(ratio) < SAME_RATIO:
-        return Verdict.SAME
-    if len(peers) < _RUNS_WITH_A_SPREAD:
-        return Verdict.UNPROVEN
-    if min(theirs) <= own <= max(theirs):
-        return Verdict.NOISE
-    return Verdict.WORSE if ratio > 0 else Verdict.BETTER
+def _remedy(findings: Sequence[Finding]) -> str | None:
+    """What to do about the first finding that is to be mended and of which that is known."""
+    bad = [finding for finding in findings if finding.seconds is None or finding.seconds > 0]
+    return next((finding.remedy for finding in bad if finding.remedy), None)
 
 
-def _remedy(findings: Sequence[Finding], verdict: Verdict | None) -> str | None:
-    """What to do about the first finding of which that is known, where it is of any use."""
-    useful = [
-        finding for finding in findings if finding.remedy and (finding.seconds is None or finding.seconds > 0)
-    ]
-    return useful[0].remedy if useful else None
-
-
-def _usual(peers: Sequence[RunReport]) -> float:
-    return median(peer.total_seconds or 0.0 for peer in peers)
-
-
-def _who(peers: Sequence[RunReport]) -> str:
-    return "the last run like it" if len(peers) == 1 else f"its last {_COUNTS[len(peers)]}"
-
-
-def _sentences(said: str, remedy: str | None) -> str:
+def _sentence(parts: Sequence[str], remedy: str | None) -> str:
+    first, *others = parts
+    said = "; ".join([first[:1].upper() + first[1:], *(part[:1].lower() + part[1:] for part in others)])
     return f"{said}. To do: {remedy}." if remedy else f"{said}."
-
-
-def _capitalised(text: str) -> str:
-    return text[:1].upper() + text[1:]
-
-
-def _uncapitalised(text: str) -> str:
-    return text[:1].lower() + text[1:]

@@ -17,10 +17,7 @@ _SHAPE: Final = ("height", "width", "num_frames")
 _AVOIDABLE: Final = {
     Cause.RECOMPILE: (Spent.RECOMPILE, "without the recompiles"),
     Cause.HOST: (Spent.HOST, "if the chips never waited for the host"),
-    Cause.CACHE_OFF: (
-        Spent.COMPILE,
-        "with the compile cache on (JAX_COMPILATION_CACHE_DIR), from the second run on up to",
-    ),
+    Cause.CACHE_OFF: (Spent.COMPILE, "with JAX_COMPILATION_CACHE_DIR set, from the second run on at most"),
 }
 
 
@@ -53,8 +50,8 @@ def _avoidable(run: RunReport, findings: Sequence[Finding]) -> Iterator[Proposal
             on, how = _AVOIDABLE[cause]
             seconds = sum(part.seconds for part in parts.values() if part.on is on)
             if -seconds / total <= _WORTH_IT:
-                text = f"{how} {amount_text(seconds)} less of {duration_text(total)}"
-                yield Proposal(text, -seconds / total, "run")
+                less = f"{amount_text(seconds)} less of {duration_text(total)}"
+                yield Proposal(f"{how}: {less}, {pace_text(-seconds / total)}", -seconds / total, "run")
 
 
 def _by_history(run: RunReport, others: Iterable[RunReport]) -> Iterator[Proposal]:
