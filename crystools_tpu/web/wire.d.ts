@@ -519,6 +519,7 @@ export type Cause =
   | "nan"
   | "recompile"
   | "cold_cache"
+  | "cache_miss"
   | "cache_off"
   | "cache_hit"
   | "host"
