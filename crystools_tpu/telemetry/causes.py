@@ -197,9 +197,9 @@ def _compiles(changes: Sequence[Change], peers: Sequence[RunReport]) -> Iterator
             yield Finding(Cause.COMPILE, text, change.seconds)
     if cold:
         kept = sum(put_into_cache(change.part.stage) for change in cold if change.part.stage)
-        took = sum(change.part.seconds for change in cold)
-        said = f"compiled {amount_text(took)}, which"
-        if kept > took / 2:
+        compiled = sum(change.part.seconds for change in cold)
+        said = f"compiled {amount_text(compiled)}, which"
+        if kept > compiled / 2:
             yield Finding(Cause.COLD_CACHE, f"{said} is in the cache now", _sum(cold))
         else:
             yield Finding(Cause.CACHE_MISS, f"{said} the cache did not have", _sum(cold))
@@ -208,7 +208,7 @@ def _compiles(changes: Sequence[Change], peers: Sequence[RunReport]) -> Iterator
         remedy = "name a folder in JAX_COMPILATION_CACHE_DIR"
         yield Finding(Cause.CACHE_OFF, text, _sum(off), remedy)
     if hit:
-        text = f"its programs were in the cache: {amount_text(_sum(hit))} less of compiling"
+        text = f"its programs were compiled already: {amount_text(_sum(hit))} less of compiling"
         yield Finding(Cause.CACHE_HIT, text, _sum(hit))
 
 

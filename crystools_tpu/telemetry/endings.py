@@ -58,7 +58,7 @@ def _last_stage(run: RunReport) -> StageReport | None:
     """The innermost that did not end well, or else the last that began."""
     order = [run.stages[position] for position, _ in walk(run.stages)]
     unfinished = [stage for stage in order if stage.status is not Status.SUCCEEDED]
-    return (unfinished or order or [None])[-1]
+    return next(reversed(unfinished or order), None)
 
 
 def _step(stage: StageReport) -> str:

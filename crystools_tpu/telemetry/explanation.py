@@ -58,7 +58,7 @@ def explain(run: RunReport, others: Iterable[RunReport] = ()) -> Explanation:
     first = [f"Of no use: {finding.text}" for finding in findings if finding.cause is Cause.NAN]
     aside = [finding.text for finding in findings if finding.cause in _ASIDE]
     sentence = _sentence([*first, said, *aside], _remedy(findings))
-    return Explanation(run.run_id, sentence, times and times.verdict, len(peers), findings)
+    return Explanation(run.run_id, sentence, times.verdict if times else None, len(peers), findings)
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from crystools_tpu.telemetry.stage_tree import parent_of
 from crystools_tpu.telemetry.step_times import timed_seconds
 
 _RUNS_WITH_A_SPREAD: Final = 3
+_USUAL_DEVIATIONS: Final = 3
 
 
 class Spent(StrEnum):
@@ -63,7 +64,7 @@ def parts_of(run: RunReport, *, with_host: bool = True) -> Mapping[PartKey, Part
 class Change:
     """A part of a run beside the median of the same part in others, which is 0 where they have none.
 
-    `usual_stage` is the stage in the newest of the others that has it.
+    `usual_stage` is the stage in the run that took nearest to that, of those that have it.
     """
 
     part: Part
@@ -82,14 +83,24 @@ def changes_of(run: RunReport, others: Sequence[RunReport]) -> tuple[Change, ...
     with_host = all(_knows_host(each) for each in (run, *others))
     own = parts_of(run, with_host=with_host)
     usual = [parts_of(other, with_host=with_host) for other in others]
-    stages = {key: part.stage for parts in reversed(usual) for (key, _), part in parts.items()}
+    stages = [{key: part.stage for (key, _), part in parts.items()} for parts in usual]
     changes = []
     for key in dict.fromkeys([*own, *(key for parts in usual for key in parts)]):
         seconds = [parts[key].seconds if key in parts else 0.0 for parts in usual]
-        part = own.get(key) or Part(stages[key[0]], key[1], 0.0)
-        beyond = len(seconds) < _RUNS_WITH_A_SPREAD or not min(seconds) <= part.seconds <= max(seconds)
-        changes.append(Change(part, median(seconds) if seconds else 0.0, beyond, stages.get(key[0])))
+        middle = median(seconds) if seconds else 0.0
+        having = [number for number, known in enumerate(stages) if key[0] in known]
+        nearest = min(having, key=lambda number: abs(seconds[number] - middle), default=None)
+        usual_stage = None if nearest is None else stages[nearest][key[0]]
+        part = own.get(key) or Part(usual_stage, key[1], 0.0)
+        changes.append(Change(part, middle, _is_beyond(part.seconds, middle, seconds), usual_stage))
     return tuple(changes)
+
+
+def _is_beyond(own: float, middle: float, seconds: Sequence[float]) -> bool:
+    """Whether it is three times as far from the middle as usual; one run that is far off widens nothing."""
+    if len(seconds) < _RUNS_WITH_A_SPREAD:
+        return True
+    return abs(own - middle) > _USUAL_DEVIATIONS * median(abs(each - middle) for each in seconds)
 
 
 def _knows_host(run: RunReport) -> bool:

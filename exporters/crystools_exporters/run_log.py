@@ -231,11 +231,9 @@ class RunLog:
         have done something to this one.
         """
         where, most = _same_work(report)
-        before = {"began_by": report.started_unix_seconds}
-        runs = {
-            run.run_id: run
-            for run in (*self.page(most, **where, **before), *self.page(_MOST_OF_ANY, **before))
-        }
+        began_by = report.started_unix_seconds
+        of_the_same = self.page(most, None, **where, began_by=began_by)
+        runs = {run.run_id: run for run in (*of_the_same, *self.page(_MOST_OF_ANY, began_by=began_by))}
         runs.pop(report.run_id, None)
         return tuple(sorted(runs.values(), key=lambda run: -run.started_unix_seconds))
 

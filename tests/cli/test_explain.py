@@ -223,7 +223,7 @@ def test_kept_plans_of_other_meshes_and_shapes_are_proposed_by_their_estimates(
     )
     configurations = MODELS["wan2.1-t2v"].write_published(tmp_path / "published")
 
-    def keep(mesh: str, step_seconds: float, **shape: int) -> None:
+    def keep(mesh: str, step_seconds: float, **shape: Any) -> None:
         asked = replace(request, **shape)
         stage = replace(made_up_stage("denoise", "transformer"), estimated_seconds=50 * step_seconds)
         plan = replace(

@@ -98,6 +98,12 @@ def test_a_cold_cache_is_no_regression() -> None:
     assert causes(told) == [(Cause.COLD_CACHE, 51.0)]
 
 
+def test_a_cold_cache_is_no_regression_beside_another_that_was_cold() -> None:
+    cold = denoise(compiled=52.0, cache=CompileCache.MISS)
+    told = explain(run(cold), [*usual(), run(cold, day=5)])
+    assert (told.verdict, causes(told)) == (Verdict.SAME, [(Cause.COLD_CACHE, 51.0)])
+
+
 def test_what_is_too_short_for_the_cache_is_not_said_to_be_in_it() -> None:
     compiles = tuple(CompileRecord("f", START, 0.5, CompileCache.MISS, None) for _ in range(10))
     told = explain(run(denoise(compiled=5.0, cache=CompileCache.MISS, compiles=compiles)), usual())
@@ -131,7 +137,7 @@ def test_a_run_that_found_in_the_cache_what_the_one_before_had_compiled() -> Non
     before = run(denoise(compiled=52.0, cache=CompileCache.MISS), day=1)
     told = explain(run(denoise()), [before])
     assert told.sentence == (
-        "As fast as the last run like it but for this: its programs were in the cache: 51 s less of "
+        "As fast as the last run like it but for this: its programs were compiled already: 51 s less of "
         "compiling "
         "(21.0 s in all)."
     )
