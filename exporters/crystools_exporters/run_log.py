@@ -47,7 +47,7 @@ run_id IN (
 _CONDITIONS: Final = {"fragment": _WITH_FRAGMENT, "began_by": "started_unix_seconds <= :began_by"}
 """Of what is no column's value."""
 
-_MOST_OF_ANY: Final = 10
+_MOST_OF_ANY: Final = 6
 
 _IN_PROGRESS: Final = """
 SELECT run_id, writer, written_unix_seconds, monotonic_seconds,
