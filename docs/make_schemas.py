@@ -24,11 +24,12 @@ from crystools_tpu.server.settings import METRICS, Settings
 from crystools_tpu.sources.base import ChipReading, HostReading
 from crystools_tpu.telemetry import events
 from crystools_tpu.telemetry.comparison import Comparison
+from crystools_tpu.telemetry.explanation import Explanation
 
 PACKAGE: Final = Path(__file__).parents[1] / "crystools_tpu"
 
 EVENTS: Final[Sequence[Any]] = typing.get_args(events.Event)
-TELEMETRY: Final[Sequence[Any]] = (*EVENTS, events.RunReport, Comparison)
+TELEMETRY: Final[Sequence[Any]] = (*EVENTS, events.RunReport, Comparison, Explanation)
 SERVER: Final[Sequence[Any]] = (
     wire.Hello,
     Snapshot,

@@ -50,6 +50,11 @@ def print_line(console: Console, line: str) -> None:
     console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
+def print_text(console: Console, text: str) -> None:
+    """Prints a text, on a terminal folded between its words."""
+    console.print(text, markup=False, highlight=False, soft_wrap=not console.is_terminal)
+
+
 def new_table(*columns: Column | str, title: str | None = None) -> Table:
     """A table with these columns and no rows."""
     return Table(

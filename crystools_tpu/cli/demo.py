@@ -14,6 +14,7 @@ from typing import Any, Final
 from crystools_pipelines.models import MODELS
 from crystools_tpu.cli.console import make_console, print_line
 from crystools_tpu.cli.errors import CommandError
+from crystools_tpu.cli.explaining import sentence_of
 from crystools_tpu.cli.generate import check_finite, generate_watched
 from crystools_tpu.cli.outputs import check_outputs
 from crystools_tpu.cli.run_tables import print_stages
@@ -66,7 +67,7 @@ def run(arguments: argparse.Namespace) -> None:
         report = generate_watched(
             MODEL, demo_request(), checkpoint=checkpoint, out=video, report_path=report_path, console=console
         )
-        print_stages(console, report)
+        print_stages(console, report, sentence_of(report))
         print_line(console, safe_text(f"{video}\n{report_path}"))
         if sys.stdin.isatty() and not arguments.once:
             print_line(console, f"The page stays at {page.url}; press Enter to end.")

@@ -19,6 +19,7 @@ from crystools_pipelines.parallel.mesh_shape import MeshShape
 from crystools_tpu import telemetry
 from crystools_tpu.cli.console import make_console
 from crystools_tpu.cli.errors import CommandError, WorkFailed
+from crystools_tpu.cli.explaining import sentence_of
 from crystools_tpu.cli.exports import leaving_metrics
 from crystools_tpu.cli.live import watch
 from crystools_tpu.cli.outputs import check_distinct, check_outputs, checkpoint_files
@@ -103,7 +104,7 @@ def run(arguments: argparse.Namespace) -> None:
         if arguments.json:
             print(json.dumps(telemetry.to_wire(report), indent=2), flush=True)
         else:
-            print_stages(make_console(), report)
+            print_stages(make_console(), report, sentence_of(report))
             print(safe_text(arguments.out), flush=True)
         if arguments.profile_steps is not None:
             print(profile_text(telemetry.profiler.wait()), file=sys.stderr)

@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from crystools_tpu.cli.console import new_table, print_line, print_table, unfolded
+from crystools_tpu.cli.console import new_table, print_line, print_table, print_text, unfolded
 from crystools_tpu.stage_table import ABSENT, notes, percent, stage_table
 from crystools_tpu.telemetry import (
     Change,
@@ -25,6 +25,7 @@ from crystools_tpu.telemetry import (
     outcome,
     size_label,
 )
+from crystools_tpu.telemetry.comparison import SAME_RATIO
 
 _ID_LENGTH: Final = 8
 
@@ -71,9 +72,11 @@ def runs_table(reports: Sequence[RunReport]) -> Table:
     return table
 
 
-def print_stages(console: Console, report: RunReport) -> None:
-    """The table of a run's stages, and what stands under it."""
+def print_stages(console: Console, report: RunReport, sentence: str | None = None) -> None:
+    """The table of a run's stages, the sentence about the run, and what else stands under it."""
     print_table(console, stage_table(report))
+    if sentence is not None:
+        print_text(console, sentence)
     for note in notes(report):
         print_line(console, note)
 
@@ -95,16 +98,25 @@ def run_text(report: RunReport) -> str:
     return "\n".join(f"{name:<7} {value}" for name, value in lines.items() if value)
 
 
-def comparison_table(comparison: Comparison) -> Table:
-    """A row a figure, grouped by stage."""
+def comparison_table(comparison: Comparison, *, whole: bool = True) -> tuple[Table, int]:
+    """A row a figure, grouped by stage; and how many rows are left out, as unchanged, unless it is whole."""
     figures = unfolded("A", "B", "B to A", justify="right")
     table = new_table(*unfolded("stage", ""), *figures, *unfolded("verdict"))
     for change in comparison.changes:
         table.add_row("whole run", *_cells(change), _verdict(change))
+    folded = 0
     for stage in comparison.stages:
-        for number, change in enumerate(stage.changes):
+        shown = [change for change in stage.changes if whole or not _is_unchanged(stage, change)]
+        folded += len(stage.changes) - len(shown)
+        for number, change in enumerate(shown):
             table.add_row(escape(stage.label) if number == 0 else "", *_cells(change), _verdict(change))
-    return table
+    return table, folded
+
+
+def _is_unchanged(stage: StageComparison, change: Change) -> bool:
+    if stage.unchanged or change.verdict in (Verdict.SAME, Verdict.NOISE):
+        return True
+    return change.verdict is None and change.ratio is not None and abs(change.ratio) < SAME_RATIO
 
 
 def differences_text(comparison: Comparison) -> str:

@@ -1,4 +1,4 @@
-"""`crystools-tpu runs`: the history of runs, to list, show, compare, export, import, delete and prune."""
+"""`crystools-tpu runs`: the history, to list, show, explain, compare, export, import, delete and prune."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ from crystools_exporters.report_lines import MOST_BYTES
 from crystools_exporters.retention import parse_age_seconds, parse_size_bytes
 from crystools_exporters.run_log import RunLog, RunLogError, StillRunning
 from crystools_tpu import telemetry
-from crystools_tpu.cli.console import make_console, print_table
+from crystools_tpu.cli.console import make_console, print_table, print_text
 from crystools_tpu.cli.errors import CheckFailed, CommandError
+from crystools_tpu.cli.explaining import MOST_OTHERS, print_explained, run_explained
 from crystools_tpu.cli.outputs import check_outputs
 from crystools_tpu.cli.run_tables import (
     change_text,
@@ -43,7 +44,7 @@ _Add: TypeAlias = Callable[..., argparse.Action]
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Adds the command, its subcommands and their options."""
-    about = "list, show, compare, export, import, delete and prune past runs"
+    about = "list, show, explain, compare, export, import, delete and prune past runs"
     parser = commands.add_parser("runs", help=about)
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
 
@@ -61,9 +62,17 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     add("of", metavar="RUN", help=RUN_HELP)
     add("--json", action="store_true", help=JSON_HELP)
 
+    about = (
+        "how a run compares with its last five alike, why, what bounds each stage, and what would change it"
+    )
+    add = action("explain", explain, about)
+    add("of", metavar="RUN", help=RUN_HELP)
+    add("--json", action="store_true", help=JSON_HELP)
+
     add = action("compare", compare, "what is faster or slower in B than in A, and whether by chance")
     add("a", metavar="A", help=RUN_HELP)
     add("b", metavar="B", help="another")
+    add("--all", action="store_true", help="the rows that did not change, too")
     about = "exit 1 if anything is worse by more, such as 10%%, or B is no such run"
     add("--fail-on", metavar="PERCENT", help=about)
     add("--json", action="store_true", help=JSON_HELP)
@@ -113,11 +122,12 @@ def show(arguments: argparse.Namespace) -> None:
     """Prints what a run was, and its stages."""
     with open_log() as log:
         report = find_run(log, arguments.of)
+        explanation = telemetry.explain(report, log.earlier(report))
     if arguments.json:
         print(json.dumps(telemetry.to_wire(report), indent=2))
         return
     print(run_text(report))
-    print_stages(make_console(), report)
+    print_stages(make_console(), report, explanation.sentence)
 
 
 def compare(arguments: argparse.Namespace) -> None:
@@ -129,12 +139,33 @@ def compare(arguments: argparse.Namespace) -> None:
     if arguments.json:
         print(json.dumps(telemetry.to_wire(comparison), indent=2))
     else:
-        print(differences_text(comparison))
-        if comparison.incomparable:
-            print(incomparable_text(comparison))
-        print_table(make_console(), comparison_table(comparison))
+        print_comparison(comparison, whole=arguments.all)
     if limit_ratio is not None:
         check(comparison, limit_ratio, arguments.fail_on)
+
+
+def print_comparison(comparison: Comparison, *, whole: bool) -> None:
+    """What it comes to, then the figures; what is unchanged only where the whole is asked for."""
+    console = make_console()
+    print_text(console, comparison.bottom_line)
+    print(differences_text(comparison))
+    table, folded = comparison_table(comparison, whole=whole)
+    print_table(console, table)
+    if folded:
+        print(f"{folded} rows unchanged (--all shows them)")
+
+
+def explain(arguments: argparse.Namespace) -> None:
+    """Prints how a run compares with those before it, why, and what would change it."""
+    with open_log() as log:
+        report = find_run(log, arguments.of)
+        if report.status is Status.RUNNING:
+            raise CommandError(f"{arguments.of} is still running; it can be explained when it has ended")
+        told = run_explained(report, log.earlier(report), log.page(MOST_OTHERS, pipeline=report.pipeline))
+    if arguments.json:
+        print(json.dumps(telemetry.to_wire(told), indent=2))
+    else:
+        print_explained(make_console(), told)
 
 
 def check(comparison: Comparison, limit_ratio: float, limit: str) -> None:

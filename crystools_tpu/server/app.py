@@ -144,6 +144,7 @@ def _routes(api: Api, page: Handler, prefix: str) -> list[web.RouteDef]:
         web.put(f"{prefix}/api/settings", api.put_settings),
         web.get(f"{prefix}/api/runs", api.runs),
         web.get(f"{prefix}/api/runs/{{run_id}}", api.run),
+        web.get(f"{prefix}/api/runs/{{run_id}}/explanation", api.explanation),
         web.get(f"{prefix}/api/runs/{{run_id}}/trace", api.trace),
         web.get(f"{prefix}/api/compare", api.compare),
         web.get(f"{prefix}/ws", api.hub.handle),
@@ -227,6 +228,11 @@ class Api:
     async def run(self, request: web.Request) -> web.Response:
         """The report of one run."""
         return _json(self._with_progress(await self._report("run_id", request.match_info["run_id"])))
+
+    async def explanation(self, request: web.Request) -> web.Response:
+        """How a run compares with its last five alike, and why."""
+        report = await self._report("run_id", request.match_info["run_id"])
+        return _json(await asyncio.to_thread(self._runs.explain, report))
 
     async def trace(self, request: web.Request) -> web.Response:
         """One run as a file for Perfetto's viewer."""

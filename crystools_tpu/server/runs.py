@@ -7,7 +7,16 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final, Protocol
 
-from crystools_tpu.telemetry import Comparison, History, RunReport, Status, compare, newest_alike
+from crystools_tpu.telemetry import (
+    Comparison,
+    Explanation,
+    History,
+    RunReport,
+    Status,
+    compare,
+    explain,
+    newest_alike,
+)
 from crystools_tpu.telemetry.guard import Guard
 
 logger = logging.getLogger(__name__)
@@ -26,6 +35,9 @@ class KeptRuns(Protocol):
 
     def alike(self, report: RunReport) -> Sequence[RunReport]:
         """Other runs of the same pipeline and workflow, for a comparison to choose from."""
+
+    def earlier(self, report: RunReport) -> Sequence[RunReport]:
+        """The runs before this one, for an explanation to choose from."""
 
     def follow(self, newest: int, told: Callable[[RunReport], None]) -> Callable[[], None]:
         """Tells the `newest` runs of other processes and those in progress, then each that changes.
@@ -85,6 +97,11 @@ class Runs:
     def compare(self, a: RunReport, b: RunReport) -> Comparison:
         """B compared with A, judged by the runs that are like A."""
         return compare(a, b, self._others(a))
+
+    def explain(self, run: RunReport) -> Explanation:
+        """How the run compares with those before it that are like it, and why."""
+        kept = self._kept.earlier(run) if self._kept is not None else ()
+        return explain(run, [*kept, *self._history.reports()])
 
     def alike(self, run: RunReport) -> tuple[RunReport, ...]:
         """The newest runs that are like one that goes on, for its time to go."""

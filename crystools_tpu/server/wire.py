@@ -75,7 +75,8 @@ class PageKey:
 class RunsPage:
     """GET /api/runs, a page of reports, newest first.
 
-    /api/runs/{run_id} answers one report alone, /api/compare a comparison.
+    /api/runs/{run_id} answers one report alone, /api/runs/{run_id}/explanation what is to be said of it,
+    /api/compare a comparison.
     """
 
     runs: tuple[Message[RunReport], ...]

@@ -9,6 +9,8 @@
 Standard library only; jax is looked at where the caller has loaded it.
 """
 
+from crystools_tpu.telemetry.causes import Cause as Cause
+from crystools_tpu.telemetry.causes import Finding as Finding
 from crystools_tpu.telemetry.comparison import Change as Change
 from crystools_tpu.telemetry.comparison import Comparison as Comparison
 from crystools_tpu.telemetry.comparison import StageComparison as StageComparison
@@ -50,6 +52,8 @@ from crystools_tpu.telemetry.events import StepRecord as StepRecord
 from crystools_tpu.telemetry.events import StepSeconds as StepSeconds
 from crystools_tpu.telemetry.events import to_wire as to_wire
 from crystools_tpu.telemetry.expectation import newest_alike as newest_alike
+from crystools_tpu.telemetry.explanation import Explanation as Explanation
+from crystools_tpu.telemetry.explanation import explain as explain
 from crystools_tpu.telemetry.fold import Fold as Fold
 from crystools_tpu.telemetry.fold import with_progress as with_progress
 from crystools_tpu.telemetry.forecast import forecast_warning as forecast_warning

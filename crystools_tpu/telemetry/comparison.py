@@ -15,6 +15,7 @@ from enum import StrEnum
 from statistics import NormalDist
 from typing import Final, Literal, TypeAlias
 
+from crystools_tpu.telemetry.bottom_line import changed_text, noise_text, same_text
 from crystools_tpu.telemetry.events import RunReport, StageName, StageReport, Status
 from crystools_tpu.telemetry.labels import stage_label
 from crystools_tpu.telemetry.stage_tree import parent_of, walk
@@ -66,13 +67,15 @@ class StageComparison:
 
     They are the same by name and component, in their order where a run has several of them; of a workflow's
     nodes by the class and the id; and only where they are parts of the same. `label` says that in words:
-    `Wan2.1 Sampler > denoise transformer`.
+    `Wan2.1 Sampler > denoise transformer`. It is `unchanged` where no figure of it changed by more than by
+    itself; the times of a stage that takes less than 1% of both runs do not count.
     """
 
     name: StageName
     component: str | None
     label: str
     changes: tuple[Change, ...]
+    unchanged: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +93,8 @@ class Comparison:
 
     `incomparable` says, a sentence each, why B's figures say nothing about A's: one of them did not do its
     work to the end, or they did not do the same on the same devices. `remarks` are what should be known of
-    figures that can be compared all the same: that what was made is NaN.
+    figures that can be compared all the same: that what was made is NaN. `bottom_line` is what it all comes
+    to, in a sentence.
     """
 
     a: str
@@ -102,6 +106,7 @@ class Comparison:
     changes: tuple[Change, ...]
     stages: tuple[StageComparison, ...]
     remarks: tuple[str, ...] = ()
+    bottom_line: str = ""
 
 
 def compare(a: RunReport, b: RunReport, others: Sequence[RunReport] = ()) -> Comparison:
@@ -109,29 +114,49 @@ def compare(a: RunReport, b: RunReport, others: Sequence[RunReport] = ()) -> Com
     runs = [a, *(run for run in others if run.run_id not in (a.run_id, b.run_id) and is_alike(a, run))]
     stages_a, stages_b = [_keyed_stages(run) for run in runs], _keyed_stages(b)
     labels = _labels({**stages_a[0], **stages_b})
+    total = _change(
+        "seconds",
+        [run.total_seconds for run in runs],
+        b.total_seconds,
+        judged=a.status is b.status is Status.SUCCEEDED,
+    )
+    incomparable, differences = _incomparable(a, b), _differences(a, b)
     return Comparison(
         a=a.run_id,
         b=b.run_id,
         a_status=a.status,
         b_status=b.status,
-        incomparable=_incomparable(a, b),
-        differences=_differences(a, b),
-        changes=(
-            _change(
-                "seconds",
-                [run.total_seconds for run in runs],
-                b.total_seconds,
-                judged=a.status is b.status is Status.SUCCEEDED,
-            ),
-        ),
+        incomparable=incomparable,
+        differences=differences,
+        changes=(total,),
         stages=tuple(
-            _compare_stage(key, label, [stages.get(key) for stages in stages_a], stages_b.get(key))
+            _compare_stage(key, label, [stages.get(key) for stages in stages_a], stages_b.get(key), total)
             for key, label in labels.items()
         ),
         remarks=tuple(
             f"{name} {outcome(run)}" for name, run in (("A", a), ("B", b)) if nonfinite_note(run) is not None
         ),
+        bottom_line=_bottom_line(a, b, total, incomparable, differences),
     )
+
+
+def _bottom_line(
+    a: RunReport,
+    b: RunReport,
+    total: Change,
+    incomparable: Sequence[str],
+    differences: Sequence[Difference],
+) -> str:
+    if incomparable:
+        return f"Not comparable: {'; '.join(incomparable)}."
+    if total.a is None or total.b is None or total.ratio is None:
+        return f"Nothing to compare: how long {'A' if total.a is None else 'B'} took is not known."
+    if total.verdict is Verdict.SAME:
+        return same_text(total.a, total.b)
+    if total.verdict is Verdict.NOISE:
+        return noise_text(total.a, total.b)
+    otherwise = [f"{each.name} {each.b} instead of {each.a}" for each in differences]
+    return changed_text(a, b, otherwise, unproven=total.verdict is Verdict.UNPROVEN)
 
 
 def is_alike(a: RunReport, b: RunReport) -> bool:
@@ -261,7 +286,11 @@ def _shortened(path: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _compare_stage(
-    key: _Key, label: str, stages_a: Sequence[StageReport | None], stage_b: StageReport | None
+    key: _Key,
+    label: str,
+    stages_a: Sequence[StageReport | None],
+    stage_b: StageReport | None,
+    total: Change,
 ) -> StageComparison:
     stage_a = stages_a[0]
     figures_a, figures_b = [_figures(stage) for stage in stages_a], _figures(stage_b)
@@ -281,9 +310,23 @@ def _compare_stage(
         change("mfu_ratio", judged=False),
         change("hbm_peak_bytes", exact=_hbm_is_exact(stage_a) and _hbm_is_exact(stage_b)),
     )
-    known = (other for other in others if (other.a, other.b) != (None, None))
+    known = [other for other in others if (other.a, other.b) != (None, None)]
     name, component, *_ = key[-1]
-    return StageComparison(name, component, label, (seconds, *known))
+    changes = (seconds, *known)
+    counts = max(_share(seconds.a, total.a), _share(seconds.b, total.b)) >= SAME_RATIO
+    unchanged = ended and not any(_is_changed(each, changes, counts=counts) for each in changes)
+    return StageComparison(name, component, label, changes, unchanged)
+
+
+def _is_changed(change: Change, beside: Sequence[Change], *, counts: bool) -> bool:
+    """`counts`: the stage takes long enough for its times to matter."""
+    if change.name == "mfu_ratio" and any(other.name == "step_seconds_median" for other in beside):
+        return False  # it follows from that
+    if change.name != "hbm_peak_bytes" and not counts:
+        return False
+    if change.verdict is None:
+        return change.a != change.b and (change.ratio is None or abs(change.ratio) >= SAME_RATIO)
+    return change.verdict not in (Verdict.SAME, Verdict.NOISE)
 
 
 def _change(

@@ -28,6 +28,9 @@ FIRST: Final = "first"
 DEFAULT_CONTENT_PARAMS: Final = frozenset({"prompt", "negative_prompt", "seed", "image"})
 """The content of a run that does not say: of another's pipeline, or of before runs said so."""
 
+MESH: Final = "mesh"
+"""The parameter that says how the devices shared the work, `dp=2,sp=1,tp=4`."""
+
 OMIT_DEFAULT: Final = {"omit_default": True}
 """The metadata of a field that the wire carries only where it is not its default."""
 
@@ -274,7 +277,8 @@ class StageReport(_Safe):
     `compile_seconds` is trace, lowering and backend together; `compiles` are the backend's.
     `predicted_step_seconds` and `predicted_hbm_peak_bytes` are the forecast's, the latter of one of `hbm`'s
     devices. `bytes_done` of `bytes_total` are what a download has brought. `steps_by_kind` is `steps_total`
-    by kind, None where all are `full` or the kinds to come are not known.
+    by kind, None where all are `full` or the kinds to come are not known. `host_wait_seconds` of the steps in
+    which no compile fell the devices had nothing to do, because the host had not handed them the next yet.
 
     `parent` is the position in the run's `stages` of the stage that this one is a part of: its time is in
     that one's, and `pipeline` is the one that reports it. A `node` is a stage of a workflow's run,
@@ -313,6 +317,7 @@ class StageReport(_Safe):
     pipeline: str | None = field(default=None, metadata=OMIT_DEFAULT)
     node: Node | None = field(default=None, metadata=OMIT_DEFAULT)
     host_memory: HostMemory | None = field(default=None, metadata=OMIT_DEFAULT)
+    host_wait_seconds: float | None = field(default=None, metadata=OMIT_DEFAULT)
 
 
 EtaBy: TypeAlias = Literal["history", "plan", "steps"]

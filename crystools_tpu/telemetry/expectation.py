@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
-from typing import Any, Final, NamedTuple, TypeAlias
+from typing import Any, Final, NamedTuple
 
 from crystools_tpu.telemetry.comparison import is_alike
 from crystools_tpu.telemetry.events import (
@@ -17,6 +17,7 @@ from crystools_tpu.telemetry.events import (
     StageWork,
     Status,
 )
+from crystools_tpu.telemetry.stage_keys import Key, StageKeys
 from crystools_tpu.telemetry.stage_tree import top_level
 
 MOST_ALIKE: Final = 5
@@ -52,27 +53,6 @@ _DECODERS: Final[Mapping[str, Decoder]] = {
 
 Elsewhere the time of a decoder that was neither run before nor planned is not known.
 """
-
-Key: TypeAlias = tuple[Any, ...]
-"""What a stage is in every alike run: its parent's key, name, component, node, how many such come before."""
-
-
-class StageKeys:
-    """Gives the stages of one run their keys, in their order."""
-
-    def __init__(self) -> None:
-        self.keys: list[Key] = []
-        self._counts: Counter[Key] = Counter()
-
-    def add(self, stage: StageReport) -> Key:
-        """The key of the run's next stage."""
-        parent = stage.parent
-        above = self.keys[parent] if parent is not None and 0 <= parent < len(self.keys) else None
-        such = (above, stage.name, stage.component, None if stage.node is None else stage.node.id)
-        key = (*such, self._counts[such])
-        self._counts[such] += 1
-        self.keys.append(key)
-        return key
 
 
 class Compiles(NamedTuple):
@@ -176,7 +156,7 @@ def _figures(run: RunReport, cached: frozenset[str]) -> dict[Key, tuple[float, C
     compiles: dict[Key, Compiles] = {}
     for stage in run.stages:
         key = keys.add(stage)
-        own = compiles[key] = Compiles(stage.compile_seconds - _put_into_cache(stage), stage.compile_seconds)
+        own = compiles[key] = Compiles(stage.compile_seconds - put_into_cache(stage), stage.compile_seconds)
         while (key := key[0]) is not None:
             compiles[key] = Compiles(compiles[key].found + own.found, compiles[key].missing + own.missing)
     return {
@@ -188,7 +168,7 @@ def _figures(run: RunReport, cached: frozenset[str]) -> dict[Key, tuple[float, C
     }
 
 
-def _put_into_cache(stage: StageReport) -> float:
+def put_into_cache(stage: StageReport) -> float:
     """The seconds of its compiles that are in the cache since."""
     kept = [
         compiled.seconds

@@ -2,10 +2,34 @@
 
 from __future__ import annotations
 
-from crystools_tpu.telemetry.events import Node, StageForecast, StageReport
+from collections.abc import Mapping
+from typing import Final
+
+from crystools_tpu.telemetry.events import Node, StageForecast, StageName, StageReport
 
 _MIB = 2**20
 _GIB = 2**30
+
+
+_TITLES: Final[Mapping[StageName, str]] = {
+    StageName.DOWNLOAD: "Download",
+    StageName.LOAD: "Load",
+    StageName.TEXT_ENCODE: "Text encode",
+    StageName.IMAGE_ENCODE: "Image encode",
+    StageName.DENOISE: "Denoise",
+    StageName.VAE_ENCODE: "VAE encode",
+    StageName.VAE_DECODE: "VAE decode",
+    StageName.SAVE: "Save",
+    StageName.NODE: "Node",
+}
+
+
+def stage_title(stage: StageReport) -> str:
+    """`Denoise transformer`: the stage as sentences and the page call it; of a node its title or class."""
+    if stage.node is not None:
+        return node_label(stage.node)
+    title = _TITLES[stage.name]
+    return f"{title} {stage.component}" if stage.component else title
 
 
 def stage_label(stage: StageReport | StageForecast) -> str:

@@ -256,7 +256,13 @@ class Stage:
             bound=bound,
             hbm=self._hbm.usage(),
             bytes_done=self._transfer.bytes_done,
+            host_wait_seconds=_host_wait_seconds(finished),
         )
+
+
+def _host_wait_seconds(steps: Sequence[_FinishedStep]) -> float | None:
+    known = [step.host_wait_seconds for step in steps if not step.record.compiled]
+    return sum(known) if known else None
 
 
 def status_of(error: BaseException | None) -> Status:

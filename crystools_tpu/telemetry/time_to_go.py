@@ -29,8 +29,9 @@ from crystools_tpu.telemetry.events import (
     Status,
     StepFinished,
 )
-from crystools_tpu.telemetry.expectation import Compiles, Part, StageKeys, expectation
+from crystools_tpu.telemetry.expectation import Compiles, Part, expectation
 from crystools_tpu.telemetry.guard import Guard
+from crystools_tpu.telemetry.stage_keys import StageKeys
 from crystools_tpu.telemetry.stage_tree import number_of_running_stage, parent_of
 
 logger = logging.getLogger(__name__)

@@ -1,7 +1,7 @@
 /**
  * The connection to the server: one websocket that comes back by itself.
  *
- * @import { Comparison, RunReport, RunsPage, ServerMessage } from "./wire.js"
+ * @import { Comparison, Explanation, RunReport, RunsPage, ServerMessage } from "./wire.js"
  */
 
 /** @typedef {"connecting" | "open" | "reconnecting"} ConnectionState */
@@ -214,6 +214,15 @@ export class ServerApi {
    */
   compare(a, b) {
     return this.#get("api/compare", { a, b });
+  }
+
+  /**
+   * What is to be said of a run that has ended, or null where the server does not know it.
+   * @param {string} runId
+   * @returns {Promise<Explanation | null>}
+   */
+  explanation(runId) {
+    return this.#get(`api/runs/${encodeURIComponent(runId)}/explanation`);
   }
 
   /**

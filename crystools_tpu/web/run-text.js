@@ -50,11 +50,6 @@ export function runTitle({ name, pipeline, params }) {
   return params.node == null ? pipeline : `${pipeline} · ${params.node}`;
 }
 
-/** What runs have in common that did the same work, as far as that is known. @param {RunReport} run */
-export function likeness(run) {
-  return JSON.stringify([run.pipeline, run.params.workflow ?? runTitle(run)]);
-}
-
 /** Whose the run is: "generate · pid 1234 · ana". @param {RunReport} run */
 export function processText({ process }) {
   if (!process) return "";

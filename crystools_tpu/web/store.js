@@ -2,7 +2,7 @@
  * The state of the page: the server's messages folded into what the components show.
  *
  * @import { ConnectionState, ServerApi } from "./client.js"
- * @import { ChipReading, Hello, HostReading, RunReport, ServerMessage, Snapshot } from "./wire.js"
+ * @import { ChipReading, Explanation, Hello, HostReading, RunReport, ServerMessage, Snapshot } from "./wire.js"
  * @import { ModelFreed, ProfileCapture, ProfileChanged, StageProgress, StageReport, TelemetryEvent } from "./wire.js"
  */
 
@@ -74,6 +74,8 @@ export class Store extends EventTarget {
   #clockOffsetSeconds = 0;
   /** @type {Set<string>} */
   #refetching = new Set();
+  /** @type {Map<string, Promise<Explanation | null>>} */
+  #explanations = new Map();
   #asking = false;
   #mostRuns = RUNS_KEPT;
   /** The last of those that were asked for: what the server tells by itself may be older. @type {RunReport | null} */
@@ -132,6 +134,7 @@ export class Store extends EventTarget {
         this.moreRuns = null;
         this.#lastAskedFor = null;
         this.unreadableRuns.clear();
+        this.#explanations.clear();
         this.runsRevision += 1;
         this.profile = message.profile;
         this.problem = null;
@@ -169,6 +172,25 @@ export class Store extends EventTarget {
     }
     this.runsRevision += 1;
     this.#changed();
+  }
+
+  /**
+   * What is to be said of a run that has ended: asked for once, null where the server does not say. One that
+   * was taken for interrupted may still end otherwise.
+   * @param {RunReport} run
+   * @returns {Promise<Explanation | null>}
+   */
+  explanation({ run_id: runId, status }) {
+    const ending = `${runId} ${status}`;
+    let asked = this.#explanations.get(ending);
+    if (!asked) {
+      asked = this.#api.explanation(runId).catch(() => {
+        this.#explanations.delete(ending);
+        return null;
+      });
+      this.#explanations.set(ending, asked);
+    }
+    return asked;
   }
 
   /** @param {string} a @param {string} b */

@@ -141,7 +141,8 @@ export interface HostMemory {
  * `compile_seconds` is trace, lowering and backend together; `compiles` are the backend's.
  * `predicted_step_seconds` and `predicted_hbm_peak_bytes` are the forecast's, the latter of one of `hbm`'s
  * devices. `bytes_done` of `bytes_total` are what a download has brought. `steps_by_kind` is `steps_total`
- * by kind, null where all are `full` or the kinds to come are not known.
+ * by kind, null where all are `full` or the kinds to come are not known. `host_wait_seconds` of the steps in
+ * which no compile fell the devices had nothing to do, because the host had not handed them the next yet.
  *
  * `parent` is the position in the run's `stages` of the stage that this one is a part of: its time is in
  * that one's, and `pipeline` is the one that reports it. A `node` is a stage of a workflow's run,
@@ -179,6 +180,7 @@ export interface StageReport {
   pipeline?: string | null;
   node?: Node | null;
   host_memory?: HostMemory | null;
+  host_wait_seconds?: number | null;
 }
 
 /**
@@ -480,13 +482,15 @@ export interface Change {
  *
  * They are the same by name and component, in their order where a run has several of them; of a workflow's
  * nodes by the class and the id; and only where they are parts of the same. `label` says that in words:
- * `Wan2.1 Sampler > denoise transformer`.
+ * `Wan2.1 Sampler > denoise transformer`. It is `unchanged` where no figure of it changed by more than by
+ * itself; the times of a stage that takes less than 1% of both runs do not count.
  */
 export interface StageComparison {
   name: StageName;
   component: string | null;
   label: string;
   changes: Change[];
+  unchanged: boolean;
 }
 
 /**
@@ -494,7 +498,8 @@ export interface StageComparison {
  *
  * `incomparable` says, a sentence each, why B's figures say nothing about A's: one of them did not do its
  * work to the end, or they did not do the same on the same devices. `remarks` are what should be known of
- * figures that can be compared all the same: that what was made is NaN.
+ * figures that can be compared all the same: that what was made is NaN. `bottom_line` is what it all comes
+ * to, in a sentence.
  */
 export interface Comparison {
   a: string;
@@ -506,6 +511,58 @@ export interface Comparison {
   changes: Change[];
   stages: StageComparison[];
   remarks: string[];
+  bottom_line: string;
+}
+
+/** What a finding is about. */
+export type Cause =
+  | "nan"
+  | "recompile"
+  | "cold_cache"
+  | "cache_miss"
+  | "cache_off"
+  | "cache_hit"
+  | "host"
+  | "mesh"
+  | "evicted"
+  | "new_process"
+  | "download"
+  | "cached_nodes"
+  | "compile"
+  | "load"
+  | "steps"
+  | "stage"
+  | "memory"
+  | "better_mesh"
+  | "ending";
+
+/**
+ * One thing that is to be known of a run, with its figures, and what to do about it where that is known.
+ *
+ * `seconds` is how much longer than in the runs it is compared with that took, negative for less; null where
+ * there are none, where it is the same in them, or where it is no matter of seconds.
+ */
+export interface Finding {
+  cause: Cause;
+  text: string;
+  seconds: number | null;
+  remedy: string | null;
+}
+
+/**
+ * What is to be said of a run that has ended.
+ *
+ * `sentence` is null while it runs. `verdict` is of its time without what only a first run needs (compiles
+ * that are in the cache now, downloads): `unproven` where there are too few runs to know by how much it
+ * changes by itself, null where there is none or it did not succeed. `alike` is how many earlier runs it is
+ * compared with, five at most: of the same work, and done alike where there are such.
+ */
+export interface Explanation {
+  run_id: string;
+  sentence: string | null;
+  verdict: Verdict | null;
+  alike: number;
+  findings: Finding[];
 }
 
 /** The server's settings, for all of its clients. */
@@ -622,7 +679,8 @@ export interface PageKey {
 /**
  * GET /api/runs, a page of reports, newest first.
  *
- * /api/runs/{run_id} answers one report alone, /api/compare a comparison.
+ * /api/runs/{run_id} answers one report alone, /api/runs/{run_id}/explanation what is to be said of it,
+ * /api/compare a comparison.
  */
 export interface RunsPage {
   runs: RunReport[];

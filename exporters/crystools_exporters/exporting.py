@@ -65,6 +65,12 @@ class KeptRuns:
             return log.alike(report)
         return ()
 
+    def earlier(self, report: RunReport) -> tuple[RunReport, ...]:
+        """`RunLog.earlier`."""
+        with self._logged(), self._opened() as log:
+            return log.earlier(report)
+        return ()
+
     def follow(self, newest: int, told: Callable[[RunReport], None]) -> Callable[[], None]:
         """Tells the `newest` runs of other processes, and from then on each as it changes.
 

@@ -44,6 +44,11 @@ run_id IN (
 ) AND instr(report, :fragment)
 """
 
+_CONDITIONS: Final = {"fragment": _WITH_FRAGMENT, "began_by": "started_unix_seconds <= :began_by"}
+"""Of what is no column's value."""
+
+_MOST_OF_ANY: Final = 6
+
 _IN_PROGRESS: Final = """
 SELECT run_id, writer, written_unix_seconds, monotonic_seconds,
     CAST(MAX(written_unix_seconds, IFNULL(unix_seconds, 0)) AS REAL)
@@ -148,15 +153,18 @@ class RunLog:
             ).fetchall()
         return tuple(run_id for (run_id,) in taken)
 
-    def page(self, limit: int, before: str | None = None, **where: str | None) -> tuple[RunReport, ...]:
+    def page(
+        self, limit: int, before: str | None = None, **where: str | float | None
+    ) -> tuple[RunReport, ...]:
         """The newest `limit` runs, or those that began before run `before`, newest first.
 
         `where` narrows it to a `pipeline` or a `status`; with a `pipeline` also to reports with a `fragment`
-        in their JSON, among its newest 300. An unknown `before` has nothing before it.
+        in their JSON, among its newest 300; or to those that had `began_by` a moment. An unknown `before` has
+        nothing before it.
         """
         return self.read_page(limit, before, **where).reports
 
-    def read_page(self, limit: int, before: str | None = None, **where: str | None) -> Page:
+    def read_page(self, limit: int, before: str | None = None, **where: str | float | None) -> Page:
         """The runs that `page` returns, and the ids of those that had to be left out."""
         older = "" if before is None else _BEFORE
         query = (
@@ -212,12 +220,22 @@ class RunLog:
 
     def alike(self, report: RunReport) -> tuple[RunReport, ...]:
         """The newest other runs of the same pipeline and workflow that succeeded, to be compared with."""
-        where, most = {"pipeline": report.pipeline, "status": Status.SUCCEEDED.value}, 20
-        if (workflow := report.params.get("workflow")) is not None:
-            where["fragment"] = f'"workflow":{json.dumps(workflow)}'  # as `_to_json` writes it
-            most = 8  # one of 300 nodes takes a tenth of a second to read
+        where, most = _same_work(report)
         runs = self.page(most, **where)
         return tuple(run for run in runs if run.run_id != report.run_id)
+
+    def earlier(self, report: RunReport) -> tuple[RunReport, ...]:
+        """The newest runs that began before this one, to explain it by, newest first.
+
+        Those of the same pipeline and workflow that succeeded, and the last few of any kind: one of them may
+        have done something to this one.
+        """
+        where, most = _same_work(report)
+        began_by = report.started_unix_seconds
+        of_the_same = self.page(most, None, **where, began_by=began_by)
+        runs = {run.run_id: run for run in (*of_the_same, *self.page(_MOST_OF_ANY, began_by=began_by))}
+        runs.pop(report.run_id, None)
+        return tuple(sorted(runs.values(), key=lambda run: -run.started_unix_seconds))
 
     def mark_interrupted(self) -> None:
         """Runs that are `running` and whose process is no more become `interrupted`.
@@ -423,9 +441,18 @@ def _bindable(parameters: Any) -> Any:
     return min(parameters, 2**63 - 1) if isinstance(parameters, int) else parameters
 
 
-def _where(values: Mapping[str, str | None], condition: str = "") -> str:
+def _same_work(report: RunReport) -> tuple[dict[str, str], int]:
+    """What tells the runs of the same pipeline and workflow that succeeded, and how many are enough."""
+    where = {"pipeline": report.pipeline, "status": Status.SUCCEEDED.value}
+    if (workflow := report.params.get("workflow")) is None:
+        return where, 20
+    where["fragment"] = f'"workflow":{json.dumps(workflow)}'  # as `_to_json` writes it
+    return where, 8  # one of 300 nodes takes a tenth of a second to read
+
+
+def _where(values: Mapping[str, str | float | None], condition: str = "") -> str:
     conditions = [
-        _WITH_FRAGMENT if column == "fragment" else f"{column} = :{column}"
+        _CONDITIONS.get(column, f"{column} = :{column}")
         for column, value in values.items()
         if value is not None
     ]

@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 from numpy.typing import NDArray
 
 from crystools_pipelines.models import MODELS
+from crystools_pipelines.parallel.mesh import shape_of
 from crystools_pipelines.parallel.mesh_shape import MeshShape
 from crystools_pipelines.planning.forecasting import kept_forecast
 from crystools_pipelines.requests.fields import Role, names_of
@@ -29,7 +30,7 @@ from crystools_pipelines.weights.checkpoint import Checkpoint
 from crystools_pipelines.weights.part import Part
 from crystools_tpu import telemetry
 from crystools_tpu.telemetry import RunReport, StageWork
-from crystools_tpu.telemetry.events import Params
+from crystools_tpu.telemetry.events import MESH, Params
 
 
 @dataclass(frozen=True)
@@ -102,6 +103,8 @@ def started_run(
     """
     devices = list(mesh.devices.flat)
     content = names_of(MODELS[model].request_class(), Role.CONTENT)
+    if mesh.size > 1:  # on one device there is no other
+        params = {**params, MESH: str(shape_of(mesh))}
     forecast = None if request is None else kept_forecast(model, request, checkpoint, mesh, dtype)
     dtype = choose_dtype(dtype, devices[0].platform)
     try:

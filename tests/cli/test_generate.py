@@ -326,6 +326,7 @@ def test_a_result_with_nan_is_kept_and_printed_and_ends_with_1_and_one_line(
         assert json.loads(printed) == telemetry.to_wire(report)
     else:
         assert "succeeded, NaN from step 12" in printed
+        assert "\nOf no use: NaN from step 12 on; the first run of its kind in the history" in printed
         assert printed.endswith(f"{out}\n")
 
 

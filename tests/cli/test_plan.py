@@ -168,7 +168,8 @@ def test_a_plan_says_all_of_a_stage_and_what_was_planned_before_is_there_at_once
     assert printed.err == "planned before; --no-cache compiles anew\n"
     assert len([*cache.iterdir()]) == kept
     plan = json.loads(printed.out)
-    assert set(plan) == {"model", "topology", "mesh", "fits", "stages"}
+    assert set(plan) == {"model", "topology", "mesh", "shape", "fits", "stages"}
+    assert plan["shape"] == {"height": 64, "width": 64, "num_frames": None}
     assert (plan["model"], plan["topology"], plan["fits"]) == ("flux.2", "v6e-4", True)
     assert plan["mesh"] == USUAL
     (denoise,) = plan["stages"]
@@ -253,8 +254,9 @@ def test_block_sizes_of_the_attention_are_ranked_by_their_schedules(
 
 def test_a_plan_survives_its_own_json() -> None:
     for largest in ((Shape(512, 512, None),), (), None):
-        plan = Plan("flux.2", "v6e-8", MeshShape(1, 2, 4), False, (), largest)
-        assert from_json(json.loads(json.dumps(plan.to_json()))) == plan
+        for shape in (Shape(1024, 1024, None), None):
+            plan = Plan("flux.2", "v6e-8", MeshShape(1, 2, 4), False, (), largest, shape)
+            assert from_json(json.loads(json.dumps(plan.to_json()))) == plan
 
 
 def test_a_mesh_that_does_not_fit_comes_last() -> None:

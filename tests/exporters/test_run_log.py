@@ -344,6 +344,25 @@ def test_alike_are_those_of_the_same_workflow_however_many_others_came_since(log
     assert ids(log.alike(prompt("now", 0, 'no"body'))) == []
 
 
+def test_a_run_is_explained_by_its_pipelines_runs_before_it_and_the_last_few_of_any(log: RunLog) -> None:
+    log.write([report(f"own{days}", days) for days in (1, 2, 5, 6, 40)])
+    log.write(
+        [report(f"flux{days}", days + 0.5, pipeline="flux.2", status=Status.FAILED) for days in range(3, 35)]
+    )
+    log.write([report("own-failed", 5.2, status=Status.FAILED)])
+    earlier = ids(log.earlier(report("own2", 2)))
+    assert [run_id for run_id in earlier if run_id.startswith("own")] == [
+        "own5",
+        "own-failed",
+        "own6",
+        "own40",
+    ]
+    assert [run_id for run_id in earlier if run_id.startswith("flux")] == [
+        f"flux{days}" for days in range(3, 6)
+    ]
+    assert ids(log.earlier(report("of a file", 7)))[:2] == ["flux7", "flux8"]
+
+
 def test_runs_are_deleted_all_or_none(log: RunLog) -> None:
     log.write([report("a", 1), report("b", 2), report("c", 3), report("on", 4, status=Status.RUNNING)])
     with pytest.raises(StillRunning, match=r"^still running: on; nothing was deleted$"):

@@ -179,6 +179,9 @@ class Kept:
     def report(self, run_id: str) -> RunReport | None:
         return next((run for run in self.reports if run.run_id == run_id), None)
 
+    def earlier(self, report: RunReport) -> tuple[RunReport, ...]:
+        return self.reports
+
     def alike(self, report: RunReport) -> tuple[RunReport, ...]:
         return self.reports
 
@@ -251,6 +254,20 @@ async def test_two_runs_are_compared(bench: Bench, client: Client, validate: Val
     validate("ComparisonMessage", comparison)
     assert (comparison["a"], comparison["b"]) == (a.run_id, b.run_id)
     assert [stage["name"] for stage in comparison["stages"]] == ["denoise"]
+
+
+async def test_a_run_is_explained(bench: Bench, serve: Serve, validate: Validate) -> None:
+    with bench.run() as run, run.stage("denoise", steps=1) as stage:
+        stage.step(None)
+    before = dataclasses.replace(run.report, run_id="before", started_unix_seconds=0.0)
+    client = await serve(kept=Kept((before,)))
+    told = await get(client, f"/api/runs/{run.run_id}/explanation")
+    validate("ExplanationMessage", told)
+    assert (told["run_id"], told["alike"], told["verdict"]) == (run.run_id, 1, "same")
+    assert told["sentence"].startswith("As fast as the last run like it: ")
+    first = await get(client, "/api/runs/before/explanation")
+    assert (first["alike"], first["verdict"]) == (0, None)
+    assert (await client.get("/crystools-tpu/api/runs/nobody/explanation")).status == 404
 
 
 @pytest.mark.parametrize(("query", "field"), [("", "a"), ("?a={known}&b=nobody", "b")])

@@ -107,6 +107,9 @@ class OddRuns:
         kept = {report.run_id: report for report in self.reports}
         return kept.get(run_id) or self._log.report(run_id)
 
+    def earlier(self, report: RunReport) -> Sequence[RunReport]:
+        return self.reports
+
     def alike(self, report: RunReport) -> Sequence[RunReport]:
         return self.reports
 

@@ -128,6 +128,9 @@ class Kept:
     def report(self, run_id: str) -> None:
         return None
 
+    def earlier(self, report: telemetry.RunReport) -> tuple[telemetry.RunReport, ...]:
+        return ()
+
     def alike(self, report: telemetry.RunReport) -> tuple[telemetry.RunReport, ...]:
         self.asked.append(threading.current_thread().name)
         assert self.may_answer.wait(PATIENCE_SECONDS)

@@ -383,3 +383,55 @@ def test_the_stages_of_a_loop_whose_iterations_lie_in_each_other_have_short_name
         "Loop > Loop > Loop",
         "Loop > ... > Loop",
     }
+
+
+def alike(count: int = 5) -> list[RunReport]:
+    """Runs like `a`, each a little different."""
+    return [run(f"alike{n}", stage(steps(4.5), seconds=254.0 + n)) for n in range(count)]
+
+
+@pytest.mark.parametrize(
+    ("b", "said"),
+    [
+        (run("b", stage(steps(4.5), seconds=256.0)), "B is as fast as A: 4 min 16 s, A 4 min 15 s."),
+        (
+            run("b", stage(steps(4.5), compile_seconds=42.0, seconds=267.0)),
+            "B is 4.7% slower: +12 s compile in Denoise.",
+        ),
+        (
+            run("b", stage(steps(4.5), compile_seconds=42.0, seconds=267.0), params={"height": 480}),
+            "B is 4.7% slower, with height 480 instead of 720: +12 s compile in Denoise.",
+        ),
+        (run("b", stage(steps(4.5), seconds=267.0), status=Status.FAILED), "Not comparable: B failed."),
+        (
+            run("b", stage(steps(4.5)), total_seconds=None),
+            "Nothing to compare: how long B took is not known.",
+        ),
+    ],
+)
+def test_the_bottom_line_says_what_it_comes_to(b: RunReport, said: str) -> None:
+    a = run("a", stage(steps(4.5), seconds=255.0), params={"height": 720})
+    assert compare(a, b, [dataclasses.replace(each, params=a.params) for each in alike()]).bottom_line == said
+
+
+def test_the_bottom_line_says_that_a_change_may_be_chance() -> None:
+    a, b = run("a", stage(steps(4.5), seconds=255.0)), run("b", stage(steps(4.5), seconds=267.0))
+    assert compare(a, b, [run("c", stage(steps(4.5), seconds=s)) for s in (250.0,)]).bottom_line == (
+        "B is 4.7% slower: +12 s in Denoise; measured too few times to know whether by chance."
+    )
+    wide = [run(f"c{n}", stage(steps(4.5), seconds=seconds)) for n, seconds in enumerate((250.0, 280.0))]
+    assert compare(a, b, wide).bottom_line == (
+        "No difference but chance: B took 4 min 27 s, A 4 min 15 s, and runs like A differ as much by "
+        "themselves."
+    )
+
+
+def test_a_stage_is_unchanged_where_no_figure_of_it_changed() -> None:
+    load = stage(name=StageName.LOAD, seconds=20.0, compile_seconds=0, cache=None)
+    save = stage(name=StageName.SAVE, seconds=0.1, compile_seconds=0, cache=None)
+    a = run("a", load, stage(steps(4.5)), save)
+    b = run("b", load, stage(steps(5.5)), dataclasses.replace(save, seconds=0.3))
+    assert [stage.unchanged for stage in compare(a, b).stages] == [True, False, True]
+    fuller = stage(name=StageName.LOAD, seconds=20.0, compile_seconds=0, cache=None, peak_gib=25)
+    assert not compare(a, run("b", fuller, *b.stages[1:])).stages[0].unchanged
+    assert not compare(a, run("b", *b.stages[1:])).stages[0].unchanged, "A has it, B does not"

@@ -123,6 +123,7 @@ def test_a_device_that_waits_for_its_host_is_host_bound(bench: Bench) -> None:
             bench.clock.advance(1)
             step.finish()
     assert run.report.stages[0].bound == "host"
+    assert run.report.stages[0].host_wait_seconds == 3
 
 
 def test_a_compile_is_not_time_that_the_device_waited_for_its_host(bench: Bench) -> None:

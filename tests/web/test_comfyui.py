@@ -593,8 +593,15 @@ def test_the_sidebar_has_the_live_run_those_before_it_and_two_side_by_side(tab: 
         expect(trace).to_have_attribute("href", f"{tab.scene.url}api/crystools-tpu/api/runs/{run_id}/trace")
         denoise = sidebar.locator("crystools-compare tr:has(th:text-is('step'))")
         expect(denoise.locator("td")).to_have_text(["4.60 s", "4.60 s", "0%"])
+        past = sidebar.locator("crystools-runs li").first
+        past.locator("button").first.click()
+        expect(past.locator("crystools-explanation").get_by_role("status")).to_have_text(
+            "As fast as the last run like it: 1 min 47 s, before 1 min 47 s."
+        )
+        past.locator("button").first.click()
+        sidebar.locator("crystools-compare summary").click()
         sidebar.evaluate("sidebar => { sidebar.style.width = '225px'; }")
-        table = sidebar.locator("crystools-compare .scroll")
+        table = sidebar.locator("crystools-compare #unchanged .scroll")
         assert table.evaluate("table => table.scrollWidth - table.clientWidth") == 0
         sidebar.evaluate("sidebar => { sidebar.style.width = ''; }")
     expect(sidebar.locator("crystools-current #status")).to_have_text("Cancelled")

@@ -223,13 +223,70 @@ def test_what_cannot_be_compared_is_said_and_a_run_that_failed_is_no_baseline(
     expect(compare.locator("#statuses")).to_have_text("A: Succeeded. B: Succeeded.")
     compare.get_by_role("combobox", name="B", exact=True).select_option(index=0)
     expect(compare.locator("#statuses")).to_have_text("A: Succeeded. B: Failed.")
-    expect(compare.get_by_role("status")).to_contain_text("Not comparable: B failed (")
+    expect(compare.get_by_role("status")).to_have_text(re.compile(r"^Not comparable: B failed \("))
     expect(compare.get_by_role("combobox", name="B", exact=True).locator("option:checked")).to_contain_text(
         ", Failed"
     )
     compare.get_by_role("combobox", name="B", exact=True).select_option(index=1)
     expect(compare.locator("#statuses")).to_have_text("A: Succeeded. B: Succeeded.")
-    expect(compare.get_by_role("status")).to_be_hidden()
+    expect(compare.get_by_role("status")).to_have_text(
+        re.compile(r"^B is [\d.]+% slower: \+9\.2 s steps of Denoise; measured too few times")
+    )
+
+
+def test_what_did_not_change_is_folded_below_what_did(page: Page, scene: Scene) -> None:
+    compare = page.locator("crystools-compare")
+    play_to_end(scene, steps=4)
+    play_to_end(scene, steps=4, recompile_at=2)
+    expect(compare.get_by_role("status")).to_have_text(
+        re.compile(r"^B is [\d.]+% slower: \+12 s recompile in Denoise")
+    )
+    expect(compare.locator("#rows th")).to_have_text(["Whole run", "Denoise", "time", "compile"])
+    expect(compare.locator("#unchanged-rows tr").first).to_be_hidden()
+    compare.get_by_text("16 unchanged rows").click()
+    expect(compare.locator("#unchanged-rows tr").first).to_be_visible()
+
+
+def test_a_run_that_is_like_no_other_is_not_compared_unless_somebody_chooses(
+    page: Page, scene: Scene
+) -> None:
+    compare = page.locator("crystools-compare")
+    play_to_end(scene, steps=4)
+    with scene.run("flux.2") as run, run.stage("denoise"):
+        scene.clock.seconds += 10.0
+    expect(compare.get_by_role("status")).to_have_text(re.compile(r"^No other run that succeeded is of the"))
+    expect(compare.locator("#rows")).to_be_hidden()
+    a = compare.get_by_role("combobox", name="A", exact=True)
+    expect(a.locator("option:checked")).to_have_text("Choose a run")
+    a.select_option(index=2)
+    expect(compare.get_by_role("status")).to_have_text(re.compile("^Not comparable: different pipelines"))
+
+
+def test_under_a_finished_run_stands_how_it_compares_and_it_is_asked_for_once(
+    page: Page, scene: Scene
+) -> None:
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url) if "explanation" in request.url else None)
+    for _ in range(3):
+        play_to_end(scene, steps=4)
+    play_to_end(scene, steps=4, recompile_at=2)
+    sentence = current(page).locator("crystools-explanation").get_by_role("status")
+    expect(sentence).to_have_text(
+        re.compile(
+            r"^[\d.]+% slower than its last three \(.+\): recompiled at step 2 of Denoise \(12 s\), type "
+            r"f32\[.+\] instead of bf16\[.+\]\. To do: give every step the same type\.$"
+        )
+    )
+    past = page.locator("crystools-runs li").first
+    for _ in range(2):
+        past.locator("button").first.click()
+        expect(past.locator("crystools-explanation").get_by_role("status")).to_have_text(
+            re.compile("^As fast as its last two: ")
+        )
+        past.locator("button").first.click()
+        expect(past.locator("crystools-explanation")).to_have_count(0)
+    newest = scene.history.reports()
+    assert sum(newest[0].run_id in url for url in asked) == sum(newest[1].run_id in url for url in asked) == 1
 
 
 def test_kept_runs_that_cannot_be_read_are_counted(scene: Scene, kept: RunLog, open_page: OpenPage) -> None:
@@ -320,7 +377,7 @@ def test_a_run_of_another_process_comes_runs_and_ends_on_a_page_that_was_there_b
     expect(current(page).locator("#status")).to_have_text("Interrupted")
     kept.write([ended])
     expect(current(page).locator("#status")).to_have_text("Succeeded")
-    assert asked == [], "the server tells it"
+    assert [url for url in asked if not url.endswith("/explanation")] == [], "the server tells it"
 
 
 def test_a_run_that_goes_on_stays_however_many_come_after_it(scene: Scene, kept: RunLog, page: Page) -> None:

@@ -8,7 +8,8 @@
 import { StoreView, blueprint } from "../component.js";
 import { h, setAttribute, setText, syncChildren } from "../dom.js";
 import { NOT_AVAILABLE, duration, gibibytes, moment, percent, stageTitle } from "../format.js";
-import { likeness, outcome, runTitle } from "../run-text.js";
+import { areAlike, areComparable } from "../likeness.js";
+import { outcome, runTitle } from "../run-text.js";
 
 /** A row without a change is the title of a stage. @typedef {{ name: string, change: Change | null }} Row */
 
@@ -25,6 +26,12 @@ const FIGURES = {
 /** More stages than this are not shown, but those whose time changed most. */
 const STAGES_AT_MOST = 12;
 
+/** A change below this share is none. */
+const SAME_RATIO = 0.01;
+
+const NOTHING_LIKE_IT =
+  "No other run that succeeded is of the same model on the same devices. Choose two to see them side by side.";
+
 /** @type {Record<Verdict, string>} */
 const EXPLANATIONS = {
   better: "Changed, and not by chance.",
@@ -40,14 +47,21 @@ export class Compare extends StoreView {
       <h2 id="title">Compare</h2>
       <label>A <select id="a"></select></label>
       <label>B <select id="b"></select></label>
+      <p id="bottom-line" role="status"></p>
       <p id="statuses" class="muted"></p>
-      <p id="incomparable" role="status"></p>
       <p id="remarks"></p>
       <p id="differs" class="muted"></p>
-      <div class="scroll" tabindex="0" role="region" aria-label="Run A beside run B"><table>
+      <div id="figures" class="scroll" tabindex="0" role="region" aria-label="Run A beside run B"><table>
         <thead><tr><th></th><th scope="col">A</th><th scope="col">B</th><th scope="col">B to A</th></tr></thead>
         <tbody id="rows"></tbody>
       </table></div>
+      <details id="unchanged">
+        <summary id="folded"></summary>
+        <div class="scroll" tabindex="0" role="region" aria-label="What is unchanged"><table>
+          <thead><tr><th></th><th scope="col">A</th><th scope="col">B</th><th scope="col">B to A</th></tr></thead>
+          <tbody id="unchanged-rows"></tbody>
+        </table></div>
+      </details>
       <p id="fewer" class="muted note"></p>
       <p id="problem" class="muted note"></p>
     </section>`,
@@ -59,9 +73,11 @@ export class Compare extends StoreView {
       flex: 1; min-width: 0; padding: 3px 6px; font-size: 12px; font-weight: 400; border-radius: 6px;
       background: var(--crystools-sunken); border: 1px solid var(--crystools-line); color: var(--crystools-ink);
     }
-    #statuses, #incomparable, #remarks, #differs { font-size: 12px; overflow-wrap: anywhere; }
-    #statuses:empty, #incomparable:empty, #remarks:empty, #differs:empty { display: none; }
-    #incomparable { color: var(--crystools-critical); }
+    #bottom-line { font-size: 13px; font-weight: 600; overflow-wrap: anywhere; }
+    #statuses, #remarks, #differs { font-size: 12px; overflow-wrap: anywhere; }
+    #bottom-line:empty, #statuses:empty, #remarks:empty, #differs:empty { display: none; }
+    #bottom-line[data-incomparable] { color: var(--crystools-critical); }
+    summary { font-size: 12px; color: var(--crystools-muted); cursor: pointer; width: fit-content; }
     #remarks { color: var(--crystools-warning); }
     .note { font-size: 11px; }
     .note:empty { display: none; }
@@ -122,16 +138,20 @@ export class Compare extends StoreView {
     const [newest, other] = runs;
     this.hidden = !newest || !other;
     if (!newest || !other) return;
-    const good = (/** @type {RunReport} */ run) => outcome(run).level === "good";
-    const b = this.#chosen(this.#b, runs, runs.find(good) ?? newest);
-    const others = [...runs.slice(runs.indexOf(b) + 1), ...runs.slice(0, runs.indexOf(b))];
-    const alike = others.filter((run) => likeness(run) === likeness(b));
-    const baseline = alike.find(good) ?? alike[0] ?? others[0] ?? other;
-    const a = this.#chosen(this.#a, runs, baseline);
-    this.#compare(store, a, b);
-    const comparison = this.#comparison;
-    setText(this.byId("statuses"), comparison ? `A: ${outcome(a).text}. B: ${outcome(b).text}.` : "");
-    setText(this.byId("incomparable"), comparison ? incomparable(comparison) : "");
+    const b = this.#chosen(this.#b, runs, runs.find(isGood) ?? newest);
+    const a = this.#chosen(this.#a, runs, b ? baselineOf(b, runs) : null);
+    if (a && b) this.#compare(store, a, b);
+    else this.#forget();
+    this.#show(this.#comparison, a, b);
+  }
+
+  /** @param {Comparison | null} comparison @param {RunReport | null} a @param {RunReport | null} b */
+  #show(comparison, a, b) {
+    const incomparable = !!comparison?.incomparable.length;
+    setText(this.byId("bottom-line"), a && b ? (comparison?.bottom_line ?? "") : NOTHING_LIKE_IT);
+    setAttribute(this.byId("bottom-line"), "data-incomparable", incomparable ? "" : null);
+    const statuses = comparison && a && b ? `A: ${outcome(a).text}. B: ${outcome(b).text}.` : "";
+    setText(this.byId("statuses"), statuses);
     setText(this.byId("remarks"), comparison?.remarks.length ? `${comparison.remarks.join("; ")}.` : "");
     setText(this.byId("differs"), comparison ? differences(comparison) : "");
     const stages = comparison ? mostChanged(comparison.stages) : [];
@@ -139,7 +159,22 @@ export class Compare extends StoreView {
     const those = `The ${stages.length} of ${comparison?.stages.length} stages whose time changed most.`;
     setText(this.byId("fewer"), fewer ? those : "");
     setText(this.byId("problem"), this.#problem);
-    syncChildren(this.byId("rows"), comparison ? rowsOf(comparison.changes, stages) : [], createRow, showRow);
+    this.byId("figures").hidden = !comparison;
+    const changed = rowsOf(stages, (stage, change) => !isUnchanged(stage, change));
+    const unchanged = rowsOf(stages, isUnchanged);
+    const whole = (comparison?.changes ?? []).map((change) => ({ name: "Whole run", change }));
+    const count = unchanged.filter(({ change }) => change).length;
+    syncChildren(this.byId("rows"), [...whole, ...changed], createRow, showRow);
+    this.byId("unchanged").hidden = count === 0;
+    setText(this.byId("folded"), count === 1 ? "1 unchanged row" : `${count} unchanged rows`);
+    syncChildren(this.byId("unchanged-rows"), unchanged, createRow, showRow);
+  }
+
+  /** There are no two to compare. */
+  #forget() {
+    this.#asked = "";
+    this.#comparison = null;
+    this.#problem = "";
   }
 
   /** @param {Store} store @param {RunReport} a @param {RunReport} b */
@@ -160,27 +195,44 @@ export class Compare extends StoreView {
   }
 
   /**
-   * Offers the runs, and gives the chosen one; `initial` until somebody chooses.
+   * Offers the runs, and gives the chosen one; `initial` until somebody chooses, where null is none.
    *
    * @param {HTMLSelectElement} select
    * @param {readonly RunReport[]} runs
-   * @param {RunReport} initial
+   * @param {RunReport | null} initial
    */
   #chosen(select, runs, initial) {
-    const value = this.#held.has(select) ? select.value : initial.run_id;
+    const value = this.#held.has(select) ? select.value : (initial?.run_id ?? "");
+    const run = runs.find((candidate) => candidate.run_id === value) ?? initial;
     syncChildren(
       select,
-      runs,
+      run ? runs : [null, ...runs],
       () => h("option"),
-      (option, run) => {
-        option.value = run.run_id;
-        setText(option, optionText(run));
+      (option, offered) => {
+        option.value = offered?.run_id ?? "";
+        setText(option, offered ? optionText(offered) : "Choose a run");
       },
     );
-    const run = runs.find((candidate) => candidate.run_id === value) ?? initial;
-    if (select.value !== run.run_id) select.value = run.run_id;
+    if (select.value !== (run?.run_id ?? "")) select.value = run?.run_id ?? "";
     return run;
   }
+}
+
+/** @param {RunReport} run */
+function isGood(run) {
+  return outcome(run).level === "good";
+}
+
+/**
+ * What a run is compared with at first: the newest good one before it that is alike, or else one that can be
+ * compared; null where there is none.
+ *
+ * @param {RunReport} b
+ * @param {readonly RunReport[]} runs
+ */
+function baselineOf(b, runs) {
+  const others = [...runs.slice(runs.indexOf(b) + 1), ...runs.slice(0, runs.indexOf(b))].filter(isGood);
+  return others.find((run) => areAlike(run, b)) ?? others.find((run) => areComparable(run, b)) ?? null;
 }
 
 function createRow() {
@@ -213,11 +265,6 @@ function optionText(run) {
 }
 
 /** @param {Comparison} comparison */
-function incomparable({ incomparable }) {
-  return incomparable.length ? `Not comparable: ${incomparable.join("; ")}.` : "";
-}
-
-/** @param {Comparison} comparison */
 function differences({ differences }) {
   const said = differences.map(
     ({ name, a, b }) => `${name.replaceAll("_", " ")} ${a ?? NOT_AVAILABLE} → ${b ?? NOT_AVAILABLE}`,
@@ -243,15 +290,26 @@ function titleOf(stage) {
   return [...path.slice(0, -1), ...last].join(" › ");
 }
 
-/** @param {Change[]} changes @param {StageComparison[]} stages @returns {Row[]} */
-function rowsOf(changes, stages) {
-  return [
-    ...changes.map((change) => ({ name: "Whole run", change })),
-    ...stages.flatMap((stage) => [
-      { name: titleOf(stage), change: null },
-      ...stage.changes.map((change) => ({ name: FIGURES[change.name].title, change })),
-    ]),
-  ];
+/**
+ * The rows of these stages that are wanted, each stage's after its title.
+ *
+ * @param {StageComparison[]} stages
+ * @param {(stage: StageComparison, change: Change) => boolean} wanted
+ * @returns {Row[]}
+ */
+function rowsOf(stages, wanted) {
+  return stages.flatMap((stage) => {
+    const changes = stage.changes.filter((change) => wanted(stage, change));
+    if (!changes.length) return [];
+    const rows = changes.map((change) => ({ name: FIGURES[change.name].title, change }));
+    return [{ name: titleOf(stage), change: null }, ...rows];
+  });
+}
+
+/** No more changed than by itself. @param {StageComparison} stage @param {Change} change */
+function isUnchanged(stage, { verdict, ratio }) {
+  if (stage.unchanged || verdict === "same" || verdict === "noise") return true;
+  return verdict == null && ratio != null && Math.abs(ratio) < SAME_RATIO;
 }
 
 /** A change in per cent with its sign: +12%, −3.4%, 0%. @param {number | null} ratio */

@@ -25,6 +25,7 @@ import {
 } from "../run-text.js";
 import { OUTCOME_COLOURS } from "../stage-colours.js";
 import { isWorkflow, layOutWorkflow, nodesDone } from "../workflow-figures.js";
+import { ExplanationView } from "./explanation.js";
 import { Figure } from "./figure.js";
 import { Memory } from "./memory.js";
 import { Nodes } from "./nodes.js";
@@ -49,6 +50,7 @@ export class RunView extends Component {
       </div>
     </div>
     <div id="progress" role="progressbar" aria-valuemin="0"><div id="bar"></div></div>
+    <crystools-explanation id="explanation"></crystools-explanation>
     <p id="error"></p>
     <div id="figures"></div>
     <crystools-timeline id="timeline"></crystools-timeline>
@@ -122,6 +124,7 @@ export class RunView extends Component {
   show(run, store) {
     this.byId("trace").hidden = store.traceUrl(run) == null;
     setAttribute(this.byId("trace"), "href", store.traceUrl(run));
+    /** @type {ExplanationView} */ (this.byId("explanation")).show(run, store);
     if (run === this.#ended) return;
     this.#ended = run.status === "running" ? null : run;
     const stage = mainStage(run);

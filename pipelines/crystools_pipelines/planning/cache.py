@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from hashlib import sha256
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -66,6 +67,23 @@ def read_plans(folder: Path, spec: RunSpec) -> Iterator[Plan]:
     paths = folder.glob(f"{programs_key(spec)}-*.json")
     for path in sorted(paths, key=lambda path: path.stat().st_mtime, reverse=True):
         if (plan := _read(path)) is not None:
+            yield plan
+
+
+def read_other_shapes(folder: Path, spec: RunSpec) -> Iterator[Plan]:
+    """The plans that were kept of the same, but of other shapes, which are in `Plan.shape`.
+
+    Raises OSError where the folder cannot be read.
+    """
+    own, keys = _asked(spec.request, Role.SHAPE), {}
+    for path in folder.glob("*.json"):
+        plan = _read(path)
+        if plan is None or plan.shape is None or (plan.model, plan.topology) != (spec.model, spec.topology):
+            continue
+        if plan.shape not in keys:
+            shape = {name: getattr(plan.shape, name) for name in own}
+            keys[plan.shape] = programs_key(replace(spec, request=replace(spec.request, **shape)))
+        if path.name.startswith(keys[plan.shape]) and keys[plan.shape] != programs_key(spec):
             yield plan
 
 

@@ -76,6 +76,7 @@ class Plan:
 
     Where it does not, `largest_that_fits` has the most frames and the largest size that do, each with the
     other as asked, each compiled; it is empty where no shape would fit, None where nobody looked for one.
+    `shape` is what was planned, None in a plan that does not say.
     """
 
     model: str
@@ -84,6 +85,7 @@ class Plan:
     fits: bool
     stages: tuple[StagePlan, ...]
     largest_that_fits: tuple[Shape, ...] | None = ()
+    shape: Shape | None = None
 
     @property
     def estimated_seconds(self) -> float | None:
@@ -107,8 +109,9 @@ def from_json(plain: dict[str, Any]) -> Plan:
     )
     largest = plain.get("largest_that_fits", ())
     shapes = None if largest is None else tuple(Shape(**shape) for shape in largest)
-    mesh = MeshShape(**plain["mesh"])
-    return Plan(**{**plain, "mesh": mesh, "stages": stages, "largest_that_fits": shapes})
+    made = {"mesh": MeshShape(**plain["mesh"]), "stages": stages, "largest_that_fits": shapes}
+    shape = plain.get("shape")
+    return Plan(**{**plain, **made, "shape": None if shape is None else Shape(**shape)})
 
 
 @dataclass(frozen=True)

@@ -82,6 +82,7 @@ class Planner:
             fits=not failing,
             stages=tuple(replace(stage, evicts=leaving[index]) for index, stage in stages.items()),
             largest_that_fits=tuple(self._largest(outline, failing)) if search or not failing else None,
+            shape=_shape(self.spec.request),
         )
 
     def _loads(self, outline: Rehearsal, index: int) -> Loads:

@@ -52,8 +52,13 @@ TOPOLOGIES = {
 
 def topology_of(devices: Sequence[Any]) -> str | None:
     """The name of the topology that these jax devices make up; None where it is none of TOPOLOGIES."""
-    chip = chip_spec(devices[0].device_kind)
+    return topology_named(devices[0].device_kind, len(devices))
+
+
+def topology_named(device_kind: str, count: int) -> str | None:
+    """The name of the topology that so many jax devices of this kind make up; None as `topology_of`."""
+    chip = chip_spec(device_kind)
     if chip is None:
         return None
-    wanted = (chip.name, len(devices) / chip.devices_per_chip)
+    wanted = (chip.name, count / chip.devices_per_chip)
     return next((name for name, each in TOPOLOGIES.items() if (each.chip_name, each.chips) == wanted), None)

@@ -22,6 +22,7 @@ from crystools_pipelines.weights.loading import StatePlan
 from crystools_pipelines.weights.source import WeightSource
 from crystools_tpu import telemetry
 from crystools_tpu.telemetry import ModelFreed, StageName
+from crystools_tpu.telemetry.evictions import eviction_text
 
 logger = logging.getLogger(__name__)
 
@@ -258,8 +259,7 @@ class Residency:
         why = why or _WHY.get(reason)
         if run is not None and why is not None:
             what = "freed" if reason == "out_of_memory" else reason
-            size = telemetry.size_label(freed_bytes)
-            run.warn(f"{what} {identity.component} of {identity.model}, {size}, {why}")
+            run.warn(eviction_text(what, identity.component, identity.model, freed_bytes, why))
         return freed
 
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import jax
 import pytest
 
 from crystools_pipelines import run
 from crystools_pipelines.errors import RequestError
 from crystools_pipelines.models import MODELS
-from crystools_pipelines.parallel.mesh import shape_of
+from crystools_pipelines.parallel.mesh import make_mesh, shape_of
 from crystools_pipelines.parallel.mesh_shape import MeshShape
 from crystools_pipelines.weights.checkpoint import Checkpoint
 from tests.pipelines.all_models.conftest import smallest
@@ -18,6 +19,15 @@ from tests.pipelines.all_models.conftest import smallest
 
 class Started(Exception):
     """The run would start now."""
+
+
+def test_the_report_says_the_mesh_where_there_is_more_than_one_device(checkpoints: dict[str, Path]) -> None:
+    checkpoint = Checkpoint(checkpoints["wan2.1-t2v"])
+    for shape, said in ((MeshShape(1, 2, 2), {"mesh": "dp=1,sp=2,tp=2"}), (MeshShape(), {})):
+        mesh = make_mesh(jax.devices()[: shape.devices], branches=1, widths=[2], shape=shape)
+        with run.started_run("wan2.1-t2v", {}, checkpoint, mesh) as job:
+            pass
+        assert job.run.report.params == said
 
 
 @pytest.mark.parametrize("model", MODELS)
