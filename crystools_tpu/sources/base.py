@@ -55,13 +55,15 @@ class AttachedChips:
 
     `pci_addresses` are those of their PCI functions: two a chip on 7x, else one. `sentence` says in plain
     words what is known of their use while no runtime gives figures of them (`8 x v6e, idle: no program uses
-    them`), None while one does. `users` are looked for only then, as far as this user may see.
+    them`), and `word` where there is little room (`idle`, `idle?`, `in use`, `no figures`); both are None
+    while one does. `users` are looked for only then, as far as this user may see.
     """
 
     kind: str
     count: int
     pci_addresses: tuple[str, ...]
     sentence: str | None = None
+    word: str | None = None
     users: tuple[ChipUser, ...] = ()
 
     @property

@@ -10,7 +10,7 @@ import errno
 import os
 import socket
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
@@ -138,7 +138,9 @@ class TpuSource:
         if attached is not None and all(isinstance(error, _NobodyListensError) for error in errors):
             return unserved(attached, self._users.look(self._chips))
         if attached is not None:
-            attached = replace(attached, sentence=f"{attached.label}, of which no figures come")
+            attached = replace(
+                attached, sentence=f"{attached.label}, of which no figures come", word="no figures"
+            )
         raise SourceError("; ".join(map(str, errors)), known=Reading(attached=attached))
 
     def _histograms_of(self, ports: dict[str, PortAnswer], per_chip: int | None) -> Histograms | None:
@@ -154,9 +156,9 @@ class TpuSource:
 
         Several are asked at once: one may hang.
         """
-        reads: Iterable[Callable[[], PortAnswer]]
+        reads: list[Callable[[], PortAnswer]]
         if len(addresses) == 1:
-            reads = (partial(self._read_port, addresses[0]),)
+            reads = [partial(self._read_port, addresses[0])]
         else:
             if self._pool is None:
                 self._pool = ThreadPoolExecutor(len(addresses), thread_name_prefix="crystools-tpu-port")

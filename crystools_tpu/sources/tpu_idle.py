@@ -20,20 +20,26 @@ def unserved(attached: AttachedChips, use: Use) -> Reading:
 
     Raises `SourceError` where a program has held them for so long that it seems to serve no metrics at all.
     """
-    them = "them" if attached.count > 1 else "it"
     if not use.users:
-        if use.everybody:
-            reason = f"idle: no program uses {them}"
-        else:
-            reason = f"no program of yours uses {them}; whether another's does cannot be seen"
-        said = replace(attached, sentence=f"{attached.label}, {reason}")
-        return Reading(attached=said, quiet=Quiet("idle", reason))
+        return _unused(attached, certain=use.everybody)
     reason = f"held by {_names(use.users)}, which {'serve' if len(use.users) > 1 else 'serves'} no metrics"
-    if use.seconds >= START_SECONDS:
-        said = replace(attached, sentence=f"{attached.label}, {reason}", users=use.users)
-        raise SourceError(said.sentence, known=Reading(attached=said))
-    said = replace(attached, sentence=f"{attached.label}, {reason} yet", users=use.users)
-    return Reading(attached=said, quiet=Quiet("waiting", f"{reason} yet"))
+    is_starting = use.seconds < START_SECONDS
+    if is_starting:
+        reason += " yet"
+    sentence = f"{attached.label}, {reason}"
+    known = Reading(attached=replace(attached, sentence=sentence, word="in use", users=use.users))
+    if is_starting:
+        return replace(known, quiet=Quiet("waiting", reason))
+    raise SourceError(sentence, known=known)
+
+
+def _unused(attached: AttachedChips, *, certain: bool) -> Reading:
+    word, said = "idle", "idle: no program uses {}"
+    if not certain:
+        word, said = "idle?", "no program of yours uses {}; whether another's does cannot be seen"
+    sentence = f"{attached.label}, {said.format('them' if attached.count > 1 else 'it')}"
+    quiet = Quiet("idle", said.format("the chips"))
+    return Reading(attached=replace(attached, sentence=sentence, word=word), quiet=quiet)
 
 
 def _names(users: Sequence[ChipUser]) -> str:

@@ -7,9 +7,11 @@ Reports, the wire and metrics keep the machine's own words (`TPU v6 lite`, `tpu:
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import Final
 
 from crystools_tpu.telemetry.chips import chip_spec
+from crystools_tpu.telemetry.events import Device, RunReport
 
 _MEMORIES: Final = {"tpu": "HBM", "gpu": "VRAM", "cuda": "VRAM", "rocm": "VRAM"}
 
@@ -24,7 +26,7 @@ def kind_label(kind: str) -> str:
 
 def device_label(device: str, devices_per_chip: float = 1) -> str:
     """A jax device by its chip: `tpu7` for `tpu:7`, and `tpu7 core 1` for `tpu:15` where a chip is two."""
-    match = re.fullmatch(r"([a-z]+):([0-9]+)", device)
+    match = re.fullmatch(r"(tpu|gpu|cpu):([0-9]+)", device)
     if match is None:
         return device
     platform, number = match[1], int(match[2])
@@ -34,6 +36,25 @@ def device_label(device: str, devices_per_chip: float = 1) -> str:
     return f"{platform}{chip} core {core}"
 
 
-def memory_label(platform: str) -> str:
-    """What the memory of a platform's devices is called: HBM is a TPU's, VRAM a GPU's."""
-    return _MEMORIES.get(platform, "memory")
+def devices_label(device: Device) -> str:
+    """`8 x v6e`, and `2 x cpu` of what is no chip."""
+    number = device.count if device.platform == "cpu" else round(device.chips, 1)
+    return f"{number:g} x {kind_label(device.kind)}"
+
+
+def memory_label(devices: Iterable[str]) -> str:
+    """What the memory of these devices (`tpu:7`, `cuda:0`) is called: HBM is a TPU's, VRAM a GPU's."""
+    names = {_MEMORIES.get(re.match("[a-z]*", device)[0], "memory") for device in devices}  # type: ignore[index]
+    return names.pop() if len(names) == 1 else "memory"
+
+
+def memory_of(report: RunReport) -> str:
+    """What the memory of a run's devices is called."""
+    used = [usage.device for stage in report.stages for usage in stage.hbm]
+    return memory_label(used or ([] if report.device is None else [report.device.platform]))
+
+
+def device_of(report: RunReport, device: str) -> str:
+    """`device_label` of one of a run's devices."""
+    known = report.device
+    return device_label(device, 1 if known is None or not known.chips else known.count / known.chips)

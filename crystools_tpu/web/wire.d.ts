@@ -598,13 +598,15 @@ export interface ChipUser {
  *
  * `pci_addresses` are those of their PCI functions: two a chip on 7x, else one. `sentence` says in plain
  * words what is known of their use while no runtime gives figures of them (`8 x v6e, idle: no program uses
- * them`), null while one does. `users` are looked for only then, as far as this user may see.
+ * them`), and `word` where there is little room (`idle`, `idle?`, `in use`, `no figures`); both are null
+ * while one does. `users` are looked for only then, as far as this user may see.
  */
 export interface AttachedChips {
   kind: string;
   count: number;
   pci_addresses: string[];
   sentence: string | null;
+  word: string | null;
   users: ChipUser[];
 }
 

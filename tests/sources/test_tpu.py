@@ -200,7 +200,7 @@ def test_two_processes_on_two_ports_are_one_machine(tmp_path: Path) -> None:
         assert [chip.chip for chip in source.read().chips] == [f"tpu{n}" for n in range(4, 8)]
 
         rig.runtimes[1].kill()
-        assert source.read().quiet == Quiet("idle", "idle: no program uses them")
+        assert source.read().quiet == Quiet("idle", "idle: no program uses the chips")
         source.close()
 
 

@@ -72,9 +72,9 @@ def host(tmp_path: Path) -> Iterator[Host]:
 def test_chips_that_the_kernel_says_nobody_has_open_are_idle(host: Host) -> None:
     reading = host.source.read()
     assert reading.chips == ()
-    assert reading.quiet == Quiet("idle", "idle: no program uses them")
+    assert reading.quiet == Quiet("idle", "idle: no program uses the chips")
     assert reading.attached == AttachedChips(
-        "TPU v6e", 8, V6E_ADDRESSES, sentence="8 x v6e, idle: no program uses them"
+        "TPU v6e", 8, V6E_ADDRESSES, "8 x v6e, idle: no program uses them", "idle"
     )
 
 
@@ -96,17 +96,18 @@ def test_of_each_kind_as_many_as_there_are(tmp_path: Path, topology: str, senten
 def test_what_another_user_does_is_not_claimed(host: Host) -> None:
     open_chips(host.sysfs)  # by somebody whom this user does not see
     host.process(40, "python3", "/dev/null", "/dev/vfio/88", "socket:[7]")
-    quiet = host.source.read().quiet
-    assert quiet is not None
-    assert quiet.state == "idle"
-    assert quiet.reason == "no program of yours uses them; whether another's does cannot be seen"
+    reading = host.source.read()
+    said = "no program of yours uses {}; whether another's does cannot be seen"
+    assert reading.quiet == Quiet("idle", said.format("the chips"))
+    assert reading.attached is not None
+    assert (reading.attached.sentence, reading.attached.word) == (f"8 x v6e, {said.format('them')}", "idle?")
 
 
 def test_who_sees_every_process_says_that_none_uses_them(tmp_path: Path) -> None:
     host = Host(tmp_path, "v4-8")  # whose driver does not say whether they are open
     host.is_root_of_the_machine()
     host.process(40, "python3", "/dev/null")
-    assert host.source.read().quiet == Quiet("idle", "idle: no program uses them")
+    assert host.source.read().quiet == Quiet("idle", "idle: no program uses the chips")
 
 
 def test_one_process_that_may_not_be_looked_into_leaves_it_open(
@@ -125,7 +126,7 @@ def test_one_process_that_may_not_be_looked_into_leaves_it_open(
     monkeypatch.setattr(os, "scandir", refused)
     quiet = host.source.read().quiet
     assert quiet is not None
-    assert quiet.reason.startswith("no program of yours uses them")
+    assert quiet.reason.startswith("no program of yours uses the chips")
 
 
 def test_an_idle_machine_loads_neither_grpc_nor_libtpus_sdk(tmp_path: Path) -> None:
@@ -155,7 +156,7 @@ def test_a_program_that_holds_the_chips_is_named_and_given_time_to_serve_them(ho
     reading = host.source.read()
     assert reading.quiet == Quiet("waiting", "held by pid 123 (python3), which serves no metrics yet")
     assert reading.attached is not None
-    assert reading.attached.users == (ChipUser(123, "python3"),)
+    assert (reading.attached.word, reading.attached.users) == ("in use", (ChipUser(123, "python3"),))
 
     host.now += 15
     with pytest.raises(SourceError) as error:
@@ -195,7 +196,7 @@ def test_chips_come_to_life_with_a_program_and_are_idle_after_it(host: Host) -> 
         assert reading.attached == AttachedChips("TPU v6e", 8, V6E_ADDRESSES)
         host.runtime.kill()
         open_chips(host.sysfs, opened=False)
-        assert host.source.read().quiet == Quiet("idle", "idle: no program uses them")
+        assert host.source.read().quiet == Quiet("idle", "idle: no program uses the chips")
 
 
 def test_chips_that_fall_off_an_idle_machine_are_missed(host: Host) -> None:
@@ -218,7 +219,7 @@ def test_a_runtime_that_hangs_is_down_and_its_chips_are_known_all_the_same(host:
         host.source.read()
     assert error.value.known is not None
     assert error.value.known.attached == AttachedChips(
-        "TPU v6e", 8, V6E_ADDRESSES, sentence="8 x v6e, of which no figures come"
+        "TPU v6e", 8, V6E_ADDRESSES, "8 x v6e, of which no figures come", "no figures"
     )
 
 
