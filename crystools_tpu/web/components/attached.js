@@ -18,7 +18,7 @@ const ADDRESSES_AT_MOST = 16;
 const HINTS = {
   idle: "Figures appear here as soon as a program starts.",
   "idle?": "Figures appear here as soon as a program of yours starts.",
-  "in use": "Sources says more.",
+  "in use": "Figures appear here once they are served.",
   "no figures": "Sources says why.",
 };
 
