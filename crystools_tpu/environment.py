@@ -24,7 +24,7 @@ VARIABLES: Final[Mapping[str, str]] = {
         "not mounted yet is shown once it is"
     ),
     SIMULATE: (
-        "a machine that ComfyUI shows in place of this one, such as `v6e-8`; every surface marks it as "
-        "simulated"
+        "a machine that ComfyUI shows in place of this one, such as `v6e-8`, of up to 256 chips (`v6e-256`); "
+        "every surface marks it as simulated"
     ),
 }

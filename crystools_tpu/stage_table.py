@@ -25,6 +25,7 @@ from crystools_tpu.telemetry import (
     size_label,
     stage_label,
 )
+from crystools_tpu.telemetry.device_names import memory_of
 from crystools_tpu.telemetry.stage_tree import notable, parent_of, walk
 
 ABSENT: Final = "n/a"
@@ -45,8 +46,9 @@ def stage_table(report: RunReport) -> Table:
     table = Table(title=Text(_title(report)), box=box.HORIZONTALS, padding=(0, 1, 0, 0), pad_edge=False)
     table.add_column("stage")  # alone gives way where it is narrow: the title of a node may be long
     columns = _columns(report)
+    memory = memory_of(report)
     for heading in columns:
-        table.add_column(heading, justify="right", no_wrap=True)
+        table.add_column(heading.replace("HBM", memory), justify="right", no_wrap=True)
 
     def add(label: str, cells: Mapping[str, str], style: str = "") -> None:
         known = (cells.get(heading, "") for heading in columns)

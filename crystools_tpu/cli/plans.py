@@ -19,6 +19,7 @@ from crystools_tpu.cli.errors import CommandError
 from crystools_tpu.cli.plan_display import show_progress
 from crystools_tpu.cli.requests import refusal
 from crystools_tpu.telemetry import StageName
+from crystools_tpu.telemetry.device_names import kind_label
 
 if TYPE_CHECKING:
     from crystools_pipelines.parallel.mesh_shape import MeshShape
@@ -91,7 +92,7 @@ def plan_first(model: str, request: Any, *, checkpoint: str, devices: int, mesh:
         chosen = choose_devices(devices)
         topology = topology_of(chosen)
         if topology is None:
-            here, known = f"{len(chosen)} x {chosen[0].device_kind}", ", ".join(TOPOLOGIES)
+            here, known = f"{len(chosen)} x {kind_label(chosen[0].device_kind)}", ", ".join(TOPOLOGIES)
             raise CommandError(f"--plan: the devices ({here}) are none of {known}; leave it out")
         configurations = Checkpoint(checkpoint).configurations()
         with Plans(None, anew=False) as plans:

@@ -26,6 +26,7 @@ from crystools_tpu.telemetry import (
     size_label,
 )
 from crystools_tpu.telemetry.comparison import SAME_RATIO
+from crystools_tpu.telemetry.device_names import devices_label
 
 _ID_LENGTH: Final = 8
 
@@ -35,7 +36,7 @@ _FIGURE_TITLES: Final = {
     "step_seconds_median": "step, median",
     "step_seconds_p95": "step, p95",
     "mfu_ratio": "MFU",
-    "hbm_peak_bytes": "HBM peak",
+    "hbm_peak_bytes": "memory peak",
 }
 _VERDICT_STYLES: Final = {Verdict.BETTER: "green", Verdict.WORSE: "red"}
 
@@ -90,7 +91,7 @@ def run_text(report: RunReport) -> str:
         "began": _moment(report.started_unix_seconds),
         "from": _whose(report.process, with_user=True, with_pid=True),
         "model": report.model_id,
-        "device": f"{device.count} x {device.kind}" if device else None,
+        "device": devices_label(device) if device else None,
         "params": ", ".join(f"{name}={value}" for name, value in report.params.items()),
         "output": report.output,
         "error": report.error,

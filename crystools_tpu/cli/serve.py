@@ -40,7 +40,10 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     add("--tls-key", type=Path, metavar="FILE", help="its private key (PEM)")
     about = "also write the metrics there, for node_exporter (.prom), every 15 seconds and at the end"
     add("--textfile", type=Path, metavar="FILE", help=about)
-    about = "show a simulated machine such as v6e-8; every surface and sample is marked as simulated"
+    about = (
+        "show a simulated machine such as v6e-8, of up to 256 chips (v6e-256); every surface and sample is "
+        "marked as simulated"
+    )
     add("--simulate", metavar="TOPOLOGY", help=about)
     parser.set_defaults(run=run)
 
@@ -107,7 +110,7 @@ def panel(
         check_textfile(textfile)
     with contextlib.ExitStack() as stack:
         try:
-            sources = machine(simulate or None, stack)
+            sources = machine(simulate, stack)
         except ValueError as error:
             raise CommandError(f"--simulate: {error}") from None
         try:

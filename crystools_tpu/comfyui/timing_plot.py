@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from crystools_tpu.telemetry import HbmUsage, RunReport, StageName, StageReport, outcome, stage_label
+from crystools_tpu.telemetry.device_names import device_of, memory_label
 from crystools_tpu.telemetry.stage_tree import notable, walk
 from crystools_tpu.telemetry.step_times import is_timed
 
@@ -134,13 +135,15 @@ def _draw_hbm(axes: Axes, reports: Sequence[RunReport]) -> None:
     axes.bar(positions, [use.peak_bytes / unit for use in chips.values()], color=_DENOISE, width=width)
     every = max(1, -(-len(chips) // 8))
     axes.set_xticks(positions[::every], list(chips)[::every])
-    fullest = max(chips.values(), key=lambda use: use.peak_bytes, default=None)
+    fullest = max(chips, key=lambda chip: chips[chip].peak_bytes, default=None)
     detail = ""
     if fullest is not None:
-        limit = "" if fullest.limit_bytes is None else f" of {fullest.limit_bytes / unit:.4g}"
-        detail = f": {fullest.device} has {fullest.peak_bytes / unit:.3g}{limit} {name}"
+        use = chips[fullest]
+        limit = "" if use.limit_bytes is None else f" of {use.limit_bytes / unit:.4g}"
+        detail = f": {fullest} has {use.peak_bytes / unit:.3g}{limit} {name}"
     axes.set_ylabel(name)
-    _style(axes, f"HBM peak of each chip{detail}", grid="y")
+    memory = memory_label(chips)
+    _style(axes, f"{memory[0].upper()}{memory[1:]} peak of each chip{detail}", grid="y")
     if not chips:
         _say_nothing_known(axes)
 
@@ -172,11 +175,13 @@ def _length(report: RunReport) -> float:
 
 
 def _fullest(reports: Sequence[RunReport]) -> dict[str, HbmUsage]:
-    """For each chip the reading of the stage with the highest peak."""
+    """For each chip, by its name, the reading of the stage with the highest peak."""
     chips: dict[str, HbmUsage] = {}
-    for use in (use for report in reports for stage in report.stages for use in stage.hbm):
-        if use.device not in chips or use.peak_bytes > chips[use.device].peak_bytes:
-            chips[use.device] = use
+    for report in reports:
+        for use in (use for stage in report.stages for use in stage.hbm):
+            chip = device_of(report, use.device)
+            if chip not in chips or use.peak_bytes > chips[chip].peak_bytes:
+                chips[chip] = use
     return chips
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from crystools_tpu.monitor.snapshot import Snapshot, SourceHealth, merge_chips
 from crystools_tpu.monitor.worker import PROMPT_SECONDS, SourceWorker
-from crystools_tpu.sources.base import Source
+from crystools_tpu.sources.base import AttachedChips, Reading, Source
 from crystools_tpu.telemetry.guard import Guard
 
 _log = logging.getLogger(__name__)
@@ -131,6 +131,10 @@ class Monitor:
         """How each source stands, in the order of the sources. Asks none of them."""
         return tuple(worker.state()[1] for worker in self._workers)
 
+    def attached(self) -> AttachedChips | None:
+        """The chips that were found attached when sources were last read. Asks none of them."""
+        return _attached(worker.state()[0] for worker in self._workers)
+
     def _start_loop(self) -> None:
         if not self._started or self._stopped or not self._subscribers or self._loop_stop is not None:
             return
@@ -174,8 +178,13 @@ class Monitor:
             chips=merge_chips(readings),
             host=next((reading.host for reading in readings if reading.host), None),
             sources=tuple(health for _, health in states),
+            attached=_attached(readings),
             histograms=next((reading.histograms for reading in readings if reading.histograms), None),
         )
         self._sampled_at = time.monotonic()
         self.samples_total += 1
         return self._snapshot
+
+
+def _attached(readings: Iterable[Reading | None]) -> AttachedChips | None:
+    return next((reading.attached for reading in readings if reading is not None and reading.attached), None)

@@ -6,21 +6,30 @@ import dataclasses
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Final, Literal
+from typing import Final, Literal, TypeAlias
 
-from crystools_tpu.sources.base import ChipReading, Histograms, HostReading, Reading
+from crystools_tpu.sources.base import AttachedChips, ChipReading, Histograms, HostReading, Reading
 from crystools_tpu.telemetry.events import NOT_ON_THE_WIRE
+
+SourceState: TypeAlias = Literal["unread", "absent", "up", "idle", "waiting", "down"]
 
 
 @dataclass(frozen=True, slots=True)
 class SourceHealth:
-    """How a source stands. `up` is None before its first read and for a source this machine lacks."""
+    """How a source stands. `up` is None before its first read and for a source this machine lacks.
+
+    `state` says more: a source that is up may be `idle`, because no program uses its chips; one that is not
+    yet may be `waiting` for a program to serve their metrics. `reason` says these two in words, and `error`
+    why it is absent or down.
+    """
 
     source: str
     up: bool | None
     last_success_unix_seconds: float | None
     errors_total: int
     error: str | None
+    state: SourceState = "unread"
+    reason: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +45,7 @@ class Snapshot:
     chips: tuple[ChipReading, ...]
     host: HostReading | None
     sources: tuple[SourceHealth, ...]
+    attached: AttachedChips | None = None
     histograms: Histograms | None = field(default=None, metadata=NOT_ON_THE_WIRE)
 
 

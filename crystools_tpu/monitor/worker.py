@@ -6,10 +6,11 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from typing import Final
 
-from crystools_tpu.monitor.snapshot import SourceHealth
+from crystools_tpu.monitor.snapshot import SourceHealth, SourceState
 from crystools_tpu.sources.base import Reading, Source, SourceError, SourceUnavailable
 from crystools_tpu.telemetry.guard import Guard
 from crystools_tpu.telemetry.text import describe_error
@@ -18,6 +19,15 @@ _log = logging.getLogger(__name__)
 
 ABSENT_RETRY_SECONDS = 5.0
 """The longest pause before a source that this machine lacks is asked again (it starts at one interval)."""
+
+_UP: Final[Mapping[SourceState, bool | None]] = {
+    "unread": None,
+    "absent": None,
+    "up": True,
+    "idle": True,
+    "waiting": None,
+    "down": False,
+}
 
 PROMPT_SECONDS = 0.05
 """A source whose last answer took longer is not waited for: its answer goes into a later snapshot."""
@@ -73,7 +83,7 @@ class SourceWorker:
             thread.start()
         except RuntimeError as error:  # the system has none left; it may have later
             self._count_error(str(error))
-            self._done(up=False, error=str(error), reading=None)
+            self._done("down", error=str(error), reading=None)
             return False
         self._thread = thread
         return True
@@ -84,7 +94,7 @@ class SourceWorker:
             self._answered.wait(seconds)
 
     def state(self) -> tuple[Reading | None, SourceHealth]:
-        """The newest reading (None while the source is down or absent) and the source's health."""
+        """The newest reading, while it is down what is known all the same, and the source's health."""
         with self._lock:
             self._check_deadline(time.monotonic())
             return self._reading, self._health
@@ -113,7 +123,7 @@ class SourceWorker:
             except SourceUnavailable as error:
                 self._absent(str(error))
             except SourceError as error:
-                self._failed(str(error), time.monotonic() - started)
+                self._failed(str(error), time.monotonic() - started, error.known)
             except Exception as error:  # noqa: BLE001  a fault in one source must not end its thread
                 _log.debug("source %s raised", self._source.name, exc_info=True)
                 self._failed(str(describe_error(error)), time.monotonic() - started)
@@ -128,28 +138,33 @@ class SourceWorker:
         with self._lock:
             if self._health.up is False:
                 _log.info("source %s is back", self._source.name)
-            self._done(up=True, error=None, reading=reading)
-            self._health = replace(self._health, last_success_unix_seconds=self._clock())
+            quiet = reading.quiet
+            self._done("up" if quiet is None else quiet.state, error=None, reading=reading)
+            if quiet is not None:
+                self._health = replace(self._health, reason=quiet.reason)
+            if self._health.up:
+                self._health = replace(self._health, last_success_unix_seconds=self._clock())
             self._expected_seconds = seconds
             self._absences = 0
 
-    def _failed(self, message: str, seconds: float) -> None:
+    def _failed(self, message: str, seconds: float, known: Reading | None = None) -> None:
         with self._lock:
             # A read that missed its deadline was counted then; that it also ended badly is the same fault.
             if not self._overdue:
                 self._count_error(message)
-            self._done(up=False, error=message, reading=None)
+            self._done("down", error=message, reading=known)
             self._expected_seconds = seconds if seconds <= PROMPT_SECONDS else float("inf")
 
     def _absent(self, message: str) -> None:
         with self._lock:
-            self._done(up=None, error=message, reading=None)
+            self._done("absent", error=message, reading=None)
             self._absences += 1
             pause = self._interval_seconds * 2.0 ** min(self._absences - 1, 10)
             self._retry_at = time.monotonic() + min(pause, ABSENT_RETRY_SECONDS)
 
-    def _done(self, *, up: bool | None, error: str | None, reading: Reading | None) -> None:
-        self._health, self._reading = replace(self._health, up=up, error=error), reading
+    def _done(self, state: SourceState, *, error: str | None, reading: Reading | None) -> None:
+        self._stand(state, error)
+        self._reading = reading
         self._asked_at = None
         self._overdue = False
         self._read_at = time.monotonic()
@@ -161,7 +176,11 @@ class SourceWorker:
         error = f"no answer within {self._deadline_seconds:g} s"
         self._expected_seconds = float("inf")
         self._count_error(error)
-        self._health, self._reading = replace(self._health, up=False, error=error), None
+        self._stand("down", error)
+        self._reading = None
+
+    def _stand(self, state: SourceState, error: str | None) -> None:
+        self._health = replace(self._health, up=_UP[state], state=state, error=error, reason=None)
 
     def _count_error(self, message: str) -> None:
         level = logging.DEBUG if self._health.up is False else logging.WARNING

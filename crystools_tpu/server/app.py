@@ -192,6 +192,7 @@ class Api:
                 subscribers=self.hub.subscribers,
                 samples_total=self.served.monitor.samples_total,
                 sources=self.served.monitor.health(),
+                attached=self.served.monitor.attached(),
             )
         )
 

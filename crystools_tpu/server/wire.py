@@ -12,6 +12,7 @@ from typing import Annotated, Any, Final, Literal, TypeAlias
 
 from crystools_tpu.monitor import Snapshot, SourceHealth
 from crystools_tpu.server.settings import METRICS, Settings
+from crystools_tpu.sources.base import AttachedChips
 from crystools_tpu.telemetry.events import Message, ProfileCapture, RunReport, to_wire
 
 HELLO_RUNS: Final = 20
@@ -62,6 +63,7 @@ class Health:
     subscribers: Annotated[int, "The websocket clients that want snapshots.", {"minimum": 0}]
     samples_total: int
     sources: tuple[SourceHealth, ...]
+    attached: AttachedChips | None
 
 
 @dataclass(frozen=True, slots=True)

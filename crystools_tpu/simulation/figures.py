@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Final
 
 from crystools_tpu.simulation.topology import Topology
+
+_REPEATED: Final = 16
+"""After so many chips the figures come again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,12 +25,13 @@ class ChipFigures:
 
 
 def plausible_figures(topology: Topology, seconds: float = 0.0) -> tuple[ChipFigures, ...]:
-    """One entry a chip, `seconds` into a denoising loop of 20 s. Each chip differs a little."""
+    """One entry a chip, `seconds` into a denoising loop of 20 s. Neighbours differ a little."""
     return tuple(_chip(topology, chip, seconds) for chip in range(topology.chips))
 
 
 def _chip(topology: Topology, chip: int, seconds: float) -> ChipFigures:
-    wave = math.sin(2 * math.pi * (seconds / 20 + chip / 16))
+    chip %= _REPEATED
+    wave = math.sin(2 * math.pi * (seconds / 20 + chip / _REPEATED))
     total = topology.spec.hbm_bytes
     # Whole MiB, and even, so that a chip's memory splits over two devices without a remainder.
     used_mib = round(total / 2**20 * (0.68 + 0.01 * chip + 0.08 * wave) / 2) * 2

@@ -49,10 +49,15 @@ class Simulation:
 
     def sources(self, *, disks: Sequence[str] | None = None) -> list[Source]:
         """The sources, in the order in which their values win. CPU, memory and disks are real."""
-        tpu = TpuSource(sysfs=self.sysfs, addresses=[self.runtime.address])
+        proc = Path(self._folder.name) / "proc"  # of which there is none: nobody's real chips are meant
+        tpu = TpuSource(sysfs=self.sysfs, proc=proc, addresses=[self.runtime.address])
         environ = {**os.environ, SDK_ADDRESS_VARIABLE: self.runtime.address}
         sdk = LibtpuSdkSource(
-            sysfs=self.sysfs, chip_ids=lambda: tpu.chip_ids, libtpu_path=FAKE_SDK, environ=environ
+            sysfs=self.sysfs,
+            chip_ids=lambda: tpu.chip_ids,
+            quiet=tpu.why_quiet,
+            libtpu_path=FAKE_SDK,
+            environ=environ,
         )
         return [HostSource(disks=disks), tpu, sdk]
 

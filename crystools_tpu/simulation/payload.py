@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final, Literal
 
 from tpu_info.device import TpuChip
@@ -59,21 +59,21 @@ def metric_messages(
     cores = [chip for chip in figures for _ in range(topology.spec.tensorcores)]
     if name in TRANSFERS:
         return [_entry({"buffer-size": "8MB+"}, distribution=_distribution(figures[0].hlo_executions))]
-    gauges: Mapping[str, list[proto.Metric]] = {
-        HBM_TOTAL: [_gauge(id_, as_int=chip.hbm_total_bytes // per_chip) for id_, chip in by_device],
-        HBM_USED: [_gauge(id_, as_int=chip.hbm_used_bytes // per_chip) for id_, chip in by_device],
-        DUTY_CYCLE: [_gauge(id_, as_double=chip.duty_cycle_percent) for id_, chip in duty],
-        HBM_BANDWIDTH: [_gauge(id_, as_double=c.hbm_bandwidth_percent) for id_, c in by_device],
-        IDLE_SECONDS: [_gauge(id_, as_double=0.0) for id_, _ in by_device],
-        HLO_QUEUE: [_entry(_core(id_, ordinal), gauge=proto.Gauge(as_int=1)) for id_, _ in by_device],
-        HLO_TIMING: [
+    gauges: Mapping[str, Callable[[], list[proto.Metric]]] = {  # of many chips each takes its time
+        HBM_TOTAL: lambda: [_gauge(id_, as_int=chip.hbm_total_bytes // per_chip) for id_, chip in by_device],
+        HBM_USED: lambda: [_gauge(id_, as_int=chip.hbm_used_bytes // per_chip) for id_, chip in by_device],
+        DUTY_CYCLE: lambda: [_gauge(id_, as_double=chip.duty_cycle_percent) for id_, chip in duty],
+        HBM_BANDWIDTH: lambda: [_gauge(id_, as_double=c.hbm_bandwidth_percent) for id_, c in by_device],
+        IDLE_SECONDS: lambda: [_gauge(id_, as_double=0.0) for id_, _ in by_device],
+        HLO_QUEUE: lambda: [_entry(_core(id_, ordinal), gauge=proto.Gauge(as_int=1)) for id_, _ in by_device],
+        HLO_TIMING: lambda: [
             _entry(_core(id_, ordinal), distribution=_distribution(chip.hlo_executions))
             for id_, chip in by_device
         ],
-        SDK_TENSORCORE: [_gauge(i, as_double=c.tensorcore_percent) for i, c in enumerate(cores)],
-        SDK_HBM: [_gauge(i, as_double=c.hbm_bandwidth_percent) for i, c in enumerate(figures)],
+        SDK_TENSORCORE: lambda: [_gauge(i, as_double=c.tensorcore_percent) for i, c in enumerate(cores)],
+        SDK_HBM: lambda: [_gauge(i, as_double=c.hbm_bandwidth_percent) for i, c in enumerate(figures)],
     }
-    return gauges[name]
+    return gauges[name]()
 
 
 def status_message(topology: Topology, ids: Sequence[int]) -> proto.GetTpuRuntimeStatusResponse:

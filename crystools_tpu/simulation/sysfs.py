@@ -8,6 +8,7 @@ from typing import Final
 from tpu_info.device import GOOGLE_PCI_VENDOR_ID, TpuChip
 
 from crystools_tpu.simulation.topology import Topology
+from crystools_tpu.sources.tpu_discovery import VFIO_DRIVER
 
 _PCI_IDS: Final = {
     TpuChip.V2: ("0x0027", "0x004e"),
@@ -27,7 +28,7 @@ def write_tree(root: Path, topology: Topology) -> Path:
     """Writes `sys/` and `dev/` under `root` and returns `root/sys`.
 
     Besides the chips there is one device that is no TPU. A 7x chip is two PCI functions, one a core; all
-    others are one. v2 to v4 have `/dev/accelN`, later ones `/dev/vfio/N`.
+    others are one. v2 to v4 have `/dev/accelN`, later ones `/dev/vfio/N`, which no program has open.
     """
     sysfs = root / "sys"
     functions = 2 if topology.chip is TpuChip.V7X else 1
@@ -36,11 +37,21 @@ def write_tree(root: Path, topology: Topology) -> Path:
         for function in range(functions):
             node = chip * functions + function
             address = f"0000:{chip:02x}:05.{function}"
-            _write_function(sysfs, address, GOOGLE_PCI_VENDOR_ID, _PCI_IDS[topology.chip], group=node)
-            device = root / "dev" / (f"accel{node}" if topology.chip in _ACCEL else f"vfio/{node}")
+            is_accel = topology.chip in _ACCEL
+            ids = _PCI_IDS[topology.chip]
+            _write_function(sysfs, address, GOOGLE_PCI_VENDOR_ID, ids, group=node)
+            if not is_accel:
+                _bind_to_vfio(sysfs / "bus/pci/devices" / address)
+            device = root / "dev" / (f"accel{node}" if is_accel else f"vfio/{node}")
             device.parent.mkdir(parents=True, exist_ok=True)
             device.touch()
     return sysfs
+
+
+def open_chips(sysfs: Path, *, opened: bool = True) -> None:
+    """Has the kernel count a program that has the chips open through vfio, or none any more."""
+    for function in (sysfs / "bus/pci/devices").glob("*/enable"):
+        function.write_text(f"{int(opened)}\n", encoding="ascii")
 
 
 def remove_chip(sysfs: Path, chip: int) -> None:
@@ -58,3 +69,8 @@ def _write_function(sysfs: Path, address: str, vendor: str, ids: tuple[str, str]
     (function / "device").write_text(f"{ids[0]}\n", encoding="ascii")
     (function / "subsystem_device").write_text(f"{ids[1]}\n", encoding="ascii")
     (function / "iommu_group").symlink_to(f"../../../kernel/iommu_groups/{group}")
+
+
+def _bind_to_vfio(function: Path) -> None:
+    (function / "driver").symlink_to(f"../../../../bus/pci/drivers/{VFIO_DRIVER}")
+    (function / "enable").write_text("0\n", encoding="ascii")

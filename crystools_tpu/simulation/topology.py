@@ -1,4 +1,4 @@
-"""The TPU machines that can be simulated: one host of each accelerator type."""
+"""The TPU machines that can be simulated: every accelerator type of up to 256 chips, as one machine."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from crystools_tpu.telemetry.chips import CHIPS_BY_NAME, ChipSpec
 
 @dataclass(frozen=True, slots=True)
 class Topology:
-    """One host."""
+    """One machine, whatever number of hosts such a one has."""
 
     name: str
     chip: TpuChip
@@ -29,31 +29,37 @@ class Topology:
         return int(self.chip.value.devices_per_chip)
 
 
-# The number in a name counts TensorCores on v2 to v5p and 7x, chips on v5e and v6e, as Google Cloud's
-# accelerator types do.
-_TOPOLOGIES: Final = {
-    topology.name: topology
-    for topology in (
-        Topology("v2-8", TpuChip.V2, 4),
-        Topology("v3-8", TpuChip.V3, 4),
-        Topology("v4-8", TpuChip.V4, 4),
-        Topology("v5e-1", TpuChip.V5E, 1),
-        Topology("v5e-4", TpuChip.V5E, 4),
-        Topology("v5e-8", TpuChip.V5E, 8),
-        Topology("v5p-8", TpuChip.V5P, 4),
-        Topology("v6e-1", TpuChip.V6E, 1),
-        Topology("v6e-4", TpuChip.V6E, 4),
-        Topology("v6e-8", TpuChip.V6E, 8),
-        Topology("7x-8", TpuChip.V7X, 4),
-    )
-}
+_SIZES: Final = (4, 8, 16, 32, 64, 128, 256)
+_SINGLE: Final = frozenset({TpuChip.V5E, TpuChip.V6E, TpuChip.V7X})
+"""Those of which a single chip can be had."""
+
+
+def _of_chip(chip: TpuChip) -> tuple[Topology, ...]:
+    """Every machine of this kind. The number in a name counts TensorCores, as Google Cloud's types do."""
+    generation = chip.value.name
+    cores = CHIPS_BY_NAME[generation].tensorcores
+    sizes = (1, *_SIZES) if chip in _SINGLE else _SIZES
+    return tuple(Topology(f"{generation}-{chips * cores}", chip, chips) for chips in sizes)
+
+
+_BY_CHIP: Final = {chip: _of_chip(chip) for chip in TpuChip}
+_TOPOLOGIES: Final = {topology.name: topology for group in _BY_CHIP.values() for topology in group}
 
 TOPOLOGIES: Final = tuple(_TOPOLOGIES)
 
 
 def parse_topology(name: str) -> Topology:
-    """The topology of that name. Raises `ValueError` that lists those there are."""
+    """The topology of that name. Raises `ValueError` that says which there are."""
     try:
         return _TOPOLOGIES[name]
     except KeyError:
-        raise ValueError(f"topology must be one of {', '.join(TOPOLOGIES)}, got {name!r}") from None
+        raise ValueError(f"topology must be one of {known_topologies()}, got {name!r}") from None
+
+
+def known_topologies() -> str:
+    """`v2-8 to v2-512, ..., 7x-2, 7x-8 to 7x-512, each twice the one before`."""
+    ranges = []
+    for topologies in _BY_CHIP.values():
+        single = [topology.name for topology in topologies if topology.chips == 1]
+        ranges += [*single, f"{topologies[len(single)].name} to {topologies[-1].name}"]
+    return f"{', '.join(ranges)}, each twice the one before"

@@ -20,7 +20,7 @@ def default_sources(*, disks: Sequence[str] | None = None) -> list[Source]:
     return [
         HostSource(disks=disks),
         tpu,
-        LibtpuSdkSource(chip_ids=lambda: tpu.chip_ids),
+        LibtpuSdkSource(chip_ids=lambda: tpu.chip_ids, quiet=tpu.why_quiet),
         JaxMemorySource(),
         NvmlSource(),
     ]

@@ -7,11 +7,20 @@ never returns an invented value.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
+
+from crystools_tpu.telemetry.device_names import kind_label
 
 
 class SourceError(Exception):
-    """A source could not be read. The message says what failed and what would help."""
+    """A source could not be read. The message says what failed and what would help.
+
+    `known` is what holds all the same.
+    """
+
+    def __init__(self, message: str, *, known: Reading | None = None) -> None:
+        super().__init__(message)
+        self.known = known
 
 
 class SourceUnavailable(SourceError):
@@ -30,6 +39,48 @@ class ChipReading:
     tensorcore_utilization_ratio: float | None = None
     hbm_bandwidth_utilization_ratio: float | None = None
     temperature_celsius: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ChipUser:
+    """A process that has TPU chips open. `name` is the kernel's: the first 15 bytes of the program's."""
+
+    pid: int
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class AttachedChips:
+    """The TPU chips that the machine has, whether or not a program uses them, by sysfs.
+
+    `pci_addresses` are those of their PCI functions: two a chip on 7x, else one. `sentence` says in plain
+    words what is known of their use while no runtime gives figures of them (`8 x v6e, idle: no program uses
+    them`), and `word` where there is little room (`idle`, `idle?`, `in use`, `no figures`); both are None
+    while one does. `users` are looked for only then, as far as this user may see.
+    """
+
+    kind: str
+    count: int
+    pci_addresses: tuple[str, ...]
+    sentence: str | None = None
+    word: str | None = None
+    users: tuple[ChipUser, ...] = ()
+
+    @property
+    def label(self) -> str:
+        """`8 x v6e`."""
+        return f"{self.count} x {kind_label(self.kind)}"
+
+
+@dataclass(frozen=True, slots=True)
+class Quiet:
+    """Why a source has no figures though nothing is wrong.
+
+    `idle`: no program uses the chips, as far as can be seen. `waiting`: one does, and serves no metrics yet.
+    """
+
+    state: Literal["idle", "waiting"]
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +155,8 @@ class Reading:
     chips: tuple[ChipReading, ...] = ()
     host: HostReading | None = None
     histograms: Histograms | None = None
+    attached: AttachedChips | None = None
+    quiet: Quiet | None = None
 
 
 class Source(Protocol):

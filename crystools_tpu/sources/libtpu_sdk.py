@@ -12,11 +12,9 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, Final
 
-from tpu_info.device import TpuChip
-
-from crystools_tpu.sources.base import ChipReading, Reading, SourceError, SourceUnavailable
+from crystools_tpu.sources.base import ChipReading, Quiet, Reading, SourceError, SourceUnavailable
 from crystools_tpu.sources.child import Child
-from crystools_tpu.sources.tpu_discovery import SYSFS, find_chips
+from crystools_tpu.sources.tpu_discovery import SYSFS, FoundChip, find_chips
 from crystools_tpu.telemetry.chips import CHIPS_BY_NAME
 
 _CHILD: Final = Path(__file__).with_name("libtpu_sdk_child.py")
@@ -31,7 +29,9 @@ class LibtpuSdkSource:
     The child has half a minute to load libtpu and answer for the first time; until then the
     source is absent rather than down. A child that stalled or died is started again after a pause that
     doubles, because loading libtpu is dear. `chip_ids` names the chips in the SDK's order; while it names
-    none they count from 0. `libtpu_path` is a folder that holds another `libtpu` package.
+    none they count from 0. While `quiet` says why no runtime has figures the SDK, which asks the
+    same runtime, has none either, and is not loaded for that; after a failure `quiet` is told to look anew.
+    `libtpu_path` is a folder that holds another `libtpu` package.
     """
 
     name: Final = "libtpu_sdk"
@@ -41,6 +41,7 @@ class LibtpuSdkSource:
         *,
         sysfs: Path = SYSFS,
         chip_ids: Callable[[], Sequence[str]] = tuple,
+        quiet: Callable[[bool], Quiet | None] = lambda look: None,
         libtpu_path: Path | None = None,
         environ: Mapping[str, str] = os.environ,
         timeout_seconds: float = 0.8,
@@ -48,6 +49,7 @@ class LibtpuSdkSource:
     ) -> None:
         self._sysfs = sysfs
         self._chip_ids = chip_ids
+        self._quiet = quiet
         self._path = [str(libtpu_path)] if libtpu_path is not None else []
         self._environ = environ
         self._timeout_seconds = timeout_seconds
@@ -65,10 +67,14 @@ class LibtpuSdkSource:
             raise SourceUnavailable("no TPU chip is attached to this machine")
         if importlib.machinery.PathFinder.find_spec("libtpu", [*self._path, *sys.path]) is None:
             raise SourceUnavailable("libtpu is not installed; pip install libtpu")
+        if (quiet := self._quiet(False)) is not None:
+            return Reading(quiet=quiet)
         answer = self._ask()
         if "absent" in answer:
             raise SourceUnavailable(f"libtpu's SDK cannot be loaded: {answer['absent']}")
         if "error" in answer:
+            if (quiet := self._quiet(True)) is not None:
+                return Reading(quiet=quiet)
             raise SourceError(f"libtpu's SDK gave no metric: {answer['error']}")
         return self._reading(answer["metrics"], chips)
 
@@ -127,9 +133,9 @@ class LibtpuSdkSource:
         self._retry_at = self._monotonic() + pause
         return SourceError(f"libtpu's SDK {why}; it is loaded again in {pause:g} s")
 
-    def _reading(self, metrics: Mapping[str, Sequence[float]], chips: Sequence[TpuChip]) -> Reading:
+    def _reading(self, metrics: Mapping[str, Sequence[float]], chips: Sequence[FoundChip]) -> Reading:
         ids = tuple(self._chip_ids()) or tuple(f"tpu{number}" for number in range(len(chips)))
-        spec = CHIPS_BY_NAME.get(chips[0].value.name)
+        spec = CHIPS_BY_NAME.get(chips[0].chip.value.name)
         # Of more than one core the SDK says one or two figures a chip, by its version.
         cores = (1,) if spec is not None and spec.tensorcores == 1 else (1, 2)
         by_field = {field: _by_chip(field, values, ids, cores) for field, values in metrics.items()}

@@ -16,6 +16,7 @@ from statistics import NormalDist
 from typing import Final, Literal, TypeAlias
 
 from crystools_tpu.telemetry.bottom_line import changed_text, noise_text, same_text
+from crystools_tpu.telemetry.device_names import devices_label
 from crystools_tpu.telemetry.events import RunReport, StageName, StageReport, Status
 from crystools_tpu.telemetry.labels import stage_label
 from crystools_tpu.telemetry.stage_tree import parent_of, walk
@@ -247,7 +248,7 @@ def _differences_of_kind(a: RunReport, b: RunReport) -> tuple[Difference, ...]:
 
 
 def _device_text(report: RunReport) -> str | None:
-    return None if report.device is None else f"{report.device.count} x {report.device.kind}"
+    return None if report.device is None else devices_label(report.device)
 
 
 _Own: TypeAlias = tuple[StageName, str | None, str | None, int]

@@ -3,9 +3,10 @@
  *
  * @import { MeterReading } from "./components/meter.js"
  * @import { ChipQuantity, Store } from "./store.js"
- * @import { ChipReading } from "./wire.js"
+ * @import { AttachedChips, ChipReading } from "./wire.js"
  */
 
+import { quietReading } from "./components/attached.js";
 import { celsius, gibibytes, percent } from "./format.js";
 import {
   capacityReading,
@@ -29,7 +30,7 @@ import {
  * @property {string | null} disk The mount to show; null for the root, or else the first.
  */
 
-/** @typedef {MeterReading & { kind: "host" | "hbm" | "duty" | "tensorcore" | "temperature" }} BarReading */
+/** @typedef {MeterReading & { kind: "host" | "hbm" | "duty" | "tensorcore" | "temperature" | "quiet" }} BarReading */
 
 /** The fields of the wire that each metric needs. @type {Record<BarMetric, readonly string[]>} */
 export const METRIC_FIELDS = {
@@ -87,6 +88,19 @@ export function chipReadings(store, choice, chips) {
     if (metric === "tensorcore" && told(metric)) return [lowestReading(store, chips, metric, "TensorCore")];
     return metric === "temperature" && told(metric) ? [temperatureReading(store, chips)] : [];
   });
+}
+
+/**
+ * Grey ones in the place of those that attached chips will have. @param {AttachedChips} attached @param {BarChoice} choice
+ * @returns {BarReading[]}
+ */
+export function quietReadings(attached, choice) {
+  const names = namesFor([]);
+  return choice.metrics.flatMap((metric) =>
+    metric === "memory" || metric === "duty"
+      ? [{ ...quietReading(attached, names[metric]), kind: /** @type {const} */ ("quiet") }]
+      : [],
+  );
 }
 
 /** @param {Store} store @param {readonly ChipReading[]} chips @param {string} label @returns {BarReading} */

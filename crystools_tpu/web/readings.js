@@ -72,20 +72,17 @@ export function diskReading(store, mount, label) {
   return capacityReading(label ?? name, disk?.used_bytes, disk?.total_bytes, series, name);
 }
 
-/** @param {ChipReading} chip */
-function isGpu({ chip }) {
-  return chip.startsWith("gpu");
-}
-
 const TPU_NAMES = { devices: "chips", memory: "HBM", duty: "Duty cycle", dutyInText: "duty cycle" };
 const GPU_NAMES = { devices: "GPUs", memory: "VRAM", duty: "GPU util.", dutyInText: "GPU utilisation" };
+const OTHER_NAMES = { ...TPU_NAMES, devices: "devices", memory: "Memory" };
 
 /**
  * What these devices and their quantities are called; `memory` and `duty` are short enough for a meter.
  * @param {readonly ChipReading[]} chips
  */
 export function namesFor(chips) {
-  return chips.length > 0 && chips.every(isGpu) ? GPU_NAMES : TPU_NAMES;
+  const areAll = (/** @type {string} */ platform) => chips.every(({ chip }) => chip.startsWith(platform));
+  return areAll("tpu") ? TPU_NAMES : areAll("gpu") ? GPU_NAMES : OTHER_NAMES;
 }
 
 /** @type {Record<string, string>} */

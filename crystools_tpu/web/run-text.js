@@ -5,6 +5,7 @@
  * @import { HbmUsage, RunReport, StageProgress, StageReport, Status } from "./wire.js"
  */
 
+import { deviceLabel, devicesLabel, memoryLabel } from "./device-names.js";
 import {
   NOT_AVAILABLE,
   duration,
@@ -25,7 +26,7 @@ import { nodesDone } from "./workflow-figures.js";
 /** @type {Record<string, string>} */
 const VERDICTS = {
   compute: "The matrix units set the pace: fewer FLOPs or better use of the peak would help.",
-  bandwidth: "HBM bandwidth sets the pace: moving fewer bytes would help.",
+  bandwidth: "Memory bandwidth sets the pace: moving fewer bytes would help.",
   host: "The chips waited for the host.",
 };
 
@@ -60,16 +61,7 @@ export function processText({ process }) {
 export function whereText(run) {
   const models = new Set(run.stages.map((stage) => stage.pipeline));
   const others = run.name && run.pipeline !== COMFYUI ? [run.pipeline] : [];
-  return [...others, ...models, deviceText(run)].filter(Boolean).join(" · ");
-}
-
-/** @param {RunReport} run */
-function deviceText({ device }) {
-  if (!device) return "";
-  const chips = Number.isInteger(device.chips) ? device.chips : device.chips.toFixed(1);
-  return device.platform === "cpu"
-    ? `${device.count} × ${device.kind}`
-    : `${device.kind}, ${chips} chip${device.chips === 1 ? "" : "s"}`;
+  return [...others, ...models, run.device ? devicesLabel(run.device) : ""].filter(Boolean).join(" · ");
 }
 
 /** @param {RunReport} run @returns {[string, string][]} */
@@ -198,18 +190,21 @@ export function nodesText(run) {
   return cached ? `${nodes}, ${cached} of them cached` : nodes;
 }
 
-/** What the peak of these devices' memory is called. @param {readonly HbmUsage[]} usages */
-export function peakName(usages) {
-  return usages.length > 0 && usages.every(({ device }) => /^(cuda|gpu)/.test(device))
-    ? "VRAM peak"
-    : "HBM peak";
+/**
+ * What the peak of these devices' memory, or of the run's where there are none, is called.
+ * @param {readonly HbmUsage[]} usages
+ * @param {RunReport} run
+ */
+export function peakName(usages, { device }) {
+  const devices = usages.length || !device ? usages.map((usage) => usage.device) : [device.platform];
+  return `${memoryLabel(devices)} peak`;
 }
 
 /** @param {RunReport} run @param {ReturnType<typeof hbmOverRun>[number]} peak */
 function peakText(run, { device, peakStage, method, peak_bytes, limit_bytes }) {
   const soFar = run.status === "running" ? "Of the stages that have ended: " : "";
   const share = limit_bytes ? `${percent(peak_bytes / limit_bytes)} of its limit` : "limit n/a";
-  return `${soFar}${device} in ${stageTitle(peakStage)}, ${share}. Method: ${method}.`;
+  return `${soFar}${deviceLabel(device, run.device)} in ${stageTitle(peakStage)}, ${share}. Method: ${method}.`;
 }
 
 /**
@@ -230,10 +225,10 @@ export function figuresOf(run, stage) {
   return [
     ["Step time", duration(stage.step_seconds?.median), median],
     ["MFU", percent(mfu?.ratio), mfu ? `Model FLOPs over the chips' peak. ${ratioDetail(mfu)}` : noMfu],
-    ["MBU", percent(mbu?.ratio), mbu ? `Model bytes over HBM bandwidth. ${ratioDetail(mbu)}` : unknown],
+    ["MBU", percent(mbu?.ratio), mbu ? `Model bytes over memory bandwidth. ${ratioDetail(mbu)}` : unknown],
     ["Verdict", verdict(bound), bound ? (VERDICTS[bound] ?? "") : unknown],
     [
-      peakName(usages),
+      peakName(usages, run),
       usedOfTotal(peak?.peak_bytes, peak?.limit_bytes),
       peak ? peakText(run, peak) : unknown,
     ],

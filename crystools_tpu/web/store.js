@@ -70,6 +70,8 @@ export class Store extends EventTarget {
 
   /** @type {Map<string, Series>} */
   #series = new Map();
+  /** Every chip that was ever there: while one is not, its history has a gap. @type {Set<string>} */
+  #chips = new Set();
   #snapshotReceivedSeconds = 0;
   #clockOffsetSeconds = 0;
   /** @type {Set<string>} */
@@ -284,6 +286,9 @@ export class Store extends EventTarget {
     this.snapshot = snapshot;
     this.#snapshotReceivedSeconds = monotonicSeconds();
     this.#clockOffsetSeconds = snapshot.time_unix_seconds - Date.now() / 1000;
+    const here = new Set(snapshot.chips.map(({ chip }) => chip));
+    for (const chip of this.#chips) if (!here.has(chip)) this.#recordChip({ ...UNREAD_CHIP, chip, kind: null });
+    for (const chip of here) this.#chips.add(chip);
     for (const chip of snapshot.chips) this.#recordChip(chip);
     const { host } = snapshot;
     if (!host) return;

@@ -627,13 +627,44 @@ export interface HostReading {
   machine_memory_bytes: number | null;
 }
 
-/** How a source stands. `up` is null before its first read and for a source this machine lacks. */
+/**
+ * How a source stands. `up` is null before its first read and for a source this machine lacks.
+ *
+ * `state` says more: a source that is up may be `idle`, because no program uses its chips; one that is not
+ * yet may be `waiting` for a program to serve their metrics. `reason` says these two in words, and `error`
+ * why it is absent or down.
+ */
 export interface SourceHealth {
   source: string;
   up: boolean | null;
   last_success_unix_seconds: number | null;
   errors_total: number;
   error: string | null;
+  state: "unread" | "absent" | "up" | "idle" | "waiting" | "down";
+  reason: string | null;
+}
+
+/** A process that has TPU chips open. `name` is the kernel's: the first 15 bytes of the program's. */
+export interface ChipUser {
+  pid: number;
+  name: string;
+}
+
+/**
+ * The TPU chips that the machine has, whether or not a program uses them, by sysfs.
+ *
+ * `pci_addresses` are those of their PCI functions: two a chip on 7x, else one. `sentence` says in plain
+ * words what is known of their use while no runtime gives figures of them (`8 x v6e, idle: no program uses
+ * them`), and `word` where there is little room (`idle`, `idle?`, `in use`, `no figures`); both are null
+ * while one does. `users` are looked for only then, as far as this user may see.
+ */
+export interface AttachedChips {
+  kind: string;
+  count: number;
+  pci_addresses: string[];
+  sentence: string | null;
+  word: string | null;
+  users: ChipUser[];
 }
 
 /**
@@ -648,6 +679,7 @@ export interface Snapshot {
   chips: ChipReading[];
   host: HostReading | null;
   sources: SourceHealth[];
+  attached: AttachedChips | null;
 }
 
 /** The answer to a websocket message that was wrong. */
@@ -669,6 +701,7 @@ export interface Health {
   subscribers: number;
   samples_total: number;
   sources: SourceHealth[];
+  attached: AttachedChips | null;
 }
 
 /** GET /api/key. */

@@ -32,9 +32,11 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from crystools_exporters.readers import (
+    ATTACHED,
     CHIP_KINDS,
     FROM_ZERO,
     HBM_PEAKS,
+    IDLE_SOURCES,
     Built,
     EventReader,
     InProgress,
@@ -153,6 +155,8 @@ CATALOGUE: Final = (
         "Share of the memory bandwidth in use as the runtime reports it, 0 to 1."),
     MetricSpec("crystools_tpu_chip_temperature_celsius", chip("temperature_celsius"),
         "Temperature of the chip."),
+    MetricSpec("crystools_tpu_chips_attached", ATTACHED,
+        "TPU chips that the machine has by sysfs, whether or not a program uses them."),
     MetricSpec("crystools_tpu_chip_hlo_execution_seconds", runtime("hlo_executions", "chip", "core_type"),
         "Duration of the programs that ran on the chip's cores, in the runtime's own buckets.", ()),
     MetricSpec("crystools_tpu_megascale_latency_seconds",
@@ -176,7 +180,10 @@ CATALOGUE: Final = (
     MetricSpec("crystools_tpu_host_disk_total_bytes", disk("total_bytes"),
         "Size of a mounted file system."),
     MetricSpec("crystools_tpu_source_up", source("up"),
-        "Whether the source answered its last read. No sample before the first, or where it does not exist."),
+        "Whether the source answered its last read, which a source whose chips are idle has done. No sample "
+        "before the first, or where it does not exist."),
+    MetricSpec("crystools_tpu_source_idle", IDLE_SOURCES,
+        "Whether the source is up and has no figures, because no program is seen that uses its chips."),
     MetricSpec("crystools_tpu_source_last_success_timestamp_seconds", source("last_success_unix_seconds"),
         "Unix time of the source's last good read."),
     MetricSpec("crystools_tpu_source_errors_total", source("errors_total"),

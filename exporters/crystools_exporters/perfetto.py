@@ -37,6 +37,7 @@ from crystools_tpu.telemetry import (
     outcome,
     stage_label,
 )
+from crystools_tpu.telemetry.device_names import device_of, memory_label
 from crystools_tpu.telemetry.events import plain
 from crystools_tpu.telemetry.stage_tree import parent_of, walk
 
@@ -69,7 +70,8 @@ def perfetto_trace(report: RunReport) -> bytes:
     if compiles:
         _add_compiles(builder, _Lanes(builder, root, "Compiles"), compiles)
     for device in dict.fromkeys(usage.device for stage in report.stages for usage in stage.hbm):
-        names = f"HBM {device}", f"HBM peak {device}"
+        memory, chip = memory_label([device]), device_of(report, device)
+        names = f"{memory} {chip}", f"{memory} peak {chip}"
         _add_memory(builder, root, names, report.stages, partial(_usage_of, device))
     if any(stage.host_memory for stage in report.stages):
         names = "Host memory", "Host memory peak"

@@ -237,3 +237,16 @@ CHIP_KINDS: Final = each(
     "kind",
     value=lambda _: 1,
 )
+
+
+ATTACHED: Final = each(
+    lambda snapshot: () if snapshot.attached is None else (snapshot.attached,),
+    "kind",
+    value=attrgetter("count"),
+)
+
+IDLE_SOURCES: Final = each(
+    lambda snapshot: [source for source in snapshot.sources if source.up is not None],
+    "source",
+    value=lambda source: source.state == "idle",
+)

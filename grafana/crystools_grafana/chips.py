@@ -180,9 +180,14 @@ def collection() -> list[Panel]:
         up_or_down(
             number(
                 "Sources",
-                "Whether each source answered its last read. A source that this machine lacks has no sample.",
+                "Whether each source answered its last read; it is idle where no program uses its chips. A "
+                "source that this machine lacks has no sample.",
                 "short",
-                Query("min by (source, simulated) (crystools_tpu_source_up{hosts})", SOURCE),
+                Query(
+                    "min by (source, simulated) (crystools_tpu_source_up{hosts} + "
+                    "crystools_tpu_source_idle{hosts} or crystools_tpu_source_up{hosts})",
+                    SOURCE,
+                ),
                 width=8,
             )
         ),

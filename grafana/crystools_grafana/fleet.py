@@ -119,9 +119,11 @@ def hosts() -> list[Panel]:
         ),
         rows(
             "Counts",
-            "Now. A source that a machine lacks does not count as down.",
+            "Now. Chips are those with figures, which attached ones have while a program uses them. A source "
+            "that a machine lacks, or whose chips are idle, does not count as down.",
             "short",
             Column("host:crystools_tpu_chips:count{hosts}", "Chips"),
+            Column(f"max by ({BY}) (crystools_tpu_chips_attached{{hosts}})", "TPU chips attached"),
             Column(f"sum by ({BY}) (crystools_tpu_runs_in_progress{{hosts}})", "Runs in progress"),
             Column(down, "Sources down"),
             Column(f"max by ({BY}) (crystools_tpu_host_cpus{{hosts}})", "CPUs"),

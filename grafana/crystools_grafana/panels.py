@@ -185,9 +185,13 @@ def rows(
 
 
 def up_or_down(panel: Panel) -> Panel:
-    """The panel with words in place of 1 and 0."""
-    up, down = (dashboard.ValueMappingResult(text=text, index=i) for i, text in enumerate(("up", "down")))
-    panel.mappings([dashboard.ValueMap({"1": up, "0": down})])
+    """The panel with words in place of 0, 1 and, of a source that is up and idle, 2."""
+    words = {"1": "up", "0": "down", "2": "idle"}
+    results = {
+        value: dashboard.ValueMappingResult(text=text, index=index)
+        for index, (value, text) in enumerate(words.items())
+    }
+    panel.mappings([dashboard.ValueMap(results)])
     return panel
 
 

@@ -30,7 +30,7 @@ def test_a_table_has_what_ran_in_a_node_below_it_and_the_cached_nodes_in_one_lin
     lines = stage_text(with_nan(WORKFLOW)).splitlines()
     assert max(map(len, lines)) <= 96
     assert lines[0].strip() == "two passes (comfyui) succeeded, NaN from step 12 in 100.00 s"
-    assert lines[2].split() == ["stage", "seconds", "steps", "s/step", "MFU", "HBM", "peak", "RAM", "peak"]
+    assert lines[2].split() == ["stage", "seconds", "steps", "s/step", "MFU", "memory", "peak", "RAM", "peak"]
     rows = [re.split(r"  +", line.rstrip()[1:], maxsplit=1)[0] for line in lines[4:14] if line[1] != " "]
     assert rows[:3] == ["CheckpointLoaderSimple", "Second pass", "Wan21TPUSampler"]
     assert next(line for line in lines if line.startswith("   ") and "transformer" in line).split() == [

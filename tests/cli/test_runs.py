@@ -103,7 +103,7 @@ def test_show_tells_what_the_run_was_and_where_its_time_went(name: str, capsys: 
     assert main(["runs", "show", name]) == 0
     out = capsys.readouterr().out
     assert "run     bbbb2222" in out
-    assert "device  8 x TPU v6 lite" in out
+    assert "device  8 x v6e" in out
     assert "prompt=a cat on a surfboard, seed=2025" in out
     assert re.search(r"denoise +300\.000 +30\.00 miss +50 +5\.413 +37\.5%", out)
 
@@ -173,8 +173,11 @@ HALF = {"total_seconds": 100.0, "stages": FAST.stages[:0]}
         ({"status": Status.RUNNING, "total_seconds": None}, "B is still running"),
         ({"pipeline": "mine"}, "different pipelines: A wan2.1-t2v, B mine"),
         ({"model_id": "./mine"}, "different models: A Wan-AI/Wan2.1-T2V-14B-Diffusers, B ./mine"),
-        ({"device": dataclasses.replace(DEVICE, count=4)}, "different devices: A 8 x TPU v6 lite, B 4 x TPU"),
-        ({"device": None}, "different devices: A 8 x TPU v6 lite, B unknown"),
+        (
+            {"device": dataclasses.replace(DEVICE, count=4, chips=4.0)},
+            "different devices: A 8 x v6e, B 4 x v6e",
+        ),
+        ({"device": None}, "different devices: A 8 x v6e, B unknown"),
     ],
 )
 def test_a_gate_does_not_pass_what_cannot_be_compared(

@@ -81,7 +81,7 @@ async def test_a_machine_that_cannot_be_simulated_is_one_line_in_the_log_and_los
     attach(stand_in.folder("crystools-tpu"), stand_in.modules(), {"CRYSTOOLS_TPU_SIMULATE": "v9-8"})
     (line,) = caplog.messages
     assert line.startswith("CRYSTOOLS_TPU_SIMULATE: ")
-    assert "v6e-8" in line
+    assert "v6e-4 to v6e-256" in line
     assert line.endswith("; this machine is shown instead")
     async with TestClient(TestServer(stand_in.app)) as client:
         health = await (await client.get("/crystools-tpu/api/health")).json()

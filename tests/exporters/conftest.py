@@ -12,6 +12,7 @@ from crystools_exporters.prometheus import PrometheusExporter
 from crystools_tpu import telemetry
 from crystools_tpu.monitor import Snapshot, SourceHealth
 from crystools_tpu.sources.base import (
+    AttachedChips,
     ChipReading,
     DiskReading,
     Durations,
@@ -71,10 +72,12 @@ SNAPSHOT = Snapshot(
         machine_memory_bytes=256 * GIB,
     ),
     sources=(
-        SourceHealth("host", True, 1_700_000_000.25, 0, None),
-        SourceHealth("tpu", False, 1_699_999_000.0, 7, "no answer within 1 s"),
-        SourceHealth("nvml", None, None, 0, "no NVIDIA driver"),
+        SourceHealth("host", True, 1_700_000_000.25, 0, None, "up"),
+        SourceHealth("tpu", False, 1_699_999_000.0, 7, "no answer within 1 s", "down"),
+        SourceHealth("libtpu_sdk", True, 1_700_000_000.0, 0, None, "idle", "idle: no program uses them"),
+        SourceHealth("nvml", None, None, 0, "no NVIDIA driver", "absent"),
     ),
+    attached=AttachedChips("TPU v6e", 2, ("0000:00:04.0", "0000:00:05.0")),
     histograms=Histograms(
         (HloExecutions("tpu0", "tensor_core", Durations((0.001, 0.0014, 0.00196), (0, 50, 50, 0), 0.14)),),
         (MegascaleLatencies("dcn_transfer", "8MB+", Durations((0.001, 0.002), (1, 0, 2), 0.5)),),

@@ -121,7 +121,7 @@ def track(report: RunReport, name: str) -> Track:
 
 def test_below_the_run_lie_its_stages_steps_compiles_and_memory_in_this_order() -> None:
     named = [(track.name, track.parent) for track in tracks_of(RUN)]
-    below = ["Stages", "Steps", "Compiles", "HBM tpu:0", "HBM peak tpu:0"]
+    below = ["Stages", "Steps", "Compiles", "HBM tpu0", "HBM peak tpu0"]
     assert named == [("wan2.1-t2v", None), *((name, "wan2.1-t2v") for name in below)]
     (run,) = track(RUN, "wan2.1-t2v").slices
     assert (run.name, run.begin, run.end) == ("run", START * SECOND, START * SECOND + 53_500_000_000)
@@ -210,7 +210,7 @@ def test_compiles_that_overlap_lie_in_tracks_of_their_own() -> None:
 
 def test_memory_has_points_where_the_stage_began_and_ended_and_the_peak_is_held_over_it() -> None:
     begin, end = (START + 10) * SECOND, (START + 53) * SECOND
-    used, peak = track(RUN, "HBM tpu:0"), track(RUN, "HBM peak tpu:0")
+    used, peak = track(RUN, "HBM tpu0"), track(RUN, "HBM peak tpu0")
     assert used.unit == peak.unit == CounterDescriptor.UNIT_SIZE_BYTES
     assert used.counts == [(begin, 10 * GIB), (end, 12 * GIB)]
     assert peak.counts == [(begin, 20 * GIB), (end, 20 * GIB)]
@@ -225,7 +225,7 @@ def test_a_run_that_is_still_running_or_was_interrupted_is_open() -> None:
         assert denoise.end is None
         assert track(run, "wan2.1-t2v").slices[0].end is None
         assert all(step.end is not None for step in track(run, "Steps").slices)
-        assert track(run, "HBM tpu:0").counts == [((START + 10) * SECOND, 10 * GIB)]
+        assert track(run, "HBM tpu0").counts == [((START + 10) * SECOND, 10 * GIB)]
 
 
 def test_a_failed_run_says_where_and_why() -> None:
@@ -304,14 +304,14 @@ def test_a_workflows_trace_says_its_name_its_cached_nodes_and_how_it_ended() -> 
 
 def test_memory_of_nodes_is_torchs_and_the_hosts_and_a_part_changes_no_peak() -> None:
     seconds = [
-        (at / SECOND - WORKFLOW_START, size // GIB) for at, size in track(WORKFLOW, "HBM cuda:0").counts
+        (at / SECOND - WORKFLOW_START, size // GIB) for at, size in track(WORKFLOW, "VRAM cuda:0").counts
     ]
     assert seconds == [(0, 0), (4, 6), (4, 6), (24, 7)]
     host = [(at / SECOND - WORKFLOW_START, size // GIB) for at, size in track(WORKFLOW, "Host memory").counts]
     assert host == [(0, 1), (4, 3), (4, 3), (24, 3)]
-    assert len(track(WORKFLOW, "HBM peak tpu:0").counts) == 2, "of the denoising, of whose node none is known"
+    assert len(track(WORKFLOW, "HBM peak tpu0").counts) == 2, "of the denoising, of whose node none is known"
     usage = STAGES[4].hbm
     known = (*STAGES[:2], dataclasses.replace(STAGES[2], hbm=usage), *STAGES[3:])
     both = dataclasses.replace(WORKFLOW, stages=known)
-    assert len(track(both, "HBM tpu:0").counts) == 4
-    assert [at / SECOND - WORKFLOW_START for at, _ in track(both, "HBM peak tpu:0").counts] == [24, 84]
+    assert len(track(both, "HBM tpu0").counts) == 4
+    assert [at / SECOND - WORKFLOW_START for at, _ in track(both, "HBM peak tpu0").counts] == [24, 84]

@@ -86,7 +86,7 @@ def test_a_simulated_machine_marks_every_sample(bus: telemetry.Bus) -> None:
 
     assert body == (GOLDEN / "simulated.prom").read_text()
     samples = [sample for family in text_string_to_metric_families(body) for sample in family.samples]
-    assert len(samples) == 171
+    assert len(samples) == 178
     assert {sample.labels[SIMULATED_LABEL] for sample in samples} == {"v6e-8"}
 
 
@@ -238,7 +238,15 @@ def test_an_unknown_value_has_no_sample(exporter: PrometheusExporter) -> None:
     assert value(exporter, "chip_temperature_celsius", {"chip": "tpu0"}) is None
     assert value(exporter, "source_up", {"source": "tpu"}) == 0.0
     assert value(exporter, "source_up", {"source": "nvml"}) is None
+    assert value(exporter, "source_idle", {"source": "nvml"}) is None
     assert value(exporter, "stage_mfu_ratio", DENOISE) is None
+
+
+def test_a_source_whose_chips_are_idle_is_up_and_says_so(exporter: PrometheusExporter) -> None:
+    assert value(exporter, "source_up", {"source": "libtpu_sdk"}) == 1.0
+    idle = {name: value(exporter, "source_idle", {"source": name}) for name in ("host", "tpu", "libtpu_sdk")}
+    assert idle == {"host": 0.0, "tpu": 0.0, "libtpu_sdk": 1.0}
+    assert value(exporter, "chips_attached", {"kind": "TPU v6e"}) == 2.0
 
 
 def test_a_machine_without_a_host_reading_has_no_host_samples(

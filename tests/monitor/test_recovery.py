@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import queue
 import time
 from collections.abc import Iterator
@@ -52,8 +53,8 @@ def watch() -> Iterator[Watch]:
         monitor.stop()
 
 
-def up(snapshot: Snapshot) -> dict[str, bool | None]:
-    return {health.source: health.up for health in snapshot.sources}
+def states(snapshot: Snapshot) -> dict[str, str]:
+    return {health.source: health.state for health in snapshot.sources}
 
 
 def test_all_eight_chips_show_with_the_exact_figures_of_the_rig(watch: Watch) -> None:
@@ -76,22 +77,29 @@ def test_all_eight_chips_show_with_the_exact_figures_of_the_rig(watch: Watch) ->
         assert chip.tensorcore_utilization_ratio == pytest.approx(figures.tensorcore_percent / 100)
 
 
-def test_a_killed_runtime_vanishes_within_two_intervals_and_is_back_within_two(watch: Watch) -> None:
+def test_a_program_that_ends_leaves_idle_chips_and_the_next_is_seen_within_two_intervals(
+    watch: Watch, caplog: pytest.LogCaptureFixture
+) -> None:
     watch.until_complete()
     watch.simulation.runtime.kill()
-    gone = watch.next(2)
+    gone = watch.next(3)
     assert gone.chips == ()
-    assert up(gone) == {"host": True, "tpu": False, "libtpu_sdk": False}
+    assert states(gone) == {"host": "up", "tpu": "idle", "libtpu_sdk": "idle"}
+    assert {health.errors_total for health in gone.sources} == {0}
+    assert gone.attached is not None
+    assert gone.attached.sentence == "8 x v6e, idle: no program uses them"
     assert gone.host is not None
     assert gone.host.cpu_utilization_ratio is not None
     assert gone.host.memory_total_bytes > 0
-    watch.next(3)
 
     watch.simulation.runtime.start()
     back = watch.next(2)
     assert len(back.chips) == 8
     assert back.chips[0].duty_cycle_ratio == 0.84
-    assert up(back)["tpu"] is True
+    assert states(back)["tpu"] == "up"
+    assert back.attached is not None
+    assert (back.attached.count, back.attached.sentence) == (8, None)
+    assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
 
 
 def test_a_hung_runtime_delays_no_sample_of_the_others(watch: Watch) -> None:
@@ -105,8 +113,10 @@ def test_a_hung_runtime_delays_no_sample_of_the_others(watch: Watch) -> None:
     assert all(health.last_success_unix_seconds for s in seen for health in s.sources[:1])
     hosts = [snapshot.sources[0].last_success_unix_seconds for snapshot in seen]
     assert len(set(hosts)) == len(hosts)
-    assert up(seen[-1]) == {"host": True, "tpu": False, "libtpu_sdk": False}
+    assert states(seen[-1]) == {"host": "up", "tpu": "down", "libtpu_sdk": "down"}
     assert seen[-1].chips == ()
+    assert seen[-1].attached is not None
+    assert seen[-1].attached.sentence == "8 x v6e, of which no figures come"
 
     watch.simulation.runtime.resume()
     assert len(watch.next(4).chips) == 8

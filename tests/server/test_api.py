@@ -95,6 +95,7 @@ async def test_health_says_where_and_how_the_server_stands(
         "simulated": "v6e-8",
         "subscribers": 0,
         "samples_total": 1,
+        "attached": None,
     }
     assert [source["source"] for source in sources] == ["host", "tpu"]
 

@@ -65,7 +65,11 @@ def chip_samples(samples: Samples) -> Samples:
 
 
 def source_up(samples: Samples, source: str) -> float | None:
-    return samples.get(("source_up", frozenset({("source", source), SIMULATED})))
+    return samples.get(("source_up", labels_of(source)))
+
+
+def labels_of(source: str) -> frozenset[tuple[str, str]]:
+    return frozenset({("source", source), SIMULATED})
 
 
 def is_complete(snapshot: dict[str, Any]) -> bool:
@@ -119,12 +123,21 @@ async def test_a_lost_runtime_takes_its_series_along_and_brings_them_back(
 
         simulation.runtime.kill()
         lost = [await receive(socket, "snapshot") for _ in range(INTERVALS_ALLOWED)][-1]
+        health = await (await client.get("/crystools-tpu/api/health")).json()
         samples = await scrape(client)
 
         assert lost["chips"] == []
         assert chip_samples(samples) == {}
-        assert source_up(samples, "tpu") == 0
-        assert source_up(samples, "host") == 1
+        assert lost["attached"] == health["attached"]
+        assert lost["attached"]["sentence"] == "8 x v6e, idle: no program uses them"
+        assert [(source["source"], source["state"]) for source in health["sources"]] == [
+            ("host", "up"),
+            ("tpu", "idle"),
+            ("libtpu_sdk", "idle"),
+        ]
+        assert source_up(samples, "tpu") == source_up(samples, "host") == 1
+        assert [samples["source_idle", labels_of(name)] for name in ("host", "tpu")] == [0, 1]
+        assert samples["chips_attached", frozenset({("kind", "TPU v6e"), SIMULATED})] == 8
         assert lost["host"]["cpu_utilization_ratio"] is not None
         assert lost["host"]["memory_total_bytes"] == before["host"]["memory_total_bytes"]
         assert ("host_memory_used_bytes", frozenset({SIMULATED})) in samples
@@ -134,6 +147,6 @@ async def test_a_lost_runtime_takes_its_series_along_and_brings_them_back(
         back = [await receive(socket, "snapshot") for _ in range(INTERVALS_ALLOWED)][-1]
         samples = await scrape(client)
 
-        assert source_up(samples, "tpu") == 1
+        assert samples["source_idle", labels_of("tpu")] == 0
         assert back["chips"] == before["chips"]
         assert chip_samples(samples) == series

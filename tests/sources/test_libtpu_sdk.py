@@ -268,7 +268,8 @@ def test_a_libtpu_without_sdk_is_no_fault(tmp_path: Path) -> None:
 
 def test_the_simulated_sdk_shows_the_rigs_figures() -> None:
     with Simulation("v5p-8") as simulation:
-        source = simulation.sources()[2]
+        _, tpu, source = simulation.sources()
+        tpu.read()  # says that there is a runtime to ask
         ends = time.monotonic() + 30
         while time.monotonic() < ends:
             try:
@@ -277,6 +278,7 @@ def test_the_simulated_sdk_shows_the_rigs_figures() -> None:
             except SourceUnavailable:
                 continue
         source.close()
+        tpu.close()
         assert tensorcore(reading) == pytest.approx(
             {"tpu0": 0.38, "tpu1": 0.4171, "tpu2": 0.4478, "tpu3": 0.4666}
         )

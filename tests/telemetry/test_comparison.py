@@ -248,13 +248,13 @@ V6E = Device("tpu", "TPU v6 lite", 8, 8, (), None, None, None, None)
         ({"model_id": None}, "different models: A Wan-AI/Wan2.1-T2V-14B-Diffusers, B unknown"),
         (
             {"device": dataclasses.replace(V6E, kind="TPU v5 lite")},
-            "different devices: A 8 x TPU v6 lite, B 8 x TPU v5 lite",
+            "different devices: A 8 x v6e, B 8 x v5e",
         ),
         (
-            {"device": dataclasses.replace(V6E, count=4)},
-            "different devices: A 8 x TPU v6 lite, B 4 x TPU v6 lite",
+            {"device": dataclasses.replace(V6E, count=4, chips=4.0)},
+            "different devices: A 8 x v6e, B 4 x v6e",
         ),
-        ({"device": None}, "different devices: A 8 x TPU v6 lite, B unknown"),
+        ({"device": None}, "different devices: A 8 x v6e, B unknown"),
     ],
 )
 def test_other_work_and_other_devices_are_not_comparable(changes: dict[str, object], reason: str) -> None:

@@ -115,7 +115,7 @@ def test_a_lost_chip_goes_says_why_and_comes_back(scene: Scene, open_page: OpenP
     page = open_page(scene)
     expect(page.locator("crystools-chip")).to_have_count(4)
     scene.tpu.down = "no runtime answers on localhost:8431"
-    expect(page.locator("crystools-sources li[data-up=false]")).to_contain_text(
+    expect(page.locator("crystools-sources li[data-state=down]")).to_contain_text(
         "down: no runtime answers on localhost:8431"
     )
     expect(page.locator("crystools-chip")).to_have_count(0)

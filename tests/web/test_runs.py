@@ -44,7 +44,7 @@ def test_a_run_is_followed_from_step_to_step(page: Page, scene: Scene) -> None:
         run = current(page)
         expect(run.locator("#status")).to_have_text("Running")
         expect(run.locator("#pipeline")).to_have_text("wan2.1-t2v")
-        expect(run.locator("#device")).to_have_text("TPU v6 lite, 8 chips")
+        expect(run.locator("#device")).to_have_text("8 x v6e")
         expect(run.get_by_text("A cat in a space suit")).to_be_visible()
         expect(run.locator("#params")).to_contain_text(re.compile(r"size\s*1280 . 720"))
         expect(run.locator("#doing")).to_have_text("Denoise")
@@ -147,14 +147,14 @@ def test_memory_of_each_chip_before_at_the_peak_and_after(page: Page, scene: Sce
     rows = run.locator("#memory tbody tr")
     expect(rows).to_have_count(4)
     expect(rows.nth(0).locator("th, td")).to_have_text(
-        ["tpu:0", "1.50 GiB", "27.3 GiB", "27.3 GiB", "31.2 GiB", "VAE decode"]
+        ["tpu0", "1.50 GiB", "27.3 GiB", "27.3 GiB", "31.2 GiB", "VAE decode"]
     )
 
 
 def test_without_flops_and_devices_the_figures_read_not_available(page: Page, scene: Scene) -> None:
     with scene.run("my-pipeline") as run, run.stage("denoise", steps=2) as stage:
         scene.step(stage, 1.5)
-    for name in ("MFU: n/a", "MBU: n/a", "Verdict: n/a", "HBM peak: n/a"):
+    for name in ("MFU: n/a", "MBU: n/a", "Verdict: n/a", "Memory peak: n/a"):
         expect(current(page).get_by_role("group", name=name)).to_be_visible()
 
 

@@ -8,6 +8,7 @@
  * @import { Preferences, RangeName, Values } from "./preferences.js"
  */
 
+import { kindLabel } from "../device-names.js";
 import { h } from "../dom.js";
 import { METRIC_TITLES, RANGES } from "./preferences.js";
 
@@ -131,7 +132,8 @@ function diskChoice(preferences, store) {
 
 /** @param {Store} store @returns {[string, string][]} */
 function devices(store) {
-  return (store.snapshot?.chips ?? []).map(({ chip, kind }) => [chip, kind ? `${chip} (${kind})` : chip]);
+  const chips = store.snapshot?.chips ?? [];
+  return chips.map(({ chip, kind }) => [chip, kind ? `${chip} (${kindLabel(kind)})` : chip]);
 }
 
 /** @param {Preferences} preferences @param {"node_badges"} key @param {string} title */

@@ -1,11 +1,13 @@
 /**
  * The tab in ComfyUI's sidebar: the current run live, those before it, and two of them side by side.
  *
+ * @import { Attached } from "../components/attached.js"
  * @import { Store } from "../store.js"
  * @import { App } from "./comfyui.js"
  */
 
 import { StoreView, blueprint } from "../component.js";
+import { quietChips } from "../components/attached.js";
 import "../components/compare.js";
 import "../components/current.js";
 import "../components/profile.js";
@@ -23,6 +25,7 @@ export class Sidebar extends StoreView {
       <span id="state" class="muted" role="status"></span>
       <a id="page" target="_blank" rel="noopener">Open the page ↗</a>
     </header>
+    <crystools-attached id="attached" brief hidden></crystools-attached>
     <crystools-current>
       <h3>No run yet</h3>
       <p class="muted">
@@ -60,6 +63,7 @@ export class Sidebar extends StoreView {
   /** @param {Store} store */
   render(store) {
     setText(this.byId("state"), connectionText(store)[1]);
+    /** @type {Attached} */ (this.byId("attached")).show(quietChips(store.snapshot));
   }
 }
 

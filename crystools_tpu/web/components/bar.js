@@ -4,12 +4,13 @@
  *
  * @import { BarChoice, BarReading } from "../bar-readings.js"
  * @import { Store } from "../store.js"
- * @import { ChipReading, RunReport } from "../wire.js"
+ * @import { AttachedChips, ChipReading, RunReport } from "../wire.js"
  */
 
-import { chipReadings, hostReadings, shownChips } from "../bar-readings.js";
+import { chipReadings, hostReadings, quietReadings, shownChips } from "../bar-readings.js";
 import { StoreView, blueprint } from "../component.js";
 import { connectionText } from "../connection-text.js";
+import { kindLabel } from "../device-names.js";
 import { h, setAttribute, setText, svg, syncChildren } from "../dom.js";
 import { clock, percent, stageTitle, wholeDuration } from "../format.js";
 import { extreme, hbmRatio, namesFor } from "../readings.js";
@@ -17,6 +18,7 @@ import { elapsedSeconds, pathTo, progressOf, runningStage } from "../run-figures
 import { nodesText, runTitle } from "../run-text.js";
 import { isWorkflow, nodesDone } from "../workflow-figures.js";
 import { CHIPS_PICTURE, drawChips } from "../chips-picture.js";
+import { attachedLabel, quietChips } from "./attached.js";
 import { BarMeter } from "./bar-meter.js";
 import { Chips } from "./chips.js";
 import { level } from "./meter.js";
@@ -100,6 +102,8 @@ export class Bar extends StoreView {
     .tag[data-level="critical"] {
       border-color: var(--crystools-critical-fill); background: var(--crystools-critical-panel);
     }
+    .tag[data-quiet] b { color: var(--crystools-muted); }
+    [data-kind="quiet"] { --crystools-ink: var(--crystools-muted); }
     .tag svg { height: calc(var(--meter-height) - 8px); width: auto; display: block; }
     .tag svg:empty { display: none; }
     ${CHIPS_PICTURE}
@@ -234,12 +238,18 @@ export class Bar extends StoreView {
     const chips = shownChips(store, this.#choice);
     const apart = (this.#room ?? Infinity) < ROOM_FOR_TWO_PIXELS ? 1 : CHIPS_APART;
     const groups = chips.length > apart ? [chips] : chips.map((chip) => [chip]);
+    const quiet = quietChips(store.snapshot);
     const create = () => createDevice(this.#popover);
-    syncChildren(this.byId("chips"), groups, create, (device, group) => {
+    syncChildren(this.byId("chips"), quiet ? [...groups, quiet] : groups, create, (device, shown) => {
       const [tag, meters] = device.children;
       if (!tag || !meters) return;
-      showTag(tag, group);
-      showMeters(meters, chipReadings(store, this.#choice, group));
+      if (Array.isArray(shown)) {
+        showTag(tag, shown);
+        showMeters(meters, chipReadings(store, this.#choice, shown));
+      } else {
+        showQuietTag(tag, shown);
+        showMeters(meters, quietReadings(shown, this.#choice));
+      }
     });
   }
 
@@ -294,12 +304,26 @@ function showTag(tag, chips) {
   const fullest = worst ? `, fullest memory ${percent(worst.value)} on ${worst.chip.chip}` : "";
   setAttribute(tag, "title", `${title}, ${kindsOf(chips)}${fullest}. Click for all chips.`);
   setAttribute(tag, "data-level", worst ? level(worst.value) : null);
+  setAttribute(tag, "data-quiet", null);
   if (picture) drawChips(picture, chips.length > 1 ? chips : []);
+}
+
+/** @param {Element} tag @param {AttachedChips} attached */
+function showQuietTag(tag, attached) {
+  const [words, picture] = tag.children;
+  const [name, word] = words?.children ?? [];
+  if (name) setText(name, attachedLabel(attached));
+  if (word) setText(word, attached.word ?? "");
+  setAttribute(tag, "title", `${attached.sentence}. Click for what was found.`);
+  setAttribute(tag, "data-level", null);
+  setAttribute(tag, "data-quiet", "");
+  if (picture) drawChips(picture, []);
 }
 
 /** @param {readonly ChipReading[]} chips */
 function kindsOf(chips) {
-  return [...new Set(chips.map((chip) => chip.kind ?? "unknown kind"))].join(", ");
+  const kinds = chips.map(({ kind }) => (kind == null ? "unknown kind" : kindLabel(kind)));
+  return [...new Set(kinds)].join(", ");
 }
 
 /** @param {Element} parent @param {readonly BarReading[]} readings */

@@ -8,6 +8,7 @@
 
 import "./meter.js";
 import { Component, blueprint } from "../component.js";
+import { kindLabel } from "../device-names.js";
 import { setText } from "../dom.js";
 import { celsius, percent, ratioDetail } from "../format.js";
 import { capacityReading, fullName, namesFor } from "../readings.js";
@@ -41,7 +42,7 @@ export class Chip extends Component {
   show(chip, store) {
     this.dataset.chip = chip.chip;
     setText(this.byId("name"), chip.chip);
-    setText(this.byId("kind"), chip.kind ?? "");
+    setText(this.byId("kind"), chip.kind == null ? "" : kindLabel(chip.kind));
     const temperature = this.byId("temperature");
     temperature.hidden = chip.temperature_celsius == null;
     setText(temperature, celsius(chip.temperature_celsius));

@@ -1,6 +1,7 @@
 /**
  * All chips: a card each, or beyond a screenful a heat grid that opens one card, or all.
  *
+ * @import { Attached } from "./attached.js"
  * @import { Store } from "../store.js"
  * @import { ChipReading } from "../wire.js"
  */
@@ -9,6 +10,7 @@ import { StoreView, blueprint } from "../component.js";
 import { h, setAttribute, setText, syncChildren } from "../dom.js";
 import { NOT_AVAILABLE, percent } from "../format.js";
 import { extreme, hbmRatio, namesFor } from "../readings.js";
+import { quietChips } from "./attached.js";
 import { Chip } from "./chip.js";
 import { level } from "./meter.js";
 
@@ -24,6 +26,7 @@ export class Chips extends StoreView {
         <button id="expand" type="button" aria-expanded="false" aria-controls="cards" hidden></button>
       </div>
       <p id="none" class="muted">No chip is reported; Sources says why.</p>
+      <crystools-attached id="attached" hidden></crystools-attached>
       <div id="overview" class="live" hidden>
         <dl id="worst"></dl>
         <div id="grid" role="listbox" aria-label="Chips by share of memory used"></div>
@@ -89,7 +92,9 @@ export class Chips extends StoreView {
     const many = chips.length > CARDS_AT_MOST;
     const { devices } = namesFor(chips);
     setText(this.byId("title"), chips.length > 1 ? `${chips.length} ${devices}` : "Chips");
-    this.byId("none").hidden = chips.length > 0;
+    const quiet = quietChips(store.snapshot);
+    /** @type {Attached} */ (this.byId("attached")).show(quiet);
+    this.byId("none").hidden = chips.length > 0 || quiet != null;
     this.byId("overview").hidden = this.byId("expand").hidden = !many;
     for (const part of ["overview", "cards"]) {
       setAttribute(this.byId(part), "data-stale", store.stale ? "" : null);

@@ -20,7 +20,7 @@ const FIGURES = {
   step_seconds_median: { title: "step", format: duration },
   step_seconds_p95: { title: "step p95", format: duration },
   mfu_ratio: { title: "MFU", format: percent },
-  hbm_peak_bytes: { title: "HBM peak", format: gibibytes },
+  hbm_peak_bytes: { title: "Memory peak", format: gibibytes },
 };
 
 /** More stages than this are not shown, but those whose time changed most. */

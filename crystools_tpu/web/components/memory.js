@@ -5,18 +5,20 @@
  */
 
 import { Component, blueprint } from "../component.js";
-import { h, setText, syncChildren } from "../dom.js";
+import { deviceLabel, memoryLabel } from "../device-names.js";
+import { h, setAttribute, setText, syncChildren } from "../dom.js";
 import { gibibytes, stageTitle } from "../format.js";
 import { hbmOverRun } from "../run-figures.js";
-import { peakName } from "../run-text.js";
 
+/** What has its own memory, by what that is called. @type {Record<string, string>} */
+const PARTS = { HBM: "chip", VRAM: "GPU" };
 const TITLES = ["Chip", "Before", "Peak", "After", "Limit", "Peak in"];
 
 export class Memory extends Component {
   static blueprint = blueprint(
     `<details>
       <summary id="title">HBM per chip</summary>
-      <div class="scroll" tabindex="0" role="region" aria-label="HBM per chip"><table>
+      <div class="scroll" tabindex="0" role="region" id="table" aria-label="HBM per chip"><table>
         <thead><tr>${TITLES.map((title) => `<th scope="col">${title}</th>`).join("")}</tr></thead>
         <tbody id="chips"></tbody>
       </table></div>
@@ -39,11 +41,14 @@ export class Memory extends Component {
   show(run) {
     const usages = hbmOverRun(run);
     this.hidden = usages.length === 0;
-    setText(this.byId("title"), peakName(usages) === "VRAM peak" ? "VRAM per GPU" : "HBM per chip");
+    const memory = memoryLabel(usages.map(({ device }) => device));
+    const title = `${memory} per ${PARTS[memory] ?? "device"}`;
+    setText(this.byId("title"), title);
+    setAttribute(this.byId("table"), "aria-label", title);
     syncChildren(this.byId("chips"), usages, createRow, (row, usage) => {
       const { device, before_bytes, peak_bytes, after_bytes, limit_bytes, peakStage } = usage;
       const bytes = [before_bytes, peak_bytes, after_bytes, limit_bytes].map((value) => gibibytes(value));
-      [device, ...bytes, stageTitle(peakStage)].forEach((text, index) => {
+      [deviceLabel(device, run.device), ...bytes, stageTitle(peakStage)].forEach((text, index) => {
         setText(/** @type {Element} */ (row.cells[index]), text);
       });
     });

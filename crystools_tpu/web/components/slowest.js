@@ -6,6 +6,7 @@
  */
 
 import { Component, blueprint } from "../component.js";
+import { deviceLabel } from "../device-names.js";
 import { h, setAttribute, setText, syncChildren } from "../dom.js";
 import { NOT_AVAILABLE, beforeAfter, duration, gibibytes, percent, stageTitle } from "../format.js";
 import { fullestChip } from "../run-figures.js";
@@ -85,10 +86,10 @@ export class Slowest extends Component {
     const nodes = withExpanded(layout.nodes).sort((a, b) => b.ownSeconds - a.ownSeconds);
     const usages = nodes.flatMap((node) => node.stage.report.hbm);
     this.hidden = nodes.length === 0;
-    const peak = peakName(usages);
+    const peak = peakName(usages, run);
     setText(this.byId("peak"), peak);
     syncChildren(this.byId("rows"), nodes.slice(0, this.#all ? MANY : FEW), createRow, (row, node) => {
-      showNode(row, node, layout.elapsed, peak);
+      showNode(row, node, layout.elapsed, peak, run);
     });
     this.byId("more").hidden = nodes.length <= FEW;
     const all =
@@ -102,8 +103,14 @@ function createRow() {
   return h("tr", {}, h("th", { scope: "row" }, h("span"), h("small")), ...cells);
 }
 
-/** @param {HTMLTableRowElement} row @param {NodeSpan} node @param {number} whole @param {string} peak */
-function showNode(row, node, whole, peak) {
+/**
+ * @param {HTMLTableRowElement} row
+ * @param {NodeSpan} node
+ * @param {number} whole
+ * @param {string} peak
+ * @param {RunReport} run
+ */
+function showNode(row, node, whole, peak, run) {
   const { report } = node.stage;
   const [title, kind] = row.cells[0]?.children ?? [];
   if (!title || !kind) return;
@@ -111,7 +118,7 @@ function showNode(row, node, whole, peak) {
   setText(title, stageTitle(report));
   const named = report.node?.title && report.node.title !== report.component;
   setText(kind, `${named ? report.component : ""} #${report.node?.id ?? ""}`.trim());
-  cellsOf(node, whole).forEach(({ text, detail }, index) => {
+  cellsOf(node, whole, run).forEach(({ text, detail }, index) => {
     const cell = /** @type {HTMLTableCellElement} */ (row.cells[index + 1]);
     setText(cell, text);
     setAttribute(cell, "data-absent", text === NOT_AVAILABLE ? "" : null);
@@ -120,8 +127,8 @@ function showNode(row, node, whole, peak) {
   });
 }
 
-/** @param {NodeSpan} node @param {number} whole @returns {Cell[]} In the order of the titles. */
-function cellsOf({ stage: { report }, ownSeconds, seconds, nodes }, whole) {
+/** @param {NodeSpan} node @param {number} whole @param {RunReport} run @returns {Cell[]} In the order of the titles. */
+function cellsOf({ stage: { report }, ownSeconds, seconds, nodes }, whole, run) {
   const { steps, steps_total: total, step_seconds: step, hbm, host_memory: host } = report;
   const of = total == null || steps.length === total ? String(steps.length) : `${steps.length} of ${total}`;
   const peak = fullestChip(hbm);
@@ -133,7 +140,7 @@ function cellsOf({ stage: { report }, ownSeconds, seconds, nodes }, whole) {
     { text: percent(whole ? Math.min(1, ownSeconds / whole) : null), detail: `Of ${duration(whole)}` },
     { text: steps.length || total ? of : NOT_AVAILABLE },
     { text: duration(step?.median), detail: step ? `p95 ${duration(step.p95)}` : undefined },
-    { text: gibibytes(peak?.peak_bytes), detail: devicesText(hbm) },
+    { text: gibibytes(peak?.peak_bytes), detail: devicesText(hbm, run) },
     {
       text: host ? beforeAfter(host.before_bytes, host.after_bytes) : NOT_AVAILABLE,
       detail: host ? `This process's memory: peak ${gibibytes(host.peak_bytes)}` : undefined,
@@ -141,13 +148,13 @@ function cellsOf({ stage: { report }, ownSeconds, seconds, nodes }, whole) {
   ];
 }
 
-/** Each device before, at its peak and after. @param {readonly HbmUsage[]} usages */
-function devicesText(usages) {
+/** Each device before, at its peak and after. @param {readonly HbmUsage[]} usages @param {RunReport} run */
+function devicesText(usages, run) {
   const lines = usages
     .slice(0, DEVICES_NAMED)
     .map(
       ({ device, before_bytes: before, peak_bytes: peak, after_bytes: after, limit_bytes: limit, method }) =>
-        `${device}: before ${gibibytes(before)}, peak ${gibibytes(peak)}, after ${gibibytes(after)}, ` +
+        `${deviceLabel(device, run.device)}: before ${gibibytes(before)}, peak ${gibibytes(peak)}, after ${gibibytes(after)}, ` +
         `limit ${gibibytes(limit)}. Method: ${method}.`,
     );
   const more = usages.length - lines.length;

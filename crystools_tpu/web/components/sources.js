@@ -21,9 +21,10 @@ export class Sources extends StoreView {
     .dot { width: 8px; height: 8px; border-radius: 50%; background: var(--crystools-sunken); }
     .name { font-family: var(--crystools-mono); }
     .state { color: var(--crystools-muted); overflow-wrap: anywhere; }
-    li[data-up="true"] .dot { background: var(--crystools-good); }
-    li[data-up="false"] .dot { background: var(--crystools-critical); }
-    li[data-up="false"] .state { color: var(--crystools-critical); }
+    li[data-state="up"] .dot { background: var(--crystools-good); }
+    li:is([data-state="idle"], [data-state="waiting"]) .dot { background: var(--crystools-host); }
+    li[data-state="down"] .dot { background: var(--crystools-critical); }
+    li[data-state="down"] .state { color: var(--crystools-critical); }
     `,
   );
 
@@ -32,7 +33,7 @@ export class Sources extends StoreView {
     const sources = store.snapshot?.sources ?? [];
     this.hidden = sources.length === 0;
     syncChildren(this.byId("sources"), sources, createRow, (row, source) => {
-      row.dataset.up = String(source.up);
+      row.dataset.state = source.state;
       const [, name, state] = row.children;
       if (name) setText(name, source.source);
       if (state) setText(state, describe(source, store.nowUnixSeconds));
@@ -52,8 +53,10 @@ function createRow() {
 
 /** @param {SourceHealth} source @param {number} now */
 function describe(source, now) {
-  if (source.up) return "up";
-  if (source.up == null) return source.error ? `not here: ${source.error}` : "not read yet";
+  if (source.reason) return source.reason;
+  if (source.state === "up") return "up";
+  if (source.state === "unread") return "not read yet";
+  if (source.state === "absent") return `not here: ${source.error}`;
   const { last_success_unix_seconds: last } = source;
   const since = last == null ? "never read" : `last read ${wholeDuration(now - last)} ago`;
   return `down: ${source.error ?? "no reason given"} (${since})`;

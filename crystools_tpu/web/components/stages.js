@@ -5,6 +5,7 @@
  */
 
 import { Component, blueprint } from "../component.js";
+import { deviceLabel } from "../device-names.js";
 import { h, setAttribute, setText, syncChildren } from "../dom.js";
 import {
   NOT_AVAILABLE,
@@ -17,14 +18,19 @@ import {
   teraflop,
   verdict,
 } from "../format.js";
-import { fullestChip, pathTo } from "../run-figures.js";
+import { fullestChip, hbmOverRun, pathTo } from "../run-figures.js";
+import { peakName } from "../run-text.js";
 import { STAGE_COLOURS } from "../stage-colours.js";
 
 /** A workflow may have any number of stages within its nodes. */
 const ROWS_AT_MOST = 100;
 
 /** @typedef {(stage: StageReport) => string} Telling */
-/** @typedef {{ title: string, text: Telling, detail?: Telling, forecast?: Telling }} Column */
+/** @typedef {(stage: StageReport, run: RunReport) => string} TellingOfRun */
+/** @typedef {{ title: string, text: Telling, detail?: TellingOfRun, forecast?: Telling }} Column */
+
+/** Of a column that is called after the run's devices. */
+const PEAK = "HBM peak";
 
 /** @type {Column[]} */
 const COLUMNS = [
@@ -48,7 +54,7 @@ const COLUMNS = [
     detail: (stage) => verdict(stage.bound),
   },
   {
-    title: "HBM peak",
+    title: PEAK,
     text: hbmText,
     detail: hbmDetail,
     forecast: (stage) => gibibytes(stage.predicted_hbm_peak_bytes),
@@ -60,7 +66,7 @@ export class Stages extends Component {
     `<table>
       <caption class="sr-only">Stages of the run</caption>
       <thead><tr>
-        <th scope="col">Stage</th>${COLUMNS.map(({ title }) => `<th scope="col">${title}</th>`).join("")}
+        <th scope="col">Stage</th>${COLUMNS.map(({ title }) => `<th scope="col"${title === PEAK ? ' id="peak"' : ""}>${title}</th>`).join("")}
       </tr></thead>
       <tbody id="rows"></tbody>
     </table>
@@ -102,6 +108,8 @@ export class Stages extends Component {
 
   /** @param {RunReport} run @param {readonly StageReport[]} stages Those of the run that have a row. */
   show(run, stages) {
+    const peak = peakName(hbmOverRun(run), run);
+    setText(this.byId("peak"), peak);
     const shown = stages.slice(0, ROWS_AT_MOST);
     const more = stages.length - shown.length;
     setText(this.byId("more"), more > 0 ? `and ${more} more stages` : "");
@@ -116,7 +124,8 @@ export class Stages extends Component {
         setText(/** @type {Element} */ (cell.firstElementChild), text);
         setText(/** @type {Element} */ (cell.lastElementChild), forecastText(column, stage));
         setAttribute(cell, "data-absent", text === NOT_AVAILABLE ? "" : null);
-        setAttribute(cell, "title", column.detail?.(stage) ?? null);
+        setAttribute(cell, "title", column.detail?.(stage, run) ?? null);
+        if (column.title === PEAK) setAttribute(cell, "data-title", peak);
       });
     });
   }
@@ -183,13 +192,13 @@ function hbmText(stage) {
   return gibibytes(fullestChip(stage.hbm)?.peak_bytes);
 }
 
-/** @param {StageReport} stage */
-function hbmDetail(stage) {
+/** @param {StageReport} stage @param {RunReport} run */
+function hbmDetail(stage, run) {
   const usage = fullestChip(stage.hbm);
   if (!usage) return NOT_AVAILABLE;
   const { device, before_bytes, after_bytes, limit_bytes, method } = usage;
   const around = `before ${gibibytes(before_bytes)}, after ${gibibytes(after_bytes)}`;
-  return `${device}: ${around}, limit ${gibibytes(limit_bytes)}. Method: ${method}.`;
+  return `${deviceLabel(device, run.device)}: ${around}, limit ${gibibytes(limit_bytes)}. Method: ${method}.`;
 }
 
 customElements.define("crystools-stages", Stages);
