@@ -9,9 +9,8 @@ from typing import Final
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
-from rich.text import Text
 
-from crystools_tpu.cli.console import new_table, print_line, print_table, unfolded
+from crystools_tpu.cli.console import new_table, print_line, print_table, text, unfolded
 from crystools_tpu.stage_table import ABSENT, notes, percent, stage_table
 from crystools_tpu.telemetry import (
     Change,
@@ -47,9 +46,9 @@ def runs_table(reports: Sequence[RunReport]) -> Table:
     processes = [report.process for report in reports if report.process is not None]
     with_user = len({process.user for process in processes}) > 1
     with_program = with_user or len({process.program for process in processes}) > 1
-    texts = unfolded("run", "began", "pipeline")
     figures = unfolded("seconds", "s/step", "MFU", justify="right")
-    table = new_table(*texts, "status", *figures, "what")
+    columns = (*unfolded("run", "began"), text("pipeline", least=10), "status", *figures, text("what"))
+    table = new_table(*columns)
     for report in reports:
         stage = main_stage(report)
         steps = stage.step_seconds if stage else None
@@ -62,11 +61,7 @@ def runs_table(reports: Sequence[RunReport]) -> Table:
             ABSENT if report.total_seconds is None else f"{report.total_seconds:.2f}",
             ABSENT if steps is None else f"{steps.median:.3f}",
             percent(stage.mfu if stage else None),
-            Text(
-                _what(report, whose if with_program else ""),
-                no_wrap=True,
-                overflow="ellipsis",
-            ),
+            escape(_what(report, whose if with_program else "")),
         )
     return table
 
@@ -98,7 +93,7 @@ def run_text(report: RunReport) -> str:
 def comparison_table(comparison: Comparison) -> Table:
     """A row a figure, grouped by stage."""
     figures = unfolded("A", "B", "B to A", justify="right")
-    table = new_table(*unfolded("stage", ""), *figures, *unfolded("verdict"))
+    table = new_table(text("stage", least=24), *unfolded(""), *figures, *unfolded("verdict"))
     for change in comparison.changes:
         table.add_row("whole run", *_cells(change), _verdict(change))
     for stage in comparison.stages:
