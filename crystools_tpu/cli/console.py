@@ -68,7 +68,7 @@ def text(heading: str, least: int = LEAST_OF_TEXT) -> Column:
 
 
 def print_table(console: Console, table: Table) -> None:
-    """Prints a table whole on any console: see `table_layout`. A file is as wide as the table needs it to be."""
+    """Prints a table on any console as `table_layout` says. A file is as wide as the table needs it to be."""
     if console.options.ascii_only:  # spelled out first, or the columns are as wide as what is not printed
         for column in table.columns:
             column._cells = [_encodable(cell, console.encoding) for cell in column.cells]

@@ -27,6 +27,7 @@ from crystools_tpu.cli.run_tables import (
     print_stages,
     run_text,
     runs_table,
+    suspect_text,
 )
 from crystools_tpu.data_dir import data_dir
 from crystools_tpu.telemetry import Comparison, RunReport, Status
@@ -104,7 +105,8 @@ def list_runs(arguments: argparse.Namespace) -> None:
         print_table(make_console(), runs_table(page.reports))
     else:
         print(f"no such runs in {log.path}", file=sys.stderr)
-    for note in (unreadable_text(page.unreadable), uncertain_text(log.uncertain)):
+    notes = (suspect_text(page.reports), unreadable_text(page.unreadable), uncertain_text(log.uncertain))
+    for note in notes:
         if note:
             print(note, file=sys.stderr)
 

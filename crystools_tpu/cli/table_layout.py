@@ -24,6 +24,9 @@ _WIDEST_IN_FILE: Final = 100
 
 def laid_out(console: Console, table: Table) -> Iterator[RenderableType]:
     """What to print, one after the other. The table itself is changed."""
+    if table.title:  # which may be wider than the table
+        yield table.title if isinstance(table.title, Text) else Text(table.title, style="italic")
+        table.title = None
     if _fits(console, table):
         yield table
         return
@@ -31,8 +34,6 @@ def laid_out(console: Console, table: Table) -> Iterator[RenderableType]:
     if _fits(console, table):
         yield table
         return
-    if table.title:
-        yield table.title
     kept = [_width(console, column) for column in table.columns if not _gives_way(column)]
     if _framed(table, kept) <= console.width and len(kept) > 1:
         yield from _texts_apart(console, table, kept)
