@@ -38,8 +38,8 @@ def suspect_figures(stage: StageReport) -> Mapping[str, str]:
     reasons: dict[str, str | None] = {
         "seconds": _before_zero("time", stage.seconds),
         "compile_seconds": _before_zero("compile", stage.compile_seconds),
-        "step_seconds_median": _before_zero("step", steps.min if steps else None),
-        "step_seconds_p95": _before_zero("step", steps.min if steps else None),
+        "step_seconds_median": _before_zero("step", steps.median if steps else None),
+        "step_seconds_p95": _before_zero("step, p95", steps.p95 if steps else None),
         "mfu_ratio": _of_ratio("MFU", stage.mfu),
         "mbu_ratio": _of_ratio("MBU", stage.mbu),
         "hbm_peak_bytes": next(filter(None, map(_of_memory, stage.hbm)), None),

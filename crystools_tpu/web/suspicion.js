@@ -33,12 +33,11 @@ export function ratioText(ratio) {
  * @returns {Partial<Record<Change["name"] | "mbu_ratio", string>>}
  */
 export function suspectFigures({ seconds, compile_seconds: compile, step_seconds: step, mfu, mbu, hbm }) {
-  const stepReason = beforeZero("step", step?.min);
   const reasons = {
     seconds: beforeZero("time", seconds),
     compile_seconds: beforeZero("compile", compile),
-    step_seconds_median: stepReason,
-    step_seconds_p95: stepReason,
+    step_seconds_median: beforeZero("step", step?.median),
+    step_seconds_p95: beforeZero("step p95", step?.p95),
     mfu_ratio: ofRatio("MFU", mfu),
     mbu_ratio: ofRatio("MBU", mbu),
     hbm_peak_bytes: hbm.map(ofMemory).find(Boolean),
