@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from crystools_tpu.cli.errors import CommandError
 from crystools_tpu.cli.exports import check_textfile
+from crystools_tpu.cli.help import add_command
 from crystools_tpu.cli.outputs import check_distinct
 from crystools_tpu.cli.protection import check_token, tls_context, token_in
 from crystools_tpu.open_pages import announced
@@ -25,7 +26,15 @@ DEFAULT_PORT = 8189
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Adds the command and its options."""
-    parser = commands.add_parser("serve", help="show this machine and its chips on a live page")
+    parser = add_command(
+        commands,
+        "serve",
+        "show this machine and its chips on a live page",
+        ("for this machine alone, or through the ssh tunnel that it prints", "serve"),
+        ("for others, who must show a token", "serve --host 0.0.0.0 --token-file token.txt"),
+        ("without a TPU: as it would look", "serve --simulate v6e-8"),
+        usage="crystools-tpu serve [OPTION ...]",
+    )
     add = parser.add_argument
     add("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     about = "0 takes a free one, which is printed (default: %(default)s)"

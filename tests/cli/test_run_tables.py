@@ -146,7 +146,8 @@ def test_where_no_run_has_steps_there_is_no_column_of_them() -> None:
 
 
 def test_below_the_list_stands_which_figure_cannot_be() -> None:
-    suspect = dataclasses.replace(WORKFLOW, stages=(SUSPECTS["MFU of a CPU"],))
+    stepping = dataclasses.replace(SUSPECTS["MFU of a CPU"], step_seconds=STAGES[4].step_seconds)
+    suspect = dataclasses.replace(WORKFLOW, stages=(stepping,))
     assert suspect_text([WORKFLOW]) == ""
     assert suspect_text([WORKFLOW, suspect]).startswith("77aa88bb: denoise transformer: MFU 855.0% cannot be")
     assert suspect_text([suspect] * 9).splitlines()[3:] == ["6 more runs: `crystools-tpu runs show` says why"]
