@@ -65,7 +65,9 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
             " --steps 3 --out tiny.mp4",
         ),
         more="What is not given is as the model's authors published it.",
-        usage="crystools-tpu generate MODEL --checkpoint DIR|ID\n       --prompt PROMPT --out FILE [OPTION ...]",
+        usage=(
+            "crystools-tpu generate MODEL --checkpoint DIR|ID\n       --prompt PROMPT --out FILE [OPTION ...]"
+        ),
     )
     parser.add_argument("model", choices=MODELS, metavar="MODEL", help=", ".join(MODELS))
     add = parser.add_argument

@@ -459,8 +459,8 @@ export type Verdict = "better" | "worse" | "same" | "noise" | "unproven";
 /**
  * One figure of both runs. `ratio` is how much larger it is in B: 0.1 is 10% more.
  *
- * `verdict` is null where a figure is unknown in one of them, or says nothing about better or worse. `suspect`
- * are those in which the figure cannot be: nothing is made of it then.
+ * `verdict` is null where a figure is unknown in one of them, or says nothing about better or worse.
+ * `suspect` are those in which the figure cannot be: then nothing is made of the change.
  */
 export interface Change {
   name:

@@ -23,7 +23,8 @@ def parsers(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser
                 yield from parsers(command)
 
 
-PARSERS = {parser.prog: parser for parser in parsers(build_parser())}
+PARSER = build_parser()
+PARSERS = {parser.prog: parser for parser in parsers(PARSER)}
 
 
 def examples(parser: argparse.ArgumentParser) -> list[str]:
@@ -46,7 +47,7 @@ def test_every_command_has_examples_of_itself(prog: str) -> None:
 def test_an_example_is_a_command_that_can_be_run(example: str) -> None:
     program, *words = shlex.split(example)
     assert program == "crystools-tpu"
-    arguments = build_parser().parse_args(words)
+    arguments = PARSER.parse_args(words)
     assert callable(arguments.run)
     if arguments.command in ("generate", "plan"):
         request_of(arguments, of_any_content=arguments.command == "plan")
