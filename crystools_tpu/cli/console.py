@@ -12,7 +12,7 @@ from typing import Final, TextIO
 
 from rich import box
 from rich.console import Console, JustifyMethod, RenderableType
-from rich.progress import SpinnerColumn
+from rich.progress import SpinnerColumn, TextColumn
 from rich.table import Column, Table
 from rich.text import Text
 
@@ -43,6 +43,11 @@ def spinner(console: Console) -> SpinnerColumn:
     if console.options.ascii_only:
         return SpinnerColumn("line", finished_text="[green]+")
     return SpinnerColumn(finished_text="[green]✓")
+
+
+def note_column() -> TextColumn:
+    """What a display says of a task, in as many lines as it needs beside what stands before it."""
+    return TextColumn("{task.fields[note]}", table_column=Column(overflow="fold"))
 
 
 def print_line(console: Console, line: str) -> None:

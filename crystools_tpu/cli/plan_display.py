@@ -11,7 +11,16 @@ from rich.markup import escape
 from rich.progress import MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from crystools_tpu.cli.console import can_redraw, new_table, print_line, print_table, spinner, text, unfolded
+from crystools_tpu.cli.console import (
+    can_redraw,
+    new_table,
+    note_column,
+    print_line,
+    print_table,
+    spinner,
+    text,
+    unfolded,
+)
 from crystools_tpu.stage_table import ABSENT
 from crystools_tpu.telemetry import size_label
 
@@ -35,7 +44,7 @@ def show_progress(console: Console) -> Iterator[Sees]:
         spinner(console),
         TextColumn("{task.description:<24}"),
         TimeElapsedColumn(),
-        TextColumn("{task.fields[note]}"),
+        note_column(),
     )
     with Progress(*columns, console=console) as progress:
         yield Bars(progress)
@@ -44,7 +53,7 @@ def show_progress(console: Console) -> Iterator[Sees]:
 @contextlib.contextmanager
 def show_tries(console: Console) -> Iterator[Callable[[int, int, TunedBlocks], None]]:
     """Shows how far a tuning is, for as long as the block lasts."""
-    columns = spinner(console), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.fields[note]}")
+    columns = spinner(console), MofNCompleteColumn(), TimeElapsedColumn(), note_column()
     with Progress(*columns, console=console, disable=not can_redraw(console)) as progress:
         task = progress.add_task("", total=None, note="")
 

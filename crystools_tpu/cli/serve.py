@@ -16,6 +16,7 @@ from crystools_tpu.cli.exports import check_textfile
 from crystools_tpu.cli.help import add_command
 from crystools_tpu.cli.outputs import check_distinct
 from crystools_tpu.cli.protection import check_token, tls_context, token_in
+from crystools_tpu.cli.tunnel import tunnel_command
 from crystools_tpu.open_pages import announced
 
 if TYPE_CHECKING:
@@ -83,6 +84,12 @@ def run(arguments: argparse.Namespace) -> None:
         print(f"metrics: {page.metrics_url}", flush=True)
         if page.is_everywhere:
             print("for other machines, put this one's name in place of localhost", flush=True)
+        if (tunnel := tunnel_command(page)) is not None:
+            print(f"tunnel:  {tunnel}")
+            print(
+                "         typed where your browser is, if that is elsewhere; then open the page there",
+                flush=True,
+            )
         with contextlib.suppress(KeyboardInterrupt):  # the way to end it, not a failure
             signal.pause()
 
