@@ -28,7 +28,7 @@ def use_what_is_here(
     """
     if plugins is None:
         plugins = entry_points(group="jax_plugins")
-    is_settled = jax.config.jax_platforms is not None or any(name in environ for name in _TOLD)
+    is_settled = jax.config.values["jax_platforms"] is not None or any(name in environ for name in _TOLD)
     if is_settled or any(plugins) or any(any(dev.glob(pattern)) for pattern in _ACCELERATORS):
         return
     jax.config.update("jax_platforms", "cpu")
