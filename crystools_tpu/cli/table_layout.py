@@ -93,7 +93,7 @@ def _fits(console: Console, table: Table) -> bool:
     while _framed(table, widths) > console.width:
         widest = max(
             (number for number, width in enumerate(widths) if width > least[number]),
-            key=widths.__getitem__,
+            key=lambda number: (_is_cut(table.columns[number]), widths[number]),  # to fold is the dearer
         )
         widths[widest] -= 1
     for column, width in zip(table.columns, widths, strict=True):
