@@ -47,6 +47,11 @@ class Address:
         return ip_address(self.host).is_unspecified
 
     @property
+    def is_loopback(self) -> bool:
+        """Whether it answers on this machine alone."""
+        return ip_address(self.host).is_loopback
+
+    @property
     def _root(self) -> str:
         bracketed = f"[{self.host}]" if ":" in self.host else self.host
         return f"{self.scheme}://{'localhost' if self.is_everywhere else bracketed}:{self.port}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final
 
 from rich import box
@@ -25,12 +25,21 @@ from crystools_tpu.telemetry import (
     size_label,
     stage_label,
 )
+from crystools_tpu.telemetry.applicable import StageFigure, applies
 from crystools_tpu.telemetry.device_names import memory_of
 from crystools_tpu.telemetry.stage_tree import notable, parent_of, walk
+from crystools_tpu.telemetry.suspicion import MARK, is_suspect, suspect_figures
 
 ABSENT: Final = "n/a"
+"""What could have been known, and is not."""
+
+NOT_APPLICABLE: Final = "-"
+"""What there is not to be known."""
+
+_NOTHING: Final = frozenset({"", ABSENT, NOT_APPLICABLE, "none"})
 
 _TEXT_COLUMNS: Final = 96
+_LEAST_OF_LABEL: Final = 24
 _MOST_ROWS: Final = 40
 _DEEPEST: Final = 4
 _MOST_CLASSES: Final = 12
@@ -44,8 +53,9 @@ def stage_table(report: RunReport) -> Table:
     of the others. What `notes` says belongs under it.
     """
     table = Table(title=Text(_title(report)), box=box.HORIZONTALS, padding=(0, 1, 0, 0), pad_edge=False)
-    table.add_column("stage")  # alone gives way where it is narrow: the title of a node may be long
-    columns = _columns(report)
+    table.add_column("stage", overflow="ellipsis", min_width=_LEAST_OF_LABEL)  # alone gives way
+    shown = notable(report.stages, _MOST_ROWS)
+    columns = _columns([report.stages[position] for position in shown])
     memory = memory_of(report)
     for heading in columns:
         table.add_column(heading.replace("HBM", memory), justify="right", no_wrap=True)
@@ -54,7 +64,6 @@ def stage_table(report: RunReport) -> Table:
         known = (cells.get(heading, "") for heading in columns)
         table.add_row(Text(label, no_wrap=True, overflow="ellipsis"), *known, style=style)
 
-    shown = notable(report.stages, _MOST_ROWS)
     for position, depth in walk(report.stages):
         if position not in shown:
             continue
@@ -138,28 +147,42 @@ def transfer_note(event: BytesTransferred) -> str:
     return ", ".join(parts)
 
 
-def _columns(report: RunReport) -> Mapping[str, Callable[[StageReport], str]]:
-    """What the table has of each stage. A workflow's is wide: it has no column that says nothing."""
-    nothing = set()
-    if not any(stage.host_memory for stage in report.stages):
-        nothing.add("RAM peak")
-    if any(stage.node for stage in report.stages):
-        nothing |= {"compile"} if not any(stage.compile_cache for stage in report.stages) else set()
-        nothing |= {"bound"} if not any(stage.bound for stage in report.stages) else set()
-    return {heading: cell for heading, cell in _FIGURES.items() if heading not in nothing}
+def with_values(headings: Iterable[str], rows: Sequence[Mapping[str, str]]) -> list[str]:
+    """The headings of columns in which some row says something; nothing is known of the others."""
+    return [heading for heading in headings if any(row[heading] not in _NOTHING for row in rows)]
+
+
+def _columns(stages: Sequence[StageReport]) -> Mapping[str, Callable[[StageReport], str]]:
+    """What the table has of each stage: no column that says nothing."""
+    rows = [{heading: cell(stage) for heading, cell in _FIGURES.items()} for stage in stages]
+    said = {"seconds", *with_values(_FIGURES, rows)}
+    if any(stage.predicted_step_seconds is not None for stage in stages):
+        said.add("s/step")
+    if any(stage.predicted_hbm_peak_bytes is not None for stage in stages):
+        said.add("HBM peak")
+    return {heading: cell for heading, cell in _FIGURES.items() if heading in said}
 
 
 def _compile(stage: StageReport) -> str:
-    return f"{stage.compile_seconds:.2f} {stage.compile_cache.value}" if stage.compile_cache else "-"
+    return f"{stage.compile_seconds:.2f} {stage.compile_cache.value}" if stage.compile_cache else "none"
 
 
 def _step_seconds(stage: StageReport) -> str:
     return _seconds(stage.step_seconds.median if stage.step_seconds else None)
 
 
-def _of_steps(cell: Callable[[StageReport], str]) -> Callable[[StageReport], str]:
-    """What only a stage with steps has."""
-    return lambda stage: cell(stage) if stage.steps else "-"
+def _figure(
+    name: str, applicable: StageFigure | None, cell: Callable[[StageReport], str]
+) -> Callable[[StageReport], str]:
+    """The cell of a figure, with a mark where it cannot be."""
+
+    def shown(stage: StageReport) -> str:
+        text = cell(stage)
+        if text in _NOTHING and applicable is not None and not applies(applicable, stage):
+            return NOT_APPLICABLE
+        return text + MARK if name in suspect_figures(stage) else text
+
+    return shown
 
 
 def _fullest(stage: StageReport) -> int | None:
@@ -182,17 +205,19 @@ def clock(seconds: float) -> str:
 
 
 def percent(ratio: Ratio | None) -> str:
-    """`39.1%`, or `n/a`."""
-    return ABSENT if ratio is None else f"{ratio.ratio:.1%}"
+    """`39.1%`, or `n/a`; `855.0%?` for one that cannot be."""
+    return ABSENT if ratio is None else f"{ratio.ratio:.1%}{MARK if is_suspect(ratio) else ''}"
 
 
 _FIGURES: Final[Mapping[str, Callable[[StageReport], str]]] = {
-    "seconds": lambda stage: _seconds(stage.seconds),
-    "compile": _compile,
-    "steps": _of_steps(lambda stage: str(len(stage.steps))),
-    "s/step": _of_steps(_step_seconds),
-    "MFU": _of_steps(lambda stage: percent(stage.mfu)),
-    "bound": _of_steps(lambda stage: stage.bound.value if stage.bound else ABSENT),
-    "HBM peak": lambda stage: _size(_fullest(stage)),
-    "RAM peak": lambda stage: _size(stage.host_memory.peak_bytes if stage.host_memory else None),
+    "seconds": _figure("seconds", None, lambda stage: _seconds(stage.seconds)),
+    "compile": _figure("compile_seconds", "compile", _compile),
+    "steps": _figure("steps", "steps", lambda stage: str(len(stage.steps) or ABSENT)),
+    "s/step": _figure("step_seconds_median", "steps", _step_seconds),
+    "MFU": _figure("", "utilisation", lambda stage: percent(stage.mfu)),
+    "bound": _figure("", "utilisation", lambda stage: stage.bound.value if stage.bound else ABSENT),
+    "HBM peak": _figure("hbm_peak_bytes", "memory", lambda stage: _size(_fullest(stage))),
+    "RAM peak": _figure(
+        "", "host_memory", lambda stage: _size(stage.host_memory.peak_bytes if stage.host_memory else None)
+    ),
 }

@@ -6,11 +6,18 @@ import argparse
 from pathlib import Path
 
 from crystools_tpu.cli.errors import CommandError
+from crystools_tpu.cli.help import add_command
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Adds the command and its options."""
-    parser = commands.add_parser("comfyui", help="add this package to a ComfyUI, or remove it from there")
+    parser = add_command(
+        commands,
+        "comfyui",
+        "add this package to a ComfyUI, or remove it from there",
+        ("the nodes and the panel are there once ComfyUI is restarted", "comfyui install ~/ComfyUI"),
+        ("and gone again", "comfyui remove ~/ComfyUI"),
+    )
     parser.add_argument("action", choices=("install", "remove"))
     parser.add_argument("dir", type=Path, metavar="DIR", help="ComfyUI's folder: the one with custom_nodes")
     parser.set_defaults(run=run)

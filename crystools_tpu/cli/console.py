@@ -12,14 +12,14 @@ from typing import Final, TextIO
 
 from rich import box
 from rich.console import Console, JustifyMethod, RenderableType
-from rich.measure import Measurement
-from rich.progress import SpinnerColumn
+from rich.progress import SpinnerColumn, TextColumn
 from rich.table import Column, Table
 from rich.text import Text
 
+from crystools_tpu.cli.table_layout import LEAST_OF_TEXT, laid_out, width_in_file
+
 _SPELLED_OUT: Final = "crystools-tpu"
 _SIGPIPE_STATUS: Final = 141
-_LONGEST_WORD: Final = 24  # that a column which may be folded is kept wide enough for
 
 
 class _Console(Console):
@@ -45,6 +45,11 @@ def spinner(console: Console) -> SpinnerColumn:
     return SpinnerColumn(finished_text="[green]✓")
 
 
+def note_column() -> TextColumn:
+    """What a display says of a task, in as many lines as it needs beside what stands before it."""
+    return TextColumn("{task.fields[note]}", table_column=Column(overflow="fold"))
+
+
 def print_line(console: Console, line: str) -> None:
     """Prints a line as it is, however wide."""
     console.print(line, markup=False, highlight=False, soft_wrap=True)
@@ -63,71 +68,24 @@ def new_table(*columns: Column | str, title: str | None = None) -> Table:
 
 
 def unfolded(*headings: str, justify: JustifyMethod = "left") -> Iterator[Column]:
-    """Columns whose cells are never folded."""
+    """Columns that never give way: ids, statuses, numbers. Any other is folded where there is little room."""
     return (Column(heading, justify=justify, no_wrap=True) for heading in headings)
 
 
-def print_table(console: Console, table: Table) -> None:
-    """Prints a table whole: pressed together where it is too wide, else as a line for each cell.
+def text(heading: str, least: int = LEAST_OF_TEXT) -> Column:
+    """A column that is cut where there is little room, but not to less than that."""
+    return Column(heading, overflow="ellipsis", min_width=least)
 
-    A file is as wide as the table needs it to be.
-    """
+
+def print_table(console: Console, table: Table) -> None:
+    """Prints a table on any console as `table_layout` says. A file is as wide as the table needs it to be."""
     if console.options.ascii_only:  # spelled out first, or the columns are as wide as what is not printed
         for column in table.columns:
             column._cells = [_encodable(cell, console.encoding) for cell in column.cells]
     if not console.is_terminal and "COLUMNS" not in os.environ:
-        console.width = max(console.width, _needed(console, table))
-    if _needed(console, table) > console.width:
-        table.padding = 0
-        for column in table.columns:
-            column.header = Text("\n".join(str(column.header).split()))
-    if _needed(console, table) <= console.width:
-        console.print(table)
-        return
-    if table.title:
-        console.print(table.title, highlight=False)
-    for lines in _row_by_row(console, table):
+        console.width = max(console.width, width_in_file(console, table))
+    for lines in laid_out(console, table):
         console.print(lines, highlight=False)
-
-
-def _needed(console: Console, table: Table) -> int:
-    """The least width at which nothing of the table is cut off, but in the columns that may be folded."""
-    options = console.options.update(width=10_000)
-    foldable = (_measured(console, column) for column in table.columns if not column.no_wrap)
-    saved = sum(size.maximum - min(size.minimum, _LONGEST_WORD) for size in foldable)
-    title, table.title = table.title, None  # it is folded
-    try:
-        return Measurement.get(console, options, table).maximum - saved
-    finally:
-        table.title = title
-
-
-def _measured(console: Console, column: Column) -> Measurement:
-    options = console.options.update(width=10_000)
-    sizes = [Measurement.get(console, options, cell) for cell in (column.header, *column.cells)]
-    return Measurement(max(size.minimum for size in sizes), max(size.maximum for size in sizes))
-
-
-def _row_by_row(console: Console, table: Table) -> Iterator[RenderableType]:
-    """Each row as a head and a line for each cell that says something, by its heading."""
-    headings = [" ".join(str(column.header).split()) for column in table.columns]
-    for cells in zip(*(column.cells for column in table.columns), strict=True):
-        head, *rest = (
-            cell if isinstance(cell, Text) else console.render_str(str(cell), highlight=False)
-            for cell in cells
-        )
-        if head.plain:
-            yield Text()
-            yield head
-        lines = Table.grid(padding=(0, 1))
-        lines.add_column(no_wrap=True)
-        lines.add_column(overflow="fold")
-        for heading, cell in zip(headings[1:], rest, strict=True):
-            cell.no_wrap, cell.overflow = False, "fold"
-            if cell.plain not in ("", "-"):
-                lines.add_row(f"  {heading}", cell) if heading else lines.add_row(Text("  ") + cell)
-        yield lines
-    yield Text()
 
 
 def _encodable(cell: RenderableType, encoding: str) -> RenderableType:

@@ -16,6 +16,7 @@ from crystools_tpu.cli.console import make_console, print_line
 from crystools_tpu.cli.errors import CommandError
 from crystools_tpu.cli.explaining import sentence_of
 from crystools_tpu.cli.generate import check_finite, generate_watched
+from crystools_tpu.cli.help import add_command
 from crystools_tpu.cli.outputs import check_outputs
 from crystools_tpu.cli.run_tables import print_stages
 from crystools_tpu.cli.serve import panel
@@ -32,8 +33,12 @@ MODEL: Final = "wan2.1-t2v"
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Adds the command and its options."""
-    parser = commands.add_parser(
-        "demo", help="watch a tiny model generate a video, without downloads and without a TPU"
+    parser = add_command(
+        commands,
+        "demo",
+        "watch a tiny model generate a video, without downloads and without a TPU",
+        ("open the page that it names, and watch", "demo"),
+        ("for a script: end after the video", "demo --once --out /tmp/demo"),
     )
     parser.add_argument(
         "--once",

@@ -21,6 +21,7 @@ from crystools_tpu.cli.console import make_console
 from crystools_tpu.cli.errors import CommandError, WorkFailed
 from crystools_tpu.cli.explaining import sentence_of
 from crystools_tpu.cli.exports import leaving_metrics
+from crystools_tpu.cli.help import add_command
 from crystools_tpu.cli.live import watch
 from crystools_tpu.cli.outputs import check_distinct, check_outputs, checkpoint_files
 from crystools_tpu.cli.plans import plan_first
@@ -41,10 +42,33 @@ logger = logging.getLogger(__name__)
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Adds the command and its options."""
-    parser = commands.add_parser(
+    hub_id, prompt = "Wan-AI/Wan2.1-T2V-1.3B-Diffusers", '--prompt "a red fox in the snow"'
+    parser = add_command(
+        commands,
         "generate",
-        help="generate a video or an image, with the time of every stage and step",
-        epilog="What is not given is as the model's authors published it.",
+        "generate a video or an image, with the time of every stage and step",
+        (
+            "a video with a checkpoint from the hub, at the size its authors published",
+            f"generate wan2.1-t2v --checkpoint {hub_id} {prompt} --out fox.mp4",
+        ),
+        (
+            "a smaller one, with its report",
+            f"generate wan2.1-t2v --checkpoint {hub_id} {prompt} --height 480 --width 832 --frames 33"
+            " --steps 20 --flow-shift 3 --out fox.mp4 --report fox.json",
+        ),
+        (
+            "a picture, on four chips",
+            f"generate flux.2 --checkpoint black-forest-labs/FLUX.2-dev {prompt} --devices 4 --out fox.png",
+        ),
+        (
+            "without a download: a tiny checkpoint, of noise",
+            "generate wan2.1-t2v --checkpoint tiny --prompt fox --height 64 --width 64 --frames 5"
+            " --steps 3 --out tiny.mp4",
+        ),
+        more="What is not given is as the model's authors published it.",
+        usage=(
+            "crystools-tpu generate MODEL --checkpoint DIR|ID\n       --prompt PROMPT --out FILE [OPTION ...]"
+        ),
     )
     parser.add_argument("model", choices=MODELS, metavar="MODEL", help=", ".join(MODELS))
     add = parser.add_argument

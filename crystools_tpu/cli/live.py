@@ -10,10 +10,11 @@ from collections.abc import Callable, Iterator
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Column
 from rich.text import Text
 
 from crystools_tpu import telemetry
-from crystools_tpu.cli.console import can_redraw, print_line, spinner
+from crystools_tpu.cli.console import can_redraw, note_column, print_line, spinner
 from crystools_tpu.stage_table import forecast_note, step_note, transfer_note
 from crystools_tpu.telemetry import (
     Bus,
@@ -37,7 +38,8 @@ _NOT_SHOWN = "the run's progress could not be shown"
 
 # A line for each of a hundred steps is noise in a log: about ten a stage are enough.
 _LINES_PER_STAGE = 10
-_WIDE_COLUMNS = 100
+_WIDE_COLUMNS = 125
+_WIDEST_LABEL = 28
 
 
 @contextlib.contextmanager
@@ -81,13 +83,14 @@ def _pumping(bus: Bus, fold: Fold, show: Callable[[Event], None], guard: Guard) 
 
 def _progress(console: Console) -> Progress:
     wide = console.width >= _WIDE_COLUMNS
+    label = Column(no_wrap=True, overflow="ellipsis", max_width=_WIDEST_LABEL)
     return Progress(
         spinner(console),
-        TextColumn("{task.description:<24}" if wide else "{task.description}"),
+        TextColumn("{task.description:<24}" if wide else "{task.description}", table_column=label),
         *([BarColumn(bar_width=24)] if wide else []),
         _DoneOfTotal(),
         TimeElapsedColumn(),
-        TextColumn("{task.fields[note]}"),
+        note_column(),
         console=console,
     )
 

@@ -21,18 +21,27 @@ from crystools_tpu.bounds import warn_of_what_is_out_of_bounds
 from crystools_tpu.cli import comfyui, demo, generate, plan, runs, serve, tiny_checkpoint, trace
 from crystools_tpu.cli.console import printed
 from crystools_tpu.cli.errors import CommandError
+from crystools_tpu.cli.help import PROGRAM, HelpFormatter, epilog
 from crystools_tpu.cli.signals import ended_by_signals, exit_status
 from crystools_tpu.data_dir import home
 from crystools_tpu.imports import import_failure
 
 _INSTALL: Final = "pip install 'crystools-tpu[pipelines]'"
+_EXAMPLES: Final = (
+    ("a tiny model makes a video, and a page shows how", "demo"),
+    ("this machine and its chips, on a page", "serve"),
+    ("does it fit, and how fast would it be?", "plan wan2.1-t2v --topology v6e-8"),
+)
 _RUN_PIPELINES: Final = ("demo", "generate", "plan", "tiny-checkpoint")
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser of all commands; each sets `run`, which takes the parsed arguments."""
     parser = argparse.ArgumentParser(
-        prog="crystools-tpu", description="The instrument panel for generative video and images on TPUs."
+        prog=PROGRAM,
+        description="The instrument panel for generative video and images on TPUs.",
+        epilog=epilog(f"`{PROGRAM} COMMAND --help` has the options of a command, and examples.", _EXAMPLES),
+        formatter_class=HelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"crystools-tpu {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)

@@ -18,6 +18,7 @@ from crystools_pipelines.planning.topologies import TOPOLOGIES
 from crystools_pipelines.requests.fields import Role
 from crystools_tpu.cli.console import make_console
 from crystools_tpu.cli.errors import CheckFailed, CommandError
+from crystools_tpu.cli.help import add_command
 from crystools_tpu.cli.plan_display import print_meshes, print_plan, print_tuning, show_tries
 from crystools_tpu.cli.plans import Plans, refusals, tpu_compiler
 from crystools_tpu.cli.requests import add_mesh, mesh_of, options, request_of
@@ -29,10 +30,22 @@ if TYPE_CHECKING:
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Adds the command and its options."""
-    parser = commands.add_parser(
+    parser = add_command(
+        commands,
         "plan",
-        help="say whether a model fits a TPU and how fast it would be, without a TPU",
-        epilog="Compiles every stage with the TPU's own compiler; nothing is run, and no weights are read.",
+        "say whether a model fits a TPU and how fast it would be, without a TPU",
+        ("the model as published", "plan wan2.1-t2v --topology v6e-8"),
+        (
+            "a longer video, its denoising alone",
+            "plan wan2.1-t2v --topology v6e-8 --frames 121 --stages denoise",
+        ),
+        ("how its chips should share the work", "plan flux.2 --topology v5p-8 --compare-meshes"),
+        (
+            "with the configurations of a checkpoint, as JSON",
+            "plan wan2.2-i2v --topology v6e-8 --checkpoint ./my-model --json",
+        ),
+        more="Compiles every stage with the TPU's own compiler; nothing is run, and no weights are read.",
+        usage="crystools-tpu plan MODEL --topology NAME [OPTION ...]",
     )
     parser.add_argument("model", choices=MODELS, metavar="MODEL", help=", ".join(MODELS))
     add = parser.add_argument

@@ -11,7 +11,16 @@ from rich.markup import escape
 from rich.progress import MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from crystools_tpu.cli.console import can_redraw, new_table, print_line, print_table, spinner, unfolded
+from crystools_tpu.cli.console import (
+    can_redraw,
+    new_table,
+    note_column,
+    print_line,
+    print_table,
+    spinner,
+    text,
+    unfolded,
+)
 from crystools_tpu.stage_table import ABSENT
 from crystools_tpu.telemetry import size_label
 
@@ -35,7 +44,7 @@ def show_progress(console: Console) -> Iterator[Sees]:
         spinner(console),
         TextColumn("{task.description:<24}"),
         TimeElapsedColumn(),
-        TextColumn("{task.fields[note]}"),
+        note_column(),
     )
     with Progress(*columns, console=console) as progress:
         yield Bars(progress)
@@ -44,7 +53,7 @@ def show_progress(console: Console) -> Iterator[Sees]:
 @contextlib.contextmanager
 def show_tries(console: Console) -> Iterator[Callable[[int, int, TunedBlocks], None]]:
     """Shows how far a tuning is, for as long as the block lasts."""
-    columns = spinner(console), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.fields[note]}")
+    columns = spinner(console), MofNCompleteColumn(), TimeElapsedColumn(), note_column()
     with Progress(*columns, console=console, disable=not can_redraw(console)) as progress:
         task = progress.add_task("", total=None, note="")
 
@@ -137,7 +146,8 @@ def stages_table(plan: Plan, request: Any) -> Table:
     """A row a stage: what it takes of a chip, and its time."""
     figures = ("HBM peak", "PFLOP", "floor", "est. s", "s/step", "MFU", "compile")
     title = f"{_what(plan, request)}, mesh {plan.mesh}"
-    table = new_table("stage", "fits", *unfolded(*figures, justify="right"), title=title)
+    columns = (text("stage", least=24), *unfolded("fits"), *unfolded(*figures, justify="right"))
+    table = new_table(*columns, title=title)
     for stage in plan.stages:
         seconds = stage.estimated_seconds
         table.add_row(
@@ -159,7 +169,8 @@ def print_meshes(console: Console, comparison: MeshComparison, request: Any) -> 
     first = comparison.plans[0]
     stages = ", ".join(stage.label for stage in first.stages)
     figures = unfolded("HBM peak", "sent a chip", "est. s", "of default", justify="right")
-    table = new_table("mesh", "fits", *figures, title=f"{_what(first, request)}: {stages}")
+    columns = (text("mesh", least=24), *unfolded("fits"), *figures)
+    table = new_table(*columns, title=f"{_what(first, request)}: {stages}")
     usual = next(plan for plan in comparison.plans if plan.mesh == comparison.default).estimated_seconds
     for plan in comparison.plans:
         peaks, seconds = [stage.peak_hbm_bytes_per_chip for stage in plan.stages], plan.estimated_seconds
@@ -206,7 +217,8 @@ def _milliseconds(seconds: float | None) -> str:
 def time_table(plan: Plan) -> Table:
     """On what each stage's seconds would be spent, and what each chip sends."""
     figures = unfolded("est. s", "share", "sent a chip", justify="right")
-    table = new_table("stage", "what", *figures, title="where the time would go (estimate)")
+    columns = (text("stage", least=24), *unfolded("what"), *figures)
+    table = new_table(*columns, title="where the time would go (estimate)")
     for stage in plan.stages:
         spent, sent = stage.estimate or {}, stage.collective_bytes or {}
         shown = [name for name, seconds in spent.items() if seconds >= _SMALLEST_SHARE * sum(spent.values())]

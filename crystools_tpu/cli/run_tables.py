@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
-from rich.text import Text
 
-from crystools_tpu.cli.console import new_table, print_line, print_table, print_text, unfolded
-from crystools_tpu.stage_table import ABSENT, notes, percent, stage_table
+from crystools_tpu.cli.console import new_table, print_line, print_table, print_text, text, unfolded
+from crystools_tpu.stage_table import ABSENT, NOT_APPLICABLE, notes, percent, stage_table, with_values
 from crystools_tpu.telemetry import (
     Change,
     Comparison,
@@ -25,11 +24,16 @@ from crystools_tpu.telemetry import (
     outcome,
     size_label,
 )
-from crystools_tpu.telemetry.comparison import SAME_RATIO
+from crystools_tpu.telemetry.applicable import applies
+from crystools_tpu.telemetry.comparison import SAME_RATIO, Side
 from crystools_tpu.telemetry.device_names import devices_label
+from crystools_tpu.telemetry.suspicion import MARK, is_before_zero, suspicions
 
 _ID_LENGTH: Final = 8
 
+_MOST_SUSPECTS: Final = 3
+
+_RUN_FIGURES: Final = ("seconds", "s/step", "MFU")
 _FIGURE_TITLES: Final = {
     "seconds": "time",
     "compile_seconds": "compile",
@@ -44,33 +48,51 @@ _VERDICT_STYLES: Final = {Verdict.BETTER: "green", Verdict.WORSE: "red"}
 def runs_table(reports: Sequence[RunReport]) -> Table:
     """One row a run. Whose it is, is said where not all are the same program's or user's.
 
-    What the run was gives way on a narrow terminal, and then how it ended; ids and figures never do.
+    What the run was gives way on a narrow terminal; how it ended, ids and figures never do.
     """
     processes = [report.process for report in reports if report.process is not None]
     with_user = len({process.user for process in processes}) > 1
     with_program = with_user or len({process.program for process in processes}) > 1
-    texts = unfolded("run", "began", "pipeline")
-    figures = unfolded("seconds", "s/step", "MFU", justify="right")
-    table = new_table(*texts, "status", *figures, "what")
-    for report in reports:
-        stage = main_stage(report)
-        steps = stage.step_seconds if stage else None
+    rows = [_run_figures(report) for report in reports]
+    known = with_values(_RUN_FIGURES, rows)
+    figures = unfolded(*known, justify="right")
+    table = new_table(*unfolded("run", "began"), text("pipeline", least=10), "status", *figures, text("what"))
+    for report, row in zip(reports, rows, strict=True):
         whose = _whose(report.process, with_user=with_user)
         table.add_row(
             report.run_id[:_ID_LENGTH],
             _moment(report.started_unix_seconds, "%m-%d %H:%M"),
             escape(report.pipeline),
             outcome(report),
-            ABSENT if report.total_seconds is None else f"{report.total_seconds:.2f}",
-            ABSENT if steps is None else f"{steps.median:.3f}",
-            percent(stage.mfu if stage else None),
-            Text(
-                _what(report, whose if with_program else ""),
-                no_wrap=True,
-                overflow="ellipsis",
-            ),
+            *(row[heading] for heading in known),
+            escape(_what(report, whose if with_program else "")),
         )
     return table
+
+
+def suspect_text(reports: Sequence[RunReport]) -> str:
+    """Of which runs a figure in the list cannot be, and why; empty for none."""
+    lines = []
+    for report in reports:
+        reasons = list(suspicions(report))
+        more = f" (and {len(reasons) - 1} more)" if len(reasons) > 1 else ""
+        lines += [f"{report.run_id[:_ID_LENGTH]}: {reason}{more}" for reason in reasons[:1]]
+    if len(lines) > _MOST_SUSPECTS:
+        rest = len(lines) - _MOST_SUSPECTS
+        lines = [*lines[:_MOST_SUSPECTS], f"{rest} more runs: `crystools-tpu runs show` says why"]
+    return "\n".join(lines)
+
+
+def _run_figures(report: RunReport) -> Mapping[str, str]:
+    stage = main_stage(report)
+    steps = stage.step_seconds if stage else None
+    seconds = report.total_seconds
+    mark = MARK if is_before_zero(seconds) else ""
+    return {
+        "seconds": ABSENT if seconds is None else f"{seconds:.2f}{mark}",
+        "s/step": NOT_APPLICABLE if steps is None else f"{steps.median:.3f}",
+        "MFU": percent(stage.mfu) if stage and applies("utilisation", stage) else NOT_APPLICABLE,
+    }
 
 
 def print_stages(console: Console, report: RunReport, sentence: str | None = None) -> None:
@@ -102,7 +124,7 @@ def run_text(report: RunReport) -> str:
 def comparison_table(comparison: Comparison, *, whole: bool = True) -> tuple[Table, int]:
     """A row a figure, grouped by stage; and how many rows are left out, as unchanged, unless it is whole."""
     figures = unfolded("A", "B", "B to A", justify="right")
-    table = new_table(*unfolded("stage", ""), *figures, *unfolded("verdict"))
+    table = new_table(text("stage", least=24), *unfolded(""), *figures, *unfolded("verdict"))
     for change in comparison.changes:
         table.add_row("whole run", *_cells(change), _verdict(change))
     folded = 0
@@ -169,25 +191,33 @@ def _name(run_id: str, status: Status) -> str:
 def _cells(change: Change) -> tuple[str, str, str, str]:
     return (
         _FIGURE_TITLES[change.name],
-        _figure(change, change.a),
-        _figure(change, change.b),
-        ABSENT if change.ratio is None else f"{change.ratio:+.1%}",
+        _figure(change, "a"),
+        _figure(change, "b"),
+        _ratio(change),
     )
+
+
+def _ratio(change: Change) -> str:
+    if change.ratio is not None:
+        return f"{change.ratio:+.1%}"
+    return NOT_APPLICABLE if None in (change.a, change.b) or change.suspect else ABSENT
 
 
 def _verdict(change: Change) -> str:
     if change.verdict is None:
-        return ""
+        return "not judged" if change.suspect else ""
     style = _VERDICT_STYLES.get(change.verdict)
     return f"[{style}]{change.verdict.value}[/]" if style else change.verdict.value
 
 
-def _figure(change: Change, value: float | None) -> str:
+def _figure(change: Change, side: Side) -> str:
+    value = change.a if side == "a" else change.b
     if value is None:
         return ABSENT
+    mark = MARK if side in change.suspect else ""
     if change.name.endswith("_bytes"):
-        return size_label(int(value))
-    return f"{value:.1%}" if change.name.endswith("_ratio") else f"{value:.3f} s"
+        return size_label(int(value)) + mark
+    return (f"{value:.1%}" if change.name.endswith("_ratio") else f"{value:.3f} s") + mark
 
 
 def _moment(unix_seconds: float, form: str = "%Y-%m-%d %H:%M:%S") -> str:

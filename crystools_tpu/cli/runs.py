@@ -19,6 +19,7 @@ from crystools_tpu import telemetry
 from crystools_tpu.cli.console import make_console, print_table, print_text
 from crystools_tpu.cli.errors import CheckFailed, CommandError
 from crystools_tpu.cli.explaining import MOST_OTHERS, print_explained, run_explained
+from crystools_tpu.cli.help import Example, add_command
 from crystools_tpu.cli.outputs import check_outputs
 from crystools_tpu.cli.run_tables import (
     change_text,
@@ -28,6 +29,7 @@ from crystools_tpu.cli.run_tables import (
     print_stages,
     run_text,
     runs_table,
+    suspect_text,
 )
 from crystools_tpu.data_dir import data_dir
 from crystools_tpu.telemetry import Comparison, RunReport, Status
@@ -45,31 +47,61 @@ _Add: TypeAlias = Callable[..., argparse.Action]
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Adds the command, its subcommands and their options."""
     about = "list, show, explain, compare, export, import, delete and prune past runs"
-    parser = commands.add_parser("runs", help=about)
+    examples = (
+        ("which runs there are", "runs list"),
+        ("where the time of the latest went", "runs show latest"),
+        ("why it took as long, and what would change it", "runs explain latest"),
+        ("whether it is faster than the one before", "runs compare latest~1 latest"),
+    )
+    more = "`crystools-tpu runs ACTION --help` has the options of an action, and more examples."
+    parser = add_command(commands, "runs", about, *examples, more=more)
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
 
-    def action(name: str, run: Callable[[argparse.Namespace], None], about: str) -> _Add:
-        parser = actions.add_parser(name, help=about)
+    def action(name: str, run: Callable[[argparse.Namespace], None], about: str, *examples: Example) -> _Add:
+        parser = add_command(actions, name, about, *examples)
         parser.set_defaults(run=run)
         return parser.add_argument
 
-    add = action("list", list_runs, "the newest runs, with seconds a step and MFU of their main stage")
+    add = action(
+        "list",
+        list_runs,
+        "the newest runs, with seconds a step and MFU of their main stage",
+        ("the newest twenty", "runs list"),
+        ("the five newest that failed", "runs list --status failed --limit 5"),
+        ("those of a model, for a program", "runs list --pipeline wan2.1-t2v --json"),
+    )
     add("--limit", type=int, default=20, metavar="N", help="how many (default: %(default)s)")
     _add_choice(add)
     add("--json", action="store_true", help=JSON_HELP)
 
-    add = action("show", show, "what a run was, and where its time went")
-    add("of", metavar="RUN", help=RUN_HELP)
-    add("--json", action="store_true", help=JSON_HELP)
-
-    about = (
-        "how a run compares with its last five alike, why, what bounds each stage, and what would change it"
+    add = action(
+        "show",
+        show,
+        "what a run was, and where its time went",
+        ("the latest", "runs show latest"),
+        ("another, by the beginning of its id", "runs show 3f2a"),
+        ("a report that `generate --report` wrote", "runs show fox.json"),
     )
-    add = action("explain", explain, about)
     add("of", metavar="RUN", help=RUN_HELP)
     add("--json", action="store_true", help=JSON_HELP)
 
-    add = action("compare", compare, "what is faster or slower in B than in A, and whether by chance")
+    add = action(
+        "explain",
+        explain,
+        "how a run compares with its last five alike, why, what bounds each stage, and what would change it",
+        ("why the latest took as long as it did", "runs explain latest"),
+        ("the same for a program", "runs explain latest --json"),
+    )
+    add("of", metavar="RUN", help=RUN_HELP)
+    add("--json", action="store_true", help=JSON_HELP)
+
+    add = action(
+        "compare",
+        compare,
+        "what is faster or slower in B than in A, and whether by chance",
+        ("the latest with the one before", "runs compare latest~1 latest"),
+        ("in a test: fail if it is slower", "runs compare baseline.json latest --fail-on 10%"),
+    )
     add("a", metavar="A", help=RUN_HELP)
     add("b", metavar="B", help="another")
     add("--all", action="store_true", help="the rows that did not change, too")
@@ -77,20 +109,44 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     add("--fail-on", metavar="PERCENT", help=about)
     add("--json", action="store_true", help=JSON_HELP)
 
-    add = action("export", export, "write the reports as JSON lines")
+    add = action(
+        "export",
+        export,
+        "write the reports as JSON lines",
+        ("all of them", "runs export --out runs.jsonl"),
+        ("those of a model that succeeded", "runs export --pipeline flux.2 --status succeeded"),
+    )
     add("--out", type=Path, metavar="FILE", help="where to (default: standard output)")
     _add_choice(add)
 
-    add = action("import", import_, "add reports from JSON lines, all of the file or nothing")
+    add = action(
+        "import",
+        import_,
+        "add reports from JSON lines, all of the file or nothing",
+        ("those of another machine", "runs import runs.jsonl"),
+        ("from standard input", "runs import -"),
+    )
     add("file", type=Path, metavar="FILE", help="as export writes it; - is standard input")
 
-    add = action("delete", delete, "delete these runs, or none where one name is wrong or one still runs")
+    add = action(
+        "delete",
+        delete,
+        "delete these runs, or none where one name is wrong or one still runs",
+        ("the latest", "runs delete latest"),
+        ("two, by their ids", "runs delete 3f2a 90bc"),
+    )
     add("runs", nargs="+", metavar="RUN", help="the run's id or its beginning, latest or latest~1")
     about = "those in progress too; a process that still goes on writes its run anew"
     add("--force", action="store_true", help=about)
     add("--json", action="store_true", help="the ids of the deleted runs as JSON")
 
-    add = action("prune", prune, "delete old runs; those in progress stay")
+    add = action(
+        "prune",
+        prune,
+        "delete old runs; those in progress stay",
+        ("what is older than a month", "runs prune --older-than 30d"),
+        ("the oldest, until it is small enough", "runs prune --max-size 500MB"),
+    )
     add("--older-than", metavar="AGE", help="what began longer ago, such as 12h, 30d or 4w")
     about = "the oldest, until the reports are no larger, such as 500MB or 1GiB"
     add("--max-size", metavar="SIZE", help=about)
@@ -113,7 +169,8 @@ def list_runs(arguments: argparse.Namespace) -> None:
         print_table(make_console(), runs_table(page.reports))
     else:
         print(f"no such runs in {log.path}", file=sys.stderr)
-    for note in (unreadable_text(page.unreadable), uncertain_text(log.uncertain)):
+    notes = (suspect_text(page.reports), unreadable_text(page.unreadable), uncertain_text(log.uncertain))
+    for note in notes:
         if note:
             print(note, file=sys.stderr)
 

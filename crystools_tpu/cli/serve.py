@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING
 
 from crystools_tpu.cli.errors import CommandError
 from crystools_tpu.cli.exports import check_textfile
+from crystools_tpu.cli.help import add_command
 from crystools_tpu.cli.outputs import check_distinct
 from crystools_tpu.cli.protection import check_token, tls_context, token_in
+from crystools_tpu.cli.tunnel import tunnel_command
 from crystools_tpu.open_pages import announced
 
 if TYPE_CHECKING:
@@ -25,7 +27,15 @@ DEFAULT_PORT = 8189
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Adds the command and its options."""
-    parser = commands.add_parser("serve", help="show this machine and its chips on a live page")
+    parser = add_command(
+        commands,
+        "serve",
+        "show this machine and its chips on a live page",
+        ("for this machine alone, or through the ssh tunnel that it prints", "serve"),
+        ("for others, who must show a token", "serve --host 0.0.0.0 --token-file token.txt"),
+        ("without a TPU: as it would look", "serve --simulate v6e-8"),
+        usage="crystools-tpu serve [OPTION ...]",
+    )
     add = parser.add_argument
     add("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     about = "0 takes a free one, which is printed (default: %(default)s)"
@@ -77,6 +87,12 @@ def run(arguments: argparse.Namespace) -> None:
         print(f"metrics: {page.metrics_url}", flush=True)
         if page.is_everywhere:
             print("for other machines, put this one's name in place of localhost", flush=True)
+        if (tunnel := tunnel_command(page)) is not None:
+            print(f"tunnel:  {tunnel}")
+            print(
+                "         typed where your browser is, if that is elsewhere; then open the page there",
+                flush=True,
+            )
         with contextlib.suppress(KeyboardInterrupt):  # the way to end it, not a failure
             signal.pause()
 

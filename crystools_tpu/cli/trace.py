@@ -7,6 +7,7 @@ from pathlib import Path
 
 from crystools_exporters.optional import trace_renderer
 from crystools_tpu.cli.errors import CommandError
+from crystools_tpu.cli.help import add_command
 from crystools_tpu.cli.outputs import check_outputs
 from crystools_tpu.cli.runs import RUN_HELP, find_run, open_log, read_report
 from crystools_tpu.telemetry import RunReport
@@ -15,7 +16,13 @@ from crystools_tpu.whole_file import reason, written_whole
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Adds the command and its options."""
-    parser = commands.add_parser("trace", help="make a trace file of a run, for ui.perfetto.dev")
+    parser = add_command(
+        commands,
+        "trace",
+        "make a trace file of a run, for ui.perfetto.dev",
+        ("of the latest", "trace latest --out run.pftrace"),
+        ("of a report that `generate --report` wrote", "trace fox.json --out fox.pftrace"),
+    )
     parser.add_argument("of", metavar="RUN", help=RUN_HELP)
     parser.add_argument(
         "--out", type=Path, required=True, metavar="FILE", help="where to write, such as run.pftrace"

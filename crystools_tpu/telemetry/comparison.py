@@ -9,18 +9,19 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from enum import StrEnum
 from statistics import NormalDist
 from typing import Final, Literal, TypeAlias
 
 from crystools_tpu.telemetry.bottom_line import changed_text, noise_text, same_text
 from crystools_tpu.telemetry.device_names import devices_label
-from crystools_tpu.telemetry.events import RunReport, StageName, StageReport, Status
+from crystools_tpu.telemetry.events import OMIT_DEFAULT, RunReport, StageName, StageReport, Status
 from crystools_tpu.telemetry.labels import stage_label
 from crystools_tpu.telemetry.stage_tree import parent_of, walk
 from crystools_tpu.telemetry.step_times import timed_seconds
+from crystools_tpu.telemetry.suspicion import is_before_zero, suspect_figures, suspicions
 from crystools_tpu.telemetry.words import nonfinite_note, outcome
 
 SAME_RATIO: Final = 0.01
@@ -47,12 +48,15 @@ Figure: TypeAlias = Literal[
     "seconds", "compile_seconds", "step_seconds_median", "step_seconds_p95", "mfu_ratio", "hbm_peak_bytes"
 ]
 
+Side: TypeAlias = Literal["a", "b"]
+
 
 @dataclass(frozen=True, slots=True)
 class Change:
     """One figure of both runs. `ratio` is how much larger it is in B: 0.1 is 10% more.
 
     `verdict` is None where a figure is unknown in one of them, or says nothing about better or worse.
+    `suspect` are those in which the figure cannot be: then nothing is made of the change.
     """
 
     name: Figure
@@ -60,6 +64,7 @@ class Change:
     b: float | None
     ratio: float | None
     verdict: Verdict | None
+    suspect: tuple[Side, ...] = field(default=(), metadata=OMIT_DEFAULT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,8 +99,8 @@ class Comparison:
 
     `incomparable` says, a sentence each, why B's figures say nothing about A's: one of them did not do its
     work to the end, or they did not do the same on the same devices. `remarks` are what should be known of
-    figures that can be compared all the same: that what was made is NaN. `bottom_line` is what it all comes
-    to, in a sentence.
+    figures that can be compared all the same: that what was made is NaN, that a figure cannot be.
+    `bottom_line` is what it all comes to, in a sentence.
     """
 
     a: str
@@ -115,12 +120,7 @@ def compare(a: RunReport, b: RunReport, others: Sequence[RunReport] = ()) -> Com
     runs = [a, *(run for run in others if run.run_id not in (a.run_id, b.run_id) and is_alike(a, run))]
     stages_a, stages_b = [_keyed_stages(run) for run in runs], _keyed_stages(b)
     labels = _labels({**stages_a[0], **stages_b})
-    total = _change(
-        "seconds",
-        [run.total_seconds for run in runs],
-        b.total_seconds,
-        judged=a.status is b.status is Status.SUCCEEDED,
-    )
+    total = _compare_whole(runs, b)
     incomparable, differences = _incomparable(a, b), _differences(a, b)
     return Comparison(
         a=a.run_id,
@@ -134,11 +134,15 @@ def compare(a: RunReport, b: RunReport, others: Sequence[RunReport] = ()) -> Com
             _compare_stage(key, label, [stages.get(key) for stages in stages_a], stages_b.get(key), total)
             for key, label in labels.items()
         ),
-        remarks=tuple(
-            f"{name} {outcome(run)}" for name, run in (("A", a), ("B", b)) if nonfinite_note(run) is not None
-        ),
+        remarks=tuple(remark for name, run in (("A", a), ("B", b)) for remark in _remarks(name, run)),
         bottom_line=_bottom_line(a, b, total, incomparable, differences),
     )
+
+
+def _remarks(name: str, run: RunReport) -> Iterator[str]:
+    if nonfinite_note(run) is not None:
+        yield f"{name} {outcome(run)}"
+    yield from (f"{name}: {reason}" for reason in suspicions(run))
 
 
 def _bottom_line(
@@ -150,6 +154,8 @@ def _bottom_line(
 ) -> str:
     if incomparable:
         return f"Not comparable: {'; '.join(incomparable)}."
+    if total.suspect:
+        return f"Nothing to compare: {' and '.join(side.upper() for side in total.suspect)} cannot have taken that long."
     if total.a is None or total.b is None or total.ratio is None:
         return f"Nothing to compare: how long {'A' if total.a is None else 'B'} took is not known."
     if total.verdict is Verdict.SAME:
@@ -286,6 +292,16 @@ def _shortened(path: tuple[str, ...]) -> tuple[str, ...]:
     return path if len(path) <= _MOST_ABOVE else (path[0], "...", path[-1])
 
 
+def _compare_whole(runs: Sequence[RunReport], b: RunReport) -> Change:
+    a, *_ = runs
+    sides: tuple[tuple[Side, RunReport], ...] = (("a", a), ("b", b))
+    suspect = tuple(side for side, run in sides if is_before_zero(run.total_seconds))
+    if suspect:
+        return Change("seconds", a.total_seconds, b.total_seconds, None, None, suspect)
+    judged = a.status is b.status is Status.SUCCEEDED
+    return _change("seconds", [run.total_seconds for run in runs], b.total_seconds, judged=judged)
+
+
 def _compare_stage(
     key: _Key,
     label: str,
@@ -301,7 +317,13 @@ def _compare_stage(
 
     def change(name: Figure, *, judged: bool = True, exact: bool = False) -> Change:
         values = [figures.get(name) for figures in figures_a]
+        if sides := suspect(name):
+            return Change(name, values[0], figures_b.get(name), None, None, sides)
         return _change(name, values, figures_b.get(name), judged=judged and ended, exact=exact)
+
+    def suspect(name: Figure) -> tuple[Side, ...]:
+        sides: tuple[tuple[Side, StageReport | None], ...] = (("a", stage_a), ("b", stage_b))
+        return tuple(side for side, stage in sides if stage is not None and name in suspect_figures(stage))
 
     seconds = change("seconds")
     others = (

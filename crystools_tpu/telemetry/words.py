@@ -8,6 +8,7 @@ from typing import Final
 from crystools_tpu.telemetry.events import RunReport, StageName, StageReport, Status
 from crystools_tpu.telemetry.forecast import forecast_warning
 from crystools_tpu.telemetry.labels import stage_label
+from crystools_tpu.telemetry.suspicion import suspicions
 
 _MAY_BE_USELESS: Final = (Status.RUNNING, Status.SUCCEEDED)
 
@@ -34,11 +35,12 @@ def nonfinite_note(report: RunReport) -> str | None:
 def run_warnings(report: RunReport) -> tuple[str, ...]:
     """What stands under the run's table, each once.
 
-    What was not to fit, what the run warned of itself (what it evicted among that), and stages with a NaN or
-    a recompile.
+    What was not to fit, what the run warned of itself (what it evicted among that), stages with a NaN or a
+    recompile, and figures that cannot be.
     """
     unfitting = None if report.forecast is None else forecast_warning(report.forecast)
     said = [unfitting, *report.warnings, *(text for stage in report.stages for text in _troubles(stage))]
+    said += suspicions(report)
     return tuple(dict.fromkeys(text for text in said if text))
 
 

@@ -8,6 +8,7 @@
  */
 
 import { gibibytes, percent, usedOfTotal } from "./format.js";
+import { MARK } from "./suspicion.js";
 
 /** @param {Store} store @returns {MeterReading} */
 export function cpuReading(store) {
@@ -39,15 +40,16 @@ function limitText(machine) {
  */
 export function capacityReading(label, used, total, series, name = label, limit = "") {
   const ratio = used != null && total ? used / total : null;
+  const more = ratio != null && ratio > 1;
   return {
     label,
-    figure: usedOfTotal(used, total),
+    figure: usedOfTotal(used, total) + (more ? MARK : ""),
     ratio,
     series,
     ceiling: total ?? null,
     exhaustible: true,
     detail: [
-      `${name}: ${percent(ratio)}`,
+      `${name}: ${percent(ratio)}${more ? ", which cannot be: what is read of it is wrong" : ""}`,
       `Used ${gibibytes(used)}`,
       `Total ${gibibytes(total)}${limit}`,
       `Peak seen ${gibibytes(series.peak)}`,

@@ -5,6 +5,7 @@
  * @import { HbmUsage, RunReport, StageProgress, StageReport, Status } from "./wire.js"
  */
 
+import { NOT_APPLICABLE, applies } from "./applicable.js";
 import { deviceLabel, devicesLabel, memoryLabel } from "./device-names.js";
 import {
   NOT_AVAILABLE,
@@ -19,6 +20,7 @@ import {
   wholeDuration,
 } from "./format.js";
 import { fullestChip, hbmOverRun, pathTo } from "./run-figures.js";
+import { MARK, ratioText, suspectFigures, suspicionsOf } from "./suspicion.js";
 import { nodesDone } from "./workflow-figures.js";
 
 /** @typedef {NonNullable<StageProgress["run_eta_by"]>} EtaBy */
@@ -222,14 +224,17 @@ export function figuresOf(run, stage) {
   const unknown = run.status === "running" ? "Known when the stage ends." : "Not reported.";
   const median = `Median of the steps of ${stageTitle(stage)} without a compile.${forecastText(run, stage)}`;
   const noMfu = "No step with known FLOPs on chips with a known peak.";
+  const ofSteps = (/** @type {string} */ text) => (applies("steps", stage) ? text : NOT_APPLICABLE);
+  const used = (/** @type {string} */ text) => (applies("utilisation", stage) ? text : NOT_APPLICABLE);
+  const ofPeak = peak && suspectFigures(peak.peakStage).hbm_peak_bytes ? MARK : "";
   return [
-    ["Step time", duration(stage.step_seconds?.median), median],
-    ["MFU", percent(mfu?.ratio), mfu ? `Model FLOPs over the chips' peak. ${ratioDetail(mfu)}` : noMfu],
-    ["MBU", percent(mbu?.ratio), mbu ? `Model bytes over memory bandwidth. ${ratioDetail(mbu)}` : unknown],
-    ["Verdict", verdict(bound), bound ? (VERDICTS[bound] ?? "") : unknown],
+    ["Step time", ofSteps(duration(stage.step_seconds?.median)), median],
+    ["MFU", used(ratioText(mfu)), mfu ? `Model FLOPs over the chips' peak. ${ratioDetail(mfu)}` : noMfu],
+    ["MBU", used(ratioText(mbu)), mbu ? `Model bytes over memory bandwidth. ${ratioDetail(mbu)}` : unknown],
+    ["Verdict", used(verdict(bound)), bound ? (VERDICTS[bound] ?? "") : unknown],
     [
       peakName(usages, run),
-      usedOfTotal(peak?.peak_bytes, peak?.limit_bytes),
+      usedOfTotal(peak?.peak_bytes, peak?.limit_bytes) + ofPeak,
       peak ? peakText(run, peak) : unknown,
     ],
     ["Compile", compile > 0 ? duration(compile) : "none", "All stages together; not part of the step time."],
@@ -250,6 +255,7 @@ export function warningsOf(run) {
     .../** @type {Warning[]} */ (unfitting ? [["warning", unfitting]] : []),
     ...run.warnings.map((warning) => /** @type {Warning} */ (["warning", warning])),
     ...run.stages.flatMap((stage) => [...nanWarning(stage), ...recompileWarning(stage)]),
+    ...suspicionsOf(run).map((reason) => /** @type {Warning} */ (["warning", reason])),
   ];
 }
 

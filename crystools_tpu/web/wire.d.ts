@@ -462,6 +462,7 @@ export type Verdict = "better" | "worse" | "same" | "noise" | "unproven";
  * One figure of both runs. `ratio` is how much larger it is in B: 0.1 is 10% more.
  *
  * `verdict` is null where a figure is unknown in one of them, or says nothing about better or worse.
+ * `suspect` are those in which the figure cannot be: then nothing is made of the change.
  */
 export interface Change {
   name:
@@ -475,6 +476,7 @@ export interface Change {
   b: number | null;
   ratio: number | null;
   verdict: Verdict | null;
+  suspect?: ("a" | "b")[];
 }
 
 /**
@@ -498,8 +500,8 @@ export interface StageComparison {
  *
  * `incomparable` says, a sentence each, why B's figures say nothing about A's: one of them did not do its
  * work to the end, or they did not do the same on the same devices. `remarks` are what should be known of
- * figures that can be compared all the same: that what was made is NaN. `bottom_line` is what it all comes
- * to, in a sentence.
+ * figures that can be compared all the same: that what was made is NaN, that a figure cannot be.
+ * `bottom_line` is what it all comes to, in a sentence.
  */
 export interface Comparison {
   a: string;

@@ -28,6 +28,7 @@ from crystools_tpu.telemetry import (
     outcome,
 )
 from crystools_tpu.telemetry.events import plain
+from crystools_tpu.telemetry.suspicion import suspicions
 
 _SAMPLED: Final = trace.TraceFlags(trace.TraceFlags.SAMPLED)
 
@@ -62,6 +63,7 @@ class RunSpans:
         left_out = {"stages", "params", "content_params"}
         values = {name: value for name, value in plain(report).items() if name not in left_out}
         values |= {"param": shareable_params(report), "outcome": outcome(report)}
+        values["suspect"] = list(suspicions(report))
         start = report.started_unix_seconds
         end = start + (report.total_seconds or 0.0)
         self._span(report.run_id, "run", None, report.pipeline, start, end, values, error_of(report))

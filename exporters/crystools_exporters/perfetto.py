@@ -40,6 +40,7 @@ from crystools_tpu.telemetry import (
 from crystools_tpu.telemetry.device_names import device_of, memory_label
 from crystools_tpu.telemetry.events import plain
 from crystools_tpu.telemetry.stage_tree import parent_of, walk
+from crystools_tpu.telemetry.suspicion import suspicions
 
 _SEQUENCE: Final = 1
 
@@ -61,6 +62,8 @@ def perfetto_trace(report: RunReport) -> bytes:
     root = builder.track(report.pipeline if report.name is None else f"{report.pipeline} {report.name}")
     arguments = {"outcome": outcome(report), **plain(report), "params": plain(shareable_params(report))}
     arguments = _without(arguments, "stages", "content_params")
+    if suspects := list(suspicions(report)):
+        arguments["suspect"] = suspects
     builder.slice(root, "run", report.started_unix_seconds, report.total_seconds, arguments)
     stages, steps = _Lanes(builder, root, "Stages"), _Lanes(builder, root, "Steps")
     _add_stages(builder, stages, report.stages)

@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from crystools_tpu import telemetry
-from crystools_tpu.cli.live import stage_note, watch
+from crystools_tpu.cli.live import _progress, stage_note, watch
 from crystools_tpu.telemetry import Bus, History, StageName
 from tests.rigs.workflow_run import WORKFLOW, with_nan
 
@@ -129,3 +129,20 @@ def test_of_a_download_of_unknown_size_the_bytes_are_shown() -> None:
     lines = shown(terminal=False, readings=[GIB, 2 * GIB], total=None).splitlines()
     assert lines[1] == "  1.00 GiB"
     assert lines[-1].endswith(" s, 2.00 GiB")
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_on_a_narrow_terminal_a_title_gives_way_and_no_figure_does(width: int) -> None:
+    console = Console(file=io.StringIO(), width=width, force_terminal=True, color_system=None, _environ={})
+    progress = _progress(console)
+    note = "2.250 s, 1:25 left of denoise, 2:20 of the run, MFU 39.1%"
+    title = "a node with a title that its user never finished"
+    progress.add_task(title, total=50, completed=12, note=note, bytes=False)
+    with console.capture() as captured:
+        console.print(progress.get_renderable())
+    lines = captured.get().splitlines()
+    assert max(map(len, lines)) <= width
+    shown = " ".join(" ".join(lines).split())
+    for figure in ("12/50", "0:00:00", "2.250 s", "1:25", "2:20", "39.1%"):
+        assert figure in shown
+    assert "a node with a title" in shown

@@ -9,10 +9,19 @@ import re
 import pytest
 from rich.console import Console
 
-from crystools_tpu.cli.run_tables import differences_text, main_stage, print_stages, run_text, runs_table
+from crystools_tpu.cli.console import print_table
+from crystools_tpu.cli.run_tables import (
+    differences_text,
+    main_stage,
+    print_stages,
+    run_text,
+    runs_table,
+    suspect_text,
+)
 from crystools_tpu.stage_table import stage_text
 from crystools_tpu.telemetry import Process, RunReport, Status, compare
 from tests.exporters.conftest import REPORT
+from tests.rigs.suspects import SUSPECTS
 from tests.rigs.workflow_run import STAGES, WORKFLOW, node, with_nan
 
 OF_ANOTHER = dataclasses.replace(REPORT, run_id="5f3c0a5f3c0a", process=Process(7, "bob", "generate"))
@@ -34,7 +43,7 @@ def test_a_table_has_what_ran_in_a_node_below_it_and_the_cached_nodes_in_one_lin
     rows = [re.split(r"  +", line.rstrip()[1:], maxsplit=1)[0] for line in lines[4:14] if line[1] != " "]
     assert rows[:3] == ["CheckpointLoaderSimple", "Second pass", "Wan21TPUSampler"]
     assert next(line for line in lines if line.startswith("   ") and "transformer" in line).split() == [
-        "load", "transformer", "10.000", "-", "-", "-", "n/a", "n/a",
+        "load", "transformer", "10.000", "-", "-", "-", "n/a", "-",
     ]  # fmt: skip
     sampler = next(line for line in lines if "Second pass" in line)
     assert sampler.split() == [
@@ -43,7 +52,7 @@ def test_a_table_has_what_ran_in_a_node_below_it_and_the_cached_nodes_in_one_lin
         "20.000",
         "21",
         "0.750",
-        "n/a",
+        "-",
         "11.00",
         "GiB",
         "3.00",
@@ -100,6 +109,49 @@ def test_in_a_narrow_list_ids_and_figures_stay_whole() -> None:
     text = "\n".join(shown(80, with_nan(WORKFLOW), OF_ANOTHER))
     for figure in ("77aa88bb", "5f3c0a5f", "11-14", "wan2.1-t2v", "100.00", "42.50", "2.250", "37.5%"):
         assert figure in text
+
+
+LONG = dataclasses.replace(
+    REPORT,
+    run_id="0123456789abcdef",
+    pipeline="a-pipeline-of-somebody-with-a-name-that-has-no-end-at-all",
+    params={"prompt": "a prompt that says all that there is to see and then says it again, " * 4},
+)
+
+
+@pytest.mark.parametrize("width", [60, 80, 120, None])
+def test_texts_give_way_and_no_id_no_status_and_no_figure_ever_does(
+    width: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
+    file = io.StringIO()
+    console = Console(file=file, width=width, color_system=None, force_terminal=width is not None)
+    print_table(console, runs_table([LONG, with_nan(WORKFLOW), OF_ANOTHER]))
+    lines = file.getvalue().splitlines()
+    assert max(map(len, lines)) <= (width or 250)
+    text = " ".join(file.getvalue().split())
+    for whole in ("01234567", "77aa88bb", "5f3c0a5f", "42.50", "100.00", "2.250", "37.5%", "11-14 22:13"):
+        assert whole in text, whole
+    figures = [line for line in lines if "01234567" in line]
+    assert re.search(r"11-14 22:13.* 42\.50 ", figures[0]), "its figures are in one line with the id"
+    if width in (60, None):
+        assert "succeeded, NaN from step 12" in text
+    if width is None:
+        assert LONG.pipeline in text
+
+
+def test_where_no_run_has_steps_there_is_no_column_of_them() -> None:
+    loads = dataclasses.replace(WORKFLOW, stages=STAGES[:1])
+    assert shown(160, loads)[1].split() == ["run", "began", "pipeline", "status", "seconds", "what"]
+
+
+def test_below_the_list_stands_which_figure_cannot_be() -> None:
+    stepping = dataclasses.replace(SUSPECTS["MFU of a CPU"], step_seconds=STAGES[4].step_seconds)
+    suspect = dataclasses.replace(WORKFLOW, stages=(stepping,))
+    assert suspect_text([WORKFLOW]) == ""
+    assert suspect_text([WORKFLOW, suspect]).startswith("77aa88bb: denoise transformer: MFU 855.0% cannot be")
+    assert suspect_text([suspect] * 9).splitlines()[3:] == ["6 more runs: `crystools-tpu runs show` says why"]
+    assert "855.0%?" in "".join(shown(160, suspect))
 
 
 def test_the_main_stage_of_a_workflow_is_the_denoising_in_its_nodes_or_else_its_longest_sampler() -> None:

@@ -20,6 +20,7 @@ from crystools_tpu.telemetry import (
 )
 from crystools_tpu.telemetry.events import Params
 from tests.exporters.conftest import GIB, REPORT, STAGE
+from tests.rigs.suspects import SUSPECTS
 from tests.rigs.workflow_run import STAGES, WORKFLOW, node, with_nan
 from tests.rigs.workflow_run import START as WORKFLOW_START
 
@@ -300,6 +301,9 @@ def test_a_workflows_trace_says_its_name_its_cached_nodes_and_how_it_ended() -> 
         "VAELoader", "CLIPTextEncode", "CLIPTextEncode",
     ]  # fmt: skip
     assert b"surfboard" not in perfetto_trace(WORKFLOW)
+    assert "suspect" not in run.arguments
+    (suspect,) = track(dataclasses.replace(WORKFLOW, stages=(SUSPECTS["MBU"],)), "comfyui two passes").slices
+    assert suspect.arguments["suspect"][0].startswith("denoise transformer: MBU 120.0% cannot be")
 
 
 def test_memory_of_nodes_is_torchs_and_the_hosts_and_a_part_changes_no_peak() -> None:

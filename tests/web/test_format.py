@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+import dataclasses
+from typing import Any, get_args
 
 import pytest
 from playwright.sync_api import Browser, Page
 
+from crystools_tpu.telemetry import StageName
+from crystools_tpu.telemetry.applicable import StageFigure, applies
+from crystools_tpu.telemetry.events import plain
+from crystools_tpu.telemetry.suspicion import suspect_figures
+from tests.rigs.suspects import POSSIBLE, SUSPECTS
+from tests.rigs.workflow_run import WORKFLOW, stage
 from tests.web.scenes import GIB, Scene
 
 
@@ -80,3 +87,47 @@ RATIO = {
 def test_a_value_reads(page: Page, function: str, arguments: list[Any], text: str) -> None:
     call = "async ([name, values]) => (await import('./format.js'))[name](...values)"
     assert page.evaluate(call, [function, arguments]) == text
+
+
+def test_what_applies_and_what_cannot_be_is_the_same_on_the_page_as_in_the_terminal(page: Page) -> None:
+    figures = get_args(StageFigure)
+    stages = [*WORKFLOW.stages, *SUSPECTS.values(), *POSSIBLE.values()]
+    told = page.evaluate(
+        """async ([stages, figures]) => {
+            const { applies } = await import("./applicable.js");
+            const { suspectFigures } = await import("./suspicion.js");
+            return stages.map((stage) => [
+                figures.filter((figure) => applies(figure, stage)),
+                Object.keys(suspectFigures(stage)).sort(),
+            ]);
+        }""",
+        [plain(stages), figures],
+    )
+    assert told == [
+        [[figure for figure in figures if applies(figure, stage)], sorted(suspect_figures(stage))]
+        for stage in stages
+    ]
+
+
+STAGES_SHOWN = """async (run) => {
+    await import("./components/stages.js");
+    const table = document.createElement("crystools-stages");
+    document.body.append(table);
+    table.show(run, run.stages);
+    const rows = [...table.shadowRoot.querySelectorAll("tr")];
+    table.remove();
+    return rows.map((row) => [...row.cells].filter((cell) => !cell.hidden).map((cell) => cell.textContent));
+}"""
+
+
+def test_the_pages_table_leaves_out_what_says_nothing_and_marks_what_cannot_be(page: Page) -> None:
+    load, suspect = stage(StageName.LOAD, "vae", 0.0, 4.0), SUSPECTS["MFU of a CPU"]
+    assert page.evaluate(STAGES_SHOWN, plain(dataclasses.replace(WORKFLOW, stages=(load,)))) == [
+        ["Stage", "Time"],
+        ["Load vae", "4.00 s"],
+    ]
+    assert page.evaluate(STAGES_SHOWN, plain(dataclasses.replace(WORKFLOW, stages=(load, suspect)))) == [
+        ["Stage", "Time", "Steps", "MFU"],
+        ["Load vae", "4.00 s", "-", "-"],
+        ["Denoise transformer", "45.0 s", "0 of 1", "855%?"],
+    ]

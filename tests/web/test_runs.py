@@ -130,7 +130,7 @@ def test_the_table_has_each_stage_with_what_is_known(page: Page, scene: Scene) -
     rows = current(page).locator("crystools-stages tbody tr")
     expect(rows).to_have_count(6)
     expect(rows.nth(0).locator("th, td")).to_have_text(
-        ["Load text_encoder", "9.40 s", "none", "n/a", "n/a", "n/a", "n/a", "n/a", "12.2 GiB"]
+        ["Load text_encoder", "9.40 s", "-", "-", "-", "-", "-", "-", "12.2 GiB"]
     )
     expect(rows.nth(3).locator("th, td")).to_have_text(
         ["Denoise", "4 min 28 s", "38.0 s", "50", "4.60 s", "39%", "7.4%", "compute", "24.1 GiB"]

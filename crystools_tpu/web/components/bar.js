@@ -16,6 +16,7 @@ import { clock, percent, stageTitle, wholeDuration } from "../format.js";
 import { extreme, hbmRatio, namesFor } from "../readings.js";
 import { elapsedSeconds, pathTo, progressOf, runningStage } from "../run-figures.js";
 import { nodesText, runTitle } from "../run-text.js";
+import { ratioText } from "../suspicion.js";
 import { isWorkflow, nodesDone } from "../workflow-figures.js";
 import { CHIPS_PICTURE, drawChips } from "../chips-picture.js";
 import { attachedLabel, quietChips } from "./attached.js";
@@ -372,7 +373,7 @@ function workflowText(run, store, queued) {
 function restText(run, store) {
   const mfu = store.latestMfu(run);
   return (
-    [leftText(run, store), mfu ? `MFU ${percent(mfu.ratio)}` : ""].filter(Boolean).join(" · ") ||
+    [leftText(run, store), mfu ? `MFU ${ratioText(mfu)}` : ""].filter(Boolean).join(" · ") ||
     runTitle(run)
   );
 }
@@ -385,7 +386,7 @@ function runDetail(run, store, queued) {
   return [
     `${runTitle(run)}: ${path || "starting"}`,
     ...(workflow ? [nodesText(run)] : []),
-    `MFU of the latest step ${percent(store.latestMfu(run)?.ratio)}`,
+    `MFU of the latest step ${ratioText(store.latestMfu(run))}`,
     `${wholeDuration(elapsedSeconds(run, store.nowUnixSeconds))} since the run began`,
     ...(left ? [left] : []),
     ...(queued ? [`${queued} more in the queue`] : []),

@@ -5,11 +5,13 @@
  * @import { Store } from "../store.js"
  */
 
+import { NOT_APPLICABLE } from "../applicable.js";
 import { StoreView, blueprint } from "../component.js";
 import { h, setAttribute, setText, syncChildren } from "../dom.js";
 import { NOT_AVAILABLE, duration, gibibytes, moment, percent, stageTitle } from "../format.js";
 import { areAlike, areComparable } from "../likeness.js";
 import { outcome, runTitle } from "../run-text.js";
+import { MARK } from "../suspicion.js";
 
 /** A row without a change is the title of a stage. @typedef {{ name: string, change: Change | null }} Row */
 
@@ -249,10 +251,12 @@ function showRow(row, { name, change }) {
   title.colSpan = change ? 1 : 4;
   setText(title, name);
   const format = change ? FIGURES[change.name].format : () => "";
-  setText(a, format(change?.a ?? null));
-  setText(b, format(change?.b ?? null));
-  setText(ratio, change ? signed(change.ratio) : "");
-  setText(verdict, change?.verdict && change.verdict !== "same" ? change.verdict : "");
+  const suspect = change?.suspect ?? [];
+  setText(a, format(change?.a ?? null) + (suspect.includes("a") ? MARK : ""));
+  setText(b, format(change?.b ?? null) + (suspect.includes("b") ? MARK : ""));
+  setText(ratio, change ? ratioOf(change) : "");
+  const judged = change?.verdict && change.verdict !== "same" ? change.verdict : "";
+  setText(verdict, suspect.length ? "not judged" : judged);
   setAttribute(last, "data-verdict", change?.verdict ?? null);
   setAttribute(last, "title", change?.verdict ? EXPLANATIONS[change.verdict] : null);
 }
@@ -310,6 +314,11 @@ function rowsOf(stages, wanted) {
 function isUnchanged(stage, { verdict, ratio }) {
   if (stage.unchanged || verdict === "same" || verdict === "noise") return true;
   return verdict == null && ratio != null && Math.abs(ratio) < SAME_RATIO;
+}
+
+/** Of a figure that only one of them has there is none. @param {Change} change */
+function ratioOf({ a, b, ratio, suspect }) {
+  return ratio == null && (a == null || b == null || suspect) ? NOT_APPLICABLE : signed(ratio);
 }
 
 /** A change in per cent with its sign: +12%, −3.4%, 0%. @param {number | null} ratio */

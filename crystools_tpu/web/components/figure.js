@@ -3,9 +3,9 @@
  * positioned ancestor.
  */
 
+import { isAbsent } from "../applicable.js";
 import { Component, blueprint } from "../component.js";
 import { setAttribute, setText } from "../dom.js";
-import { NOT_AVAILABLE } from "../format.js";
 
 export class Figure extends Component {
   static blueprint = blueprint(
@@ -30,7 +30,7 @@ export class Figure extends Component {
   show(label, value, detail) {
     setText(this.byId("label"), label);
     setText(this.byId("value"), value);
-    setAttribute(this.byId("value"), "data-absent", value === NOT_AVAILABLE ? "" : null);
+    setAttribute(this.byId("value"), "data-absent", isAbsent(value) ? "" : null);
     setText(this.byId("tip"), detail);
     setAttribute(this.byId("box"), "aria-label", `${label}: ${value}. ${detail}`);
   }

@@ -1,16 +1,18 @@
 /**
  * The runs before the one on the stage, newest first; each opens its timeline and stages.
  *
- * @import { RunReport } from "../wire.js"
+ * @import { RunReport, StageReport } from "../wire.js"
  * @import { Store } from "../store.js"
  */
 
+import { applies } from "../applicable.js";
 import { StoreView, blueprint } from "../component.js";
 import { h, setAttribute, setText, syncChildren } from "../dom.js";
-import { duration, moment, percent } from "../format.js";
+import { duration, moment } from "../format.js";
 import { mainStage } from "../run-figures.js";
 import { outcome, processText, runTitle } from "../run-text.js";
 import { OUTCOME_COLOURS } from "../stage-colours.js";
+import { ratioText } from "../suspicion.js";
 import { shownRuns } from "./current.js";
 import { RunView } from "./run.js";
 
@@ -153,6 +155,11 @@ function createItem() {
   return h("li", {}, h("button", { type: "button" }, arrow, name, ...rest), h("div", { class: "detail" }));
 }
 
+/** Nothing of a run that could have none. @param {StageReport | null} stage */
+function mfuText(stage) {
+  return stage && applies("utilisation", stage) ? `MFU ${ratioText(stage.mfu)}` : "";
+}
+
 /** @param {Element} item @param {RunReport} run @param {boolean} open */
 function showSummary(item, run, open) {
   const button = /** @type {HTMLButtonElement} */ (item.firstElementChild);
@@ -166,7 +173,7 @@ function showSummary(item, run, open) {
     ".prompt": String(run.params.prompt ?? ""),
     ".status": text,
     ".duration": duration(run.total_seconds),
-    ".mfu": `MFU ${percent(mainStage(run)?.mfu?.ratio)}`,
+    ".mfu": mfuText(mainStage(run)),
     ".time": moment(run.started_unix_seconds),
   };
   for (const [selector, value] of Object.entries(texts)) {

@@ -5,6 +5,7 @@
  * @import { HbmUsage, RunReport } from "../wire.js"
  */
 
+import { NOT_APPLICABLE, applies, isAbsent, says } from "../applicable.js";
 import { Component, blueprint } from "../component.js";
 import { deviceLabel } from "../device-names.js";
 import { h, setAttribute, setText, syncChildren } from "../dom.js";
@@ -31,7 +32,7 @@ export class Slowest extends Component {
   static blueprint = blueprint(
     `<table>
       <caption class="sr-only">The slowest nodes</caption>
-      <thead><tr>
+      <thead><tr id="heads">
         <th scope="col">Slowest nodes</th>${HEADS.join("")}
       </tr></thead>
       <tbody id="rows"></tbody>
@@ -88,8 +89,13 @@ export class Slowest extends Component {
     this.hidden = nodes.length === 0;
     const peak = peakName(usages, run);
     setText(this.byId("peak"), peak);
-    syncChildren(this.byId("rows"), nodes.slice(0, this.#all ? MANY : FEW), createRow, (row, node) => {
-      showNode(row, node, layout.elapsed, peak, run);
+    const shown = nodes.slice(0, this.#all ? MANY : FEW);
+    const cells = shown.map((node) => cellsOf(node, layout.elapsed, run));
+    const told = TITLES.map((_, index) => cells.some((row) => says(row[index]?.text ?? "")));
+    showColumns(/** @type {HTMLTableRowElement} */ (this.byId("heads")), told);
+    syncChildren(this.byId("rows"), shown, createRow, (row, node, index) => {
+      showNode(row, node, cells[index] ?? [], peak);
+      showColumns(row, told);
     });
     this.byId("more").hidden = nodes.length <= FEW;
     const all =
@@ -103,14 +109,15 @@ function createRow() {
   return h("tr", {}, h("th", { scope: "row" }, h("span"), h("small")), ...cells);
 }
 
-/**
- * @param {HTMLTableRowElement} row
- * @param {NodeSpan} node
- * @param {number} whole
- * @param {string} peak
- * @param {RunReport} run
- */
-function showNode(row, node, whole, peak, run) {
+/** Hides the columns of which nothing is known. @param {HTMLTableRowElement} row @param {boolean[]} told */
+function showColumns(row, told) {
+  told.forEach((shown, index) => {
+    setAttribute(/** @type {Element} */ (row.cells[index + 1]), "hidden", shown ? null : "");
+  });
+}
+
+/** @param {HTMLTableRowElement} row @param {NodeSpan} node @param {Cell[]} cells @param {string} peak */
+function showNode(row, node, cells, peak) {
   const { report } = node.stage;
   const [title, kind] = row.cells[0]?.children ?? [];
   if (!title || !kind) return;
@@ -118,10 +125,10 @@ function showNode(row, node, whole, peak, run) {
   setText(title, stageTitle(report));
   const named = report.node?.title && report.node.title !== report.component;
   setText(kind, `${named ? report.component : ""} #${report.node?.id ?? ""}`.trim());
-  cellsOf(node, whole, run).forEach(({ text, detail }, index) => {
+  cells.forEach(({ text, detail }, index) => {
     const cell = /** @type {HTMLTableCellElement} */ (row.cells[index + 1]);
     setText(cell, text);
-    setAttribute(cell, "data-absent", text === NOT_AVAILABLE ? "" : null);
+    setAttribute(cell, "data-absent", isAbsent(text) ? "" : null);
     setAttribute(cell, "title", detail ?? null);
     if (TITLES[index] === PEAK) setAttribute(cell, "data-title", peak);
   });
@@ -138,8 +145,8 @@ function cellsOf({ stage: { report }, ownSeconds, seconds, nodes }, whole, run) 
   return [
     { text: duration(ownSeconds), detail: expanded },
     { text: percent(whole ? Math.min(1, ownSeconds / whole) : null), detail: `Of ${duration(whole)}` },
-    { text: steps.length || total ? of : NOT_AVAILABLE },
-    { text: duration(step?.median), detail: step ? `p95 ${duration(step.p95)}` : undefined },
+    { text: steps.length || total ? of : NOT_APPLICABLE },
+    { text: applies("steps", report) ? duration(step?.median) : NOT_APPLICABLE, detail: step ? `p95 ${duration(step.p95)}` : undefined },
     { text: gibibytes(peak?.peak_bytes), detail: devicesText(hbm, run) },
     {
       text: host ? beforeAfter(host.before_bytes, host.after_bytes) : NOT_AVAILABLE,

@@ -1,9 +1,11 @@
 /**
  * The table of a run's stages; on a narrow screen each stage becomes a card.
  *
+ * @import { StageFigure } from "../applicable.js"
  * @import { RunReport, StageReport } from "../wire.js"
  */
 
+import { NOT_APPLICABLE, applies, isAbsent, says } from "../applicable.js";
 import { Component, blueprint } from "../component.js";
 import { deviceLabel } from "../device-names.js";
 import { h, setAttribute, setText, syncChildren } from "../dom.js";
@@ -21,13 +23,21 @@ import {
 import { fullestChip, hbmOverRun, pathTo } from "../run-figures.js";
 import { peakName } from "../run-text.js";
 import { STAGE_COLOURS } from "../stage-colours.js";
+import { MARK, suspectFigures } from "../suspicion.js";
 
 /** A workflow may have any number of stages within its nodes. */
 const ROWS_AT_MOST = 100;
 
 /** @typedef {(stage: StageReport) => string} Telling */
 /** @typedef {(stage: StageReport, run: RunReport) => string} TellingOfRun */
-/** @typedef {{ title: string, text: Telling, detail?: TellingOfRun, forecast?: Telling }} Column */
+/**
+ * `figure` is what a comparison calls it, `applicable` by which it is known whether a stage can have one.
+ *
+ * @typedef {{
+ *   title: string, text: Telling, detail?: TellingOfRun, forecast?: Telling,
+ *   figure?: keyof ReturnType<typeof suspectFigures>, applicable?: StageFigure
+ * }} Column
+ */
 
 /** Of a column that is called after the run's devices. */
 const PEAK = "HBM peak";
@@ -36,25 +46,49 @@ const PEAK = "HBM peak";
 const COLUMNS = [
   {
     title: "Time",
+    figure: "seconds",
     text: (stage) => (stage.seconds == null ? statusTitle(stage.status) : duration(stage.seconds)),
   },
-  { title: "Compile", text: compileText, detail: compileDetail },
-  { title: "Steps", text: stepsText, detail: stepsDetail },
+  {
+    title: "Compile",
+    figure: "compile_seconds",
+    applicable: "compile",
+    text: compileText,
+    detail: compileDetail,
+  },
+  { title: "Steps", applicable: "steps", text: stepsText, detail: stepsDetail },
   {
     title: "s/step",
+    figure: "step_seconds_median",
+    applicable: "steps",
     text: (stage) => duration(stage.step_seconds?.median),
     detail: stepSecondsDetail,
     forecast: (stage) => duration(stage.predicted_step_seconds),
   },
-  { title: "MFU", text: (stage) => percent(stage.mfu?.ratio), detail: mfuDetail },
-  { title: "MBU", text: (stage) => percent(stage.mbu?.ratio), detail: (stage) => ratioDetail(stage.mbu) },
+  {
+    title: "MFU",
+    figure: "mfu_ratio",
+    applicable: "utilisation",
+    text: (stage) => percent(stage.mfu?.ratio),
+    detail: mfuDetail,
+  },
+  {
+    title: "MBU",
+    figure: "mbu_ratio",
+    applicable: "utilisation",
+    text: (stage) => percent(stage.mbu?.ratio),
+    detail: (stage) => ratioDetail(stage.mbu),
+  },
   {
     title: "Bound by",
+    applicable: "utilisation",
     text: (stage) => stage.bound ?? NOT_AVAILABLE,
     detail: (stage) => verdict(stage.bound),
   },
   {
     title: PEAK,
+    figure: "hbm_peak_bytes",
+    applicable: "memory",
     text: hbmText,
     detail: hbmDetail,
     forecast: (stage) => gibibytes(stage.predicted_hbm_peak_bytes),
@@ -65,7 +99,7 @@ export class Stages extends Component {
   static blueprint = blueprint(
     `<table>
       <caption class="sr-only">Stages of the run</caption>
-      <thead><tr>
+      <thead><tr id="heads">
         <th scope="col">Stage</th>${COLUMNS.map(({ title }) => `<th scope="col"${title === PEAK ? ' id="peak"' : ""}>${title}</th>`).join("")}
       </tr></thead>
       <tbody id="rows"></tbody>
@@ -84,6 +118,7 @@ export class Stages extends Component {
       content: ""; display: inline-block; width: 8px; height: 8px; border-radius: 2px; margin-right: 7px;
       background: var(--color);
     }
+    td[data-suspect] { color: var(--crystools-warning); }
     td[data-absent], small { color: var(--crystools-muted); }
     small { display: block; font-size: 11px; }
     tr[data-status="failed"] th { color: var(--crystools-critical); }
@@ -112,19 +147,26 @@ export class Stages extends Component {
     setText(this.byId("peak"), peak);
     const shown = stages.slice(0, ROWS_AT_MOST);
     const more = stages.length - shown.length;
+    const columns = COLUMNS.map((column) => shown.some((stage) => isTold(column, stage)));
+    const heads = /** @type {HTMLTableRowElement} */ (this.byId("heads")).cells;
+    columns.forEach((told, index) => setAttribute(/** @type {Element} */ (heads[index + 1]), "hidden", told ? null : ""));
     setText(this.byId("more"), more > 0 ? `and ${more} more stages` : "");
     syncChildren(this.byId("rows"), shown, createRow, (row, stage) => {
       setAttribute(row, "data-kind", stage.name);
       setAttribute(row, "data-status", stage.status);
       setAttribute(row, "data-stepless", stage.steps_total == null && stage.steps.length === 0 ? "" : null);
       setText(/** @type {Element} */ (row.cells[0]), pathTo(run, stage).map(stageTitle).join(" › "));
+      const suspects = suspectFigures(stage);
       COLUMNS.forEach((column, index) => {
         const cell = /** @type {HTMLTableCellElement} */ (row.cells[index + 1]);
-        const text = column.text(stage);
+        const suspect = column.figure && suspects[column.figure];
+        const text = textOf(column, stage) + (suspect ? MARK : "");
+        setAttribute(cell, "hidden", columns[index] ? null : "");
         setText(/** @type {Element} */ (cell.firstElementChild), text);
         setText(/** @type {Element} */ (cell.lastElementChild), forecastText(column, stage));
-        setAttribute(cell, "data-absent", text === NOT_AVAILABLE ? "" : null);
-        setAttribute(cell, "title", column.detail?.(stage, run) ?? null);
+        setAttribute(cell, "data-absent", isAbsent(text) ? "" : null);
+        setAttribute(cell, "data-suspect", suspect ? "" : null);
+        setAttribute(cell, "title", suspect || (column.detail?.(stage, run) ?? null));
         if (column.title === PEAK) setAttribute(cell, "data-title", peak);
       });
     });
@@ -134,6 +176,18 @@ export class Stages extends Component {
 function createRow() {
   const cells = COLUMNS.map(({ title }) => h("td", { "data-title": title }, h("span"), h("small")));
   return h("tr", {}, h("th", { scope: "row" }), ...cells);
+}
+
+/** @param {Column} column @param {StageReport} stage */
+function textOf(column, stage) {
+  const text = column.text(stage);
+  const { applicable } = column;
+  return says(text) || !applicable || applies(applicable, stage) ? text : NOT_APPLICABLE;
+}
+
+/** Whether the column says something of the stage. @param {Column} column @param {StageReport} stage */
+function isTold(column, stage) {
+  return says(column.text(stage)) || forecastText(column, stage) !== "";
 }
 
 /** @param {Column} column @param {StageReport} stage */

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from crystools_pipelines.errors import CheckpointError, RequestError
 from crystools_pipelines.parallel.mesh import replicated
+from crystools_pipelines.runtime.platforms import use_what_is_here
 from crystools_pipelines.runtime.programs import Component, identify
 from crystools_pipelines.runtime.residency import Identity, residency
 from crystools_pipelines.runtime.saving import save_or_keep
@@ -208,6 +209,7 @@ def check_output(out: Path | None, request: Any, fps: int) -> None:
 
 def choose_devices(count: int) -> list[jax.Device]:
     """The first `count` devices, all for 0. Raises RequestError for more than there are."""
+    use_what_is_here()
     available = jax.devices()
     if not 0 <= count <= len(available):
         raise RequestError("devices", f"{count} is out of range; give 1 to {len(available)}, or 0 for all")
