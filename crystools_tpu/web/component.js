@@ -77,11 +77,14 @@ export class Component extends HTMLElement {
 
 /**
  * A component that shows the store: `render` runs at most once a frame after a change, and every
- * `tickSeconds` where it shows something that moves with the clock.
+ * `tickSeconds` where it shows something that moves with the clock. A tab that nobody sees has no frames.
  */
 export class StoreView extends Component {
   /** @type {number | null} */
   static tickSeconds = null;
+
+  /** Whether it shows the snapshots; where not it is left in peace by them. */
+  static showsReadings = true;
 
   /** @type {Store | null} */
   #store = null;
@@ -114,14 +117,16 @@ export class StoreView extends Component {
 
   #bind() {
     if (!this.#store) return;
-    const { tickSeconds } = /** @type {typeof StoreView} */ (this.constructor);
+    const { tickSeconds, showsReadings } = /** @type {typeof StoreView} */ (this.constructor);
     this.#store.addEventListener("change", this.#schedule);
+    if (showsReadings) this.#store.addEventListener("readings", this.#schedule);
     if (tickSeconds != null) this.#ticker = setInterval(this.#schedule, tickSeconds * 1000);
     this.#schedule();
   }
 
   #unbind() {
     this.#store?.removeEventListener("change", this.#schedule);
+    this.#store?.removeEventListener("readings", this.#schedule);
     clearInterval(this.#ticker);
     cancelAnimationFrame(this.#frame);
     this.#frame = 0;

@@ -73,7 +73,7 @@ export function diskReading(store, mount, label) {
 }
 
 /** @param {ChipReading} chip */
-function isGpu({ chip }) {
+export function isGpu({ chip }) {
   return chip.startsWith("gpu");
 }
 
@@ -89,7 +89,11 @@ export function namesFor(chips) {
 }
 
 /** @type {Record<string, string>} */
-const FULL_NAMES = { "GPU util.": "GPU utilisation", TensorCore: "TensorCore utilisation" };
+const FULL_NAMES = {
+  "GPU util.": "GPU utilisation",
+  TensorCore: "TensorCore utilisation",
+  Bandwidth: "Memory bandwidth",
+};
 
 /** What a small meter has no room for. @param {string} name */
 export function fullName(name) {
@@ -99,6 +103,14 @@ export function fullName(name) {
 /** The share of a chip's HBM that is used, or null. @param {ChipReading} chip */
 export function hbmRatio({ hbm_used_bytes: used, hbm_total_bytes: total }) {
   return used != null && total ? used / total : null;
+}
+
+/** So many shades a grid of chips has: nobody sees more, and a square whose shade is the same is not drawn again. */
+const SHADES = 32;
+
+/** A share as the shade of a chip's square. @param {number} ratio */
+export function shade(ratio) {
+  return String(Math.round(ratio * SHADES) / SHADES);
 }
 
 /**

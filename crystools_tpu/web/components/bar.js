@@ -10,7 +10,7 @@
 import { chipReadings, hostReadings, shownChips } from "../bar-readings.js";
 import { StoreView, blueprint } from "../component.js";
 import { connectionText } from "../connection-text.js";
-import { h, setAttribute, setText, svg, syncChildren } from "../dom.js";
+import { h, setAttribute, setStyle, setText, svg, syncChildren } from "../dom.js";
 import { clock, percent, stageTitle, wholeDuration } from "../format.js";
 import { extreme, hbmRatio, namesFor } from "../readings.js";
 import { elapsedSeconds, pathTo, progressOf, runningStage } from "../run-figures.js";
@@ -45,13 +45,13 @@ export class Bar extends StoreView {
   static blueprint = blueprint(
     `<div id="bar" role="group" aria-label="Crystools TPU">
       <span id="state" role="status" hidden></span>
-      <span id="simulated" hidden title="These readings are of a simulated machine, not of hardware.">SIM</span>
+      <span id="simulated" hidden data-tip="These readings are of a simulated machine, not of hardware.">SIM</span>
       <button id="run" type="button" hidden>
         <span id="doing"></span><span id="rest" class="number"></span>
         <span id="track"><span id="done"></span></span>
       </button>
       <button id="details" type="button" hidden aria-label="Show the run in the sidebar"
-        title="Show the run in the sidebar"><span aria-hidden="true">☰</span></button>
+        data-tip="Show the run in the sidebar"><span aria-hidden="true">☰</span></button>
       <div id="chips" class="apart"></div>
       <div id="host" class="apart"></div>
     </div>
@@ -199,7 +199,7 @@ export class Bar extends StoreView {
   /** @param {Store} store */
   render(store) {
     const [state, words] = connectionText(store);
-    this.dataset.state = state;
+    setAttribute(this, "data-state", state);
     setAttribute(this.#bar, "data-stale", store.stale ? "" : null);
     this.byId("state").hidden = state === "live";
     setText(this.byId("state"), words);
@@ -225,8 +225,8 @@ export class Bar extends StoreView {
       this.byId("rest"),
       isWorkflow(run) ? workflowText(run, store, this.#queued) : restText(run, store),
     );
-    setAttribute(button, "title", runDetail(run, store, this.#queued));
-    this.byId("done").style.setProperty("--ratio", String(done));
+    setAttribute(button, "data-tip", runDetail(run, store, this.#queued));
+    setStyle(this.byId("done"), "--ratio", String(done));
   }
 
   /** @param {Store} store */
@@ -292,7 +292,7 @@ function showTag(tag, chips) {
   if (name) setText(name, title);
   if (kind) setText(kind, kindsOf(chips));
   const fullest = worst ? `, fullest memory ${percent(worst.value)} on ${worst.chip.chip}` : "";
-  setAttribute(tag, "title", `${title}, ${kindsOf(chips)}${fullest}. Click for all chips.`);
+  setAttribute(tag, "data-tip", `${title}, ${kindsOf(chips)}${fullest}. Click for all chips.`);
   setAttribute(tag, "data-level", worst ? level(worst.value) : null);
   if (picture) drawChips(picture, chips.length > 1 ? chips : []);
 }
@@ -306,7 +306,7 @@ function kindsOf(chips) {
 function showMeters(parent, readings) {
   const create = () => new BarMeter();
   syncChildren(parent, readings, create, (meter, reading) => {
-    meter.dataset.kind = reading.kind;
+    setAttribute(meter, "data-kind", reading.kind);
     meter.reading = reading;
   });
 }

@@ -35,6 +35,7 @@ const EXPLANATIONS = {
 };
 
 export class Compare extends StoreView {
+  static showsReadings = false;
   static blueprint = blueprint(
     `<section class="panel" aria-labelledby="title">
       <h2 id="title">Compare</h2>

@@ -14,6 +14,7 @@ import { RunView } from "./run.js";
 
 export class Current extends StoreView {
   static tickSeconds = 0.5;
+  static showsReadings = false;
   static blueprint = blueprint(
     `<section aria-labelledby="title">
       <h2 id="title" class="sr-only">Current run</h2>

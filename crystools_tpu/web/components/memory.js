@@ -14,9 +14,9 @@ const TITLES = ["Chip", "Before", "Peak", "After", "Limit", "Peak in"];
 
 export class Memory extends Component {
   static blueprint = blueprint(
-    `<details>
+    `<details id="details">
       <summary id="title">HBM per chip</summary>
-      <div class="scroll" tabindex="0" role="region" aria-label="HBM per chip"><table>
+      <div class="scroll" tabindex="0" role="group" aria-labelledby="title"><table>
         <thead><tr>${TITLES.map((title) => `<th scope="col">${title}</th>`).join("")}</tr></thead>
         <tbody id="chips"></tbody>
       </table></div>
@@ -35,11 +35,28 @@ export class Memory extends Component {
     `,
   );
 
+  #details = /** @type {HTMLDetailsElement} */ (this.byId("details"));
+  /** @type {RunReport | null} */
+  #run = null;
+
+  constructor() {
+    super();
+    this.#details.addEventListener("toggle", () => this.#showChips());
+  }
+
   /** @param {RunReport} run */
   show(run) {
-    const usages = hbmOverRun(run);
+    this.#run = run;
+    const usages = run.stages.flatMap((stage) => stage.hbm);
     this.hidden = usages.length === 0;
     setText(this.byId("title"), peakName(usages) === "VRAM peak" ? "VRAM per GPU" : "HBM per chip");
+    this.#showChips();
+  }
+
+  /** Hundreds of rows, made for who looks at them. */
+  #showChips() {
+    if (!this.#run || !this.#details.open) return;
+    const usages = hbmOverRun(this.#run);
     syncChildren(this.byId("chips"), usages, createRow, (row, usage) => {
       const { device, before_bytes, peak_bytes, after_bytes, limit_bytes, peakStage } = usage;
       const bytes = [before_bytes, peak_bytes, after_bytes, limit_bytes].map((value) => gibibytes(value));

@@ -15,6 +15,7 @@ import { shownRuns } from "./current.js";
 import { RunView } from "./run.js";
 
 export class Runs extends StoreView {
+  static showsReadings = false;
   static blueprint = blueprint(
     `<section class="panel" aria-labelledby="title">
       <h2 id="title">Past runs</h2>
