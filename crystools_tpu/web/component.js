@@ -5,6 +5,8 @@
  * @import { Store } from "./store.js"
  */
 
+import { TIP_STYLE } from "./tips.js";
+
 /** @param {string} css */
 function sheet(css) {
   const made = new CSSStyleSheet();
@@ -29,13 +31,15 @@ const COMMON = sheet(`
   }
   .number { font-variant-numeric: tabular-nums; white-space: nowrap; }
   .muted { color: var(--crystools-muted); }
-  .live { transition: opacity .2s; }
-  .live[data-stale] { opacity: .45; filter: grayscale(1); }
+  .live[data-stale] {
+    filter: grayscale(1); outline: 1px dashed var(--crystools-muted); outline-offset: 3px; border-radius: 4px;
+  }
   button, select { font: inherit; color: inherit; }
   button { cursor: pointer; }
   .sr-only {
     position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); white-space: nowrap;
   }
+  ${TIP_STYLE}
   @media (prefers-reduced-motion: reduce) { * { transition: none !important; animation: none !important; } }
 `);
 

@@ -7,6 +7,7 @@
 
 import { Connection, ServerApi } from "./client.js";
 import { StoreView } from "./component.js";
+import { Announcer } from "./components/announcer.js";
 import "./components/chips.js";
 import "./components/compare.js";
 import "./components/current.js";
@@ -25,8 +26,13 @@ const base = new URL("./", import.meta.url);
 const store = new Store(new ServerApi(base));
 const connection = new Connection(base);
 
+const announcer = new Announcer();
+document.body.append(announcer);
+
 connection.addEventListener("message", (event) => {
-  store.receive(/** @type {CustomEvent<ServerMessage>} */ (event).detail);
+  const message = /** @type {CustomEvent<ServerMessage>} */ (event).detail;
+  store.receive(message);
+  announcer.receive(message, store);
 });
 connection.addEventListener("state", (event) => {
   store.setConnection(/** @type {CustomEvent<ConnectionState>} */ (event).detail);

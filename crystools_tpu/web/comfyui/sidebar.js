@@ -6,6 +6,7 @@
  */
 
 import { StoreView, blueprint } from "../component.js";
+import "../components/announcer.js";
 import "../components/compare.js";
 import "../components/current.js";
 import "../components/profile.js";
@@ -31,7 +32,8 @@ export class Sidebar extends StoreView {
     </crystools-current>
     <crystools-profile></crystools-profile>
     <crystools-runs></crystools-runs>
-    <crystools-compare></crystools-compare>`,
+    <crystools-compare></crystools-compare>
+    <crystools-announcer></crystools-announcer>`,
     `
     :host {
       display: grid; grid-template-columns: minmax(0, 1fr); align-content: start; gap: 12px; height: 100%;

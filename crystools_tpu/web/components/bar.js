@@ -43,7 +43,7 @@ const POPOVER_PIXELS = 440;
 export class Bar extends StoreView {
   static tickSeconds = 1;
   static blueprint = blueprint(
-    `<div id="bar" role="group" aria-label="Crystools TPU">
+    `<div id="bar" role="group" aria-label="Crystools TPU" tabindex="0" data-tips>
       <span id="state" role="status" hidden></span>
       <span id="simulated" hidden data-tip="These readings are of a simulated machine, not of hardware.">SIM</span>
       <button id="run" type="button" hidden>
@@ -67,7 +67,10 @@ export class Bar extends StoreView {
     }
     #bar[data-lines] { height: auto; justify-content: center; padding-block: 4px; }
     .apart, .device { display: contents; }
-    #bar[data-stale] :is(crystools-bar-meter, button) { opacity: .45; filter: grayscale(1); }
+    #bar[data-stale] :is(crystools-bar-meter, button) { filter: grayscale(1); }
+    #bar[data-stale] :is(crystools-bar-meter, button):not(:focus-visible) {
+      outline: 1px dashed var(--crystools-muted); outline-offset: -1px; border-radius: 6px;
+    }
     button {
       border: 1px solid transparent; padding: 0; color: inherit; text-align: left; border-radius: 6px;
       background: var(--crystools-sunken); height: var(--meter-height); flex: none;

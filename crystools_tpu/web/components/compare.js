@@ -45,8 +45,8 @@ export class Compare extends StoreView {
       <p id="incomparable" role="status"></p>
       <p id="remarks"></p>
       <p id="differs" class="muted"></p>
-      <div class="scroll" tabindex="0" role="region" aria-label="Run A beside run B"><table>
-        <thead><tr><th></th><th scope="col">A</th><th scope="col">B</th><th scope="col">B to A</th></tr></thead>
+      <div class="scroll" tabindex="0" data-tips role="group" aria-label="Run A beside run B"><table>
+        <thead><tr><td></td><th scope="col">A</th><th scope="col">B</th><th scope="col">B to A</th></tr></thead>
         <tbody id="rows"></tbody>
       </table></div>
       <p id="fewer" class="muted note"></p>
@@ -83,8 +83,8 @@ export class Compare extends StoreView {
       table, thead, tbody, tr { display: grid; }
       tr { grid-template-columns: minmax(0, 1fr) minmax(0, 1fr) 44px; }
       th:first-child { grid-column: 1 / -1; padding-bottom: 0; }
-      th:empty { display: none; }
-      td, thead th + th { padding: 0; }
+      thead td { display: none; }
+      td, thead th { padding: 0; }
       tbody tr { padding-block: 2px; }
     }
     `,
@@ -203,7 +203,7 @@ function showRow(row, { name, change }) {
   setText(ratio, change ? signed(change.ratio) : "");
   setText(verdict, change?.verdict && change.verdict !== "same" ? change.verdict : "");
   setAttribute(last, "data-verdict", change?.verdict ?? null);
-  setAttribute(last, "title", change?.verdict ? EXPLANATIONS[change.verdict] : null);
+  setAttribute(last, "data-tip", change?.verdict ? EXPLANATIONS[change.verdict] : null);
 }
 
 /** @param {RunReport} run */

@@ -177,7 +177,7 @@ function showSummary(item, run, open) {
   const name = /** @type {Element} */ (button.querySelector(".name"));
   setAttribute(
     name,
-    "title",
+    "data-tip",
     [runTitle(run), processText(run), run.params.prompt].filter(Boolean).join("\n"),
   );
   setAttribute(/** @type {Element} */ (button.querySelector(".status")), "data-level", level);

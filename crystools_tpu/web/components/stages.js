@@ -57,7 +57,7 @@ const COLUMNS = [
 
 export class Stages extends Component {
   static blueprint = blueprint(
-    `<table>
+    `<table tabindex="0" data-tips>
       <caption class="sr-only">Stages of the run</caption>
       <thead><tr>
         <th scope="col">Stage</th>${COLUMNS.map(({ title }) => `<th scope="col">${title}</th>`).join("")}
@@ -116,7 +116,7 @@ export class Stages extends Component {
         setText(/** @type {Element} */ (cell.firstElementChild), text);
         setText(/** @type {Element} */ (cell.lastElementChild), forecastText(column, stage));
         setAttribute(cell, "data-absent", text === NOT_AVAILABLE ? "" : null);
-        setAttribute(cell, "title", column.detail?.(stage) ?? null);
+        setAttribute(cell, "data-tip", column.detail?.(stage) ?? null);
       });
     });
   }
