@@ -5,7 +5,7 @@
  * @import { Store } from "./store.js"
  */
 
-import { TIP_STYLE } from "./tips.js";
+import { TIP_STYLE, listen } from "./tips.js";
 
 /** @param {string} css */
 function sheet(css) {
@@ -65,6 +65,7 @@ export class Component extends HTMLElement {
     super();
     const { template, sheets } = /** @type {typeof Component} */ (this.constructor).blueprint;
     this.#root.adoptedStyleSheets = sheets;
+    listen(this.#root);
     this.#root.append(document.importNode(template.content, true)); // components in it are whole at once
   }
 

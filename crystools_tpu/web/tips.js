@@ -55,11 +55,11 @@ function open(element, by) {
   tip.id = "tip";
   tip.setAttribute("role", "tooltip");
   tip.popover = "manual"; // above all else, and cut by nothing
-  const more = textOf(element) !== element.getAttribute("aria-label"); // than its name
-  if (!more) tip.style.pointerEvents = "none"; // it lies over others of its kind
+  if (!element.dataset.tip) tip.style.pointerEvents = "none"; // of one of many beside another
   element.getRootNode().appendChild(tip);
   observer.observe(element, { attributeFilter: ["data-tip", "aria-label"] });
-  if (more && by?.getRootNode() === tip.getRootNode()) by.setAttribute("aria-describedby", tip.id);
+  const named = element.getAttribute("aria-label")?.includes(textOf(element) ?? ""); // and so it is read already
+  if (!named && by?.getRootNode() === tip.getRootNode()) by.setAttribute("aria-describedby", tip.id);
   update();
 }
 
@@ -157,10 +157,11 @@ function onPointerUp(event) {
   if (!acts) open(clicked, null);
 }
 
-/** @param {FocusEvent} event */
+/** @param {Event} event */
 function onFocusIn(event) {
   const target = /** @type {Explained} */ (event.composedPath()[0]);
   const element = isOurs(target) && isGroup(target) ? target : explainedBy(event);
+  if (element === explained && target === focused) return;
   if (element && target.matches(":focus-visible")) open(element, target);
 }
 
@@ -186,6 +187,16 @@ function onKeyDown(event) {
   next.focus();
 }
 
+/**
+ * Listens for what no shadow root lets out: of a move from one element in it to another nobody else hears.
+ * @param {EventTarget} root
+ */
+export function listen(root) {
+  root.addEventListener("pointerover", /** @type {EventListener} */ (onPointerOver));
+  root.addEventListener("focusin", onFocusIn);
+  root.addEventListener("focusout", onFocusOut);
+}
+
 /** @param {Element | null} element @param {Event} event */
 function isWithin(element, event) {
   return element != null && event.composedPath().includes(element);
@@ -193,11 +204,9 @@ function isWithin(element, event) {
 
 // At the window, before those of whoever else closes something by Escape.
 addEventListener("keydown", onKeyDown, { capture: true });
-addEventListener("pointerover", onPointerOver, { passive: true });
 addEventListener("pointerdown", onPointerDown, { capture: true, passive: true });
 addEventListener("pointerup", onPointerUp, { capture: true, passive: true });
-addEventListener("focusin", onFocusIn);
-addEventListener("focusout", onFocusOut);
+listen(window);
 for (const move of ["scroll", "resize"]) {
   addEventListener(move, () => explained && update(), { capture: true, passive: true });
 }

@@ -204,9 +204,9 @@ export class Bar extends StoreView {
     const [state, words] = connectionText(store);
     setAttribute(this, "data-state", state);
     setAttribute(this.#bar, "data-stale", store.stale ? "" : null);
-    this.byId("state").hidden = state === "live";
+    this.byId("state").toggleAttribute("hidden", state === "live");
     setText(this.byId("state"), words);
-    this.byId("simulated").hidden = !store.simulated;
+    this.byId("simulated").toggleAttribute("hidden", !store.simulated);
     this.#renderRun(store);
     this.#renderChips(store);
     showMeters(this.byId("host"), hostReadings(store, this.#choice));
@@ -218,7 +218,8 @@ export class Bar extends StoreView {
     const run = runs.find(isWorkflow) ?? runs[0] ?? null;
     const button = this.byId("run");
     this.#run = run;
-    button.hidden = this.byId("details").hidden = !run || !this.#choice.metrics.includes("run");
+    const shown = Boolean(run) && this.#choice.metrics.includes("run");
+    for (const part of [button, this.byId("details")]) part.toggleAttribute("hidden", !shown);
     if (!run) return;
     const ahead = progressOf(runningStage(run));
     const done = nodesDone(run).ratio ?? (ahead ? ahead.done / ahead.total : 0);

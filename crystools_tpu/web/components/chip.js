@@ -19,7 +19,7 @@ export class Chip extends Component {
       <span id="name"></span><span id="kind" class="muted"></span>
       <span id="temperature" class="number muted"></span>
     </div>
-    <div id="meters" role="group" tabindex="0" data-tips>
+    <div id="meters" role="group">
       <crystools-meter id="hbm"></crystools-meter><crystools-meter id="duty"></crystools-meter>
       <crystools-meter id="tensorcore"></crystools-meter><crystools-meter id="bandwidth"></crystools-meter>
     </div>`,
@@ -54,18 +54,18 @@ export class Chip extends Component {
     setText(this.#name, chip.chip);
     setText(this.#kind, chip.kind ?? "");
     setAttribute(this.#meters, "aria-label", `Meters of ${chip.chip}`);
-    this.#temperature.hidden = chip.temperature_celsius == null;
+    this.#temperature.toggleAttribute("hidden", chip.temperature_celsius == null);
     setText(this.#temperature, celsius(chip.temperature_celsius));
     const { hbm_used_bytes: used, hbm_total_bytes: total } = chip;
     const series = store.chipSeries(chip.chip, "hbm");
     this.#hbm.reading = capacityReading(memory, used, total, series, `${memory} of ${chip.chip}`);
     this.#duty.reading = ratioReading(duty, chip, "duty", chip.duty_cycle_ratio, store);
-    this.#tensorcore.hidden = isGpu(chip) && store.chipSeries(chip.chip, "tensorcore").peak == null;
+    this.#tensorcore.toggleAttribute("hidden", isGpu(chip) && store.chipSeries(chip.chip, "tensorcore").peak == null);
     if (!this.#tensorcore.hidden) {
       const { tensorcore_utilization_ratio: ratio } = chip;
       this.#tensorcore.reading = ratioReading("TensorCore", chip, "tensorcore", ratio, store);
     }
-    this.#bandwidth.hidden = store.chipSeries(chip.chip, "bandwidth").peak == null;
+    this.#bandwidth.toggleAttribute("hidden", store.chipSeries(chip.chip, "bandwidth").peak == null);
     if (!this.#bandwidth.hidden) {
       const { hbm_bandwidth_utilization_ratio: ratio } = chip;
       this.#bandwidth.reading = ratioReading("Bandwidth", chip, "bandwidth", ratio, store);

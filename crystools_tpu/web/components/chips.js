@@ -32,7 +32,7 @@ export class Chips extends StoreView {
           Colour: share of memory used <span class="scale" aria-hidden="true"></span> 0 to 100%
         </p>
       </div>
-      <div id="cards" class="live"></div>
+      <div id="cards" class="live" role="group" aria-label="Meters of the chips" tabindex="0" data-tips></div>
     </section>`,
     `
     .head { display: flex; justify-content: space-between; align-items: center; min-height: 24px; }
@@ -69,6 +69,7 @@ export class Chips extends StoreView {
         var(--crystools-warning-fill) 90% 97%, var(--crystools-critical-fill) 97%);
     }
     #overview:not([hidden]) + #cards > * { content-visibility: auto; contain-intrinsic-size: auto 90px; }
+    #cards:empty { display: none; }
     #overview[hidden] + #cards > :first-child { border-top: 0; }
     `,
   );
@@ -93,8 +94,8 @@ export class Chips extends StoreView {
     const many = chips.length > CARDS_AT_MOST;
     const { devices } = namesFor(chips);
     setText(this.byId("title"), chips.length > 1 ? `${chips.length} ${devices}` : "Chips");
-    this.byId("none").hidden = chips.length > 0;
-    this.byId("overview").hidden = this.byId("expand").hidden = !many;
+    this.byId("none").toggleAttribute("hidden", chips.length > 0);
+    for (const part of ["overview", "expand"]) this.byId(part).toggleAttribute("hidden", !many);
     for (const part of ["overview", "cards"]) {
       setAttribute(this.byId(part), "data-stale", store.stale ? "" : null);
     }

@@ -20,7 +20,7 @@ export class Current extends StoreView {
         <p class="muted">Runs of all your processes appear here as they happen. Start one:</p>
         <pre><span class="muted">$</span> crystools-tpu demo</pre>
         <p class="muted">or let your own pipeline report:</p>
-        <pre>from crystools_tpu import telemetry
+        <pre tabindex="0">from crystools_tpu import telemetry
 
 with telemetry.run("my-pipeline", devices=jax.devices()) as run:
     with run.stage("denoise", steps=50) as stage:

@@ -21,7 +21,7 @@ export class Figure extends Component {
     setText(this.byId("label"), label);
     setText(this.byId("value"), value);
     setAttribute(this.byId("value"), "data-absent", value === NOT_AVAILABLE ? "" : null);
-    setAttribute(this.byId("box"), "aria-label", `${label}: ${value}`);
+    setAttribute(this.byId("box"), "aria-label", `${label}: ${value}. ${detail}`);
     setAttribute(this.byId("box"), "data-tip", detail);
   }
 }

@@ -97,7 +97,7 @@ export class Meter extends Component {
     setAttribute(this.#meter, "data-absent", figure === NOT_AVAILABLE ? "" : null);
     setStyle(this.#fill, "--ratio", String(Math.min(1, ratio ?? 0)));
     const peakRatio = ceiling && series.peak != null ? Math.min(1, series.peak / ceiling) : null;
-    this.#peak.hidden = peakRatio == null || ratio == null;
+    this.#peak.toggleAttribute("hidden", peakRatio == null || ratio == null);
     setStyle(this.#peak, "--peak", String(peakRatio ?? 0));
     const top = ceiling ?? series.peak;
     const { line, area } = top ? sparkline(series.values, top) : { line: "", area: "" };

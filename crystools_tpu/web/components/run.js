@@ -39,7 +39,7 @@ export class RunView extends Component {
       <span id="process" class="muted"></span><span id="device" class="muted"></span>
       <a id="trace" download data-tip="Download this run as a file for ui.perfetto.dev">Trace</a>
     </div>
-    <p id="prompt" tabindex="0"></p>
+    <p id="prompt"></p>
     <dl id="params"></dl>
     <div id="now">
       <div><p id="doing" class="big"></p><p id="steps" class="muted number"></p></div>
@@ -164,13 +164,29 @@ export class RunView extends Component {
     setText(this.byId("model"), run.model_id ?? "");
     setText(this.byId("process"), processText(run));
     setText(this.byId("device"), whereText(run));
-    setText(this.byId("prompt"), String(run.params.prompt ?? ""));
-    setAttribute(this.byId("prompt"), "data-tip", String(run.params.prompt ?? ""));
+    this.#showPrompt(String(run.params.prompt ?? ""));
     syncChildren(this.byId("params"), paramsOf(run), createPair, (pair, [name, value]) => {
       setText(/** @type {Element} */ (pair.firstElementChild), name);
       setText(/** @type {Element} */ (pair.lastElementChild), value);
     });
   }
+
+  /** @param {string} text */
+  #showPrompt(text) {
+    const prompt = this.byId("prompt");
+    if (prompt.textContent === text) return;
+    prompt.textContent = text;
+    this.#promptSize.unobserve(prompt);
+    this.#promptSize.observe(prompt);
+  }
+
+  /** The whole of a prompt that has no room. */
+  #promptSize = new ResizeObserver(() => {
+    const prompt = this.byId("prompt");
+    const cut = prompt.scrollHeight > prompt.clientHeight;
+    setAttribute(prompt, "data-tip", cut ? prompt.textContent : null);
+    setAttribute(prompt, "tabindex", cut ? "0" : null);
+  });
 
   /** @param {RunReport} run @param {StageReport | null} stage @param {Store} store */
   #showNow(run, stage, store) {
