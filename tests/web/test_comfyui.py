@@ -22,6 +22,7 @@ from crystools_exporters.perfetto import perfetto_trace
 from crystools_tpu.sources.base import ChipReading, HostReading, Reading
 from crystools_tpu.telemetry import RunReport, Status
 from crystools_tpu.telemetry.events import ModelFreed
+from tests.web.axe import violations
 from tests.web.comfyui_host import EXTENSION, VERSIONS, ComfyScene, frontend
 from tests.web.conftest import HARMLESS
 from tests.web.scenes import FORECAST, GIB, HOST, play_to_end, played_until, v6e_readings
@@ -505,6 +506,29 @@ def test_it_can_be_read_in_light_and_dark(tab: Tab, palette: str) -> None:
     for text in ("#label", "#figure"):
         assert contrast(luminance(tab.page, f"{meter} {text}", "color"), ground) >= 4.5, text
     tab.manager("setting.set('Comfy.ColorPalette', 'dark')")
+
+
+def test_axe_finds_nothing_in_the_bar_the_chips_the_sidebar_and_the_settings(tab: Tab) -> None:
+    """ComfyUI's own page is not ours to judge."""
+    ours = ["crystools-bar", "crystools-sidebar"]
+    play_to_end(tab.scene, steps=4)
+    play_to_end(tab.scene, steps=4)
+    tab.show(*v6e_readings(17))
+    with played_until(tab.scene, 7):
+        tab.bar.get_by_role("button", name="Show the run in the sidebar").click()
+        expect(tab.page.locator("crystools-sidebar crystools-current #steps")).to_have_text("step 7 of 50")
+        tab.bar.locator(".tag").click()
+        expect(tab.bar.get_by_role("option")).to_have_count(17)
+        assert violations(tab.page, ours) == []
+        tab.manager("setting.set('Comfy.ColorPalette', 'light')")
+        expect(tab.page.locator("body")).to_have_css("color-scheme", "light")
+        assert violations(tab.page, ours, rules=["color-contrast"]) == []
+        tab.manager("setting.set('Comfy.ColorPalette', 'dark')")
+        tab.page.keyboard.press("Escape")
+    tab.manager("sidebarTab.toggleSidebarTab('crystools-tpu')")
+    tab.open_settings()
+    assert violations(tab.page, ["[data-preference]"]) == []
+    tab.close_settings()
 
 
 def test_the_settings_take_effect_at_once_and_stay_in_their_range(tab: Tab) -> None:
