@@ -1,9 +1,9 @@
 """What the browser spends on 256 chips at ten readings a second: `python -m benchmarks.page [--json FILE]`.
 
 The real server, a machine whose every figure changes with every reading, and a run on all of its chips, in
-Chromium. Counted is the time of the page's main thread alone, by the thread's own clock, against the seconds that
-went by: 1 is a page that answers nothing any more. ComfyUI's own page is measured without readings too, for it has
-a canvas of its own to draw.
+Chromium. Counted is the time of the page's main thread alone, by the thread's own clock, against the seconds
+that went by: at 1 a page answers nothing any more. ComfyUI's own page is measured without readings too, for it
+has a canvas of its own to draw.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -30,6 +30,9 @@ CHIPS = 256
 INTERVAL_SECONDS = 0.1
 SETTLE_SECONDS = 4.0
 MACHINE = f"{CHIPS} chips"
+
+CLOSED, OPENED = 0.15, 0.25
+"""What may be busy of the main thread, with the grid of chips alone and with all their cards."""
 
 FASTER = f"""{{
   const {{ send }} = WebSocket.prototype;
@@ -85,13 +88,15 @@ class Work:
     layout_and_style_seconds: float
     heap_growth_bytes: int
     nodes_growth: int
+    target: float | None
 
-    def figure(self, target: float | None) -> Figure:
+    @property
+    def figure(self) -> Figure:
         """The share of the main thread that is busy."""
-        return Figure(self.name, self.busy_seconds, self.seconds, "s", target)
+        return Figure(self.name, self.busy_seconds, self.seconds, "s", self.target)
 
 
-def measured(page: Page, fleet: Fleet, name: str, seconds: float) -> Work:
+def measured(page: Page, fleet: Fleet, name: str, seconds: float, target: float | None) -> Work:
     """What the page does from now on."""
     session = page.context.new_cdp_session(page)
     session.send("Performance.enable", {"timeDomain": "threadTicks"})
@@ -110,6 +115,7 @@ def measured(page: Page, fleet: Fleet, name: str, seconds: float) -> Work:
         grew["LayoutDuration"] + grew["RecalcStyleDuration"],
         int(grew["JSHeapUsedSize"]),
         int(grew["Nodes"]),
+        target,
     )
 
 
@@ -119,15 +125,20 @@ def metrics(session: CDPSession) -> dict[str, float]:
     return {each["name"]: each["value"] for each in session.send("Performance.getMetrics")["metrics"]}
 
 
+def host() -> Machine:
+    """The machine around the chips."""
+    return Machine("host", Reading(host=HOST))
+
+
 @contextmanager
-def shown(browser: Browser, scene: Scene, storage: dict[str, Any] | None = None) -> Iterator[Page]:
-    """The scene's page, while a run is in the middle of its steps on all chips."""
+def shown(browser: Browser, scene: Scene, stored: dict[str, Any] | None = None) -> Iterator[Page]:
+    """The scene's page, while a run is in the middle of its steps on all chips; `stored` are its preferences."""
     scene.start()
     with played_until(scene, 23, chips=CHIPS):
         context = browser.new_context(viewport={"width": 1440, "height": 900})
         context.add_init_script(FASTER)
-        for key, value in (storage or {}).items():
-            context.add_init_script(f"localStorage[{json.dumps(key)}] = {json.dumps(json.dumps(value))}")
+        kept = json.dumps(json.dumps(stored or {}))
+        context.add_init_script(f"localStorage['{STORAGE_KEY}'] = {kept}")
         page = context.new_page()
         page.goto(scene.url)
         yield page
@@ -135,80 +146,75 @@ def shown(browser: Browser, scene: Scene, storage: dict[str, Any] | None = None)
     scene.stop()
 
 
-def page_of_its_own(browser: Browser, seconds: float) -> list[tuple[Work, float | None]]:
+def page_of_its_own(browser: Browser, seconds: float) -> Iterator[Work]:
     """The page as it opens, and with all chips opened."""
     fleet = Fleet()
-    with shown(browser, Scene([fleet, Machine("host", Reading(host=HOST))])) as page:
+    with shown(browser, Scene([fleet, host()])) as page:
         expect(page.locator("crystools-chips").get_by_role("option")).to_have_count(CHIPS)
-        works: list[tuple[Work, float | None]] = [(measured(page, fleet, f"page, {MACHINE}", seconds), 0.15)]
+        yield measured(page, fleet, f"page, {MACHINE}", seconds, CLOSED)
         page.get_by_role("button", name=f"Show all {CHIPS}").click()
         expect(page.locator("crystools-chip")).to_have_count(CHIPS)
-        works.append((measured(page, fleet, f"page, {MACHINE} opened", seconds), 0.25))
-        return works
+        yield measured(page, fleet, f"page, {MACHINE} opened", seconds, OPENED)
 
 
-def comfyuis(browser: Browser, version: str, seconds: float) -> list[tuple[Work, float | None]]:
-    """ComfyUI's page without readings, and with the bar, the sidebar and the popover."""
-    works: list[tuple[Work, float | None]] = []
-    fleet = Fleet()
-
-    def add(page: Page, name: str, target: float | None) -> None:
-        works.append((measured(page, fleet, f"ComfyUI's {version}, {name}", seconds), target))
-
-    with shown(browser, ComfyScene(version, sources=[fleet, Machine("host", Reading(host=HOST))]), {STORAGE_KEY: {"interval_seconds": 0}}) as page:
+def comfyuis(browser: Browser, version: str, seconds: float) -> Iterator[Work]:
+    """ComfyUI's page without readings, and with the bar, the chips that it opens, and the sidebar."""
+    fleet, name = Fleet(), f"ComfyUI's {version}"
+    with shown(browser, ComfyScene(version, sources=[fleet, host()]), {"interval_seconds": 0}) as page:
         expect(page.locator("crystools-bar")).to_be_visible()
-        add(page, "readings off", None)
-    with shown(browser, ComfyScene(version, sources=[fleet, Machine("host", Reading(host=HOST))])) as page:
-        tag = page.locator("crystools-bar .tag")
-        expect(tag).to_contain_text(MACHINE)
-        add(page, "bar", 0.15)
-        tag.click()
-        popover = page.locator("crystools-bar").get_by_role("dialog", name="All chips")
+        yield measured(page, fleet, f"{name}, readings off", seconds, None)
+    with shown(browser, ComfyScene(version, sources=[fleet, host()])) as page:
+        bar = page.locator("crystools-bar")
+        expect(bar.locator(".tag")).to_contain_text(MACHINE)
+        yield measured(page, fleet, f"{name}, bar", seconds, CLOSED)
+        bar.locator(".tag").click()
+        popover = bar.get_by_role("dialog", name="All chips")
         expect(popover.get_by_role("option")).to_have_count(CHIPS)
-        add(page, "bar and all chips", 0.15)
+        yield measured(page, fleet, f"{name}, bar and all chips", seconds, CLOSED)
         popover.get_by_role("button", name=f"Show all {CHIPS}").click()
-        add(page, "bar and all chips opened", 0.25)
+        yield measured(page, fleet, f"{name}, bar and all chips opened", seconds, OPENED)
         page.keyboard.press("Escape")
-        page.locator("crystools-bar").get_by_role("button", name="Show the run in the sidebar").click()
+        bar.get_by_role("button", name="Show the run in the sidebar").click()
         expect(page.locator("crystools-sidebar")).to_be_visible()
-        add(page, "bar and sidebar", 0.15)
-    return works
+        yield measured(page, fleet, f"{name}, bar and sidebar", seconds, CLOSED)
+
+
+def all_works(browser: Browser, seconds: float) -> Iterator[Work]:
+    """Both hosts' pages."""
+    yield from page_of_its_own(browser, seconds)
+    for version in VERSIONS:
+        yield from comfyuis(browser, version, seconds)
+
+
+def line(work: Work) -> str:
+    """A row of the table that is printed."""
+    figure = work.figure
+    script, layout = (part / work.seconds for part in (work.script_seconds, work.layout_and_style_seconds))
+    return (
+        f"{work.name:<42} {work.readings / work.seconds:4.1f}/s {figure.ratio:6.1%} busy, {script:5.1%} script,"
+        f" {layout:5.1%} layout, heap {work.heap_growth_bytes / 2**20:+.1f} MiB, nodes {work.nodes_growth:+d}"
+        f" ({figure.verdict})"
+    )
 
 
 def main() -> None:
     """Measures all, prints it, and writes it where asked."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=10.0, metavar="N", help="for each (default: 10)")
-    parser.add_argument("--only", choices=("page", "comfyui"), help="one of the two hosts")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures there")
-    parser.add_argument("--before", type=Path, metavar="FILE", help="an earlier result, kept beside this one")
+    parser.add_argument("--before", type=Path, metavar="FILE", help="an earlier result, to be kept in it")
     arguments = parser.parse_args()
-    hosts: dict[str, list[Callable[[Browser], list[tuple[Work, float | None]]]]] = {
-        "page": [lambda browser: page_of_its_own(browser, arguments.seconds)],
-        "comfyui": [
-            lambda browser, version=version: comfyuis(browser, version, arguments.seconds)  # type: ignore[misc]
-            for version in VERSIONS
-        ],
-    }
-    measurements = []
+    figures = []
     expect.set_options(timeout=60_000)
     with sync_playwright() as playwright:
-        for host in [arguments.only] if arguments.only else hosts:
-            for measure in hosts[host]:
-                browser = playwright.chromium.launch(executable_path=CHROMIUM, args=CHROMIUM_ARGUMENTS)
-                for work, target in measure(browser):
-                    figure = work.figure(target)
-                    measurements.append({**asdict(work), "share": figure.ratio, "target": target})
-                    print(
-                        f"{work.name:<48} {work.readings / work.seconds:4.1f}/s {figure.ratio:6.1%} busy, {work.script_seconds / work.seconds:6.1%} script,"
-                        f" {work.layout_and_style_seconds / work.seconds:6.1%} layout, heap"
-                        f" {work.heap_growth_bytes / 2**20:+.1f} MiB, nodes {work.nodes_growth:+d} ({figure.verdict})",
-                        flush=True,
-                    )
-                browser.close()
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=CHROMIUM_ARGUMENTS)
+        for work in all_works(browser, arguments.seconds):
+            print(line(work), flush=True)
+            figures.append({**asdict(work), "share": work.figure.ratio})
+        browser.close()
     if arguments.json is not None:
         before = json.loads(arguments.before.read_text())["figures"] if arguments.before else []
-        result = {"machine": machine(), "figures": measurements, "before": before}
+        result = {"machine": machine(), "figures": figures, "before": before}
         arguments.json.write_text(json.dumps(result, indent=2) + "\n")
 
 

@@ -2,12 +2,13 @@
  * The page: one connection, one store, and the components of index.html bound to it.
  *
  * @import { ConnectionState } from "./client.js"
+ * @import { Announcer } from "./components/announcer.js"
  * @import { ServerMessage } from "./wire.js"
  */
 
 import { Connection, ServerApi } from "./client.js";
 import { StoreView } from "./component.js";
-import { Announcer } from "./components/announcer.js";
+import "./components/announcer.js";
 import "./components/chips.js";
 import "./components/compare.js";
 import "./components/current.js";
@@ -26,8 +27,7 @@ const base = new URL("./", import.meta.url);
 const store = new Store(new ServerApi(base));
 const connection = new Connection(base);
 
-const announcer = new Announcer();
-document.body.append(announcer);
+const announcer = /** @type {Announcer} */ (document.querySelector("crystools-announcer"));
 
 connection.addEventListener("message", (event) => {
   const message = /** @type {CustomEvent<ServerMessage>} */ (event).detail;

@@ -1,4 +1,4 @@
-"""The page for who cannot see it, hover over it or hold a pointer: axe finds nothing, faults are said, tips open."""
+"""The page for who cannot see it or hold a pointer: axe finds nothing, faults are said, tips open."""
 
 from __future__ import annotations
 
@@ -34,9 +34,7 @@ def test_axe_finds_nothing_while_nothing_runs(scene: Scene, open_page: OpenPage)
 def test_axe_finds_nothing_while_a_run_runs_when_it_has_ended_and_without_a_server(
     scene: Scene, open_page: OpenPage
 ) -> None:
-    bandwidth = (
-        dataclasses.replace(chip, hbm_bandwidth_utilization_ratio=0.4) for chip in v6e_readings(17)
-    )
+    bandwidth = (dataclasses.replace(chip, hbm_bandwidth_utilization_ratio=0.4) for chip in v6e_readings(17))
     scene.tpu.reading = Reading(chips=tuple(bandwidth))
     scene.start()
     play_to_end(scene, steps=3)
@@ -73,7 +71,8 @@ def test_faults_are_said_once_and_those_of_old_runs_never(scene: Scene, open_pag
         """() => {
             window.said = [];
             const alert = document.querySelector("crystools-announcer").shadowRoot.getElementById("alert");
-            new MutationObserver(() => window.said.push(alert.textContent)).observe(alert, { childList: true });
+            const note = () => window.said.push(alert.textContent);
+            new MutationObserver(note).observe(alert, { childList: true });
         }"""
     )
     play_to_end(scene, steps=6, recompile_at=2, nan_at=3, fail_at=5)

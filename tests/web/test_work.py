@@ -1,4 +1,4 @@
-"""What a reading costs the page: nothing for what is hidden or has not changed, and once a frame for what has."""
+"""What a reading costs the page: nothing for what is hidden or has not changed."""
 
 from __future__ import annotations
 

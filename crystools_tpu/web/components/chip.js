@@ -60,16 +60,14 @@ export class Chip extends Component {
     const series = store.chipSeries(chip.chip, "hbm");
     this.#hbm.reading = capacityReading(memory, used, total, series, `${memory} of ${chip.chip}`);
     this.#duty.reading = ratioReading(duty, chip, "duty", chip.duty_cycle_ratio, store);
-    this.#tensorcore.toggleAttribute("hidden", isGpu(chip) && store.chipSeries(chip.chip, "tensorcore").peak == null);
-    if (!this.#tensorcore.hidden) {
-      const { tensorcore_utilization_ratio: ratio } = chip;
-      this.#tensorcore.reading = ratioReading("TensorCore", chip, "tensorcore", ratio, store);
-    }
-    this.#bandwidth.toggleAttribute("hidden", store.chipSeries(chip.chip, "bandwidth").peak == null);
-    if (!this.#bandwidth.hidden) {
-      const { hbm_bandwidth_utilization_ratio: ratio } = chip;
-      this.#bandwidth.reading = ratioReading("Bandwidth", chip, "bandwidth", ratio, store);
-    }
+    const { tensorcore_utilization_ratio: tensorcore, hbm_bandwidth_utilization_ratio: bandwidth } = chip;
+    const told = (/** @type {Told} */ quantity) => store.chipSeries(chip.chip, quantity).peak != null;
+    showIf(this.#tensorcore, !isGpu(chip) || told("tensorcore"), () =>
+      ratioReading("TensorCore", chip, "tensorcore", tensorcore, store),
+    );
+    showIf(this.#bandwidth, told("bandwidth"), () =>
+      ratioReading("Bandwidth", chip, "bandwidth", bandwidth, store),
+    );
   }
 
   /** @param {string} id */
@@ -78,7 +76,15 @@ export class Chip extends Component {
   }
 }
 
-/** @type {Record<"duty" | "tensorcore" | "bandwidth", string>} */
+/** @typedef {"duty" | "tensorcore" | "bandwidth"} Told */
+
+/** @param {Meter} meter @param {boolean} shown @param {() => MeterReading} reading */
+function showIf(meter, shown, reading) {
+  meter.toggleAttribute("hidden", !shown);
+  if (shown) meter.reading = reading();
+}
+
+/** @type {Record<Told, string>} */
 const MEANINGS = {
   duty: "Share of time in which the chip ran anything.",
   tensorcore: "Utilisation of the TensorCores, as the chip counts it.",
@@ -88,7 +94,7 @@ const MEANINGS = {
 /**
  * @param {string} label
  * @param {ChipReading} chip
- * @param {keyof typeof MEANINGS} quantity
+ * @param {Told} quantity
  * @param {number | null} ratio
  * @param {Store} store
  * @returns {MeterReading}

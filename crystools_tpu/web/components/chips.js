@@ -205,7 +205,7 @@ function extremes(chips) {
     [`Fullest ${memory}`, say(extreme(chips, hbmRatio, Math.max))],
     [`Lowest ${dutyInText}`, say(lowest((chip) => chip.duty_cycle_ratio))],
     ...(tensorcore ? [/** @type {[string, string]} */ (["Lowest TensorCore", say(tensorcore)])] : []),
-    ...(bandwidth ? [/** @type {[string, string]} */ ([`Lowest ${memory} bandwidth`, say(bandwidth)])] : []),
+    ...(bandwidth ? [/** @type {[string, string]} */ (["Lowest bandwidth", say(bandwidth)])] : []),
   ];
 }
 
