@@ -50,10 +50,11 @@ screenshots: .venv/.dev .venv/frontends/.installed
 	PYTHONPATH=.:grafana $(BIN)/python docs/make_dashboard_pictures.py
 	test -z "$$COMFYUI_DIR" || $(BIN)/python docs/make_comfyui_screenshots.py
 
-benchmark: .venv/.dev
+benchmark: .venv/.dev .venv/frontends/.installed
 	$(BIN)/python -m benchmarks.telemetry
 	$(BIN)/python -m benchmarks.history
 	$(BIN)/python -m benchmarks.scrape
+	$(BIN)/python -m benchmarks.page
 	test -z "$$COMFYUI_DIR" || $(BIN)/python -m benchmarks.comfyui
 
 clean:

@@ -6,8 +6,8 @@
  */
 
 import { level } from "./components/meter.js";
-import { setAttribute, svg, syncChildren } from "./dom.js";
-import { hbmRatio } from "./readings.js";
+import { setAttribute, setStyle, svg, syncChildren } from "./dom.js";
+import { hbmRatio, shade } from "./readings.js";
 
 /** More chips than this make a grid, filled column by column. */
 const COLUMNS_AT_MOST = 16;
@@ -18,6 +18,7 @@ const COLUMN_PITCH = 5;
 const COLUMN_HEIGHT = 24;
 const SQUARE_PITCH = 3;
 
+
 export const CHIPS_PICTURE = `
   .ground { fill: var(--crystools-line); }
   .cell { fill: color-mix(in oklab, var(--crystools-hbm) calc(22% + var(--ratio) * 78%), transparent); }
@@ -26,34 +27,46 @@ export const CHIPS_PICTURE = `
   .cell[data-absent] { fill: none; }
 `;
 
+/** How many chips each picture has places for. @type {WeakMap<Element, number>} */
+const laidOut = new WeakMap();
+
 /** @param {Element} picture An svg element. @param {readonly ChipReading[]} chips */
 export function drawChips(picture, chips) {
   const grid = chips.length > COLUMNS_AT_MOST;
-  const rows = grid ? GRID_ROWS : 1;
-  const pitch = grid ? SQUARE_PITCH : COLUMN_PITCH;
-  const height = grid ? pitch - 1 : COLUMN_HEIGHT;
-  const columns = Math.ceil(chips.length / rows);
-  setAttribute(picture, "viewBox", `0 0 ${columns * pitch} ${grid ? rows * pitch - 1 : height}`);
-  syncChildren(picture, chips, createCell, (group, chip, index) => {
-    const [ground, cell] = /** @type {SVGElement[]} */ ([...group.children]);
-    if (!ground || !cell) return;
+  if (laidOut.get(picture) !== chips.length) layOut(picture, chips, grid);
+  chips.forEach((chip, index) => {
+    const cell = /** @type {SVGElement} */ (picture.children[index]?.lastElementChild);
     const ratio = hbmRatio(chip);
-    const filled = grid ? height : height * Math.min(1, ratio ?? 0);
-    const top = (index % rows) * pitch;
-    const box = { x: Math.floor(index / rows) * pitch, y: top, width: pitch - 1, height };
-    place(ground, box);
-    place(cell, { ...box, y: top + height - filled, height: filled });
-    cell.style.setProperty("--ratio", String(grid ? (ratio ?? 0) : 1));
+    if (!grid) fill(cell, ratio ?? 0);
+    setStyle(cell, "--ratio", grid ? shade(ratio ?? 0) : "1");
     setAttribute(cell, "data-level", ratio == null ? null : level(ratio));
     setAttribute(cell, "data-absent", ratio == null ? "" : null);
   });
 }
 
-function createCell() {
-  return svg("g", {}, svg("rect", { class: "ground" }), svg("rect", { class: "cell" }));
+/** Gives each chip its place. @param {Element} picture @param {readonly ChipReading[]} chips @param {boolean} grid */
+function layOut(picture, chips, grid) {
+  laidOut.set(picture, chips.length);
+  const rows = grid ? GRID_ROWS : 1;
+  const pitch = grid ? SQUARE_PITCH : COLUMN_PITCH;
+  const height = grid ? pitch - 1 : COLUMN_HEIGHT;
+  const columns = Math.ceil(chips.length / rows);
+  setAttribute(picture, "viewBox", `0 0 ${columns * pitch} ${grid ? rows * pitch - 1 : height}`);
+  syncChildren(picture, chips, createCell, (group, _, index) => {
+    const place = { x: Math.floor(index / rows) * pitch, y: (index % rows) * pitch, width: pitch - 1, height };
+    for (const rect of group.children) {
+      for (const [name, value] of Object.entries(place)) setAttribute(rect, name, String(value));
+    }
+  });
 }
 
-/** @param {SVGElement} rect @param {Record<string, number>} box */
-function place(rect, box) {
-  for (const [name, value] of Object.entries(box)) setAttribute(rect, name, value.toFixed(2));
+/** How high a column stands. @param {SVGElement} column @param {number} ratio */
+function fill(column, ratio) {
+  const height = COLUMN_HEIGHT * Math.min(1, ratio);
+  setAttribute(column, "y", (COLUMN_HEIGHT - height).toFixed(2));
+  setAttribute(column, "height", height.toFixed(2));
+}
+
+function createCell() {
+  return svg("g", {}, svg("rect", { class: "ground" }), svg("rect", { class: "cell" }));
 }

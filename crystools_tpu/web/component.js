@@ -5,6 +5,8 @@
  * @import { Store } from "./store.js"
  */
 
+import { TIP_STYLE, listen } from "./tips.js";
+
 /** @param {string} css */
 function sheet(css) {
   const made = new CSSStyleSheet();
@@ -29,13 +31,15 @@ const COMMON = sheet(`
   }
   .number { font-variant-numeric: tabular-nums; white-space: nowrap; }
   .muted { color: var(--crystools-muted); }
-  .live { transition: opacity .2s; }
-  .live[data-stale] { opacity: .45; filter: grayscale(1); }
+  .live[data-stale] {
+    filter: grayscale(1); outline: 1px dashed var(--crystools-muted); outline-offset: 3px; border-radius: 4px;
+  }
   button, select { font: inherit; color: inherit; }
   button { cursor: pointer; }
   .sr-only {
     position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); white-space: nowrap;
   }
+  ${TIP_STYLE}
   @media (prefers-reduced-motion: reduce) { * { transition: none !important; animation: none !important; } }
 `);
 
@@ -61,6 +65,7 @@ export class Component extends HTMLElement {
     super();
     const { template, sheets } = /** @type {typeof Component} */ (this.constructor).blueprint;
     this.#root.adoptedStyleSheets = sheets;
+    listen(this.#root);
     this.#root.append(document.importNode(template.content, true)); // components in it are whole at once
   }
 
@@ -77,11 +82,14 @@ export class Component extends HTMLElement {
 
 /**
  * A component that shows the store: `render` runs at most once a frame after a change, and every
- * `tickSeconds` where it shows something that moves with the clock.
+ * `tickSeconds` where it shows something that moves with the clock. A tab that nobody sees has no frames.
  */
 export class StoreView extends Component {
   /** @type {number | null} */
   static tickSeconds = null;
+
+  /** Whether it shows the snapshots; where not it is left in peace by them. */
+  static showsReadings = true;
 
   /** @type {Store | null} */
   #store = null;
@@ -114,14 +122,16 @@ export class StoreView extends Component {
 
   #bind() {
     if (!this.#store) return;
-    const { tickSeconds } = /** @type {typeof StoreView} */ (this.constructor);
+    const { tickSeconds, showsReadings } = /** @type {typeof StoreView} */ (this.constructor);
     this.#store.addEventListener("change", this.#schedule);
+    if (showsReadings) this.#store.addEventListener("readings", this.#schedule);
     if (tickSeconds != null) this.#ticker = setInterval(this.#schedule, tickSeconds * 1000);
     this.#schedule();
   }
 
   #unbind() {
     this.#store?.removeEventListener("change", this.#schedule);
+    this.#store?.removeEventListener("readings", this.#schedule);
     clearInterval(this.#ticker);
     cancelAnimationFrame(this.#frame);
     this.#frame = 0;

@@ -54,6 +54,16 @@ export function setAttribute(element, name, value) {
 }
 
 /**
+ * Sets a property of the element's own style where it differs.
+ * @param {HTMLElement | SVGElement} element
+ * @param {string} name
+ * @param {string} value
+ */
+export function setStyle(element, name, value) {
+  if (element.style.getPropertyValue(name) !== value) element.style.setProperty(name, value);
+}
+
+/**
  * Gives `parent` one child for each item, keeping those it has: hover, focus and selection survive.
  *
  * @template T

@@ -2,11 +2,13 @@
  * The page: one connection, one store, and the components of index.html bound to it.
  *
  * @import { ConnectionState } from "./client.js"
+ * @import { Announcer } from "./components/announcer.js"
  * @import { ServerMessage } from "./wire.js"
  */
 
 import { Connection, ServerApi } from "./client.js";
 import { StoreView } from "./component.js";
+import "./components/announcer.js";
 import "./components/chips.js";
 import "./components/compare.js";
 import "./components/current.js";
@@ -25,8 +27,12 @@ const base = new URL("./", import.meta.url);
 const store = new Store(new ServerApi(base));
 const connection = new Connection(base);
 
+const announcer = /** @type {Announcer} */ (document.querySelector("crystools-announcer"));
+
 connection.addEventListener("message", (event) => {
-  store.receive(/** @type {CustomEvent<ServerMessage>} */ (event).detail);
+  const message = /** @type {CustomEvent<ServerMessage>} */ (event).detail;
+  store.receive(message);
+  announcer.receive(message, store);
 });
 connection.addEventListener("state", (event) => {
   store.setConnection(/** @type {CustomEvent<ConnectionState>} */ (event).detail);

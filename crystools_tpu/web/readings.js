@@ -74,6 +74,11 @@ export function diskReading(store, mount, label) {
   return capacityReading(label ?? name, disk?.used_bytes, disk?.total_bytes, series, name);
 }
 
+/** @param {ChipReading} chip */
+export function isTpu({ chip }) {
+  return chip.startsWith("tpu");
+}
+
 const TPU_NAMES = { devices: "chips", memory: "HBM", duty: "Duty cycle", dutyInText: "duty cycle" };
 const GPU_NAMES = { devices: "GPUs", memory: "VRAM", duty: "GPU util.", dutyInText: "GPU utilisation" };
 const OTHER_NAMES = { ...TPU_NAMES, devices: "devices", memory: "Memory" };
@@ -88,7 +93,11 @@ export function namesFor(chips) {
 }
 
 /** @type {Record<string, string>} */
-const FULL_NAMES = { "GPU util.": "GPU utilisation", TensorCore: "TensorCore utilisation" };
+const FULL_NAMES = {
+  "GPU util.": "GPU utilisation",
+  TensorCore: "TensorCore utilisation",
+  Bandwidth: "Memory bandwidth",
+};
 
 /** What a small meter has no room for. @param {string} name */
 export function fullName(name) {
@@ -98,6 +107,14 @@ export function fullName(name) {
 /** The share of a chip's HBM that is used, or null. @param {ChipReading} chip */
 export function hbmRatio({ hbm_used_bytes: used, hbm_total_bytes: total }) {
   return used != null && total ? used / total : null;
+}
+
+/** So many shades a grid of chips has: nobody sees more, and a square whose shade is the same is not drawn again. */
+const SHADES = 32;
+
+/** A share as the shade of a chip's square. @param {number} ratio */
+export function shade(ratio) {
+  return String(Math.round(ratio * SHADES) / SHADES);
 }
 
 /**

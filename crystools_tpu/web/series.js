@@ -16,28 +16,34 @@ export class Series {
   }
 }
 
+/** The height of a sparkline's box, so large that its points are whole numbers. */
+export const SPARKLINE_HEIGHT = 100;
+
 /**
- * SVG path data of a line through `values` and of the area under it, in a box SERIES_LENGTH - 1 wide and 1
- * high whose bottom is 0 and top is `ceiling`. The newest value is at the right edge; a null is a gap.
+ * SVG path data of a line through `values` and of the area under it, in a box SERIES_LENGTH - 1 wide and
+ * SPARKLINE_HEIGHT high whose bottom is 0 and top is `ceiling`. The newest value is at the right edge; a null is a gap.
  *
  * @param {readonly (number | null)[]} values
  * @param {number} ceiling
  */
 export function sparkline(values, ceiling) {
   const first = SERIES_LENGTH - values.length;
-  let [line, area] = ["", ""];
-  /** @type {string[]} */
-  let points = [];
-  const endStretch = (/** @type {number} */ end) => {
-    if (!points.length) return;
-    line += `M${points.join("L")}`;
-    area += `M${points.join("L")}V1H${end - points.length}Z`;
-    points = [];
+  let [line, area, stretch] = ["", "", ""];
+  let begin = 0;
+  const endStretch = () => {
+    if (!stretch) return;
+    line += `M${stretch}`;
+    area += `M${stretch}V${SPARKLINE_HEIGHT}H${begin}Z`;
+    stretch = "";
   };
   values.forEach((value, index) => {
-    if (value == null) endStretch(first + index);
-    else points.push(`${first + index} ${(1 - Math.min(1, Math.max(0, value / ceiling))).toFixed(3)}`);
+    const at = first + index;
+    if (value == null) return endStretch();
+    const share = Math.min(1, Math.max(0, value / ceiling));
+    const point = `${at} ${Math.round((1 - share) * SPARKLINE_HEIGHT)}`;
+    if (!stretch) begin = at;
+    stretch = stretch ? `${stretch}L${point}` : point;
   });
-  endStretch(SERIES_LENGTH);
+  endStretch();
   return { line, area };
 }

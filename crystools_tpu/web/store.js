@@ -22,8 +22,14 @@ const STALE_SECONDS_AT_LEAST = 3;
 
 /**
  * The quantities that have a history.
- * @typedef {"hbm" | "duty" | "tensorcore" | "mfu" | "temperature"} ChipQuantity
+ * @typedef {"hbm" | "duty" | "tensorcore" | "bandwidth" | "temperature"} ChipQuantity
  */
+
+/** @returns {Record<ChipQuantity, Series>} */
+function chipHistory() {
+  const [hbm, duty, tensorcore, bandwidth, temperature] = Array.from({ length: 5 }, () => new Series());
+  return /** @type {Record<ChipQuantity, Series>} */ ({ hbm, duty, tensorcore, bandwidth, temperature });
+}
 
 /** What a page did not ask for is null, as what is unknown. @type {Omit<ChipReading, "chip" | "kind">} */
 const UNREAD_CHIP = {
@@ -45,7 +51,10 @@ const UNREAD_HOST = {
   machine_memory_bytes: null,
 };
 
-/** Emits `change` whenever something that it holds has changed. */
+/**
+ * Emits `readings` when a snapshot has come, ten times a second where the user wants that, and `change` whenever
+ * anything else that it holds has changed.
+ */
 export class Store extends EventTarget {
   /** @type {ConnectionState} */
   connection = "connecting";
@@ -68,10 +77,10 @@ export class Store extends EventTarget {
   /** How often snapshots are asked for; 0 is never, null leaves it to the server. @type {number | null} */
   chosenIntervalSeconds = null;
 
+  /** By chip. @type {Map<string, Record<ChipQuantity, Series>>} */
+  #chipSeries = new Map();
   /** @type {Map<string, Series>} */
-  #series = new Map();
-  /** Every chip that was ever there: while one is not, its history has a gap. @type {Set<string>} */
-  #chips = new Set();
+  #hostSeries = new Map();
   #snapshotReceivedSeconds = 0;
   #clockOffsetSeconds = 0;
   /** @type {Set<string>} */
@@ -143,7 +152,8 @@ export class Store extends EventTarget {
         break;
       case "snapshot":
         this.#receiveSnapshot(message);
-        break;
+        this.dispatchEvent(new Event("readings"));
+        return;
       case "error":
         this.problem = message.field ? `${message.field}: ${message.message}` : message.message;
         break;
@@ -238,15 +248,6 @@ export class Store extends EventTarget {
   }
 
   /**
-   * MFU of the run that uses this chip now, at its latest step.
-   * @param {string} chip
-   */
-  chipMfu(chip) {
-    const run = this.runningRuns.find((candidate) => candidate.device?.chip_ids.includes(chip));
-    return run ? this.latestMfu(run) : null;
-  }
-
-  /**
    * Where the run's trace file is, or null where the server makes none.
    * @param {RunReport} run
    */
@@ -264,19 +265,21 @@ export class Store extends EventTarget {
 
   /** @param {string} chip @param {ChipQuantity} quantity */
   chipSeries(chip, quantity) {
-    return this.#seriesOf(`chip/${chip}/${quantity}`);
+    return this.#historyOf(chip)[quantity];
   }
 
   /** @param {"cpu" | "ram" | `disk/${string}`} quantity */
   hostSeries(quantity) {
-    return this.#seriesOf(`host/${quantity}`);
+    let series = this.#hostSeries.get(quantity);
+    if (!series) this.#hostSeries.set(quantity, (series = new Series()));
+    return series;
   }
 
-  /** @param {string} key */
-  #seriesOf(key) {
-    let series = this.#series.get(key);
-    if (!series) this.#series.set(key, (series = new Series()));
-    return series;
+  /** @param {string} chip */
+  #historyOf(chip) {
+    let history = this.#chipSeries.get(chip);
+    if (!history) this.#chipSeries.set(chip, (history = chipHistory()));
+    return history;
   }
 
   /** @param {Snapshot} snapshot */
@@ -287,8 +290,10 @@ export class Store extends EventTarget {
     this.#snapshotReceivedSeconds = monotonicSeconds();
     this.#clockOffsetSeconds = snapshot.time_unix_seconds - Date.now() / 1000;
     const here = new Set(snapshot.chips.map(({ chip }) => chip));
-    for (const chip of this.#chips) if (!here.has(chip)) this.#recordChip({ ...UNREAD_CHIP, chip, kind: null });
-    for (const chip of here) this.#chips.add(chip);
+    // While a chip is not there its history has a gap.
+    for (const chip of this.#chipSeries.keys()) {
+      if (!here.has(chip)) this.#recordChip({ ...UNREAD_CHIP, chip, kind: null });
+    }
     for (const chip of snapshot.chips) this.#recordChip(chip);
     const { host } = snapshot;
     if (!host) return;
@@ -299,11 +304,12 @@ export class Store extends EventTarget {
 
   /** @param {ChipReading} chip */
   #recordChip(chip) {
-    this.chipSeries(chip.chip, "hbm").push(chip.hbm_used_bytes);
-    this.chipSeries(chip.chip, "duty").push(chip.duty_cycle_ratio);
-    this.chipSeries(chip.chip, "tensorcore").push(chip.tensorcore_utilization_ratio);
-    this.chipSeries(chip.chip, "mfu").push(this.chipMfu(chip.chip)?.ratio ?? null);
-    this.chipSeries(chip.chip, "temperature").push(chip.temperature_celsius);
+    const { hbm, duty, tensorcore, bandwidth, temperature } = this.#historyOf(chip.chip);
+    hbm.push(chip.hbm_used_bytes);
+    duty.push(chip.duty_cycle_ratio);
+    tensorcore.push(chip.tensorcore_utilization_ratio);
+    bandwidth.push(chip.hbm_bandwidth_utilization_ratio);
+    temperature.push(chip.temperature_celsius);
   }
 
   /** @param {TelemetryEvent} event */

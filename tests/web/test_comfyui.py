@@ -22,6 +22,7 @@ from crystools_exporters.perfetto import perfetto_trace
 from crystools_tpu.sources.base import ChipReading, HostReading, Reading
 from crystools_tpu.telemetry import RunReport, Status
 from crystools_tpu.telemetry.events import ModelFreed
+from tests.web.axe import violations
 from tests.web.comfyui_host import EXTENSION, VERSIONS, ComfyScene, frontend
 from tests.web.conftest import HARMLESS
 from tests.web.scenes import FORECAST, GIB, HOST, play_to_end, played_until, v6e_readings
@@ -225,20 +226,20 @@ def test_the_bar_has_what_the_monitor_before_it_had_with_used_total_share_and_pe
     expect(tab.meters).to_contain_text(["HBM", "Duty cycle", "TensorCore", "CPU", "RAM", "Disk"])
     expect(tab.meter("hbm", "HBM")).to_have_text(re.compile(r"HBM\s*62%|HBM\s*63%"))
     expect(tab.meter("hbm", "HBM")).to_have_attribute(
-        "title", "HBM of tpu0: 63%\nUsed 20.0 GiB\nTotal 32.0 GiB\nPeak seen 24.0 GiB"
+        "data-tip", "HBM of tpu0: 63%\nUsed 20.0 GiB\nTotal 32.0 GiB\nPeak seen 24.0 GiB"
     )
     expect(tab.meter("duty", "Duty cycle")).to_have_attribute(
-        "title", "Duty cycle of tpu0: 98%\nPeak seen 98%"
+        "data-tip", "Duty cycle of tpu0: 98%\nPeak seen 98%"
     )
     expect(tab.meter("tensorcore", "TensorCore")).to_have_attribute(
-        "title", "TensorCore utilisation of tpu0: 61%\nPeak seen 61%"
+        "data-tip", "TensorCore utilisation of tpu0: 61%\nPeak seen 61%"
     )
-    expect(tab.meter("host", "CPU")).to_have_attribute("title", "CPU, all cores: 37%\nPeak seen 37%")
+    expect(tab.meter("host", "CPU")).to_have_attribute("data-tip", "CPU, all cores: 37%\nPeak seen 37%")
     expect(tab.meter("host", "RAM")).to_have_attribute(
-        "title", "RAM: 29%\nUsed 412 GiB\nTotal 1,433 GiB\nPeak seen 412 GiB"
+        "data-tip", "RAM: 29%\nUsed 412 GiB\nTotal 1,433 GiB\nPeak seen 412 GiB"
     )
     expect(tab.meter("host", "Disk")).to_have_attribute(
-        "title", "Disk /: 73%\nUsed 71.0 GiB\nTotal 97.0 GiB\nPeak seen 71.0 GiB"
+        "data-tip", "Disk /: 73%\nUsed 71.0 GiB\nTotal 97.0 GiB\nPeak seen 71.0 GiB"
     )
 
 
@@ -246,7 +247,7 @@ def test_a_gpu_has_utilisation_vram_and_temperature(tab: Tab) -> None:
     tab.show(ChipReading("gpu0", "NVIDIA H100", 60 * GIB, 80 * GIB, 0.93, temperature_celsius=71.0))
     expect(tab.meters).to_contain_text(["VRAM", "GPU util.", "Temperature", "CPU", "RAM", "Disk"])
     expect(tab.meter("temperature", "71 °C")).to_have_attribute(
-        "title", "Temperature of gpu0: 71 °C\nPeak seen 71 °C"
+        "data-tip", "Temperature of gpu0: 71 °C\nPeak seen 71 °C"
     )
 
 
@@ -257,7 +258,7 @@ def test_a_gpu_has_the_same_names_among_all_chips_as_in_the_bar(tab: Tab) -> Non
     expect(chip.get_by_role("meter", name="VRAM")).to_have_attribute("aria-valuetext", "60.0 / 80.0 GiB")
     expect(chip.get_by_role("meter", name="GPU util.")).to_have_attribute("aria-valuetext", "93%")
     expect(chip.get_by_role("meter", name="GPU util.")).to_have_attribute(
-        "title", re.compile("^GPU utilisation of gpu0: 93%\n")
+        "data-tip", re.compile("^GPU utilisation of gpu0: 93%\n")
     )
     tab.page.keyboard.press("Escape")
 
@@ -286,9 +287,9 @@ def test_fault_the_maximum_was_shared_between_devices(tab: Tab) -> None:
     )
     tab.show(one, two)
     hbm = tab.bar.locator("crystools-bar-meter[data-kind=hbm] #meter")
-    expect(hbm.nth(0)).to_have_attribute("title", re.compile("Peak seen 4.00 GiB$"))
-    expect(hbm.nth(1)).to_have_attribute("title", re.compile("Peak seen 28.0 GiB$"))
-    expect(tab.meter("host", "RAM")).to_have_attribute("title", re.compile("Peak seen 412 GiB$"))
+    expect(hbm.nth(0)).to_have_attribute("data-tip", re.compile("Peak seen 4.00 GiB$"))
+    expect(hbm.nth(1)).to_have_attribute("data-tip", re.compile("Peak seen 28.0 GiB$"))
+    expect(tab.meter("host", "RAM")).to_have_attribute("data-tip", re.compile("Peak seen 412 GiB$"))
 
 
 @pytest.mark.parametrize("count", [8, 256])
@@ -304,9 +305,9 @@ def test_fault_only_the_first_two_chips_were_shown(tab: Tab, count: int) -> None
     expect(tag.locator(".cell[data-level=critical]")).to_have_count(1)
     expect(tab.meters).to_have_count(6)
     expect(tab.meter("hbm", "99%")).to_have_attribute(
-        "title", re.compile(f"^HBM of tpu5: 99%\n.*\nThe fullest of {count} chips$", re.DOTALL)
+        "data-tip", re.compile(f"^HBM of tpu5: 99%\n.*\nThe fullest of {count} chips$", re.DOTALL)
     )
-    expect(tab.meter("duty", "2.0%")).to_have_attribute("title", re.compile(r"^Duty cycle of tpu5: 2\.0%"))
+    expect(tab.meter("duty", "2.0%")).to_have_attribute("data-tip", re.compile(r"^Duty cycle of tpu5: 2\.0%"))
     tag.click()
     popover = tab.bar.get_by_role("dialog", name="All chips")
     expect(popover).to_be_visible()
@@ -329,7 +330,7 @@ def test_the_bar_follows_the_running_stage(tab: Tab) -> None:
         expect(run.locator("#doing")).to_have_text("Denoise 23/50")
         expect(run.locator("#rest")).to_have_text(re.compile(r"^[12]:\d\d left of Denoise · MFU 39%$"))
         expect(run).to_have_attribute(
-            "title", re.compile("^wan2.1-t2v: Denoise\nMFU of the latest step 39%\n")
+            "data-tip", re.compile("^wan2.1-t2v: Denoise\nMFU of the latest step 39%\n")
         )
     expect(run).to_be_hidden()
 
@@ -357,7 +358,7 @@ def test_the_bar_follows_a_workflow_with_its_queue_and_what_is_to_go(tab: Tab) -
         re.compile(r"^4/8 nodes · \d+:\d\d · 3:(20|1\d) left of the run · 2 queued$")
     )
     expect(tab.bar.locator("#run")).to_have_attribute(
-        "title", re.compile("^Cat in the rain: KSampler\n4 of 8 nodes\n.*Click to go to", re.DOTALL)
+        "data-tip", re.compile("^Cat in the rain: KSampler\n4 of 8 nodes\n.*Click to go to", re.DOTALL)
     )
     # Four of eight nodes, and 7 of 20 steps of the fifth.
     expect(tab.bar.locator("#done")).to_have_attribute("style", "--ratio: 0.54375;")
@@ -511,6 +512,29 @@ def test_it_can_be_read_in_light_and_dark(tab: Tab, palette: str) -> None:
     tab.manager("setting.set('Comfy.ColorPalette', 'dark')")
 
 
+def test_axe_finds_nothing_in_the_bar_the_chips_the_sidebar_and_the_settings(tab: Tab) -> None:
+    """ComfyUI's own page is not ours to judge."""
+    ours = ["crystools-bar", "crystools-sidebar"]
+    play_to_end(tab.scene, steps=4)
+    play_to_end(tab.scene, steps=4)
+    tab.show(*v6e_readings(17))
+    with played_until(tab.scene, 7):
+        tab.bar.get_by_role("button", name="Show the run in the sidebar").click()
+        expect(tab.page.locator("crystools-sidebar crystools-current #steps")).to_have_text("step 7 of 50")
+        tab.bar.locator(".tag").click()
+        expect(tab.bar.get_by_role("option")).to_have_count(17)
+        assert violations(tab.page, ours) == []
+        tab.manager("setting.set('Comfy.ColorPalette', 'light')")
+        expect(tab.page.locator("body")).to_have_css("color-scheme", "light")
+        assert violations(tab.page, ours, rules=["color-contrast"]) == []
+        tab.manager("setting.set('Comfy.ColorPalette', 'dark')")
+        tab.page.keyboard.press("Escape")
+    tab.manager("sidebarTab.toggleSidebarTab('crystools-tpu')")
+    tab.open_settings()
+    assert violations(tab.page, ["[data-preference]"]) == []
+    tab.close_settings()
+
+
 def test_the_settings_take_effect_at_once_and_stay_in_their_range(tab: Tab) -> None:
     tab.open_settings()
     tab.prefer(meter_width_pixels=100, meter_height_pixels=50, interval_seconds=2)
@@ -558,9 +582,9 @@ def test_fault_which_disk_took_any_path(tab: Tab) -> None:
     choice = tab.page.locator("[data-preference=disk]")
     expect(choice.locator("option")).to_have_text(["Automatic", "/", "/dev/shm"])
     choice.select_option("/dev/shm")
-    expect(tab.meter("host", "Disk")).to_have_attribute("title", re.compile("^Disk /dev/shm: 19%"))
+    expect(tab.meter("host", "Disk")).to_have_attribute("data-tip", re.compile("^Disk /dev/shm: 19%"))
     choice.select_option("")
-    expect(tab.meter("host", "Disk")).to_have_attribute("title", re.compile("^Disk /: 73%"))
+    expect(tab.meter("host", "Disk")).to_have_attribute("data-tip", re.compile("^Disk /: 73%"))
     tab.close_settings()
 
 

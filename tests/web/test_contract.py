@@ -19,6 +19,14 @@ def test_the_page_names_no_other_server() -> None:
         assert addresses <= {"http://www.w3.org/2000/svg"}, path
 
 
+def test_no_component_hides_words_where_a_pointer_alone_finds_them() -> None:
+    """A `title` opens neither by keyboard nor by touch: `data-tip` does, see tips.js."""
+    for path in WEB.rglob("*.js"):
+        assert not re.search(r"""\stitle="|setAttribute\([^)]*"title"|svg\("title"\)""", path.read_text()), (
+            path
+        )
+
+
 def test_every_colour_that_a_component_reads_is_in_the_theme() -> None:
     defined = set(re.findall(r"(--crystools-[\w-]+):", (WEB / "theme.css").read_text()))
     read = {

@@ -62,10 +62,10 @@ def test_chips_are_grey_while_idle_come_to_life_with_a_program_and_rest_after_it
     assert row(page, "tpu") == "tpu idle: no program uses the chips"
     expect(page.locator("crystools-sources li[data-state=down]")).to_have_count(0)
     expect(tag).to_have_text("8 x v6eidle")
-    expect(tag).to_have_attribute("title", f"{SENTENCE}. Click for what was found.")
+    expect(tag).to_have_attribute("data-tip", f"{SENTENCE}. Click for what was found.")
     meters = bar.locator("[data-kind=quiet]")
     expect(meters).to_have_text([re.compile(r"HBM\s*idle"), re.compile(r"Duty cycle\s*idle")])
-    expect(meters.first.locator("#meter")).to_have_attribute("title", f"HBM: {SENTENCE}")
+    expect(meters.first.locator("#meter")).to_have_attribute("data-tip", f"HBM: {SENTENCE}")
 
     scene.tpu.reading = USED
     expect(chips.locator("crystools-chip")).to_have_count(8)

@@ -80,7 +80,7 @@ def test_everything_is_reached_by_the_keyboard_and_the_focus_is_seen(
     page = open_page(scene)
     expect(page.locator("crystools-runs").get_by_role("button")).to_be_visible()
     walked = []
-    for _ in range(9):
+    for _ in range(13):
         page.keyboard.press("Tab")
         name, outline = page.evaluate(
             """() => {

@@ -32,7 +32,6 @@ def test_eight_simulated_chips_show_the_rigs_exact_figures(open_page: OpenPage) 
                 expect(figure(page, f"tpu{number}", "tensorcore")).to_have_text(
                     f"{chip.tensorcore_percent:.0f}%"
                 )
-                expect(figure(page, f"tpu{number}", "mfu")).to_have_text("n/a")
             expect(page.get_by_text("SIMULATED v6e-8")).to_be_visible()
         finally:
             scene.stop()
@@ -61,7 +60,7 @@ def test_host_meters_show_used_and_total_and_in_the_tooltip_the_peak(
         "aria-valuetext", "133 / 708 GiB"
     )
     scene.host.reading = Reading(host=dataclasses.replace(HOST, memory_used_bytes=400 * GIB))
-    expect(ram).to_have_attribute("title", "RAM: 28%\nUsed 400 GiB\nTotal 1,433 GiB\nPeak seen 412 GiB")
+    expect(ram).to_have_attribute("data-tip", "RAM: 28%\nUsed 400 GiB\nTotal 1,433 GiB\nPeak seen 412 GiB")
     expect(ram.locator("#line")).to_have_attribute("d", re.compile(r"^M.*L"))
 
 
@@ -71,18 +70,18 @@ def test_the_limits_of_a_container_are_told_beside_the_machine(scene: Scene, ope
     scene.start()
     meters = open_page(scene).locator("crystools-host")
     expect(meters.get_by_role("meter", name="CPU")).to_have_attribute(
-        "title", "CPU, of 2.5 (limit of the container; host 64): 50%\nPeak seen 50%"
+        "data-tip", "CPU, of 2.5 (limit of the container; host 64): 50%\nPeak seen 50%"
     )
     ram = (
         "RAM: 75%\nUsed 12.0 GiB\nTotal 16.0 GiB (limit of the container; host 64.0 GiB)\nPeak seen 12.0 GiB"
     )
-    expect(meters.get_by_role("meter", name="RAM")).to_have_attribute("title", ram)
+    expect(meters.get_by_role("meter", name="RAM")).to_have_attribute("data-tip", ram)
     scene.host.reading = Reading(host=dataclasses.replace(host, cpu_count=64.0, memory_total_bytes=64 * GIB))
     expect(meters.get_by_role("meter", name="CPU")).to_have_attribute(
-        "title", "CPU, all cores: 50%\nPeak seen 50%"
+        "data-tip", "CPU, all cores: 50%\nPeak seen 50%"
     )
     expect(meters.get_by_role("meter", name="RAM")).to_have_attribute(
-        "title", "RAM: 19%\nUsed 12.0 GiB\nTotal 64.0 GiB\nPeak seen 12.0 GiB"
+        "data-tip", "RAM: 19%\nUsed 12.0 GiB\nTotal 64.0 GiB\nPeak seen 12.0 GiB"
     )
 
 
@@ -93,7 +92,7 @@ def test_what_a_chip_does_not_say_reads_not_available_and_never_zero(
     scene.host.reading = Reading(host=HostReading(None, 1 * GIB, 2 * GIB, ()))
     scene.start()
     page = open_page(scene)
-    for meter in ("hbm", "duty", "tensorcore", "mfu"):
+    for meter in ("hbm", "duty", "tensorcore"):
         expect(figure(page, "tpu0", meter)).to_have_text("n/a")
     expect(page.get_by_role("img", name="CPU n/a")).to_be_visible()
     expect(figure(page, "tpu1", "duty")).to_have_text("0%")
@@ -124,15 +123,27 @@ def test_a_lost_chip_goes_says_why_and_comes_back(scene: Scene, open_page: OpenP
     expect(page.locator("crystools-chip")).to_have_count(4)
 
 
-def test_mfu_of_the_run_is_shown_on_its_chips_alone(scene: Scene, open_page: OpenPage) -> None:
-    scene.tpu.reading = Reading(chips=v6e_readings(4))
+def test_a_card_shows_what_its_chip_says_and_not_what_the_run_says_for_all(
+    scene: Scene, open_page: OpenPage
+) -> None:
+    telling, silent = v6e_readings(2)
+    gpu = ChipReading("gpu0", "NVIDIA H100", 60 * GIB, 80 * GIB, 0.93)
+    scene.tpu.reading = Reading(
+        chips=(dataclasses.replace(telling, hbm_bandwidth_utilization_ratio=0.57), silent, gpu)
+    )
     scene.start()
-    page = open_page(scene)
     with played_until(scene, 3, chips=2):
-        # 3.2625 PFLOP a step on two chips of 918 TFLOP/s; the third step takes 4.60 s.
-        expect(figure(page, "tpu0", "mfu")).to_have_text("39%")
-        expect(figure(page, "tpu1", "mfu")).to_have_text("39%")
-        expect(figure(page, "tpu2", "mfu")).to_have_text("n/a")
+        page = open_page(scene)
+        expect(page.locator("crystools-chip")).to_have_count(3)
+
+        def meters(chip: str) -> Locator:
+            labels = page.locator(f"crystools-chip[data-chip={chip}] crystools-meter #label")
+            return labels.filter(visible=True)
+
+        expect(meters("tpu0")).to_have_text(["HBM", "Duty cycle", "TensorCore", "Bandwidth"])
+        expect(figure(page, "tpu0", "bandwidth")).to_have_text("57%")
+        expect(meters("tpu1")).to_have_text(["HBM", "Duty cycle", "TensorCore"])
+        expect(meters("gpu0")).to_have_text(["VRAM", "GPU util."])
 
 
 @pytest.fixture

@@ -136,7 +136,7 @@ def test_the_table_has_each_stage_with_what_is_known(page: Page, scene: Scene) -
         ["Denoise", "4 min 28 s", "38.0 s", "50", "4.60 s", "39%", "7.4%", "compute", "24.1 GiB"]
     )
     expect(rows.nth(3).locator("td").nth(4)).to_have_attribute(
-        "title", re.compile(r"TFLOP of .* TFLOP possible\. Method: architecture")
+        "data-tip", re.compile(r"TFLOP of .* TFLOP possible\. Method: architecture")
     )
 
 
@@ -480,13 +480,13 @@ def test_the_time_left_starts_from_the_forecast(page: Page, scene: Scene) -> Non
     with scene.run(forecast=FORECAST) as run, run.stage("denoise", steps=50) as stage:
         left = current(page).locator("#left")
         expect(left).to_have_text("3 min 45 s left of Denoise")  # 50 steps of 4.5 s
-        expect(left).to_have_attribute("title", "Until this stage ends, by the forecast alone")
+        expect(left).to_have_attribute("data-tip", "Until this stage ends, by the forecast alone")
         scene.compile(stage, 38.0)
         scene.step(stage, 4.6)
         scene.step(stage, 10.5)
         # 48 steps of 7.5 s, the median of the forecast and the step without a compile, are 6 min 00 s.
         expect(left).to_have_text(re.compile(r"^(6 min 00|5 min [345]\d) s left of Denoise$"))
-        expect(left).to_have_attribute("title", "Until this stage ends")
+        expect(left).to_have_attribute("data-tip", "Until this stage ends")
 
 
 def test_what_a_run_warns_of_is_there_at_once_and_stays(page: Page, scene: Scene) -> None:

@@ -84,8 +84,16 @@ function setting(group, name, text, type) {
     category: ["Crystools TPU", group, name],
     tooltip: `${text} Of this browser alone.`,
     defaultValue: null,
-    type,
+    type: () => named(type(), name),
   };
+}
+
+/** ComfyUI writes the name beside the control, but does not say that it is its name. @param {HTMLElement} control @param {string} name */
+function named(control, name) {
+  const field = control.matches("select") ? control : control.querySelector("input[type=range]");
+  if (!field) control.setAttribute("role", "group");
+  (field ?? control).setAttribute("aria-label", name);
+  return control;
 }
 
 /** @param {RangeName} name */

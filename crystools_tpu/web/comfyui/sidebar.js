@@ -7,6 +7,7 @@
  */
 
 import { StoreView, blueprint } from "../component.js";
+import "../components/announcer.js";
 import { quietChips } from "../components/attached.js";
 import "../components/compare.js";
 import "../components/current.js";
@@ -34,7 +35,8 @@ export class Sidebar extends StoreView {
     </crystools-current>
     <crystools-profile></crystools-profile>
     <crystools-runs></crystools-runs>
-    <crystools-compare></crystools-compare>`,
+    <crystools-compare></crystools-compare>
+    <crystools-announcer></crystools-announcer>`,
     `
     :host {
       display: grid; grid-template-columns: minmax(0, 1fr); align-content: start; gap: 12px; height: 100%;

@@ -34,7 +34,8 @@ export class BarMeter extends Meter {
       transition: transform .25s linear;
     }
     #peak {
-      position: absolute; top: 0; bottom: 0; width: 1.5px; background: var(--crystools-ink); opacity: .7;
+      position: absolute; top: 0; bottom: 0; left: calc(var(--peak, 0) * 100% - 2px); width: 1.5px;
+      background: var(--crystools-ink); opacity: .7;
     }
     @container (max-width: 69px) { #label { font-size: 8.5px; } }
     @container (max-height: 25px) {

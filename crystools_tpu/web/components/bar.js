@@ -11,7 +11,7 @@ import { chipReadings, hostReadings, quietReadings, shownChips } from "../bar-re
 import { StoreView, blueprint } from "../component.js";
 import { connectionText } from "../connection-text.js";
 import { kindLabel } from "../device-names.js";
-import { h, setAttribute, setText, svg, syncChildren } from "../dom.js";
+import { h, setAttribute, setStyle, setText, svg, syncChildren } from "../dom.js";
 import { clock, percent, stageTitle, wholeDuration } from "../format.js";
 import { extreme, hbmRatio, namesFor } from "../readings.js";
 import { elapsedSeconds, pathTo, progressOf, runningStage } from "../run-figures.js";
@@ -46,15 +46,15 @@ const POPOVER_PIXELS = 440;
 export class Bar extends StoreView {
   static tickSeconds = 1;
   static blueprint = blueprint(
-    `<div id="bar" role="group" aria-label="Crystools TPU">
+    `<div id="bar" role="group" aria-label="Crystools TPU" tabindex="0" data-tips>
       <span id="state" role="status" hidden></span>
-      <span id="simulated" hidden title="These readings are of a simulated machine, not of hardware.">SIM</span>
+      <span id="simulated" hidden data-tip="These readings are of a simulated machine, not of hardware.">SIM</span>
       <button id="run" type="button" hidden>
         <span id="doing"></span><span id="rest" class="number"></span>
         <span id="track"><span id="done"></span></span>
       </button>
       <button id="details" type="button" hidden aria-label="Show the run in the sidebar"
-        title="Show the run in the sidebar"><span aria-hidden="true">☰</span></button>
+        data-tip="Show the run in the sidebar"><span aria-hidden="true">☰</span></button>
       <div id="chips" class="apart"></div>
       <div id="host" class="apart"></div>
     </div>
@@ -70,7 +70,10 @@ export class Bar extends StoreView {
     }
     #bar[data-lines] { height: auto; justify-content: center; padding-block: 4px; }
     .apart, .device { display: contents; }
-    #bar[data-stale] :is(crystools-bar-meter, button) { opacity: .45; filter: grayscale(1); }
+    #bar[data-stale] :is(crystools-bar-meter, button) { filter: grayscale(1); }
+    #bar[data-stale] :is(crystools-bar-meter, button):not(:focus-visible) {
+      outline: 1px dashed var(--crystools-muted); outline-offset: -1px; border-radius: 6px;
+    }
     button {
       border: 1px solid transparent; padding: 0; color: inherit; text-align: left; border-radius: 6px;
       background: var(--crystools-sunken); height: var(--meter-height); flex: none;
@@ -204,11 +207,11 @@ export class Bar extends StoreView {
   /** @param {Store} store */
   render(store) {
     const [state, words] = connectionText(store);
-    this.dataset.state = state;
+    setAttribute(this, "data-state", state);
     setAttribute(this.#bar, "data-stale", store.stale ? "" : null);
-    this.byId("state").hidden = state === "live";
+    this.byId("state").toggleAttribute("hidden", state === "live");
     setText(this.byId("state"), words);
-    this.byId("simulated").hidden = !store.simulated;
+    this.byId("simulated").toggleAttribute("hidden", !store.simulated);
     this.#renderRun(store);
     this.#renderChips(store);
     showMeters(this.byId("host"), hostReadings(store, this.#choice));
@@ -220,7 +223,8 @@ export class Bar extends StoreView {
     const run = runs.find(isWorkflow) ?? runs[0] ?? null;
     const button = this.byId("run");
     this.#run = run;
-    button.hidden = this.byId("details").hidden = !run || !this.#choice.metrics.includes("run");
+    const shown = Boolean(run) && this.#choice.metrics.includes("run");
+    for (const part of [button, this.byId("details")]) part.toggleAttribute("hidden", !shown);
     if (!run) return;
     const ahead = progressOf(runningStage(run));
     const done = nodesDone(run).ratio ?? (ahead ? ahead.done / ahead.total : 0);
@@ -230,8 +234,8 @@ export class Bar extends StoreView {
       this.byId("rest"),
       isWorkflow(run) ? workflowText(run, store, this.#queued) : restText(run, store),
     );
-    setAttribute(button, "title", runDetail(run, store, this.#queued));
-    this.byId("done").style.setProperty("--ratio", String(done));
+    setAttribute(button, "data-tip", runDetail(run, store, this.#queued));
+    setStyle(this.byId("done"), "--ratio", String(done));
   }
 
   /** @param {Store} store */
@@ -303,7 +307,7 @@ function showTag(tag, chips) {
   if (name) setText(name, title);
   if (kind) setText(kind, kindsOf(chips));
   const fullest = worst ? `, fullest memory ${percent(worst.value)} on ${worst.chip.chip}` : "";
-  setAttribute(tag, "title", `${title}, ${kindsOf(chips)}${fullest}. Click for all chips.`);
+  setAttribute(tag, "data-tip", `${title}, ${kindsOf(chips)}${fullest}. Click for all chips.`);
   setAttribute(tag, "data-level", worst ? level(worst.value) : null);
   setAttribute(tag, "data-quiet", null);
   if (picture) drawChips(picture, chips.length > 1 ? chips : []);
@@ -315,7 +319,7 @@ function showQuietTag(tag, attached) {
   const [name, word] = words?.children ?? [];
   if (name) setText(name, attachedLabel(attached));
   if (word) setText(word, attached.word ?? "");
-  setAttribute(tag, "title", `${attached.sentence}. Click for what was found.`);
+  setAttribute(tag, "data-tip", `${attached.sentence}. Click for what was found.`);
   setAttribute(tag, "data-level", null);
   setAttribute(tag, "data-quiet", "");
   if (picture) drawChips(picture, []);
@@ -331,7 +335,7 @@ function kindsOf(chips) {
 function showMeters(parent, readings) {
   const create = () => new BarMeter();
   syncChildren(parent, readings, create, (meter, reading) => {
-    meter.dataset.kind = reading.kind;
+    setAttribute(meter, "data-kind", reading.kind);
     meter.reading = reading;
   });
 }

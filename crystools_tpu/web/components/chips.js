@@ -7,9 +7,10 @@
  */
 
 import { StoreView, blueprint } from "../component.js";
-import { h, setAttribute, setText, syncChildren } from "../dom.js";
+import { h, setAttribute, setStyle, setText, syncChildren } from "../dom.js";
 import { NOT_AVAILABLE, percent } from "../format.js";
-import { extreme, hbmRatio, namesFor } from "../readings.js";
+import { extreme, hbmRatio, namesFor, shade } from "../readings.js";
+import { Sight } from "../sight.js";
 import { quietChips } from "./attached.js";
 import { Chip } from "./chip.js";
 import { level } from "./meter.js";
@@ -34,7 +35,7 @@ export class Chips extends StoreView {
           Colour: share of memory used <span class="scale" aria-hidden="true"></span> 0 to 100%
         </p>
       </div>
-      <div id="cards" class="live"></div>
+      <div id="cards" class="live" role="group" aria-label="Meters of the chips" tabindex="0" data-tips></div>
     </section>`,
     `
     .head { display: flex; justify-content: space-between; align-items: center; min-height: 24px; }
@@ -71,6 +72,7 @@ export class Chips extends StoreView {
         var(--crystools-warning-fill) 90% 97%, var(--crystools-critical-fill) 97%);
     }
     #overview:not([hidden]) + #cards > * { content-visibility: auto; contain-intrinsic-size: auto 90px; }
+    #cards:empty { display: none; }
     #overview[hidden] + #cards > :first-child { border-top: 0; }
     `,
   );
@@ -78,6 +80,9 @@ export class Chips extends StoreView {
   /** @type {string | null} */
   #selected = null;
   #expanded = false;
+  #grid = this.byId("grid");
+  /** Of hundreds of cards those that are seen are kept up to date. */
+  #sight = new Sight(() => this.refresh());
 
   constructor() {
     super();
@@ -94,37 +99,39 @@ export class Chips extends StoreView {
     setText(this.byId("title"), chips.length > 1 ? `${chips.length} ${devices}` : "Chips");
     const quiet = quietChips(store.snapshot);
     /** @type {Attached} */ (this.byId("attached")).show(quiet);
-    this.byId("none").hidden = chips.length > 0 || quiet != null;
-    this.byId("overview").hidden = this.byId("expand").hidden = !many;
+    this.byId("none").toggleAttribute("hidden", chips.length > 0 || quiet != null);
+    for (const part of ["overview", "expand"]) this.byId(part).toggleAttribute("hidden", !many);
     for (const part of ["overview", "cards"]) {
       setAttribute(this.byId(part), "data-stale", store.stale ? "" : null);
     }
-    if (many) this.#renderOverview(chips, store);
+    if (many) this.#renderOverview(chips);
     const shown = !many || this.#expanded ? chips : chips.filter((chip) => chip.chip === this.#selected);
-    syncChildren(
-      this.byId("cards"),
-      shown,
-      () => new Chip(),
-      (card, chip) => card.show(chip, store),
-    );
+    syncChildren(this.byId("cards"), shown, this.#createCard, (card, chip) => {
+      if (!many || card.dataset.chip !== chip.chip || this.#sight.has(card)) card.show(chip, store);
+    });
   }
 
-  /** @param {readonly ChipReading[]} chips @param {Store} store */
-  #renderOverview(chips, store) {
+  /** @param {readonly ChipReading[]} chips */
+  #renderOverview(chips) {
     const expand = this.byId("expand");
     setText(expand, this.#expanded ? "Show the grid only" : `Show all ${chips.length}`);
     setAttribute(expand, "aria-expanded", String(this.#expanded));
     this.#selected = chips.some((chip) => chip.chip === this.#selected) ? this.#selected : null;
-    const current = this.#selected ?? fullest(chips)?.chip ?? chips[0]?.chip;
-    syncChildren(this.byId("grid"), chips, createCell, (cell, chip) => {
-      showCell(cell, chip, chip.chip === this.#selected, chip.chip === current);
+    const focused = this.#grid.contains(this.shadowRoot?.activeElement ?? null);
+    const current = focused ? null : (this.#selected ?? fullest(chips)?.chip ?? chips[0]?.chip);
+    const names = namesFor(chips);
+    syncChildren(this.#grid, chips, createCell, (cell, chip) => {
+      showCell(cell, chip, names, chip.chip === this.#selected);
+      if (!focused) setAttribute(cell, "tabindex", chip.chip === current ? "0" : "-1");
     });
-    syncChildren(this.byId("worst"), extremes(chips, store), createExtreme, (row, [name, value]) => {
+    syncChildren(this.byId("worst"), extremes(chips), createExtreme, (row, [name, value]) => {
       const [term, description] = row.children;
       if (term) setText(term, name);
       if (description) setText(description, value);
     });
   }
+
+  #createCard = () => this.#sight.watched(new Chip());
 
   #toggle = () => {
     this.#expanded = !this.#expanded;
@@ -158,28 +165,25 @@ export class Chips extends StoreView {
 }
 
 function createCell() {
-  return h("button", { type: "button", role: "option" });
+  return h("button", { type: "button", role: "option", tabindex: "-1", "data-tip": "" });
 }
 
 /**
  * @param {HTMLButtonElement} cell
  * @param {ChipReading} chip
+ * @param {ReturnType<typeof namesFor>} names
  * @param {boolean} selected
- * @param {boolean} current Whether Tab comes to this cell.
  */
-function showCell(cell, chip, selected, current) {
+function showCell(cell, chip, { memory, dutyInText }, selected) {
   const ratio = hbmRatio(chip);
-  const { memory, dutyInText } = namesFor([chip]);
   const duty = percent(chip.duty_cycle_ratio);
   const text = `${chip.chip}: ${memory} ${percent(ratio)}, ${dutyInText} ${duty}`;
-  cell.dataset.chip = chip.chip;
-  setAttribute(cell, "title", text);
+  setAttribute(cell, "data-chip", chip.chip);
   setAttribute(cell, "aria-label", text);
   setAttribute(cell, "aria-selected", String(selected));
   setAttribute(cell, "data-level", ratio == null ? null : level(ratio));
   setAttribute(cell, "data-absent", ratio == null ? "" : null);
-  cell.style.setProperty("--ratio", String(ratio ?? 0));
-  if (!cell.parentElement?.querySelector(":focus")) cell.tabIndex = current ? 0 : -1;
+  setStyle(cell, "--ratio", shade(ratio ?? 0));
 }
 
 function createExtreme() {
@@ -192,39 +196,27 @@ function fullest(chips) {
 }
 
 /**
- * The worst chip by each quantity: a name and a value to show.
+ * The worst chip by each quantity: a name and a value to show. What no chip of these need tell is left out then.
  * @param {readonly ChipReading[]} chips
- * @param {Store} store
  * @returns {[string, string][]}
  */
-function extremes(chips, store) {
-  /** @param {{ chip: ChipReading, value: number } | null} found @param {(value: number) => string} format */
-  const say = (found, format) => (found ? `${format(found.value)} · ${found.chip.chip}` : NOT_AVAILABLE);
+function extremes(chips) {
   const { memory, dutyInText } = namesFor(chips);
+  const lowest = (/** @type {(chip: ChipReading) => number | null} */ quantity) =>
+    extreme(chips, quantity, Math.min);
+  const tensorcore = lowest((chip) => chip.tensorcore_utilization_ratio);
+  const bandwidth = lowest((chip) => chip.hbm_bandwidth_utilization_ratio);
   return [
-    [`Fullest ${memory}`, say(extreme(chips, hbmRatio, Math.max), percent)],
-    [
-      `Lowest ${dutyInText}`,
-      say(
-        extreme(chips, (chip) => chip.duty_cycle_ratio, Math.min),
-        percent,
-      ),
-    ],
-    [
-      "Lowest TensorCore",
-      say(
-        extreme(chips, (chip) => chip.tensorcore_utilization_ratio, Math.min),
-        percent,
-      ),
-    ],
-    [
-      "Lowest MFU",
-      say(
-        extreme(chips, (chip) => store.chipMfu(chip.chip)?.ratio ?? null, Math.min),
-        percent,
-      ),
-    ],
+    [`Fullest ${memory}`, say(extreme(chips, hbmRatio, Math.max))],
+    [`Lowest ${dutyInText}`, say(lowest((chip) => chip.duty_cycle_ratio))],
+    ...(tensorcore ? [/** @type {[string, string]} */ (["Lowest TensorCore", say(tensorcore)])] : []),
+    ...(bandwidth ? [/** @type {[string, string]} */ (["Lowest bandwidth", say(bandwidth)])] : []),
   ];
+}
+
+/** @param {ReturnType<typeof extreme>} found */
+function say(found) {
+  return found ? `${percent(found.value)} · ${found.chip.chip}` : NOT_AVAILABLE;
 }
 
 customElements.define("crystools-chips", Chips);

@@ -44,6 +44,7 @@ const EXPLANATIONS = {
 };
 
 export class Compare extends StoreView {
+  static showsReadings = false;
   static blueprint = blueprint(
     `<section class="panel" aria-labelledby="title">
       <h2 id="title">Compare</h2>
@@ -53,14 +54,14 @@ export class Compare extends StoreView {
       <p id="statuses" class="muted"></p>
       <p id="remarks"></p>
       <p id="differs" class="muted"></p>
-      <div id="figures" class="scroll" tabindex="0" role="region" aria-label="Run A beside run B"><table>
-        <thead><tr><th></th><th scope="col">A</th><th scope="col">B</th><th scope="col">B to A</th></tr></thead>
+      <div id="figures" class="scroll" tabindex="0" data-tips role="group" aria-label="Run A beside run B"><table>
+        <thead><tr><td></td><th scope="col">A</th><th scope="col">B</th><th scope="col">B to A</th></tr></thead>
         <tbody id="rows"></tbody>
       </table></div>
       <details id="unchanged">
         <summary id="folded"></summary>
-        <div class="scroll" tabindex="0" role="region" aria-label="What is unchanged"><table>
-          <thead><tr><th></th><th scope="col">A</th><th scope="col">B</th><th scope="col">B to A</th></tr></thead>
+        <div class="scroll" tabindex="0" data-tips role="group" aria-label="What is unchanged"><table>
+          <thead><tr><td></td><th scope="col">A</th><th scope="col">B</th><th scope="col">B to A</th></tr></thead>
           <tbody id="unchanged-rows"></tbody>
         </table></div>
       </details>
@@ -100,8 +101,8 @@ export class Compare extends StoreView {
       table, thead, tbody, tr { display: grid; }
       tr { grid-template-columns: minmax(0, 1fr) minmax(0, 1fr) 44px; }
       th:first-child { grid-column: 1 / -1; padding-bottom: 0; }
-      th:empty { display: none; }
-      td, thead th + th { padding: 0; }
+      thead td { display: none; }
+      td, thead th { padding: 0; }
       tbody tr { padding-block: 2px; }
     }
     `,
@@ -258,7 +259,7 @@ function showRow(row, { name, change }) {
   const judged = change?.verdict && change.verdict !== "same" ? change.verdict : "";
   setText(verdict, suspect.length ? "not judged" : judged);
   setAttribute(last, "data-verdict", change?.verdict ?? null);
-  setAttribute(last, "title", change?.verdict ? EXPLANATIONS[change.verdict] : null);
+  setAttribute(last, "data-tip", change?.verdict ? EXPLANATIONS[change.verdict] : null);
 }
 
 /** @param {RunReport} run */

@@ -1,30 +1,26 @@
 /**
  * The runs that are running, or else the latest one, or how to start one.
  *
- * @import { RunReport } from "../wire.js"
  * @import { Store } from "../store.js"
  */
 
 import { StoreView, blueprint } from "../component.js";
-import { h, setAttribute, setText, syncChildren } from "../dom.js";
-import { stageTitle } from "../format.js";
-import { runningStage } from "../run-figures.js";
-import { outcome, runTitle } from "../run-text.js";
+import { h, setAttribute, syncChildren } from "../dom.js";
 import { RunView } from "./run.js";
 
 export class Current extends StoreView {
   static tickSeconds = 0.5;
+  static showsReadings = false;
   static blueprint = blueprint(
     `<section aria-labelledby="title">
       <h2 id="title" class="sr-only">Current run</h2>
-      <p id="announcement" class="sr-only" role="status"></p>
       <div id="runs" class="live"></div>
       <div id="empty" class="panel" hidden><slot>
         <h3>No run yet</h3>
         <p class="muted">Runs of all your processes appear here as they happen. Start one:</p>
         <pre><span class="muted">$</span> crystools-tpu demo</pre>
         <p class="muted">or let your own pipeline report:</p>
-        <pre>from crystools_tpu import telemetry
+        <pre tabindex="0">from crystools_tpu import telemetry
 
 with telemetry.run("my-pipeline", devices=jax.devices()) as run:
     with run.stage("denoise", steps=50) as stage:
@@ -49,7 +45,6 @@ with telemetry.run("my-pipeline", devices=jax.devices()) as run:
     const shown = shownRuns(store);
     this.byId("empty").hidden = shown.length > 0 || !store.hello;
     setAttribute(this.byId("runs"), "data-stale", store.connection === "reconnecting" ? "" : null);
-    setText(this.byId("announcement"), shown.map(announce).join(". "));
     syncChildren(this.byId("runs"), shown, createPanel, (panel, run) => {
       /** @type {RunView} */ (panel.firstElementChild).show(run, store);
     });
@@ -64,12 +59,6 @@ export function shownRuns(store) {
 
 function createPanel() {
   return h("div", { class: "panel" }, new RunView());
-}
-
-/** @param {RunReport} run */
-function announce(run) {
-  const stage = run.status === "running" ? runningStage(run) : null;
-  return `${runTitle(run)} ${stage ? stageTitle(stage) : outcome(run).text}`;
 }
 
 customElements.define("crystools-current", Current);

@@ -15,10 +15,11 @@ export class Header extends StoreView {
   static tickSeconds = 1;
   static blueprint = blueprint(
     `<header>
-      <p class="brand">
-        <strong>Crystools <span>TPU</span></strong> <small id="version" class="muted number"></small>
-      </p>
-      <p id="simulated" class="badge" hidden></p>
+      <div class="brand">
+        <h1>Crystools <span>TPU</span></h1> <small id="version" class="muted number"></small>
+      </div>
+      <p id="simulated" class="badge" tabindex="0" hidden
+        data-tip="These readings come from a simulated machine, not from hardware."></p>
       <p id="connection" role="status"><span class="dot"></span><span id="state"></span></p>
       <label>Refresh
         <select id="interval">
@@ -40,8 +41,8 @@ export class Header extends StoreView {
     }
     p { margin: 0; }
     .brand { flex: 1; white-space: nowrap; }
-    strong { font-size: 15px; letter-spacing: -.01em; }
-    strong span { color: var(--crystools-hbm); }
+    h1 { display: inline; margin: 0; font-size: 15px; letter-spacing: -.01em; }
+    h1 span { color: var(--crystools-hbm); }
     small { font-size: 11px; }
     .badge {
       padding: 2px 8px; border-radius: 5px; font-size: 11px; font-weight: 700; letter-spacing: .06em;
@@ -93,7 +94,6 @@ export class Header extends StoreView {
     const badge = this.byId("simulated");
     badge.hidden = !simulated;
     setText(badge, typeof simulated === "string" ? `SIMULATED ${simulated}` : "SIMULATED");
-    setAttribute(badge, "title", "These readings come from a simulated machine, not from hardware.");
   }
 
   /** @param {Store} store */

@@ -15,7 +15,7 @@ export class Host extends StoreView {
   static blueprint = blueprint(
     `<section class="panel" aria-labelledby="title">
       <h2 id="title">Host</h2>
-      <div id="meters" class="live"></div>
+      <div id="meters" class="live" role="group" aria-label="Meters of the host" tabindex="0" data-tips></div>
     </section>`,
     `
     #meters {

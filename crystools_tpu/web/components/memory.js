@@ -16,9 +16,9 @@ const TITLES = ["Chip", "Before", "Peak", "After", "Limit", "Peak in"];
 
 export class Memory extends Component {
   static blueprint = blueprint(
-    `<details>
+    `<details id="details">
       <summary id="title">HBM per chip</summary>
-      <div class="scroll" tabindex="0" role="region" id="table" aria-label="HBM per chip"><table>
+      <div class="scroll" tabindex="0" role="group" aria-labelledby="title"><table>
         <thead><tr>${TITLES.map((title) => `<th scope="col">${title}</th>`).join("")}</tr></thead>
         <tbody id="chips"></tbody>
       </table></div>
@@ -37,14 +37,30 @@ export class Memory extends Component {
     `,
   );
 
+  #details = /** @type {HTMLDetailsElement} */ (this.byId("details"));
+  /** @type {RunReport | null} */
+  #run = null;
+
+  constructor() {
+    super();
+    this.#details.addEventListener("toggle", () => this.#showChips());
+  }
+
   /** @param {RunReport} run */
   show(run) {
-    const usages = hbmOverRun(run);
+    this.#run = run;
+    const usages = run.stages.flatMap((stage) => stage.hbm);
     this.hidden = usages.length === 0;
     const memory = memoryLabel(usages.map(({ device }) => device));
-    const title = `${memory} per ${PARTS[memory] ?? "device"}`;
-    setText(this.byId("title"), title);
-    setAttribute(this.byId("table"), "aria-label", title);
+    setText(this.byId("title"), `${memory} per ${PARTS[memory] ?? "device"}`);
+    this.#showChips();
+  }
+
+  /** Hundreds of rows, made for who looks at them. */
+  #showChips() {
+    const run = this.#run;
+    if (!run || !this.#details.open) return;
+    const usages = hbmOverRun(run);
     syncChildren(this.byId("chips"), usages, createRow, (row, usage) => {
       const { device, before_bytes, peak_bytes, after_bytes, limit_bytes, peakStage } = usage;
       const bytes = [before_bytes, peak_bytes, after_bytes, limit_bytes].map((value) => gibibytes(value));

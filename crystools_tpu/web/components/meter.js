@@ -5,9 +5,9 @@
  */
 
 import { Component, blueprint } from "../component.js";
-import { setAttribute, setText } from "../dom.js";
+import { setAttribute, setStyle, setText } from "../dom.js";
 import { NOT_AVAILABLE } from "../format.js";
-import { SERIES_LENGTH, sparkline } from "../series.js";
+import { SERIES_LENGTH, SPARKLINE_HEIGHT, sparkline } from "../series.js";
 
 /** From these shares on, a quantity that can run out is shown as scarce and as nearly gone. */
 const WARNING_RATIO = 0.9;
@@ -27,7 +27,7 @@ const CRITICAL_RATIO = 0.97;
 export const MARKUP = `
   <div id="meter">
     <span id="label"></span><span id="figure" class="number"></span>
-    <svg viewBox="0 0 ${SERIES_LENGTH - 1} 1" preserveAspectRatio="none" aria-hidden="true">
+    <svg viewBox="0 0 ${SERIES_LENGTH - 1} ${SPARKLINE_HEIGHT}" preserveAspectRatio="none" aria-hidden="true">
       <path id="area" /><path id="line" />
     </svg>
     <div class="bar" aria-hidden="true"><div id="fill"></div><div id="peak"></div></div>
@@ -74,7 +74,8 @@ export class Meter extends Component {
       transition: transform .25s linear;
     }
     #peak {
-      position: absolute; top: 0; bottom: 0; width: 2px; background: var(--crystools-ink); opacity: .55;
+      position: absolute; top: 0; bottom: 0; left: calc(var(--peak, 0) * 100% - 2px); width: 2px;
+      background: var(--crystools-ink); opacity: .55;
     }
     `,
   );
@@ -94,19 +95,19 @@ export class Meter extends Component {
     this.#describe(label, figure, ratio, detail);
     setAttribute(this.#meter, "data-level", exhaustible && ratio != null ? level(ratio) : null);
     setAttribute(this.#meter, "data-absent", figure === NOT_AVAILABLE ? "" : null);
-    this.#fill.style.setProperty("--ratio", String(Math.min(1, ratio ?? 0)));
+    setStyle(this.#fill, "--ratio", String(Math.min(1, ratio ?? 0)));
     const peakRatio = ceiling && series.peak != null ? Math.min(1, series.peak / ceiling) : null;
-    this.#peak.hidden = peakRatio == null || ratio == null;
-    this.#peak.style.left = `calc(${(peakRatio ?? 0) * 100}% - 2px)`;
+    this.#peak.toggleAttribute("hidden", peakRatio == null || ratio == null);
+    setStyle(this.#peak, "--peak", String(peakRatio ?? 0));
     const top = ceiling ?? series.peak;
     const { line, area } = top ? sparkline(series.values, top) : { line: "", area: "" };
-    this.#line.setAttribute("d", line);
-    this.#area.setAttribute("d", area);
+    setAttribute(this.#line, "d", line);
+    setAttribute(this.#area, "d", area);
   }
 
   /** @param {string} label @param {string} figure @param {number | null} ratio @param {string} detail */
   #describe(label, figure, ratio, detail) {
-    setAttribute(this.#meter, "title", detail);
+    setAttribute(this.#meter, "data-tip", detail);
     setAttribute(this.#meter, "role", ratio == null ? "img" : "meter");
     setAttribute(this.#meter, "aria-label", ratio == null ? `${label} ${figure}` : label);
     setAttribute(this.#meter, "aria-valuenow", ratio == null ? null : (ratio * 100).toFixed(0));

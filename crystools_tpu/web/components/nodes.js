@@ -39,10 +39,10 @@ export class Nodes extends Component {
   static blueprint = blueprint(
     `<figure>
       <svg width="0" height="0" aria-hidden="true" class="defs">${HATCH}</svg>
-      <ul id="rows"></ul>
+      <ul id="rows" tabindex="0" data-tips></ul>
       <div class="row" aria-hidden="true"><span></span><div id="axis" class="number"></div></div>
       <figcaption id="legend" aria-hidden="true"></figcaption>
-      <p id="cached"></p>
+      <p id="cached" tabindex="0"></p>
     </figure>`,
     `${STAGE_COLOURS}${AXIS_STYLE}${LEGEND_STYLE}
     :host { container-type: inline-size; }
@@ -163,7 +163,7 @@ function showRow(item, row, marks) {
   if (!(button instanceof HTMLButtonElement) || !picture || !time || !title) return;
   setAttribute(item, "data-kind", row.kind);
   setAttribute(item, "data-status", statusOf(row));
-  setAttribute(item, "title", describe(row));
+  setAttribute(item, "data-tip", describe(row));
   setAttribute(button, "data-key", row.key);
   setAttribute(button, "aria-expanded", row.open == null ? null : String(row.open));
   button.disabled = row.open == null;
@@ -322,7 +322,7 @@ function showCached(element, { cached_nodes: cached = [], nodes_total: total }) 
   const count = of || `${cached.length} of ${total} nodes ${cached.length === 1 ? "was" : "were"}`;
   const classes = cached.map((node) => node.class_type);
   setText(element, `${count} cached: ${countedClasses(classes, CLASSES_NAMED)}.`);
-  setAttribute(element, "title", countedClasses(classes, Infinity));
+  setAttribute(element, "data-tip", countedClasses(classes, Infinity));
 }
 
 /** @param {number} count @param {number} seconds */

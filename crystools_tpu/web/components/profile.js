@@ -10,6 +10,7 @@ import { StoreView, blueprint } from "../component.js";
 import { setAttribute, setText } from "../dom.js";
 
 export class Profile extends StoreView {
+  static showsReadings = false;
   static blueprint = blueprint(
     `<section class="panel" aria-labelledby="title">
       <h2 id="title">Profiler</h2>

@@ -6,7 +6,7 @@
  */
 
 import { Component, blueprint } from "../component.js";
-import { h, setAttribute, setText, syncChildren } from "../dom.js";
+import { h, setAttribute, setStyle, setText, syncChildren } from "../dom.js";
 import { duration, stageTitle, wholeDuration } from "../format.js";
 import { elapsedSeconds, mainStage, progressOf } from "../run-figures.js";
 import {
@@ -36,22 +36,22 @@ import { Timeline } from "./timeline.js";
 export class RunView extends Component {
   static blueprint = blueprint(
     `<div class="title">
-      <span id="status" class="outcome"></span><h3 id="pipeline"></h3>
+      <span id="status" class="outcome"></span><h3 id="pipeline"></h3><span id="model" class="muted"></span>
       <span id="process" class="muted"></span><span id="device" class="muted"></span>
-      <a id="trace" download title="Download this run as a file for ui.perfetto.dev">Trace</a>
+      <a id="trace" download data-tip="Download this run as a file for ui.perfetto.dev">Trace</a>
     </div>
     <p id="prompt"></p>
     <dl id="params"></dl>
     <div id="now">
       <div><p id="doing" class="big"></p><p id="steps" class="muted number"></p></div>
       <div class="right">
-        <p id="left" class="number"><span id="time" class="big"></span> <span id="of"></span></p>
+        <p id="left" class="number" tabindex="0"><span id="time" class="big"></span> <span id="of"></span></p>
         <p id="elapsed" class="muted number"></p>
       </div>
     </div>
     <div id="progress" role="progressbar" aria-valuemin="0"><div id="bar"></div></div>
     <crystools-explanation id="explanation"></crystools-explanation>
-    <p id="error"></p>
+    <p id="error" tabindex="0" role="group" aria-label="Error"></p>
     <div id="figures"></div>
     <crystools-timeline id="timeline"></crystools-timeline>
     <crystools-nodes id="nodes"></crystools-nodes>
@@ -68,8 +68,9 @@ export class RunView extends Component {
       border: 1px solid currentColor;
     }
     ${OUTCOME_COLOURS}
-    #device, #process, #trace { font-size: 12px; }
-    #device:empty, #process:empty { display: none; }
+    #model, #device, #process, #trace { font-size: 12px; }
+    #model { overflow-wrap: anywhere; }
+    #model:empty, #device:empty, #process:empty { display: none; }
     #trace { color: var(--crystools-hbm); text-decoration: none; }
     #trace:hover { text-decoration: underline; }
     #prompt {
@@ -108,7 +109,7 @@ export class RunView extends Component {
       color: var(--crystools-critical); background: var(--crystools-critical-panel);
     }
     #figures {
-      position: relative; display: flex; flex-wrap: wrap; gap: 8px 20px; padding: 8px 0;
+      display: flex; flex-wrap: wrap; gap: 8px 20px; padding: 8px 0;
       border-block: 1px solid var(--crystools-line);
     }
     #figures > * { flex: 1 1 88px; min-width: max-content; }
@@ -163,16 +164,32 @@ export class RunView extends Component {
     setText(this.byId("status"), text);
     setAttribute(this.byId("status"), "data-level", level);
     setText(this.byId("pipeline"), runTitle(run));
-    setAttribute(this.byId("pipeline"), "title", run.model_id);
+    setText(this.byId("model"), run.model_id ?? "");
     setText(this.byId("process"), processText(run));
     setText(this.byId("device"), whereText(run));
-    setText(this.byId("prompt"), String(run.params.prompt ?? ""));
-    setAttribute(this.byId("prompt"), "title", String(run.params.prompt ?? ""));
+    this.#showPrompt(String(run.params.prompt ?? ""));
     syncChildren(this.byId("params"), paramsOf(run), createPair, (pair, [name, value]) => {
       setText(/** @type {Element} */ (pair.firstElementChild), name);
       setText(/** @type {Element} */ (pair.lastElementChild), value);
     });
   }
+
+  /** @param {string} text */
+  #showPrompt(text) {
+    const prompt = this.byId("prompt");
+    if (prompt.textContent === text) return;
+    prompt.textContent = text;
+    this.#promptSize.unobserve(prompt);
+    this.#promptSize.observe(prompt);
+  }
+
+  /** The whole of a prompt that has no room. */
+  #promptSize = new ResizeObserver(() => {
+    const prompt = this.byId("prompt");
+    const cut = prompt.scrollHeight > prompt.clientHeight;
+    setAttribute(prompt, "data-tip", cut ? prompt.textContent : null);
+    setAttribute(prompt, "tabindex", cut ? "0" : null);
+  });
 
   /** @param {RunReport} run @param {StageReport | null} stage @param {Store} store */
   #showNow(run, stage, store) {
@@ -206,7 +223,8 @@ export class RunView extends Component {
     setText(this.byId("time"), time);
     setText(this.byId("of"), of);
     setText(this.byId("elapsed"), elapsed);
-    setAttribute(this.byId("left"), "title", detail);
+    setAttribute(this.byId("left"), "data-tip", detail);
+    setAttribute(this.byId("left"), "tabindex", detail ? "0" : null);
   }
 
   /** How much of the workflow is done, or of the running stage. @param {RunReport} run @param {StageReport | null} stage */
@@ -220,7 +238,7 @@ export class RunView extends Component {
     setAttribute(progress, "aria-label", `${ahead.unit} of ${of}`);
     setAttribute(progress, "aria-valuemax", String(ahead.total));
     setAttribute(progress, "aria-valuenow", String(ahead.done));
-    this.byId("bar").style.setProperty("--ratio", String(ratio ?? ahead.done / ahead.total));
+    setStyle(this.byId("bar"), "--ratio", String(ratio ?? ahead.done / ahead.total));
   }
 
   /** @param {RunReport} run */

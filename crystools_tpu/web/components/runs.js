@@ -17,6 +17,7 @@ import { shownRuns } from "./current.js";
 import { RunView } from "./run.js";
 
 export class Runs extends StoreView {
+  static showsReadings = false;
   static blueprint = blueprint(
     `<section class="panel" aria-labelledby="title">
       <h2 id="title">Past runs</h2>
@@ -183,7 +184,7 @@ function showSummary(item, run, open) {
   const name = /** @type {Element} */ (button.querySelector(".name"));
   setAttribute(
     name,
-    "title",
+    "data-tip",
     [runTitle(run), processText(run), run.params.prompt].filter(Boolean).join("\n"),
   );
   setAttribute(/** @type {Element} */ (button.querySelector(".status")), "data-level", level);

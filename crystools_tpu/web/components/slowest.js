@@ -30,7 +30,7 @@ const HEADS = TITLES.map((title) => `<th scope="col"${title === PEAK ? ` id="pea
 
 export class Slowest extends Component {
   static blueprint = blueprint(
-    `<table>
+    `<table tabindex="0" data-tips>
       <caption class="sr-only">The slowest nodes</caption>
       <thead><tr id="heads">
         <th scope="col">Slowest nodes</th>${HEADS.join("")}
@@ -129,7 +129,7 @@ function showNode(row, node, cells, peak) {
     const cell = /** @type {HTMLTableCellElement} */ (row.cells[index + 1]);
     setText(cell, text);
     setAttribute(cell, "data-absent", isAbsent(text) ? "" : null);
-    setAttribute(cell, "title", detail ?? null);
+    setAttribute(cell, "data-tip", detail ?? null);
     if (TITLES[index] === PEAK) setAttribute(cell, "data-title", peak);
   });
 }

@@ -97,7 +97,7 @@ const COLUMNS = [
 
 export class Stages extends Component {
   static blueprint = blueprint(
-    `<table>
+    `<table tabindex="0" data-tips>
       <caption class="sr-only">Stages of the run</caption>
       <thead><tr id="heads">
         <th scope="col">Stage</th>${COLUMNS.map(({ title }) => `<th scope="col"${title === PEAK ? ' id="peak"' : ""}>${title}</th>`).join("")}
@@ -166,7 +166,7 @@ export class Stages extends Component {
         setText(/** @type {Element} */ (cell.lastElementChild), forecastText(column, stage));
         setAttribute(cell, "data-absent", isAbsent(text) ? "" : null);
         setAttribute(cell, "data-suspect", suspect ? "" : null);
-        setAttribute(cell, "title", suspect || (column.detail?.(stage, run) ?? null));
+        setAttribute(cell, "data-tip", suspect || (column.detail?.(stage, run) ?? null));
         if (column.title === PEAK) setAttribute(cell, "data-title", peak);
       });
     });

@@ -21,7 +21,7 @@ export class Timeline extends Component {
   static blueprint = blueprint(
     `<figure>
       <div id="names" aria-hidden="true"></div>
-      <svg id="plot" width="100%" height="${HEIGHT}" role="img">
+      <svg id="plot" width="100%" height="${HEIGHT}" role="img" tabindex="0" data-tips>
         ${HATCH}
         <g id="stages"></g>
       </svg>
@@ -70,7 +70,6 @@ export class Timeline extends Component {
     this.byId("nan-key").hidden = !stages.some((stage) => stage.report.first_nonfinite_step != null);
     syncChildren(this.byId("names"), stages, createName, (name, stage) => {
       setText(/** @type {Element} */ (name.firstElementChild), stageTitle(stage.report));
-      setAttribute(name, "title", describeStage(stage));
       name.style.left = at(stage.start);
       name.style.width = at(stage.expectedEnd - stage.start);
     });
@@ -96,7 +95,7 @@ function createMark() {
 }
 
 function createStage() {
-  const ground = svg("rect", { class: "stage", y: "0", height: String(HEIGHT) }, svg("title"));
+  const ground = svg("rect", { class: "stage", y: "0", height: String(HEIGHT) });
   const expected = svg("rect", { class: "expected", y: "0.5", height: String(HEIGHT - 1) });
   return svg("g", {}, ground, expected, svg("g"), svg("g"));
 }
@@ -108,7 +107,7 @@ function drawStage(group, stage, at) {
   setAttribute(group, "data-kind", stage.report.name);
   setAttribute(ground, "class", stage.report.status === "failed" ? "stage failed" : "stage");
   place(ground, stage.start, stage.end, at);
-  setText(/** @type {Element} */ (ground.firstElementChild), describeStage(stage));
+  setAttribute(ground, "data-tip", describeStage(stage));
   place(expected, stage.end, stage.expectedEnd, at);
   syncChildren(steps, stage.steps, createBar, (bar, step) => {
     const classes = [
@@ -120,17 +119,17 @@ function drawStage(group, stage, at) {
     setAttribute(bar, "data-step", String(step.index));
     setAttribute(bar, "data-compiled", step.compiled ? "" : null);
     place(bar, step.start, step.end, at);
-    setText(/** @type {Element} */ (bar.firstElementChild), describeStep(step));
+    setAttribute(bar, "data-tip", describeStep(step));
   });
   syncChildren(compiles, stage.compile, createBar, (bar, span) => {
     setAttribute(bar, "class", "compile");
     place(bar, span.start, span.end, at);
-    setText(/** @type {Element} */ (bar.firstElementChild), `Compile: ${duration(span.end - span.start)}`);
+    setAttribute(bar, "data-tip", `Compile: ${duration(span.end - span.start)}`);
   });
 }
 
 function createBar() {
-  return svg("rect", { y: "3", height: String(HEIGHT - 6) }, svg("title"));
+  return svg("rect", { y: "3", height: String(HEIGHT - 6) });
 }
 
 /** @param {Element} rect @param {number} start @param {number} end @param {Scale} at */
