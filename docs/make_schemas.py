@@ -37,6 +37,7 @@ SERVER: Final[Sequence[Any]] = (
     wire.PageKey,
     Settings,
     wire.RunsPage,
+    wire.Expected,
     events.ProfileCapture,
     wire.Refusal,
 )

@@ -25,6 +25,7 @@ from crystools_tpu.telemetry import (
     outcome,
     size_label,
 )
+from crystools_tpu.telemetry.cost import cost_text
 
 _ID_LENGTH: Final = 8
 
@@ -71,9 +72,11 @@ def runs_table(reports: Sequence[RunReport]) -> Table:
     return table
 
 
-def print_stages(console: Console, report: RunReport) -> None:
-    """The table of a run's stages, and what stands under it."""
+def print_stages(console: Console, report: RunReport, price_per_chip_hour: float | None = None) -> None:
+    """The table of a run's stages, and what stands under it: what it cost, where that is known."""
     print_table(console, stage_table(report))
+    if (cost := cost_text(report, price_per_chip_hour)) is not None:
+        print_line(console, f"cost {cost}")
     for note in notes(report):
         print_line(console, note)
 

@@ -19,6 +19,7 @@ from crystools_tpu import telemetry
 from crystools_tpu.cli.console import make_console, print_table
 from crystools_tpu.cli.errors import CheckFailed, CommandError
 from crystools_tpu.cli.outputs import check_outputs
+from crystools_tpu.cli.price import price_given
 from crystools_tpu.cli.run_tables import (
     change_text,
     comparison_table,
@@ -110,14 +111,15 @@ def list_runs(arguments: argparse.Namespace) -> None:
 
 
 def show(arguments: argparse.Namespace) -> None:
-    """Prints what a run was, and its stages."""
+    """Prints what a run was, its stages, and what it cost."""
+    price = price_given()
     with open_log() as log:
         report = find_run(log, arguments.of)
     if arguments.json:
         print(json.dumps(telemetry.to_wire(report), indent=2))
         return
     print(run_text(report))
-    print_stages(make_console(), report)
+    print_stages(make_console(), report, price)
 
 
 def compare(arguments: argparse.Namespace) -> None:
