@@ -6,6 +6,7 @@
  */
 
 import { Component, blueprint } from "../component.js";
+import { costFigure } from "../cost.js";
 import { h, setAttribute, setText, syncChildren } from "../dom.js";
 import { duration, stageTitle, wholeDuration } from "../format.js";
 import { elapsedSeconds, mainStage, progressOf } from "../run-figures.js";
@@ -117,13 +118,17 @@ export class RunView extends Component {
 
   /** What is shown, once it has ended: nothing of it changes any more. @type {RunReport | null} */
   #ended = null;
+  /** @type {number | null} */
+  #price = null;
 
   /** @param {RunReport} run @param {Store} store */
   show(run, store) {
     this.byId("trace").hidden = store.traceUrl(run) == null;
     setAttribute(this.byId("trace"), "href", store.traceUrl(run));
-    if (run === this.#ended) return;
+    const price = store.pricePerChipHour;
+    if (run === this.#ended && price === this.#price) return;
     this.#ended = run.status === "running" ? null : run;
+    this.#price = price;
     const stage = mainStage(run);
     this.dataset.run = run.run_id;
     this.#showTitle(run);
@@ -239,7 +244,8 @@ export class RunView extends Component {
     this.byId("figures").hidden = !stage;
     if (!stage) return;
     const create = () => new Figure();
-    syncChildren(this.byId("figures"), figuresOf(run, stage), create, (element, [label, value, detail]) => {
+    const figures = [...figuresOf(run, stage), ...costFigure(run, this.#price)];
+    syncChildren(this.byId("figures"), figures, create, (element, [label, value, detail]) => {
       element.show(label, value, detail);
     });
   }
