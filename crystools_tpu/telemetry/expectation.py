@@ -253,13 +253,13 @@ def scaled_expectation(work: Sequence[StageWork], other: RunReport, pipeline: st
     loads nor compiles are in it.
     """
     seconds: dict[Any, float] = {}
-    flops: Counter[Any] = Counter()
+    flops: dict[Any, float] = {}
     for stage in other.stages:
         own = _seconds_without_compile(stage)
         if (stage.pipeline or other.pipeline) == pipeline and stage.flops and own is not None:
             of = (stage.name, stage.component)
             seconds[of] = seconds.get(of, 0.0) + own
-            flops[of] += stage.flops
+            flops[of] = flops.get(of, 0.0) + stage.flops
     parts: dict[Key, Part] = {}
     for each in work:
         of = (each.name, each.component)

@@ -4,8 +4,6 @@
  * @import { RunReport } from "./wire.js"
  */
 
-import { duration } from "./format.js";
-
 const SECONDS_AN_HOUR = 3600;
 
 /**
@@ -33,14 +31,14 @@ export function rateText(chips, pricePerChipHour) {
 }
 
 /**
- * The cost of a run among its figures; none where it is not known.
+ * The cost of a run in words, and of what it was made; empty where it is not known.
  *
  * @param {RunReport} run
  * @param {number | null} pricePerChipHour
- * @returns {[label: string, value: string, detail: string][]}
+ * @returns {{ text: string, detail: string }}
  */
-export function costFigure({ device, total_seconds: seconds }, pricePerChipHour) {
+export function costText({ device, total_seconds: seconds }, pricePerChipHour) {
   const cost = costOf(device?.chips, seconds, pricePerChipHour);
-  if (cost == null || !device || pricePerChipHour == null) return [];
-  return [["Cost", amount(cost), `${rateText(device.chips, pricePerChipHour)}, for ${duration(seconds)}.`]];
+  if (cost == null || !device || pricePerChipHour == null) return { text: "", detail: "" };
+  return { text: `cost ${amount(cost)}`, detail: rateText(device.chips, pricePerChipHour) };
 }

@@ -673,8 +673,8 @@ def test_before_a_run_its_time_and_its_cost_are_on_the_sampler_and_in_the_sideba
     took = "Took 1 min 34 s · cost 0.25 · expected about 1 min 30 s"
     expect(panel.locator("#took")).to_have_text(took)
     expect(note).to_have_text(took)
-    cost = tab.page.locator("crystools-sidebar crystools-current crystools-figure").filter(has_text="Cost")
-    expect(cost).to_contain_text("0.25")
+    of_run = tab.page.locator("crystools-sidebar crystools-current #elapsed")
+    expect(of_run).to_have_text("in all · cost 0.25")
 
     tab.scene.expected = expected_of(node_id, workflow="other", seconds=None, by=None, alike_seconds=())
     tab.page.evaluate(SET_STEPS, [node_id, 30])

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Page
 
+from crystools_tpu.telemetry.cost import amount
 from tests.web.scenes import GIB, Scene
 
 
@@ -80,3 +81,9 @@ RATIO = {
 def test_a_value_reads(page: Page, function: str, arguments: list[Any], text: str) -> None:
     call = "async ([name, values]) => (await import('./format.js'))[name](...values)"
     assert page.evaluate(call, [function, arguments]) == text
+
+
+@pytest.mark.parametrize("value", [0, 1234.5, 1.2, 0.1, 0.094, 0.00312, 1e-12])
+def test_money_reads_as_the_commands_write_it(page: Page, value: float) -> None:
+    call = "async value => (await import('./cost.js')).amount(value)"
+    assert page.evaluate(call, value) == amount(value)

@@ -6,7 +6,7 @@
  */
 
 import { Component, blueprint } from "../component.js";
-import { costFigure } from "../cost.js";
+import { costText } from "../cost.js";
 import { h, setAttribute, setText, syncChildren } from "../dom.js";
 import { duration, stageTitle, wholeDuration } from "../format.js";
 import { elapsedSeconds, mainStage, progressOf } from "../run-figures.js";
@@ -192,7 +192,8 @@ export class RunView extends Component {
       setText(this.byId("steps"), run.output ?? "");
       const seconds = elapsedSeconds(run, store.nowUnixSeconds);
       const how = run.status === "interrupted" ? "until it was last seen" : "in all";
-      this.#showTime(duration(seconds), "", how, null);
+      const cost = costText(run, this.#price);
+      this.#showTime(duration(seconds), "", together(how, cost.text), cost.detail || null);
     }
     this.#showProgress(run, stage);
   }
@@ -244,8 +245,7 @@ export class RunView extends Component {
     this.byId("figures").hidden = !stage;
     if (!stage) return;
     const create = () => new Figure();
-    const figures = [...figuresOf(run, stage), ...costFigure(run, this.#price)];
-    syncChildren(this.byId("figures"), figures, create, (element, [label, value, detail]) => {
+    syncChildren(this.byId("figures"), figuresOf(run, stage), create, (element, [label, value, detail]) => {
       element.show(label, value, detail);
     });
   }
