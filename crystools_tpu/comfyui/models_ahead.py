@@ -20,6 +20,7 @@ from crystools_pipelines.parallel.mesh_shape import MeshShape
 from crystools_pipelines.planning.forecasting import Planned, planned
 from crystools_pipelines.planning.plan import RunSpec
 from crystools_pipelines.planning.topologies import TOPOLOGIES
+from crystools_pipelines.weights.location import is_hub_id
 from crystools_tpu.comfyui.chips_here import Chips, jax_devices
 from crystools_tpu.comfyui.samplings import Sampling
 from crystools_tpu.telemetry import RunReport, Shape, StageName, StageWork
@@ -151,6 +152,8 @@ def local_checkpoint(model_id: str | None) -> Path | None:
         return None
     if Path(location).is_dir():
         return Path(location)
+    if not is_hub_id(location):
+        return None
     from huggingface_hub import try_to_load_from_cache
 
     index = try_to_load_from_cache(location, "model_index.json")

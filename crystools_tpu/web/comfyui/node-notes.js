@@ -15,6 +15,9 @@ import { showOffers } from "./expected.js";
 
 const GAP_PIXELS = 4;
 
+/** A node's title is above where it says that it is. */
+const TITLE_PIXELS = 30;
+
 /** Where nodes are drawn smaller nobody could read it. */
 const LEGIBLE_SCALE = 0.4;
 
@@ -57,7 +60,7 @@ export class NodeNotes {
     this.#follows = this.#shown.length > 0;
     if (!this.#follows) return this.#layer.remove();
     const canvas = this.#app.canvas?.canvas;
-    if (canvas && this.#layer.previousElementSibling !== canvas) canvas.after(this.#layer);
+    if (canvas && this.#layer.parentElement !== canvas.parentElement) canvas.after(this.#layer);
     this.#shown.forEach((shown, index) => {
       const note = /** @type {HTMLElement} */ (this.#layer.children[index]);
       const at = this.#placeOf(nodeById(this.#app, shown.node.id));
@@ -74,7 +77,15 @@ export class NodeNotes {
     if (graph && graph !== found.graph) return null;
     const { pos, size, flags } = /** @type {GraphNode} */ (found.node);
     if (!pos || flags?.collapsed) return null;
-    const [x, y] = [pos[0] + ds.offset[0], pos[1] + size[1] + GAP_PIXELS + ds.offset[1]];
+    const height = size[1] + this.#taller(found.node);
+    const [x, y] = [pos[0] + ds.offset[0], pos[1] + height + GAP_PIXELS + ds.offset[1]];
     return `translate(${x * ds.scale}px, ${y * ds.scale}px) scale(${ds.scale})`;
+  }
+
+  /** By how much ComfyUI's Nodes 2.0, which are elements, are taller than they say. @param {GraphNode} node */
+  #taller({ id, size }) {
+    const element = this.#layer.parentElement?.querySelector(`[data-node-id="${CSS.escape(String(id))}"]`);
+    if (!(element instanceof HTMLElement)) return 0;
+    return Math.max(0, element.offsetHeight - TITLE_PIXELS - size[1]);
   }
 }
