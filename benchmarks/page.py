@@ -2,8 +2,8 @@
 
 The real server, a machine whose every figure changes with every reading, and a run on all of its chips, in
 Chromium. Counted is the time of the page's main thread alone, by the thread's own clock, against the seconds
-that went by: at 1 a page answers nothing any more. ComfyUI's own page is measured without readings too, for it
-has a canvas of its own to draw.
+that went by: at 1 a page answers nothing any more. ComfyUI's own page is measured without readings too, for
+it has a canvas of its own to draw.
 """
 
 from __future__ import annotations
@@ -132,7 +132,7 @@ def host() -> Machine:
 
 @contextmanager
 def shown(browser: Browser, scene: Scene, stored: dict[str, Any] | None = None) -> Iterator[Page]:
-    """The scene's page, while a run is in the middle of its steps on all chips; `stored` are its preferences."""
+    """The scene's page in the middle of a run's steps on all chips; `stored` are its preferences."""
     scene.start()
     with played_until(scene, 23, chips=CHIPS):
         context = browser.new_context(viewport={"width": 1440, "height": 900})
@@ -191,9 +191,9 @@ def line(work: Work) -> str:
     figure = work.figure
     script, layout = (part / work.seconds for part in (work.script_seconds, work.layout_and_style_seconds))
     return (
-        f"{work.name:<42} {work.readings / work.seconds:4.1f}/s {figure.ratio:6.1%} busy, {script:5.1%} script,"
-        f" {layout:5.1%} layout, heap {work.heap_growth_bytes / 2**20:+.1f} MiB, nodes {work.nodes_growth:+d}"
-        f" ({figure.verdict})"
+        f"{work.name:<42} {work.readings / work.seconds:4.1f}/s {figure.ratio:6.1%} busy, {script:5.1%}"
+        f" script, {layout:5.1%} layout, heap {work.heap_growth_bytes / 2**20:+.1f} MiB,"
+        f" nodes {work.nodes_growth:+d} ({figure.verdict})"
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Final
 
@@ -9,6 +10,7 @@ DATA_DIR: Final = "CRYSTOOLS_TPU_DATA_DIR"
 HISTORY: Final = "CRYSTOOLS_TPU_HISTORY"
 DISKS: Final = "CRYSTOOLS_TPU_DISKS"
 SIMULATE: Final = "CRYSTOOLS_TPU_SIMULATE"
+PRICE: Final = "CRYSTOOLS_TPU_PRICE_PER_CHIP_HOUR"
 
 VARIABLES: Final[Mapping[str, str]] = {
     DATA_DIR: (
@@ -27,4 +29,25 @@ VARIABLES: Final[Mapping[str, str]] = {
         "a machine that ComfyUI shows in place of this one, such as `v6e-8`, of up to 256 chips (`v6e-256`); "
         "every surface marks it as simulated"
     ),
+    PRICE: (
+        "what you pay for one chip for one hour, in your own currency, such as `1.20`: page and commands "
+        "then say what a run costs. None is built in"
+    ),
 }
+
+
+def price_in(environ: Mapping[str, str]) -> float | None:
+    """The price that the environment sets; None where it sets none. Raises ValueError for what is none."""
+    text = environ.get(PRICE, "").strip()
+    return checked_price(text) if text else None
+
+
+def checked_price(given: str | float) -> float:
+    """A price for one chip and one hour. Raises ValueError for anything but a number above 0."""
+    try:
+        price = float(given)
+    except ValueError:
+        price = math.nan
+    if not (math.isfinite(price) and price > 0):
+        raise ValueError(f"{given!r} is no price: give a number above 0, such as 1.20")
+    return price

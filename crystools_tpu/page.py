@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import logging
+import os
 import secrets
 import ssl
 from collections.abc import Iterator
@@ -13,12 +15,15 @@ from urllib.parse import quote
 
 from crystools_exporters.prometheus import PrometheusExporter
 from crystools_tpu.data_dir import PROFILES, data_dir
+from crystools_tpu.environment import PRICE, price_in
 from crystools_tpu.monitor import Monitor
 from crystools_tpu.open_pages import announced
 from crystools_tpu.server import PREFIX, Server, create_app
 from crystools_tpu.server.security import is_loopback
 from crystools_tpu.sources import default_sources
 from crystools_tpu.watching import watching
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -67,15 +72,17 @@ def serving(
     tls: ssl.SSLContext | None = None,
     simulated: str | None = None,
     profiles: Path | None = None,
+    price_per_chip_hour: float | None = None,
 ) -> Iterator[tuple[Address, PrometheusExporter]]:
     """Serves for as long as the block lasts, beyond loopback with a random token where none is given.
 
-    `simulated` and `profiles` are those of `watching`. Raises ServerError for a host or a port that cannot be
-    listened on.
+    `simulated`, `profiles` and the price are those of `watching`. Raises ServerError for a host or a port
+    that cannot be listened on.
     """
     if token is None and not is_loopback(host):
         token = secrets.token_urlsafe(16)
-    with watching(monitor, simulated=simulated, profiles=profiles) as (served, exporter):
+    shown = watching(monitor, simulated=simulated, profiles=profiles, price_per_chip_hour=price_per_chip_hour)
+    with shown as (served, exporter):
         server = Server(create_app(served, token=token), host=host, port=port, tls=tls)
         bound_host, bound_port = server.start()
         try:
@@ -87,6 +94,17 @@ def serving(
 @contextlib.contextmanager
 def serving_this_process(host: str, port: int) -> Iterator[Address]:
     """What `telemetry.serve` opens, which knows it by this name alone. It takes captures of the runs, too."""
-    page = serving(Monitor(default_sources()), host=host, port=port, profiles=data_dir() / PROFILES)
+    try:
+        price = price_in(os.environ)
+    except ValueError as error:
+        logger.error("%s: %s; nothing is said of costs", PRICE, error)
+        price = None
+    page = serving(
+        Monitor(default_sources()),
+        host=host,
+        port=port,
+        profiles=data_dir() / PROFILES,
+        price_per_chip_hour=price,
+    )
     with page as (address, _), announced(address.url):
         yield address

@@ -35,6 +35,7 @@ def watching(
     *,
     simulated: str | None,
     profiles: Path | None,
+    price_per_chip_hour: float | None = None,
     environ: Mapping[str, str] = os.environ,
 ) -> Iterator[tuple[Served, PrometheusExporter]]:
     """Runs the monitor and exports for as long as the block lasts. Nothing is sampled until somebody listens.
@@ -57,5 +58,6 @@ def watching(
             metrics_text=exporter.render,
             trace=trace_renderer(),
             profiling=None if profiles is None else Profiling(telemetry.profiler, profiles),
+            price_per_chip_hour=price_per_chip_hour,
         )
         yield served, exporter

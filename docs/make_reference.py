@@ -96,7 +96,7 @@ def settings() -> str:
     rows = []
     for field in fields_of(Settings):
         limits = field.keywords
-        span = f", {limits['minimum']:g} to {limits['maximum']:g}" if limits else ""
+        span = f", {limits['minimum']:g} to {limits['maximum']:g}" if "maximum" in limits else ""
         default = f" ({defaults[field.name]})" if defaults[field.name] is not None else ""
         rows.append((f"`{field.name}`", f"{field.text}{span}{default}"))
     return _table(("setting", "meaning"), rows)

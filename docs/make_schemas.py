@@ -38,6 +38,7 @@ SERVER: Final[Sequence[Any]] = (
     wire.PageKey,
     Settings,
     wire.RunsPage,
+    wire.Expected,
     events.ProfileCapture,
     wire.Refusal,
 )

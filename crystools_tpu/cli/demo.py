@@ -18,6 +18,7 @@ from crystools_tpu.cli.explaining import sentence_of
 from crystools_tpu.cli.generate import check_finite, generate_watched
 from crystools_tpu.cli.help import add_command
 from crystools_tpu.cli.outputs import check_outputs
+from crystools_tpu.cli.price import price_given
 from crystools_tpu.cli.run_tables import print_stages
 from crystools_tpu.cli.serve import panel
 from crystools_tpu.cli.signals import unwound
@@ -61,8 +62,9 @@ def run(arguments: argparse.Namespace) -> None:
     except OSError as error:
         raise CommandError(f"--out: {arguments.out} cannot be made: {reason(error)}; give another") from None
     check_outputs({"--out": video, "the report": report_path})
+    price = price_given()
     with unwound() as stack:
-        page = stack.enter_context(panel(profiles=data_dir() / PROFILES))
+        page = stack.enter_context(panel(profiles=data_dir() / PROFILES, price_per_chip_hour=price))
         temporary = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="crystools-tpu-demo-")))
         print_line(console, f"Watch it at {page.url}")
         if (another := open_page()) is not None:
@@ -72,7 +74,7 @@ def run(arguments: argparse.Namespace) -> None:
         report = generate_watched(
             MODEL, demo_request(), checkpoint=checkpoint, out=video, report_path=report_path, console=console
         )
-        print_stages(console, report, sentence_of(report))
+        print_stages(console, report, price, sentence=sentence_of(report))
         print_line(console, safe_text(f"{video}\n{report_path}"))
         if sys.stdin.isatty() and not arguments.once:
             print_line(console, f"The page stays at {page.url}; press Enter to end.")

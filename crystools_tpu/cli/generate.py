@@ -25,6 +25,7 @@ from crystools_tpu.cli.help import add_command
 from crystools_tpu.cli.live import watch
 from crystools_tpu.cli.outputs import check_distinct, check_outputs, checkpoint_files
 from crystools_tpu.cli.plans import plan_first
+from crystools_tpu.cli.price import price_given
 from crystools_tpu.cli.requests import add_mesh, files_read, mesh_of, options, refusal, request_of
 from crystools_tpu.cli.run_tables import print_stages
 from crystools_tpu.cli.signals import unwound
@@ -97,6 +98,7 @@ def run(arguments: argparse.Namespace) -> None:
     request = request_of(arguments)
     mesh = mesh_of(arguments.mesh)
     check_files(arguments)
+    price = price_given()
     request_profile(arguments.profile_steps, arguments.profile_dir)
     metrics = leaving_metrics(textfile=arguments.textfile, pushgateway=arguments.pushgateway)
     with unwound() as stack:
@@ -128,7 +130,7 @@ def run(arguments: argparse.Namespace) -> None:
         if arguments.json:
             print(json.dumps(telemetry.to_wire(report), indent=2), flush=True)
         else:
-            print_stages(make_console(), report, sentence_of(report))
+            print_stages(make_console(), report, price, sentence=sentence_of(report))
             print(safe_text(arguments.out), flush=True)
         if arguments.profile_steps is not None:
             print(profile_text(telemetry.profiler.wait()), file=sys.stderr)

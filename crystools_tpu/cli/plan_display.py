@@ -22,11 +22,11 @@ from crystools_tpu.cli.console import (
     unfolded,
 )
 from crystools_tpu.stage_table import ABSENT
-from crystools_tpu.telemetry import size_label
+from crystools_tpu.telemetry import Shape, size_label
 
 if TYPE_CHECKING:
     from crystools_pipelines.kernels.flash_kernel import BlockSizes
-    from crystools_pipelines.planning.plan import MeshComparison, Plan, Shape, StagePlan
+    from crystools_pipelines.planning.plan import MeshComparison, Plan, StagePlan
     from crystools_pipelines.planning.planner import Progress as Sees
     from crystools_pipelines.planning.tuning import AttentionTuning, TunedBlocks
 

@@ -26,6 +26,7 @@ from crystools_tpu.telemetry import (
 )
 from crystools_tpu.telemetry.applicable import applies
 from crystools_tpu.telemetry.comparison import SAME_RATIO, Side
+from crystools_tpu.telemetry.cost import cost_text
 from crystools_tpu.telemetry.device_names import devices_label
 from crystools_tpu.telemetry.suspicion import MARK, is_before_zero, suspicions
 
@@ -95,11 +96,19 @@ def _run_figures(report: RunReport) -> Mapping[str, str]:
     }
 
 
-def print_stages(console: Console, report: RunReport, sentence: str | None = None) -> None:
-    """The table of a run's stages, the sentence about the run, and what else stands under it."""
+def print_stages(
+    console: Console,
+    report: RunReport,
+    price_per_chip_hour: float | None = None,
+    *,
+    sentence: str | None = None,
+) -> None:
+    """The table of a run's stages, and what stands under it: the sentence about it, and what it cost."""
     print_table(console, stage_table(report))
     if sentence is not None:
         print_text(console, sentence)
+    if (cost := cost_text(report, price_per_chip_hour)) is not None:
+        print_line(console, f"cost {cost}")
     for note in notes(report):
         print_line(console, note)
 

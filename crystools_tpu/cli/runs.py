@@ -21,6 +21,7 @@ from crystools_tpu.cli.errors import CheckFailed, CommandError
 from crystools_tpu.cli.explaining import MOST_OTHERS, print_explained, run_explained
 from crystools_tpu.cli.help import Example, add_command
 from crystools_tpu.cli.outputs import check_outputs
+from crystools_tpu.cli.price import price_given
 from crystools_tpu.cli.run_tables import (
     change_text,
     comparison_table,
@@ -176,7 +177,8 @@ def list_runs(arguments: argparse.Namespace) -> None:
 
 
 def show(arguments: argparse.Namespace) -> None:
-    """Prints what a run was, and its stages."""
+    """Prints what a run was, its stages, and what it cost."""
+    price = price_given()
     with open_log() as log:
         report = find_run(log, arguments.of)
         explanation = telemetry.explain(report, log.earlier(report))
@@ -184,7 +186,7 @@ def show(arguments: argparse.Namespace) -> None:
         print(json.dumps(telemetry.to_wire(report), indent=2))
         return
     print(run_text(report))
-    print_stages(make_console(), report, explanation.sentence)
+    print_stages(make_console(), report, price, sentence=explanation.sentence)
 
 
 def compare(arguments: argparse.Namespace) -> None:

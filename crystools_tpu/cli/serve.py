@@ -15,6 +15,7 @@ from crystools_tpu.cli.errors import CommandError
 from crystools_tpu.cli.exports import check_textfile
 from crystools_tpu.cli.help import add_command
 from crystools_tpu.cli.outputs import check_distinct
+from crystools_tpu.cli.price import price_given
 from crystools_tpu.cli.protection import check_token, tls_context, token_in
 from crystools_tpu.cli.tunnel import tunnel_command
 from crystools_tpu.open_pages import announced
@@ -55,6 +56,8 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "marked as simulated"
     )
     add("--simulate", metavar="TOPOLOGY", help=about)
+    about = "what one chip costs for one hour, in your own currency: runs then have a cost"
+    add("--price-per-chip-hour", metavar="PRICE", help=about)
     parser.set_defaults(run=run)
 
 
@@ -79,6 +82,7 @@ def run(arguments: argparse.Namespace) -> None:
         tls=tls_context(arguments.tls_cert, arguments.tls_key),
         textfile=arguments.textfile,
         simulate=arguments.simulate,
+        price_per_chip_hour=price_given(arguments.price_per_chip_hour),
     )
     with shown as page, announced(page.url):
         if arguments.token_file is not None:  # it is kept there so as not to be read elsewhere
@@ -108,6 +112,7 @@ def panel(
     textfile: Path | None = None,
     simulate: str | None = None,
     profiles: Path | None = None,
+    price_per_chip_hour: float | None = None,
 ) -> Iterator[Address]:
     """A monitor and a server in threads of their own, for as long as the block lasts.
 
@@ -134,7 +139,14 @@ def panel(
         except ValueError as error:
             raise CommandError(f"--rate: {error}") from None
         page = serving(
-            monitor, host=host, port=port, token=token, tls=tls, simulated=simulate, profiles=profiles
+            monitor,
+            host=host,
+            port=port,
+            token=token,
+            tls=tls,
+            simulated=simulate,
+            profiles=profiles,
+            price_per_chip_hour=price_per_chip_hour,
         )
         try:
             address, exporter = stack.enter_context(page)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 import os
 import sys
@@ -13,11 +14,12 @@ from typing import Any, Final
 
 from aiohttp import web
 
+from crystools_tpu.comfyui.expected import Expecting
 from crystools_tpu.comfyui.prompts import follow_prompts
 from crystools_tpu.comfyui.unload import free_hbm_on_unload
 from crystools_tpu.comfyui.workflow_names import take_workflow_names
 from crystools_tpu.data_dir import PROFILES, data_dir
-from crystools_tpu.environment import SIMULATE
+from crystools_tpu.environment import PRICE, SIMULATE, price_in
 from crystools_tpu.monitor import Monitor
 from crystools_tpu.open_pages import announced
 from crystools_tpu.server import PREFIX, mount
@@ -52,7 +54,7 @@ def attach(
     allowed_origin = getattr(comfyui_options, "enable_cors_header", None)
     take_workflow_names(prompt_server)
     url = _page_url(comfyui_options)
-    _mount_panel(prompt_server.app, allowed_origin=allowed_origin, url=url, environ=environ)
+    _mount_panel(prompt_server.app, modules, allowed_origin=allowed_origin, url=url, environ=environ)
     prompt_server.app[_ATTACHED_FROM] = folder
     follow_prompts(modules)
     if (model_management := modules.get("comfy.model_management")) is not None:
@@ -77,7 +79,12 @@ def _page_url(comfyui_options: Any) -> str | None:
 
 
 def _mount_panel(
-    app: web.Application, *, allowed_origin: str | None, url: str | None, environ: Mapping[str, str]
+    app: web.Application,
+    modules: Mapping[str, ModuleType],
+    *,
+    allowed_origin: str | None,
+    url: str | None,
+    environ: Mapping[str, str],
 ) -> None:
     """ComfyUI answers under /api too. Nothing is sampled until a browser listens."""
     closing = contextlib.ExitStack()
@@ -89,9 +96,11 @@ def _mount_panel(
         simulated, sources = None, machine(None, closing)
     monitor = Monitor(sources, simulated=simulated is not None)
     profiles = data_dir(environ) / PROFILES
-    served, _ = closing.enter_context(
-        watching(monitor, simulated=simulated, profiles=profiles, environ=environ)
+    shown = watching(
+        monitor, simulated=simulated, profiles=profiles, price_per_chip_hour=_price(environ), environ=environ
     )
+    served, _ = closing.enter_context(shown)
+    expecting = Expecting(modules, monitor, served.history, served.kept)
     if url is not None:
         closing.enter_context(announced(url, environ))
 
@@ -99,4 +108,14 @@ def _mount_panel(
         closing.close()
 
     app.on_cleanup.append(stop)
+    served = dataclasses.replace(served, expect=expecting)
     mount(app, (PREFIX, f"/api{PREFIX}"), served, allowed_origin=allowed_origin)
+
+
+def _price(environ: Mapping[str, str]) -> float | None:
+    """What the environment says, None where that is nothing or no price."""
+    try:
+        return price_in(environ)
+    except ValueError as error:
+        logger.error("%s: %s; nothing is said of costs", PRICE, error)
+        return None

@@ -40,6 +40,14 @@ class PromptGraph:
         """All that the prompt has, needed or not."""
         return self._prompt.keys()
 
+    def class_of(self, node_id: str) -> Any:
+        """The node's class; None for one that is not installed."""
+        return self._classes.get(self._prompt[node_id]["class_type"])
+
+    def inputs(self, node_id: str) -> Mapping[str, Any]:
+        """The node's inputs: values, and links to other nodes."""
+        return self._prompt[node_id]["inputs"]  # type: ignore[no-any-return]
+
     def describe(self, node_id: str) -> NodeFacts:
         """The facts of a node, be it one that another has expanded into."""
         node = self.node(node_id)

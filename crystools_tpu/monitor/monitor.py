@@ -127,6 +127,11 @@ class Monitor:
             # Where the loop runs, nothing may hold it up; alone, a sample had better be complete.
             return self._take(PROMPT_SECONDS if self._loop_stop else self._deadline_seconds)
 
+    @property
+    def latest(self) -> Snapshot | None:
+        """The last snapshot, however old; None where none was taken. Asks no source."""
+        return self._snapshot
+
     def health(self) -> tuple[SourceHealth, ...]:
         """How each source stands, in the order of the sources. Asks none of them."""
         return tuple(worker.state()[1] for worker in self._workers)

@@ -6,7 +6,7 @@ import asyncio
 import re
 import secrets
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeAlias
@@ -22,6 +22,7 @@ from crystools_tpu.server.settings import (
     FieldError,
     Settings,
     parse_object,
+    requested_prompt,
     requested_steps,
     updated_settings,
 )
@@ -40,10 +41,12 @@ from crystools_tpu.telemetry.events import Message
 
 PREFIX: Final = "/crystools-tpu"
 MOST_RUNS: Final = 100
+MOST_WORKFLOW_BYTES: Final = 8 * 1024**2
 TOKEN: Final[web.AppKey[str | None]] = web.AppKey("token")
 
 MetricsText: TypeAlias = Callable[[str], tuple[bytes, str]]
 Trace: TypeAlias = Callable[[RunReport], bytes]
+Expect: TypeAlias = Callable[[Mapping[str, Any]], wire.Expected]
 
 
 @dataclass(frozen=True)
@@ -79,6 +82,8 @@ class Served:
     machine and goes to every client. `metrics_text` takes the request's `Accept` and renders the metrics and
     their content type; it may block. `trace` makes a trace file of a run; it may take its time, and raises
     ImportError, with what helps, where its package is broken. `profiling` lets clients ask for captures.
+    `price_per_chip_hour` is the setting as it begins. `expect` tells what to expect of a workflow before it
+    begins; it may block, and raises FieldError for what is none.
     """
 
     monitor: Monitor
@@ -89,6 +94,8 @@ class Served:
     metrics_text: MetricsText | None = None
     trace: Trace | None = None
     profiling: Profiling | None = None
+    price_per_chip_hour: float | None = None
+    expect: Expect | None = None
 
 
 def create_app(
@@ -152,6 +159,8 @@ def _routes(api: Api, page: Handler, prefix: str) -> list[web.RouteDef]:
     if (profiling := api.served.profiling) is not None:
         routes.append(web.get(f"{prefix}/api/profile", profiling.get))
         routes.append(web.post(f"{prefix}/api/profile", profiling.post))
+    if api.served.expect is not None:
+        routes.append(web.post(f"{prefix}/api/expected", api.expected))
     routes += _metrics_routes(api.served, f"{prefix}/metrics")
     return [*routes, web.get(f"{prefix}/", page), web.get(f"{prefix}/{{name:.+}}", page)]
 
@@ -172,10 +181,17 @@ class Api:
         self._runs = Runs(served.history, served.kept)
         self._clock = clock
         self._started_at = clock()
+        self._expecting = asyncio.Lock()
         self.page_key = secrets.token_urlsafe(16)
         self._alike = AlikeRuns(self._runs.alike)
         self.hub = Hub(
-            served.monitor, served.bus, self._runs, self._hello, served.history.report, self._alike.of
+            served.monitor,
+            served.bus,
+            self._runs,
+            self._hello,
+            served.history.report,
+            self._alike.of,
+            served.price_per_chip_hour,
         )
 
     async def health(self, request: web.Request) -> web.Response:
@@ -257,6 +273,14 @@ class Api:
         a = await self._report("a", request.query.get("a", ""))
         b = await self._report("b", request.query.get("b", ""))
         return _json(await asyncio.to_thread(self._runs.compare, a, b))
+
+    async def expected(self, request: web.Request) -> web.Response:
+        """What to expect of a workflow that has not begun; one at a time, however many tabs ask."""
+        assert self.served.expect is not None
+        body = parse_object(await security.bounded_body(request, MOST_WORKFLOW_BYTES))
+        prompt = requested_prompt(body)
+        async with self._expecting:
+            return _json(await asyncio.to_thread(self.served.expect, prompt))
 
     async def close(self, app: web.Application) -> None:
         """Ends all websocket connections."""

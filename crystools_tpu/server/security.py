@@ -88,11 +88,11 @@ async def add_security_headers(request: web.Request, response: web.StreamRespons
     response.headers.update(_HEADERS)
 
 
-async def bounded_body(request: web.Request) -> bytes:
+async def bounded_body(request: web.Request, most_bytes: int = MAX_BODY_BYTES) -> bytes:
     """The request's body. Raises an HTTP error where it ends early, or exceeds one of the two limits."""
     try:
         async with asyncio.timeout(BODY_SECONDS):
-            return await _body(request)
+            return await _body(request, most_bytes)
     except TimeoutError:
         text = f"body must be here within {BODY_SECONDS:g} seconds"
         raise refusal(web.HTTPRequestTimeout, "body", text) from None
@@ -100,15 +100,15 @@ async def bounded_body(request: web.Request) -> bytes:
         raise refusal(web.HTTPBadRequest, "body", "body ended early or is malformed") from None
 
 
-async def _body(request: web.Request) -> bytes:
+async def _body(request: web.Request, most_bytes: int) -> bytes:
     body = bytearray()
     async for chunk in request.content.iter_any():
         body += chunk
-        if len(body) > MAX_BODY_BYTES:
+        if len(body) > most_bytes:
             raise web.HTTPRequestEntityTooLarge(
-                max_size=MAX_BODY_BYTES,
+                max_size=most_bytes,
                 actual_size=len(body),
-                text=_refusal_text("body", f"body must be at most {MAX_BODY_BYTES} bytes"),
+                text=_refusal_text("body", f"body must be at most {most_bytes} bytes"),
                 content_type="application/json",
             )
     return bytes(body)

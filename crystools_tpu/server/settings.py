@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Any, Final
 
+from crystools_tpu.environment import checked_price
 from crystools_tpu.monitor.monitor import MAX_INTERVAL_SECONDS, MIN_INTERVAL_SECONDS
 from crystools_tpu.sources.base import ChipReading, HostReading
 from crystools_tpu.telemetry.profile import DEFAULT_STEPS
@@ -39,6 +41,11 @@ class Settings:
         {"minimum": MIN_INTERVAL_SECONDS, "maximum": MAX_INTERVAL_SECONDS},
     ] = 0.5
     disks: Annotated[tuple[str, ...] | None, "the mount points to show, `null` for all that are read"] = None
+    price_per_chip_hour: Annotated[
+        float | None,
+        "what one chip costs for one hour, in your own currency, `null` where nothing is to be said of costs",
+        {"exclusiveMinimum": 0},
+    ] = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +73,13 @@ def parse_object(text: str | bytes) -> dict[str, Any]:
 
 def updated_settings(settings: Settings, body: Mapping[str, Any], mounts: Collection[str]) -> Settings:
     """`settings` with the fields of a PUT applied. `mounts` are the disks that this machine has."""
-    _check_fields(body, {"interval_seconds", "disks"})
-    changes = _read(body, interval_seconds=_interval, disks=partial(_names, "disks", mounts))
+    _check_fields(body, {"interval_seconds", "disks", "price_per_chip_hour"})
+    changes = _read(
+        body,
+        interval_seconds=_interval,
+        disks=partial(_names, "disks", mounts),
+        price_per_chip_hour=_price,
+    )
     return dataclasses.replace(settings, **changes)
 
 
@@ -86,6 +98,24 @@ def requested_steps(body: Mapping[str, Any]) -> Any:
     return body.get("steps", DEFAULT_STEPS)
 
 
+def requested_prompt(body: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The workflow in the body of a POST, in ComfyUI's form for its API."""
+    _check_fields(body, {"prompt"})
+    prompt = body.get("prompt")
+    if not isinstance(prompt, dict) or not all(map(_is_node, prompt.values())):
+        text = "prompt must be a workflow in ComfyUI's form for its API: by id, a class_type and inputs"
+        raise FieldError("prompt", text)
+    return prompt
+
+
+def _is_node(value: object) -> bool:
+    return (
+        isinstance(value, dict)
+        and isinstance(value.get("class_type"), str)
+        and isinstance(value.get("inputs"), dict)
+    )
+
+
 def _read(body: Mapping[str, Any], **readers: Callable[[Any], Any]) -> dict[str, Any]:
     """The fields that the body has, by their readers."""
     return {name: read(body[name]) for name, read in readers.items() if name in body}
@@ -100,6 +130,17 @@ def _interval(value: object, *, zero_allowed: bool = False) -> float:
         off = ", or 0 for no snapshots" if zero_allowed else ""
         raise FieldError("interval_seconds", f"interval_seconds must be a number {limits}{off}")
     return float(number)
+
+
+def _price(value: object) -> float | None:
+    if value is None:
+        return None
+    number = value if isinstance(value, (int, float)) and not isinstance(value, bool) else math.nan
+    try:
+        return checked_price(number)
+    except (ValueError, OverflowError):
+        text = "price_per_chip_hour must be null or a number above 0, such as 1.20"
+        raise FieldError("price_per_chip_hour", text) from None
 
 
 def _metrics(value: object) -> frozenset[str] | None:

@@ -113,6 +113,7 @@ class Hub:
         hello: Callable[[Settings], wire.Hello],
         report_of: Callable[[str], RunReport | None],
         alike_of: AlikeOf,
+        price_per_chip_hour: float | None,
     ) -> None:
         self._monitor = monitor
         self._bus = bus
@@ -120,7 +121,7 @@ class Hub:
         self._hello = hello
         self._alike_of = alike_of
         self._new_fold = partial(Fold, report_of, monitor.unix_seconds, alike_of)
-        self._settings = Settings(interval_seconds=monitor.interval_seconds)
+        self._settings = Settings(monitor.interval_seconds, price_per_chip_hour=price_per_chip_hour)
         self._clients: set[Client] = set()
         self._guard = Guard(logger)
         self._unsubscribe: Callable[[], None] | None = None

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Final, Literal, TypeAlias
 from crystools_tpu.monitor import Snapshot, SourceHealth
 from crystools_tpu.server.settings import METRICS, Settings
 from crystools_tpu.sources.base import AttachedChips
-from crystools_tpu.telemetry.events import Message, ProfileCapture, RunReport, to_wire
+from crystools_tpu.telemetry.events import Message, Node, ProfileCapture, RunReport, Shape, to_wire
 
 HELLO_RUNS: Final = 20
 
@@ -87,6 +87,40 @@ class RunsPage:
         tuple[str, ...],
         "The ids of kept runs between them whose reports are broken or of another version.",
     ]
+
+
+ExpectedBy: TypeAlias = Literal["history", "plan", "scaled"]
+"""By what runs of the same workflow took; by the kept plan; by the rate of another run of the same model."""
+
+
+@dataclass(frozen=True, slots=True)
+class ExpectedNode:
+    """What is expected of a sampler: its own seconds, and whether it fits. What is not known is null."""
+
+    node: Node
+    seconds: Annotated[float | None, {"minimum": 0}]
+    fits: bool | None
+    reason: Annotated[str | None, "Why it does not fit."]
+    would_fit: Annotated[tuple[Shape, ...], "Where it does not: shapes that would."]
+    shape_nodes: Annotated[tuple[str, ...], "The ids of the nodes whose widgets say the shape."]
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """POST /api/expected: what is expected of a workflow, before it begins."""
+
+    workflow: Annotated[str | None, "The parameter `workflow` that its run will have."]
+    seconds: Annotated[
+        float | None,
+        "All of it. By `history` as if nothing were cached but `cached_nodes`; by `plan` and `scaled` what "
+        "the models compute, without loading and compiling.",
+        {"minimum": 0},
+    ]
+    by: ExpectedBy | None
+    cached_nodes: Annotated[int, "So many were cached in the runs that it is known by.", {"minimum": 0}]
+    alike_seconds: Annotated[tuple[float, ...], "What those runs took, the newest first."]
+    chips: Annotated[float | None, {"minimum": 0}]
+    nodes: Annotated[tuple[ExpectedNode, ...], "Its samplers."]
 
 
 @dataclass(frozen=True, slots=True)

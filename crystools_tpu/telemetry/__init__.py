@@ -39,6 +39,7 @@ from crystools_tpu.telemetry.events import RunFinished as RunFinished
 from crystools_tpu.telemetry.events import RunReport as RunReport
 from crystools_tpu.telemetry.events import RunStarted as RunStarted
 from crystools_tpu.telemetry.events import RunWarned as RunWarned
+from crystools_tpu.telemetry.events import Shape as Shape
 from crystools_tpu.telemetry.events import StageFinished as StageFinished
 from crystools_tpu.telemetry.events import StageForecast as StageForecast
 from crystools_tpu.telemetry.events import StageName as StageName

@@ -155,7 +155,8 @@ def _bottom_line(
     if incomparable:
         return f"Not comparable: {'; '.join(incomparable)}."
     if total.suspect:
-        return f"Nothing to compare: {' and '.join(side.upper() for side in total.suspect)} cannot have taken that long."
+        sides = " and ".join(side.upper() for side in total.suspect)
+        return f"Nothing to compare: {sides} cannot have taken that long."
     if total.a is None or total.b is None or total.ratio is None:
         return f"Nothing to compare: how long {'A' if total.a is None else 'B'} took is not known."
     if total.verdict is Verdict.SAME:

@@ -246,17 +246,30 @@ class StageForecast(_Safe):
 
 
 @dataclass(frozen=True, slots=True)
+class Shape:
+    """What is made: pixels and, of a video, frames."""
+
+    height: int
+    width: int
+    num_frames: int | None = None
+
+    def __str__(self) -> str:
+        return f"{self.height} x {self.width}" + (f", {self.num_frames} frames" if self.num_frames else "")
+
+
+@dataclass(frozen=True, slots=True)
 class Forecast(_Safe):
     """What is expected of a run, said before it begins. `method` says where it comes from.
 
     `hbm_limit_bytes_per_chip` is what programs may have of a chip; `would_fit` are shapes that would fit, in
-    words, where a stage does not.
+    words, where a stage does not, and `fitting_shapes` the same for programs, where they are known so.
     """
 
     method: str
     hbm_limit_bytes_per_chip: int | None
     stages: tuple[StageForecast, ...]
     would_fit: tuple[str, ...] = ()
+    fitting_shapes: tuple[Shape, ...] = field(default=(), metadata=OMIT_DEFAULT)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from typing import Any, Final, NamedTuple
 from crystools_tpu.telemetry.comparison import is_alike
 from crystools_tpu.telemetry.events import (
     CompileCache,
+    Forecast,
     RunReport,
     StageName,
     StageReport,
@@ -87,6 +88,13 @@ class Part:
     found: float = 1.0
     missing: float = 1.0
 
+    @property
+    def whole_seconds(self) -> float | None:
+        """With the compiles that the persistent cache has, where anybody has seen it compile."""
+        return (
+            None if self.seconds is None else self.seconds + (self.compiles.found if self.compiles else 0.0)
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Expectation:
@@ -98,6 +106,12 @@ class Expectation:
     parts: Mapping[Key, Part]
     by_history: bool
     share: float = 1.0
+
+    @property
+    def seconds(self) -> float | None:
+        """What all of it is to take, before it has begun; None where that is not known of a stage."""
+        known = [part.whole_seconds for part in self.parts.values() if part.parent is None]
+        return None if None in known else self.share * sum(each for each in known if each is not None)
 
 
 def is_like(run: RunReport, other: RunReport) -> bool:
@@ -131,7 +145,8 @@ def expectation(run: RunReport, alike: Sequence[RunReport]) -> Expectation | Non
     """What is expected of the run; None where nobody knows which stages it is to have."""
     if alike:
         return _by_history(run, alike)
-    return _by_plan(run) if run.work else None
+    platform = "" if run.device is None else run.device.platform
+    return expectation_of_work(run.work, run.forecast, _DECODERS.get(platform))
 
 
 def _by_history(run: RunReport, alike: Sequence[RunReport]) -> Expectation:
@@ -187,17 +202,17 @@ def _cached(run: RunReport) -> frozenset[str]:
     return frozenset(node.id for node in run.cached_nodes)
 
 
-def _by_plan(run: RunReport) -> Expectation:
-    """The stages that the run said it would have, by the forecast's seconds or by their FLOPs."""
-    forecast = {} if run.forecast is None else {(s.name, s.component): s for s in run.forecast.stages}
-    decoder = _DECODERS.get("" if run.device is None else run.device.platform)
+def expectation_of_work(
+    work: Sequence[StageWork], forecast: Forecast | None, decoder: Decoder | None = None
+) -> Expectation | None:
+    """The stages of a run that said it would have them, by the forecast's seconds or by their FLOPs."""
+    planned = {} if forecast is None else {(s.name, s.component): s.step_seconds for s in forecast.stages}
     counts: Counter[Any] = Counter()
     parts = {}
-    for stage in run.work:
+    for stage in work:
         of = (stage.name, stage.component)
         of_decoder = decoder if stage.name is StageName.VAE_DECODE else None
-        planned = forecast.get(of)
-        step_seconds = None if planned is None else planned.step_seconds
+        step_seconds = planned.get(of)
         parts[None, *of, None, counts[of]] = Part(
             parent=None,
             seconds=None if step_seconds is None else step_seconds * stage.steps,
@@ -208,7 +223,40 @@ def _by_plan(run: RunReport) -> Expectation:
             missing=of_decoder.missing if of_decoder else 1.0,
         )
         counts[of] += 1
-    return Expectation(parts, by_history=False)
+    return Expectation(parts, by_history=False) if parts else None
+
+
+def scaled_expectation(work: Sequence[StageWork], other: RunReport, pipeline: str) -> Expectation | None:
+    """What is expected of a run with this work, each stage at the rate of the same one in `other`.
+
+    Those are stages of `pipeline`, be it a part of a workflow. None where a stage has no such rate. Neither
+    loads nor compiles are in it.
+    """
+    seconds: dict[Any, float] = {}
+    flops: dict[Any, float] = {}
+    for stage in other.stages:
+        own = _seconds_without_compile(stage)
+        if (stage.pipeline or other.pipeline) == pipeline and stage.flops and own is not None:
+            of = (stage.name, stage.component)
+            seconds[of] = seconds.get(of, 0.0) + own
+            flops[of] = flops.get(of, 0.0) + stage.flops
+    parts: dict[Key, Part] = {}
+    for each in work:
+        of = (each.name, each.component)
+        if not seconds.get(of):
+            return None
+        key = (None, *of, None, sum(known[1:3] == of for known in parts))
+        parts[key] = Part(parent=None, seconds=each.flops / flops[of] * seconds[of], steps=each.steps)
+    return Expectation(parts, by_history=False) if parts else None
+
+
+def _seconds_without_compile(stage: StageReport) -> float | None:
+    """What its work took the devices, of a stage that came to its end."""
+    if stage.seconds is None or stage.status is not Status.SUCCEEDED:
+        return None
+    if stage.step_seconds is not None:
+        return stage.step_seconds.median * len(stage.steps)
+    return max(0.0, stage.seconds - stage.compile_seconds)
 
 
 def _work(stage: StageWork, decoder: Decoder | None) -> float | None:

@@ -9,11 +9,17 @@ from crystools_tpu.telemetry.labels import stage_label
 
 def forecast_warning(forecast: Forecast) -> str | None:
     """What is expected not to fit, and what would; None where nothing is."""
-    failing = [_shortage(stage, forecast) for stage in forecast.stages if stage.fits is False]
-    if not failing:
+    short = shortages(forecast)
+    if short is None:
         return None
     shapes = f"; {' or '.join(forecast.would_fit)} would fit" if forecast.would_fit else ""
-    return f"does not fit by {forecast.method}: {', '.join(failing)}{shapes}"
+    return f"does not fit by {short}{shapes}"
+
+
+def shortages(forecast: Forecast) -> str | None:
+    """`the plan: denoise wants 40.10 GiB of a chip's 31.24 GiB`; None where all is expected to fit."""
+    failing = [_shortage(stage, forecast) for stage in forecast.stages if stage.fits is False]
+    return f"{forecast.method}: {', '.join(failing)}" if failing else None
 
 
 def _shortage(stage: StageForecast, forecast: Forecast) -> str:

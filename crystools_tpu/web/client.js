@@ -1,7 +1,7 @@
 /**
  * The connection to the server: one websocket that comes back by itself.
  *
- * @import { Comparison, Explanation, RunReport, RunsPage, ServerMessage } from "./wire.js"
+ * @import { Comparison, Expected, Explanation, RunReport, RunsPage, ServerMessage } from "./wire.js"
  */
 
 /** @typedef {"connecting" | "open" | "reconnecting"} ConnectionState */
@@ -243,6 +243,20 @@ export class ServerApi {
     if (response.ok) return;
     const answer = await response.json().catch(() => null);
     throw new Error(answer?.error?.message ?? `The server answered ${response.status}.`);
+  }
+
+  /**
+   * What is expected of a workflow before it begins, or null from a server that knows nothing of workflows.
+   * @param {Record<string, unknown>} prompt In the form of ComfyUI's API.
+   * @returns {Promise<Expected | null>}
+   */
+  async expected(prompt) {
+    const [method, body] = ["POST", JSON.stringify({ prompt })];
+    let response = await fetch(endpoint("api/expected", this.#base), { method, body });
+    if (response.status === 403) {
+      response = await fetch(await keyed("api/expected", this.#base), { method, body });
+    }
+    return response.ok ? response.json() : null;
   }
 
   /** @param {string} path @param {Record<string, string>} [query] */

@@ -76,6 +76,8 @@ export class Store extends EventTarget {
   profile = null;
   /** How often snapshots are asked for; 0 is never, null leaves it to the server. @type {number | null} */
   chosenIntervalSeconds = null;
+  /** What this browser's user pays for a chip-hour; null leaves it to the server. @type {number | null} */
+  chosenPrice = null;
 
   /** By chip. @type {Map<string, Record<ChipQuantity, Series>>} */
   #chipSeries = new Map();
@@ -115,6 +117,11 @@ export class Store extends EventTarget {
     return age > Math.max(STALE_SECONDS_AT_LEAST, STALE_INTERVALS * this.intervalSeconds);
   }
 
+  /** What a chip-hour costs, where anybody says so; nothing is said of costs else. */
+  get pricePerChipHour() {
+    return this.chosenPrice ?? this.hello?.settings.price_per_chip_hour ?? null;
+  }
+
   /** The server's clock, as well as it is known. */
   get nowUnixSeconds() {
     return Date.now() / 1000 + this.#clockOffsetSeconds;
@@ -133,6 +140,13 @@ export class Store extends EventTarget {
   /** @param {number | null} seconds */
   setChosenInterval(seconds) {
     this.chosenIntervalSeconds = seconds;
+    this.#changed();
+  }
+
+  /** @param {number | null} price */
+  setChosenPrice(price) {
+    if (price === this.chosenPrice) return;
+    this.chosenPrice = price;
     this.#changed();
   }
 

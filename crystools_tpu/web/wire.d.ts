@@ -197,17 +197,25 @@ export interface StageForecast {
   hbm_peak_bytes_per_chip: number | null;
 }
 
+/** What is made: pixels and, of a video, frames. */
+export interface Shape {
+  height: number;
+  width: number;
+  num_frames: number | null;
+}
+
 /**
  * What is expected of a run, said before it begins. `method` says where it comes from.
  *
  * `hbm_limit_bytes_per_chip` is what programs may have of a chip; `would_fit` are shapes that would fit, in
- * words, where a stage does not.
+ * words, where a stage does not, and `fitting_shapes` the same for programs, where they are known so.
  */
 export interface Forecast {
   method: string;
   hbm_limit_bytes_per_chip: number | null;
   stages: StageForecast[];
   would_fit: string[];
+  fitting_shapes?: Shape[];
 }
 
 /**
@@ -573,6 +581,8 @@ export interface Settings {
   interval_seconds: number;
   /** the mount points to show, `null` for all that are read */
   disks: string[] | null;
+  /** what one chip costs for one hour, in your own currency, `null` where nothing is to be said of costs */
+  price_per_chip_hour: number | null;
 }
 
 /**
@@ -723,6 +733,35 @@ export interface RunsPage {
   more: boolean;
   /** The ids of kept runs between them whose reports are broken or of another version. */
   unreadable: string[];
+}
+
+/** What is expected of a sampler: its own seconds, and whether it fits. What is not known is null. */
+export interface ExpectedNode {
+  node: Node;
+  seconds: number | null;
+  fits: boolean | null;
+  /** Why it does not fit. */
+  reason: string | null;
+  /** Where it does not: shapes that would. */
+  would_fit: Shape[];
+  /** The ids of the nodes whose widgets say the shape. */
+  shape_nodes: string[];
+}
+
+/** POST /api/expected: what is expected of a workflow, before it begins. */
+export interface Expected {
+  /** The parameter `workflow` that its run will have. */
+  workflow: string | null;
+  /** All of it. By `history` as if nothing were cached but `cached_nodes`; by `plan` and `scaled` what the models compute, without loading and compiling. */
+  seconds: number | null;
+  by: "history" | "plan" | "scaled" | null;
+  /** So many were cached in the runs that it is known by. */
+  cached_nodes: number;
+  /** What those runs took, the newest first. */
+  alike_seconds: number[];
+  chips: number | null;
+  /** Its samplers. */
+  nodes: ExpectedNode[];
 }
 
 /** What is wrong, and what would be right. */

@@ -24,12 +24,13 @@ from crystools_pipelines.models import MODELS
 from crystools_pipelines.parallel.mesh_shape import MeshShape
 from crystools_pipelines.planning import forecasting
 from crystools_pipelines.planning.cache import keep_plan, plan_key, plans_folder
-from crystools_pipelines.planning.plan import RunSpec, Shape
+from crystools_pipelines.planning.plan import RunSpec
 from crystools_tpu import telemetry
 from crystools_tpu.cli import demo, generate, main, plans
 from crystools_tpu.cli.main import build_parser
 from crystools_tpu.cli.requests import request_of
 from crystools_tpu.open_pages import announced
+from crystools_tpu.telemetry import Shape
 from docs.make_schemas import wire_schema
 from tests.planning.plans import GIB, made_up_plan, made_up_stage
 from tests.rigs.workflow_run import WORKFLOW, with_nan

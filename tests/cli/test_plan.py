@@ -25,11 +25,11 @@ from crystools_pipelines.parallel.mesh_shape import MeshShape
 from crystools_pipelines.planning import aot
 from crystools_pipelines.planning.aot import CompiledStage, TpuCompiler
 from crystools_pipelines.planning.compiler_process import ChildProcess, ProcessDiedError
-from crystools_pipelines.planning.plan import Plan, RunSpec, Shape, StagePlan, compare, from_json
+from crystools_pipelines.planning.plan import Plan, RunSpec, StagePlan, compare, from_json
 from crystools_pipelines.planning.planner import Planner
 from crystools_pipelines.planning.topologies import TOPOLOGIES
 from crystools_tpu.cli import main, plans
-from crystools_tpu.telemetry import StageName
+from crystools_tpu.telemetry import Shape, StageName
 
 STAGE_KEYS = {
     "name",

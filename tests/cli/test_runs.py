@@ -108,6 +108,21 @@ def test_show_tells_what_the_run_was_and_where_its_time_went(name: str, capsys: 
     assert re.search(r"denoise +300\.000 +30\.00 miss +50 +5\.413 +37\.5%", out)
 
 
+@pytest.mark.usefixtures("history")
+def test_show_tells_what_the_run_cost_where_its_user_gives_a_price(
+    monkeypatch: pytest.MonkeyPatch, capsys: Output
+) -> None:
+    monkeypatch.setenv("CRYSTOOLS_TPU_PRICE_PER_CHIP_HOUR", "1.20")
+    assert main(["runs", "show", "bbbb2222"]) == 0
+    assert re.search(
+        r"^cost \d+\.\d\d: 8 chips for .* s, at 1\.20 a chip-hour$", capsys.readouterr().out, re.M
+    )
+    monkeypatch.setenv("CRYSTOOLS_TPU_PRICE_PER_CHIP_HOUR", "1,20")
+    assert main(["runs", "show", "bbbb2222"]) == 2
+    said = "CRYSTOOLS_TPU_PRICE_PER_CHIP_HOUR: '1,20' is no price: give a number above 0, such as 1.20"
+    assert said in capsys.readouterr().err
+
+
 def test_show_tells_what_the_run_warned_of(folder: Path, capsys: Output) -> None:
     with RunLog(folder) as log:
         log.write([dataclasses.replace(FAST, warnings=("prompt: it is cut", "negative_prompt: it is cut"))])

@@ -133,6 +133,10 @@ def test_a_port_that_is_taken_is_one_line(capsys: pytest.CaptureFixture[str]) ->
     [
         (["--rate", "-1"], "--rate: interval_seconds must be from 0.1 to 60"),
         (["--simulate", "v99-8"], "--simulate: "),
+        (
+            ["--price-per-chip-hour", "free"],
+            "--price-per-chip-hour: 'free' is no price: give a number above 0",
+        ),
         (["--token", ""], "--token: is empty; give a secret, or leave the option out"),
         (["--token", "  "], "--token: is empty; give a secret, or leave the option out"),
         (["--token", "a\udce9b"], "--token: has a character that cannot be typed; give printable text"),

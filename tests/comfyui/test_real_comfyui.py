@@ -115,6 +115,17 @@ class ComfyUI:
         outputs: dict[str, Any] = entry["outputs"]
         return outputs
 
+    def expected(self, name: str, **inputs: Any) -> dict[str, Any]:
+        """What is expected of a template, as the page asks: JavaScript has no 5.0."""
+        prompt = self.template(name, **inputs)
+        for node in prompt.values():
+            given = node["inputs"].items()
+            node["inputs"] = {
+                key: int(it) if isinstance(it, float) and it % 1 == 0 else it for key, it in given
+            }
+        answer: dict[str, Any] = self.post("/crystools-tpu/api/expected", {"prompt": prompt})
+        return answer
+
     def wait(self, prompt_id: str) -> dict[str, Any]:
         """How the prompt ended."""
         wait_for(lambda: prompt_id in self.get(f"/history/{prompt_id}"), "the prompt")
@@ -285,6 +296,12 @@ def test_the_small_template_of_each_model_makes_its_file(comfyui: ComfyUI, model
     assert len({run["stages"][stage["parent"]]["component"] for stage in parts}) == nodes
     assert {"prompt", "height", "width", "num_inference_steps", "workflow"} <= run["params"].keys()
     assert summary.count(f"{model} succeeded") == nodes
+    again = comfyui.expected(f"{model}-tiny")
+    assert (again["workflow"], again["by"]) == (run["params"]["workflow"], "history")
+    assert [node["fits"] for node in again["nodes"]] == [True]
+    others = comfyui.expected(f"{model}-tiny", num_inference_steps=7)
+    assert (others["by"], others["chips"]) == ("scaled", run["device"]["chips"])
+    assert 0 < others["nodes"][0]["seconds"] < others["seconds"]
 
 
 def test_what_cannot_work_is_refused_before_anything_runs(comfyui: ComfyUI) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from crystools_pipelines.parallel.mesh_shape import MeshShape
-from crystools_pipelines.planning.plan import Plan, Shape, StagePlan
+from crystools_pipelines.planning.plan import Plan, StagePlan
+from crystools_tpu.telemetry import Shape
 
 GIB = 2**30
 

@@ -17,12 +17,12 @@ from crystools_pipelines.parallel.mesh import shape_of
 from crystools_pipelines.parallel.mesh_shape import MeshShape
 from crystools_pipelines.planning.cache import keep_plan, plan_key, read_plans
 from crystools_pipelines.planning.forecasting import METHOD, kept_forecast
-from crystools_pipelines.planning.plan import Plan, RunSpec, Shape
+from crystools_pipelines.planning.plan import Plan, RunSpec
 from crystools_pipelines.planning.topologies import topology_of
 from crystools_pipelines.wan.wan21_t2v.pipeline import PIPELINE
 from crystools_pipelines.wan.wan21_t2v.request import Wan21Request
 from crystools_pipelines.weights.checkpoint import Checkpoint
-from crystools_tpu.telemetry import Forecast, StageForecast, StageName
+from crystools_tpu.telemetry import Forecast, Shape, StageForecast, StageName
 from tests.planning.plans import GIB, made_up_plan, made_up_stage
 
 REQUEST = Wan21Request("a cat", height=32, width=48, num_frames=9)
@@ -95,6 +95,7 @@ def test_what_does_not_fit_comes_with_what_would(desk: Desk) -> None:
     assert forecast is not None
     assert forecast.stages[1] == StageForecast(StageName.DENOISE, "transformer", False, None, 40 * GIB)
     assert forecast.would_fit == ("32 x 48, 5 frames", "16 x 32, 9 frames")
+    assert forecast.fitting_shapes == SHAPES
 
 
 @pytest.mark.parametrize(

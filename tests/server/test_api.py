@@ -112,7 +112,12 @@ async def test_a_source_that_fails_is_down_and_the_others_go_on(bench: Bench, se
 
 
 async def test_settings_are_read_and_replaced(bench: Bench, client: Client, validate: Validate) -> None:
-    assert await get(client, "/api/settings") == {"schema": 1, "interval_seconds": 0.1, "disks": None}
+    assert await get(client, "/api/settings") == {
+        "schema": 1,
+        "interval_seconds": 0.1,
+        "disks": None,
+        "price_per_chip_hour": None,
+    }
 
     answer = await client.put("/crystools-tpu/api/settings", json={"interval_seconds": 2, "disks": ["/data"]})
 

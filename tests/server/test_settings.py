@@ -53,8 +53,23 @@ def test_a_disk_that_this_machine_lacks_is_refused(disks: object) -> None:
     assert refused.value.field == "disks"
 
 
+@pytest.mark.parametrize("price", [1, 1.2, 0.000001, None])
+def test_a_price_is_a_number_above_nothing_or_none(price: float | None) -> None:
+    assert updated_settings(Settings(), {"price_per_chip_hour": price}, MOUNTS).price_per_chip_hour == price
+
+
+@pytest.mark.parametrize("price", [0, -1.2, "1.20", True, [], float("inf"), 10**400])
+def test_any_other_price_is_refused(price: object) -> None:
+    said = "price_per_chip_hour must be null or a number above 0, such as 1.20"
+    with pytest.raises(FieldError, match=said) as refused:
+        updated_settings(Settings(), {"price_per_chip_hour": price}, MOUNTS)
+    assert refused.value.field == "price_per_chip_hour"
+
+
 def test_an_unknown_field_is_refused_by_its_name() -> None:
-    with pytest.raises(FieldError, match="rate is unknown; there are disks, interval_seconds, schema"):
+    with pytest.raises(
+        FieldError, match="rate is unknown; there are disks, interval_seconds, price_per_chip_hour, schema"
+    ):
         updated_settings(Settings(), {"interval_seconds": 1, "rate": 2}, MOUNTS)
 
 

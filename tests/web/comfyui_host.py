@@ -7,8 +7,9 @@ workflows or models and with few nodes, and serves our extension's folder as `cu
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Final
@@ -20,6 +21,7 @@ from crystools_tpu.comfyui import NODE_CLASS_MAPPINGS, WEB_DIRECTORY
 from crystools_tpu.comfyui.workflow_names import take_workflow_names
 from crystools_tpu.monitor import Monitor
 from crystools_tpu.server import PREFIX, mount
+from crystools_tpu.server.wire import Expected
 from tests.web.scenes import Scene
 
 VERSIONS: Final = (Path(__file__).parent / "comfyui_frontends.txt").read_text().split()
@@ -70,6 +72,11 @@ NODES: Final = (
         for name, class_ in NODE_CLASS_MAPPINGS.items()
         if name.endswith("VAEDecoder")
     ),
+    *(
+        {**node(name, class_.CATEGORY, {}, outputs_of(class_)), "input": class_.INPUT_TYPES()}
+        for name, class_ in NODE_CLASS_MAPPINGS.items()
+        if name == "Wan21TPUSampler"
+    ),
     node("TPUTimingReport", "crystools-tpu/timing", {}, outputs_of(NODE_CLASS_MAPPINGS["TPUTimingReport"])),
     node("AnotherPacksDecoder", "another", {}, {"frames": "IMAGE", "fps": "INT"}),
 )
@@ -113,6 +120,9 @@ class ComfyScene(Scene):
         self._path = path
         self.settings: dict[str, Any] = {**SETTINGS, "Comfy.InstalledVersion": version}
         self.on_prompt: list[Callable[[dict[str, Any]], dict[str, Any]]] = []
+        self.expected: Expected | None = None
+        self.asked: list[Mapping[str, Any]] = []
+        """The workflows of which somebody wanted to know what to expect."""
         self._sockets: dict[web.WebSocketResponse, asyncio.AbstractEventLoop] = {}
 
     @property
@@ -127,7 +137,8 @@ class ComfyScene(Scene):
     def application(self, monitor: Monitor) -> web.Application:
         comfy = web.Application()
         take_workflow_names(SimpleNamespace(app=comfy, add_on_prompt_handler=self.on_prompt.append))
-        mount(comfy, [PREFIX, f"/api{PREFIX}"], self.served(monitor))
+        served = dataclasses.replace(self.served(monitor), expect=self._expect)
+        mount(comfy, [PREFIX, f"/api{PREFIX}"], served)
         comfy.add_routes(
             [
                 web.get("/ws", self._websocket),
@@ -148,6 +159,10 @@ class ComfyScene(Scene):
         proxy = web.Application()
         proxy.add_subapp(self._path, comfy)
         return proxy
+
+    def _expect(self, prompt: Mapping[str, Any]) -> Expected:
+        self.asked.append(prompt)
+        return self.expected or Expected(None, None, None, 0, (), None, ())
 
     async def _index(self, request: web.Request) -> web.StreamResponse:
         return web.FileResponse(self._static / "index.html")

@@ -19,8 +19,9 @@ import pytest
 from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Locator, Page, WebSocket, expect
 
 from crystools_exporters.perfetto import perfetto_trace
+from crystools_tpu.server.wire import Expected, ExpectedNode
 from crystools_tpu.sources.base import ChipReading, HostReading, Reading
-from crystools_tpu.telemetry import RunReport, Status
+from crystools_tpu.telemetry import Device, Node, RunReport, Shape, Status
 from crystools_tpu.telemetry.events import ModelFreed
 from tests.web.axe import violations
 from tests.web.comfyui_host import EXTENSION, VERSIONS, ComfyScene, frontend
@@ -79,6 +80,24 @@ DRAWN_BADGES = """() => {
     }
   }
   return drawn;
+}"""
+
+ADD_SAMPLER = """() => {
+  const { app } = comfyAPI.app, node = window.LiteGraph.createNode("Wan21TPUSampler");
+  app.graph.clear();
+  node.pos = [500, 90];
+  app.graph.add(node);
+  return String(node.id);
+}"""
+SAVED = "() => JSON.stringify(comfyAPI.app.app.graph.serialize())"
+WIDGETS = """id => comfyAPI.app.app.graph.getNodeById(id).widgets.map(widget => widget.value)"""
+SET_STEPS = """([id, steps]) => {
+  const { widgets } = comfyAPI.app.app.graph.getNodeById(id);
+  widgets.find(widget => widget.name === "num_inference_steps").value = steps;
+}"""
+CHECKED = """() => {
+  const { changeTracker } = comfyAPI.app.app.extensionManager.workflow.activeWorkflow;
+  (changeTracker.captureCanvasState ?? changeTracker.checkState).call(changeTracker);
 }"""
 
 
@@ -186,7 +205,7 @@ def shared(
     scene.trace, scene.profiles = perfetto_trace, tmp_path_factory.mktemp("profiles")
     scene.start()
     context = browser.new_context(viewport={"width": 1440, "height": 600})
-    kept = json.dumps({"interval_seconds": TEST_INTERVAL_SECONDS})
+    kept = json.dumps({"interval_seconds": TEST_INTERVAL_SECONDS, "price_per_chip_hour": 1.2})
     context.add_init_script(f"localStorage['{STORAGE_KEY}'] ??= '{kept}'")
     yield open_tab(context, scene)
     context.close()
@@ -550,6 +569,11 @@ def test_the_settings_take_effect_at_once_and_stay_in_their_range(tab: Tab) -> N
         slider = tab.page.locator(f"[data-preference={name}]")
         assert [slider.get_attribute(bound) for bound in ("min", "max", "step")] == [low, high, step]
     tab.prefer(meter_width_pixels=66, meter_height_pixels=30, interval_seconds=TEST_INTERVAL_SECONDS)
+    price = tab.page.locator("[data-preference=price_per_chip_hour]")
+    for given, taken in (("", ""), ("-1", ""), ("1.2", "1.2")):
+        price.fill(given)
+        price.blur()
+        expect(price).to_have_value(taken)
     tab.close_settings()
 
 
@@ -634,6 +658,90 @@ def test_the_sidebar_has_the_live_run_those_before_it_and_two_side_by_side(tab: 
     tab.manager("sidebarTab.toggleSidebarTab('crystools-tpu')")
     expect(sidebar.locator("crystools-current #status")).to_have_text("Cancelled")
     tab.manager("sidebarTab.toggleSidebarTab('crystools-tpu')")
+
+
+def expected_of(node_id: str, **facts: Any) -> Expected:
+    """What is expected of a workflow with one sampler."""
+    sampler = ExpectedNode(Node(node_id, "Wan21TPUSampler", None), 190.0, None, None, (), (node_id,))
+    known = {name: facts.pop(name) for name in ("fits", "reason", "would_fit") if name in facts}
+    nodes = (dataclasses.replace(sampler, **known),)
+    runs = (215.0, 222.0, 225.0, 218.0, 232.0)
+    history = Expected("4f1c", 220.0, "history", 0, runs, 8.0, nodes)
+    return dataclasses.replace(history, **facts)
+
+
+def test_before_a_run_its_time_and_its_cost_are_on_the_sampler_and_in_the_sidebar(tab: Tab) -> None:
+    note = tab.page.locator(".crystools-notes > div")
+    expect(note).to_have_count(0)
+    tab.scene.asked.clear()
+    node_id = tab.page.evaluate(ADD_SAMPLER)
+    saved = tab.page.evaluate(SAVED)
+    tab.scene.expected = expected_of(node_id)
+    expect(note).to_have_text("About 3 min 40 s · costs 0.59")
+    assert [prompt[node_id]["inputs"]["num_frames"] for prompt in tab.scene.asked] == [81]
+    assert tab.page.evaluate(SAVED) == saved
+
+    tab.manager("sidebarTab.toggleSidebarTab('crystools-tpu')")
+    panel = tab.page.locator("crystools-expected")
+    expect(panel.locator("#about")).to_have_text("About 3 min 40 s · costs 0.59")
+    expect(panel.locator("#detail")).to_have_text(
+        "The last five runs took 3 min 35 s to 3 min 52 s. If nothing is cached. 8 chips at 1.20 a chip-hour."
+    )
+
+    asked = len(tab.scene.asked)
+    tab.scene.expected = expected_of(node_id, seconds=90.0, by="scaled", alike_seconds=())
+    tab.page.evaluate(SET_STEPS, [node_id, 20])
+    expect(note).to_have_text("About 1 min 30 s · costs 0.24")
+    expect(panel.locator("#detail")).to_contain_text("By the speed of this model's last run, without loading")
+    assert len(tab.scene.asked) == asked + 1
+    assert tab.scene.asked[-1][node_id]["inputs"]["num_inference_steps"] == 20
+
+    flow = Workflow(None, "of this workflow")
+    flow.node("Wan21TPUSampler", 94.0, node_id=node_id)
+    report = flow.report(Status.RUNNING, total=1, progress=IN_PROGRESS)
+    device = Device("tpu", "TPU v6 lite", 8, 8.0, (), None, None, None, None)
+    report = dataclasses.replace(report, params={"workflow": "4f1c"}, device=device)
+    report = begun_at(tab.scene.clock.wall(), report)
+    tell(tab.scene, report)
+    expect(tab.bar.locator("#run")).to_be_visible()
+    tell(tab.scene, dataclasses.replace(report, status=Status.SUCCEEDED, total_seconds=94.0))
+    took = "Took 1 min 34 s · cost 0.25 · expected about 1 min 30 s"
+    expect(panel.locator("#took")).to_have_text(took)
+    expect(note).to_have_text(took)
+    of_run = tab.page.locator("crystools-sidebar crystools-current #elapsed")
+    expect(of_run).to_have_text("in all · cost 0.25")
+
+    tab.scene.expected = expected_of(node_id, workflow="other", seconds=None, by=None, alike_seconds=())
+    tab.page.evaluate(SET_STEPS, [node_id, 30])
+    expect(panel.locator("#detail")).to_have_text("Not known yet: the first run will tell.")
+    expect(note).to_have_count(0)
+    tab.manager("sidebarTab.toggleSidebarTab('crystools-tpu')")
+    tab.scene.expected = None
+    tab.page.evaluate(CLEAR)
+
+
+def test_what_does_not_fit_offers_what_does_and_one_click_sets_the_widgets(tab: Tab) -> None:
+    node_id = tab.page.evaluate(ADD_SAMPLER)
+    tab.scene.expected = expected_of(
+        node_id,
+        fits=False,
+        reason="the plan: denoise wants 40.00 GiB of a chip's 31.24 GiB",
+        would_fit=(Shape(720, 1280, 49), Shape(544, 960, 81)),
+        seconds=None,
+        by=None,
+    )
+    note = tab.page.locator(".crystools-notes > div")
+    expect(note).to_contain_text("Does not fit")
+    tab.page.evaluate(CHECKED)
+    note.get_by_role("button", name=re.compile("^960 . 544 . 81 fits: use it$")).click()
+    assert tab.page.evaluate(WIDGETS, node_id)[:3] == [544, 960, 81]
+    tab.page.evaluate("comfyAPI.app.app.canvas.canvas.focus()")
+    tab.page.keyboard.press("Control+z")
+    tab.page.wait_for_function(f"id => ({WIDGETS})(id)[1] === 1280", arg=node_id)
+    assert tab.page.evaluate(WIDGETS, node_id)[:3] == [720, 1280, 81]
+    tab.scene.expected = None
+    tab.page.evaluate(CLEAR)
+    expect(note).to_have_count(0)
 
 
 def test_the_timing_report_shows_its_table_on_the_node(tab: Tab) -> None:

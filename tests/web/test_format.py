@@ -10,6 +10,7 @@ from playwright.sync_api import Browser, Page
 
 from crystools_tpu.telemetry import StageName
 from crystools_tpu.telemetry.applicable import StageFigure, applies
+from crystools_tpu.telemetry.cost import amount
 from crystools_tpu.telemetry.events import plain
 from crystools_tpu.telemetry.suspicion import suspect_figures
 from tests.rigs.suspects import POSSIBLE, SUSPECTS
@@ -131,3 +132,9 @@ def test_the_pages_table_leaves_out_what_says_nothing_and_marks_what_cannot_be(p
         ["Load vae", "4.00 s", "-", "-"],
         ["Denoise transformer", "45.0 s", "0 of 1", "855%?"],
     ]
+
+
+@pytest.mark.parametrize("value", [0, 1234.5, 1.2, 0.1, 0.094, 0.00312, 1e-12])
+def test_money_reads_as_the_commands_write_it(page: Page, value: float) -> None:
+    call = "async value => (await import('./cost.js')).amount(value)"
+    assert page.evaluate(call, value) == amount(value)

@@ -69,12 +69,23 @@ export function isOpen(app, { name }) {
  * @returns {{ graph: Graph, node: GraphNode } | null}
  */
 export function nodeOf(app, { node: known }) {
+  const found = known ? nodeById(app, known.id) : null;
+  if (!found || !known) return null;
+  return (found.node.comfyClass ?? known.class_type) === known.class_type ? found : null;
+}
+
+/**
+ * The node with this id in a prompt, and the graph that it is in.
+ *
+ * @param {App} app
+ * @param {string} promptId
+ * @returns {{ graph: Graph, node: GraphNode } | null}
+ */
+export function nodeById(app, promptId) {
   let graph = app.rootGraph ?? app.graph;
-  if (!known) return null;
-  const path = known.id.split(":");
+  const path = promptId.split(":");
   const last = path.pop();
   for (const id of path) graph = graph?.getNodeById(id)?.subgraph;
   const node = last == null ? null : graph?.getNodeById(last);
-  if (!graph || !node) return null;
-  return (node.comfyClass ?? known.class_type) === known.class_type ? { graph, node } : null;
+  return graph && node ? { graph, node } : null;
 }

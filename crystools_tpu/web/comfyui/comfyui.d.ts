@@ -50,7 +50,11 @@ export interface Badge {
 
 /** A node on the canvas. */
 export interface GraphNode {
+  id?: number | string;
   comfyClass?: string;
+  widgets?: Widget[];
+  pos?: [x: number, y: number];
+  flags?: { collapsed?: boolean };
   /** Null once the node has been removed. */
   graph?: Graph | null;
   /** What a node that stands for a subgraph has in it. */
@@ -68,7 +72,16 @@ export interface GraphNode {
   ): { serialize?: boolean };
 }
 
+export interface Widget {
+  name: string;
+  value: unknown;
+  callback?(value: unknown, canvas?: Canvas, node?: GraphNode): void;
+  /** What a prompt has in place of `value`. */
+  serializeValue?: Function;
+}
+
 export interface Graph {
+  nodes?: GraphNode[];
   /** The workflow's, kept in its file. */
   id?: string;
   getNodeById(id: string): GraphNode | null | undefined;
@@ -77,7 +90,11 @@ export interface Graph {
 export interface Canvas {
   /** The graph that is seen: a subgraph, where one is open. */
   graph?: Graph | null;
-  ds?: { scale: number };
+  ds?: { scale: number; offset?: [x: number, y: number] };
+  canvas?: HTMLCanvasElement;
+  /** What happens between the two is one step to undo. */
+  emitBeforeChange?(): void;
+  emitAfterChange?(): void;
   setGraph?(graph: Graph): void;
   centerOnNode?(node: GraphNode): void;
   setDirty?(foreground: boolean, background: boolean): void;
@@ -105,7 +122,7 @@ export interface ExtensionManager {
   focusMode?: boolean;
   toast?: { add(message: ToastMessage): void };
   registerSidebarTab?(tab: SidebarTab): void;
-  workflow?: { activeWorkflow?: { filename?: string } | null };
+  workflow?: { activeWorkflow?: { filename?: string; path?: string } | null };
   sidebarTab?: { activeSidebarTabId?: string | null; toggleSidebarTab?(id: string): void };
 }
 
@@ -116,6 +133,8 @@ export interface App {
   rootGraph?: Graph;
   graph?: Graph;
   canvas?: Canvas;
+  /** The workflow that is open as its prompt: `output` is in the form of ComfyUI's API. */
+  graphToPrompt?(): Promise<{ output: Record<string, unknown> }>;
   extensionManager?: ExtensionManager;
 }
 
@@ -131,7 +150,7 @@ export interface Api {
    * where it cannot be reached.
    */
   addEventListener?(
-    type: "reconnected" | "status",
+    type: "reconnected" | "status" | "graphChanged",
     listener: (event: CustomEvent<{ exec_info?: { queue_remaining?: number } } | null>) => void,
   ): void;
 }

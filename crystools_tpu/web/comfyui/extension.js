@@ -15,6 +15,8 @@ import theme from "../theme.css" with { type: "css" };
 import colours from "./comfyui.css" with { type: "css" };
 import { Badges } from "./badges.js";
 import { goToRunningNode } from "./canvas.js";
+import { Expectations } from "./expectations.js";
+import { NodeNotes } from "./node-notes.js";
 import { letRatesIntoVideos } from "./nodes.js";
 import { keepInPlace } from "./place.js";
 import { Preferences } from "./preferences.js";
@@ -35,12 +37,13 @@ const KEY = "crystools-tpu.comfyui";
 export function start(app, api) {
   const base = new URL(api.apiURL("/crystools-tpu/"), location.href);
   const preferences = new Preferences(browserStorage(), KEY);
-  const store = new Store(new ServerApi(base));
+  const server = new ServerApi(base);
+  const store = new Store(server);
   const badges = new Badges(app, store);
   app.registerExtension({
     name: "crystools-tpu",
     settings: settingDefinitions(preferences, store),
-    setup: () => setUp(app, api, base, preferences, store, badges),
+    setup: () => setUp(app, api, base, preferences, store, badges, new Expectations(app, api, server)),
     afterConfigureGraph: () => badges.refresh(),
     addCustomNodeDefs: letRatesIntoVideos,
     nodeCreated: addTable,
@@ -56,11 +59,13 @@ export function start(app, api) {
  * @param {Preferences} preferences
  * @param {Store} store
  * @param {Badges} badges
+ * @param {Expectations} expectations
  */
-function setUp(app, api, base, preferences, store, badges) {
+function setUp(app, api, base, preferences, store, badges, expectations) {
   document.adoptedStyleSheets.push(theme, colours);
   const connection = new Connection(base);
   const toasts = new Toasts(app);
+  const notes = new NodeNotes(app, store, expectations);
   const bar = new Bar();
   let allChipsOpen = false;
 
@@ -71,6 +76,8 @@ function setUp(app, api, base, preferences, store, badges) {
     badges.wanted = preferences.values.node_badges;
     bar.resize(meter_width_pixels, meter_height_pixels);
     store.setChosenInterval(seconds);
+    store.setChosenPrice(preferences.values.price_per_chip_hour);
+    notes.refresh();
     const fields = choice.metrics.flatMap((metric) => METRIC_FIELDS[metric]);
     connection.configure(seconds, allChipsOpen ? null : fields);
   };
@@ -91,6 +98,7 @@ function setUp(app, api, base, preferences, store, badges) {
     store.receive(message);
     toasts.receive(message);
     badges.receive(message);
+    expectations.receive(message);
   });
   connection.addEventListener("state", (event) => {
     store.setConnection(/** @type {CustomEvent<ConnectionState>} */ (event).detail);
@@ -100,7 +108,7 @@ function setUp(app, api, base, preferences, store, badges) {
   apply();
   connection.open();
   keepInPlace(bar, app);
-  registerSidebar(app, store, base);
+  registerSidebar(app, store, base, expectations);
 }
 
 /** The browser's storage, or null where it forbids it. */

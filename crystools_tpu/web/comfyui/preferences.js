@@ -14,6 +14,7 @@
  * @property {readonly string[]} hidden_devices
  * @property {string | null} disk
  * @property {boolean} node_badges Whether each node shows the time that it took last.
+ * @property {number | null} price_per_chip_hour In the user's currency; null where nothing is said of costs.
  */
 
 /** @typedef {{ min: number, max: number, step: number, initial: number }} Range */
@@ -102,7 +103,13 @@ function valid(given) {
     hidden_devices: names(given.hidden_devices),
     disk: typeof given.disk === "string" ? given.disk : null,
     node_badges: given.node_badges === true,
+    price_per_chip_hour: validPrice(given.price_per_chip_hour),
   };
+}
+
+/** @param {unknown} value */
+function validPrice(value) {
+  return typeof value === "number" && Number.isFinite(value) && value > 0 ? value : null;
 }
 
 /** @param {RangeName} name @param {unknown} value */

@@ -66,6 +66,12 @@ export function settingDefinitions(preferences, store) {
       "Whether each node of the workflow has a badge with the time that it took last. Off at first.",
       () => toggle(preferences, "node_badges", "Show"),
     ),
+    setting(
+      "Costs",
+      "Price of a chip-hour",
+      "What you pay for one chip for one hour, in your own currency: runs then have a cost. None at first.",
+      () => priceField(preferences),
+    ),
   ];
 }
 
@@ -142,6 +148,25 @@ function diskChoice(preferences, store) {
 function devices(store) {
   const chips = store.snapshot?.chips ?? [];
   return chips.map(({ chip, kind }) => [chip, kind ? `${chip} (${kindLabel(kind)})` : chip]);
+}
+
+/** Empty where there is no price. @param {Preferences} preferences */
+function priceField(preferences) {
+  const field = h("input", {
+    type: "number",
+    min: "0",
+    step: "any",
+    placeholder: "none",
+    "aria-label": "Price of a chip-hour",
+    "data-preference": "price_per_chip_hour",
+    style: `${STYLE.select} width: 8em;`,
+  });
+  field.value = String(preferences.values.price_per_chip_hour ?? "");
+  field.addEventListener("change", () => {
+    preferences.change({ price_per_chip_hour: field.value === "" ? null : Number(field.value) });
+    field.value = String(preferences.values.price_per_chip_hour ?? "");
+  });
+  return field;
 }
 
 /** @param {Preferences} preferences @param {"node_badges"} key @param {string} title */

@@ -4,6 +4,7 @@
  * @import { Attached } from "../components/attached.js"
  * @import { Store } from "../store.js"
  * @import { App } from "./comfyui.js"
+ * @import { Expectations } from "./expectations.js"
  */
 
 import { StoreView, blueprint } from "../component.js";
@@ -15,6 +16,7 @@ import "../components/profile.js";
 import "../components/runs.js";
 import { connectionText } from "../connection-text.js";
 import { setAttribute, setText } from "../dom.js";
+import { ExpectedView } from "./expected.js";
 
 const TAB = "crystools-tpu";
 
@@ -27,6 +29,7 @@ export class Sidebar extends StoreView {
       <a id="page" target="_blank" rel="noopener">Open the page ↗</a>
     </header>
     <crystools-attached id="attached" brief hidden></crystools-attached>
+    <crystools-expected id="expected" hidden></crystools-expected>
     <crystools-current>
       <h3>No run yet</h3>
       <p class="muted">
@@ -71,8 +74,8 @@ export class Sidebar extends StoreView {
 
 customElements.define("crystools-sidebar", Sidebar);
 
-/** @param {App} app @param {Store} store @param {URL} base */
-export function registerSidebar(app, store, base) {
+/** @param {App} app @param {Store} store @param {URL} base @param {Expectations} expectations */
+export function registerSidebar(app, store, base, expectations) {
   /** @type {Sidebar | null} */
   let sidebar = null;
   app.extensionManager?.registerSidebarTab?.({
@@ -85,6 +88,7 @@ export function registerSidebar(app, store, base) {
       sidebar ??= new Sidebar();
       sidebar.page = base.href;
       sidebar.store = store;
+      /** @type {ExpectedView} */ (sidebar.byId("expected")).show(app, expectations);
       container.append(sidebar);
     },
     destroy() {

@@ -6,6 +6,7 @@
  */
 
 import { Component, blueprint } from "../component.js";
+import { costText } from "../cost.js";
 import { h, setAttribute, setStyle, setText, syncChildren } from "../dom.js";
 import { duration, stageTitle, wholeDuration } from "../format.js";
 import { elapsedSeconds, mainStage, progressOf } from "../run-figures.js";
@@ -120,14 +121,18 @@ export class RunView extends Component {
 
   /** What is shown, once it has ended: nothing of it changes any more. @type {RunReport | null} */
   #ended = null;
+  /** @type {number | null} */
+  #price = null;
 
   /** @param {RunReport} run @param {Store} store */
   show(run, store) {
     this.byId("trace").hidden = store.traceUrl(run) == null;
     setAttribute(this.byId("trace"), "href", store.traceUrl(run));
     /** @type {ExplanationView} */ (this.byId("explanation")).show(run, store);
-    if (run === this.#ended) return;
+    const price = store.pricePerChipHour;
+    if (run === this.#ended && price === this.#price) return;
     this.#ended = run.status === "running" ? null : run;
+    this.#price = price;
     const stage = mainStage(run);
     this.dataset.run = run.run_id;
     this.#showTitle(run);
@@ -207,7 +212,8 @@ export class RunView extends Component {
       setText(this.byId("steps"), run.output ?? "");
       const seconds = elapsedSeconds(run, store.nowUnixSeconds);
       const how = run.status === "interrupted" ? "until it was last seen" : "in all";
-      this.#showTime(duration(seconds), "", how, null);
+      const cost = costText(run, this.#price);
+      this.#showTime(duration(seconds), "", together(how, cost.text), cost.detail || null);
     }
     this.#showProgress(run, stage);
   }

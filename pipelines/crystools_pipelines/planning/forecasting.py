@@ -1,24 +1,40 @@
-"""What a kept plan says of a run that is about to begin."""
+"""What a kept plan says of a run that is about to begin. Imports no jax until it is given devices."""
+
+from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from jax.sharding import Mesh
-
-from crystools_pipelines.parallel.mesh import shape_of
 from crystools_pipelines.planning.cache import plans_folder, read_plans
 from crystools_pipelines.planning.plan import Plan, RunSpec, StagePlan
 from crystools_pipelines.planning.topologies import topology_of
-from crystools_pipelines.weights.checkpoint import Checkpoint
-from crystools_tpu.telemetry import Forecast, StageForecast, StageName
+from crystools_tpu.telemetry import Forecast, StageForecast, StageName, StageWork
 from crystools_tpu.telemetry.guard import Guard
+
+if TYPE_CHECKING:
+    from jax.sharding import Mesh
+
+    from crystools_pipelines.weights.checkpoint import Checkpoint
 
 logger = logging.getLogger(__name__)
 
 METHOD = "the TPU compiler's own estimate"
 _PLANNED_DTYPE = "bfloat16"  # which is also the default on a TPU
+
+
+@dataclass(frozen=True)
+class Planned:
+    """What plans say of a run: what is expected of its stages, and what these compute.
+
+    `is_whole` where no stage of the run is left out.
+    """
+
+    forecast: Forecast
+    work: tuple[StageWork, ...]
+    is_whole: bool
 
 
 def kept_forecast(
@@ -36,15 +52,57 @@ def kept_forecast(
     Nothing is compiled. On what is no TPU of TOPOLOGIES there are none, unless `topology` says that it were
     one. A folder that cannot be used is a line in the log, and no more.
     """
+    from crystools_pipelines.parallel.mesh import shape_of
+
     topology = topology or topology_of(list(mesh.devices.flat))
     if topology is None or dtype not in (None, _PLANNED_DTYPE):
         return None
-    shape = shape_of(mesh)
     with Guard(logger)("what was planned of this run cannot be read"):
-        spec = RunSpec(topology, model, request, checkpoint.configurations(), shape)
-        plans = read_plans(plans_folder() if folder is None else folder, spec)
-        return forecast_of(plan for plan in plans if plan.mesh == shape)
+        spec = RunSpec(topology, model, request, checkpoint.configurations(), shape_of(mesh))
+        return forecast_of(_plans_of(spec, folder))
     return None
+
+
+def planned(spec: RunSpec, folder: Path | None = None) -> Planned | None:
+    """What the plans in `folder` (the user's) say of this run, whose mesh is given; None without any."""
+    with Guard(logger)("what was planned of this run cannot be read"):
+        plans = _plans_of(spec, folder)
+        if (forecast := forecast_of(plans)) is not None:
+            stages = [stage for stage, _ in _first_of_each(plans)]
+            names = {stage.name for stage in stages}
+            is_whole = {StageName.TEXT_ENCODE, StageName.DENOISE, StageName.VAE_DECODE} <= names
+            return Planned(forecast, _work(stages, spec.request.num_inference_steps), is_whole)
+    return None
+
+
+def _plans_of(spec: RunSpec, folder: Path | None) -> list[Plan]:
+    folder = plans_folder() if folder is None else folder
+    if not folder.is_dir():
+        return []
+    return [plan for plan in read_plans(folder, spec) if plan.mesh == spec.mesh]
+
+
+def _first_of_each(plans: Iterable[Plan]) -> list[tuple[StagePlan, Plan]]:
+    """Each stage as the first plan has it that has it, and that plan."""
+    stages: dict[tuple[str, str | None], tuple[StagePlan, Plan]] = {}
+    for plan in plans:
+        for stage in plan.stages:
+            stages.setdefault((stage.name, stage.component), (stage, plan))
+    return list(stages.values())
+
+
+def _work(stages: Sequence[StagePlan], denoising_steps: int) -> tuple[StageWork, ...]:
+    """What the stages compute, where the run has so many denoising steps: each transformer its share."""
+    planned_steps = sum(stage.steps for stage in stages if stage.name == StageName.DENOISE)
+    work = []
+    for stage in stages:
+        steps = stage.steps
+        if stage.name == StageName.DENOISE:
+            steps = round(steps * denoising_steps / planned_steps)
+        work.append(
+            StageWork(StageName(stage.name), stage.component, steps, stage.flops / stage.steps * steps)
+        )
+    return tuple(work)
 
 
 def forecast_of(plans: Iterable[Plan]) -> Forecast | None:
@@ -53,21 +111,18 @@ def forecast_of(plans: Iterable[Plan]) -> Forecast | None:
     A plan of some stages alone counts for these. Shapes that would fit are said where all that does not is of
     one plan.
     """
-    stages: dict[tuple[str, str | None], StagePlan] = {}
-    failing: list[Plan] = []
-    for plan in plans:
-        new = {(stage.name, stage.component): stage for stage in plan.stages}
-        new = {key: stage for key, stage in new.items() if key not in stages}
-        stages |= new
-        failing += [plan] if not all(stage.fits for stage in new.values()) else []
-    if not stages:
+    found = _first_of_each(plans)
+    if not found:
         return None
+    stages = [stage for stage, _ in found]
+    failing = list({id(plan): plan for stage, plan in found if not stage.fits}.values())
     shapes = (failing[0].largest_that_fits or ()) if len(failing) == 1 else ()
     return Forecast(
         method=METHOD,
-        hbm_limit_bytes_per_chip=int(next(iter(stages.values())).hbm_bytes_per_chip),
-        stages=tuple(map(_stage_forecast, stages.values())),
+        hbm_limit_bytes_per_chip=int(stages[0].hbm_bytes_per_chip),
+        stages=tuple(map(_stage_forecast, stages)),
         would_fit=tuple(map(str, shapes)),
+        fitting_shapes=tuple(shapes),
     )
 
 

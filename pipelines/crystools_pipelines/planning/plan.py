@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from crystools_pipelines.parallel.mesh_shape import MeshShape
+from crystools_tpu.telemetry import Shape
 
 
 @dataclass(frozen=True)
@@ -56,18 +57,6 @@ class StagePlan:
     def label(self) -> str:
         """`denoise transformer`, or just the stage's name."""
         return f"{self.name} {self.component}" if self.component else self.name
-
-
-@dataclass(frozen=True)
-class Shape:
-    """What is made: pixels and, of a video, frames."""
-
-    height: int
-    width: int
-    num_frames: int | None = None
-
-    def __str__(self) -> str:
-        return f"{self.height} x {self.width}" + (f", {self.num_frames} frames" if self.num_frames else "")
 
 
 @dataclass(frozen=True)

@@ -9,13 +9,13 @@ from crystools_pipelines.planning.aot import CompiledStage, TpuCompiler
 from crystools_pipelines.planning.estimate import Estimate, KernelCycles, estimate, has_kernels
 from crystools_pipelines.planning.fitting import largest_that_fits
 from crystools_pipelines.planning.hlo import parse
-from crystools_pipelines.planning.plan import Plan, RunSpec, Shape, StagePlan
+from crystools_pipelines.planning.plan import Plan, RunSpec, StagePlan
 from crystools_pipelines.planning.rehearsal import Rehearsal
 from crystools_pipelines.planning.residency import Loads, evictions
 from crystools_pipelines.planning.topologies import TOPOLOGIES, Topology
 from crystools_pipelines.requests.fields import Role, values_of
 from crystools_pipelines.runtime.out_of_memory import FIXED_SIZE_STAGES
-from crystools_tpu.telemetry import StageName
+from crystools_tpu.telemetry import Shape, StageName
 
 
 class Progress(Protocol):
