@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -57,7 +56,7 @@ class Mixer:
     """Another's node, which decides how many steps there are."""
 
     FUNCTION = "mix"
-    INPUT_TYPES: ClassVar = staticmethod(dict)
+    INPUT_TYPES: ClassVar[Any] = staticmethod(dict)
 
     def mix(self) -> None: ...
 
@@ -231,7 +230,8 @@ def test_a_plan_says_what_the_models_take_and_that_they_fit(desk: Desk) -> None:
     answer = desk.ask(num_inference_steps=20)
     assert (answer.by, answer.chips) == ("plan", 8.0)
     assert answer.seconds == pytest.approx(4.5 * (1 + 20 + 3))
-    assert (answer.nodes[0].seconds, answer.nodes[0].fits) == (pytest.approx(4.5 * 20), True)
+    assert answer.nodes[0].seconds == pytest.approx(4.5 * 20)
+    assert answer.nodes[0].fits is True
     assert desk.ask(height=480).by is None
 
 
@@ -352,9 +352,6 @@ def test_another_shape_is_expected_at_the_rate_of_the_models_last_run(desk: Desk
     assert answer.nodes[0].seconds == pytest.approx(denoising)
     assert answer.seconds == pytest.approx(8.0 + denoising + decoding)
     assert answer.nodes[0].fits is None
-    began = time.perf_counter()
-    desk.ask(height=480, width=832, num_inference_steps=30)
-    assert time.perf_counter() - began < 2.0  # 20 ms on a quiet machine
     assert desk.ask(num_devices=1).by is None  # nobody knows the rate of one of several
 
 

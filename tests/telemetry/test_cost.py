@@ -31,9 +31,9 @@ def test_the_cost_of_a_run_is_its_chips_times_its_hours_times_the_price() -> Non
 
 def test_it_is_not_known_without_a_price_while_it_runs_and_without_chips() -> None:
     assert run_cost(RAN, None) is None
-    for unknown in ({"device": None}, {"total_seconds": None}):
-        assert run_cost(dataclasses.replace(RAN, **unknown), 1.2) is None
-        assert cost_text(dataclasses.replace(RAN, **unknown), 1.2) is None
+    for unknown in (dataclasses.replace(RAN, device=None), dataclasses.replace(RAN, total_seconds=None)):
+        assert run_cost(unknown, 1.2) is None
+        assert cost_text(unknown, 1.2) is None
 
 
 @pytest.mark.parametrize(
