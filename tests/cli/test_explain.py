@@ -17,10 +17,10 @@ from crystools_exporters.run_log import RunLog
 from crystools_pipelines.models import MODELS
 from crystools_pipelines.parallel.mesh_shape import parse_mesh
 from crystools_pipelines.planning.cache import keep_plan, plan_key, plans_folder
-from crystools_pipelines.planning.plan import RunSpec, Shape
+from crystools_pipelines.planning.plan import RunSpec
 from crystools_pipelines.wan.wan21_t2v.request import Wan21Request
 from crystools_tpu.cli import main
-from crystools_tpu.telemetry import RunReport
+from crystools_tpu.telemetry import RunReport, Shape
 from crystools_tpu.telemetry.evictions import eviction_text
 from tests.planning.plans import made_up_plan, made_up_stage
 from tests.web.scenes import GIB, PARAMS, Scene, V6eChip

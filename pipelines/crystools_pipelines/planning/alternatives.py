@@ -7,8 +7,8 @@ from typing import TypeVar
 
 from crystools_pipelines.parallel.mesh_shape import MeshShape
 from crystools_pipelines.planning.cache import plans_folder, read_other_shapes, read_plans
-from crystools_pipelines.planning.plan import Plan, RunSpec, Shape
-from crystools_tpu.telemetry import StageName
+from crystools_pipelines.planning.plan import Plan, RunSpec
+from crystools_tpu.telemetry import Shape, StageName
 
 Key = TypeVar("Key")
 
