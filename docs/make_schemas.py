@@ -27,7 +27,7 @@ from crystools_tpu.telemetry.comparison import Comparison
 
 PACKAGE: Final = Path(__file__).parents[1] / "crystools_tpu"
 
-EVENTS: Final[Sequence[Any]] = typing.get_args(events.Event)
+EVENTS: Final[Sequence[Any]] = typing.get_args(events.WireEvent)
 TELEMETRY: Final[Sequence[Any]] = (*EVENTS, events.RunReport, Comparison)
 SERVER: Final[Sequence[Any]] = (
     wire.Hello,
@@ -37,6 +37,7 @@ SERVER: Final[Sequence[Any]] = (
     wire.PageKey,
     Settings,
     wire.RunsPage,
+    wire.RunResult,
     events.ProfileCapture,
     wire.Refusal,
 )
