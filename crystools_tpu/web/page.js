@@ -12,10 +12,12 @@ import "./components/compare.js";
 import "./components/current.js";
 import "./components/header.js";
 import "./components/host.js";
+import { Notify } from "./components/notify.js";
 import "./components/profile.js";
 import "./components/runs.js";
 import "./components/sources.js";
 import { stageTitle } from "./format.js";
+import { Notifications } from "./notifications.js";
 import { runningStage } from "./run-figures.js";
 import { Store } from "./store.js";
 
@@ -24,9 +26,13 @@ const INTERVAL_KEY = "crystools-tpu.interval_seconds";
 const base = new URL("./", import.meta.url);
 const store = new Store(new ServerApi(base));
 const connection = new Connection(base);
+const notify = document.querySelector("crystools-notify");
+const notifications = new Notifications(() => notify instanceof Notify && notify.isOn);
 
 connection.addEventListener("message", (event) => {
-  store.receive(/** @type {CustomEvent<ServerMessage>} */ (event).detail);
+  const message = /** @type {CustomEvent<ServerMessage>} */ (event).detail;
+  store.receive(message);
+  notifications.receive(message);
 });
 connection.addEventListener("state", (event) => {
   store.setConnection(/** @type {CustomEvent<ConnectionState>} */ (event).detail);

@@ -2,6 +2,7 @@
  * The state of the page: the server's messages folded into what the components show.
  *
  * @import { ConnectionState, ServerApi } from "./client.js"
+ * @import { Filter } from "./run-search.js"
  * @import { ChipReading, Hello, HostReading, RunReport, ServerMessage, Snapshot } from "./wire.js"
  * @import { ModelFreed, ProfileCapture, ProfileChanged, StageProgress, StageReport, TelemetryEvent } from "./wire.js"
  */
@@ -67,6 +68,8 @@ export class Store extends EventTarget {
   profile = null;
   /** How often snapshots are asked for; 0 is never, null leaves it to the server. @type {number | null} */
   chosenIntervalSeconds = null;
+  /** Opens the workflow that a run was; null where the page has no place for it. @type {((run: RunReport) => Promise<void>) | null} */
+  openWorkflow = null;
 
   /** @type {Map<string, Series>} */
   #series = new Map();
@@ -169,6 +172,21 @@ export class Store extends EventTarget {
     }
     this.runsRevision += 1;
     this.#changed();
+  }
+
+  /** Those runs that are meant, of all that are kept. @param {Filter} filter @param {string | null} before */
+  find(filter, before) {
+    return this.#api.runs(before, filter);
+  }
+
+  /** Whether the run's output is served. @param {RunReport} run */
+  resultOf(run) {
+    return this.#api.result(run.run_id);
+  }
+
+  /** @param {RunReport} run @param {"output" | "thumbnail" | "workflow"} what */
+  urlOf(run, what) {
+    return this.#api.urlOf(run.run_id, what);
   }
 
   /** @param {string} a @param {string} b */

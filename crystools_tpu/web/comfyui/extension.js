@@ -10,12 +10,14 @@
 import { METRIC_FIELDS } from "../bar-readings.js";
 import { Connection, ServerApi } from "../client.js";
 import { Bar } from "../components/bar.js";
+import { Notifications } from "../notifications.js";
 import { Store } from "../store.js";
 import theme from "../theme.css" with { type: "css" };
 import colours from "./comfyui.css" with { type: "css" };
 import { Badges } from "./badges.js";
 import { goToRunningNode } from "./canvas.js";
 import { letRatesIntoVideos } from "./nodes.js";
+import { workflowOpener } from "./open-workflow.js";
 import { keepInPlace } from "./place.js";
 import { Preferences } from "./preferences.js";
 import { settingDefinitions } from "./settings.js";
@@ -35,7 +37,9 @@ const KEY = "crystools-tpu.comfyui";
 export function start(app, api) {
   const base = new URL(api.apiURL("/crystools-tpu/"), location.href);
   const preferences = new Preferences(browserStorage(), KEY);
-  const store = new Store(new ServerApi(base));
+  const server = new ServerApi(base);
+  const store = new Store(server);
+  store.openWorkflow = workflowOpener(app, server);
   const badges = new Badges(app, store);
   app.registerExtension({
     name: "crystools-tpu",
@@ -61,6 +65,7 @@ function setUp(app, api, base, preferences, store, badges) {
   document.adoptedStyleSheets.push(theme, colours);
   const connection = new Connection(base);
   const toasts = new Toasts(app);
+  const notifications = new Notifications(() => preferences.values.notifications);
   const bar = new Bar();
   let allChipsOpen = false;
 
@@ -90,6 +95,7 @@ function setUp(app, api, base, preferences, store, badges) {
     const message = /** @type {CustomEvent<ServerMessage>} */ (event).detail;
     store.receive(message);
     toasts.receive(message);
+    notifications.receive(message);
     badges.receive(message);
   });
   connection.addEventListener("state", (event) => {

@@ -14,6 +14,7 @@
  * @property {readonly string[]} hidden_devices
  * @property {string | null} disk
  * @property {boolean} node_badges Whether each node shows the time that it took last.
+ * @property {boolean} notifications Whether the browser tells of a run that ends while nobody looks.
  */
 
 /** @typedef {{ min: number, max: number, step: number, initial: number }} Range */
@@ -102,6 +103,7 @@ function valid(given) {
     hidden_devices: names(given.hidden_devices),
     disk: typeof given.disk === "string" ? given.disk : null,
     node_badges: given.node_badges === true,
+    notifications: given.notifications === true,
   };
 }
 

@@ -28,6 +28,7 @@ import { isWorkflow, layOutWorkflow, nodesDone } from "../workflow-figures.js";
 import { Figure } from "./figure.js";
 import { Memory } from "./memory.js";
 import { Nodes } from "./nodes.js";
+import { Result } from "./result.js";
 import { Slowest } from "./slowest.js";
 import { Stages } from "./stages.js";
 import { Timeline } from "./timeline.js";
@@ -50,6 +51,7 @@ export class RunView extends Component {
     </div>
     <div id="progress" role="progressbar" aria-valuemin="0"><div id="bar"></div></div>
     <p id="error"></p>
+    <crystools-result id="result"></crystools-result>
     <div id="figures"></div>
     <crystools-timeline id="timeline"></crystools-timeline>
     <crystools-nodes id="nodes"></crystools-nodes>
@@ -132,6 +134,7 @@ export class RunView extends Component {
     this.#showFigures(run, stage);
     this.#showStages(run, store);
     /** @type {Memory} */ (this.byId("memory")).show(run);
+    /** @type {Result} */ (this.byId("result")).show(run, store);
   }
 
   /** A workflow's nodes, and the stages in them; or else the stages alone. @param {RunReport} run @param {Store} store */
@@ -184,7 +187,7 @@ export class RunView extends Component {
     } else {
       const { text, where, level } = outcome(run);
       this.#showDoing(where ? `${text} in ${where}` : text, level);
-      setText(this.byId("steps"), run.output ?? "");
+      setText(this.byId("steps"), "");
       const seconds = elapsedSeconds(run, store.nowUnixSeconds);
       const how = run.status === "interrupted" ? "until it was last seen" : "in all";
       this.#showTime(duration(seconds), "", how, null);
