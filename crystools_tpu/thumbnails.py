@@ -6,8 +6,8 @@ imported when a picture is made.
 
 from __future__ import annotations
 
-import contextlib
 import io
+import subprocess
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -23,6 +23,7 @@ MOST_BYTES: Final = 32 * 1024
 
 _VIDEOS: Final = (".mp4", ".webm", ".mkv", ".mov")
 _QUALITIES: Final = (75, 50, 25)
+_DECODE_SECONDS: Final = 60.0
 
 
 def thumbnail_of_frames(frames: Any) -> Attachment:
@@ -92,12 +93,15 @@ def _frame_by_ffmpeg(path: Path) -> Image:
     from PIL import Image
 
     file = f"file:{path.absolute()}"  # else a colon in a folder's name would be taken for a protocol
-    with contextlib.closing(imageio_ffmpeg.read_frames(file)) as about:
-        seconds = next(about)["duration"]
-    with contextlib.closing(
-        imageio_ffmpeg.read_frames(
-            file, input_params=["-ss", f"{seconds / 2:.3f}"], output_params=["-vframes", "1"]
-        )
-    ) as frames:
-        size = next(frames)["size"]
-        return Image.frombytes("RGB", size, next(frames))
+    _, seconds = imageio_ffmpeg.count_frames_and_secs(file)
+    there = ["-v", "error", "-ss", f"{seconds / 2:.3f}", "-i", file]
+    one_picture = ["-frames:v", "1", "-c:v", "png", "-f", "image2pipe", "-"]
+    done = subprocess.run(
+        [imageio_ffmpeg.get_ffmpeg_exe(), *there, *one_picture],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        check=True,
+        timeout=_DECODE_SECONDS,
+    )
+    with Image.open(io.BytesIO(done.stdout)) as picture:
+        return picture.convert("RGB")

@@ -54,11 +54,12 @@ class Results:
         except NotShownError as error:
             raise security.refusal(web.HTTPNotFound, "output", str(error)) from None
         headers = {
+            **_HEADERS,
             hdrs.CONTENT_TYPE: file.media_type,
             hdrs.CONTENT_DISPOSITION: f'inline; filename="{_file_name(file.path.name)}"',
             hdrs.CACHE_CONTROL: "private, no-cache",
         }
-        return web.FileResponse(file.path, headers={**_HEADERS, **headers})
+        return web.FileResponse(file.path, headers=headers)
 
     async def thumbnail(self, request: web.Request) -> web.Response:
         """A small picture of the run's result."""

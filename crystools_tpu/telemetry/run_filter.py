@@ -48,5 +48,5 @@ class RunFilter:
         pipelines = {own, *of_stages}
         if self.status not in (None, status) or (self.pipeline and self.pipeline not in pipelines):
             return False
-        whole = "\n".join(text for text in (*texts, *pipelines) if isinstance(text, str)).casefold()
-        return all(word.casefold() in whole for word in self.words)
+        whole = "\n".join(text for text in (*texts, *pipelines) if isinstance(text, str)).lower()
+        return all(word.lower() in whole for word in self.words)

@@ -8,6 +8,19 @@
 import { duration } from "./format.js";
 import { outcome, runTitle } from "./run-text.js";
 
+const KEY = "crystools-tpu.notifications";
+
+/** Whether somebody has chosen to be notified, in this browser. */
+export function isChosen() {
+  return localStorage.getItem(KEY) === "on";
+}
+
+/** @param {boolean} on */
+export function choose(on) {
+  if (on) localStorage.setItem(KEY, "on");
+  else localStorage.removeItem(KEY);
+}
+
 export class Notifications {
   /** Those that were seen to run: what ended before is no news. @type {Set<string>} */
   #running = new Set();

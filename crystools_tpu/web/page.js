@@ -12,12 +12,12 @@ import "./components/compare.js";
 import "./components/current.js";
 import "./components/header.js";
 import "./components/host.js";
-import { Notify } from "./components/notify.js";
+import "./components/notify.js";
 import "./components/profile.js";
 import "./components/runs.js";
 import "./components/sources.js";
 import { stageTitle } from "./format.js";
-import { Notifications } from "./notifications.js";
+import { Notifications, isChosen } from "./notifications.js";
 import { runningStage } from "./run-figures.js";
 import { Store } from "./store.js";
 
@@ -26,8 +26,7 @@ const INTERVAL_KEY = "crystools-tpu.interval_seconds";
 const base = new URL("./", import.meta.url);
 const store = new Store(new ServerApi(base));
 const connection = new Connection(base);
-const notify = document.querySelector("crystools-notify");
-const notifications = new Notifications(() => notify instanceof Notify && notify.isOn);
+const notifications = new Notifications(isChosen);
 
 connection.addEventListener("message", (event) => {
   const message = /** @type {CustomEvent<ServerMessage>} */ (event).detail;

@@ -144,7 +144,7 @@ class RunLogWriter:
             return
         if isinstance(event, RunChanged) and event.report.status is not Status.RUNNING:
             if run_id in self._known_to_have_ended:
-                self._running.add(run_id)
+                self._ended[run_id] = event.report
             return
         if isinstance(event, RunStarted):
             self._in_progress.add(run_id)

@@ -2,9 +2,7 @@
 
 import { Component, blueprint } from "../component.js";
 import { setText } from "../dom.js";
-import { askToNotify } from "../notifications.js";
-
-const KEY = "crystools-tpu.notifications";
+import { askToNotify, choose, isChosen } from "../notifications.js";
 
 export class Notify extends Component {
   static blueprint = blueprint(
@@ -22,20 +20,15 @@ export class Notify extends Component {
 
   constructor() {
     super();
-    this.#on.checked = localStorage.getItem(KEY) === "on";
+    this.#on.checked = isChosen();
     this.#on.addEventListener("change", this.#change);
-  }
-
-  get isOn() {
-    return this.#on.checked;
   }
 
   #change = async () => {
     const why = this.#on.checked ? await askToNotify() : "";
     if (why) this.#on.checked = false;
     setText(this.byId("why"), why);
-    if (this.#on.checked) localStorage.setItem(KEY, "on");
-    else localStorage.removeItem(KEY);
+    choose(this.#on.checked);
   };
 }
 
