@@ -28,7 +28,7 @@ from crystools_tpu.telemetry.explanation import Explanation
 
 PACKAGE: Final = Path(__file__).parents[1] / "crystools_tpu"
 
-EVENTS: Final[Sequence[Any]] = typing.get_args(events.Event)
+EVENTS: Final[Sequence[Any]] = typing.get_args(events.WireEvent)
 TELEMETRY: Final[Sequence[Any]] = (*EVENTS, events.RunReport, Comparison, Explanation)
 SERVER: Final[Sequence[Any]] = (
     wire.Hello,
@@ -39,6 +39,7 @@ SERVER: Final[Sequence[Any]] = (
     Settings,
     wire.RunsPage,
     wire.Expected,
+    wire.RunResult,
     events.ProfileCapture,
     wire.Refusal,
 )

@@ -33,7 +33,7 @@ from crystools_tpu.cli.run_tables import (
     suspect_text,
 )
 from crystools_tpu.data_dir import data_dir
-from crystools_tpu.telemetry import Comparison, RunReport, Status
+from crystools_tpu.telemetry import Comparison, RunFilter, RunReport, Status
 from crystools_tpu.whole_file import reason, written_whole
 
 RUN_HELP = "the run's id or its beginning, latest, latest~1 (the one before), or a report file"
@@ -72,7 +72,9 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         ("those of a model, for a program", "runs list --pipeline wan2.1-t2v --json"),
     )
     add("--limit", type=int, default=20, metavar="N", help="how many (default: %(default)s)")
-    _add_choice(add)
+    about = "those with all of these words in their prompt, name, model, pipeline or id"
+    add("--text", metavar="WORDS", help=about)
+    _add_choice(add, "of this pipeline, and workflows that made use of it")
     add("--json", action="store_true", help=JSON_HELP)
 
     add = action(
@@ -153,8 +155,8 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     add("--max-size", metavar="SIZE", help=about)
 
 
-def _add_choice(add: _Add) -> None:
-    add("--pipeline", metavar="NAME", help="of this pipeline alone")
+def _add_choice(add: _Add, about_pipeline: str = "of this pipeline alone") -> None:
+    add("--pipeline", metavar="NAME", help=about_pipeline)
     add("--status", choices=list(Status), metavar="STATUS", help=f"of these alone: {', '.join(Status)}")
 
 
@@ -163,14 +165,15 @@ def list_runs(arguments: argparse.Namespace) -> None:
     if arguments.limit < 1:
         raise CommandError("--limit: at least 1")
     with open_log() as log:
-        page = log.read_page(arguments.limit, pipeline=arguments.pipeline, status=arguments.status)
+        status = None if arguments.status is None else Status(arguments.status)
+        found = log.search(RunFilter(arguments.text, arguments.pipeline, status), arguments.limit)
     if arguments.json:
-        print(json.dumps([telemetry.to_wire(run) for run in page.reports], indent=2))
-    elif page.reports:
-        print_table(make_console(), runs_table(page.reports))
+        print(json.dumps([telemetry.to_wire(run) for run in found.reports], indent=2))
+    elif found.reports:
+        print_table(make_console(), runs_table(found.reports))
     else:
         print(f"no such runs in {log.path}", file=sys.stderr)
-    notes = (suspect_text(page.reports), unreadable_text(page.unreadable), uncertain_text(log.uncertain))
+    notes = (suspect_text(found.reports), unreadable_text(found.unreadable), uncertain_text(log.uncertain))
     for note in notes:
         if note:
             print(note, file=sys.stderr)

@@ -17,6 +17,8 @@ from typing import Any, Final
 from weakref import WeakKeyDictionary
 
 from crystools_tpu.comfyui.prompt_graph import PromptGraph
+from crystools_tpu.comfyui.results import Result, workflow_of
+from crystools_tpu.telemetry.following import follower
 from crystools_tpu.telemetry.guard import Guard
 from crystools_tpu.telemetry.workflow import WorkflowFacts, WorkflowRun, workflow_run
 
@@ -97,7 +99,7 @@ class _Prompts:
         self._modules = modules
         self._progress: Any = modules["comfy_execution.progress"]
         self._handler_class: Any = type("CrystoolsTPU", (_Handler, self._progress.ProgressHandler), {})
-        self._executing: WeakKeyDictionary[Any, WorkflowRun] = WeakKeyDictionary()
+        self._executing: WeakKeyDictionary[Any, tuple[WorkflowRun, str]] = WeakKeyDictionary()
         self._guard = Guard(logger)
 
     def hear(self, said: Sequence[Any]) -> None:
@@ -107,11 +109,13 @@ class _Prompts:
             if event == "execution_start":
                 self._guard = Guard(logger)
             if event == "execution_cached":
-                run = self._executing[executor] = self._begun(data["prompt_id"], data["nodes"])
+                run = self._begun(data["prompt_id"], data["nodes"])
+                self._executing[executor] = run, data["prompt_id"]
                 self._progress.add_progress_handler(self._handler_class(run, self._guard))
             elif event in _ENDS and executor in self._executing:
-                _end(self._executing[executor], event, data)
-                del self._executing[executor]
+                run, prompt_id = self._executing.pop(executor)
+                _end(run, event, data)
+                follower.add(Result(run, prompt_id, self._modules, self._guard))
 
     def _begun(self, prompt_id: str, cached: Collection[str]) -> WorkflowRun:
         """The run of a prompt that is about to be executed; its registry of progress is there."""
@@ -119,7 +123,7 @@ class _Prompts:
         dynamic = self._progress.get_progress_state().dynprompt
         graph = PromptGraph(dynamic, nodes.NODE_CLASS_MAPPINGS, nodes.NODE_DISPLAY_NAME_MAPPINGS)
         extra_data, outputs = self._queued(prompt_id)
-        facts = functools.partial(_facts, graph, _name(extra_data), outputs, cached, self._guard)
+        facts = functools.partial(_facts, graph, extra_data, outputs, cached, self._guard)
         return workflow_run(PIPELINE, facts=facts, describe=graph.describe)
 
     def _queued(self, prompt_id: str) -> tuple[Mapping[str, Any], Collection[str] | None]:
@@ -134,7 +138,7 @@ class _Prompts:
 
 def _facts(
     graph: PromptGraph,
-    name: str | None,
+    extra_data: Mapping[str, Any],
     outputs: Collection[str] | None,
     cached: Collection[str],
     guard: Guard,
@@ -146,10 +150,11 @@ def _facts(
     with guard("the workflow has no fingerprint"):
         params["workflow"] = graph.fingerprint(needed)
     return WorkflowFacts(
-        name=name,
+        name=_name(extra_data),
         params=params,
         nodes_total=None if outputs is None else len(graph.needed_for(outputs, found).keys() | found),
         cached_nodes=tuple(graph.node(node_id) for node_id in needed if node_id in found),
+        attachments=workflow_of(extra_data),
     )
 
 

@@ -17,6 +17,7 @@ from aiohttp.typedefs import Handler, Middleware
 from crystools_tpu import __version__
 from crystools_tpu.monitor import Monitor, Snapshot
 from crystools_tpu.server import security, wire
+from crystools_tpu.server.results import Results
 from crystools_tpu.server.runs import AlikeRuns, KeptRuns, Runs
 from crystools_tpu.server.settings import (
     FieldError,
@@ -24,6 +25,7 @@ from crystools_tpu.server.settings import (
     parse_object,
     requested_prompt,
     requested_steps,
+    run_filter,
     updated_settings,
 )
 from crystools_tpu.server.static import WEB_ROOT, file_handler
@@ -153,6 +155,10 @@ def _routes(api: Api, page: Handler, prefix: str) -> list[web.RouteDef]:
         web.get(f"{prefix}/api/runs/{{run_id}}", api.run),
         web.get(f"{prefix}/api/runs/{{run_id}}/explanation", api.explanation),
         web.get(f"{prefix}/api/runs/{{run_id}}/trace", api.trace),
+        web.get(f"{prefix}/api/runs/{{run_id}}/result", api.results.result),
+        web.get(f"{prefix}/api/runs/{{run_id}}/output", api.results.output),
+        web.get(f"{prefix}/api/runs/{{run_id}}/thumbnail", api.results.thumbnail),
+        web.get(f"{prefix}/api/runs/{{run_id}}/workflow", api.results.workflow),
         web.get(f"{prefix}/api/compare", api.compare),
         web.get(f"{prefix}/ws", api.hub.handle),
     ]
@@ -183,6 +189,7 @@ class Api:
         self._started_at = clock()
         self._expecting = asyncio.Lock()
         self.page_key = secrets.token_urlsafe(16)
+        self.results = Results(self._runs)
         self._alike = AlikeRuns(self._runs.alike)
         self.hub = Hub(
             served.monitor,
@@ -236,11 +243,19 @@ class Api:
         return await self.get_settings(request)
 
     async def runs(self, request: web.Request) -> web.Response:
-        """A page of reports, newest first: `limit` of them, which began before run `before`."""
-        limit = _limit(request.query.get("limit", str(wire.HELLO_RUNS)))
-        reports, unreadable = await asyncio.to_thread(self._runs.page, limit + 1, request.query.get("before"))
+        """A page of reports, newest first: `limit` of them, which began before run `before`.
+
+        With a filter those alone that are meant.
+        """
+        limit, before = _limit(request.query.get("limit", str(wire.HELLO_RUNS))), request.query.get("before")
+        if chosen := run_filter(request.query):
+            reports, unreadable, to = await asyncio.to_thread(self._runs.search, chosen, limit + 1, before)
+        else:
+            (reports, unreadable), to = await asyncio.to_thread(self._runs.page, limit + 1, before), None
         page = tuple(map(Message, map(self._with_progress, reports[:limit])))
-        return _json(wire.RunsPage(page, more=len(reports) > limit, unreadable=tuple(unreadable)))
+        more = len(reports) > limit
+        searched_to = None if to is None or more else wire.SearchedTo(to.run_id, to.started_unix_seconds)
+        return _json(wire.RunsPage(page, more or searched_to is not None, tuple(unreadable), searched_to))
 
     async def run(self, request: web.Request) -> web.Response:
         """The report of one run."""

@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from crystools_tpu.telemetry import (
     Comparison,
     Explanation,
     History,
+    RunFilter,
     RunReport,
     Status,
     compare,
@@ -24,14 +25,64 @@ logger = logging.getLogger(__name__)
 _MOST_LOOKED_UP: Final = 64
 
 
+class SearchedTo(Protocol):
+    """Where a search stopped: at this run, which began then."""
+
+    @property
+    def run_id(self) -> str: ...
+
+    @property
+    def started_unix_seconds(self) -> float: ...
+
+
+class KeptPage(Protocol):
+    """What a search found, newest first, and the ids of what was left out."""
+
+    @property
+    def reports(self) -> Sequence[RunReport]: ...
+
+    @property
+    def unreadable(self) -> Sequence[str]: ...
+
+    @property
+    def searched_to(self) -> SearchedTo | None: ...
+
+
+class Kept(Protocol):
+    """What is kept with a run."""
+
+    @property
+    def media_type(self) -> str: ...
+
+    @property
+    def body(self) -> bytes: ...
+
+
+class Found(NamedTuple):
+    """A page of runs, as `KeptPage`."""
+
+    reports: Sequence[RunReport]
+    unreadable: Sequence[str]
+    searched_to: SearchedTo | None
+
+
 class KeptRuns(Protocol):
     """A history that outlives the process. It may block; what it cannot read it leaves out."""
 
     def page(self, limit: int, before: str | None = None) -> tuple[Sequence[RunReport], Sequence[str]]:
         """The newest runs, or those before run `before`, newest first; and the ids of what was left out."""
 
+    def search(self, chosen: RunFilter, limit: int, before: str | None = None) -> KeptPage:
+        """Those of them that are `chosen`; where it takes long, as far as it came."""
+
     def report(self, run_id: str) -> RunReport | None:
         """One run, if it is there."""
+
+    def attachment(self, run_id: str, kind: str) -> Kept | None:
+        """What is kept of that kind with a run, if anything."""
+
+    def was_made_here(self, report: RunReport) -> bool:
+        """Whether the files that the report names are this machine's."""
 
     def alike(self, report: RunReport) -> Sequence[RunReport]:
         """Other runs of the same pipeline and workflow, for a comparison to choose from."""
@@ -66,6 +117,32 @@ class Runs:
         kept, unreadable = self._kept.page(limit, before) if self._kept is not None else ((), ())
         known = {run.run_id: run for run in (*kept, *own)}
         return tuple(sorted(known.values(), key=_age, reverse=True)[:limit]), unreadable
+
+    def search(self, chosen: RunFilter, limit: int, before: str | None = None) -> Found:
+        """The newest `limit` of the `chosen` runs, or those that began before run `before`, newest first.
+
+        Where it took long it says how far it came: what is older is yet to be looked at.
+        """
+        own = [run for run in self._history.reports() if chosen.matches(run)]
+        oldest = self.report(before) if before is not None else None
+        if oldest is not None:
+            own = [run for run in own if _age(run) < _age(oldest)]
+        kept = Found((), (), None) if self._kept is None else self._kept.search(chosen, limit, before)
+        if (to := kept.searched_to) is not None:
+            own = [run for run in own if _age(run) >= (to.started_unix_seconds, to.run_id)]
+        known = {run.run_id: run for run in (*kept.reports, *own)}
+        found = sorted(known.values(), key=_age, reverse=True)[:limit]
+        return Found(found, kept.unreadable, to)
+
+    def attachment(self, run_id: str, kind: str) -> Kept | None:
+        """What is kept of that kind with a run, if anything."""
+        return None if self._kept is None else self._kept.attachment(run_id, kind)
+
+    def was_made_here(self, report: RunReport) -> bool:
+        """Whether the files that the report names are this machine's."""
+        if self._history.report(report.run_id) is not None:
+            return True
+        return self._kept is not None and self._kept.was_made_here(report)
 
     def report(self, run_id: str) -> RunReport | None:
         """One run; None where nobody knows it."""

@@ -84,8 +84,12 @@ def guard(
 
 
 async def add_security_headers(request: web.Request, response: web.StreamResponse) -> None:
-    """Signal `on_response_prepare`: the page may load nothing but its own files, and nothing is sniffed."""
-    response.headers.update(_HEADERS)
+    """Signal `on_response_prepare`: the page may load nothing but its own files, and nothing is sniffed.
+
+    What is no page may have a stricter policy of its own.
+    """
+    for name, value in _HEADERS.items():
+        response.headers.setdefault(name, value)
 
 
 async def bounded_body(request: web.Request, most_bytes: int = MAX_BODY_BYTES) -> bytes:

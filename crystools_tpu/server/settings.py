@@ -16,7 +16,9 @@ from typing import Annotated, Any, Final
 from crystools_tpu.environment import checked_price
 from crystools_tpu.monitor.monitor import MAX_INTERVAL_SECONDS, MIN_INTERVAL_SECONDS
 from crystools_tpu.sources.base import ChipReading, HostReading
+from crystools_tpu.telemetry.events import Status
 from crystools_tpu.telemetry.profile import DEFAULT_STEPS
+from crystools_tpu.telemetry.run_filter import MOST_CHARACTERS, RunFilter
 
 METRICS: Final = frozenset(
     field.name for reading in (ChipReading, HostReading) for field in dataclasses.fields(reading)
@@ -114,6 +116,20 @@ def _is_node(value: object) -> bool:
         and isinstance(value.get("class_type"), str)
         and isinstance(value.get("inputs"), dict)
     )
+
+
+def run_filter(query: Mapping[str, str]) -> RunFilter:
+    """The runs that the query of a GET asks for: `text`, `pipeline` and `status`, each as far as it is there.
+
+    Raises FieldError.
+    """
+    for field in ("text", "pipeline"):
+        if len(query.get(field, "")) > MOST_CHARACTERS:
+            raise FieldError(field, f"{field} must have at most {MOST_CHARACTERS} characters")
+    status = query.get("status", "")
+    if status and status not in set(Status):
+        raise FieldError("status", f"status must be one of {', '.join(Status)}")
+    return RunFilter(query.get("text"), query.get("pipeline"), Status(status) if status else None)
 
 
 def _read(body: Mapping[str, Any], **readers: Callable[[Any], Any]) -> dict[str, Any]:

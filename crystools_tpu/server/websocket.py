@@ -28,7 +28,7 @@ from crystools_tpu.server.settings import (
     parse_object,
     updated_client_settings,
 )
-from crystools_tpu.telemetry.events import RunChanged, RunReport, to_wire
+from crystools_tpu.telemetry.events import RunAttached, RunChanged, RunReport, to_wire
 from crystools_tpu.telemetry.fold import Fold, with_progress
 from crystools_tpu.telemetry.guard import Guard
 from crystools_tpu.telemetry.pubsub import Bus, Subscription
@@ -236,6 +236,8 @@ class Hub:
 
     def _publish_events(self) -> None:
         for event in self._events.drain() if self._events is not None else ():
+            if isinstance(event, RunAttached):  # the history's; that it is kept is told
+                continue
             with self._guard(f"{event.type} could not be sent"):
                 self._offer(wire.dumps(to_wire(self._fold.add(event))))
 

@@ -74,6 +74,14 @@ class PageKey:
 
 
 @dataclass(frozen=True, slots=True)
+class SearchedTo:
+    """Where a search stopped: at this run, which began then."""
+
+    run_id: str
+    started_unix_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class RunsPage:
     """GET /api/runs, a page of reports, newest first.
 
@@ -87,6 +95,18 @@ class RunsPage:
         tuple[str, ...],
         "The ids of kept runs between them whose reports are broken or of another version.",
     ]
+    searched_to: Annotated[
+        SearchedTo | None,
+        "Where the search stopped for now: to go on, ask for what is before that run. Else null.",
+    ] = None
+
+
+@dataclass(frozen=True, slots=True)
+class RunResult:
+    """GET /api/runs/{run_id}/result: whether /api/runs/{run_id}/output answers, and with what."""
+
+    media_type: Annotated[str | None, "Of the output, such as video/mp4; null where it is not served."]
+    problem: Annotated[str | None, "Why it is not served, in a sentence; null where the run has no output."]
 
 
 ExpectedBy: TypeAlias = Literal["history", "plan", "scaled"]

@@ -18,6 +18,7 @@ from crystools_tpu.telemetry.comparison import Verdict as Verdict
 from crystools_tpu.telemetry.comparison import compare as compare
 from crystools_tpu.telemetry.comparison import regressions as regressions
 from crystools_tpu.telemetry.events import WIRE_SCHEMA as WIRE_SCHEMA
+from crystools_tpu.telemetry.events import Attachment as Attachment
 from crystools_tpu.telemetry.events import BytesTransferred as BytesTransferred
 from crystools_tpu.telemetry.events import CaptureStatus as CaptureStatus
 from crystools_tpu.telemetry.events import CompileCache as CompileCache
@@ -34,6 +35,7 @@ from crystools_tpu.telemetry.events import Process as Process
 from crystools_tpu.telemetry.events import ProfileCapture as ProfileCapture
 from crystools_tpu.telemetry.events import ProfileChanged as ProfileChanged
 from crystools_tpu.telemetry.events import Ratio as Ratio
+from crystools_tpu.telemetry.events import RunAttached as RunAttached
 from crystools_tpu.telemetry.events import RunChanged as RunChanged
 from crystools_tpu.telemetry.events import RunFinished as RunFinished
 from crystools_tpu.telemetry.events import RunReport as RunReport
@@ -79,6 +81,7 @@ from crystools_tpu.telemetry.recorder import bus as bus
 from crystools_tpu.telemetry.recorder import history as history
 from crystools_tpu.telemetry.recorder import profiler as profiler
 from crystools_tpu.telemetry.recorder import run as run
+from crystools_tpu.telemetry.run_filter import RunFilter as RunFilter
 from crystools_tpu.telemetry.serving import Page as Page
 from crystools_tpu.telemetry.serving import serve as serve
 from crystools_tpu.telemetry.silent import SilentRun as SilentRun

@@ -401,6 +401,8 @@ class RunReport(_Safe):
 
     `name` is what its user calls it: the workflow's. Of a workflow `cached_nodes` were not executed, since
     what they would make was there already; `nodes_total` is how many it has with those, where that is known.
+
+    `attachments` are the kinds of what the history keeps with it (see `Attachment`).
     """
 
     run_id: str
@@ -424,6 +426,7 @@ class RunReport(_Safe):
     nodes_total: int | None = field(default=None, metadata=OMIT_DEFAULT)
     cached_nodes: tuple[Node, ...] = field(default=(), metadata=OMIT_DEFAULT)
     work: tuple[StageWork, ...] = field(default=(), metadata=OMIT_DEFAULT)
+    attachments: tuple[str, ...] = field(default=(), metadata=OMIT_DEFAULT)
 
     @property
     def content(self) -> frozenset[str]:
@@ -597,7 +600,30 @@ class ProfileChanged:
     type: Literal["profile_changed"] = field(default="profile_changed", init=False)
 
 
-Event: TypeAlias = (
+@dataclass(frozen=True, slots=True)
+class Attachment:
+    """What the history is to keep with a run, one of each `kind`.
+
+    A `thumbnail` is a small JPEG or WebP of its result, a `workflow` the graph as ComfyUI's page loads it,
+    gzipped JSON. `make` gives the body, None for none; whoever keeps it calls it, in a thread of its own, and
+    where nobody does nothing is made.
+    """
+
+    kind: Literal["thumbnail", "workflow"]
+    media_type: str
+    make: Callable[[], bytes | None]
+
+
+@dataclass(frozen=True, slots=True)
+class RunAttached:
+    """Something is to be kept with a run. It does not leave this process."""
+
+    run_id: str
+    attachment: Attachment
+    type: Literal["run_attached"] = field(default="run_attached", init=False)
+
+
+WireEvent: TypeAlias = (
     RunStarted
     | RunChanged
     | StageStarted
@@ -610,6 +636,9 @@ Event: TypeAlias = (
     | ModelFreed
     | ProfileChanged
 )
+"""What clients are told."""
+
+Event: TypeAlias = WireEvent | RunAttached
 
 
 _T = TypeVar("_T")

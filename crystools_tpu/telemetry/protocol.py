@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol, TypedDict, Unpack
 
-from crystools_tpu.telemetry.events import FULL, Forecast, Params, RunReport, StageName, StageWork
+from crystools_tpu.telemetry.events import FULL, Attachment, Forecast, Params, RunReport, StageName, StageWork
 
 
 class RunFacts(TypedDict, total=False):
@@ -91,3 +91,6 @@ class RunRecorder(Protocol):
 
     def warn(self, warning: str) -> None:
         """Says what the user should know before the run ends, the same once."""
+
+    def attach(self, attachment: Attachment) -> None:
+        """Has it kept with the run in the history, where there is one. Costs the run nothing."""

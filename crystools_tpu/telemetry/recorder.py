@@ -19,11 +19,14 @@ from crystools_tpu.telemetry.clock import elapsed, iso_time, steady, time_of_day
 from crystools_tpu.telemetry.device import describe_devices
 from crystools_tpu.telemetry.events import (
     FULL,
+    Attachment,
     Device,
     Event,
     Forecast,
     Node,
     Params,
+    RunAttached,
+    RunChanged,
     RunFinished,
     RunReport,
     RunStarted,
@@ -78,6 +81,12 @@ class History:
         """The report of one run; None where it is not (or no longer) known."""
         return next((report for report in self.reports() if report.run_id == run_id), None)
 
+    def is_kept_with(self, run_id: str, kind: str) -> None:
+        """Says that an attachment of this kind is in the history that outlives the process."""
+        for run in tuple(self._runs):
+            if run.run_id == run_id:
+                run.is_kept_with(kind)
+
 
 _PIPELINE_STAGES: Final = tuple(name for name in StageName if name is not StageName.NODE)
 
@@ -116,6 +125,7 @@ class Run:
         self._stages: list[_Recorded] = []
         self._stage_is_open = False
         self._warnings: list[str] = []
+        self._attachments: tuple[str, ...] = ()
         self._final: RunReport | None = None
         self._started_at = self._clock()
         self._start = dataclasses.replace(
@@ -170,8 +180,10 @@ class Run:
 
     @property
     def report(self) -> RunReport:
-        """The run as known so far; final once it has ended."""
-        return self._final or self._summary(Status.RUNNING, None, None)
+        """The run as known so far; final once it has ended, but for what is attached to it."""
+        report = self._final or self._summary(Status.RUNNING, None, None)
+        kinds = self._attachments
+        return dataclasses.replace(report, attachments=kinds) if kinds else report
 
     @contextlib.contextmanager
     def stage(
@@ -223,6 +235,16 @@ class Run:
             logger.warning("%s: %s", self._start.pipeline, warning)
             self._publish(RunWarned(self.run_id, self._start.pipeline, warning))
 
+    def attach(self, attachment: Attachment) -> None:
+        """Has it kept with the run in the history; also after the run has ended."""
+        self._publish(RunAttached(self.run_id, attachment))
+
+    def is_kept_with(self, kind: str) -> None:
+        """An attachment of this kind is in the history, and can be asked for there: tells of it."""
+        if kind not in self._attachments:
+            self._attachments = (*self._attachments, kind)
+            self._publish(RunChanged(self.report))
+
     def _with_forecast(self, report: StageReport) -> StageReport:
         """The stage with the first forecast of its name and component that no stage before it has taken."""
         named = (report.name, report.component)
@@ -247,7 +269,7 @@ class Run:
         self._around.profile(self._around.profiler.run_ended)
         seconds = elapsed(self._started_at, self._clock())
         self._final = self._summary(status_of(error), describe_error(error), seconds)
-        self._tell_end(self._final)
+        self._tell_end(self.report)
 
     def _tell_end(self, report: RunReport) -> None:
         self._publish(RunFinished(report))

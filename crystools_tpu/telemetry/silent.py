@@ -11,6 +11,7 @@ from typing import Any, Unpack
 
 from crystools_tpu.telemetry.events import (
     FULL,
+    Attachment,
     Forecast,
     Params,
     RunReport,
@@ -83,6 +84,9 @@ class SilentRun:
 
     def warn(self, warning: str) -> None:
         """Nothing: whoever records the run says it."""
+
+    def attach(self, attachment: Attachment) -> None:
+        """Nothing: whoever records the run has it kept."""
 
     def finish(self, error: BaseException | None) -> None:
         """Ends the run."""

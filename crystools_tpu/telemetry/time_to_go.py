@@ -254,6 +254,8 @@ class RunsAhead:
         return event
 
     def _anew(self, run: RunReport, now: float) -> RunReport:
+        if run.status is not Status.RUNNING:  # more is known of one that has ended
+            return run
         ahead, number = self._follow(run), number_of_running_stage(run)
         if number is None or run.progress is None:
             return run

@@ -26,6 +26,7 @@ from crystools_tpu.telemetry import recorder
 from crystools_tpu.telemetry.clock import elapsed
 from crystools_tpu.telemetry.events import (
     DEFAULT_CONTENT_PARAMS,
+    Attachment,
     Forecast,
     Node,
     Params,
@@ -64,13 +65,14 @@ _MOST_OF_THE_CPU: Final = 0.005
 class WorkflowFacts:
     """What is known of a workflow that is executed.
 
-    `cached_nodes` are not executed; `nodes_total` counts them too.
+    `cached_nodes` are not executed; `nodes_total` counts them too. `attachments` are kept with the run.
     """
 
     name: str | None = None
     params: Params = field(default_factory=dict)
     nodes_total: int | None = None
     cached_nodes: tuple[Node, ...] = ()
+    attachments: tuple[Attachment, ...] = ()
 
 
 class _Happening(NamedTuple):
@@ -239,7 +241,15 @@ class WorkflowRun(Run):
             seconds = elapsed(self._started_at, end.at)
             self._final = self._summary(end.status, end.error, seconds)
             self._describe = _forgotten  # it may hold all that the nodes were given
-        self._tell_end(self._final)
+        self._tell_end(self.report)
+
+    def made(self, output: str) -> None:
+        """Says where the result is, of which one may hear only when the run has ended."""
+        with self._folding:
+            self.output = output
+            if self._final is not None:
+                self._final = dataclasses.replace(self._final, output=output)
+        self._publish(RunChanged(self.report))
 
     def _fold(self) -> None:
         """Makes stages of what has happened since the last time."""
@@ -261,6 +271,7 @@ class WorkflowRun(Run):
         if (read := self._facts) is None:
             return
         self._facts = None
+        facts = WorkflowFacts()
         with self._guard("what a workflow is could not be read"):
             facts = read()
             self._start = dataclasses.replace(
@@ -272,6 +283,8 @@ class WorkflowRun(Run):
             )
         keeper.run_begins(self.run_id)
         self._publish(RunStarted(self.report))
+        for attachment in facts.attachments:
+            self.attach(attachment)
 
     def _start_node(self, node: NodeStage | None, happening: _Happening) -> None:
         if node is None or not node.is_running:

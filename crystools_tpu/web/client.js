@@ -1,7 +1,8 @@
 /**
  * The connection to the server: one websocket that comes back by itself.
  *
- * @import { Comparison, Expected, Explanation, RunReport, RunsPage, ServerMessage } from "./wire.js"
+ * @import { Filter } from "./run-search.js"
+ * @import { Comparison, Expected, Explanation, RunReport, RunResult, RunsPage, ServerMessage } from "./wire.js"
  */
 
 /** @typedef {"connecting" | "open" | "reconnecting"} ConnectionState */
@@ -198,12 +199,42 @@ export class ServerApi {
   }
 
   /**
-   * The newest runs, or those before run `before`; null from a server that has no history.
+   * The newest runs, or those before run `before`; with a filter those that are meant. Null from a server that
+   * has no history.
    * @param {string | null} before
+   * @param {Filter} [filter]
    * @returns {Promise<RunsPage | null>}
    */
-  runs(before) {
-    return this.#get("api/runs", before == null ? {} : { before });
+  runs(before, filter) {
+    const query = Object.entries(filter ?? {}).filter(([, value]) => value);
+    return this.#get("api/runs", { ...Object.fromEntries(query), ...(before == null ? {} : { before }) });
+  }
+
+  /**
+   * Whether the run's output is served, or null where the server no longer knows the run.
+   * @param {string} runId
+   * @returns {Promise<RunResult | null>}
+   */
+  result(runId) {
+    return this.#get(`api/runs/${encodeURIComponent(runId)}/result`);
+  }
+
+  /**
+   * The workflow whose execution the run was, or null where none is kept.
+   * @param {string} runId
+   * @returns {Promise<object | null>}
+   */
+  workflow(runId) {
+    return this.#get(`api/runs/${encodeURIComponent(runId)}/workflow`);
+  }
+
+  /**
+   * Where something of the run's is, which may not be there.
+   * @param {string} runId
+   * @param {"output" | "thumbnail" | "workflow"} what
+   */
+  urlOf(runId, what) {
+    return endpoint(`api/runs/${encodeURIComponent(runId)}/${what}`, this.#base).href;
   }
 
   /**

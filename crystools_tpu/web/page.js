@@ -14,10 +14,12 @@ import "./components/compare.js";
 import "./components/current.js";
 import "./components/header.js";
 import "./components/host.js";
+import "./components/notify.js";
 import "./components/profile.js";
 import "./components/runs.js";
 import "./components/sources.js";
 import { stageTitle } from "./format.js";
+import { Notifications, isChosen } from "./notifications.js";
 import { runningStage } from "./run-figures.js";
 import { Store } from "./store.js";
 
@@ -26,6 +28,7 @@ const INTERVAL_KEY = "crystools-tpu.interval_seconds";
 const base = new URL("./", import.meta.url);
 const store = new Store(new ServerApi(base));
 const connection = new Connection(base);
+const notifications = new Notifications(isChosen);
 
 const announcer = /** @type {Announcer} */ (document.querySelector("crystools-announcer"));
 
@@ -33,6 +36,7 @@ connection.addEventListener("message", (event) => {
   const message = /** @type {CustomEvent<ServerMessage>} */ (event).detail;
   store.receive(message);
   announcer.receive(message, store);
+  notifications.receive(message);
 });
 connection.addEventListener("state", (event) => {
   store.setConnection(/** @type {CustomEvent<ConnectionState>} */ (event).detail);

@@ -19,7 +19,7 @@ import {
   verdict,
   wholeDuration,
 } from "./format.js";
-import { fullestChip, hbmOverRun, pathTo } from "./run-figures.js";
+import { fullestChip, hbmOverRun, mainStage, pathTo } from "./run-figures.js";
 import { MARK, ratioText, suspectFigures, suspicionsOf } from "./suspicion.js";
 import { nodesDone } from "./workflow-figures.js";
 
@@ -80,6 +80,28 @@ export function paramsOf({ params }) {
       ([name, value]) => /** @type {[string, string]} */ ([name.replaceAll("_", " "), String(value)]),
     ),
   ];
+}
+
+/**
+ * What was made, and how fast, in a line: "1280×720×81 · 50 steps · 4.60 s a step · MFU 39%". What is not known
+ * is left out.
+ *
+ * @param {RunReport} run
+ */
+export function factsText(run) {
+  const { width, height, num_frames: frames } = run.params;
+  const size = width == null || height == null ? [] : [width, height, ...(Number(frames) > 1 ? [frames] : [])];
+  const stage = mainStage(run);
+  const steps = stage?.name === "denoise" || stage?.step_seconds ? (stage?.steps.length ?? 0) : 0;
+  return [
+    size.join("×"),
+    steps ? `${steps} step${steps === 1 ? "" : "s"}` : "",
+    stage?.step_seconds ? `${duration(stage.step_seconds.median)} a step` : "",
+    stage?.mfu ? `MFU ${ratioText(stage.mfu)}` : "",
+  ]
+    .filter(Boolean)
+    .map((fact) => fact.replaceAll(" ", "\u00a0"))
+    .join(" · ");
 }
 
 /** @typedef {"running" | "good" | "warning" | "critical" | "none"} OutcomeLevel */

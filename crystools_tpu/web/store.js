@@ -2,6 +2,7 @@
  * The state of the page: the server's messages folded into what the components show.
  *
  * @import { ConnectionState, ServerApi } from "./client.js"
+ * @import { Filter } from "./run-search.js"
  * @import { ChipReading, Explanation, Hello, HostReading, RunReport, ServerMessage, Snapshot } from "./wire.js"
  * @import { ModelFreed, ProfileCapture, ProfileChanged, StageProgress, StageReport, TelemetryEvent } from "./wire.js"
  */
@@ -78,6 +79,8 @@ export class Store extends EventTarget {
   chosenIntervalSeconds = null;
   /** What this browser's user pays for a chip-hour; null leaves it to the server. @type {number | null} */
   chosenPrice = null;
+  /** Opens the workflow that a run was; null where the page has no place for it. @type {((run: RunReport) => Promise<void>) | null} */
+  openWorkflow = null;
 
   /** By chip. @type {Map<string, Record<ChipQuantity, Series>>} */
   #chipSeries = new Map();
@@ -217,6 +220,21 @@ export class Store extends EventTarget {
       this.#explanations.set(ending, asked);
     }
     return asked;
+  }
+
+  /** Those runs that are meant, of all that are kept. @param {Filter} filter @param {string | null} before */
+  find(filter, before) {
+    return this.#api.runs(before, filter);
+  }
+
+  /** Whether the run's output is served. @param {RunReport} run */
+  resultOf(run) {
+    return this.#api.result(run.run_id);
+  }
+
+  /** @param {RunReport} run @param {"output" | "thumbnail" | "workflow"} what */
+  urlOf(run, what) {
+    return this.#api.urlOf(run.run_id, what);
   }
 
   /** @param {string} a @param {string} b */

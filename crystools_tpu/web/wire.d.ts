@@ -277,6 +277,8 @@ export interface StageWork {
  *
  * `name` is what its user calls it: the workflow's. Of a workflow `cached_nodes` were not executed, since
  * what they would make was there already; `nodes_total` is how many it has with those, where that is known.
+ *
+ * `attachments` are the kinds of what the history keeps with it (see `Attachment`).
  */
 export interface RunReport {
   run_id: string;
@@ -300,6 +302,7 @@ export interface RunReport {
   nodes_total?: number | null;
   cached_nodes?: Node[];
   work?: StageWork[];
+  attachments?: string[];
 }
 
 /** A run began; `report` is the run as known so far (status `running`, no stages). */
@@ -721,6 +724,12 @@ export interface PageKey {
   key: string;
 }
 
+/** Where a search stopped: at this run, which began then. */
+export interface SearchedTo {
+  run_id: string;
+  started_unix_seconds: number;
+}
+
 /**
  * GET /api/runs, a page of reports, newest first.
  *
@@ -733,6 +742,8 @@ export interface RunsPage {
   more: boolean;
   /** The ids of kept runs between them whose reports are broken or of another version. */
   unreadable: string[];
+  /** Where the search stopped for now: to go on, ask for what is before that run. Else null. */
+  searched_to: SearchedTo | null;
 }
 
 /** What is expected of a sampler: its own seconds, and whether it fits. What is not known is null. */
@@ -762,6 +773,14 @@ export interface Expected {
   chips: number | null;
   /** Its samplers. */
   nodes: ExpectedNode[];
+}
+
+/** GET /api/runs/{run_id}/result: whether /api/runs/{run_id}/output answers, and with what. */
+export interface RunResult {
+  /** Of the output, such as video/mp4; null where it is not served. */
+  media_type: string | null;
+  /** Why it is not served, in a sentence; null where the run has no output. */
+  problem: string | null;
 }
 
 /** What is wrong, and what would be right. */

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Final
 
 from crystools_exporters.following import Changes, Following
 from crystools_exporters.retention import Retention, parse_retention
-from crystools_exporters.run_log import RunLog, RunLogError, UnreadableRun
+from crystools_exporters.run_log import Found, Kept, RunLog, RunLogError, UnreadableRun
 from crystools_exporters.run_log_writer import RunLogWriter
 from crystools_exporters.samples import Sampler
 from crystools_tpu import telemetry
 from crystools_tpu.data_dir import data_dir
 from crystools_tpu.environment import HISTORY
-from crystools_tpu.telemetry import Bus, History, RunReport
+from crystools_tpu.telemetry import Bus, History, RunFilter, RunReport
 from crystools_tpu.telemetry.guard import Guard
 from crystools_tpu.telemetry.keeping import keeper
 
@@ -32,6 +32,9 @@ logger = logging.getLogger(__name__)
 _STALE_SECONDS: Final = 5.0
 
 _CLOSE_SECONDS: Final = 5.0
+
+# A search stops, and says where: it holds up others who read, and a request is not to last.
+_SEARCH_SECONDS: Final = 0.25
 
 
 class KeptRuns:
@@ -58,6 +61,25 @@ class KeptRuns:
             log.mark_interrupted()
             return log.report(run_id)
         return None
+
+    def search(self, chosen: RunFilter, limit: int, before: str | None = None) -> Found:
+        """`RunLog.search`, for a moment."""
+        with self._logged(), self._opened() as log:
+            log.mark_interrupted()
+            return log.search(chosen, limit, before, seconds=_SEARCH_SECONDS)
+        return Found((), (), None)
+
+    def attachment(self, run_id: str, kind: str) -> Kept | None:
+        """`RunLog.attachment`."""
+        with self._logged(), self._opened() as log:
+            return log.attachment(run_id, kind)
+        return None
+
+    def was_made_here(self, report: RunReport) -> bool:
+        """`RunLog.was_made_here`."""
+        with self._logged(), self._opened() as log:
+            return log.was_made_here(report)
+        return False
 
     def alike(self, report: RunReport) -> tuple[RunReport, ...]:
         """`RunLog.alike`."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import math
 import sqlite3
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -17,13 +18,14 @@ from pathlib import Path
 from typing import IO, Any, Final, NamedTuple
 
 from crystools_exporters.heartbeats import Life, Observer
-from crystools_exporters.processes import this_process
+from crystools_exporters.processes import Process, this_process
 from crystools_exporters.report_lines import BadLine, reports_in
 from crystools_exporters.run_log_file import FILE_NAME, open_file, remedy, stamp
 from crystools_exporters.run_log_file import RunLogError as RunLogError
+from crystools_exporters.run_search import condition_of
 from crystools_exporters.unforked import UnforkedFile
 from crystools_tpu import telemetry
-from crystools_tpu.telemetry import RunReport, Status
+from crystools_tpu.telemetry import RunFilter, RunReport, Status
 
 # What has ended does not run again: where one writer of a process follows another, either may be late.
 _UPSERT: Final = """
@@ -36,6 +38,11 @@ WHERE excluded.status != 'running' OR run.status IN ('running', 'interrupted')
 _BEFORE: Final = (
     "(started_unix_seconds, run_id) < (SELECT started_unix_seconds, run_id FROM run WHERE run_id = :before)"
 )
+
+_ATTACHED_BYTES: Final = (
+    "IFNULL((SELECT SUM(LENGTH(body)) FROM attachment WHERE attachment.run_id = run.run_id), 0)"
+)
+_KINDS: Final = "(SELECT group_concat(kind) FROM attachment WHERE attachment.run_id = run.run_id)"
 
 # A history of a gibibyte is not read through for it.
 _WITH_FRAGMENT: Final = """
@@ -71,6 +78,10 @@ WHERE run_id = ? AND status = 'running' AND written_unix_seconds IS ? AND monoto
 """
 
 
+_IMPORTED: Final = "imported by "
+"""Before the writer of a run that came from elsewhere: what its report names is not here."""
+
+
 class UnreadableRun(RunLogError):
     """A run is in the history, and its report cannot be read."""
 
@@ -79,11 +90,33 @@ class StillRunning(RunLogError):
     """A run in progress was to be deleted."""
 
 
+class SearchedTo(NamedTuple):
+    """The run at which a search stopped that could not go on for longer."""
+
+    run_id: str
+    started_unix_seconds: float
+
+
 class Page(NamedTuple):
     """Runs, newest first, and the ids of those between them whose reports cannot be read."""
 
     reports: tuple[RunReport, ...]
     unreadable: tuple[str, ...]
+
+
+class Found(NamedTuple):
+    """What a search has found, as a `Page`, and where it stopped if it did before the oldest run."""
+
+    reports: tuple[RunReport, ...]
+    unreadable: tuple[str, ...]
+    searched_to: SearchedTo | None
+
+
+class Kept(NamedTuple):
+    """What is kept with a run."""
+
+    media_type: str
+    body: bytes
 
 
 class RunLog:
@@ -168,7 +201,7 @@ class RunLog:
         """The runs that `page` returns, and the ids of those that had to be left out."""
         older = "" if before is None else _BEFORE
         query = (
-            f"SELECT run_id, CAST(report AS BLOB) FROM run {_where(where, older)} "
+            f"SELECT run_id, CAST(report AS BLOB), {self._kinds} FROM run {_where(where, older)} "
             "ORDER BY started_unix_seconds DESC, run_id DESC"
         )
         reports: list[RunReport] = []
@@ -178,25 +211,85 @@ class RunLog:
             with contextlib.closing(
                 self._database.execute(query, _bindable({**where, "before": before}))
             ) as rows:
-                for run_id, text in rows:
+                for run_id, text, kinds in rows:
                     try:
-                        reports.append(self._read(text))
+                        reports.append(self._read(text, kinds))
                     except ValueError:
                         unreadable.append(str(run_id))
                     if len(reports) == limit:
                         break
         return Page(tuple(reports), tuple(unreadable))
 
+    def search(
+        self, chosen: RunFilter, limit: int, before: str | None = None, *, seconds: float = math.inf
+    ) -> Found:
+        """The newest `limit` of those runs, or of those that began before run `before`, newest first.
+
+        It looks at the rows one by one, and after so many seconds stops and says where it was.
+        """
+        condition, values = condition_of(chosen)
+        query = (
+            f"SELECT run_id, started_unix_seconds, CASE WHEN {condition} THEN CAST(report AS BLOB) END, "
+            f"{self._kinds} FROM run {_where({}, '' if before is None else _BEFORE)} "
+            "ORDER BY started_unix_seconds DESC, run_id DESC"
+        )
+        reports: list[RunReport] = []
+        unreadable: list[str] = []
+        give_up_at = time.monotonic() + seconds
+        with self._errors(), self._lock:
+            with contextlib.closing(
+                self._database.execute(query, _bindable({**values, "before": before}))
+            ) as rows:
+                for run_id, started, text, kinds in rows:
+                    try:
+                        if text is not None and _is_meant(chosen, text):
+                            reports.append(self._read(text, kinds))
+                    except ValueError:
+                        unreadable.append(str(run_id))
+                    if len(reports) == limit:
+                        break
+                    if time.monotonic() > give_up_at:
+                        return Found(tuple(reports), tuple(unreadable), SearchedTo(str(run_id), started))
+        return Found(tuple(reports), tuple(unreadable), None)
+
     def report(self, run_id: str) -> RunReport | None:
         """One run's report; None where it is not in the history. Raises UnreadableRun."""
-        rows = self._rows("SELECT CAST(report AS BLOB) FROM run WHERE run_id = ?", (run_id,))
+        query = f"SELECT CAST(report AS BLOB), {self._kinds} FROM run WHERE run_id = ?"
+        rows = self._rows(query, (run_id,))
         try:
-            return self._read(rows[0][0]) if rows else None
+            return self._read(*rows[0]) if rows else None
         except ValueError as error:
             raise UnreadableRun(
                 f"run {run_id} cannot be read: {error}. Another version of crystools-tpu wrote it, or it is "
                 f"broken; `crystools-tpu runs delete {run_id}` removes it"
             ) from None
+
+    def attach(self, run_id: str, kind: str, kept: Kept) -> bool:
+        """Keeps it with the run, in place of what was kept of that kind; whether the run is there."""
+        with self._transaction() as database:
+            there = database.execute(  # for who follows the runs of others
+                "UPDATE run SET written_unix_seconds = ? WHERE run_id = ?", (self._clock(), run_id)
+            ).rowcount
+            if there:
+                values = (run_id, kind, *kept)
+                database.execute("INSERT OR REPLACE INTO attachment VALUES (?, ?, ?, ?)", values)
+        return bool(there)
+
+    def attachment(self, run_id: str, kind: str) -> Kept | None:
+        """What is kept of that kind with the run; None where nothing is."""
+        if not self._unforked.file.has_attachments:
+            return None
+        query = "SELECT media_type, CAST(body AS BLOB) FROM attachment WHERE run_id = ? AND kind = ?"
+        rows = self._rows(query, (run_id, kind))
+        return Kept(*rows[0]) if rows else None
+
+    def was_made_here(self, report: RunReport) -> bool:
+        """Whether the run's own process wrote it, on this machine: what its report names is here."""
+        for (text,) in self._rows("SELECT writer FROM run WHERE run_id = ?", (report.run_id,)):
+            writer, own = Process.from_text(text), self._observer.own
+            if writer is not None and report.process is not None:
+                return (writer.host, writer.pid) == (own.host, report.process.pid)
+        return False
 
     def beginning_with(self, prefix: str) -> tuple[str, ...]:
         """The ids of the runs that begin so, two at most: enough to know whether it is one."""
@@ -260,7 +353,9 @@ class RunLog:
         self.uncertain, self._unmarked = uncertain, unmarked
 
     def prune(self, *, max_age_seconds: float | None = None, max_bytes: int | None = None) -> int:
-        """Deletes runs that began longer ago, then the oldest until the reports are no larger; how many.
+        """Deletes runs that began longer ago, then the oldest until they are no larger; how many.
+
+        What is kept with a run goes with it, and is counted.
 
         A run in progress stays.
         """
@@ -273,8 +368,9 @@ class RunLog:
                 ).rowcount
             if max_bytes is not None:
                 deleted += database.execute(
-                    """DELETE FROM run WHERE status != 'running' AND run_id IN (
-                        SELECT run_id FROM (SELECT run_id, SUM(LENGTH(CAST(report AS BLOB)))
+                    f"""DELETE FROM run WHERE status != 'running' AND run_id IN (
+                        SELECT run_id FROM (
+                            SELECT run_id, SUM(LENGTH(CAST(report AS BLOB)) + {_ATTACHED_BYTES})
                             OVER (ORDER BY started_unix_seconds DESC, run_id DESC) AS newer FROM run)
                         WHERE newer > ?)""",
                     (max_bytes,),
@@ -303,7 +399,10 @@ class RunLog:
         return deleted
 
     def export(self, out: IO[str], **where: str | None) -> tuple[int, int]:
-        """Writes the reports as JSON lines, oldest first; how many, and how many cannot be read."""
+        """Writes the reports as JSON lines, oldest first; how many, and how many cannot be read.
+
+        Without what is kept with them.
+        """
         ids = self._rows(
             f"SELECT run_id FROM run {_where(where)} ORDER BY started_unix_seconds, run_id", where
         )
@@ -331,7 +430,7 @@ class RunLog:
                 database.execute("BEGIN")  # of the temporary table alone
                 database.executemany(
                     "INSERT OR REPLACE INTO temp.incoming VALUES (?, ?, ?, ?, ?, ?, ?)",
-                    (self._row(_as_ended(report), now) for report in reports_in(lines)),
+                    (self._row(_as_ended(report), now, _IMPORTED) for report in reports_in(lines)),
                 )
             with self._transaction() as database:
                 (count,) = database.execute("SELECT COUNT(*) FROM temp.incoming").fetchone()
@@ -347,15 +446,22 @@ class RunLog:
     def _database(self) -> sqlite3.Connection:
         return self._unforked.database
 
-    def _row(self, report: RunReport, now: float) -> tuple[Any, ...]:
+    @property
+    def _kinds(self) -> str:
+        """The kinds of what is kept with a row's run, in a query."""
+        with self._errors(), self._lock:
+            _ = self._database  # opened anew, it may have other tables
+        return _KINDS if self._unforked.file.has_attachments else "NULL"
+
+    def _row(self, report: RunReport, now: float, by: str = "") -> tuple[Any, ...]:
         return (
             report.run_id,
             report.started_unix_seconds,
             report.pipeline,
             report.status.value,
             now,
-            self._writer,
-            _to_json(report),
+            by + self._writer,
+            _to_json(dataclasses.replace(report, attachments=())),  # the table knows
         )
 
     def _beat(self, database: sqlite3.Connection) -> None:
@@ -364,9 +470,12 @@ class RunLog:
             (self._writer, self._observer.now(), self._clock()),
         )
 
-    def _read(self, text: bytes) -> RunReport:
+    def _read(self, text: bytes, kinds: str | None = None) -> RunReport:
         """Raises ValueError for what is no report."""
         report = telemetry.report_from_json(text)
+        attachments = tuple(sorted(kinds.split(","))) if kinds else ()
+        if attachments != report.attachments:
+            report = dataclasses.replace(report, attachments=attachments)
         seen = self._unmarked.get(report.run_id)
         return report if seen is None or report.status is not Status.RUNNING else _interrupted(report, seen)
 
@@ -458,6 +567,14 @@ def _where(values: Mapping[str, str | float | None], condition: str = "") -> str
     ]
     conditions += [condition] if condition else []
     return f"WHERE {' AND '.join(conditions)}" if conditions else ""
+
+
+def _is_meant(chosen: RunFilter, text: bytes) -> bool:
+    """Raises ValueError for what is no report."""
+    try:
+        return chosen.matches_wire(json.loads(text))
+    except (AttributeError, KeyError, TypeError, RecursionError) as error:
+        raise ValueError("this is no run report") from error
 
 
 def _forget(database: sqlite3.Connection) -> None:

@@ -22,7 +22,8 @@ FILE_NAME: Final = "runs.db"
 
 _LAYOUT: Final = 1  # PRAGMA user_version
 
-# `silence` has when an observer, which is a clock, saw a heartbeat of another clock first.
+# `silence` has when an observer, which is a clock, saw a heartbeat of another clock first. The trigger is for
+# versions that know of no attachments and delete a run.
 _TABLES: Final = """
 PRAGMA auto_vacuum = INCREMENTAL;
 BEGIN IMMEDIATE;
@@ -49,6 +50,16 @@ CREATE TABLE IF NOT EXISTS silence (
     since_seconds REAL NOT NULL,
     PRIMARY KEY (writer, observer)
 ) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS attachment (
+    run_id TEXT NOT NULL,
+    kind TEXT NOT NULL,
+    media_type TEXT NOT NULL,
+    body BLOB NOT NULL,
+    PRIMARY KEY (run_id, kind)
+);
+CREATE TRIGGER IF NOT EXISTS attachment_goes_with_its_run AFTER DELETE ON run BEGIN
+    DELETE FROM attachment WHERE run_id = OLD.run_id;
+END;
 PRAGMA user_version = 1;
 COMMIT;
 """
@@ -90,13 +101,23 @@ class RunLogError(Exception):
 class RunLogFile:
     """An open history, and whether it could be opened for reading alone. `copy` has the copy that is read.
 
-    One that an earlier version wrote, and that cannot be written, has no heartbeats.
+    One that an earlier version wrote, and that cannot be written, has no heartbeats, or no attachments.
     """
 
     database: sqlite3.Connection
-    has_heartbeats: bool
+    tables: frozenset[str]
     read_only: bool = False
     copy: tempfile.TemporaryDirectory[str] | None = None
+
+    @property
+    def has_heartbeats(self) -> bool:
+        """Whether it tells which processes go on."""
+        return {"heartbeat", "silence"} <= self.tables
+
+    @property
+    def has_attachments(self) -> bool:
+        """Whether something may be kept with a run."""
+        return "attachment" in self.tables
 
     def close(self) -> None:
         """Closes the file."""
@@ -227,9 +248,9 @@ def _begin_log(database: sqlite3.Connection) -> None:
             return
 
 
-def _lay_out(database: sqlite3.Connection, path: Path) -> bool:
-    """Makes the tables that a history lacks; whether it has heartbeats then."""
-    tables = {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+def _lay_out(database: sqlite3.Connection, path: Path) -> frozenset[str]:
+    """Makes the tables that a history lacks; those that it has then."""
+    tables = _tables(database)
     (layout,) = database.execute("PRAGMA user_version").fetchone()
     if layout not in (0, _LAYOUT):
         raise RunLogError(
@@ -240,16 +261,20 @@ def _lay_out(database: sqlite3.Connection, path: Path) -> bool:
         raise RunLogError(
             f"{path} is a database, but no run history: move the file away, and a new one is begun"
         )
-    if {"heartbeat", "silence"} <= tables:
-        return True
+    if {"heartbeat", "silence", "attachment"} <= tables:
+        return tables
     try:
         database.executescript(_TABLES)
     except sqlite3.OperationalError as error:
         if layout == 0 or not error_name(error).startswith("SQLITE_READONLY"):
             raise
         database.rollback()
-        return False
-    return True
+    return _tables(database)
+
+
+def _tables(database: sqlite3.Connection) -> frozenset[str]:
+    names = database.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
+    return frozenset(str(name) for (name,) in names)
 
 
 def _shares_memory(folder: Path) -> bool:

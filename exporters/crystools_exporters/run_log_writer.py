@@ -16,16 +16,18 @@ from collections.abc import Callable, Collection, Iterable
 from typing import Final
 
 from crystools_exporters.heartbeats import BEAT_SECONDS
-from crystools_exporters.run_log import RunLog, RunLogError
+from crystools_exporters.run_log import Kept, RunLog, RunLogError
 from crystools_tpu.telemetry import (
     Bus,
     Event,
     History,
     ProfileChanged,
+    RunAttached,
     RunChanged,
     RunFinished,
     RunReport,
     RunStarted,
+    Status,
 )
 from crystools_tpu.telemetry.guard import Guard
 from crystools_tpu.telemetry.keeping import keeper
@@ -43,6 +45,11 @@ _FIRST_RETRY_SECONDS: Final = 1.0
 _LAST_RETRY_SECONDS: Final = 30.0
 
 _UNWRITTEN_KEPT: Final = 100
+
+# Of runs that have ended more may be heard: what they made, and what is to be kept with them.
+_ENDED_KNOWN: Final = 100
+
+_MOST_ATTACHED_BYTES: Final = 1024**2
 
 # What SQLite says of a row that it cannot take, however often it is tried.
 _FAULTS_OF_A_REPORT: Final = (
@@ -79,6 +86,8 @@ class RunLogWriter:
         self._in_progress: set[str] = set()
         self._beat_at = 0.0
         self._ended: dict[str, RunReport] = {}
+        self._known_to_have_ended: dict[str, None] = {}
+        self._attached: dict[tuple[str, str], RunAttached] = {}
         self._failures = 0
         self._guard = Guard(logger)
         self._told: set[str] = set()
@@ -125,6 +134,17 @@ class RunLogWriter:
             self._running.discard(run_id)
             self._in_progress.discard(run_id)
             self._ended[run_id] = event.report
+            self._known_to_have_ended[run_id] = None
+            while len(self._known_to_have_ended) > _ENDED_KNOWN:
+                del self._known_to_have_ended[next(iter(self._known_to_have_ended))]
+            return
+        if isinstance(event, RunAttached):
+            if run_id in self._in_progress or run_id in self._known_to_have_ended:
+                self._attached[run_id, event.attachment.kind] = event
+            return
+        if isinstance(event, RunChanged) and event.report.status is not Status.RUNNING:
+            if run_id in self._known_to_have_ended:
+                self._ended[run_id] = event.report
             return
         if isinstance(event, RunStarted):
             self._in_progress.add(run_id)
@@ -132,7 +152,7 @@ class RunLogWriter:
 
     def _wake(self) -> None:
         """Has what was noted written; by a thread that is not there before there is anything to write."""
-        if not self._running and not self._ended:
+        if not self._running and not self._ended and not self._attached:
             return
         if self._thread is None:
             thread = threading.Thread(target=self._run, name="crystools-tpu-run-log", daemon=True)
@@ -163,13 +183,16 @@ class RunLogWriter:
         with self._lock:
             running, self._running = self._running, set()
             ended, self._ended = self._ended, {}
+            attached, self._attached = self._attached, {}
         try:
             reports = [*self._unfinished(running - ended.keys()), *ended.values()]
             if reports:
                 self._write(self._opened(), reports)
+            for event in attached.values():
+                self._attach(self._opened(), event)
             self._beat()
         except Exception as error:  # noqa: BLE001 - whatever it is, later runs are not to be lost by it
-            self._keep(running, ended)
+            self._keep(running, ended, attached)
             if self._failures == 0:
                 what = str(error) if isinstance(error, RunLogError) else str(describe_error(error))
                 logger.warning("%s. Runs go on, and are written once they can be", what.rstrip("."))
@@ -206,6 +229,17 @@ class RunLogWriter:
                     describe_error(fault),
                 )
 
+    def _attach(self, log: RunLog, event: RunAttached) -> None:
+        """Makes what is to be kept with a run, and keeps it. Raises where it is the history that cannot."""
+        run_id, attachment = event.run_id, event.attachment
+        body: bytes | None = None
+        with self._guard(f"a {attachment.kind} could not be made"):
+            body = attachment.make()
+        if not body or len(body) > _MOST_ATTACHED_BYTES:
+            return
+        if log.attach(run_id, attachment.kind, Kept(attachment.media_type, body)):
+            self._history.is_kept_with(run_id, attachment.kind)
+
     def _rest(self, seconds: float) -> None:
         """Waits so long; with a heartbeat meanwhile, where it is long."""
         ends = time.monotonic() + seconds
@@ -234,23 +268,24 @@ class RunLogWriter:
             self._log = self._open_log()
         return self._log
 
-    def _keep(self, running: set[str], ended: dict[str, RunReport]) -> None:
+    def _keep(
+        self,
+        running: set[str],
+        ended: dict[str, RunReport],
+        attached: dict[tuple[str, str], RunAttached],
+    ) -> None:
         """For the next attempt, as many as may be kept; what has happened meanwhile is newer."""
         with self._lock:
             self._running |= running
             self._ended = {**ended, **self._ended}
+            self._attached = {**attached, **self._attached}
+            while len(self._attached) > _UNWRITTEN_KEPT:
+                del self._attached[next(iter(self._attached))]
             while len(self._ended) > _UNWRITTEN_KEPT:
                 lost = next(iter(self._ended))
                 del self._ended[lost]
                 logger.error("the run history could not be written for long: run %s is lost to it", lost)
         self._changed.set()
-
-
-def _run_of(event: Event) -> str | None:
-    """The id of the run that the event is of, None where it is of none."""
-    if isinstance(event, ProfileChanged):
-        return None
-    return event.report.run_id if isinstance(event, RunStarted | RunChanged | RunFinished) else event.run_id
 
 
 def _fault(log: RunLog, reports: list[RunReport]) -> Exception | None:

@@ -96,7 +96,7 @@ class FakeExecution:
         self.progress = ModuleType("comfy_execution.progress")
         self.execution = ModuleType("execution")
         self.nodes = ModuleType("nodes")
-        self.prompt_queue = SimpleNamespace(currently_running={})
+        self.prompt_queue = SimpleNamespace(currently_running={}, history={})
         self.registry: Any = None
         self.progress.ProgressHandler = ProgressHandler  # type: ignore[attr-defined]
         self.progress.get_progress_state = lambda: self.registry  # type: ignore[attr-defined]

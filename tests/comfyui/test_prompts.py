@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import gc
+import gzip
+import json
 import logging
+import os
 import weakref
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any, ClassVar
 
@@ -269,6 +273,93 @@ def fingerprint(comfyui: FakeExecution, prompt: Prompt) -> Any:
     assert isinstance(found, str)
     assert len(found) == 12
     return found
+
+
+class Folders(ModuleType):
+    """ComfyUI's `folder_paths`."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__("folder_paths")
+        self.root = root
+
+    def get_directory_by_type(self, type_name: str) -> str:
+        return str(self.root / type_name)
+
+
+@pytest.fixture
+def saving(tmp_path: Path) -> tuple[FakeExecution, Path]:
+    """A ComfyUI that is followed, and where its output goes."""
+    fake = FakeExecution(CLASSES)
+    follow_prompts({**modules(fake), "folder_paths": Folders(tmp_path)})
+    for name in ("output/sub", "temp", "input"):
+        (tmp_path / name).mkdir(parents=True)
+    return fake, tmp_path
+
+
+def saved(name: str, subfolder: str = "", type_: str = "output") -> dict[str, str]:
+    return {"filename": name, "subfolder": subfolder, "type": type_}
+
+
+def test_a_run_has_what_its_nodes_saved_and_a_picture_of_it_and_its_workflow(
+    saving: tuple[FakeExecution, Path],
+) -> None:
+    comfyui, root = saving
+    executor, drawn = comfyui.executor(), {"nodes": [], "id": "1"}
+    with telemetry.bus.subscribe() as subscription:
+        with comfyui.executing(executor, graph(), extra_data={"extra_pnginfo": {"workflow": drawn}}):
+            (root / "output/sub/cat.mp4").write_bytes(b"a video")
+            (root / "output/cat.png").write_bytes(b"a picture")
+            (root / "temp/cat.png").write_bytes(b"a preview")
+            succeed(executor)
+        assert newest().output is None, "ComfyUI has not told yet"
+        comfyui.prompt_queue.history["prompt"] = {
+            "outputs": {
+                "4": {"images": [saved("cat.mp4", "sub")], "animated": (True,)},
+                "5": {"images": [saved("cat.png"), saved("cat.png", type_="temp")], "text": ["a cat"]},
+            }
+        }
+        report = newest()
+        events = subscription.drain()
+    assert report.output == str((root / "output/sub/cat.mp4").resolve())
+    attachments = {
+        event.attachment.kind: event.attachment
+        for event in events
+        if isinstance(event, telemetry.RunAttached) and event.run_id == report.run_id
+    }
+    assert attachments.keys() == {"workflow", "thumbnail"}
+    body = attachments["workflow"].make()
+    assert body is not None
+    assert json.loads(gzip.decompress(body)) == drawn
+
+
+@pytest.mark.parametrize(
+    "named",
+    [
+        saved("secret.png", ".."),
+        saved("../secret.png"),
+        saved("link.png"),
+        saved("mine.png", type_="input"),
+        saved("old.png"),
+        saved("notes.txt"),
+        saved("none.png"),
+        {"filename": "a.png"},
+        {"filename": 7, "subfolder": "", "type": "output"},
+    ],
+)
+def test_what_a_run_did_not_make_in_comfyuis_folders_is_not_its_result(
+    saving: tuple[FakeExecution, Path], named: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    comfyui, root = saving
+    for name in ("secret.png", "input/mine.png", "output/old.png", "output/notes.txt", "output/a.png"):
+        (root / name).touch()
+    (root / "output/link.png").symlink_to(root / "secret.png")
+    os.utime(root / "output/old.png", (1e9, 1e9))
+    executor = comfyui.executor()
+    with comfyui.executing(executor, graph()):
+        succeed(executor)
+    comfyui.prompt_queue.history["prompt"] = {"outputs": {"4": {"images": [named]}}}
+    assert newest().output is None
+    assert caplog.messages == []
 
 
 def test_a_queue_that_tells_nothing_leaves_unknown_what_it_would_have_told(

@@ -221,7 +221,8 @@ async def test_kept_runs_that_cannot_be_read_are_named(serve: Serve, validate: V
     client = await serve(kept=Kept((), unreadable=("broken", "of another version")))
     page = await get(client, "/api/runs")
     validate("RunsPageMessage", page)
-    assert page == {"schema": 1, "runs": [], "more": False, "unreadable": ["broken", "of another version"]}
+    assert (page["runs"], page["more"]) == ([], False)
+    assert page["unreadable"] == ["broken", "of another version"]
 
 
 async def test_a_comparison_says_how_both_runs_ended_and_what_cannot_be_compared(

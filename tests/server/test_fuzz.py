@@ -19,12 +19,12 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from crystools_exporters.prometheus import PrometheusExporter
-from crystools_exporters.run_log import RunLog
+from crystools_exporters.run_log import Found, Kept, RunLog
 from crystools_tpu import telemetry
 from crystools_tpu.monitor import Monitor
 from crystools_tpu.server import PREFIX, Profiling, Served, Server, create_app
 from crystools_tpu.sources.base import Reading
-from crystools_tpu.telemetry import RunReport
+from crystools_tpu.telemetry import RunFilter, RunReport
 
 from .conftest import CHIP, HOST, FixedSource
 
@@ -109,6 +109,15 @@ class OddRuns:
 
     def earlier(self, report: RunReport) -> Sequence[RunReport]:
         return self.reports
+
+    def search(self, chosen: RunFilter, limit: int, before: str | None = None) -> Found:
+        return self._log.search(chosen, limit, before)
+
+    def attachment(self, run_id: str, kind: str) -> Kept | None:
+        return self._log.attachment(run_id, kind)
+
+    def was_made_here(self, report: RunReport) -> bool:
+        return self._log.was_made_here(report)
 
     def alike(self, report: RunReport) -> Sequence[RunReport]:
         return self.reports
@@ -213,7 +222,7 @@ def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
 
 @FEW
 @example("limit", "9" * 5000)
-@given(st.sampled_from(["limit", "before", "a", "b", "token", "key"]), ENCODED)
+@given(st.sampled_from(["limit", "before", "a", "b", "token", "key", "text", "pipeline", "status"]), ENCODED)
 def test_fields_of_a_query(target: Target, field: str, value: str) -> None:
     for path in ("/api/runs", "/api/compare", "/api/health", "/", "/metrics"):
         assert target.ask("GET", f"{path}?{field}={value}".replace("#", "%23")) in (200, 400, 404)
@@ -223,7 +232,10 @@ def test_fields_of_a_query(target: Target, field: str, value: str) -> None:
 @given(ENCODED)
 def test_names_in_a_path(target: Target, name: str) -> None:
     name = name.replace("#", "%23")
-    for path in (f"/api/runs/{name}", f"/api/runs/{name}/trace", f"/{name}", f"/api/{name}"):
+    of_run = [
+        f"/api/runs/{name}{what}" for what in ("", "/trace", "/result", "/output", "/thumbnail", "/workflow")
+    ]
+    for path in (*of_run, f"/{name}", f"/api/{name}"):
         assert target.ask("GET", path) in (200, 302, 400, 404)
 
 

@@ -744,6 +744,36 @@ def test_what_does_not_fit_offers_what_does_and_one_click_sets_the_widgets(tab: 
     expect(note).to_have_count(0)
 
 
+def test_the_workflow_of_a_past_run_is_loaded_again_beside_what_is_open(tab: Tab) -> None:
+    def draw(type_: str) -> None:
+        tab.page.evaluate("() => comfyAPI.app.app.graph.clear()")
+        tab.page.evaluate("type => { comfyAPI.app.app.graph.add(LiteGraph.createNode(type)); }", type_)
+
+    draw("CreateVideo")
+    graph = tab.serialized()
+    draw("TPUTimingReport")
+    unsaved = tab.manager("workflow.activeWorkflow.path")
+    with tab.scene.run("comfyui") as run:
+        pass
+    run.is_kept_with("workflow")
+    tab.page.route("**/api/runs/*/workflow", lambda route: route.fulfill(json=graph))
+    tab.manager("sidebarTab.toggleSidebarTab('crystools-tpu')")
+    result = tab.page.locator("crystools-current crystools-result")
+    expect(result.get_by_role("link", name="Download this workflow")).to_be_hidden()
+    loaded = f"""name => {MANAGER}.workflow.activeWorkflow?.filename === name &&
+        comfyAPI.app.app.graph.nodes.map(node => node.comfyClass).join() === "CreateVideo" """
+    for name in (f"Workflow {run.run_id[:8]}", "Unsaved Workflow (2)"):  # the first is taken then
+        result.get_by_role("button", name="Load this workflow again").click()
+        tab.page.wait_for_function(loaded, arg=name)
+    expect(result.locator("#problem")).to_be_hidden()
+    tab.page.unroute("**/api/runs/*/workflow")
+    tab.manager("sidebarTab.toggleSidebarTab('crystools-tpu')")
+    left = f"""path => {MANAGER}.workflow.getWorkflowByPath(path)
+        .changeTracker.activeState.nodes.map(node => node.type)"""
+    assert tab.page.evaluate(left, unsaved) == ["TPUTimingReport"], "what is not saved is not lost"
+    tab.page.evaluate("() => comfyAPI.app.app.graph.clear()")
+
+
 def test_the_timing_report_shows_its_table_on_the_node(tab: Tab) -> None:
     """ComfyUI would leave the text that a node answers with unseen."""
     tab.page.evaluate(

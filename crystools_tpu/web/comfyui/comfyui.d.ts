@@ -122,12 +122,18 @@ export interface ExtensionManager {
   focusMode?: boolean;
   toast?: { add(message: ToastMessage): void };
   registerSidebarTab?(tab: SidebarTab): void;
-  workflow?: { activeWorkflow?: { filename?: string; path?: string } | null };
+  workflow?: {
+    activeWorkflow?: { filename?: string; path?: string } | null;
+    /** One that is saved or open, by its path in the user's folder. */
+    getWorkflowByPath?(path: string): object | null | undefined;
+  };
   sidebarTab?: { activeSidebarTabId?: string | null; toggleSidebarTab?(id: string): void };
 }
 
 export interface App {
   registerExtension(extension: Extension): void;
+  /** Opens the graph: by a name that no other workflow has, or with null, as a new one. */
+  loadGraphData?(graph: object, clean: boolean, restoreView: boolean, name: string | null): Promise<unknown>;
   menu?: { settingsGroup?: { element?: HTMLElement } };
   /** In older versions `graph`. */
   rootGraph?: Graph;

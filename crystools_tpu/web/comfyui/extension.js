@@ -10,6 +10,7 @@
 import { METRIC_FIELDS } from "../bar-readings.js";
 import { Connection, ServerApi } from "../client.js";
 import { Bar } from "../components/bar.js";
+import { Notifications } from "../notifications.js";
 import { Store } from "../store.js";
 import theme from "../theme.css" with { type: "css" };
 import colours from "./comfyui.css" with { type: "css" };
@@ -18,6 +19,7 @@ import { goToRunningNode } from "./canvas.js";
 import { Expectations } from "./expectations.js";
 import { NodeNotes } from "./node-notes.js";
 import { letRatesIntoVideos } from "./nodes.js";
+import { workflowOpener } from "./open-workflow.js";
 import { keepInPlace } from "./place.js";
 import { Preferences } from "./preferences.js";
 import { settingDefinitions } from "./settings.js";
@@ -39,6 +41,7 @@ export function start(app, api) {
   const preferences = new Preferences(browserStorage(), KEY);
   const server = new ServerApi(base);
   const store = new Store(server);
+  store.openWorkflow = workflowOpener(app, server);
   const badges = new Badges(app, store);
   app.registerExtension({
     name: "crystools-tpu",
@@ -66,6 +69,7 @@ function setUp(app, api, base, preferences, store, badges, expectations) {
   const connection = new Connection(base);
   const toasts = new Toasts(app);
   const notes = new NodeNotes(app, store, expectations);
+  const notifications = new Notifications(() => preferences.values.notifications);
   const bar = new Bar();
   let allChipsOpen = false;
 
@@ -97,6 +101,7 @@ function setUp(app, api, base, preferences, store, badges, expectations) {
     const message = /** @type {CustomEvent<ServerMessage>} */ (event).detail;
     store.receive(message);
     toasts.receive(message);
+    notifications.receive(message);
     badges.receive(message);
     expectations.receive(message);
   });

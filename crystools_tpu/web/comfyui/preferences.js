@@ -15,6 +15,7 @@
  * @property {string | null} disk
  * @property {boolean} node_badges Whether each node shows the time that it took last.
  * @property {number | null} price_per_chip_hour In the user's currency; null where nothing is said of costs.
+ * @property {boolean} notifications Whether the browser tells of a run that ends while nobody looks.
  */
 
 /** @typedef {{ min: number, max: number, step: number, initial: number }} Range */
@@ -104,6 +105,7 @@ function valid(given) {
     disk: typeof given.disk === "string" ? given.disk : null,
     node_badges: given.node_badges === true,
     price_per_chip_hour: validPrice(given.price_per_chip_hour),
+    notifications: given.notifications === true,
   };
 }
 

@@ -10,6 +10,7 @@
 
 import { kindLabel } from "../device-names.js";
 import { h } from "../dom.js";
+import { askToNotify } from "../notifications.js";
 import { METRIC_TITLES, RANGES } from "./preferences.js";
 
 const STYLE = {
@@ -71,6 +72,12 @@ export function settingDefinitions(preferences, store) {
       "Price of a chip-hour",
       "What you pay for one chip for one hour, in your own currency: runs then have a cost. None at first.",
       () => priceField(preferences),
+    ),
+    setting(
+      "Runs",
+      "Notify at the end",
+      "Whether the browser notifies of a run that ends while this page is not in sight. Off at first.",
+      () => toggle(preferences, "notifications", "Notify", askToNotify),
     ),
   ];
 }
@@ -169,12 +176,22 @@ function priceField(preferences) {
   return field;
 }
 
-/** @param {Preferences} preferences @param {"node_badges"} key @param {string} title */
-function toggle(preferences, key, title) {
+/**
+ * @param {Preferences} preferences
+ * @param {"node_badges" | "notifications"} key
+ * @param {string} title
+ * @param {() => Promise<string>} [ask] For leave to switch it on; says why there is none.
+ */
+function toggle(preferences, key, title, ask = async () => "") {
   const box = h("input", { type: "checkbox", "data-preference": key });
+  const refusal = h("span", { role: "status" });
   box.checked = preferences.values[key];
-  box.addEventListener("change", () => preferences.change({ [key]: box.checked }));
-  return h("label", { style: STYLE.label }, box, title);
+  box.addEventListener("change", async () => {
+    refusal.textContent = box.checked ? await ask() : "";
+    if (refusal.textContent) box.checked = false;
+    preferences.change({ [key]: box.checked });
+  });
+  return h("div", {}, h("label", { style: STYLE.label }, box, title), refusal);
 }
 
 /**

@@ -30,6 +30,7 @@ import { ExplanationView } from "./explanation.js";
 import { Figure } from "./figure.js";
 import { Memory } from "./memory.js";
 import { Nodes } from "./nodes.js";
+import { Result } from "./result.js";
 import { Slowest } from "./slowest.js";
 import { Stages } from "./stages.js";
 import { Timeline } from "./timeline.js";
@@ -53,6 +54,7 @@ export class RunView extends Component {
     <div id="progress" role="progressbar" aria-valuemin="0"><div id="bar"></div></div>
     <crystools-explanation id="explanation"></crystools-explanation>
     <p id="error" tabindex="0" role="group" aria-label="Error"></p>
+    <crystools-result id="result"></crystools-result>
     <div id="figures"></div>
     <crystools-timeline id="timeline"></crystools-timeline>
     <crystools-nodes id="nodes"></crystools-nodes>
@@ -141,6 +143,7 @@ export class RunView extends Component {
     this.#showFigures(run, stage);
     this.#showStages(run, store);
     /** @type {Memory} */ (this.byId("memory")).show(run);
+    /** @type {Result} */ (this.byId("result")).show(run, store);
   }
 
   /** A workflow's nodes, and the stages in them; or else the stages alone. @param {RunReport} run @param {Store} store */
@@ -209,7 +212,7 @@ export class RunView extends Component {
     } else {
       const { text, where, level } = outcome(run);
       this.#showDoing(where ? `${text} in ${where}` : text, level);
-      setText(this.byId("steps"), run.output ?? "");
+      setText(this.byId("steps"), "");
       const seconds = elapsedSeconds(run, store.nowUnixSeconds);
       const how = run.status === "interrupted" ? "until it was last seen" : "in all";
       const cost = costText(run, this.#price);

@@ -30,6 +30,7 @@ from crystools_pipelines.weights.part import Part, built
 from crystools_pipelines.weights.shapes import Shapes, abstract_state
 from crystools_tpu import telemetry
 from crystools_tpu.telemetry import StageName, Status
+from crystools_tpu.thumbnails import thumbnail_of_frames
 
 DTYPES = ("bfloat16", "float32")
 
@@ -177,12 +178,13 @@ class Job:
     def save(self, frames: NDArray[np.float32], out: Path | None, fps: int) -> None:
         """Writes the frames in a `save` stage, if `out` is given.
 
-        Where that fails they are kept, and SaveError says where.
+        Where that fails they are kept, and SaveError says where. The history gets a small picture of them.
         """
         if out is not None:
             with self.run.stage(StageName.SAVE):
+                self.run.attach(thumbnail_of_frames(frames))
                 save_or_keep(frames, out, fps, self.run.run_id)
-                self.run.output = str(out)
+                self.run.output = str(out.absolute())
 
 
 def _needs(run: telemetry.RunRecorder, loaded: int) -> bool:
