@@ -47,11 +47,12 @@ def chips_here(modules: Mapping[str, ModuleType], monitor: Monitor) -> Chips | N
     snapshot = monitor.latest
     if snapshot is None or snapshot.simulated:
         return None
-    kinds = {chip.kind for chip in snapshot.chips}
+    kinds, chips = {chip.kind for chip in snapshot.chips}, len(snapshot.chips)
+    if not chips and snapshot.attached is not None:  # no program uses them yet
+        kinds, chips = {snapshot.attached.kind}, snapshot.attached.count
     spec = CHIPS_BY_NAME.get(kinds.pop() or "") if len(kinds) == 1 else None
     if spec is None or not spec.tensorcores:
         return None
-    chips = len(snapshot.chips)
     return Chips(spec.name, float(chips), chips * spec.devices_per_chip)
 
 

@@ -124,7 +124,12 @@ async def test_settings_are_read_and_replaced(bench: Bench, client: Client, vali
     assert answer.status == 200
     changed = await answer.json()
     validate("SettingsMessage", changed)
-    assert changed == {"schema": 1, "interval_seconds": 2.0, "disks": ["/data"]}
+    assert changed == {
+        "schema": 1,
+        "interval_seconds": 2.0,
+        "disks": ["/data"],
+        "price_per_chip_hour": None,
+    }
     assert await get(client, "/api/settings") == changed
     assert bench.monitor.interval_seconds == 2.0
     disks = (await get(client, "/api/devices"))["host"]["disks"]

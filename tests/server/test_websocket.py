@@ -45,7 +45,7 @@ async def test_hello_comes_first_with_the_newest_twenty_runs(
 
     validate("HelloMessage", hello)
     assert (hello["type"], hello["version"], hello["simulated"]) == ("hello", __version__, "v6e-8")
-    assert hello["settings"] == {"interval_seconds": 0.1, "disks": None}
+    assert hello["settings"] == {"interval_seconds": 0.1, "disks": None, "price_per_chip_hour": None}
     assert [run["pipeline"] for run in hello["runs"]] == [f"pipeline-{n}" for n in range(20, 0, -1)]
 
 
