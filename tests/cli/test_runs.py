@@ -83,6 +83,16 @@ def test_list_shows_what_is_asked_for(capsys: Output) -> None:
 
 
 @pytest.mark.usefixtures("history")
+def test_list_finds_runs_by_their_words(capsys: Output) -> None:
+    assert main(["runs", "list", "--json", "--text", "SURFBOARD cat"]) == 0
+    assert json.loads(capsys.readouterr().out) == [
+        telemetry.to_wire(run) for run in (FAILED, SLOW, FAST) if "surfboard" in str(run.params)
+    ]
+    assert main(["runs", "list", "--text", "zeppelin"]) == 0
+    assert capsys.readouterr().err.startswith("no such runs in ")
+
+
+@pytest.mark.usefixtures("history")
 def test_numbers_and_names_beyond_what_the_history_can_have_are_no_fault(capsys: Output) -> None:
     assert main(["runs", "list", "--json", "--limit", str(10**20)]) == 0
     assert len(json.loads(capsys.readouterr().out)) == 3

@@ -25,7 +25,7 @@ from crystools_tpu.comfyui.prompt_graph import PromptGraph
 from crystools_tpu.monitor import Snapshot
 from crystools_tpu.server.settings import FieldError
 from crystools_tpu.server.wire import Expected
-from crystools_tpu.sources.base import ChipReading
+from crystools_tpu.sources.base import AttachedChips, ChipReading
 from crystools_tpu.telemetry import History, RunReport, Shape, StageName, Status
 from tests.planning.plans import made_up_plan, made_up_stage
 from tests.telemetry.test_time_to_go import CPU, TPU, Lasts, node, run
@@ -136,8 +136,12 @@ class Desk:
         asked = report.params.get("workflow")
         return [each for each in like if asked in (None, each.params.get("workflow"))]
 
-    def monitor_saw(self, *chips: ChipReading, simulated: bool = False) -> None:
-        seen = Snapshot(time_unix_seconds=1.0, simulated=simulated, chips=chips, host=None, sources=())
+    def monitor_saw(
+        self, *chips: ChipReading, simulated: bool = False, attached: AttachedChips | None = None
+    ) -> None:
+        seen = Snapshot(
+            time_unix_seconds=1.0, simulated=simulated, chips=chips, host=None, sources=(), attached=attached
+        )
         self.asking._monitor = cast(Any, SimpleNamespace(latest=seen))
 
     def ran(self, *reports: RunReport) -> None:
@@ -211,6 +215,8 @@ def test_other_steps_and_other_chips_are_another_workflow(desk: Desk) -> None:
     desk.monitor_saw(*V6E[:4])
     assert desk.ask().by is None
     desk.monitor_saw(*V6E)
+    assert desk.ask().by == "history"
+    desk.monitor_saw(attached=AttachedChips("v6e", 8, ()))  # idle
     assert desk.ask().by == "history"
 
 

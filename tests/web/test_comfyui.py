@@ -574,6 +574,16 @@ def test_the_settings_take_effect_at_once_and_stay_in_their_range(tab: Tab) -> N
         price.fill(given)
         price.blur()
         expect(price).to_have_value(taken)
+    tab.page.evaluate(
+        "() => Object.defineProperty(Notification, 'permission', { value: 'denied', writable: true })"
+    )
+    tab.checkbox("Notify").click()
+    expect(tab.page.get_by_text("This browser lets the page show none")).to_be_visible()
+    expect(tab.checkbox("Notify")).not_to_be_checked()
+    tab.page.evaluate("() => { Notification.permission = 'granted'; }")
+    tab.checkbox("Notify").check()
+    expect(tab.page.get_by_text("This browser lets the page show none")).to_be_hidden()
+    tab.checkbox("Notify").uncheck()
     tab.close_settings()
 
 

@@ -43,7 +43,7 @@ export class Runs extends StoreView {
     }
     #more:hover { background: var(--crystools-sunken); }
     ::slotted(*) { margin-top: 8px; }
-    li { border-top: 1px solid var(--crystools-line); }
+    li { border-top: 1px solid var(--crystools-line); content-visibility: auto; contain-intrinsic-size: auto 56px; }
     li:first-child { border-top: 0; }
     li button {
       display: grid; grid-template: "a p n e" auto "a p f t" auto / 14px auto minmax(0, 1fr) auto; gap: 1px 10px;
@@ -84,6 +84,8 @@ export class Runs extends StoreView {
   #store = null;
   /** Of the runs that are shown: nothing is done again with each snapshot. @type {number | null} */
   #revision = null;
+  /** By the run's id. @type {Map<string, HTMLLIElement>} */
+  #items = new Map();
   /** What somebody looks for. @type {RunSearch | null} */
   #search = null;
 
@@ -116,16 +118,18 @@ export class Runs extends StoreView {
     setText(this.byId("none"), search ? searchText(search) : runs.length ? "" : "None yet.");
     setText(this.byId("unreadable"), unreadableText([...store.unreadableRuns]));
     setAttribute(this.byId("list"), "data-pictures", runs.some(hasPicture) ? "" : null);
-    syncChildren(this.byId("list"), runs, createItem, (item, run) => this.#showItem(item, run, store));
+    this.#items = syncRuns(this.byId("list"), runs, this.#items);
+    for (const run of runs) this.#showItem(run, store);
   }
 
-  /** @param {HTMLLIElement} item @param {RunReport} run @param {Store} store */
-  #showItem(item, run, store) {
+  /** With each new run there are thousands that are as they were. @param {RunReport} run @param {Store} store */
+  #showItem(run, store) {
+    const item = this.#items.get(run.run_id);
     const open = run.run_id === this.#selected;
-    if (shownIn.get(item)?.run !== run || shownIn.get(item)?.open !== open || run.status === "running") {
-      shownIn.set(item, { run, open });
-      showSummary(item, run, open, hasPicture(run) ? store.urlOf(run, "thumbnail") : null);
-    }
+    const shown = item && shownIn.get(item);
+    if (!item || (shown?.run === run && shown.open === open && !open && run.status !== "running")) return;
+    shownIn.set(item, { run, open });
+    showSummary(item, run, open, hasPicture(run) ? store.urlOf(run, "thumbnail") : null);
     const detail = /** @type {HTMLElement} */ (item.lastElementChild);
     detail.hidden = !open;
     syncChildren(
@@ -188,8 +192,26 @@ export class Runs extends StoreView {
   };
 }
 
-/** What an item shows: with each new run there are thousands that are as they were. @type {WeakMap<Element, { run: RunReport, open: boolean }>} */
+/** What an item shows. @type {WeakMap<Element, { run: RunReport, open: boolean }>} */
 const shownIn = new WeakMap();
+
+/**
+ * Gives the list an item for each run, each run its own: one that comes moves no other.
+ *
+ * @param {HTMLElement} list
+ * @param {readonly RunReport[]} runs
+ * @param {ReadonlyMap<string, HTMLLIElement>} known
+ */
+function syncRuns(list, runs, known) {
+  const items = new Map(runs.map(({ run_id: id }) => [id, known.get(id) ?? createItem()]));
+  for (const [id, item] of known) if (!items.has(id)) item.remove();
+  let at = list.firstElementChild;
+  for (const item of items.values()) {
+    if (item === at) at = at.nextElementSibling;
+    else list.insertBefore(item, at);
+  }
+  return items;
+}
 
 /** @param {RunReport} run */
 function hasPicture(run) {
