@@ -24,6 +24,7 @@ from crystools_tpu.telemetry import RunReport, Status
 from crystools_tpu.telemetry.events import ModelFreed
 from tests.web.comfyui_host import EXTENSION, VERSIONS, ComfyScene, frontend
 from tests.web.conftest import HARMLESS
+from tests.web.cut import states, what_is_cut
 from tests.web.scenes import FORECAST, GIB, HOST, play_to_end, played_until, v6e_readings
 from tests.web.test_look import contrast, luminance
 from tests.web.workflows import IN_PROGRESS, Workflow, begun_at, tell, text_to_image
@@ -350,7 +351,7 @@ def test_the_bar_follows_a_workflow_with_its_queue_and_what_is_to_go(tab: Tab) -
     report = begin(tab, text_to_image(steps=7), "followed")
     expect(tab.bar.locator("#doing")).to_have_text("KSampler 7/20")
     expect(tab.bar.locator("#rest")).to_have_text(
-        re.compile(r"^4/8 nodes · \d+:\d\d · 3:(20|1\d) left of the run · 2 queued$")
+        re.compile(r"^4/8 nodes · \d+:\d\d · 2 queued · 3:(20|1\d) left of the run$")
     )
     expect(tab.bar.locator("#run")).to_have_attribute(
         "title", re.compile("^Cat in the rain: KSampler\n4 of 8 nodes\n.*Click to go to", re.DOTALL)
@@ -495,6 +496,29 @@ def test_it_covers_none_of_the_menus_own_buttons_in_a_narrow_window(tab: Tab, wi
     tab.page.set_viewport_size({"width": 1440, "height": 600})
 
 
+METERS_PIXELS = ((60, 16), (66, 30), (100, 50))
+
+
+@pytest.mark.parametrize("chips", [0, 1, 8, 256])
+def test_nothing_of_the_bar_is_cut(tab: Tab, chips: int) -> None:
+    """What has no room is left out, and is in what a click on the chips opens."""
+    tab.show(*v6e_readings(chips))
+    tag = tab.bar.locator(".tag")
+    expect(tag.locator("b")).to_have_text({0: "No chips", 1: "tpu0"}.get(chips, f"{chips} chips"))
+    with played_until(tab.scene, 23, chips=1):
+        for width in (375, 600, 768, 1280, 1920, 1440):
+            tab.page.set_viewport_size({"width": width, "height": 600})
+            for size in METERS_PIXELS:
+                tab.bar.evaluate("(bar, [width, height]) => bar.resize(width, height)", size)
+                assert what_is_cut(tab.page) == [], f"meters of {size} px, in a window of {width} px"
+        tag.click()
+        popover = tab.bar.get_by_role("dialog", name="All chips")
+        expect(popover.get_by_role("meter", name="RAM")).to_be_visible()
+        assert what_is_cut(tab.page) == []
+        tab.page.keyboard.press("Escape")
+    tab.bar.evaluate("bar => bar.resize(66, 30)")
+
+
 @pytest.mark.parametrize("palette", ["light", "dark"])
 def test_it_can_be_read_in_light_and_dark(tab: Tab, palette: str) -> None:
     tab.manager(f"setting.set('Comfy.ColorPalette', '{palette}')")
@@ -589,10 +613,6 @@ def test_the_sidebar_has_the_live_run_those_before_it_and_two_side_by_side(tab: 
         expect(trace).to_have_attribute("href", f"{tab.scene.url}api/crystools-tpu/api/runs/{run_id}/trace")
         denoise = sidebar.locator("crystools-compare tr:has(th:text-is('step'))")
         expect(denoise.locator("td")).to_have_text(["4.60 s", "4.60 s", "0%"])
-        sidebar.evaluate("sidebar => { sidebar.style.width = '225px'; }")
-        table = sidebar.locator("crystools-compare .scroll")
-        assert table.evaluate("table => table.scrollWidth - table.clientWidth") == 0
-        sidebar.evaluate("sidebar => { sidebar.style.width = ''; }")
     expect(sidebar.locator("crystools-current #status")).to_have_text("Cancelled")
     tab.manager("sidebarTab.toggleSidebarTab('crystools-tpu')")
     expect(sidebar).to_have_count(0)
@@ -720,10 +740,24 @@ def test_fault_a_negative_rate_killed_it_for_good(tab: Tab) -> None:
     tab.close_settings()
 
 
+def test_nothing_of_the_sidebar_is_cut_or_leaves_its_card(tab: Tab) -> None:
+    """In a narrower one that ComfyUI allows it is scrolled to."""
+    tab.manager("sidebarTab.toggleSidebarTab('crystools-tpu')")
+    sidebar = tab.page.locator("crystools-sidebar")
+    for name, told in states(tab.scene):
+        expect(sidebar.locator("crystools-current")).to_contain_text(told)
+        for width in (225, 300, 400, 560):
+            sidebar.evaluate("(sidebar, width) => { sidebar.style.width = `${width}px`; }", width)
+            assert what_is_cut(tab.page) == [], f"{name} at {width} px"
+    sidebar.evaluate("sidebar => { sidebar.style.width = ''; }")
+    end(tab, text_to_image(steps=7).report(Status.RUNNING))
+    tab.manager("sidebarTab.toggleSidebarTab('crystools-tpu')")
+
+
 def test_fault_a_renamed_clone_had_no_styles(shared: Tab, browser: Browser) -> None:
     """Nor does a proxy's sub-path matter."""
     version = str(shared.scene.settings["Comfy.InstalledVersion"])
-    scene = ComfyScene(version, folder="My Renamed Clone", path="/some/proxy")
+    scene = ComfyScene(version, folder="My Renamed Clone", path="/some/proxy", simulated="v6e-8")
     scene.tpu.reading = Reading(chips=v6e_readings(8))
     scene.start()
     context = browser.new_context(viewport={"width": 1440, "height": 600})
@@ -738,6 +772,8 @@ def test_fault_a_renamed_clone_had_no_styles(shared: Tab, browser: Browser) -> N
             f"{root}api/crystools-tpu/comfyui.js",
             f"{root}api/crystools-tpu/ws".replace("http", "ws"),
         ]
+        tab.page.set_viewport_size({"width": 600, "height": 600})  # where "SIM" lay on the picture of the chips
+        assert what_is_cut(tab.page) == []
         assert tab.complaints == []
     finally:
         context.close()

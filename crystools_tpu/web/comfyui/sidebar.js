@@ -34,7 +34,7 @@ export class Sidebar extends StoreView {
     <crystools-compare></crystools-compare>`,
     `
     :host {
-      display: grid; grid-template-columns: minmax(0, 1fr); align-content: start; gap: 12px; height: 100%;
+      display: grid; grid-template-columns: minmax(200px, 1fr); align-content: start; gap: 12px; height: 100%;
       overflow: auto; padding: 10px 12px; user-select: text;
     }
     header { display: flex; flex-wrap: wrap; align-items: baseline; gap: 4px 10px; font-size: 12px; }

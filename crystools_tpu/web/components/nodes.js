@@ -86,7 +86,6 @@ export class Nodes extends Component {
       .row > span:empty { display: none; }
       #axis { grid-column: 1 / -1; }
     }
-    @container (max-width: 240px) { #axis > :nth-child(even) { display: none; } }
     `,
   );
 

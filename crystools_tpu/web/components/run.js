@@ -84,7 +84,9 @@ export class RunView extends Component {
     #doing[data-level="warning"] { color: var(--crystools-warning); }
     .big { font-size: 24px; font-weight: 650; letter-spacing: -.02em; line-height: 1.2; }
     #now > div { min-width: 0; }
-    #steps { white-space: normal; }
+    #steps, #left, #elapsed { white-space: normal; overflow-wrap: anywhere; }
+    #time { white-space: nowrap; }
+    #doing { overflow-wrap: anywhere; }
     .right { text-align: right; }
     #progress { height: 8px; border-radius: 4px; background: var(--crystools-sunken); overflow: hidden; }
     #bar {
@@ -110,8 +112,8 @@ export class RunView extends Component {
       border-block: 1px solid var(--crystools-line);
     }
     #figures > * { flex: 1 1 88px; min-width: max-content; }
-    @container (max-width: 400px) { .big { font-size: 19px; } .right { flex: 1; white-space: nowrap; } }
-    @container (max-width: 260px) { .right { flex-basis: 100%; white-space: normal; text-align: left; } }
+    @container (max-width: 400px) { .big { font-size: 19px; } }
+    @container (max-width: 340px) { .right { flex-basis: 100%; text-align: left; } }
     `,
   );
 

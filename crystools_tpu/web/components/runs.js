@@ -59,10 +59,13 @@ export class Runs extends StoreView {
       .arrow { grid-area: a; } .name { grid-area: n; } .status { grid-area: s; text-align: right; }
       .time { grid-area: t; text-align: left; } .duration { grid-area: d; } .mfu { grid-area: m; }
     }
-    @container (max-width: 340px) {
-      .duration, .mfu { min-width: max-content; }
-      li button { grid-template-areas: "a n n n" ". t t t" ". s d m"; }
-      .status { text-align: left; }
+    @container (max-width: 400px) {
+      li button { grid-template: "a n n" ". t t" ". s s" ". d m" / 14px max-content minmax(0, 1fr); }
+      .status, .duration { text-align: left; }
+    }
+    @container (max-width: 240px) {
+      li button { grid-template: "a n" ". t" ". s" ". d" ". m" / 14px minmax(0, 1fr); }
+      .mfu { text-align: left; }
     }
     `,
   );
