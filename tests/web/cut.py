@@ -46,7 +46,7 @@ def states(scene: Scene) -> Iterator[tuple[str, str]]:
     yield "failed", "Failed"
     with played_until(scene, 8, recompile_at=5):
         yield "running", "Running"
-    yield "cancelled", "Cancelled"
+    yield "cancelled", "Cancelled after 8 of 50 steps in Denoise"
     scene.tpu.reading = Reading(chips=v6e_readings(256))
     for flow in (text_to_image(), many_nodes(300), text_to_video(nan_at=3)):
         flow.run_id = str(flow.name)

@@ -613,11 +613,11 @@ def test_the_sidebar_has_the_live_run_those_before_it_and_two_side_by_side(tab: 
         expect(trace).to_have_attribute("href", f"{tab.scene.url}api/crystools-tpu/api/runs/{run_id}/trace")
         denoise = sidebar.locator("crystools-compare tr:has(th:text-is('step'))")
         expect(denoise.locator("td")).to_have_text(["4.60 s", "4.60 s", "0%"])
-    expect(sidebar.locator("crystools-current #status")).to_have_text("Cancelled")
+    expect(sidebar.locator("crystools-current #status")).to_have_text("Cancelled after 7 of 50 steps")
     tab.manager("sidebarTab.toggleSidebarTab('crystools-tpu')")
     expect(sidebar).to_have_count(0)
     tab.manager("sidebarTab.toggleSidebarTab('crystools-tpu')")
-    expect(sidebar.locator("crystools-current #status")).to_have_text("Cancelled")
+    expect(sidebar.locator("crystools-current #status")).to_have_text("Cancelled after 7 of 50 steps")
     tab.manager("sidebarTab.toggleSidebarTab('crystools-tpu')")
 
 

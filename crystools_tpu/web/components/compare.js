@@ -61,7 +61,7 @@ export class Compare extends StoreView {
     }
     #statuses, #incomparable, #remarks, #differs { font-size: 12px; overflow-wrap: anywhere; }
     #statuses:empty, #incomparable:empty, #remarks:empty, #differs:empty { display: none; }
-    #incomparable { color: var(--crystools-critical); }
+    #incomparable { font-weight: 600; }
     #remarks { color: var(--crystools-warning); }
     .note { font-size: 11px; }
     .note:empty { display: none; }

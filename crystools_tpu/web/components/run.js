@@ -18,6 +18,7 @@ import {
   outcome,
   paramsOf,
   processText,
+  reasonText,
   runTitle,
   stepsText,
   warningsOf,
@@ -98,10 +99,8 @@ export class RunView extends Component {
       font-size: 13px; padding: 7px 10px; border-radius: 6px; overflow-wrap: anywhere;
       white-space: pre-wrap;
     }
-    #error {
-      color: var(--crystools-critical); background: var(--crystools-critical-panel); max-height: 12em;
-      overflow: auto;
-    }
+    #error { max-height: 12em; overflow: auto; background: var(--crystools-sunken); }
+    #error[data-level="critical"] { color: var(--crystools-critical); background: var(--crystools-critical-panel); }
     #warnings { display: grid; gap: 6px; }
     #warnings li { color: var(--crystools-warning); background: var(--crystools-warning-panel); }
     #warnings li[data-level="critical"] {
@@ -224,7 +223,8 @@ export class RunView extends Component {
 
   /** @param {RunReport} run */
   #showProblems(run) {
-    setText(this.byId("error"), run.error ?? "");
+    setText(this.byId("error"), reasonText(run));
+    setAttribute(this.byId("error"), "data-level", outcome(run).level);
     syncChildren(
       this.byId("warnings"),
       warningsOf(run),
