@@ -48,8 +48,22 @@ export interface Badge {
   draw(canvas: CanvasRenderingContext2D, x: number, y: number): void;
 }
 
+/** A socket at which a link may end. */
+export interface NodeInput {
+  name: string;
+  type: string | number;
+  link: number | null;
+  shape?: number;
+  tooltip?: string;
+  localized_name?: string;
+}
+
 /** A node on the canvas. */
 export interface GraphNode {
+  inputs?: NodeInput[];
+  addInput?(name: string, type: string | number, more: Partial<NodeInput>): NodeInput;
+  removeInput?(slot: number): void;
+  onConnectionsChange?(...change: unknown[]): void;
   comfyClass?: string;
   /** Null once the node has been removed. */
   graph?: Graph | null;
@@ -71,6 +85,7 @@ export interface GraphNode {
 export interface Graph {
   /** The workflow's, kept in its file. */
   id?: string;
+  nodes?: GraphNode[];
   getNodeById(id: string): GraphNode | null | undefined;
 }
 

@@ -21,6 +21,7 @@ import { Preferences } from "./preferences.js";
 import { settingDefinitions } from "./settings.js";
 import { openSidebar, registerSidebar } from "./sidebar.js";
 import { addTable, showTables } from "./timing-report.js";
+import { growSockets, settleAll } from "./timing-sockets.js";
 import { Toasts } from "./toasts.js";
 import { tellWorkflowName } from "./workflow-name.js";
 
@@ -41,9 +42,15 @@ export function start(app, api) {
     name: "crystools-tpu",
     settings: settingDefinitions(preferences, store),
     setup: () => setUp(app, api, base, preferences, store, badges),
-    afterConfigureGraph: () => badges.refresh(),
+    afterConfigureGraph: () => {
+      badges.refresh();
+      settleAll(app);
+    },
     addCustomNodeDefs: letRatesIntoVideos,
-    nodeCreated: addTable,
+    nodeCreated: (node) => {
+      addTable(node);
+      growSockets(node);
+    },
     onNodeOutputsUpdated: (outputs) => showTables(app, outputs),
   });
   tellWorkflowName(app, api);
