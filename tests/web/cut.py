@@ -22,7 +22,9 @@ from tests.web.workflows import (
     text_to_video,
 )
 
-_WHAT_IS_CUT: Final = f"mayBeCut => {{ {Path(__file__).with_suffix('.js').read_text()} return whatIsCut(mayBeCut); }}"
+_WHAT_IS_CUT: Final = (
+    f"mayBeCut => {{ {Path(__file__).with_suffix('.js').read_text()} return whatIsCut(mayBeCut); }}"
+)
 
 _GIVES_WAY: Final = ("#prompt", ".name", ".title", "#what", "#rest")
 """Prompts, and what somebody called a workflow or a node; all of it is in a tooltip or below."""
@@ -50,7 +52,9 @@ def states(scene: Scene) -> Iterator[tuple[str, str]]:
     scene.tpu.reading = Reading(chips=v6e_readings(256))
     for flow in (text_to_image(), many_nodes(300), text_to_video(nan_at=3)):
         flow.run_id = str(flow.name)
-        told(scene, dataclasses.replace(flow, name=f"{flow.name}, as somebody called it who likes long names"))
+        told(
+            scene, dataclasses.replace(flow, name=f"{flow.name}, as somebody called it who likes long names")
+        )
         yield f"workflow {flow.name}", str(flow.name)
     told(scene, text_to_image(steps=7), running=True)
     yield "workflow running", "Running"

@@ -13,6 +13,7 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -33,6 +34,7 @@ OURS = re.compile("crystools", re.IGNORECASE)
 MANAGER = "comfyAPI.app.app.extensionManager"
 STORAGE_KEY = "crystools-tpu.comfyui"
 TEST_INTERVAL_SECONDS = 0.25
+EXAMPLES = Path(__file__).parents[2] / "example_workflows"
 WIRE_FPS = """(type) => {
   const { LiteGraph } = window, { graph } = comfyAPI.app.app;
   const [decoder, video] = [type, "CreateVideo"].map(name => LiteGraph.createNode(name));
@@ -650,6 +652,64 @@ def test_the_timing_report_shows_its_table_on_the_node(tab: Tab) -> None:
     expect(table).to_have_count(0)
 
 
+ADD_TIMING_NODE = """type => {
+  const { app } = comfyAPI.app;
+  const [timing, ...others] = [type, ...Array(9).fill("Wan21TPUVAEDecoder")].map((name) => {
+    const node = LiteGraph.createNode(name);
+    app.graph.add(node);
+    return node;
+  });
+  Object.assign(window, { timing, others });
+}"""
+CONNECT = "at => others[at].connect(2, timing, timing.inputs.findLastIndex(input => input.link == null))"
+SOCKETS = """() => new Promise(told => setTimeout(() => told(
+  timing.inputs.filter(({ name }) => name.startsWith("timing_")).map(({ name, link }) => [name, link != null])
+), 20))"""
+
+
+@pytest.mark.parametrize("type_", ["TPUTimingReport", "TPUTimingPlot"])
+def test_the_sockets_of_a_timing_node_grow_as_they_are_used(tab: Tab, type_: str) -> None:
+    def sockets(used: int, free: int = 1) -> list[list[Any]]:
+        return [[f"timing_{number}", number <= used] for number in range(1, used + free + 1)]
+
+    tab.page.evaluate(ADD_TIMING_NODE, type_)
+    assert tab.page.evaluate(SOCKETS) == sockets(0)
+    for at in range(3):
+        tab.page.evaluate(CONNECT, at)
+        assert tab.page.evaluate(SOCKETS) == sockets(at + 1)
+    tab.page.evaluate("timing.disconnectInput(timing.inputs.findIndex(input => input.name === 'timing_1'))")
+    assert tab.page.evaluate(SOCKETS) == sockets(2)
+    for at in range(3, 9):
+        tab.page.evaluate(CONNECT, at)
+        tab.page.evaluate(SOCKETS)
+    assert tab.page.evaluate(SOCKETS) == sockets(8, free=0)
+    prompt = "async () => (await comfyAPI.app.app.graphToPrompt()).output[timing.id].inputs"
+    links = tab.page.evaluate(prompt)
+    sources = tab.page.evaluate("others.slice(1).map(node => [String(node.id), 2])")
+    assert [links[f"timing_{number}"] for number in range(1, 9)] == sources
+    tab.page.evaluate("workflow => comfyAPI.app.app.loadGraphData(workflow)", tab.serialized())
+    tab.page.evaluate(
+        "type => { timing = comfyAPI.app.app.graph.nodes.find(node => node.type === type); }", type_
+    )
+    assert tab.page.evaluate(prompt) == links
+    tab.page.evaluate(CLEAR)
+
+
+def test_a_workflow_of_before_the_sockets_grew_keeps_its_links(tab: Tab) -> None:
+    saved = json.loads((EXAMPLES / "wan2.1-t2v-tiny.json").read_text())
+    (node,) = (node for node in saved["nodes"] if node["type"] == "TPUTimingReport")
+    linked = [socket for socket in node["inputs"] if socket["link"] is not None]
+    free = [f"timing_{number}" for number in range(len(linked) + 1, 9)]
+    node["inputs"] = [*linked, *({"name": name, "type": "TPU_TIMING", "link": None} for name in free)]
+    tab.page.evaluate("workflow => comfyAPI.app.app.loadGraphData(workflow)", saved)
+    loaded = tab.page.evaluate(
+        "() => comfyAPI.app.app.graph.nodes.find(node => node.type === 'TPUTimingReport')"
+        ".inputs.map(({ name, link }) => [name, link])"
+    )
+    assert loaded == [*([socket["name"], socket["link"]] for socket in linked), ["timing_4", None]]
+    tab.page.evaluate(CLEAR)
+
+
 def test_fault_settings_of_one_tab_changed_the_server_for_all(tab: Tab) -> None:
     other = open_tab(tab.page.context, tab.scene)
     before = len(tab.sent)
@@ -772,7 +832,9 @@ def test_fault_a_renamed_clone_had_no_styles(shared: Tab, browser: Browser) -> N
             f"{root}api/crystools-tpu/comfyui.js",
             f"{root}api/crystools-tpu/ws".replace("http", "ws"),
         ]
-        tab.page.set_viewport_size({"width": 600, "height": 600})  # where "SIM" lay on the picture of the chips
+        tab.page.set_viewport_size(
+            {"width": 600, "height": 600}
+        )  # where "SIM" lay on the picture of the chips
         assert what_is_cut(tab.page) == []
         assert tab.complaints == []
     finally:

@@ -9,6 +9,7 @@ from crystools_tpu.sources.base import Reading
 from tests.web.conftest import OpenPage
 from tests.web.scenes import Scene, play_to_end, v6e_readings
 
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_light_and_dark_follow_the_system_and_can_be_read(
     scene: Scene, open_page: OpenPage, scheme: str
