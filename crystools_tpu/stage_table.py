@@ -125,10 +125,11 @@ def step_note(event: StepFinished) -> str:
     """`1.23 s, 1:10 left of denoise, 3:20 of the run, MFU 39.1%`; a compile or a NaN is said."""
     parts = [f"{event.record.seconds:.3f} s" + (" (with compile)" if event.record.compiled else "")]
     run_eta = None if event.progress is None else event.progress.run_eta_seconds
-    if event.eta_seconds is not None:
-        parts.append(f"{clock(event.eta_seconds)} left of {event.stage_name.value}")
+    stage_eta = None if event.step + 1 == event.steps_total else event.eta_seconds
+    if stage_eta is not None:
+        parts.append(f"{clock(stage_eta)} left of {event.stage_name.value}")
     if run_eta is not None:
-        parts.append(f"{clock(run_eta)} {'left ' if event.eta_seconds is None else ''}of the run")
+        parts.append(f"{clock(run_eta)} {'left ' if stage_eta is None else ''}of the run")
     if event.mfu is not None:
         parts.append(f"MFU {percent(event.mfu)}")
     if event.record.finite is False:
@@ -195,6 +196,14 @@ def _size(size_bytes: int | None) -> str:
 
 def _seconds(seconds: float | None) -> str:
     return ABSENT if seconds is None else f"{seconds:.3f}"
+
+
+def duration(seconds: float) -> str:
+    """`0.052 s`, `4.54 s`, `42.1 s`, `3 min 47 s`, `1 h 02 min`, as the page has it."""
+    if seconds < 59.95:
+        return f"{seconds:.{1 if seconds >= 10 else 2 if seconds >= 1 else 3}f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02} min"
 
 
 def clock(seconds: float) -> str:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
+import statistics
 import sys
-from collections.abc import Callable, Iterator, Mapping
+import textwrap
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import ModuleType
-from typing import Any
+from typing import Any, Final
 
 from crystools_tpu import telemetry
 from crystools_tpu.comfyui.previews import Previews
@@ -20,16 +23,22 @@ from crystools_tpu.telemetry import (
     RunChanged,
     RunStarted,
     RunWarned,
+    StageFinished,
     StageForecast,
+    StageReport,
     StageStarted,
+    Status,
     StepFinished,
     WorkflowRun,
 )
 from crystools_tpu.telemetry.guard import Guard
+from crystools_tpu.telemetry.step_times import is_timed
 
 logger = logging.getLogger(__name__)
 
 _NOT_SHOWN = "ComfyUI could not be told how the node gets on"
+_COLUMNS: Final = 44
+"""Of the text on a node as wide as ComfyUI makes one."""
 
 
 class Cancelled(BaseException):
@@ -47,13 +56,15 @@ def node_progress(
     *,
     steps: int | None = None,
     previews: Previews | None = None,
+    clock: Callable[[], float] = time.monotonic,
 ) -> Iterator[Callable[[], None]]:
     """Within, ComfyUI shows on the node what it reports: its part of the workflow's run, or runs of its own.
 
     `steps` are those of all its stages together, where it knows them. Yields what is to be called after
     each step, in the thread that executes the node: it moves the bar and, if the user has cancelled, ends the
-    block with ComfyUI's own exception. With the bar goes the newest of `previews`. Without a node's id, or
-    where no ComfyUI runs, it does nothing.
+    block with ComfyUI's own exception. With the bar goes the newest of `previews`. At the end the text says
+    what the node took, or after how many steps it was cancelled or failed. Without a node's id, or where no
+    ComfyUI runs, it does nothing.
     """
     server = getattr(getattr(modules.get("server"), "PromptServer", None), "instance", None)
     utils, management = modules.get("comfy.utils"), modules.get("comfy.model_management")
@@ -62,7 +73,7 @@ def node_progress(
     if node_id is not None and server is not None and utils is not None and management is not None:
         with guard(_NOT_SHOWN):
             bar = utils.ProgressBar(1)
-            display = _Display(server, node_id, bar, management, guard, steps, previews)
+            display = _Display(server, node_id, bar, management, guard, steps, previews, clock)
     if display is None:
         yield lambda: None
         return
@@ -71,7 +82,12 @@ def node_progress(
             yield display.step
             display.step()
         except Cancelled as cancelled:
+            display.end(Status.CANCELLED)
             raise cancelled.interrupted from None
+        except Exception:
+            display.end(Status.FAILED)
+            raise
+        display.end(Status.SUCCEEDED)
 
 
 class _Display:
@@ -86,6 +102,7 @@ class _Display:
         guard: Guard,
         steps: int | None,
         previews: Previews | None,
+        clock: Callable[[], float],
     ) -> None:
         self._server = server
         self._bar = bar
@@ -94,12 +111,15 @@ class _Display:
         self._previews = previews
         self._node_id = node_id
         self._steps = steps
-        self._total = 1
+        self._total: int | None = None
         self._finished = 0
+        self._began = clock()
+        self._clock = clock
         self._label = ""
         self._warnings: list[str] = []
         self._runs: set[str] = set()
         self._stages: set[tuple[str, int]] = set()
+        self._ended: list[StageReport] = []
         self._expected: set[StageForecast] = set()
         workflows = [run for run in telemetry.history.running() if isinstance(run, WorkflowRun)]
         if workflows:  # ComfyUI executes one at a time: of another the end was not heard
@@ -130,13 +150,16 @@ class _Display:
                 self._stages.add((event.run_id, event.stage))
                 self._label = telemetry.stage_label(event.report)
                 self._total = self._steps or event.report.steps_total or self._total
-                self._say(stage_table.forecast_note(event.report) or "...")
+                self._note(stage_table.forecast_note(event.report) or "...")
+        elif isinstance(event, StageFinished):
+            if (event.run_id, event.stage) in self._stages:
+                self._ended.append(event.report)
         elif not isinstance(event, BytesTransferred | CompileFinished | StepFinished):
             return
         elif (event.run_id, event.stage) in self._stages:
-            self._say(self._note(event))
+            self._note(self._told(event))
 
-    def _note(self, event: BytesTransferred | CompileFinished | StepFinished) -> str:
+    def _told(self, event: BytesTransferred | CompileFinished | StepFinished) -> str:
         from crystools_tpu import stage_table
 
         if isinstance(event, BytesTransferred):
@@ -172,15 +195,56 @@ class _Display:
                 try:
                     picture = None if self._previews is None else self._previews.newest()
                     shown = {} if picture is None else {"preview": picture}
-                    self._bar.update_absolute(self._finished, self._total, **shown)
+                    self._bar.update_absolute(self._finished, self._total or 1, **shown)
                 except self._management.InterruptProcessingException as interrupted:
                     raise Cancelled(interrupted) from None
             self._management.throw_exception_if_processing_interrupted()
         except self._management.InterruptProcessingException as interrupted:
             raise Cancelled(interrupted) from None
 
+    def end(self, status: Status) -> None:
+        """Says how the node ended, which then stays on it. Where nothing was said before, nothing is."""
+        with self._guard(_NOT_SHOWN):
+            if self._label:
+                self._say(self._outcome(status))
+
+    def _outcome(self, status: Status) -> str:
+        from crystools_tpu import stage_table
+
+        seconds = stage_table.duration(self._clock() - self._began)
+        if status is Status.SUCCEEDED:
+            return ", ".join([seconds, *_figures(self._ended)])
+        if self._total is None:
+            return f"{status.value} in {self._label}, after {seconds}"
+        return f"{status.value} after {self._finished} of {self._total} steps, in {seconds}"
+
+    def _note(self, what: str) -> None:
+        self._say(f"{self._label}: {what}")
+
     def _say(self, what: str) -> None:
         """Sends a text to the page that queued the prompt, and to nobody else."""
         if self._server.client_id is not None:
-            text = "\n".join([f"{self._label}: {what}", *self._warnings])
+            text = "\n".join(line for said in (what, *self._warnings) for line in _lines(said))
             self._server.send_progress_text(text, self._node_id, self._server.client_id)
+
+
+def _figures(stages: Sequence[StageReport]) -> Iterator[str]:
+    """`1.46 s a step`, `MFU 6.9%`: of all steps of these stages that were steps alone; and a NaN."""
+    from crystools_tpu import stage_table
+
+    timed = [step.seconds for stage in stages for step in stage.steps if is_timed(step)]
+    if timed:
+        yield f"{stage_table.duration(statistics.median(timed))} a step"
+    with_steps = [stage for stage in stages if stage.steps]
+    used = [stage.mfu for stage in with_steps if stage.mfu is not None]
+    if used and len(used) == len(with_steps):
+        share = sum(mfu.numerator for mfu in used) / sum(mfu.denominator for mfu in used)
+        yield f"MFU {share:.1%}"
+    for stage in stages:
+        if stage.first_nonfinite_step is not None:
+            yield f"NaN from step {stage.first_nonfinite_step} of {telemetry.stage_label(stage)}"
+
+
+def _lines(text: str) -> list[str]:
+    """The text in lines that are shown whole: ComfyUI's page would break longer ones within words."""
+    return textwrap.wrap(text, _COLUMNS, break_long_words=False, break_on_hyphens=False)

@@ -7,10 +7,12 @@ model has one as its last output.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any, ClassVar, Final
 
 from crystools_tpu import telemetry
-from crystools_tpu.telemetry import RunReport
+from crystools_tpu.comfyui.timing_table import Graph, Timing, sources_of, together
+from crystools_tpu.telemetry import Node, RunReport
 
 TIMING: Final = "TPU_TIMING"
 MAX_TIMINGS: Final = 8
@@ -23,12 +25,12 @@ def _timing_inputs() -> dict[str, tuple[str, dict[str, str]]]:
     return {f"timing_{number}": (TIMING, tooltip) for number in range(1, MAX_TIMINGS + 1)}
 
 
-def reports_of(timings: dict[str, Any]) -> list[RunReport]:
+def reports_of(timings: Mapping[str, Any]) -> dict[str, RunReport]:
     """The reports of the connected inputs in order, each once. Raises ValueError that names the input.
 
     The nodes of one workflow report parts of the same run.
     """
-    reports: list[RunReport] = []
+    reports: dict[str, RunReport] = {}
     for name in _timing_inputs():
         if (timing := timings.get(name)) is None:
             continue
@@ -36,24 +38,24 @@ def reports_of(timings: dict[str, Any]) -> list[RunReport]:
             report = telemetry.report_from_wire(timing)
         except ValueError as error:
             raise ValueError(f"{name}: {error}; connect the timing output of a TPU node") from None
-        if report not in reports:
-            reports.append(report)
+        if report not in reports.values():
+            reports[name] = report
     if not reports:
         raise ValueError("timing_1: nothing is connected; connect the timing output of a TPU node")
     return reports
 
 
-def summary_of(reports: list[RunReport]) -> str:
-    """A table of stages for each run, in lines of 96 characters at most, and the total of several."""
+def summary_of(reports: Mapping[str, RunReport], nodes: Mapping[str, Node]) -> str:
+    """One table of all stages, those of each node together, in lines of 96 characters at most.
+
+    `nodes` are the ones that the reports came from, by the same inputs, where they are known.
+    """
     from crystools_tpu.stage_table import stage_text
 
-    lines = [stage_text(report) for report in reports]
-    seconds = [report.total_seconds for report in reports if report.total_seconds is not None]
-    if len(reports) > 1 and len(seconds) == len(reports):
-        runs = len({report.run_id for report in reports})
-        what = "runs" if runs == len(reports) else "parts"
-        lines += ["", f"{sum(seconds):.2f} s in {len(reports)} {what} together"]
-    return "\n".join(lines)
+    timings = [Timing(report, nodes.get(name)) for name, report in reports.items()]
+    if len(timings) == 1 and timings[0].node is None:
+        return stage_text(timings[0].report)
+    return stage_text(together(timings))
 
 
 class TPUTimingReport:
@@ -69,13 +71,17 @@ class TPUTimingReport:
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
         """Eight sockets, of which any number is connected."""
-        return {"required": {}, "optional": _timing_inputs()}
+        hidden = {"unique_id": "UNIQUE_ID", "graph": "DYNPROMPT"}
+        return {"required": {}, "optional": _timing_inputs(), "hidden": hidden}
 
-    def report(self, **timings: Any) -> dict[str, Any]:
+    def report(
+        self, unique_id: str | None = None, graph: Graph | None = None, **timings: Any
+    ) -> dict[str, Any]:
         """`report_json` is `{schema, runs}`, as the panel's API answers at `api/runs`."""
         reports = reports_of(timings)
-        summary = summary_of(reports)
-        body = {"schema": telemetry.WIRE_SCHEMA, "runs": [telemetry.to_wire(report) for report in reports]}
+        summary = summary_of(reports, sources_of(graph, unique_id))
+        runs = [telemetry.to_wire(report) for report in reports.values()]
+        body = {"schema": telemetry.WIRE_SCHEMA, "runs": runs}
         return {"ui": {"text": [summary]}, "result": (summary, json.dumps(body, indent=2))}
 
 
@@ -107,5 +113,5 @@ class TPUTimingPlot:
 
         from crystools_tpu.comfyui.timing_plot import draw
 
-        pixels = draw(reports_of(timings), width, height)
+        pixels = draw([*reports_of(timings).values()], width, height)
         return (torch.from_numpy(pixels)[None],)

@@ -14,9 +14,22 @@ _MAY_BE_USELESS: Final = (Status.RUNNING, Status.SUCCEEDED)
 
 
 def outcome(report: RunReport) -> str:
-    """How the run stands or has ended: `succeeded`, or `succeeded, NaN from step 12`."""
+    """How the run stands or has ended: `succeeded, NaN from step 12`, `cancelled after 12 of 50 steps`."""
+    if report.status is Status.CANCELLED and (stage := cancelled_stage(report)) is not None:
+        return f"cancelled after {steps_note(stage)}"
     nan = nonfinite_note(report) if report.status in _MAY_BE_USELESS else None
     return report.status.value if nan is None else f"{report.status.value}, {nan}"
+
+
+def cancelled_stage(report: RunReport) -> StageReport | None:
+    """The stage with steps in which the run was cancelled, the innermost; None where it was in none."""
+    cancelled = (stage for stage in reversed(report.stages) if stage.status is Status.CANCELLED)
+    return next((stage for stage in cancelled if stage.steps_total), None)
+
+
+def steps_note(stage: StageReport) -> str:
+    """`12 of 50 steps`."""
+    return f"{len(stage.steps)} of {stage.steps_total} steps"
 
 
 def nonfinite_note(report: RunReport) -> str | None:

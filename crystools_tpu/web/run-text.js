@@ -116,7 +116,8 @@ const LEVELS = {
 };
 
 /**
- * How a run ended, or stands, which is more than its status: "Succeeded, NaN from step 12". `where` says in which
+ * How a run ended, or stands, which is more than its status: "Succeeded, NaN from step 12", "Cancelled after 12 of
+ * 50 steps". `where` says in which
  * stage it ended, where it did not come to its end.
  *
  * @param {RunReport} run
@@ -126,12 +127,27 @@ export function outcome(run) {
   const { status, stages } = run;
   const text = statusTitle(status);
   if (status !== "succeeded" && status !== "running") {
-    return { text, where: pathText(run, lastStage(run)), level: LEVELS[status] };
+    const after = status === "cancelled" ? cancelledAfter(run) : "";
+    return { text: `${text}${after}`, where: pathText(run, lastStage(run)), level: LEVELS[status] };
   }
   const nan = nanNote(stages);
   return nan
     ? { text: `${text}, ${nan}`, where: "", level: "warning" }
     : { text, where: "", level: LEVELS[status] };
+}
+
+/** " after 12 of 50 steps", of the innermost stage with steps in which the run was cancelled. @param {RunReport} run */
+function cancelledAfter({ stages }) {
+  const stage = [...stages].reverse().find(({ status, steps_total: total }) => status === "cancelled" && total);
+  return stage ? ` after ${stage.steps.length} of ${stage.steps_total} steps` : "";
+}
+
+/**
+ * Why it ended, where that is worth a line: that somebody cancelled is no error.
+ * @param {Pick<RunReport, "status" | "error">} ended A run or a stage.
+ */
+export function reasonText({ status, error }) {
+  return error && (status !== "cancelled" || error.includes(": ")) ? error : "";
 }
 
 /** "NaN from step 12", of which stage where that is not the run's only denoise. @param {StageReport[]} stages */

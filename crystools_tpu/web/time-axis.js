@@ -13,14 +13,33 @@ export const HATCH = `<defs>
   </pattern>
 </defs>`;
 
+/**
+ * Of a line of text in `<span>` that is wider than its box: it wraps out of sight, whole, for half a name or figure
+ * says nothing. The box has a height and hides what overflows it.
+ *
+ * @param {string} box Its selector.
+ */
+export const WHOLE_OR_NOT = (box) => `
+  ${box} { white-space: normal; }
+  ${box}::before {
+    content: ""; display: inline-block; width: 1px; height: 100%; margin-right: -1px; vertical-align: top;
+  }
+  ${box} > span { display: inline-block; white-space: nowrap; vertical-align: top; }
+`;
+
 export const AXIS_STYLE = `
   #axis {
     position: relative; height: 17px; font-size: 11px; color: var(--crystools-muted);
     border-top: 1px solid var(--crystools-line);
   }
   #axis > div {
-    position: absolute; white-space: nowrap; padding-left: 3px; border-left: 1px solid var(--crystools-line);
-    line-height: 15px;
+    position: absolute; left: var(--at); width: min(var(--step), 100% - var(--at)); height: 15px; overflow: hidden;
+    padding-left: 3px; border-left: 1px solid var(--crystools-line); line-height: 15px;
+  }
+  ${WHOLE_OR_NOT("#axis > div")}
+  @container (max-width: 240px) {
+    #axis > div { width: min(2 * var(--step), 100% - var(--at)); }
+    #axis > :nth-child(even) { display: none; }
   }
   .hatch-ground { fill: var(--crystools-panel); }
   .hatch-line { fill: var(--crystools-muted); }
@@ -43,12 +62,15 @@ export const LEGEND_STYLE = `
   .key.nan::before { background: var(--crystools-critical); }
 `;
 
-/** Marks the times along the axis. @param {Element} axis @param {number} seconds What it spans. */
+/** Marks the times along the axis. @param {HTMLElement} axis @param {number} seconds What it spans. */
 export function drawAxis(axis, seconds) {
-  const create = () => h("div");
-  syncChildren(axis, ticks(seconds), create, (tick, time) => {
-    setText(tick, seconds < 60 ? `${Number(time.toFixed(2))} s` : clock(time));
-    tick.style.left = `${((time / (seconds || 1)) * 100).toFixed(3)}%`;
+  const create = () => h("div", {}, h("span"));
+  const times = ticks(seconds);
+  const at = (/** @type {number} */ time) => `${((time / (seconds || 1)) * 100).toFixed(3)}%`;
+  axis.style.setProperty("--step", at(times[1] ?? seconds));
+  syncChildren(axis, times, create, (tick, time) => {
+    setText(/** @type {Element} */ (tick.firstElementChild), seconds < 60 ? `${Number(time.toFixed(2))} s` : clock(time));
+    tick.style.setProperty("--at", at(time));
   });
 }
 

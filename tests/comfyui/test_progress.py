@@ -18,6 +18,7 @@ from crystools_tpu.comfyui import nodes
 from crystools_tpu.comfyui.progress import node_progress
 from crystools_tpu.telemetry import Forecast, Node, NodeFacts, StageForecast, StageName, Status
 from tests.planning.plans import made_up_plan, made_up_stage
+from tests.web.scenes import Clock, Output, V6eChip
 
 
 class InterruptProcessingException(Exception):
@@ -80,7 +81,34 @@ def test_the_bar_counts_all_steps_of_the_run_and_the_text_says_stage_seconds_and
     assert page.texts[0] == "denoise transformer: ..."
     assert "denoise transformer_2: ..." in page.texts
     first_of_two = next(text for text in page.texts if text.startswith("denoise transformer_2: step 1/2, "))
-    assert first_of_two.endswith(" left of denoise")
+    assert " left of denoise" in " ".join(first_of_two.split())
+    assert max(len(line) for text in page.texts for line in text.splitlines()) <= 44
+    assert not any("left of denoise" in text for text in page.texts if "step 2/2" in text)
+
+
+def test_after_its_end_a_node_says_what_it_took_a_step_and_how_well() -> None:
+    page, clock = Page(), Clock()
+    with (
+        node_progress("7", page.modules(), clock=clock.monotonic),
+        telemetry.run("wan2.1-t2v", devices=[V6eChip(0)], clock=clock.monotonic) as run,
+        run.stage(StageName.DENOISE, steps=4, flops_per_step=9.248e13, flops_method="architecture") as stage,
+    ):
+        for number in range(4):
+            stage.step(output := Output(clock, 1.46, number < 3))
+            assert output.recorded.wait(10)
+        clock.seconds += 31.46
+    assert page.texts[-1].splitlines() == [
+        "37.3 s, 1.46 s a step, MFU 6.9%, NaN from",
+        "step 3 of denoise",
+    ]
+
+
+def test_a_node_that_failed_says_after_how_many_steps_or_in_what() -> None:
+    page = Page()
+    with pytest.raises(ZeroDivisionError), node_progress("7", page.modules(), clock=Clock().monotonic):
+        with telemetry.run("wan2.1-t2v") as run, run.stage(StageName.LOAD, component="transformer"):
+            raise ZeroDivisionError
+    assert page.texts[-1].split("\n") == ["failed in load transformer, after 0.000 s"]
 
 
 def test_a_forecast_is_the_first_eta_and_what_will_not_fit_stays_on_the_node() -> None:
@@ -91,7 +119,9 @@ def test_a_forecast_is_the_first_eta_and_what_will_not_fit_stays_on_the_node() -
         with run.stage(StageName.DENOISE, steps=50):
             pass
     warning = "does not fit by an estimate: denoise; 720 x 1280, 49 frames would fit"
-    assert page.texts == [f"denoise: 3:45 left of denoise by the forecast\n{warning}"]
+    first, last = ([" ".join(text.split("\n"))] for text in page.texts)
+    assert first == [f"denoise: 3:45 left of denoise by the forecast {warning}"]
+    assert last[0].endswith(f" s {warning}")
 
 
 def test_what_a_run_warns_of_stays_on_the_node() -> None:
@@ -102,7 +132,8 @@ def test_what_a_run_warns_of_stays_on_the_node() -> None:
         run.warn("prompt: it is cut")
         with run.stage(StageName.TEXT_ENCODE):
             pass
-    assert page.texts == ["load text_encoder: ...", "text_encode: ...\nprompt: it is cut"]
+    assert page.texts[:2] == ["load text_encoder: ...", "text_encode: ...\nprompt: it is cut"]
+    assert page.texts[2].endswith(" s\nprompt: it is cut")
 
 
 def test_within_a_workflow_a_node_shows_its_own_part_and_nothing_of_the_others() -> None:
@@ -132,7 +163,7 @@ def test_within_a_workflow_a_node_shows_its_own_part_and_nothing_of_the_others()
     workflow.finish()
     workflow.join()
     assert page.bars[-1] == (2, 2)
-    first, *steps = page.texts
+    first, *steps, _ = page.texts
     assert first == "denoise: ...\ndoes not fit by an estimate: denoise"
     assert [text.partition(",")[0] for text in steps] == ["denoise: step 1/2", "denoise: step 2/2"]
 
@@ -142,18 +173,20 @@ def test_of_a_download_the_text_says_bytes_rate_and_time_to_go() -> None:
     with node_progress("7", page.modules()), telemetry.run("wan2.1-t2v") as run:
         with run.stage(StageName.DOWNLOAD, bytes_total=4 * 2**30) as stage:
             stage.transferred(2**30)
-    assert page.texts == ["download: ...", "download: 1.00 GiB of 4.00 GiB"]
+    assert page.texts[:-1] == ["download: ...", "download: 1.00 GiB of 4.00 GiB"]
 
 
 def test_cancel_ends_the_run_within_the_step_and_as_cancelled() -> None:
     page = Page(cancel_after=2)
     others = telemetry.bus._subscriptions
     with pytest.raises(InterruptProcessingException):
-        with node_progress("7", page.modules()) as on_step:
+        with node_progress("7", page.modules(), steps=100) as on_step:
             work(on_step, steps=100)
     report = telemetry.history.reports()[0]
     assert report.status is Status.CANCELLED
     assert [len(stage.steps) for stage in report.stages] == [1, 1]
+    assert telemetry.outcome(report) == "cancelled after 1 of 99 steps"
+    assert page.texts[-1].startswith("cancelled after 2 of 100 steps, in ")
     assert telemetry.bus._subscriptions == others
 
 
@@ -201,8 +234,8 @@ def test_a_sampler_stops_within_one_step(tiny_wan21: Path, monkeypatch: pytest.M
     assert report.status is Status.CANCELLED
     assert len(report.stages[-1].steps) == 2
     assert page.bars[-1][1] == 100
-    assert page.texts[0] == (
-        "load transformer: ...\n"
+    assert " ".join(page.texts[0].split()) == (
+        "load transformer: ... "
         "does not fit by the TPU compiler's own estimate: vae_decode wants 40.00 GiB of a chip's 31.00 GiB"
     )
 

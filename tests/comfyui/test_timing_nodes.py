@@ -125,7 +125,8 @@ def test_several_runs_are_summed_and_each_counts_once() -> None:
     """Two nodes of one run may hand on the same report."""
     answer = TPUTimingReport().report(timing_1=timing("a"), timing_3=timing("b"), timing_8=timing("a"))
     summary, text = answer["result"]
-    assert summary.endswith("\n286.00 s in 2 runs together")
+    assert summary.splitlines()[0].strip() == "wan2.1-t2v succeeded in 286.00 s"
+    assert summary.count("HBM peak") == 1
     assert json.loads(text) == {"schema": 1, "runs": [timing("a"), timing("b")]}
 
 
@@ -133,8 +134,49 @@ def test_the_nodes_of_one_workflow_report_parts_of_its_run_and_all_of_them_count
     encoder = dataclasses.replace(report("a", stages=1), total_seconds=12.0)
     timings = {"timing_1": telemetry.to_wire(encoder), "timing_2": timing("a"), "timing_3": timing("a")}
     summary, text = TPUTimingReport().report(**timings)["result"]
-    assert summary.endswith("\n155.00 s in 2 parts together")
+    assert summary.splitlines()[0].strip() == "wan2.1-t2v succeeded in 155.00 s"
     assert len(json.loads(text)["runs"]) == 2
+
+
+class Graph:
+    """As ComfyUI hands its own to a node."""
+
+    def get_node(self, node_id: str) -> dict[str, Any]:
+        links = {"timing_1": ["1", 2], "timing_2": ["2", 2], "timing_3": ["3", 2], "note": "no link"}
+        return {
+            "1": {"class_type": "Wan21TextEncoder", "inputs": {}},
+            "2": {"class_type": "Wan21TPUSampler", "inputs": {}, "_meta": {"title": "The sampler"}},
+            "3": {"class_type": "Wan21TPUSampler", "inputs": {}, "_meta": {"title": "Once more"}},
+            "9": {"class_type": "TPUTimingReport", "inputs": links},
+        }[node_id]
+
+
+def test_one_table_has_the_stages_of_each_node_together_with_their_sum() -> None:
+    encoder = dataclasses.replace(report("a", stages=1), total_seconds=12.0)
+    stopped = dataclasses.replace(
+        report("a"),
+        status=Status.CANCELLED,
+        stages=(stage(StageName.DENOISE, 0.0, 9.0, status=Status.CANCELLED, steps_total=50),),
+    )
+    timings = dict(
+        zip(
+            ("timing_1", "timing_2", "timing_3"),
+            map(telemetry.to_wire, (encoder, report("a"), stopped)),
+            strict=False,
+        )
+    )
+    summary, _ = TPUTimingReport().report("9", Graph(), **timings)["result"]
+    title, _, header, _, *rows = [line.split() for line in summary.splitlines()]
+    assert title == ["wan2.1-t2v", "cancelled", "after", "0", "of", "50", "steps", "in", "298.00", "s"]
+    assert header[:4] == ["stage", "seconds", "compile", "steps"]
+    assert [row[:4] for row in rows[:-1]] == [
+        ["Wan21TextEncoder", "12.000", "-", "-"],
+        ["The", "sampler", "143.000", "107.50"],
+        ["load", "transformer", "12.000", "-"],
+        ["denoise", "transformer", "130.000", "107.50"],
+        ["Once", "more", "9.000", "-"],
+    ]
+    assert "27.00 GiB" in summary.splitlines()[5]
 
 
 def test_a_workflows_nodes_have_a_colour_of_their_own_and_lie_above_what_ran_in_them() -> None:

@@ -65,6 +65,15 @@ def outputs_of(class_: type[Any]) -> dict[str, str]:
     return dict(zip(class_.RETURN_NAMES, class_.RETURN_TYPES, strict=True))
 
 
+def timing_node(name: str) -> dict[str, Any]:
+    """One of ours, with its sockets."""
+    class_ = NODE_CLASS_MAPPINGS[name]
+    inputs = class_.INPUT_TYPES()
+    order = {kind: list(named) for kind, named in inputs.items()}
+    made = node(name, class_.CATEGORY, {}, outputs_of(class_))
+    return {**made, "input": inputs, "input_order": order, "output_node": name == "TPUTimingReport"}
+
+
 NODES: Final = (
     node("CreateVideo", "image/video", {"images": "IMAGE", "fps": "FLOAT"}, {"VIDEO": "VIDEO"}),
     *(
@@ -77,7 +86,8 @@ NODES: Final = (
         for name, class_ in NODE_CLASS_MAPPINGS.items()
         if name == "Wan21TPUSampler"
     ),
-    node("TPUTimingReport", "crystools-tpu/timing", {}, outputs_of(NODE_CLASS_MAPPINGS["TPUTimingReport"])),
+    timing_node("TPUTimingReport"),
+    timing_node("TPUTimingPlot"),
     node("AnotherPacksDecoder", "another", {}, {"frames": "IMAGE", "fps": "INT"}),
 )
 ANSWERS: Final[dict[str, Any]] = {

@@ -13,6 +13,7 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -26,6 +27,7 @@ from crystools_tpu.telemetry.events import ModelFreed
 from tests.web.axe import violations
 from tests.web.comfyui_host import EXTENSION, VERSIONS, ComfyScene, frontend
 from tests.web.conftest import HARMLESS
+from tests.web.cut import states, what_is_cut
 from tests.web.scenes import FORECAST, GIB, HOST, play_to_end, played_until, v6e_readings
 from tests.web.test_look import contrast, luminance
 from tests.web.workflows import IN_PROGRESS, Workflow, begun_at, tell, text_to_image
@@ -34,6 +36,7 @@ OURS = re.compile("crystools", re.IGNORECASE)
 MANAGER = "comfyAPI.app.app.extensionManager"
 STORAGE_KEY = "crystools-tpu.comfyui"
 TEST_INTERVAL_SECONDS = 0.25
+EXAMPLES = Path(__file__).parents[2] / "example_workflows"
 WIRE_FPS = """(type) => {
   const { LiteGraph } = window, { graph } = comfyAPI.app.app;
   const [decoder, video] = [type, "CreateVideo"].map(name => LiteGraph.createNode(name));
@@ -374,7 +377,7 @@ def test_the_bar_follows_a_workflow_with_its_queue_and_what_is_to_go(tab: Tab) -
     report = begin(tab, text_to_image(steps=7), "followed")
     expect(tab.bar.locator("#doing")).to_have_text("KSampler 7/20")
     expect(tab.bar.locator("#rest")).to_have_text(
-        re.compile(r"^4/8 nodes · \d+:\d\d · 3:(20|1\d) left of the run · 2 queued$")
+        re.compile(r"^4/8 nodes · \d+:\d\d · 2 queued · 3:(20|1\d) left of the run$")
     )
     expect(tab.bar.locator("#run")).to_have_attribute(
         "data-tip", re.compile("^Cat in the rain: KSampler\n4 of 8 nodes\n.*Click to go to", re.DOTALL)
@@ -517,6 +520,29 @@ def test_it_covers_none_of_the_menus_own_buttons_in_a_narrow_window(tab: Tab, wi
         assert tab.page.evaluate(COVERED_BUTTONS) == []
         expect(tab.bar).to_have_attribute("data-place", "menu")
     tab.page.set_viewport_size({"width": 1440, "height": 600})
+
+
+METERS_PIXELS = ((60, 16), (66, 30), (100, 50))
+
+
+@pytest.mark.parametrize("chips", [0, 1, 8, 256])
+def test_nothing_of_the_bar_is_cut(tab: Tab, chips: int) -> None:
+    """What has no room is left out, and is in what a click on the chips opens."""
+    tab.show(*v6e_readings(chips))
+    tag = tab.bar.locator(".tag")
+    expect(tag.locator("b")).to_have_text({0: "No chips", 1: "tpu0"}.get(chips, f"{chips} chips"))
+    with played_until(tab.scene, 23, chips=1):
+        for width in (375, 600, 768, 1280, 1920, 1440):
+            tab.page.set_viewport_size({"width": width, "height": 600})
+            for size in METERS_PIXELS:
+                tab.bar.evaluate("(bar, [width, height]) => bar.resize(width, height)", size)
+                assert what_is_cut(tab.page) == [], f"meters of {size} px, in a window of {width} px"
+        tag.click()
+        popover = tab.bar.get_by_role("dialog", name="All chips")
+        expect(popover.get_by_role("meter", name="RAM")).to_be_visible()
+        assert what_is_cut(tab.page) == []
+        tab.page.keyboard.press("Escape")
+    tab.bar.evaluate("bar => bar.resize(66, 30)")
 
 
 @pytest.mark.parametrize("palette", ["light", "dark"])
@@ -662,11 +688,11 @@ def test_the_sidebar_has_the_live_run_those_before_it_and_two_side_by_side(tab: 
         table = sidebar.locator("crystools-compare #unchanged .scroll")
         assert table.evaluate("table => table.scrollWidth - table.clientWidth") == 0
         sidebar.evaluate("sidebar => { sidebar.style.width = ''; }")
-    expect(sidebar.locator("crystools-current #status")).to_have_text("Cancelled")
+    expect(sidebar.locator("crystools-current #status")).to_have_text("Cancelled after 7 of 50 steps")
     tab.manager("sidebarTab.toggleSidebarTab('crystools-tpu')")
     expect(sidebar).to_have_count(0)
     tab.manager("sidebarTab.toggleSidebarTab('crystools-tpu')")
-    expect(sidebar.locator("crystools-current #status")).to_have_text("Cancelled")
+    expect(sidebar.locator("crystools-current #status")).to_have_text("Cancelled after 7 of 50 steps")
     tab.manager("sidebarTab.toggleSidebarTab('crystools-tpu')")
 
 
@@ -813,6 +839,64 @@ def test_the_timing_report_shows_its_table_on_the_node(tab: Tab) -> None:
     expect(table).to_have_count(0)
 
 
+ADD_TIMING_NODE = """type => {
+  const { app } = comfyAPI.app;
+  const [timing, ...others] = [type, ...Array(9).fill("Wan21TPUVAEDecoder")].map((name) => {
+    const node = LiteGraph.createNode(name);
+    app.graph.add(node);
+    return node;
+  });
+  Object.assign(window, { timing, others });
+}"""
+CONNECT = "at => others[at].connect(2, timing, timing.inputs.findLastIndex(input => input.link == null))"
+SOCKETS = """() => new Promise(told => setTimeout(() => told(
+  timing.inputs.filter(({ name }) => name.startsWith("timing_")).map(({ name, link }) => [name, link != null])
+), 20))"""
+
+
+@pytest.mark.parametrize("type_", ["TPUTimingReport", "TPUTimingPlot"])
+def test_the_sockets_of_a_timing_node_grow_as_they_are_used(tab: Tab, type_: str) -> None:
+    def sockets(used: int, free: int = 1) -> list[list[Any]]:
+        return [[f"timing_{number}", number <= used] for number in range(1, used + free + 1)]
+
+    tab.page.evaluate(ADD_TIMING_NODE, type_)
+    assert tab.page.evaluate(SOCKETS) == sockets(0)
+    for at in range(3):
+        tab.page.evaluate(CONNECT, at)
+        assert tab.page.evaluate(SOCKETS) == sockets(at + 1)
+    tab.page.evaluate("timing.disconnectInput(timing.inputs.findIndex(input => input.name === 'timing_1'))")
+    assert tab.page.evaluate(SOCKETS) == sockets(2)
+    for at in range(3, 9):
+        tab.page.evaluate(CONNECT, at)
+        tab.page.evaluate(SOCKETS)
+    assert tab.page.evaluate(SOCKETS) == sockets(8, free=0)
+    prompt = "async () => (await comfyAPI.app.app.graphToPrompt()).output[timing.id].inputs"
+    links = tab.page.evaluate(prompt)
+    sources = tab.page.evaluate("others.slice(1).map(node => [String(node.id), 2])")
+    assert [links[f"timing_{number}"] for number in range(1, 9)] == sources
+    tab.page.evaluate("workflow => comfyAPI.app.app.loadGraphData(workflow)", tab.serialized())
+    tab.page.evaluate(
+        "type => { timing = comfyAPI.app.app.graph.nodes.find(node => node.type === type); }", type_
+    )
+    assert tab.page.evaluate(prompt) == links
+    tab.page.evaluate(CLEAR)
+
+
+def test_a_workflow_of_before_the_sockets_grew_keeps_its_links(tab: Tab) -> None:
+    saved = json.loads((EXAMPLES / "wan2.1-t2v-tiny.json").read_text())
+    (node,) = (node for node in saved["nodes"] if node["type"] == "TPUTimingReport")
+    linked = [socket for socket in node["inputs"] if socket["link"] is not None]
+    free = [f"timing_{number}" for number in range(len(linked) + 1, 9)]
+    node["inputs"] = [*linked, *({"name": name, "type": "TPU_TIMING", "link": None} for name in free)]
+    tab.page.evaluate("workflow => comfyAPI.app.app.loadGraphData(workflow)", saved)
+    loaded = tab.page.evaluate(
+        "() => comfyAPI.app.app.graph.nodes.find(node => node.type === 'TPUTimingReport')"
+        ".inputs.map(({ name, link }) => [name, link])"
+    )
+    assert loaded == [*([socket["name"], socket["link"]] for socket in linked), ["timing_4", None]]
+    tab.page.evaluate(CLEAR)
+
+
 @in_one_frontend
 def test_fault_settings_of_one_tab_changed_the_server_for_all(tab: Tab) -> None:
     other = open_tab(tab.page.context, tab.scene)
@@ -904,11 +988,25 @@ def test_fault_a_negative_rate_killed_it_for_good(tab: Tab) -> None:
     tab.close_settings()
 
 
+def test_nothing_of_the_sidebar_is_cut_or_leaves_its_card(tab: Tab) -> None:
+    """In a narrower one that ComfyUI allows it is scrolled to."""
+    tab.manager("sidebarTab.toggleSidebarTab('crystools-tpu')")
+    sidebar = tab.page.locator("crystools-sidebar")
+    for name, told in states(tab.scene):
+        expect(sidebar.locator("crystools-current")).to_contain_text(told)
+        for width in (225, 300, 400, 560):
+            sidebar.evaluate("(sidebar, width) => { sidebar.style.width = `${width}px`; }", width)
+            assert what_is_cut(tab.page) == [], f"{name} at {width} px"
+    sidebar.evaluate("sidebar => { sidebar.style.width = ''; }")
+    end(tab, text_to_image(steps=7).report(Status.RUNNING))
+    tab.manager("sidebarTab.toggleSidebarTab('crystools-tpu')")
+
+
 @in_one_frontend
 def test_fault_a_renamed_clone_had_no_styles(shared: Tab, browser: Browser) -> None:
     """Nor does a proxy's sub-path matter."""
     version = str(shared.scene.settings["Comfy.InstalledVersion"])
-    scene = ComfyScene(version, folder="My Renamed Clone", path="/some/proxy")
+    scene = ComfyScene(version, folder="My Renamed Clone", path="/some/proxy", simulated="v6e-8")
     scene.tpu.reading = Reading(chips=v6e_readings(8))
     scene.start()
     context = browser.new_context(viewport={"width": 1440, "height": 600})
@@ -923,6 +1021,10 @@ def test_fault_a_renamed_clone_had_no_styles(shared: Tab, browser: Browser) -> N
             f"{root}api/crystools-tpu/comfyui.js",
             f"{root}api/crystools-tpu/ws".replace("http", "ws"),
         ]
+        tab.page.set_viewport_size(
+            {"width": 600, "height": 600}
+        )  # where "SIM" lay on the picture of the chips
+        assert what_is_cut(tab.page) == []
         assert tab.complaints == []
     finally:
         context.close()

@@ -1,4 +1,4 @@
-"""How the page looks and is used: narrow screens, light and dark, the keyboard."""
+"""How the page looks and is used: light and dark, the keyboard."""
 
 from __future__ import annotations
 
@@ -7,26 +7,7 @@ from playwright.sync_api import Page, expect
 
 from crystools_tpu.sources.base import Reading
 from tests.web.conftest import OpenPage
-from tests.web.scenes import Scene, play_to_end, played_until, v6e_readings
-
-PHONE = {"width": 360, "height": 740}
-
-
-@pytest.mark.parametrize("chips", [1, 8, 256])
-def test_a_phone_never_scrolls_sideways(scene: Scene, open_page: OpenPage, chips: int) -> None:
-    scene.tpu.reading = Reading(chips=v6e_readings(chips))
-    scene.start()
-    play_to_end(scene, chips=chips, steps=6, fail_at=4, nan_at=2)
-    with played_until(scene, 8, chips=chips, recompile_at=5):
-        page = open_page(scene, viewport=PHONE)
-        expect(page.locator("crystools-current #steps")).to_have_text("step 8 of 50")
-        page.locator("crystools-runs").get_by_role("button").click()
-        for summary in page.get_by_text("HBM per chip", exact=True).all():
-            summary.click()
-        if chips == 256:
-            page.get_by_role("button", name="Show all 256").click()
-        expect(page.locator("crystools-chip")).to_have_count(chips)
-        assert page.evaluate("document.documentElement.scrollWidth") == 360
+from tests.web.scenes import Scene, play_to_end, v6e_readings
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

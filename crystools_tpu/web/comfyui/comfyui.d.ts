@@ -48,9 +48,23 @@ export interface Badge {
   draw(canvas: CanvasRenderingContext2D, x: number, y: number): void;
 }
 
+/** A socket at which a link may end. */
+export interface NodeInput {
+  name: string;
+  type: string | number;
+  link: number | null;
+  shape?: number;
+  tooltip?: string;
+  localized_name?: string;
+}
+
 /** A node on the canvas. */
 export interface GraphNode {
   id?: number | string;
+  inputs?: NodeInput[];
+  addInput?(name: string, type: string | number, more: Partial<NodeInput>): NodeInput;
+  removeInput?(slot: number): void;
+  onConnectionsChange?(...change: unknown[]): void;
   comfyClass?: string;
   widgets?: Widget[];
   pos?: [x: number, y: number];
@@ -81,9 +95,9 @@ export interface Widget {
 }
 
 export interface Graph {
-  nodes?: GraphNode[];
   /** The workflow's, kept in its file. */
   id?: string;
+  nodes?: GraphNode[];
   getNodeById(id: string): GraphNode | null | undefined;
 }
 

@@ -25,6 +25,7 @@ import { Preferences } from "./preferences.js";
 import { settingDefinitions } from "./settings.js";
 import { openSidebar, registerSidebar } from "./sidebar.js";
 import { addTable, showTables } from "./timing-report.js";
+import { growSockets, settleAll } from "./timing-sockets.js";
 import { Toasts } from "./toasts.js";
 import { tellWorkflowName } from "./workflow-name.js";
 
@@ -47,9 +48,15 @@ export function start(app, api) {
     name: "crystools-tpu",
     settings: settingDefinitions(preferences, store),
     setup: () => setUp(app, api, base, preferences, store, badges, new Expectations(app, api, server)),
-    afterConfigureGraph: () => badges.refresh(),
+    afterConfigureGraph: () => {
+      badges.refresh();
+      settleAll(app);
+    },
     addCustomNodeDefs: letRatesIntoVideos,
-    nodeCreated: addTable,
+    nodeCreated: (node) => {
+      addTable(node);
+      growSockets(node);
+    },
     onNodeOutputsUpdated: (outputs) => showTables(app, outputs),
   });
   tellWorkflowName(app, api);

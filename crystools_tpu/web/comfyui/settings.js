@@ -46,7 +46,7 @@ export function settingDefinitions(preferences, store) {
     setting(
       "Bar",
       "Width of a meter",
-      `In pixels, ${span("meter_width_pixels")}.`,
+      `In pixels, ${span("meter_width_pixels")}. Where its words need more, it is wider.`,
       range("meter_width_pixels", pixels),
     ),
     setting(

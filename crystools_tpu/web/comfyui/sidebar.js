@@ -42,7 +42,7 @@ export class Sidebar extends StoreView {
     <crystools-announcer></crystools-announcer>`,
     `
     :host {
-      display: grid; grid-template-columns: minmax(0, 1fr); align-content: start; gap: 12px; height: 100%;
+      display: grid; grid-template-columns: minmax(200px, 1fr); align-content: start; gap: 12px; height: 100%;
       overflow: auto; padding: 10px 12px; user-select: text;
     }
     header { display: flex; flex-wrap: wrap; align-items: baseline; gap: 4px 10px; font-size: 12px; }

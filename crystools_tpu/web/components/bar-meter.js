@@ -1,4 +1,7 @@
-/** A meter small enough for a menu bar: the history behind the figure, the bar along the lower edge. */
+/**
+ * A meter small enough for a menu bar: the history behind the figure, the bar along the lower edge. As wide as the
+ * user wants it, or as its words need. `data-size` is `low` for one line, `high` for larger letters.
+ */
 
 import { blueprint } from "../component.js";
 import { MARKUP, Meter } from "./meter.js";
@@ -8,16 +11,16 @@ export class BarMeter extends Meter {
     MARKUP,
     `
     :host {
-      --color: var(--crystools-host); flex: none; container-type: size;
-      width: var(--meter-width); height: var(--meter-height);
+      --color: var(--crystools-host); flex: none; min-width: var(--meter-width); height: var(--meter-height);
     }
     #meter {
-      position: relative; display: grid; grid-template: "label" auto "figure" auto / minmax(0, 1fr);
+      position: relative; display: grid; grid-template: "label" auto "figure" auto / auto;
       align-content: center; height: 100%; padding: 0 5px 3px; border-radius: 6px; overflow: hidden;
       background: var(--crystools-sunken); line-height: 1.15; cursor: default;
     }
-    #label, #figure { position: relative; overflow: hidden; white-space: nowrap; }
-    #label { grid-area: label; font-size: 9px; color: var(--crystools-muted); text-overflow: ellipsis; }
+    #head { display: contents; }
+    #label, #figure { position: relative; white-space: nowrap; }
+    #label { grid-area: label; font-size: 9px; color: var(--crystools-muted); }
     #figure { grid-area: figure; font-size: 12px; font-weight: 600; letter-spacing: -.01em; }
     #meter[data-absent] #figure { color: var(--crystools-muted); font-weight: 400; }
     #meter[data-level="warning"] { --color: var(--crystools-warning-fill); }
@@ -37,18 +40,12 @@ export class BarMeter extends Meter {
       position: absolute; top: 0; bottom: 0; left: calc(var(--peak, 0) * 100% - 2px); width: 1.5px;
       background: var(--crystools-ink); opacity: .7;
     }
-    @container (max-width: 69px) { #label { font-size: 8.5px; } }
-    @container (max-height: 25px) {
-      #meter {
-        grid-template: "label figure" auto / minmax(0, 1fr) auto; column-gap: 4px; align-items: baseline;
-      }
-      #label { text-overflow: clip; }
-      #figure { font-size: 11px; }
+    :host([data-size="low"]) #meter {
+      grid-template: "label figure" auto / 1fr auto; column-gap: 4px; align-items: baseline;
     }
-    @container (min-height: 40px) {
-      #label { font-size: 10px; }
-      #figure { font-size: 14px; }
-    }
+    :host([data-size="low"]) #figure { font-size: 11px; min-width: 4ch; text-align: right; }
+    :host([data-size="high"]) #label { font-size: 10px; }
+    :host([data-size="high"]) #figure { font-size: 14px; }
     `,
   );
 }

@@ -22,6 +22,7 @@ import { CHIPS_PICTURE, drawChips } from "../chips-picture.js";
 import { attachedLabel, quietChips } from "./attached.js";
 import { BarMeter } from "./bar-meter.js";
 import { Chips } from "./chips.js";
+import { Host } from "./host.js";
 import { level } from "./meter.js";
 import { Sources } from "./sources.js";
 
@@ -33,7 +34,11 @@ const ROOM_FOR_TWO_PIXELS = 800;
 const ROOM_FOR_WORDS_PIXELS = 280;
 
 /** In less room than this the chips are more telling than the running stage. */
-const ROOM_FOR_RUN_PIXELS = 100;
+const ROOM_FOR_RUN_PIXELS = 140;
+
+/** Meters lower than this have one line, and those at least this high larger letters. */
+const LOW_PIXELS = 26;
+const HIGH_PIXELS = 40;
 
 /** How far the opened chips stay from the bar and from the window's edge. */
 const GAP_PIXELS = 8;
@@ -50,7 +55,8 @@ export class Bar extends StoreView {
       <span id="state" role="status" hidden></span>
       <span id="simulated" hidden data-tip="These readings are of a simulated machine, not of hardware.">SIM</span>
       <button id="run" type="button" hidden>
-        <span id="doing"></span><span id="rest" class="number"></span>
+        <span id="doing"><span id="what"></span> <span id="count"></span></span>
+        <span id="rest" class="number"></span>
         <span id="track"><span id="done"></span></span>
       </button>
       <button id="details" type="button" hidden aria-label="Show the run in the sidebar"
@@ -66,9 +72,12 @@ export class Bar extends StoreView {
     }
     #bar {
       display: flex; flex-wrap: wrap; justify-content: flex-end; gap: 4px; overflow: hidden;
-      height: var(--meter-height);
+      align-content: flex-start; height: var(--meter-height);
     }
+    /* The first line is as high as all there is to see: what comes into a second one is left out, whole. */
+    #bar::before { content: ""; height: var(--meter-height); margin-right: -4px; }
     #bar[data-lines] { height: auto; justify-content: center; padding-block: 4px; }
+    #bar[data-lines]::before { display: none; }
     .apart, .device { display: contents; }
     #bar[data-stale] :is(crystools-bar-meter, button) { filter: grayscale(1); }
     #bar[data-stale] :is(crystools-bar-meter, button):not(:focus-visible) {
@@ -89,8 +98,9 @@ export class Bar extends StoreView {
       position: relative; overflow: hidden; padding: 0 8px 3px; display: grid; align-content: center;
       max-width: 290px; font-variant-numeric: tabular-nums; white-space: nowrap;
     }
-    #run > span { overflow: hidden; text-overflow: ellipsis; }
-    #doing { font-size: 11px; font-weight: 600; }
+    #doing { display: flex; gap: .3em; min-width: 0; font-size: 11px; font-weight: 600; }
+    #what, #rest { overflow: hidden; text-overflow: ellipsis; }
+    #count { flex: none; }
     #rest { font-size: 10px; color: var(--crystools-muted); }
     #details { width: 20px; text-align: center; font-size: 11px; color: var(--crystools-muted); }
     #track { position: absolute; inset: auto 0 0; height: 3px; background: var(--crystools-line); }
@@ -98,7 +108,9 @@ export class Bar extends StoreView {
       display: block; height: 100%; background: var(--crystools-hbm); transform-origin: left;
       transform: scaleX(var(--ratio, 0)); transition: transform .3s linear;
     }
-    .tag { display: flex; align-items: center; gap: 7px; padding: 0 7px; white-space: nowrap; }
+    .tag {
+      display: flex; align-items: center; gap: 7px; max-width: 100%; padding: 0 7px; white-space: nowrap;
+    }
     .tag > span { display: grid; font-size: 9px; color: var(--crystools-muted); line-height: 1.15; }
     .tag > span > span { max-width: 90px; overflow: hidden; text-overflow: ellipsis; }
     .tag b { font: 600 11px/1.15 var(--crystools-mono); color: var(--crystools-ink); }
@@ -108,7 +120,7 @@ export class Bar extends StoreView {
     }
     .tag[data-quiet] b { color: var(--crystools-muted); }
     [data-kind="quiet"] { --crystools-ink: var(--crystools-muted); }
-    .tag svg { height: calc(var(--meter-height) - 8px); width: auto; display: block; }
+    .tag svg { height: calc(var(--meter-height) - 8px); width: auto; min-width: 0; display: block; }
     .tag svg:empty { display: none; }
     ${CHIPS_PICTURE}
     [data-kind="hbm"] { --color: var(--crystools-hbm); }
@@ -119,7 +131,25 @@ export class Bar extends StoreView {
       display: none;
     }
     #bar[data-narrow] #details, #bar[data-tiny]:has(.tag) #run { display: none; }
-    #bar[data-low] :is(#run, .tag > span) { grid-auto-flow: column; gap: 5px; align-items: baseline; }
+    #bar[data-narrow]:has(#run:not([hidden])) {
+      flex-wrap: nowrap;
+      crystools-bar-meter { display: none; }
+      #simulated { flex: none; }
+      #run { flex: 0 100 auto; min-width: 64px; }
+      .tag { flex: 0 1 auto; min-width: 40px; }
+      .tag > span > span { display: none; }
+    }
+    #bar[data-tiny] {
+      #state { position: absolute; clip-path: inset(50%); }
+      .tag { padding: 0 4px; }
+      .tag b { font-size: 9px; }
+      .tag > span > span { display: none; }
+      &:has(.tag) #simulated, &:has(#simulated:not([hidden])) .tag > * { display: none; }
+      &:has(#simulated:not([hidden])) .tag::after {
+        content: "SIM"; font-size: 10px; font-weight: 600; color: var(--crystools-warning);
+      }
+    }
+    #bar[data-size="low"] :is(#run, .tag > span) { grid-auto-flow: column; gap: 5px; align-items: baseline; }
     #popover {
       position: fixed; inset: auto; margin: 0; overflow: auto;
       width: min(${POPOVER_PIXELS}px, calc(100vw - ${2 * GAP_PIXELS}px));
@@ -138,10 +168,12 @@ export class Bar extends StoreView {
   #queued = 0;
   /** @type {number | null} */
   #room = null;
+  /** @type {"low" | "high" | null} */
+  #size = null;
   #bar = this.byId("bar");
   #popover = this.byId("popover");
   /** In the popover while it is open: 256 chips that nobody sees are not to be drawn. */
-  #views = [new Chips(), new Sources()];
+  #views = [new Chips(), new Host(), new Sources()];
 
   constructor() {
     super();
@@ -201,7 +233,9 @@ export class Bar extends StoreView {
   resize(width, height) {
     this.style.setProperty("--meter-width", `${width}px`);
     this.style.setProperty("--meter-height", `${height}px`);
-    setAttribute(this.#bar, "data-low", height < 26 ? "" : null);
+    this.#size = height < LOW_PIXELS ? "low" : height < HIGH_PIXELS ? null : "high";
+    setAttribute(this.#bar, "data-size", this.#size);
+    this.refresh();
   }
 
   /** @param {Store} store */
@@ -214,7 +248,17 @@ export class Bar extends StoreView {
     this.byId("simulated").toggleAttribute("hidden", !store.simulated);
     this.#renderRun(store);
     this.#renderChips(store);
-    showMeters(this.byId("host"), hostReadings(store, this.#choice));
+    this.#showMeters(this.byId("host"), hostReadings(store, this.#choice));
+  }
+
+  /** @param {Element} parent @param {readonly BarReading[]} readings */
+  #showMeters(parent, readings) {
+    const create = () => new BarMeter();
+    syncChildren(parent, readings, create, (meter, reading) => {
+      setAttribute(meter, "data-kind", reading.kind);
+      setAttribute(meter, "data-size", this.#size);
+      meter.reading = reading;
+    });
   }
 
   /** @param {Store} store */
@@ -229,7 +273,9 @@ export class Bar extends StoreView {
     const ahead = progressOf(runningStage(run));
     const done = nodesDone(run).ratio ?? (ahead ? ahead.done / ahead.total : 0);
     const others = runs.length > 1 ? `, +${runs.length - 1}` : "";
-    setText(this.byId("doing"), `${doingText(run)}${others}`);
+    const { what, count } = doingText(run);
+    setText(this.byId("what"), what);
+    setText(this.byId("count"), `${count}${others}`);
     setText(
       this.byId("rest"),
       isWorkflow(run) ? workflowText(run, store, this.#queued) : restText(run, store),
@@ -242,18 +288,19 @@ export class Bar extends StoreView {
   #renderChips(store) {
     const chips = shownChips(store, this.#choice);
     const apart = (this.#room ?? Infinity) < ROOM_FOR_TWO_PIXELS ? 1 : CHIPS_APART;
-    const groups = chips.length > apart ? [chips] : chips.map((chip) => [chip]);
     const quiet = quietChips(store.snapshot);
+    const together = chips.length > apart || (chips.length === 0 && !quiet && store.snapshot);
+    const groups = together ? [chips] : chips.map((chip) => [chip]);
     const create = () => createDevice(this.#popover);
     syncChildren(this.byId("chips"), quiet ? [...groups, quiet] : groups, create, (device, shown) => {
       const [tag, meters] = device.children;
       if (!tag || !meters) return;
       if (Array.isArray(shown)) {
         showTag(tag, shown);
-        showMeters(meters, chipReadings(store, this.#choice, shown));
+        this.#showMeters(meters, shown.length ? chipReadings(store, this.#choice, shown) : []);
       } else {
         showQuietTag(tag, shown);
-        showMeters(meters, quietReadings(shown, this.#choice));
+        this.#showMeters(meters, quietReadings(shown, this.#choice));
       }
     });
   }
@@ -303,11 +350,13 @@ function showTag(tag, chips) {
   const [name, kind] = words?.children ?? [];
   const worst = extreme(chips, hbmRatio, Math.max);
   const { devices } = namesFor(chips);
-  const title = chips.length > 1 ? `${chips.length} ${devices}` : (chips[0]?.chip ?? "");
+  const [only] = chips;
+  const title = only && chips.length === 1 ? only.chip : `${chips.length || "No"} ${devices}`;
   if (name) setText(name, title);
   if (kind) setText(kind, kindsOf(chips));
   const fullest = worst ? `, fullest memory ${percent(worst.value)} on ${worst.chip.chip}` : "";
-  setAttribute(tag, "data-tip", `${title}, ${kindsOf(chips)}${fullest}. Click for all chips.`);
+  const what = [title, kindsOf(chips)].filter(Boolean).join(", ");
+  setAttribute(tag, "data-tip", `${what}${fullest}. Click for all chips and the host.`);
   setAttribute(tag, "data-level", worst ? level(worst.value) : null);
   setAttribute(tag, "data-quiet", null);
   if (picture) drawChips(picture, chips.length > 1 ? chips : []);
@@ -331,24 +380,16 @@ function kindsOf(chips) {
   return [...new Set(kinds)].join(", ");
 }
 
-/** @param {Element} parent @param {readonly BarReading[]} readings */
-function showMeters(parent, readings) {
-  const create = () => new BarMeter();
-  syncChildren(parent, readings, create, (meter, reading) => {
-    setAttribute(meter, "data-kind", reading.kind);
-    meter.reading = reading;
-  });
-}
-
-/** The running stage and how far it is: "Denoise 23/50". @param {RunReport} run */
+/** The running stage and how far it is: "Denoise" and "23/50". @param {RunReport} run */
 function doingText(run) {
   const stage = runningStage(run);
-  if (!stage) return "Starting";
+  if (!stage) return { what: "Starting", count: "" };
   const ahead = progressOf(stage);
-  if (ahead?.unit === "Bytes") return `${stageTitle(stage)} ${percent(ahead.done / ahead.total)}`;
-  if (!ahead) return stageTitle(stage);
+  const what = stageTitle(stage);
+  if (!ahead) return { what, count: "" };
+  if (ahead.unit === "Bytes") return { what, count: percent(ahead.done / ahead.total) };
   const compiling = ahead.done === 0 && stage.compile_seconds > 0 ? ", compiling" : "";
-  return `${stageTitle(stage)}${compiling} ${ahead.done}/${ahead.total}`;
+  return { what: `${what}${compiling}`, count: `${ahead.done}/${ahead.total}` };
 }
 
 /** What has still to go, and of what: "3:20 left of the run". @param {RunReport} run @param {Store} store */
@@ -360,14 +401,20 @@ function leftText(run, store) {
   return eta == null || !stage ? "" : `${clock(eta)} left of ${stageTitle(stage)}`;
 }
 
-/** "5/8 nodes · 1:23 · 3:20 left of the run · 2 queued". @param {RunReport} run @param {Store} store @param {number} queued */
+/**
+ * "5/8 nodes · 1:23 · 2 queued · 3:20 left of the run": last what may be as long as a node's title.
+ *
+ * @param {RunReport} run
+ * @param {Store} store
+ * @param {number} queued
+ */
 function workflowText(run, store, queued) {
   const { done, total } = nodesDone(run);
   return [
     total == null ? `${done} nodes` : `${done}/${total} nodes`,
     clock(elapsedSeconds(run, store.nowUnixSeconds)),
-    leftText(run, store),
     queued ? `${queued} queued` : "",
+    leftText(run, store),
   ]
     .filter(Boolean)
     .join(" · ");

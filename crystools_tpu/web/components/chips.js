@@ -49,7 +49,7 @@ export class Chips extends StoreView {
       display: grid; grid-template-columns: repeat(auto-fit, minmax(165px, 1fr)); gap: 2px 16px;
       font-size: 12px; margin: 8px 0;
     }
-    #worst > div { display: flex; justify-content: space-between; gap: 8px; }
+    #worst > div { display: flex; flex-wrap: wrap; justify-content: space-between; gap: 0 8px; }
     dt { color: var(--crystools-muted); white-space: nowrap; }
     dd { font-weight: 600; }
     #grid { display: grid; grid-template-columns: repeat(16, minmax(0, 1fr)); gap: 2px; }

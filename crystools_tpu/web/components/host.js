@@ -19,7 +19,7 @@ export class Host extends StoreView {
     </section>`,
     `
     #meters {
-      display: grid; grid-template-columns: repeat(auto-fill, minmax(128px, 1fr)); gap: 10px 16px;
+      display: grid; grid-template-columns: repeat(auto-fill, minmax(150px, 1fr)); gap: 10px 16px;
       margin-top: 8px;
     }
     `,

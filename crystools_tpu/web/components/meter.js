@@ -26,7 +26,7 @@ const CRITICAL_RATIO = 0.97;
 
 export const MARKUP = `
   <div id="meter">
-    <span id="label"></span><span id="figure" class="number"></span>
+    <div id="head"><span id="label"></span><span id="figure" class="number"></span></div>
     <svg viewBox="0 0 ${SERIES_LENGTH - 1} ${SPARKLINE_HEIGHT}" preserveAspectRatio="none" aria-hidden="true">
       <path id="area" /><path id="line" />
     </svg>
@@ -40,22 +40,23 @@ export class Meter extends Component {
     :host { --color: var(--crystools-host); min-width: 0; container-type: inline-size; }
     #meter {
       display: grid;
-      grid-template: "label figure" auto "history history" 13px "bar bar" 5px / minmax(0, 1fr) auto;
-      gap: 1px 8px; align-items: baseline;
+      grid-template: "head" auto "history" 13px "bar" 5px / minmax(0, 1fr);
+      row-gap: 1px; align-items: baseline;
     }
+    #head {
+      grid-area: head; display: flex; flex-wrap: wrap; justify-content: space-between; align-items: baseline; gap: 0 8px;
+    }
+    @container (max-width: 92px) { #label { flex: 0 0 100%; } }
     @container (min-width: 200px) {
       #meter {
         grid-template: "label history figure" auto "bar bar bar" 5px / auto minmax(0, 1fr) auto;
-        row-gap: 3px;
+        gap: 3px 8px;
       }
-    }
-    @container (max-width: 92px) {
-      #meter { grid-template: "label" auto "figure" auto "history" 13px "bar" 5px / minmax(0, 1fr); }
+      #head { display: contents; }
     }
     #meter[data-level="warning"] { --color: var(--crystools-warning-fill); }
     #meter[data-level="critical"] { --color: var(--crystools-critical-fill); }
-    #label { grid-area: label; font-size: 11px; color: var(--crystools-muted); white-space: nowrap; overflow: hidden;
-      text-overflow: ellipsis; }
+    #label { grid-area: label; font-size: 11px; color: var(--crystools-muted); overflow-wrap: anywhere; }
     #figure { grid-area: figure; font-size: 13px; font-weight: 600; }
     #meter[data-absent] #figure { color: var(--crystools-muted); font-weight: 400; }
     svg { grid-area: history; width: 100%; height: 13px; align-self: end; overflow: visible; }

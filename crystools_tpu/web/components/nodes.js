@@ -10,6 +10,7 @@
 import { Component, blueprint } from "../component.js";
 import { h, setAttribute, setText, svg, syncChildren } from "../dom.js";
 import { duration, stageTitle, statusTitle, wholeDuration } from "../format.js";
+import { reasonText } from "../run-text.js";
 import { STAGE_COLOURS } from "../stage-colours.js";
 import { AXIS_STYLE, HATCH, LEGEND_STYLE, drawAxis } from "../time-axis.js";
 import { countedClasses, rowsOf } from "../workflow-figures.js";
@@ -86,7 +87,6 @@ export class Nodes extends Component {
       .row > span:empty { display: none; }
       #axis { grid-column: 1 / -1; }
     }
-    @container (max-width: 240px) { #axis > :nth-child(even) { display: none; } }
     `,
   );
 
@@ -226,7 +226,7 @@ function describe({ kind, nodes, seconds }) {
   const expanded = first.nodes.length ? [`expanded into ${first.nodes.length} nodes`] : [];
   const steps = report.steps.length ? [`${report.steps.length} steps`] : [];
   const lines = [...steps, ...expanded, ...parts, ...(more > 0 ? [`${more} more stages`] : [])];
-  return [`${stageTitle(report)} (${where}): ${time}${how}`, report.error, ...lines]
+  return [`${stageTitle(report)} (${where}): ${time}${how}`, reasonText(report), ...lines]
     .filter(Boolean)
     .join("\n");
 }

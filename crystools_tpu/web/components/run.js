@@ -19,6 +19,7 @@ import {
   outcome,
   paramsOf,
   processText,
+  reasonText,
   runTitle,
   stepsText,
   warningsOf,
@@ -90,7 +91,9 @@ export class RunView extends Component {
     #doing[data-level="warning"] { color: var(--crystools-warning); }
     .big { font-size: 24px; font-weight: 650; letter-spacing: -.02em; line-height: 1.2; }
     #now > div { min-width: 0; }
-    #steps { white-space: normal; }
+    #steps, #left, #elapsed { white-space: normal; overflow-wrap: anywhere; }
+    #time { white-space: nowrap; }
+    #doing { overflow-wrap: anywhere; }
     .right { text-align: right; }
     #progress { height: 8px; border-radius: 4px; background: var(--crystools-sunken); overflow: hidden; }
     #bar {
@@ -102,10 +105,8 @@ export class RunView extends Component {
       font-size: 13px; padding: 7px 10px; border-radius: 6px; overflow-wrap: anywhere;
       white-space: pre-wrap;
     }
-    #error {
-      color: var(--crystools-critical); background: var(--crystools-critical-panel); max-height: 12em;
-      overflow: auto;
-    }
+    #error { max-height: 12em; overflow: auto; background: var(--crystools-sunken); }
+    #error[data-level="critical"] { color: var(--crystools-critical); background: var(--crystools-critical-panel); }
     #warnings { display: grid; gap: 6px; }
     #warnings li { color: var(--crystools-warning); background: var(--crystools-warning-panel); }
     #warnings li[data-level="critical"] {
@@ -116,8 +117,8 @@ export class RunView extends Component {
       border-block: 1px solid var(--crystools-line);
     }
     #figures > * { flex: 1 1 88px; min-width: max-content; }
-    @container (max-width: 400px) { .big { font-size: 19px; } .right { flex: 1; white-space: nowrap; } }
-    @container (max-width: 260px) { .right { flex-basis: 100%; white-space: normal; text-align: left; } }
+    @container (max-width: 400px) { .big { font-size: 19px; } }
+    @container (max-width: 340px) { .right { flex-basis: 100%; text-align: left; } }
     `,
   );
 
@@ -252,7 +253,8 @@ export class RunView extends Component {
 
   /** @param {RunReport} run */
   #showProblems(run) {
-    setText(this.byId("error"), run.error ?? "");
+    setText(this.byId("error"), reasonText(run));
+    setAttribute(this.byId("error"), "data-level", outcome(run).level);
     syncChildren(
       this.byId("warnings"),
       warningsOf(run),

@@ -10,7 +10,7 @@ import { h, setAttribute, setText, svg, syncChildren } from "../dom.js";
 import { duration, stageTitle, wholeDuration } from "../format.js";
 import { layOut } from "../run-figures.js";
 import { STAGE_COLOURS } from "../stage-colours.js";
-import { AXIS_STYLE, HATCH, LEGEND_STYLE, drawAxis } from "../time-axis.js";
+import { AXIS_STYLE, HATCH, LEGEND_STYLE, WHOLE_OR_NOT, drawAxis } from "../time-axis.js";
 
 const HEIGHT = 34;
 
@@ -34,12 +34,13 @@ export class Timeline extends Component {
       </figcaption>
     </figure>`,
     `${STAGE_COLOURS}
+    :host { container-type: inline-size; }
     figure { margin: 0; }
     ${AXIS_STYLE}
     #names, #marks { position: relative; height: 17px; font-size: 11px; }
     #names > div, #marks > div { position: absolute; white-space: nowrap; }
-    #names > div { container-type: inline-size; height: 17px; overflow: hidden; text-overflow: ellipsis; }
-    @container (max-width: 44px) { #names span { display: none; } }
+    #names > div { height: 17px; overflow: hidden; }
+    ${WHOLE_OR_NOT("#names > div")}
     #marks { height: 14px; }
     #marks > div { color: var(--crystools-critical); font-weight: 600; transform: translateX(-50%); }
     #marks > div[data-edge="right"] { transform: translateX(-100%); }
