@@ -110,7 +110,7 @@ export function hbmRatio({ hbm_used_bytes: used, hbm_total_bytes: total }) {
 }
 
 /** So many shades a grid of chips has: nobody sees more, and a square whose shade is the same is not drawn again. */
-const SHADES = 32;
+const SHADES = 20;
 
 /** A share as the shade of a chip's square. @param {number} ratio */
 export function shade(ratio) {

@@ -71,7 +71,9 @@ export class Chips extends StoreView {
         color-mix(in oklab, var(--crystools-hbm) 10%, var(--crystools-sunken)), var(--crystools-hbm) 90%,
         var(--crystools-warning-fill) 90% 97%, var(--crystools-critical-fill) 97%);
     }
-    #overview:not([hidden]) + #cards > * { content-visibility: auto; contain-intrinsic-size: auto 90px; }
+    #overview:not([hidden]) + #cards > :not([data-free]) {
+      contain: strict; height: var(--card-height, 90px); content-visibility: auto;
+    }
     #cards:empty { display: none; }
     #overview[hidden] + #cards > :first-child { border-top: 0; }
     `,
@@ -84,8 +86,20 @@ export class Chips extends StoreView {
   /** Of hundreds of cards those that are seen are kept up to date. */
   #sight = new Sight(() => this.refresh());
 
+  /**
+   * Hundreds of cards are each as high as the first would be by itself: so a figure that changes in one cannot move
+   * the others, and the browser looks at no other.
+   */
+  #cardSize = new ResizeObserver(([cards]) => {
+    const first = /** @type {HTMLElement | null} */ (cards?.target.firstElementChild ?? null);
+    first?.setAttribute("data-free", "");
+    if (first?.offsetHeight) setStyle(this.byId("cards"), "--card-height", `${first.offsetHeight}px`);
+    first?.removeAttribute("data-free");
+  });
+
   constructor() {
     super();
+    this.#cardSize.observe(this.byId("cards"));
     this.byId("expand").addEventListener("click", this.#toggle);
     this.byId("grid").addEventListener("click", this.#select);
     this.byId("grid").addEventListener("keydown", this.#move);
