@@ -65,16 +65,20 @@ export class Runs extends StoreView {
     .facts > :not(:empty, .process) { margin-right: 10px; }
     ${OUTCOME_COLOURS}
     .status { grid-area: e; text-align: right; }
-    .ended { grid-area: t; text-align: right; font-size: 12px; }
-    .ended > :not(:empty) + :not(:empty) { margin-left: 10px; }
+    .ended { grid-area: t; display: flex; flex-wrap: wrap; justify-content: end; gap: 0 10px; font-size: 12px; }
     .detail { padding: 6px 4px 16px; }
     @container (max-width: 860px) { .process { display: none; } }
     @container (max-width: 620px) {
       li button { grid-template: "a p n" auto "a p s" auto "a p f" auto "a p t" auto / 14px auto minmax(0, 1fr); }
       .status { grid-area: s; text-align: left; }
-      .ended { text-align: left; }
+      .ended { justify-content: start; }
     }
-    @container (max-width: 340px) { .picture { width: 44px; height: 44px; } }
+    @container (max-width: 340px) {
+      li button { grid-template: "p n" auto "p s" auto "p f" auto "p t" auto / auto minmax(0, 1fr); }
+      .arrow { display: none; }
+      .picture { width: 44px; height: 44px; }
+      .name { display: -webkit-box; -webkit-box-orient: vertical; -webkit-line-clamp: 3; white-space: normal; }
+    }
     `,
   );
 
