@@ -9,6 +9,7 @@ from typing import Any, Final, Protocol
 
 from crystools_tpu.telemetry import (
     CompileCache,
+    HbmUsage,
     Node,
     RunReport,
     StageName,
@@ -92,7 +93,7 @@ def _within(stage: StageReport, position: int) -> StageReport:
 def _sum(report: RunReport, node: Node) -> StageReport:
     """A node as a stage: its whole time, all compiles in it, and the peak of each device."""
     caches = {stage.compile_cache for stage in report.stages}
-    peaks = {}
+    peaks: dict[str, HbmUsage] = {}
     for use in (use for stage in report.stages for use in stage.hbm):
         if use.device not in peaks or use.peak_bytes > peaks[use.device].peak_bytes:
             peaks[use.device] = use

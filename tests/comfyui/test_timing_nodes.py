@@ -132,7 +132,11 @@ def test_several_runs_are_summed_and_each_counts_once() -> None:
 
 def test_the_nodes_of_one_workflow_report_parts_of_its_run_and_all_of_them_count() -> None:
     encoder = dataclasses.replace(report("a", stages=1), total_seconds=12.0)
-    timings = {"timing_1": telemetry.to_wire(encoder), "timing_2": timing("a"), "timing_3": timing("a")}
+    timings: dict[str, Any] = {
+        "timing_1": telemetry.to_wire(encoder),
+        "timing_2": timing("a"),
+        "timing_3": timing("a"),
+    }
     summary, text = TPUTimingReport().report(**timings)["result"]
     assert summary.splitlines()[0].strip() == "wan2.1-t2v succeeded in 155.00 s"
     assert len(json.loads(text)["runs"]) == 2
@@ -158,13 +162,8 @@ def test_one_table_has_the_stages_of_each_node_together_with_their_sum() -> None
         status=Status.CANCELLED,
         stages=(stage(StageName.DENOISE, 0.0, 9.0, status=Status.CANCELLED, steps_total=50),),
     )
-    timings = dict(
-        zip(
-            ("timing_1", "timing_2", "timing_3"),
-            map(telemetry.to_wire, (encoder, report("a"), stopped)),
-            strict=False,
-        )
-    )
+    reports = enumerate((encoder, report("a"), stopped), 1)
+    timings = {f"timing_{number}": telemetry.to_wire(each) for number, each in reports}
     summary, _ = TPUTimingReport().report("9", Graph(), **timings)["result"]
     title, _, header, _, *rows = [line.split() for line in summary.splitlines()]
     assert title == ["wan2.1-t2v", "cancelled", "after", "0", "of", "50", "steps", "in", "298.00", "s"]

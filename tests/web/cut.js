@@ -101,8 +101,10 @@ function whatIsCut(mayBeCut) {
     return width > SLACK_PIXELS && height > LEADING_PIXELS;
   }
 
-  const hosts = [...document.querySelectorAll(HOSTS)].filter((host) => host.clientWidth > 0);
-  for (const root of hosts.length ? hosts : [document.body]) walk(root);
+  const hosts = [...document.querySelectorAll(HOSTS)];
+  for (const root of hosts.length ? hosts : [document.body]) {
+    if (root.clientWidth) walk(root); // else it has no room at all
+  }
   seen.forEach((one, at) => {
     for (const other of seen.slice(at + 1)) {
       if (!one.lines.some((a) => other.lines.some((b) => overlap(a, b)))) continue;
