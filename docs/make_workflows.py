@@ -54,7 +54,7 @@ Each node is timed: see *Where the time went*, the bar at the top, and `/crystoo
 TINY_NOTE: Final = """# Press Run
 
 A tiny model is made for you in the first run. Its weights are random: what it makes are coloured shapes, \
-not your prompt. It takes seconds, on a CPU too.
+not your prompt. It takes about a minute on a CPU.
 
 Then open the template **{full}** for the real model.
 
@@ -70,6 +70,8 @@ class Node:
     place: tuple[int, int]
     size: tuple[int, int]
     inputs: Inputs = field(default_factory=dict)
+    title: str | None = None
+    is_collapsed: bool = False
 
 
 Nodes: TypeAlias = dict[str, Node]
@@ -82,14 +84,15 @@ PROMPTS: Final = 360
 SAMPLING: Final = 720
 RESULT: Final = 1080
 WIDTH: Final = 320
-SMALL_NODE: Final = (WIDTH, 110)
+TALL: Final = (WIDTH, 380)
+SHORT: Final = (WIDTH, 180)
 LOWER: Final = 480
 MARGIN: Final = 15
 TITLE: Final = 30
 GROUP_TITLE: Final = 40
 GROUPS: Final = {
-    "The picture to start with": ("image",),
-    "What to show": ("encode", "start"),
+    "The picture to start with": ("image", "start"),
+    "What to show": ("encode",),
     "On the TPU": ("sample",),
     "The result": ("decode", "create", "save"),
     "Where the time went": ("report",),
@@ -169,9 +172,10 @@ def _saved(number: int, node: Node, links: list[list[Any]]) -> dict[str, Any]:
         "type": node.type,
         "pos": list(node.place),
         "size": list(node.size),
-        "flags": {},
+        "flags": {"collapsed": True} if node.is_collapsed else {},
         "order": number - 1,
         "mode": 0,
+        **({} if node.title is None else {"title": node.title}),
         "inputs": [
             {
                 "name": input_,
@@ -196,17 +200,18 @@ def _saved(number: int, node: Node, links: list[list[Any]]) -> dict[str, Any]:
 
 def video_end(frames: str, prefix: str) -> Nodes:
     """A decoder's frames to a file."""
+    given = {"images": (frames, 0), "fps": (frames, 1)}
     file = {"filename_prefix": prefix, "format": "auto", "codec": "auto"}
     return {
-        "create": Node("CreateVideo", (RESULT, 200), SMALL_NODE, {"images": (frames, 0), "fps": (frames, 1)}),
-        "save": Node("SaveVideo", (RESULT, 330), (WIDTH, 440), {"video": ("create", 0), **file}),
+        "create": Node("CreateVideo", (RESULT, 230), (WIDTH, 80), given, is_collapsed=True),
+        "save": Node("SaveVideo", (RESULT, 280), (WIDTH, 420), {"video": ("create", 0), **file}),
     }
 
 
 def report(*timings: Link) -> Nodes:
     """Where the time of all of them went."""
     inputs = {f"timing_{number}": timing for number, timing in enumerate(timings, 1)}
-    return {"report": Node("TPUTimingReport", (PROMPTS, LOWER), (SAMPLING - PROMPTS + WIDTH, 400), inputs)}
+    return {"report": Node("TPUTimingReport", (PROMPTS, LOWER), (SAMPLING - PROMPTS + WIDTH, 360), inputs)}
 
 
 def cogvideox(model: Inputs, shape: Inputs, prefix: str) -> Nodes:
@@ -214,9 +219,9 @@ def cogvideox(model: Inputs, shape: Inputs, prefix: str) -> Nodes:
     prompts = {"prompt": PROMPT, "negative_prompt": NEGATIVE}
     embeddings = {"embeddings": ("encode", 0)}
     return {
-        "encode": Node("CogVideoXTextEncoder", (PROMPTS, 0), (WIDTH, 300), {**prompts, **model}),
-        "sample": Node("CogVideoXTPUSampler", (SAMPLING, 0), (WIDTH, 280), {**embeddings, **shape}),
-        "decode": Node("CogVideoXTPUVAEDecoder", (RESULT, 0), SMALL_NODE, {"latents": ("sample", 0)}),
+        "encode": Node("CogVideoXTextEncoder", (PROMPTS, 0), TALL, {**prompts, **model}),
+        "sample": Node("CogVideoXTPUSampler", (SAMPLING, 0), TALL, {**embeddings, **shape}),
+        "decode": Node("CogVideoXTPUVAEDecoder", (RESULT, 0), SHORT, {"latents": ("sample", 0)}),
         **video_end("decode", prefix),
         **report(("encode", 1), ("sample", 2), ("decode", 2)),
     }
@@ -228,9 +233,9 @@ def wan_t2v(nodes: str, model: Inputs, shape: Inputs, prefix: str) -> Nodes:
     embeddings = {"prompt_embeds": ("encode", 0), "negative_prompt_embeds": ("encode", 1)}
     latents = {"latents": ("sample", 0)}
     return {
-        "encode": Node(f"{nodes}TextEncoder", (PROMPTS, 0), (WIDTH, 300), {**prompts, **model}),
-        "sample": Node(f"{nodes}TPUSampler", (SAMPLING, 0), (WIDTH, 330), {**embeddings, **shape, **model}),
-        "decode": Node(f"{nodes}TPUVAEDecoder", (RESULT, 0), SMALL_NODE, {**latents, **model}),
+        "encode": Node(f"{nodes}TextEncoder", (PROMPTS, 0), TALL, {**prompts, **model}),
+        "sample": Node(f"{nodes}TPUSampler", (SAMPLING, 0), TALL, {**embeddings, **shape, **model}),
+        "decode": Node(f"{nodes}TPUVAEDecoder", (RESULT, 0), SHORT, {**latents, **model}),
         **video_end("decode", prefix),
         **report(("encode", 2), ("sample", 2), ("decode", 2)),
     }
@@ -249,11 +254,11 @@ def wan22_i2v(model: Inputs, shape: Inputs, prefix: str) -> Nodes:
         "latent_info": ("start", 1),
     }
     return {
-        "image": Node("LoadImage", (LEFT, LOWER), (WIDTH, 320), {"image": "example.png", "upload": "image"}),
-        "encode": Node("Wan22I2VTextEncoder", (PROMPTS, 0), (WIDTH, 180), {**prompts, **model}),
-        "start": Node("Wan22I2VImageEncoder", (PROMPTS, 230), (WIDTH, 170), {**image, **size, **model}),
-        "sample": Node("Wan22I2VTPUSampler", (SAMPLING, 0), (WIDTH, 300), {**handed, **others, **model}),
-        "decode": Node("Wan22I2VTPUVAEDecoder", (RESULT, 0), SMALL_NODE, {**latents, **model}),
+        "image": Node("LoadImage", (LEFT, 340), (WIDTH, 320), {"image": "example.png", "upload": "image"}),
+        "encode": Node("Wan22I2VTextEncoder", (PROMPTS, 0), TALL, {**prompts, **model}),
+        "start": Node("Wan22I2VImageEncoder", (LEFT, 700), (WIDTH, 220), {**image, **size, **model}),
+        "sample": Node("Wan22I2VTPUSampler", (SAMPLING, 0), TALL, {**handed, **others, **model}),
+        "decode": Node("Wan22I2VTPUVAEDecoder", (RESULT, 0), SHORT, {**latents, **model}),
         **video_end("decode", prefix),
         **report(("encode", 2), ("start", 2), ("sample", 2), ("decode", 2)),
     }
@@ -264,13 +269,13 @@ def flux2(model: Inputs, shape: Inputs, prefix: str) -> Nodes:
     size = {name: shape[name] for name in names_of(Flux2Request, Role.SHAPE) if name in shape}
     decoded = {"latents": ("sample", 0), **size, **model}
     return {
-        "encode": Node("FluxTPUTextEncoder", (PROMPTS, 0), (WIDTH, 200), {"prompt": PROMPT, **model}),
+        "encode": Node("FluxTPUTextEncoder", (PROMPTS, 0), TALL, {"prompt": PROMPT, **model}),
         "sample": Node(
-            "FluxTPUSampler", (SAMPLING, 0), (WIDTH, 260), {"prompt_embeds": ("encode", 0), **shape, **model}
+            "FluxTPUSampler", (SAMPLING, 0), TALL, {"prompt_embeds": ("encode", 0), **shape, **model}
         ),
-        "decode": Node("FluxTPUVAEDecoder", (RESULT, 0), (WIDTH, 130), decoded),
+        "decode": Node("FluxTPUVAEDecoder", (RESULT, 0), SHORT, decoded),
         "save": Node(
-            "SaveImage", (RESULT, 220), (WIDTH, 400), {"images": ("decode", 0), "filename_prefix": prefix}
+            "SaveImage", (RESULT, 240), (WIDTH, 420), {"images": ("decode", 0), "filename_prefix": prefix}
         ),
         **report(("encode", 1), ("sample", 1), ("decode", 1)),
     }
@@ -292,20 +297,20 @@ class Template:
     @property
     def full(self) -> str:
         """The title of the one for the published model."""
-        return f"{self.makes} on TPU, {self.size}"
+        return f"{self.makes}, TPU {self.size}"
 
     @property
     def tiny(self) -> str:
         """The title of the one for the tiny checkpoint."""
-        return f"{self.makes} on TPU, tiny"
+        return f"{self.makes}, TPU tiny"
 
 
 TEMPLATES: Final = {
-    "cogvideox-t2v": Template("CogVideoX1.5 text to video", "720p", cogvideox, "the text encoder"),
+    "cogvideox-t2v": Template("CogVideoX text to video", "720p", cogvideox, "the text encoder"),
     "wan2.1-t2v": Template("Wan2.1 text to video", "720p", partial(wan_t2v, "Wan21")),
     "wan2.2-t2v": Template("Wan2.2 text to video", "720p", partial(wan_t2v, "Wan22T2V")),
     "wan2.2-i2v": Template("Wan2.2 image to video", "720p", wan22_i2v, "four nodes"),
-    "flux.2": Template("FLUX.2 text to image", "1024 x 1024", flux2),
+    "flux.2": Template("FLUX.2 text to image", "1024", flux2),
 }
 
 
@@ -324,7 +329,9 @@ def workflows() -> dict[str, dict[str, Any]]:
 
 
 def _with_note(nodes: Nodes, text: str) -> dict[str, Any]:
-    return workflow({**nodes, "note": Node("MarkdownNote", (LEFT, 0), (WIDTH, 400), {"text": text})})
+    return workflow(
+        {**nodes, "note": Node("MarkdownNote", (LEFT, 0), (WIDTH, 250), {"text": text}, "Start here")}
+    )
 
 
 if __name__ == "__main__":
