@@ -180,7 +180,7 @@ def test_the_templates_are_as_their_program_writes_them(program: ModuleType) -> 
 def test_a_search_for_tpu_finds_a_template_and_its_name_can_be_a_file_and_an_address_everywhere(
     name: str,
 ) -> None:
-    """The name is the title in the list, which cuts it after about 33 characters, and a part of an address."""
+    """The name is the title in the list, which cuts a longer one, and a part of an address."""
     assert "TPU" in name
     assert re.fullmatch(r"[A-Za-z0-9., ]+[A-Za-z0-9]", name)
     assert len(name) <= 33
