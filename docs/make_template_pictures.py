@@ -64,7 +64,7 @@ def first_picture() -> np.ndarray[Any, np.dtype[np.float32]]:
     down, across = np.mgrid[0:256, 0:256].astype(np.float32) / 255
     sun = (down - 0.55) ** 2 + (across - 0.5) ** 2 < 0.03
     sky = np.stack([0.95 - 0.4 * down, 0.35 + 0.35 * down, 0.55 - 0.3 * down], axis=-1)
-    return np.where(sun[..., None], np.float32([1, 0.9, 0.55]), sky).astype(np.float32)
+    return np.where(sun[..., None], np.asarray([1, 0.9, 0.55], np.float32), sky).astype(np.float32)
 
 
 def filled(frame: Image.Image) -> Image.Image:

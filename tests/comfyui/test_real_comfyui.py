@@ -190,6 +190,7 @@ def test_the_page_of_a_renamed_clone_loads_one_file_and_finds_its_styles(comfyui
             assert answer.status == 200
 
 
+@pytest.mark.timeout(900)  # with ComfyUI's start, and every program of the model is compiled
 def test_a_new_user_has_a_video_after_four_clicks_from_the_list_of_templates(comfyui: ComfyUI) -> None:
     """Nothing is there but ComfyUI and the pack: no terminal, no download, no folder for a model."""
     from playwright.sync_api import sync_playwright

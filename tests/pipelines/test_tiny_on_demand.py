@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -30,14 +29,19 @@ def written(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The models whose checkpoints are written, in place of real ones."""
     models: list[str] = []
 
-    def write(model: str, directory: Path) -> Path:
+    def write_and_count(model: str, directory: Path) -> Path:
         models.append(model)
-        directory.mkdir()
-        (directory / "model_index.json").write_text(model)
-        return directory
+        return write(model, directory)
 
-    monkeypatch.setattr(on_demand, "write_tiny_checkpoint", write)
+    monkeypatch.setattr(on_demand, "write_tiny_checkpoint", write_and_count)
     return models
+
+
+def write(model: str, directory: Path) -> Path:
+    """In place of a real one."""
+    directory.mkdir()
+    (directory / "model_index.json").write_text(model)
+    return directory
 
 
 def location(model: str) -> str:
@@ -83,20 +87,13 @@ def test_where_a_checkpoint_is_elsewhere_nothing_is_made(
     assert written == []
 
 
-def test_prompts_at_the_same_time_make_it_once(
-    data: Path, written: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    begun, quick = threading.Barrier(4), on_demand.write_tiny_checkpoint
-
-    def slow(model: str, directory: Path) -> Path:
-        time.sleep(0.05)
-        return quick(model, directory)
+def test_prompts_at_the_same_time_make_it_once(data: Path, written: list[str]) -> None:
+    begun = threading.Barrier(4)
 
     def make() -> str | None:
         begun.wait()
         return make_missing(location("flux.2"))
 
-    monkeypatch.setattr(on_demand, "write_tiny_checkpoint", slow)
     with ThreadPoolExecutor(4) as pool:
         said = [future.result() for future in [pool.submit(make) for _ in range(4)]]
     assert len([news for news in said if news is not None]) == len(written) == 1
@@ -105,11 +102,9 @@ def test_prompts_at_the_same_time_make_it_once(
 def test_one_that_another_process_makes_meanwhile_is_taken(
     data: Path, written: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    quick = on_demand.write_tiny_checkpoint
-
     def overtaken(model: str, directory: Path) -> Path:
-        quick(model, Path(location(model)))
-        return quick(model, directory)
+        write(model, Path(location(model)))
+        return write(model, directory)
 
     monkeypatch.setattr(on_demand, "write_tiny_checkpoint", overtaken)
     assert make_missing(location("flux.2")) is None
@@ -130,10 +125,8 @@ FULL = "Error while serializing: I/O error: No space left on device (os error 28
 def test_a_disk_that_takes_none_is_one_clear_error_and_leaves_nothing(
     data: Path, written: list[str], monkeypatch: pytest.MonkeyPatch, error: Exception, why: str
 ) -> None:
-    quick = on_demand.write_tiny_checkpoint
-
     def fail(model: str, directory: Path) -> Path:
-        quick(model, directory)
+        write(model, directory)
         raise error
 
     monkeypatch.setattr(on_demand, "write_tiny_checkpoint", fail)
