@@ -127,7 +127,7 @@ class ComfyUI:
 
     def ended(self) -> dict[str, Any]:
         """The report of the newest run, once it has ended."""
-        wait_for(lambda: self.runs()[0]["status"] != "running", "the run")
+        wait_for(lambda: [run["status"] for run in self.runs()[:1]] not in ([], ["running"]), "the run")
         return self.runs()[0]
 
     def runs(self) -> list[dict[str, Any]]:
@@ -193,12 +193,13 @@ def test_the_page_of_a_renamed_clone_loads_one_file_and_finds_its_styles(comfyui
 @pytest.mark.timeout(900)  # with ComfyUI's start, and every program of the model is compiled
 def test_a_new_user_has_a_video_after_four_clicks_from_the_list_of_templates(comfyui: ComfyUI) -> None:
     """Nothing is there but ComfyUI and the pack: no terminal, no download, no folder for a model."""
-    from playwright.sync_api import sync_playwright
+    from playwright.sync_api import expect, sync_playwright
 
     with sync_playwright() as playwright:
         chromium = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=["--no-sandbox"])
         page = chromium.new_page(viewport={"width": 1440, "height": 900})
-        page.set_default_timeout(PATIENCE_SECONDS * 1000)
+        patience = PATIENCE_SECONDS * 1000
+        page.set_default_timeout(patience)
         page.goto(comfyui.url)
         search = page.get_by_placeholder("Search templates...")
         search.wait_for()  # which the page opens by itself at the first start
@@ -212,17 +213,16 @@ def test_a_new_user_has_a_video_after_four_clicks_from_the_list_of_templates(com
             for title in (template.full, template.tiny):
                 card = page.get_by_test_id(f"template-workflow-{title}")
                 card.scroll_into_view_if_needed()
-                page.wait_for_function(
-                    "image => image.naturalWidth === 512", arg=card.locator("img").element_handle()
-                )
+                expect(card.locator("img")).to_have_js_property("naturalWidth", 512, timeout=patience)
         page.get_by_test_id(f"template-workflow-{TEMPLATES[NEW_USERS].tiny}").click()
         page.wait_for_function("() => window.app.graph.nodes.length === 7")
         assert page.evaluate("() => window.app.canvas.low_quality") is False
         page.get_by_role("button", name="Run", exact=True).click()
 
+        comfyui.ended()
         video = page.locator("video").first
         video.wait_for()
-        page.wait_for_function("video => video.videoWidth === 256", arg=video.element_handle())
+        expect(video).to_have_js_property("videoWidth", 256, timeout=patience)
         chromium.close()
     assert comfyui.log.count(f"{tiny_name(NEW_USERS)} was made in") == 1
     run = comfyui.ended()
@@ -308,7 +308,7 @@ async def test_system_stats_answers_at_once_while_a_generation_runs_and_a_source
     assert seconds[int(0.99 * len(seconds))] < 0.1, f"of {len(seconds)}: {seconds[-10:]}"
 
 
-@pytest.mark.parametrize("model", MODELS.keys() - {NEW_USERS})
+@pytest.mark.parametrize("model", sorted(MODELS.keys() - {NEW_USERS}))
 def test_the_small_template_of_each_model_makes_its_model_and_its_file(comfyui: ComfyUI, model: str) -> None:
     outputs = comfyui.run(comfyui.template(model))
     assert comfyui.log.count(f"{tiny_name(model)} was made in") == 1
