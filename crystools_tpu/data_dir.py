@@ -22,6 +22,9 @@ PROFILES: Final = "profiles"
 FRAMES: Final = "frames"
 """The folder in the data directory for frames that could not be saved where they were wanted."""
 
+TINY_MODELS: Final = "tiny-models"
+"""The folder in the data directory for the tiny random checkpoints that are made where they are asked for."""
+
 _NAME: Final = "crystools-tpu"
 
 

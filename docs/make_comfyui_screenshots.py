@@ -7,6 +7,7 @@ Needs Chromium, the extras `pipelines` and `dev`, and `make frontends`; takes ab
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import re
@@ -16,10 +17,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from make_screenshots import CHROMIUM, TOPOLOGY, save
-from make_workflows import SMALL_VIDEO, TINY, Node, wan_t2v, workflow
+from make_workflows import SMALL_VIDEO, Node, wan_t2v, workflow
 from playwright.sync_api import Browser, FloatRect, Locator, Page, expect, sync_playwright
 
-from crystools_pipelines.tiny import write_tiny_checkpoint
+from crystools_pipelines.tiny.on_demand import tiny_name
 from tests.rigs.comfyui import running_comfyui
 
 ROOT: Final = Path(__file__).parent.parent
@@ -52,13 +53,13 @@ def main() -> None:
     expect.set_options(timeout=240_000)
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
         base = Path(folder)
-        write_tiny_checkpoint(MODEL, base / "models" / "diffusers" / TINY[MODEL])
         settings = base / "user" / "default" / "comfy.settings.json"
         settings.parent.mkdir(parents=True)
         settings.write_text(json.dumps(SETTINGS))
         environ = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
         environ |= {
             "JAX_PLATFORMS": "cpu",
+            "CRYSTOOLS_TPU_DATA_DIR": str(base / "data"),
             "CRYSTOOLS_TPU_SIMULATE": TOPOLOGY,
             "CRYSTOOLS_TPU_HISTORY": "off",
         }
@@ -86,7 +87,7 @@ def take_pictures(page: Page) -> None:
     run(page, steps=4)
     wait_until_done(page)
 
-    page.evaluate(LOOK_AT, [-621, -215, 0.6])
+    page.evaluate(LOOK_AT, [-261, -215, 0.6])
     run(page, steps=20)
     expect(bar.locator("#doing")).to_have_text(MIDDLE)
     picture(page, "comfyui-bar", around(bar, 10))
@@ -102,7 +103,7 @@ def take_pictures(page: Page) -> None:
     wait_until_done(page)
 
     page.evaluate(f"() => {MANAGER}.sidebarTab.toggleSidebarTab('crystools-tpu')")
-    page.evaluate(LOOK_AT, [320, 330, 0.9])
+    page.evaluate(LOOK_AT, [260, 850, 0.9])
     picture(page, "comfyui-timing", {"x": 70, "y": 100, "width": 1250, "height": 590})
     page.evaluate(f"() => {MANAGER}.command.execute('Comfy.ShowSettingsDialog')")
     page.get_by_text("Crystools TPU", exact=True).first.click()
@@ -119,16 +120,17 @@ def open_page(browser: Browser, url: str) -> Page:
 
 
 def shown_workflow() -> dict[str, Any]:
-    """That of the template, and the plot of its timings."""
-    nodes = wan_t2v("Wan21", {"model_id": TINY[MODEL]}, SMALL_VIDEO, "video")
+    """That of the template with a larger report, and the plot of its timings."""
+    nodes = wan_t2v("Wan21", {"model_id": tiny_name(MODEL)}, SMALL_VIDEO, "video")
     timings = {name: link for name, link in nodes["report"].inputs.items() if name.startswith("timing_")}
     size = {"width": 1280, "height": 720}
     saved = {"images": ("plot", 0), "filename_prefix": "plot"}
     return workflow(
         {
             **nodes,
-            "plot": Node("TPUTimingPlot", (840, 210), (360, 230), {**size, **timings}),
-            "show": Node("SaveImage", (1240, 690), (500, 370), saved),
+            "report": dataclasses.replace(nodes["report"], place=(360, 1000), size=(780, 580)),
+            "plot": Node("TPUTimingPlot", (720, 560), (320, 230), {**size, **timings}),
+            "show": Node("SaveImage", (1180, 1210), (500, 370), saved),
         }
     )
 

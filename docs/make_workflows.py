@@ -1,17 +1,13 @@
 """Writes `example_workflows/`: for each model one workflow of full size, and one for its tiny checkpoint.
 
-With the address of a running ComfyUI, which has the tiny checkpoints where docs/nodes.md puts them, it takes
-a picture of each in its page, too, of the tiny ones after a run; or of those of some models alone:
-
-    python docs/make_workflows.py [http://127.0.0.1:8188 [MODEL ...]]
+A file's name is the title that ComfyUI's list of templates shows, and what its search looks through.
+docs/make_template_pictures.py makes the pictures beside them.
 """
 
 from __future__ import annotations
 
-import io
 import json
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -20,28 +16,12 @@ from typing import Any, Final, TypeAlias
 from crystools_pipelines.flux2.request import Flux2Request
 from crystools_pipelines.models import MODELS
 from crystools_pipelines.requests.fields import Role, names_of
+from crystools_pipelines.tiny.on_demand import tiny_name
 from crystools_pipelines.wan.wan22_i2v.request import Wan22I2VRequest
 from crystools_tpu.comfyui.nodes import NODE_CLASS_MAPPINGS
 
 ROOT: Final = Path(__file__).parent.parent
 FOLDER: Final = ROOT / "example_workflows"
-CHROMIUM: Final = "/usr/bin/chromium"
-SETTLE_MILLISECONDS: Final = 2500
-CANVAS: Final = {"x": 60, "y": 50, "width": 1536, "height": 840}
-REPORTED: Final = """() => document.querySelector("textarea[aria-label='Where the time went']")?.value"""
-SHOW_ALL: Final = """() => {
-  const { app } = window;
-  const { canvas, graph } = app;
-  app.extensionManager.setting.set("Comfy.Minimap.Visible", false);
-  document.querySelectorAll(".p-toast, .p-dialog-mask").forEach(element => element.remove());
-  const boxes = graph.nodes.map(({ pos: [x, y], size: [w, h] }) => [x, y, x + w, y + h]);
-  const [left, top] = [0, 1].map(i => Math.min(...boxes.map(box => box[i])) - 60);
-  const [right, bottom] = [2, 3].map(i => Math.max(...boxes.map(box => box[i])) + 60);
-  canvas.ds.scale = Math.min(1400 / (right - left), 800 / (bottom - top));
-  canvas.ds.offset[0] = 80 / canvas.ds.scale - left;
-  canvas.ds.offset[1] = 60 / canvas.ds.scale - top;
-  canvas.setDirty(true, true);
-}"""
 
 # An input of a node: a widget's value, or the output (by number) of the node of that name.
 Link: TypeAlias = tuple[str, int]
@@ -62,28 +42,23 @@ WIDGETS: Final = ("INT", "FLOAT", "STRING", "COMBO", "IMAGEUPLOAD")
 
 PROMPT: Final = "A red ball rolls over a green meadow, morning light, camera at grass height"
 NEGATIVE: Final = "blurred, overexposed, static, text"
-TINY: Final = {
-    "cogvideox-t2v": "tiny-cogvideox",
-    "wan2.1-t2v": "tiny-wan2.1",
-    "wan2.2-t2v": "tiny-wan2.2-t2v",
-    "wan2.2-i2v": "tiny-wan2.2",
-    "flux.2": "tiny-flux.2",
-}
-FULL_NOTE: Final = """**{title}**
+FULL_NOTE: Final = """# Press Run
 
-The weights come from the hub in the first run, to `HF_HOME`; `model_id` may be a folder, too.
+The first run downloads the model from the hub, to `HF_HOME`. If you have it: put its folder into \
+`models/diffusers`, and its name, or the path of any folder, into `model_id` of {nodes}.
 
-Each node is a run with a time for every stage: see the report here, the menubar, and `/crystools-tpu/`.
+Only to try it, without a TPU or a download: open the template **{tiny}**.
+
+Each node is timed: see *Where the time went*, the bar at the top, and `/crystools-tpu/`.
 """
-TINY_NOTE: Final = """**{title}: the tiny checkpoint**
+TINY_NOTE: Final = """# Press Run
 
-Random weights, for a look at how it works: seconds on a CPU. Make it once, in ComfyUI's folder:
+A tiny model is made for you in the first run. Its weights are random: what it makes are coloured shapes, \
+not your prompt. It takes about a minute on a CPU.
 
-```
-crystools-tpu tiny-checkpoint {model} models/diffusers/{tiny}
-```
+Then open the template **{full}** for the real model.
 
-docs/nodes.md says how without the command. Then run.
+Each node is timed: see *Where the time went*, the bar at the top, and `/crystools-tpu/`.
 """
 
 
@@ -95,9 +70,33 @@ class Node:
     place: tuple[int, int]
     size: tuple[int, int]
     inputs: Inputs = field(default_factory=dict)
+    title: str | None = None
+    is_collapsed: bool = False
 
 
 Nodes: TypeAlias = dict[str, Node]
+
+# Four columns, and the report below those in the middle; between them is room for the groups' frames. Nodes
+# grow while they are executed, by the text of how they get on. ComfyUI opens a graph so that it fits into the
+# window, and below about 57% leaves out all text: one of this size opens above that at 1,280 x 720 pixels.
+LEFT: Final = 0
+PROMPTS: Final = 360
+SAMPLING: Final = 720
+RESULT: Final = 1080
+WIDTH: Final = 320
+TALL: Final = (WIDTH, 380)
+SHORT: Final = (WIDTH, 180)
+LOWER: Final = 480
+MARGIN: Final = 15
+TITLE: Final = 30
+GROUP_TITLE: Final = 40
+GROUPS: Final = {
+    "The picture to start with": ("image", "start"),
+    "What to show": ("encode",),
+    "On the TPU": ("sample",),
+    "The result": ("decode", "create", "save"),
+    "Where the time went": ("report",),
+}
 
 
 def slots(type_: str) -> tuple[dict[str, str], dict[str, str], dict[str, Any]]:
@@ -128,11 +127,30 @@ def workflow(nodes: Nodes) -> dict[str, Any]:
         "last_link_id": len(links),
         "nodes": [_saved(numbers[name], node, links) for name, node in nodes.items()],
         "links": links,
-        "groups": [],
+        "groups": groups(nodes),
         "config": {},
         "extra": {},
         "version": 0.4,
     }
+
+
+def groups(nodes: Nodes) -> list[dict[str, Any]]:
+    """The frames around the nodes of each step, with its title."""
+    framed = {title: [nodes[name] for name in names if name in nodes] for title, names in GROUPS.items()}
+    look = {"color": "#3f789e", "font_size": 24, "flags": {}}
+    return [
+        {"id": number, "title": title, "bounding": _frame(inside), **look}
+        for number, (title, inside) in enumerate(framed.items(), 1)
+        if inside
+    ]
+
+
+def _frame(inside: Sequence[Node]) -> list[int]:
+    """Left, top, width and height of what is around these nodes with their titles."""
+    left, top = (min(node.place[axis] for node in inside) - MARGIN for axis in (0, 1))
+    right, bottom = (max(node.place[axis] + node.size[axis] for node in inside) + MARGIN for axis in (0, 1))
+    top -= TITLE + GROUP_TITLE - MARGIN
+    return [left, top, right - left, bottom - top]
 
 
 def _is_socket(node: Node, input_: str, type_: str) -> bool:
@@ -154,9 +172,10 @@ def _saved(number: int, node: Node, links: list[list[Any]]) -> dict[str, Any]:
         "type": node.type,
         "pos": list(node.place),
         "size": list(node.size),
-        "flags": {},
+        "flags": {"collapsed": True} if node.is_collapsed else {},
         "order": number - 1,
         "mode": 0,
+        **({} if node.title is None else {"title": node.title}),
         "inputs": [
             {
                 "name": input_,
@@ -181,21 +200,18 @@ def _saved(number: int, node: Node, links: list[list[Any]]) -> dict[str, Any]:
 
 def video_end(frames: str, prefix: str) -> Nodes:
     """A decoder's frames to a file."""
+    given = {"images": (frames, 0), "fps": (frames, 1)}
+    file = {"filename_prefix": prefix, "format": "auto", "codec": "auto"}
     return {
-        "create": Node("CreateVideo", (1240, 0), (270, 80), {"images": (frames, 0), "fps": (frames, 1)}),
-        "save": Node(
-            "SaveVideo",
-            (1240, 130),
-            (400, 400),
-            {"video": ("create", 0), "filename_prefix": prefix, "format": "auto", "codec": "auto"},
-        ),
+        "create": Node("CreateVideo", (RESULT, 230), (WIDTH, 80), given, is_collapsed=True),
+        "save": Node("SaveVideo", (RESULT, 280), (WIDTH, 420), {"video": ("create", 0), **file}),
     }
 
 
 def report(*timings: Link) -> Nodes:
     """Where the time of all of them went."""
     inputs = {f"timing_{number}": timing for number, timing in enumerate(timings, 1)}
-    return {"report": Node("TPUTimingReport", (420, 480), (780, 580), inputs)}
+    return {"report": Node("TPUTimingReport", (PROMPTS, LOWER), (SAMPLING - PROMPTS + WIDTH, 360), inputs)}
 
 
 def cogvideox(model: Inputs, shape: Inputs, prefix: str) -> Nodes:
@@ -203,9 +219,9 @@ def cogvideox(model: Inputs, shape: Inputs, prefix: str) -> Nodes:
     prompts = {"prompt": PROMPT, "negative_prompt": NEGATIVE}
     embeddings = {"embeddings": ("encode", 0)}
     return {
-        "encode": Node("CogVideoXTextEncoder", (0, 0), (380, 300), {**prompts, **model}),
-        "sample": Node("CogVideoXTPUSampler", (420, 0), (380, 300), {**embeddings, **shape}),
-        "decode": Node("CogVideoXTPUVAEDecoder", (840, 0), (360, 130), {"latents": ("sample", 0)}),
+        "encode": Node("CogVideoXTextEncoder", (PROMPTS, 0), TALL, {**prompts, **model}),
+        "sample": Node("CogVideoXTPUSampler", (SAMPLING, 0), TALL, {**embeddings, **shape}),
+        "decode": Node("CogVideoXTPUVAEDecoder", (RESULT, 0), SHORT, {"latents": ("sample", 0)}),
         **video_end("decode", prefix),
         **report(("encode", 1), ("sample", 2), ("decode", 2)),
     }
@@ -215,10 +231,11 @@ def wan_t2v(nodes: str, model: Inputs, shape: Inputs, prefix: str) -> Nodes:
     """Text to video, by the nodes whose ids begin so."""
     prompts = {"prompt": PROMPT, "negative_prompt": NEGATIVE}
     embeddings = {"prompt_embeds": ("encode", 0), "negative_prompt_embeds": ("encode", 1)}
+    latents = {"latents": ("sample", 0)}
     return {
-        "encode": Node(f"{nodes}TextEncoder", (0, 0), (380, 300), {**prompts, **model}),
-        "sample": Node(f"{nodes}TPUSampler", (420, 0), (380, 380), {**embeddings, **shape, **model}),
-        "decode": Node(f"{nodes}TPUVAEDecoder", (840, 0), (360, 150), {"latents": ("sample", 0), **model}),
+        "encode": Node(f"{nodes}TextEncoder", (PROMPTS, 0), TALL, {**prompts, **model}),
+        "sample": Node(f"{nodes}TPUSampler", (SAMPLING, 0), TALL, {**embeddings, **shape, **model}),
+        "decode": Node(f"{nodes}TPUVAEDecoder", (RESULT, 0), SHORT, {**latents, **model}),
         **video_end("decode", prefix),
         **report(("encode", 2), ("sample", 2), ("decode", 2)),
     }
@@ -229,6 +246,7 @@ def wan22_i2v(model: Inputs, shape: Inputs, prefix: str) -> Nodes:
     prompts = {"prompt": "The camera moves in slowly", "negative_prompt": NEGATIVE}
     size = {name: shape[name] for name in names_of(Wan22I2VRequest, Role.SHAPE) if name in shape}
     others = {name: value for name, value in shape.items() if name not in size}
+    image, latents = {"image": ("image", 0)}, {"latents": ("sample", 0)}
     handed = {
         "prompt_embeds": ("encode", 0),
         "negative_prompt_embeds": ("encode", 1),
@@ -236,11 +254,11 @@ def wan22_i2v(model: Inputs, shape: Inputs, prefix: str) -> Nodes:
         "latent_info": ("start", 1),
     }
     return {
-        "image": Node("LoadImage", (-360, 340), (320, 320), {"image": "example.png", "upload": "image"}),
-        "encode": Node("Wan22I2VTextEncoder", (0, 0), (380, 300), {**prompts, **model}),
-        "start": Node("Wan22I2VImageEncoder", (0, 350), (380, 200), {"image": ("image", 0), **size, **model}),
-        "sample": Node("Wan22I2VTPUSampler", (420, 0), (380, 380), {**handed, **others, **model}),
-        "decode": Node("Wan22I2VTPUVAEDecoder", (840, 0), (360, 150), {"latents": ("sample", 0), **model}),
+        "image": Node("LoadImage", (LEFT, 340), (WIDTH, 320), {"image": "example.png", "upload": "image"}),
+        "encode": Node("Wan22I2VTextEncoder", (PROMPTS, 0), TALL, {**prompts, **model}),
+        "start": Node("Wan22I2VImageEncoder", (LEFT, 700), (WIDTH, 220), {**image, **size, **model}),
+        "sample": Node("Wan22I2VTPUSampler", (SAMPLING, 0), TALL, {**handed, **others, **model}),
+        "decode": Node("Wan22I2VTPUVAEDecoder", (RESULT, 0), SHORT, {**latents, **model}),
         **video_end("decode", prefix),
         **report(("encode", 2), ("start", 2), ("sample", 2), ("decode", 2)),
     }
@@ -251,13 +269,13 @@ def flux2(model: Inputs, shape: Inputs, prefix: str) -> Nodes:
     size = {name: shape[name] for name in names_of(Flux2Request, Role.SHAPE) if name in shape}
     decoded = {"latents": ("sample", 0), **size, **model}
     return {
-        "encode": Node("FluxTPUTextEncoder", (0, 0), (380, 200), {"prompt": PROMPT, **model}),
+        "encode": Node("FluxTPUTextEncoder", (PROMPTS, 0), TALL, {"prompt": PROMPT, **model}),
         "sample": Node(
-            "FluxTPUSampler", (420, 0), (380, 300), {"prompt_embeds": ("encode", 0), **shape, **model}
+            "FluxTPUSampler", (SAMPLING, 0), TALL, {"prompt_embeds": ("encode", 0), **shape, **model}
         ),
-        "decode": Node("FluxTPUVAEDecoder", (840, 0), (360, 180), decoded),
+        "decode": Node("FluxTPUVAEDecoder", (RESULT, 0), SHORT, decoded),
         "save": Node(
-            "SaveImage", (1240, 0), (400, 440), {"images": ("decode", 0), "filename_prefix": prefix}
+            "SaveImage", (RESULT, 240), (WIDTH, 420), {"images": ("decode", 0), "filename_prefix": prefix}
         ),
         **report(("encode", 1), ("sample", 1), ("decode", 1)),
     }
@@ -265,60 +283,58 @@ def flux2(model: Inputs, shape: Inputs, prefix: str) -> Nodes:
 
 SMALL: Final = {"height": 256, "width": 256, "num_inference_steps": 4}
 SMALL_VIDEO: Final = {**SMALL, "num_frames": 17}
+
+
+@dataclass(frozen=True)
+class Template:
+    """What is made of a model: its titles, which are the files' names, and the nodes."""
+
+    makes: str
+    size: str
+    build: Callable[[Inputs, Inputs, str], Nodes]
+    with_model_id: str = "three nodes"
+
+    @property
+    def full(self) -> str:
+        """The title of the one for the published model."""
+        return f"{self.makes}, TPU {self.size}"
+
+    @property
+    def tiny(self) -> str:
+        """The title of the one for the tiny checkpoint."""
+        return f"{self.makes}, TPU tiny"
+
+
 TEMPLATES: Final = {
-    "cogvideox-t2v": ("CogVideoX1.5 text to video", cogvideox),
-    "wan2.1-t2v": ("Wan2.1 text to video", partial(wan_t2v, "Wan21")),
-    "wan2.2-t2v": ("Wan2.2 text to video", partial(wan_t2v, "Wan22T2V")),
-    "wan2.2-i2v": ("Wan2.2 image to video", wan22_i2v),
-    "flux.2": ("FLUX.2 text to image", flux2),
+    "cogvideox-t2v": Template("CogVideoX text to video", "720p", cogvideox, "the text encoder"),
+    "wan2.1-t2v": Template("Wan2.1 text to video", "720p", partial(wan_t2v, "Wan21")),
+    "wan2.2-t2v": Template("Wan2.2 text to video", "720p", partial(wan_t2v, "Wan22T2V")),
+    "wan2.2-i2v": Template("Wan2.2 image to video", "720p", wan22_i2v, "four nodes"),
+    "flux.2": Template("FLUX.2 text to image", "1024", flux2),
 }
 
 
 def workflows() -> dict[str, dict[str, Any]]:
-    """All of them, by file name."""
+    """All of them, by title."""
     made = {}
-    for model, about in MODELS.items():
-        (title, build), tiny = TEMPLATES[model], TINY[model]
-        words = {"title": title, "model": model, "tiny": tiny}
-        height = about.request_class().of_any_content().height
-        small, size = (SMALL_VIDEO, f"{height}p") if about.makes == "video" else (SMALL, height)
-        full_size = build({}, {}, f"crystools-tpu/{model}")
-        made[f"{model}-{size}.json"] = _with_note(full_size, FULL_NOTE.format(**words))
-        tiny_size = build({"model_id": tiny}, small, f"crystools-tpu/{tiny}")
-        made[f"{model}-tiny.json"] = _with_note(tiny_size, TINY_NOTE.format(**words))
+    for model, template in TEMPLATES.items():
+        words = {"full": template.full, "tiny": template.tiny, "nodes": template.with_model_id}
+        tiny = tiny_name(model)
+        small = SMALL_VIDEO if MODELS[model].makes == "video" else SMALL
+        full_size = template.build({}, {}, f"crystools-tpu/{model}")
+        made[template.full] = _with_note(full_size, FULL_NOTE.format(**words))
+        tiny_size = template.build({"model_id": tiny}, small, f"crystools-tpu/{tiny}")
+        made[template.tiny] = _with_note(tiny_size, TINY_NOTE.format(**words))
     return made
 
 
 def _with_note(nodes: Nodes, text: str) -> dict[str, Any]:
-    return workflow({**nodes, "note": Node("MarkdownNote", (-360, 0), (320, 300), {"text": text})})
-
-
-def take_pictures(url: str, models: Sequence[str]) -> None:
-    """Of each workflow of these models in the page of a running ComfyUI."""
-    from PIL import Image
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        page = browser.new_page(viewport={"width": 1600, "height": 900})
-        page.goto(url)
-        page.wait_for_function("() => window.app?.graph && window.app?.extensionManager", timeout=120_000)
-        page.wait_for_timeout(SETTLE_MILLISECONDS)
-        for file in sorted(file for model in models for file in FOLDER.glob(f"{model}-*.json")):
-            page.evaluate("saved => window.app.loadGraphData(saved)", json.loads(file.read_text()))
-            page.evaluate(SHOW_ALL)
-            if file.stem.endswith("-tiny"):
-                page.evaluate("() => window.app.queuePrompt(0)")
-                page.wait_for_function(REPORTED, timeout=300_000)
-            page.wait_for_timeout(SETTLE_MILLISECONDS)
-            picture = Image.open(io.BytesIO(page.screenshot(clip=CANVAS)))
-            picture.convert("RGB").resize((1024, 560)).save(file.with_suffix(".jpg"), quality=85)
-        browser.close()
+    return workflow(
+        {**nodes, "note": Node("MarkdownNote", (LEFT, 0), (WIDTH, 250), {"text": text}, "Start here")}
+    )
 
 
 if __name__ == "__main__":
     FOLDER.mkdir(exist_ok=True)
-    for file_name, saved in workflows().items():
-        (FOLDER / file_name).write_text(json.dumps(saved, indent=1) + "\n")
-    if len(sys.argv) > 1:
-        take_pictures(sys.argv[1], sys.argv[2:] or [*MODELS])
+    for title, saved in workflows().items():
+        (FOLDER / f"{title}.json").write_text(json.dumps(saved, indent=1) + "\n")

@@ -16,6 +16,7 @@ from rich.console import Console
 from crystools_pipelines.errors import PipelineError, RequestError
 from crystools_pipelines.models import MODELS
 from crystools_pipelines.parallel.mesh_shape import MeshShape
+from crystools_pipelines.tiny.on_demand import make_missing, tiny_location
 from crystools_tpu import telemetry
 from crystools_tpu.cli.console import make_console
 from crystools_tpu.cli.errors import CommandError, WorkFailed
@@ -73,7 +74,8 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     parser.add_argument("model", choices=MODELS, metavar="MODEL", help=", ".join(MODELS))
     add = parser.add_argument
-    add("--checkpoint", required=True, metavar="DIR|ID", help="a folder in diffusers' format, or a hub id")
+    about = "a folder in diffusers' format, a hub id, or tiny-MODEL: random weights, to try it"
+    add("--checkpoint", required=True, metavar="DIR|ID", help=about)
     for option in options().values():
         option.add_to(parser)
     add("--devices", type=int, default=0, metavar="N", help="0 means all (default: %(default)s)")
@@ -97,6 +99,7 @@ def run(arguments: argparse.Namespace) -> None:
 
     request = request_of(arguments)
     mesh = mesh_of(arguments.mesh)
+    arguments.checkpoint = located(arguments.checkpoint, arguments.model)
     check_files(arguments)
     price = price_given()
     request_profile(arguments.profile_steps, arguments.profile_dir)
@@ -107,6 +110,7 @@ def run(arguments: argparse.Namespace) -> None:
         if (page := open_page()) is not None:
             with contextlib.suppress(OSError):  # nobody may be there to read it
                 print(f"Watch it at {page.text}", file=sys.stderr, flush=True)
+        make_tiny(arguments.checkpoint)
         if arguments.plan:
             check_video(arguments, request)
             plan_first(
@@ -135,6 +139,29 @@ def run(arguments: argparse.Namespace) -> None:
         if arguments.profile_steps is not None:
             print(profile_text(telemetry.profiler.wait()), file=sys.stderr)
         check_finite(report, arguments.out)
+
+
+def located(checkpoint: str, model: str) -> str:
+    """The checkpoint, or where it is or will be if that is the name of a tiny one and no folder.
+
+    Raises CommandError for a tiny one of another model.
+    """
+    try:
+        tiny = None if Path(checkpoint).is_dir() else tiny_location(checkpoint, model, "checkpoint")
+    except RequestError as error:
+        raise refusal(error) from None
+    return checkpoint if tiny is None else tiny
+
+
+def make_tiny(checkpoint: str) -> None:
+    """Makes a tiny checkpoint that is missing, and says so. Raises CommandError where it cannot be."""
+    try:
+        news = make_missing(checkpoint)
+    except PipelineError as error:
+        raise refusal(error) from None
+    if news is not None:
+        with contextlib.suppress(OSError):  # nobody may be there to read it
+            print(safe_text(news), file=sys.stderr, flush=True)
 
 
 def check_finite(report: telemetry.RunReport, out: Path) -> None:

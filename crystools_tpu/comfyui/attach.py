@@ -15,6 +15,8 @@ from typing import Any, Final
 from aiohttp import web
 
 from crystools_tpu.comfyui.expected import Expecting
+from crystools_tpu.comfyui.faults import say_faults_once
+from crystools_tpu.comfyui.nodes import NODE_CLASS_MAPPINGS
 from crystools_tpu.comfyui.prompts import follow_prompts
 from crystools_tpu.comfyui.unload import free_hbm_on_unload
 from crystools_tpu.comfyui.workflow_names import take_workflow_names
@@ -57,6 +59,7 @@ def attach(
     _mount_panel(prompt_server.app, modules, allowed_origin=allowed_origin, url=url, environ=environ)
     prompt_server.app[_ATTACHED_FROM] = folder
     follow_prompts(modules)
+    say_faults_once(modules, NODE_CLASS_MAPPINGS)
     if (model_management := modules.get("comfy.model_management")) is not None:
         free_hbm_on_unload(model_management)
     for path in sorted(folder.parent.iterdir()):

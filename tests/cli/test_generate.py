@@ -25,6 +25,7 @@ from crystools_pipelines.parallel.mesh_shape import MeshShape
 from crystools_pipelines.planning import forecasting
 from crystools_pipelines.planning.cache import keep_plan, plan_key, plans_folder
 from crystools_pipelines.planning.plan import RunSpec
+from crystools_pipelines.tiny import on_demand
 from crystools_tpu import telemetry
 from crystools_tpu.cli import demo, generate, main, plans
 from crystools_tpu.cli.main import build_parser
@@ -355,6 +356,35 @@ def test_a_plan_of_what_is_no_tpu_is_refused(
 def test_a_checkpoint_that_is_none_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(arguments(tmp_path, "--out", str(tmp_path / "v.mp4"))) == 2
     assert str(tmp_path) in capsys.readouterr().err
+
+
+def test_a_tiny_checkpoint_is_asked_for_by_name_made_and_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def write(model: str, directory: Path) -> Path:
+        directory.mkdir()
+        return directory
+
+    monkeypatch.setattr(on_demand, "write_tiny_checkpoint", write)
+    monkeypatch.setenv("CRYSTOOLS_TPU_DATA_DIR", str(tmp_path / "data"))
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "data" / "tiny-models" / "tiny-flux.2"
+    assert generate.located("tiny-flux.2", "flux.2") == str(folder)
+    for said in (f"tiny-flux.2 was made in {folder}: its weights are random, and so is what it shows\n", ""):
+        generate.make_tiny(str(folder))
+        assert capsys.readouterr().err == said
+    (tmp_path / "tiny-flux.2").mkdir()
+    assert generate.located("tiny-flux.2", "flux.2") == "tiny-flux.2"
+
+
+def test_another_models_tiny_checkpoint_is_refused_with_the_right_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments(Path("tiny-flux.2"), "--out", str(tmp_path / "v.mp4"))) == 2
+    assert capsys.readouterr().err == (
+        "crystools-tpu: --checkpoint: tiny-flux.2 is of flux.2; "
+        "give tiny-wan2.1-t2v, which is of wan2.1-t2v\n"
+    )
 
 
 def test_a_tiny_checkpoint_never_overwrites(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -14,6 +15,7 @@ from crystools_pipelines.errors import RequestError
 from crystools_pipelines.nodes.base import locate
 from crystools_pipelines.planning import forecasting
 from crystools_pipelines.planning.plan import Plan, RunSpec
+from crystools_pipelines.tiny import on_demand
 from crystools_tpu import telemetry
 from crystools_tpu.comfyui.nodes import NODE_CLASS_MAPPINGS
 from crystools_tpu.comfyui.timing_nodes import TPUTimingPlot, TPUTimingReport
@@ -218,6 +220,12 @@ def test_fps_fits_the_input_of_comfyuis_create_video_too() -> None:
         ("Wan21TPUSampler", {}, True),
         ("Wan21TPUSampler", {"num_frames": 82}, "num_frames: 82 is not of the form 4n+1; 81 or 85 would do"),
         ("Wan21TPUSampler", {"num_frames": 125}, "num_frames: 125 is out of range; give 17 to 121"),
+        (
+            "Wan21TPUSampler",
+            {"height": 8, "num_frames": 82},
+            "height: 8 is out of range; give 256 to 1280\n"
+            "num_frames: 82 is not of the form 4n+1; 81 or 85 would do",
+        ),
         ("Wan21TPUSampler", {"height": None}, True),  # what another node gives is not known yet
         ("Wan22I2VImageEncoder", {"width": 840}, "width: 840 is not a positive multiple of 16; 832 would do"),
         ("CogVideoXTPUSampler", {}, True),
@@ -252,7 +260,8 @@ def test_a_model_that_is_neither_a_folder_nor_org_and_name_is_refused(name: str)
     asked = node.VALIDATE_INPUTS.__func__.__code__
     unknown = dict.fromkeys(asked.co_varnames[1 : asked.co_argcount])
     assert node.VALIDATE_INPUTS(**{**unknown, "model_id": "wan"}) == (
-        "model_id: 'wan' is no folder; give one, or a hub id of the form org/name"
+        "model_id: 'wan' is no folder; give one, or a hub id of the form org/name, "
+        f"or tiny-{node.MODEL} to try it: that is made for you"
     )
 
 
@@ -263,12 +272,35 @@ def test_a_model_is_a_folder_one_of_comfyuis_or_on_the_hub(tmp_path: Path) -> No
     roots = [str(models)]
     folder_paths.get_folder_paths = {"diffusers": roots}.__getitem__  # type: ignore[attr-defined]
     modules = {"folder_paths": folder_paths}
-    assert locate(str(tmp_path), modules) == str(tmp_path)
-    assert locate("org/name", modules) == str(models / "org" / "name")
-    assert locate("org/name", {}) == "org/name"
+    assert locate(str(tmp_path), modules=modules) == str(tmp_path)
+    assert locate("org/name", modules=modules) == str(models / "org" / "name")
+    assert locate("org/name", modules={}) == "org/name"
     for nothing in ("tiny", "", "a/b/c", "/nowhere"):
         with pytest.raises(RequestError, match=r"^model_id: .* is no folder, nor one in .*diffusers; give"):
-            locate(nothing, modules)
+            locate(nothing, modules=modules)
+
+
+@pytest.mark.usefixtures("compile_cache")
+def test_a_tiny_model_that_is_missing_is_valid_is_made_once_and_the_run_says_so(
+    tiny_wan21: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CRYSTOOLS_TPU_DATA_DIR", str(tmp_path / "data"))
+    monkeypatch.setattr(on_demand, "write_tiny_checkpoint", lambda model, to: shutil.copytree(tiny_wan21, to))
+    node, folder = (
+        NODE_CLASS_MAPPINGS["Wan21TextEncoder"],
+        tmp_path / "data" / "tiny-models" / "tiny-wan2.1-t2v",
+    )
+    assert node.VALIDATE_INPUTS(model_id="tiny-wan2.1-t2v") is True
+    assert not folder.exists()
+    for warnings in (
+        (f"tiny-wan2.1-t2v was made in {folder}: its weights are random, and so is what it shows",),
+        (),
+    ):
+        execute("Wan21TextEncoder", **PROMPTS, model_id="tiny-wan2.1-t2v")
+        assert telemetry.history.reports()[0].warnings == warnings
+    (tmp_path / "tiny-wan2.1-t2v").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert locate("tiny-wan2.1-t2v", modules={}) == "tiny-wan2.1-t2v"  # a folder of that name comes first
 
 
 @pytest.fixture(autouse=True)

@@ -22,8 +22,10 @@ import psutil
 import pytest
 from PIL import Image
 
+from crystools_pipelines.models import MODELS
+from crystools_pipelines.tiny.on_demand import tiny_name
 from crystools_tpu.comfyui.nodes import NODE_CLASS_MAPPINGS
-from docs.make_workflows import TINY
+from docs.make_workflows import TEMPLATES
 from tests.rigs.comfyui import running_comfyui
 
 from .conftest import COMFYUI_DIR
@@ -34,6 +36,8 @@ from .workflows import prompt_of
 pytestmark = pytest.mark.real_comfyui
 
 CLONE: Final = "my-renamed.clone"
+NEW_USERS: Final = "wan2.1-t2v"
+"""The model that a new user tries first, by the page and not by the API."""
 PATIENCE_SECONDS: Final = 180.0
 ROUNDS: Final = 20
 SCRIPT: Final = """
@@ -99,9 +103,9 @@ class ComfyUI:
             "4": {"class_type": "PreviewImage", "inputs": {"images": ["3", 0]}},
         }
 
-    def template(self, name: str, **inputs: Any) -> dict[str, Any]:
-        """The prompt of one of our templates, with another seed, and these inputs where a node has them."""
-        saved = json.loads((ROOT / "example_workflows" / f"{name}.json").read_text())
+    def template(self, model: str, **inputs: Any) -> dict[str, Any]:
+        """The prompt of a model's small template, with a new seed, and these inputs where a node has them."""
+        saved = json.loads((ROOT / "example_workflows" / f"{TEMPLATES[model].tiny}.json").read_text())
         prompt = prompt_of(saved, self.get("/object_info"))
         changed = {"seed": next(self.seeds), **inputs}
         for node in prompt.values():
@@ -134,7 +138,7 @@ class ComfyUI:
 
     def ended(self) -> dict[str, Any]:
         """The report of the newest run, once it has ended."""
-        wait_for(lambda: self.runs()[0]["status"] != "running", "the run")
+        wait_for(lambda: [run["status"] for run in self.runs()[:1]] not in ([], ["running"]), "the run")
         return self.runs()[0]
 
     def runs(self) -> list[dict[str, Any]]:
@@ -157,13 +161,13 @@ def comfyui(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComfyUI]:
 
     assert COMFYUI_DIR is not None
     base = tmp_path_factory.mktemp("comfyui")
-    for model, name in TINY.items():
-        write_tiny_checkpoint(model, base / "models" / "diffusers" / name)
+    checkpoint = write_tiny_checkpoint("wan2.1-t2v", base / "checkpoint")
     write_tiny_wan(base / "models" / "diffusion_models" / "tiny-wan.safetensors")
     (base / "input").mkdir()
     Image.new("RGB", (64, 48), "green").save(base / "input" / "example.png")
     environment = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "XLA_FLAGS")}
     environment |= {"JAX_PLATFORMS": "cpu", "JAX_COMPILATION_CACHE_DIR": str(base / "jax")}
+    environment["CRYSTOOLS_TPU_DATA_DIR"] = str(base / "data")
     with running_comfyui(
         base,
         PACKS,
@@ -171,7 +175,6 @@ def comfyui(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComfyUI]:
         python=os.environ.get("COMFYUI_PYTHON", sys.executable),
         environ=environment,
     ) as started:
-        checkpoint = base / "models" / "diffusers" / TINY["wan2.1-t2v"]
         yield ComfyUI(started.url, started.log_file, checkpoint, started.process_id)
 
 
@@ -196,6 +199,45 @@ def test_the_page_of_a_renamed_clone_loads_one_file_and_finds_its_styles(comfyui
     for path in (ours, "/crystools-tpu/style.css", "/api/crystools-tpu/style.css"):
         with urllib.request.urlopen(comfyui.url + path) as answer:
             assert answer.status == 200
+
+
+@pytest.mark.timeout(900)  # with ComfyUI's start, and every program of the model is compiled
+def test_a_new_user_has_a_video_after_four_clicks_from_the_list_of_templates(comfyui: ComfyUI) -> None:
+    """Nothing is there but ComfyUI and the pack: no terminal, no download, no folder for a model."""
+    from playwright.sync_api import expect, sync_playwright
+
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=["--no-sandbox"])
+        page = chromium.new_page(viewport={"width": 1440, "height": 900})
+        patience = PATIENCE_SECONDS * 1000
+        page.set_default_timeout(patience)
+        page.goto(comfyui.url)
+        search = page.get_by_placeholder("Search templates...")
+        search.wait_for()  # which the page opens by itself at the first start
+        page.keyboard.press("Escape")
+        search.wait_for(state="detached")
+
+        page.get_by_role("button", name="Templates", exact=True).click()
+        search.click()
+        page.keyboard.type("tpu")
+        for template in TEMPLATES.values():
+            for title in (template.full, template.tiny):
+                card = page.get_by_test_id(f"template-workflow-{title}")
+                card.scroll_into_view_if_needed()
+                expect(card.locator("img")).to_have_js_property("naturalWidth", 512, timeout=patience)
+        page.get_by_test_id(f"template-workflow-{TEMPLATES[NEW_USERS].tiny}").click()
+        page.wait_for_function("() => window.app.graph.nodes.length === 7")
+        assert page.evaluate("() => window.app.canvas.low_quality") is False
+        page.get_by_role("button", name="Run", exact=True).click()
+
+        comfyui.ended()
+        video = page.locator("video").first
+        video.wait_for()
+        expect(video).to_have_js_property("videoWidth", 256, timeout=patience)
+        chromium.close()
+    assert comfyui.log.count(f"{tiny_name(NEW_USERS)} was made in") == 1
+    run = comfyui.ended()
+    assert (run["status"], run["name"]) == ("succeeded", TEMPLATES[NEW_USERS].tiny)
 
 
 def test_timing_nodes_show_a_generation_as_text_and_as_a_picture(comfyui: ComfyUI) -> None:
@@ -277,11 +319,12 @@ async def test_system_stats_answers_at_once_while_a_generation_runs_and_a_source
     assert seconds[int(0.99 * len(seconds))] < 0.1, f"of {len(seconds)}: {seconds[-10:]}"
 
 
-@pytest.mark.parametrize("model", TINY)
-def test_the_small_template_of_each_model_makes_its_file(comfyui: ComfyUI, model: str) -> None:
-    outputs = comfyui.run(comfyui.template(f"{model}-tiny"))
+@pytest.mark.parametrize("model", sorted(MODELS.keys() - {NEW_USERS}))
+def test_the_small_template_of_each_model_makes_its_model_and_its_file(comfyui: ComfyUI, model: str) -> None:
+    outputs = comfyui.run(comfyui.template(model))
+    assert comfyui.log.count(f"{tiny_name(model)} was made in") == 1
     (file,) = (entry for output in outputs.values() for entry in output.get("images", []))
-    assert file["filename"].startswith(TINY[model])
+    assert file["filename"].startswith(tiny_name(model))
     view = f"{comfyui.url}/view?filename={file['filename']}&type=output&subfolder={file['subfolder']}"
     with urllib.request.urlopen(view) as answer:
         start = answer.read(8)
@@ -296,25 +339,38 @@ def test_the_small_template_of_each_model_makes_its_file(comfyui: ComfyUI, model
     assert len({run["stages"][stage["parent"]]["component"] for stage in parts}) == nodes
     assert {"prompt", "height", "width", "num_inference_steps", "workflow"} <= run["params"].keys()
     assert summary.count(f"{model} succeeded") == summary.count("HBM peak") == 1
-    again = comfyui.expected(f"{model}-tiny")
+    again = comfyui.expected(model)
     assert (again["workflow"], again["by"]) == (run["params"]["workflow"], "history")
     assert [node["fits"] for node in again["nodes"]] == [True]
-    others = comfyui.expected(f"{model}-tiny", num_inference_steps=7)
+    others = comfyui.expected(model, num_inference_steps=7)
     assert (others["by"], others["chips"]) == ("scaled", run["device"]["chips"])
     assert 0 < others["nodes"][0]["seconds"] < others["seconds"]
 
 
 def test_what_cannot_work_is_refused_before_anything_runs(comfyui: ComfyUI) -> None:
     with pytest.raises(urllib.error.HTTPError) as refused:
-        comfyui.run(comfyui.template("wan2.1-t2v-tiny", num_frames=18))
+        comfyui.run(comfyui.template("wan2.1-t2v", num_frames=18, model_id="wan", height=8))
     assert refused.value.code == 400
-    assert "num_frames: 18 is not of the form 4n+1; 17 or 21 would do" in refused.value.read().decode()
+    nodes = json.loads(refused.value.read())["node_errors"].values()
+    said = {node["class_type"]: [error["details"] for error in node["errors"]] for node in nodes}
+    assert {kind: len(details) for kind, details in said.items()} == {
+        "Wan21TextEncoder": 1,
+        "Wan21TPUSampler": 3,
+        "Wan21TPUVAEDecoder": 1,
+    }
+    assert said["Wan21TPUSampler"][:2] == [
+        "height - 8 is out of range; give 256 to 1280",
+        "num_frames - 18 is not of the form 4n+1; 17 or 21 would do",
+    ]
+    for details in said.values():
+        assert details[-1].startswith("model_id - 'wan' is no folder, nor one in ")
+        assert details[-1].endswith(", or tiny-wan2.1-t2v to try it: that is made for you")
 
 
 async def test_the_page_that_queued_a_prompt_sees_progress_and_cancel_stops_within_one_step(
     comfyui: ComfyUI,
 ) -> None:
-    prompt = comfyui.template("wan2.1-t2v-tiny", num_inference_steps=100)
+    prompt = comfyui.template("wan2.1-t2v", num_inference_steps=100)
     texts: list[str] = []
     logged = len(comfyui.log)
     bars: list[tuple[int, int]] = []
@@ -367,13 +423,13 @@ def test_twenty_generations_with_switches_of_model_grow_neither_memory_nor_threa
     process = psutil.Process(comfyui.process_id)
     seen: list[tuple[int, int, int]] = []
     for number in range(ROUNDS):
-        model = list(TINY)[number % len(TINY)]
-        comfyui.run(comfyui.template(f"{model}-tiny", num_inference_steps=1))
+        model = list(MODELS)[number % len(MODELS)]
+        comfyui.run(comfyui.template(model, num_inference_steps=1))
         seen.append((process.memory_info().rss >> 20, process.num_threads(), process.num_fds()))
     with capsys.disabled():
         print("\nMiB, threads, files after each generation:", *seen)
     # By then each model has run twice, and everything that stays is there.
-    (mebibytes, threads, files), *later = seen[2 * len(TINY) - 1 :]
+    (mebibytes, threads, files), *later = seen[2 * len(MODELS) - 1 :]
     assert max(use[0] for use in later) < 1.05 * mebibytes
     assert max(use[1] for use in later) <= threads
     assert max(use[2] for use in later) <= files + 2  # a connection that is just being closed
@@ -678,7 +734,9 @@ async def test_where_comfyuis_setting_asks_for_previews_the_page_sees_the_latent
     from crystools_pipelines.tiny import write_tiny_checkpoint
 
     assert COMFYUI_DIR is not None
-    checkpoint = write_tiny_checkpoint("wan2.1-t2v", tmp_path / "models" / "diffusers" / TINY["wan2.1-t2v"])
+    checkpoint = write_tiny_checkpoint(
+        "wan2.1-t2v", tmp_path / "models" / "diffusers" / tiny_name("wan2.1-t2v")
+    )
     environment = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "XLA_FLAGS")}
     environment |= {"JAX_PLATFORMS": "cpu", "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "jax")}
     with running_comfyui(
@@ -690,7 +748,7 @@ async def test_where_comfyuis_setting_asks_for_previews_the_page_sees_the_latent
         environ=environment,
     ) as started:
         comfyui = ComfyUI(started.url, started.log_file, checkpoint, started.process_id)
-        whole = comfyui.template("wan2.1-t2v-tiny", num_inference_steps=20)
+        whole = comfyui.template("wan2.1-t2v", num_inference_steps=20)
         kinds = "Wan21TextEncoder", "Wan21TPUSampler"
         prompt = {node: each for node, each in whole.items() if each["class_type"] in kinds}
         (sampler,) = (node for node, each in prompt.items() if each["class_type"] == kinds[1])

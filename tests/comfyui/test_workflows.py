@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import json
+import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -169,20 +171,66 @@ def program() -> ModuleType:
 
 
 def test_the_templates_are_as_their_program_writes_them(program: ModuleType) -> None:
-    assert {f"{name}.json": json.loads((FOLDER / f"{name}.json").read_text()) for name in TEMPLATES} == (
+    assert {name: json.loads((FOLDER / f"{name}.json").read_text()) for name in TEMPLATES} == (
         json.loads(json.dumps(program.workflows()))
     )
 
 
 @pytest.mark.parametrize("name", TEMPLATES)
-def test_a_template_has_a_picture(name: str) -> None:
-    with Image.open(FOLDER / f"{name}.jpg") as picture:
-        assert picture.size == (1024, 560)
+def test_a_search_for_tpu_finds_a_template_and_its_name_can_be_a_file_and_an_address_everywhere(
+    name: str,
+) -> None:
+    """The name is the title in the list, which cuts a longer one, and a part of an address."""
+    assert "TPU" in name
+    assert re.fullmatch(r"[A-Za-z0-9., ]+[A-Za-z0-9]", name)
+    assert len(name) <= 33
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_a_template_has_a_small_square_picture(name: str) -> None:
+    file = FOLDER / f"{name}.jpg"
+    with Image.open(file) as picture:
+        assert picture.size == (512, 512)
+    assert file.stat().st_size < 100_000
+
+
+def test_no_two_templates_have_the_same_picture() -> None:
+    assert len({(FOLDER / f"{name}.jpg").read_bytes() for name in TEMPLATES}) == len(TEMPLATES) == 10
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_a_template_opens_readable_and_no_node_covers_another(name: str) -> None:
+    """ComfyUI fits a graph to three quarters of the window, and draws no text below a scale of 8/14."""
+    saved = json.loads((FOLDER / f"{name}.json").read_text())
+    boxes = {node["title"] if "title" in node else node["type"]: _box(node) for node in saved["nodes"]}
+    lefts, tops, rights, bottoms = zip(*boxes.values(), strict=True)
+    width, height = max(rights) - min(lefts), max(bottoms) - min(tops)
+    assert width < 1500
+    assert 0.75 * min(1440 / width, 900 / height) > 0.65
+    assert 0.75 * min(1280 / width, 800 / height) > 8 / 14
+    for one, another in itertools.combinations(boxes, 2):
+        a, b = boxes[one], boxes[another]
+        assert a[0] >= b[2] or b[0] >= a[2] or a[1] >= b[3] or b[1] >= a[3], (one, another)
+    for group in saved["groups"]:
+        left, top, across, down = group["bounding"]
+        inside = [
+            box
+            for box in boxes.values()
+            if left < box[0] and box[2] < left + across and top < box[1] < top + down
+        ]
+        assert inside
+        assert all(box[3] < top + down for box in inside)
+
+
+def _box(node: Mapping[str, Any]) -> tuple[int, int, int, int]:
+    """Left, top, right and bottom of a node with its title; a collapsed one is its title alone."""
+    (left, top), (width, height) = node["pos"], node["size"]
+    return left, top - 30, left + width, top + (0 if node["flags"].get("collapsed") else height)
 
 
 @pytest.mark.parametrize("name", TEMPLATES)
 def test_a_template_links_outputs_to_inputs_of_their_type_and_asks_for_what_works(
-    name: str, program: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     saved = json.loads((FOLDER / f"{name}.json").read_text())
     nodes = {node["id"]: node for node in saved["nodes"]}
@@ -190,11 +238,10 @@ def test_a_template_links_outputs_to_inputs_of_their_type_and_asks_for_what_work
         assert nodes[source]["outputs"][output]["type"] == type_
         socket = nodes[target]["inputs"][slot]
         assert socket["type"] == type_ or (socket["name"], type_) == ("fps", "INT")
-    for tiny in program.TINY.values():
-        (tmp_path / tiny).mkdir()
-    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CRYSTOOLS_TPU_DATA_DIR", str(tmp_path / "data"))
     for node in prompt_of(saved, OBJECT_INFO).values():
         _check_values(node["class_type"], node["inputs"])
+    assert not (tmp_path / "data").exists()
 
 
 def _check_values(name: str, inputs: Mapping[str, Any]) -> None:

@@ -883,7 +883,7 @@ def test_the_sockets_of_a_timing_node_grow_as_they_are_used(tab: Tab, type_: str
 
 
 def test_a_workflow_of_before_the_sockets_grew_keeps_its_links(tab: Tab) -> None:
-    saved = json.loads((EXAMPLES / "wan2.1-t2v-tiny.json").read_text())
+    saved = json.loads((EXAMPLES / "Wan2.1 text to video, TPU tiny.json").read_text())
     (node,) = (node for node in saved["nodes"] if node["type"] == "TPUTimingReport")
     linked = [socket for socket in node["inputs"] if socket["link"] is not None]
     free = [f"timing_{number}" for number in range(len(linked) + 1, 9)]

@@ -103,7 +103,7 @@ function setting(group, name, text, type) {
 
 /** ComfyUI writes the name beside the control, but does not say that it is its name. @param {HTMLElement} control @param {string} name */
 function named(control, name) {
-  const field = control.matches("select") ? control : control.querySelector("input[type=range]");
+  const field = control.matches("select, input") ? control : control.querySelector("input[type=range]");
   if (!field) control.setAttribute("role", "group");
   (field ?? control).setAttribute("aria-label", name);
   return control;
@@ -164,7 +164,6 @@ function priceField(preferences) {
     min: "0",
     step: "any",
     placeholder: "none",
-    "aria-label": "Price of a chip-hour",
     "data-preference": "price_per_chip_hour",
     style: `${STYLE.select} width: 8em;`,
   });

@@ -6,8 +6,8 @@ Importing it imports neither jax nor torch. ComfyUI is met by name alone, where 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeAlias
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeAlias
 from crystools_pipelines.errors import RequestError
 from crystools_pipelines.models import MODELS
 from crystools_pipelines.requests.fields import Input, node_input, settings_of
+from crystools_pipelines.tiny.on_demand import make_missing, tiny_location, tiny_name
 from crystools_pipelines.weights.location import folders_beside, is_hub_id
 from crystools_tpu import telemetry
 
@@ -129,23 +130,28 @@ class ModelNode:
         num_frames: int | None = None,
         model_id: str | None = None,
     ) -> bool | str:
-        """True, or what is wrong and what would do: the size must be one that the model can make.
+        """True, or what is wrong and what would do, a line for each input that is wrong: its name, and why.
 
         ComfyUI hands over those of these inputs that the node has; it checks no range of them, and those that
         another node gives are None.
         """
-        size = {"height": height, "width": width, "num_frames": num_frames}
-        given = {name: value for name, value in size.items() if value is not None}
-        try:
-            for name, value in given.items():
-                _check_range(name, value, cls.INPUTS[name][1])
-            if model_id is not None:
-                locate(model_id)
-            if given:
-                cls.request_class().of_any_content(**given)
-        except RequestError as error:
-            return str(error)
-        return True
+        given = {"height": height, "width": width, "num_frames": num_frames, "model_id": model_id}
+        faults: list[str] = []
+        for name, value in given.items():
+            if value is not None:
+                try:
+                    cls._check(name, value)
+                except RequestError as error:
+                    faults.append(str(error))
+        return "\n".join(faults) or True
+
+    @classmethod
+    def _check(cls, name: str, value: Any) -> None:
+        if name == "model_id":
+            locate(value, cls.MODEL)
+        else:
+            _check_range(name, value, cls.INPUTS[name][1])
+            cls.request_class().of_any_content(**{name: value})
 
     @classmethod
     def request_class(cls) -> type[Any]:
@@ -158,6 +164,7 @@ class ModelNode:
         pipeline: Pipeline[Any, Any] = MODELS[cls.MODEL].pipeline()
         return pipeline
 
+    @contextmanager
     def job(
         self,
         checkpoint: Checkpoint,
@@ -165,12 +172,12 @@ class ModelNode:
         params: Params,
         parts: Sequence[Part[Any]],
         request: Any = None,
-    ) -> AbstractContextManager[Job]:
+    ) -> Iterator[Job]:
         """A run of the pipeline that loads `parts`. What was planned of all of `request` is its forecast."""
         from crystools_pipelines.run import started_run
 
         params = {"node": type(self).__name__, **params}
-        return started_run(
+        with started_run(
             self.MODEL,
             params,
             checkpoint,
@@ -179,7 +186,10 @@ class ModelNode:
             request=request,
             on_step=self.on_step,
             on_latents=self.on_latents,
-        )
+        ) as job:
+            if checkpoint.news is not None:
+                job.run.warn(checkpoint.news)
+            yield job
 
 
 def node_mappings(*nodes: type[ModelNode]) -> tuple[dict[str, type[ModelNode]], dict[str, str]]:
@@ -198,10 +208,11 @@ def timing_of(job: Job) -> Timing:
     return telemetry.to_wire(job.run.report)
 
 
-def locate(model_id: str, modules: Mapping[str, ModuleType] = sys.modules) -> str:
-    """Where the checkpoint is: a folder as named or in ComfyUI's folders of diffusers models, or a hub id.
+def locate(model_id: str, model: str | None = None, modules: Mapping[str, ModuleType] = sys.modules) -> str:
+    """Where the checkpoint is: a folder as named or in ComfyUI's folders of diffusers models, or a hub id; or
+    where a tiny one will be once it is made.
 
-    Raises RequestError where it is neither.
+    Raises RequestError where it is none of these, and for a tiny one of another `model`.
     """
     comfyuis = modules.get("folder_paths")
     roots: Sequence[str] = () if comfyuis is None else comfyuis.get_folder_paths("diffusers")
@@ -210,21 +221,28 @@ def locate(model_id: str, modules: Mapping[str, ModuleType] = sys.modules) -> st
         for folder in (Path(name), *(Path(root, name) for root in roots)):
             if folder.is_dir():
                 return str(folder)
+    if (tiny := tiny_location(name, model, "model_id")) is not None:
+        return tiny
     if not is_hub_id(name):
         here = "".join(f", nor one in {root}" for root in roots)
+        to_try = "" if model is None else f", or {tiny_name(model)} to try it: that is made for you"
         raise RequestError(
             "model_id",
-            f"{model_id!r} is no folder{here}; give one, or a hub id of the form org/name"
+            f"{model_id!r} is no folder{here}; give one, or a hub id of the form org/name{to_try}"
             f"{folders_beside(name)}",
         )
     return name
 
 
 def checkpoint_at(model_id: str) -> Checkpoint:
-    """The checkpoint that an input names."""
+    """The checkpoint that an input names; a tiny one that is missing is made.
+
+    Raises CheckpointError where it cannot be written.
+    """
     from crystools_pipelines.weights.checkpoint import Checkpoint
 
-    return Checkpoint(locate(model_id))
+    location = locate(model_id)
+    return Checkpoint(location, news=make_missing(location))
 
 
 def devices(num_devices: int = 0) -> list[jax.Device]:

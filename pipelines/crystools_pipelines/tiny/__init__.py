@@ -2,16 +2,14 @@
 
 Same classes, same files and same compression ratios as the published model; only the sizes are small. The
 weights are random, arranged so that a video shows moving shapes which depend on seed and prompt, and
-deterministic: writing the same model twice gives byte-identical files.
+deterministic: writing the same model twice gives byte-identical files. Importing this imports neither torch
+nor diffusers.
 """
 
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-
-import torch
-from transformers.utils import logging
 
 from crystools_pipelines.models import MODELS
 
@@ -28,6 +26,8 @@ def write_tiny_checkpoint(model: str, directory: Path) -> Path:
         raise ValueError(f"model {model!r} has no tiny checkpoint; choose one of: {known}")
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise FileExistsError(f"{directory} is not an empty directory; name a new or an empty one")
+    import torch
+
     with torch.random.fork_rng(devices=[]), torch.no_grad(), _no_progress_bars():
         torch.manual_seed(SEED)
         MODELS[model].tiny_checkpoint().save_pretrained(directory, safe_serialization=True)
@@ -40,6 +40,8 @@ def write_tiny_checkpoint(model: str, directory: Path) -> Path:
 
 @contextmanager
 def _no_progress_bars() -> Iterator[None]:
+    from transformers.utils import logging
+
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:

@@ -22,11 +22,13 @@ TOKENIZER = "tokenizer"
 class Checkpoint:
     """A checkpoint in diffusers' format: one subfolder a component. Of a repository the hub is asked once.
 
-    Raises RequestError where `location` is neither a folder nor a hub id.
+    `news` is what the user should know of how it came to be there. Raises RequestError where `location` is
+    neither a folder nor a hub id.
     """
 
-    def __init__(self, location: str | Path) -> None:
+    def __init__(self, location: str | Path, news: str | None = None) -> None:
         self.location = str(location)
+        self.news = news
         self._configs: dict[tuple[str, str], dict[str, Any]] = {}
         self._source: Path | Repository
         if self.location and Path(location).is_dir():
