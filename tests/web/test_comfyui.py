@@ -174,7 +174,7 @@ def open_tab(context: BrowserContext, scene: ComfyScene) -> Tab:
 
     def note_console(message: ConsoleMessage) -> None:
         if not HARMLESS.search(message.text) and OURS.search(f"{message.text} {message.location}"):
-            tab.complaints.append(message.text)
+            tab.complaints.append(f"{message.text} {message.location}")
 
     def note_error(error: Any) -> None:
         if OURS.search(f"{error} {error.stack}"):
@@ -789,6 +789,7 @@ def test_the_workflow_of_a_past_run_is_loaded_again_beside_what_is_open(tab: Tab
     graph = tab.serialized()
     draw("TPUTimingReport")
     unsaved = tab.manager("workflow.activeWorkflow.path")
+    tab.scene.clock.seconds += 1  # the newest of all
     with tab.scene.run("comfyui") as run:
         pass
     run.is_kept_with("workflow")

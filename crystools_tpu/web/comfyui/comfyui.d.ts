@@ -94,6 +94,11 @@ export interface Widget {
   serializeValue?: Function;
 }
 
+/** A node in the form of ComfyUI's API. */
+export interface PromptNode {
+  class_type?: string;
+}
+
 export interface Graph {
   /** The workflow's, kept in its file. */
   id?: string;
@@ -154,7 +159,7 @@ export interface App {
   graph?: Graph;
   canvas?: Canvas;
   /** The workflow that is open as its prompt: `output` is in the form of ComfyUI's API. */
-  graphToPrompt?(): Promise<{ output: Record<string, unknown> }>;
+  graphToPrompt?(): Promise<{ output: Record<string, PromptNode> }>;
   extensionManager?: ExtensionManager;
 }
 

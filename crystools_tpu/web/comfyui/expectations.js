@@ -6,7 +6,7 @@
  *
  * @import { ServerApi } from "../client.js"
  * @import { Expected, RunReport, ServerMessage } from "../wire.js"
- * @import { Api, App, Graph, GraphNode } from "./comfyui.js"
+ * @import { Api, App, Graph, GraphNode, PromptNode } from "./comfyui.js"
  */
 
 const LOOK_EVERY_MILLISECONDS = 200;
@@ -113,7 +113,8 @@ export class Expectations extends EventTarget {
     try {
       const graph = this.#app.rootGraph ?? this.#app.graph;
       if (this.#app.graphToPrompt && !allNodes(graph).some(actsWhenAsked)) {
-        answer = await this.#server.expected((await this.#app.graphToPrompt()).output);
+        const { output } = await this.#app.graphToPrompt();
+        if (isWhole(output)) answer = await this.#server.expected(output);
       }
     } catch {
       // a graph that is no prompt yet, or a server that is gone: then nothing is known
@@ -132,6 +133,11 @@ function samplersIn(graph) {
 /** Those of the subgraphs too. @param {Graph | null | undefined} graph @returns {GraphNode[]} */
 function allNodes(graph) {
   return (graph?.nodes ?? []).flatMap((node) => [node, ...allNodes(node.subgraph)]);
+}
+
+/** Whether ComfyUI knows all of its nodes: one that is not installed has no class. @param {Record<string, PromptNode>} prompt */
+function isWhole(prompt) {
+  return Object.values(prompt).every(({ class_type }) => class_type);
 }
 
 /** Whether a node does something for its value: it takes a picture with a camera and uploads it. @param {GraphNode} node */
