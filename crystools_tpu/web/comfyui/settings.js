@@ -101,8 +101,14 @@ function setting(group, name, text, type) {
   };
 }
 
-/** ComfyUI writes the name beside the control, but does not say that it is its name. @param {HTMLElement} control @param {string} name */
+/**
+ * ComfyUI writes the name beside the control, but does not say that it is its name. A box has one of its own.
+ *
+ * @param {HTMLElement} control
+ * @param {string} name
+ */
 function named(control, name) {
+  if (control.matches("label")) return control;
   const field = control.matches("select, input") ? control : control.querySelector("input[type=range]");
   if (!field) control.setAttribute("role", "group");
   (field ?? control).setAttribute("aria-label", name);
