@@ -108,7 +108,7 @@ function whatIsCut(mayBeCut) {
   seen.forEach((one, at) => {
     for (const other of seen.slice(at + 1)) {
       if (!one.lines.some((a) => other.lines.some((b) => overlap(a, b)))) continue;
-      const layers = [one, other].map(({ element }) => closest(element, "#popover, crystools-header"));
+      const layers = [one, other].map(({ element }) => closest(element, "#popover, crystools-header, [role=tooltip]"));
       if (layers[0] === layers[1]) found.add(`${nameOf(one.element)} lies on ${nameOf(other.element)}: ${other.text}`);
     }
   });

@@ -8,7 +8,7 @@ from tests.web.conftest import OpenPage
 from tests.web.cut import states, what_is_cut
 from tests.web.scenes import Scene
 
-WIDTHS = (375, 600, 768, 1280, 1440, 1920)
+WIDTHS = (375, 768, 1280, 1440, 1920)
 
 
 def test_no_text_of_the_page_is_cut_or_leaves_its_card_and_it_never_scrolls_sideways(
@@ -18,7 +18,7 @@ def test_no_text_of_the_page_is_cut_or_leaves_its_card_and_it_never_scrolls_side
     page = open_page(scene)
     for name, told in states(scene):
         expect(page.locator("crystools-current")).to_contain_text(told)
-        if name == "failed":
+        if name.startswith("cancelled"):
             page.locator("crystools-runs").get_by_role("button").first.click()
             for summary in page.get_by_text("HBM per chip", exact=True).all():
                 summary.click()
