@@ -183,7 +183,11 @@ async def test_what_is_kept_with_a_run_is_served(client: Client, log: RunLog, re
     assert told["attachments"] == ["thumbnail", "workflow"]
 
 
-@pytest.mark.parametrize("body", [b"no gzip", gzip.compress(b"{}")[:-4], gzip.compress(bytes(33 * 2**20))])
+@pytest.mark.parametrize(
+    "body",
+    [b"no gzip", gzip.compress(b"{}")[:-4], gzip.compress(bytes(33 * 2**20))],
+    ids=["no gzip", "cut off", "too large unpacked"],
+)
 async def test_what_is_broken_or_no_picture_is_not_served(
     client: Client, log: RunLog, report: RunReport, body: bytes, validate: Validate
 ) -> None:
