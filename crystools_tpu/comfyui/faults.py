@@ -43,7 +43,8 @@ def say_faults_once(modules: Mapping[str, ModuleType], nodes: Collection[str]) -
         def sift(result: Any) -> Any:
             with guard(_AS_COMFYUI_SAYS_IT):
                 errors = result[1]
-                errors[:] = [said for error in errors if (said := _at_its_input(error)) is not None]
+                own = [said for error in errors if (said := _at_its_input(error)) is not None]
+                errors[:] = own or errors  # what is refused is never refused without a word
             return result
 
         return sift
