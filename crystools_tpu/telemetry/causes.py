@@ -167,7 +167,8 @@ def _recompiled(stage: StageReport, change: Change) -> Finding:
     steps = recompiled_steps(stage)
     if change.seconds < 0:
         was = len(recompiled_steps(change.usual_stage)) if change.usual_stage else 0
-        text = f"{len(steps) or 'no'} recompiles in {stage_title(stage)} instead of {was}"
+        now = len(steps) if change.part.seconds else 0  # without any of its own the stage is the usual one
+        text = f"{now or 'no'} recompiles in {stage_title(stage)} instead of {was}"
         return Finding(Cause.RECOMPILE, f"{text} ({amount_text(change.seconds)} less)", change.seconds)
     numbers = [str(number) for number, _ in steps[:3]] + ["..."] * (len(steps) > 3)
     at = f"step {numbers[0]}" if len(steps) == 1 else f"steps {', '.join(numbers)}"
@@ -241,7 +242,7 @@ def _steps(stage: StageReport, change: Change, run: RunReport, peers: Sequence[R
     usual, title = change.usual_stage, stage_title(stage)
     own_step = stage.step_seconds.median if stage.step_seconds else None
     usual_step = usual.step_seconds.median if usual is not None and usual.step_seconds else None
-    if own_step is None or usual_step is None:
+    if own_step is None or usual_step is None or duration_text(own_step) == duration_text(usual_step):
         text = f"the steps of {title} took {amount_text(change.seconds)} {_more(change)}"
         return Finding(Cause.STEPS, text, change.seconds)
     pace = f"{title} took {duration_text(own_step)} a step instead of {duration_text(usual_step)}"

@@ -171,6 +171,15 @@ def test_a_load_that_was_slower_for_no_reason_in_the_reports_is_only_said_to_be(
     )
 
 
+def test_recompiles_that_did_not_come_back_made_a_run_faster() -> None:
+    steps = tuple(StepRecord(7.0 if n == 5 else 2.0, compiled=n in (0, 5), finite=True) for n in range(10))
+    recompiled = replace(denoise(compiled=0.0), steps=steps, seconds=25.0, recompiles=1)
+    told = explain(run(denoise(compiled=0.0)), [run(recompiled, day=day) for day in range(3)])
+    assert [(finding.cause, finding.text, finding.seconds) for finding in told.findings] == [
+        (Cause.RECOMPILE, "no recompiles in Denoise instead of 1 (5.0 s less)", -5.0)
+    ]
+
+
 def test_one_run_to_compare_with_proves_nothing() -> None:
     told = explain(run(denoise(2.4)), usual()[:1])
     assert told.sentence == (
