@@ -33,12 +33,17 @@ export function svg(tag, attributes = {}, ...children) {
 }
 
 /**
- * Sets the text where it differs, so that selections and live regions are left alone.
+ * Sets the text where it differs, so that selections and live regions are left alone. A text that is there already
+ * is changed and not replaced: the browser need not build a box for it anew.
+ *
  * @param {Element} element
  * @param {string} text
  */
 export function setText(element, text) {
-  if (element.textContent !== text) element.textContent = text;
+  const { firstChild: only } = element;
+  if (text && only instanceof Text && !only.nextSibling) {
+    if (only.data !== text) only.data = text;
+  } else if (element.textContent !== text) element.textContent = text;
 }
 
 /**

@@ -72,7 +72,8 @@ def test_faults_are_said_once_and_those_of_old_runs_never(scene: Scene, open_pag
             window.said = [];
             const alert = document.querySelector("crystools-announcer").shadowRoot.getElementById("alert");
             const note = () => window.said.push(alert.textContent);
-            new MutationObserver(note).observe(alert, { childList: true });
+            const all = { childList: true, characterData: true, subtree: true };
+            new MutationObserver(note).observe(alert, all);
         }"""
     )
     play_to_end(scene, steps=6, recompile_at=2, nan_at=3, fail_at=5)

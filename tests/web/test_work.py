@@ -113,9 +113,12 @@ def test_readings_that_come_within_a_frame_are_shown_once(pod: Page) -> None:
 def test_of_hundreds_of_opened_cards_those_in_sight_alone_are_kept_up_to_date(pod: Page) -> None:
     pod.get_by_role("button", name=f"Show all {CHIPS}").click()
     pod.locator("crystools-chip").nth(CHIPS - 1).wait_for(state="attached")
-    formatted, mutated = after(pod, 20)
-    assert 0 < formatted < 40 * 5
-    assert mutated["crystools-meter"] < 40 * 12
+    readings = []
+    for moment in range(20, 24):  # one of them at least is due
+        pod.clock.run_for(100)
+        readings.append(after(pod, moment))
+    assert 0 < max(formatted for formatted, _ in readings) < 40 * 5
+    assert 0 < max(mutated.get("crystools-meter", 0) for _, mutated in readings) < 40 * 12
     last = pod.locator("crystools-chip").last
     before = last.locator("#hbm #figure").inner_text()
     last.scroll_into_view_if_needed()

@@ -34,7 +34,6 @@ export class BarMeter extends Meter {
     #meter[role="img"] .bar { display: none; }
     #fill {
       height: 100%; background: var(--color); transform-origin: left; transform: scaleX(var(--ratio, 0));
-      transition: transform .25s linear;
     }
     #peak {
       position: absolute; top: 0; bottom: 0; left: calc(var(--peak, 0) * 100% - 2px); width: 1.5px;

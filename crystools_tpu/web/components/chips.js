@@ -18,6 +18,9 @@ import { level } from "./meter.js";
 /** More chips than this are shown as a heat grid. */
 const CARDS_AT_MOST = 16;
 
+/** Hundreds of opened cards follow no faster than figures can be read. */
+const OPENED_EVERY_MILLISECONDS = 240;
+
 export class Chips extends StoreView {
   static tickSeconds = 1;
   static blueprint = blueprint(
@@ -82,9 +85,14 @@ export class Chips extends StoreView {
   /** @type {string | null} */
   #selected = null;
   #expanded = false;
+  /** When the opened cards were shown last. */
+  #openedAt = -Infinity;
   #grid = this.byId("grid");
   /** Of hundreds of cards those that are seen are kept up to date. */
-  #sight = new Sight(() => this.refresh());
+  #sight = new Sight(() => {
+    this.#openedAt = -Infinity;
+    this.refresh();
+  });
 
   /**
    * Hundreds of cards are each as high as the first would be by itself: so a figure that changes in one cannot move
@@ -119,9 +127,24 @@ export class Chips extends StoreView {
       setAttribute(this.byId(part), "data-stale", store.stale ? "" : null);
     }
     if (many) this.#renderOverview(chips);
-    const shown = !many || this.#expanded ? chips : chips.filter((chip) => chip.chip === this.#selected);
-    syncChildren(this.byId("cards"), shown, this.#createCard, (card, chip) => {
-      if (!many || card.dataset.chip !== chip.chip || this.#sight.has(card)) card.show(chip, store);
+    if (many && this.#expanded) this.#renderOpened(chips, store);
+    else this.#renderCards(many ? chips.filter((chip) => chip.chip === this.#selected) : chips, store);
+  }
+
+  /** @param {readonly ChipReading[]} chips @param {Store} store */
+  #renderCards(chips, store) {
+    syncChildren(this.byId("cards"), chips, this.#createCard, (card, chip) => card.show(chip, store));
+  }
+
+  /** Those of hundreds that are in sight, and each once. @param {readonly ChipReading[]} chips @param {Store} store */
+  #renderOpened(chips, store) {
+    const now = performance.now();
+    const cards = this.byId("cards");
+    const isDue = now - this.#openedAt >= OPENED_EVERY_MILLISECONDS;
+    if (!isDue && cards.children.length === chips.length) return;
+    this.#openedAt = now;
+    syncChildren(cards, chips, this.#createCard, (card, chip) => {
+      if (card.dataset.chip !== chip.chip || this.#sight.has(card)) card.show(chip, store);
     });
   }
 

@@ -13,6 +13,8 @@ import { SERIES_LENGTH, SPARKLINE_HEIGHT, sparkline } from "../series.js";
 const WARNING_RATIO = 0.9;
 const CRITICAL_RATIO = 0.97;
 
+const DRAWN_EVERY_MILLISECONDS = 450;
+
 /**
  * @typedef {object} MeterReading
  * @property {string} label
@@ -72,7 +74,6 @@ export class Meter extends Component {
     }
     #fill {
       height: 100%; background: var(--color); transform-origin: left; transform: scaleX(var(--ratio, 0));
-      transition: transform .25s linear;
     }
     #peak {
       position: absolute; top: 0; bottom: 0; left: calc(var(--peak, 0) * 100% - 2px); width: 2px;
@@ -88,6 +89,8 @@ export class Meter extends Component {
   #line = this.byId("line");
   #fill = this.byId("fill");
   #peak = this.byId("peak");
+  /** The history as it was drawn last. @type {{ series: Series | null, at: number }} */
+  #drawn = { series: null, at: 0 };
 
   /** @param {MeterReading} reading */
   set reading({ label, figure, ratio, series, ceiling, detail, exhaustible = false }) {
@@ -100,7 +103,14 @@ export class Meter extends Component {
     const peakRatio = ceiling && series.peak != null ? Math.min(1, series.peak / ceiling) : null;
     this.#peak.toggleAttribute("hidden", peakRatio == null || ratio == null);
     setStyle(this.#peak, "--peak", String(peakRatio ?? 0));
-    const top = ceiling ?? series.peak;
+    this.#showHistory(series, ceiling ?? series.peak);
+  }
+
+  /** At ten readings a second it moves by less than half a pixel with each. @param {Series} series @param {number | null} top */
+  #showHistory(series, top) {
+    const now = performance.now();
+    if (series === this.#drawn.series && now - this.#drawn.at < DRAWN_EVERY_MILLISECONDS) return;
+    this.#drawn = { series, at: now };
     const { line, area } = top ? sparkline(series.values, top) : { line: "", area: "" };
     setAttribute(this.#line, "d", line);
     setAttribute(this.#area, "d", area);
