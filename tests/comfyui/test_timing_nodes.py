@@ -173,7 +173,7 @@ def test_one_table_has_the_stages_of_each_node_together_with_their_sum() -> None
         ["The", "sampler", "143.000", "107.50"],
         ["load", "transformer", "12.000", "-"],
         ["denoise", "transformer", "130.000", "107.50"],
-        ["Once", "more", "9.000", "-"],
+        ["Once", "more", "9.000", "none"],
     ]
     assert "27.00 GiB" in summary.splitlines()[5]
 

@@ -204,7 +204,7 @@ def test_one_source_that_fails_leaves_the_others_alone() -> None:
 def test_a_failing_source_is_asked_at_every_interval_so_that_its_return_shows_at_once() -> None:
     source = ScriptedSource("tpu", failing(SourceError("gone")))
     with running(source) as (_, snapshots):
-        until(snapshots, lambda snapshot: snapshot.sources[0].errors_total == 4)
+        until(snapshots, lambda snapshot: snapshot.sources[0].errors_total >= 4)
         source.answer = chips(ChipReading("tpu0"))
         after = [snapshots.get(timeout=PATIENCE) for _ in range(2)]
         assert after[-1].sources[0].up is True

@@ -69,7 +69,7 @@ export class Attached extends Component {
 
   /** @param {AttachedChips | null} attached */
   show(attached) {
-    this.hidden = !attached;
+    this.toggleAttribute("hidden", !attached);
     if (!attached) return;
     const { pci_addresses: addresses, sentence, word } = attached;
     setText(this.byId("sentence"), sentence ?? "");

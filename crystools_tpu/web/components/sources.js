@@ -31,7 +31,7 @@ export class Sources extends StoreView {
   /** @param {Store} store */
   render(store) {
     const sources = store.snapshot?.sources ?? [];
-    this.hidden = sources.length === 0;
+    this.toggleAttribute("hidden", sources.length === 0);
     syncChildren(this.byId("sources"), sources, createRow, (row, source) => {
       row.dataset.state = source.state;
       const [, name, state] = row.children;
