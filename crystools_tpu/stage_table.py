@@ -38,6 +38,7 @@ NOT_APPLICABLE: Final = "-"
 
 _NOTHING: Final = frozenset({"", ABSENT, NOT_APPLICABLE, "none"})
 
+_MOST_RATIO: Final = 99.99
 _TEXT_COLUMNS: Final = 96
 _LEAST_OF_LABEL: Final = 24
 _MOST_ROWS: Final = 40
@@ -214,7 +215,9 @@ def clock(seconds: float) -> str:
 
 
 def percent(ratio: Ratio | None) -> str:
-    """`39.1%`, or `n/a`; `855.0%?` for one that cannot be."""
+    """`39.1%`, or `n/a`; `855.0%?` for one that cannot be, and `>9999%?` for any number of digits."""
+    if ratio is not None and ratio.ratio > _MOST_RATIO:
+        return f">{_MOST_RATIO:.0%}{MARK}"
     return ABSENT if ratio is None else f"{ratio.ratio:.1%}{MARK if is_suspect(ratio) else ''}"
 
 

@@ -10,6 +10,9 @@ import { duration, gibibytes, percent, stageTitle } from "./format.js";
 /** What stands behind a figure that cannot be. */
 export const MARK = "?";
 
+/** What is more has any number of digits. */
+const MOST_RATIO = 99.99;
+
 /** So much more than its measured peak a CPU may do: it was measured for a moment, on whatever else ran then. */
 const ROUGH = 2;
 
@@ -23,6 +26,7 @@ export function isSuspect(ratio) {
 
 /** A ratio as per cent, with a mark where it cannot be. @param {Ratio | null | undefined} ratio */
 export function ratioText(ratio) {
+  if (ratio && ratio.ratio > MOST_RATIO) return `>${percent(MOST_RATIO)}${MARK}`;
   return percent(ratio?.ratio) + (isSuspect(ratio) ? MARK : "");
 }
 

@@ -79,6 +79,7 @@ def test_a_run_that_ended_before_it_began_is_one() -> None:
 
 def test_it_is_marked_and_shown_as_it_was_measured() -> None:
     assert percent(mfu(8.55, "peak: measured")) == "855.0%?"
+    assert percent(mfu(1.5e9, "peak: measured")) == ">9999%?"
     rows = [line.split() for line in stage_text(run_of(*SUSPECTS.values())).splitlines()]
     marked = [cell for row in rows for cell in row if cell.endswith("?")]
     assert marked == ["101.0%?", "855.0%?", "150.0%?", "GiB?", "-1.000?", "-0.500?"]

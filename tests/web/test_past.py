@@ -35,7 +35,7 @@ FAKE_NOTIFICATIONS = """() => {
 def kept(scene: Scene, tmp_path: Path) -> Iterator[RunLog]:
     """A history that another process of this machine writes, and the scene's server reads."""
     scene.kept = KeptRuns(tmp_path / "history")
-    another = Observer(dataclasses.replace(this_process(), image="another"))
+    another = Observer(dataclasses.replace(this_process(), namespace="another"))
     with RunLog(tmp_path / "history", observer=another) as log:
         yield log
     scene.kept.close()
