@@ -113,8 +113,9 @@ class _Prompts:
                 self._executing[executor] = run, data["prompt_id"]
                 self._progress.add_progress_handler(self._handler_class(run, self._guard))
             elif event in _ENDS and executor in self._executing:
-                run, prompt_id = self._executing.pop(executor)
+                run, prompt_id = self._executing[executor]
                 _end(run, event, data)
+                del self._executing[executor]
                 follower.add(Result(run, prompt_id, self._modules, self._guard))
 
     def _begun(self, prompt_id: str, cached: Collection[str]) -> WorkflowRun:
