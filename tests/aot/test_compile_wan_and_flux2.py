@@ -17,9 +17,9 @@ from tests.aot.full_size import VAE, every_stage_compiles_and_fits
     [
         ("wan2.1-t2v", "v6e-8", VAE),
         ("wan2.1-t2v", "v5p-8", VAE),
-        # The family's VAE, and nothing of Wan2.2 text-to-video, whose two transformers have the shapes
+        # The family's decoder, and nothing of Wan2.2 text-to-video, whose two transformers have the shapes
         # of Wan2.1's one; benchmarks/plans.py compiles all the rest as well.
-        ("wan2.2-i2v", "v6e-8", (StageName.TEXT_ENCODE, StageName.DENOISE)),
+        ("wan2.2-i2v", "v6e-8", (StageName.TEXT_ENCODE, StageName.DENOISE, StageName.VAE_ENCODE)),
         ("flux.2", "v6e-8", ()),
         ("flux.2", "v5p-8", VAE),
     ],

@@ -798,6 +798,7 @@ def test_one_page_that_was_open_before_shows_a_comfyui_a_command_and_a_script_fr
     from playwright.sync_api import expect, sync_playwright
 
     environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+    environment["CRYSTOOLS_TPU_DATA_DIR"] = str(comfyui.log_file.parent / "data")
     program = [sys.executable, "-m", "crystools_tpu"]
     script = tmp_path / "night.py"
     script.write_text(SCRIPT)
