@@ -26,7 +26,6 @@ from crystools_tpu.cli.demo import demo_request
 from crystools_tpu.cli.serve import panel
 
 IMAGES: Final = Path(__file__).parent / "images"
-OUT: Final = Path("demo-output")
 CHROMIUM: Final = "/usr/bin/chromium"
 TOPOLOGY: Final = "v6e-8"
 COLOURS: Final = 256
@@ -38,7 +37,6 @@ MIDDLE: Final = re.compile("step 1[1-7] of 20")
 def main() -> None:
     """Takes the pictures while a run runs, and one when it is done."""
     IMAGES.mkdir(exist_ok=True)
-    OUT.mkdir(exist_ok=True)
     os.environ["CRYSTOOLS_TPU_HISTORY"] = (
         "off"  # whoever makes the pictures keeps their own runs to themselves
     )
@@ -81,7 +79,8 @@ def open_page(browser: Browser, url: str, size: tuple[int, int], scheme: str) ->
 
 def generate(request: Wan21Request, checkpoint: Path) -> None:
     """One run of the pipeline, which reports to this process's telemetry."""
-    run.generate(request, checkpoint=checkpoint, devices=0, fps=16, out=OUT / "video.mp4")
+    out = checkpoint.with_name("video.mp4")  # a path that is nobody's: it is in the pictures
+    run.generate(request, checkpoint=checkpoint, devices=0, fps=16, out=out)
 
 
 def picture(page: Page, name: str) -> None:
