@@ -199,14 +199,6 @@ def _seconds(seconds: float | None) -> str:
     return ABSENT if seconds is None else f"{seconds:.3f}"
 
 
-def duration(seconds: float) -> str:
-    """`0.052 s`, `4.54 s`, `42.1 s`, `3 min 47 s`, `1 h 02 min`, as the page has it."""
-    if seconds < 59.95:
-        return f"{seconds:.{1 if seconds >= 10 else 2 if seconds >= 1 else 3}f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest:02} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02} min"
-
-
 def clock(seconds: float) -> str:
     """`1:10`, from an hour on `1:02:05`."""
     minutes, rest = divmod(round(seconds), 60)

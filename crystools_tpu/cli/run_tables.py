@@ -28,9 +28,8 @@ from crystools_tpu.telemetry.applicable import applies
 from crystools_tpu.telemetry.comparison import SAME_RATIO, Side
 from crystools_tpu.telemetry.cost import cost_text
 from crystools_tpu.telemetry.device_names import devices_label
+from crystools_tpu.telemetry.labels import short_id
 from crystools_tpu.telemetry.suspicion import MARK, is_before_zero, suspicions
-
-_ID_LENGTH: Final = 8
 
 _MOST_SUSPECTS: Final = 3
 
@@ -61,7 +60,7 @@ def runs_table(reports: Sequence[RunReport]) -> Table:
     for report, row in zip(reports, rows, strict=True):
         whose = _whose(report.process, with_user=with_user)
         table.add_row(
-            report.run_id[:_ID_LENGTH],
+            short_id(report.run_id),
             _moment(report.started_unix_seconds, "%m-%d %H:%M"),
             escape(report.pipeline),
             outcome(report),
@@ -77,7 +76,7 @@ def suspect_text(reports: Sequence[RunReport]) -> str:
     for report in reports:
         reasons = list(suspicions(report))
         more = f" (and {len(reasons) - 1} more)" if len(reasons) > 1 else ""
-        lines += [f"{report.run_id[:_ID_LENGTH]}: {reason}{more}" for reason in reasons[:1]]
+        lines += [f"{short_id(report.run_id)}: {reason}{more}" for reason in reasons[:1]]
     if len(lines) > _MOST_SUSPECTS:
         rest = len(lines) - _MOST_SUSPECTS
         lines = [*lines[:_MOST_SUSPECTS], f"{rest} more runs: `crystools-tpu runs show` says why"]
@@ -193,7 +192,7 @@ def _whose(process: Process | None, *, with_user: bool, with_pid: bool = False) 
 
 
 def _name(run_id: str, status: Status) -> str:
-    name = run_id[:_ID_LENGTH]
+    name = short_id(run_id)
     return name if status is Status.SUCCEEDED else f"{name} ({status})"
 
 

@@ -31,6 +31,7 @@ from crystools_tpu.telemetry import (
     StepFinished,
     WorkflowRun,
 )
+from crystools_tpu.telemetry.amounts import duration_text
 from crystools_tpu.telemetry.guard import Guard
 from crystools_tpu.telemetry.step_times import is_timed
 
@@ -209,9 +210,7 @@ class _Display:
                 self._say(self._outcome(status))
 
     def _outcome(self, status: Status) -> str:
-        from crystools_tpu import stage_table
-
-        seconds = stage_table.duration(self._clock() - self._began)
+        seconds = duration_text(self._clock() - self._began)
         if status is Status.SUCCEEDED:
             return ", ".join([seconds, *_figures(self._ended)])
         if self._total is None:
@@ -230,11 +229,10 @@ class _Display:
 
 def _figures(stages: Sequence[StageReport]) -> Iterator[str]:
     """`1.46 s a step`, `MFU 6.9%`: of all steps of these stages that were steps alone; and a NaN."""
-    from crystools_tpu import stage_table
 
     timed = [step.seconds for stage in stages for step in stage.steps if is_timed(step)]
     if timed:
-        yield f"{stage_table.duration(statistics.median(timed))} a step"
+        yield f"{duration_text(statistics.median(timed))} a step"
     with_steps = [stage for stage in stages if stage.steps]
     used = [stage.mfu for stage in with_steps if stage.mfu is not None]
     if used and len(used) == len(with_steps):

@@ -17,7 +17,7 @@ from aiohttp.typedefs import Handler, Middleware
 from crystools_tpu import __version__
 from crystools_tpu.monitor import Monitor, Snapshot
 from crystools_tpu.server import security, wire
-from crystools_tpu.server.results import Results
+from crystools_tpu.server.results import Results, file_name
 from crystools_tpu.server.runs import AlikeRuns, KeptRuns, Runs
 from crystools_tpu.server.settings import (
     FieldError,
@@ -40,6 +40,7 @@ from crystools_tpu.telemetry import (
     with_progress,
 )
 from crystools_tpu.telemetry.events import Message
+from crystools_tpu.telemetry.labels import short_id
 
 PREFIX: Final = "/crystools-tpu"
 MOST_RUNS: Final = 100
@@ -276,11 +277,11 @@ class Api:
             body = await asyncio.to_thread(self.served.trace, report)
         except ImportError as error:
             raise security.refusal(web.HTTPNotImplemented, "trace", str(error)) from None
-        name = re.sub(r"[^\w.-]+", "-", f"{report.pipeline}-{report.run_id[:8]}", flags=re.ASCII)
+        name = file_name(f"{report.pipeline}-{short_id(report.run_id)}.pftrace")
         return web.Response(
             body=body,
             content_type="application/octet-stream",
-            headers={hdrs.CONTENT_DISPOSITION: f'attachment; filename="{name}.pftrace"'},
+            headers={hdrs.CONTENT_DISPOSITION: f'attachment; filename="{name}"'},
         )
 
     async def compare(self, request: web.Request) -> web.Response:

@@ -14,6 +14,7 @@ from crystools_tpu.server.output_file import NotShownError, OutputFile, output_f
 from crystools_tpu.server.runs import Kept, Runs
 from crystools_tpu.telemetry import RunReport
 from crystools_tpu.telemetry.events import to_wire
+from crystools_tpu.telemetry.labels import short_id
 
 _PICTURES: Final = ("image/jpeg", "image/webp")
 _MOST_WORKFLOW_BYTES: Final = 32 * 1024**2
@@ -56,7 +57,7 @@ class Results:
         headers = {
             **_HEADERS,
             hdrs.CONTENT_TYPE: file.media_type,
-            hdrs.CONTENT_DISPOSITION: f'inline; filename="{_file_name(file.path.name)}"',
+            hdrs.CONTENT_DISPOSITION: f'inline; filename="{file_name(file.path.name)}"',
             hdrs.CACHE_CONTROL: "private, no-cache",
         }
         return web.FileResponse(file.path, headers=headers)
@@ -77,7 +78,7 @@ class Results:
         except (zlib.error, ValueError):
             text = "The workflow that is kept with the run is broken."
             raise security.refusal(web.HTTPNotFound, "workflow", text) from None
-        name = _file_name(f"{report.name or report.pipeline}-{report.run_id[:8]}.json")
+        name = file_name(f"{report.name or report.pipeline}-{short_id(report.run_id)}.json")
         headers = {hdrs.CONTENT_DISPOSITION: f'attachment; filename="{name}"', **_HEADERS}
         return web.Response(body=body, content_type="application/json", headers=headers)
 
@@ -97,7 +98,8 @@ class Results:
         return kept
 
 
-def _file_name(name: str) -> str:
+def file_name(name: str) -> str:
+    """The name of a file to be downloaded, safe in a header."""
     return re.sub(r"[^\w.-]+", "-", name, flags=re.ASCII)
 
 

@@ -23,7 +23,7 @@ from crystools_tpu.telemetry.events import (
 )
 from crystools_tpu.telemetry.evictions import evictions_of
 from crystools_tpu.telemetry.expectation import put_into_cache
-from crystools_tpu.telemetry.labels import size_label, stage_title
+from crystools_tpu.telemetry.labels import short_id, size_label, stage_title
 from crystools_tpu.telemetry.peers import is_same_work
 from crystools_tpu.telemetry.spent import Change, Spent, changes_of, recompiled_steps
 from crystools_tpu.telemetry.words import nonfinite_note
@@ -115,11 +115,6 @@ def step_seconds(run: RunReport) -> float | None:
     ]
     count = sum(steps for _, steps in timed)
     return sum(seconds * steps for seconds, steps in timed) / count if count else None
-
-
-def short_id(run: RunReport) -> str:
-    """The id as lists show it."""
-    return run.run_id[:8]
 
 
 def _causes(run: RunReport, peers: Sequence[RunReport], earlier: Sequence[RunReport]) -> Iterator[Finding]:
@@ -306,7 +301,7 @@ def _evicted(
             continue
         for eviction in evictions_of(other):
             if eviction.component == stage.component and run.model_id in (None, eviction.model):
-                who = "this run" if other is run else f"run {short_id(other)} ({other.pipeline})"
+                who = "this run" if other is run else f"run {short_id(other.run_id)} ({other.pipeline})"
                 return f"{who} had evicted its {eviction.size} for another that needed the room"
     return None
 
@@ -387,7 +382,7 @@ def _better_mesh(run: RunReport, earlier: Iterable[RunReport]) -> Iterator[Findi
     ]
     if others and (best := min(others, key=lambda each: each[0]))[0] < own * (1 - _BETTER_SHARE):
         seconds, other = best
-        took = f"{duration_text(seconds)} a step (run {short_id(other)})"
+        took = f"{duration_text(seconds)} a step (run {short_id(other.run_id)})"
         text = f"mesh {other.params[MESH]} took {took}, this one {duration_text(own)}"
         yield Finding(Cause.BETTER_MESH, text, None, f"--mesh {other.params[MESH]}")
 

@@ -19,6 +19,7 @@ from crystools_tpu.telemetry.bottom_line import changed_text, noise_text, same_t
 from crystools_tpu.telemetry.device_names import devices_label
 from crystools_tpu.telemetry.events import OMIT_DEFAULT, RunReport, StageName, StageReport, Status
 from crystools_tpu.telemetry.labels import stage_label
+from crystools_tpu.telemetry.spent import RUNS_TO_JUDGE_BY
 from crystools_tpu.telemetry.stage_tree import parent_of, walk
 from crystools_tpu.telemetry.step_times import timed_seconds
 from crystools_tpu.telemetry.suspicion import is_before_zero, suspect_figures, suspicions
@@ -27,7 +28,6 @@ from crystools_tpu.telemetry.words import nonfinite_note, outcome
 SAME_RATIO: Final = 0.01
 """A smaller change is none: the same program, run twice on a quiet machine, differs by as much."""
 
-_RUNS_TO_JUDGE_BY: Final = 3
 _CONFIDENCE: Final = 0.95
 
 
@@ -369,15 +369,19 @@ def _change(
     if not judged:
         return Change(name, a, b, ratio, None)
     known = [value for value in baseline if value is not None]
-    if abs(ratio) < SAME_RATIO:
-        verdict = Verdict.SAME
-    elif exact:
+    verdict = judge(ratio, b, known)
+    if exact and verdict is not Verdict.SAME:
         verdict = _direction(ratio)
-    elif len(known) < _RUNS_TO_JUDGE_BY:
-        verdict = Verdict.UNPROVEN
-    else:
-        verdict = Verdict.NOISE if min(known) <= b <= max(known) else _direction(ratio)
     return Change(name, a, b, ratio, verdict)
+
+
+def judge(ratio: float, value: float, known: Sequence[float]) -> Verdict:
+    """The verdict on a figure that a run has once, larger by `ratio`, where alike runs had `known`."""
+    if abs(ratio) < SAME_RATIO:
+        return Verdict.SAME
+    if len(known) < RUNS_TO_JUDGE_BY:
+        return Verdict.UNPROVEN
+    return Verdict.NOISE if min(known) <= value <= max(known) else _direction(ratio)
 
 
 def _judge_by_steps(

@@ -8,7 +8,7 @@ from typing import Final
 
 from crystools_tpu.telemetry.amounts import duration_text
 from crystools_tpu.telemetry.events import RunReport, StageReport, Status
-from crystools_tpu.telemetry.labels import stage_title
+from crystools_tpu.telemetry.labels import short_id, stage_title
 from crystools_tpu.telemetry.peers import is_same_work
 from crystools_tpu.telemetry.stage_tree import walk
 
@@ -50,7 +50,7 @@ def what_next(run: RunReport, earlier: Iterable[RunReport]) -> str | None:
         return "ask for less, or for more chips: `crystools-tpu plan` says what fits"
     before = next((other for other in earlier if is_same_work(run, other)), None)
     if before is not None:
-        return f"the same succeeded before, in run {before.run_id[:8]}: see what has changed since"
+        return f"the same succeeded before, in run {short_id(before.run_id)}: see what has changed since"
     return "the log of its process has the whole error"
 
 

@@ -14,12 +14,12 @@ from typing import Final
 
 from crystools_tpu.telemetry.amounts import amount_text, duration_text, pace_text
 from crystools_tpu.telemetry.causes import Cause, Finding, findings_of, once_only_seconds
-from crystools_tpu.telemetry.comparison import SAME_RATIO, Verdict
+from crystools_tpu.telemetry.comparison import Verdict, judge
 from crystools_tpu.telemetry.endings import ending_text, what_next
 from crystools_tpu.telemetry.events import RunReport, Status
 from crystools_tpu.telemetry.peers import earlier_than, peers_of
+from crystools_tpu.telemetry.spent import RUNS_TO_JUDGE_BY
 
-_RUNS_WITH_A_SPREAD: Final = 3
 _MOST_CAUSES: Final = 3
 _MOST_OF_IT: Final = 0.5
 _COUNTS: Final = {2: "two", 3: "three", 4: "four", 5: "five"}
@@ -83,13 +83,7 @@ class _Times:
 
     @property
     def verdict(self) -> Verdict:
-        if abs(self.ratio) < SAME_RATIO:
-            return Verdict.SAME
-        if len(self.theirs) < _RUNS_WITH_A_SPREAD:
-            return Verdict.UNPROVEN
-        if min(self.theirs) <= self.own <= max(self.theirs):
-            return Verdict.NOISE
-        return Verdict.WORSE if self.ratio > 0 else Verdict.BETTER
+        return judge(self.ratio, self.own, self.theirs)
 
 
 def _times(run: RunReport, peers: Sequence[RunReport], findings: Sequence[Finding]) -> _Times:
@@ -128,7 +122,7 @@ def _why(findings: Sequence[Finding], times: _Times) -> str:
     if explained >= _MOST_OF_IT:
         return f": {causes}"
     unknown = "nothing in its report says why"
-    if count < _RUNS_WITH_A_SPREAD:
+    if count < RUNS_TO_JUDGE_BY:
         unknown += f", and with {'one run' if count == 1 else 'two runs'} to compare it may be chance"
     places = "; ".join(finding.text for finding in where)
     if not reasons:

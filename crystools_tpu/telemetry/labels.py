@@ -10,6 +10,8 @@ from crystools_tpu.telemetry.events import Node, StageForecast, StageName, Stage
 _MIB = 2**20
 _GIB = 2**30
 
+_ID_CHARACTERS: Final = 8
+
 
 _TITLES: Final[Mapping[StageName, str]] = {
     StageName.DOWNLOAD: "Download",
@@ -47,3 +49,8 @@ def node_label(node: Node) -> str:
 def size_label(size_bytes: int) -> str:
     """`31.25 GiB`, below one of them `57.3 MiB`."""
     return f"{size_bytes / _GIB:.2f} GiB" if size_bytes >= _GIB else f"{size_bytes / _MIB:.1f} MiB"
+
+
+def short_id(run_id: str) -> str:
+    """The beginning of a run's id, which tells it from others as a rule."""
+    return run_id[:_ID_CHARACTERS]

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from crystools_tpu.telemetry.amounts import amount_text, duration_text, pace_text
-from crystools_tpu.telemetry.causes import Cause, Finding, short_id, step_seconds
+from crystools_tpu.telemetry.causes import Cause, Finding, step_seconds
 from crystools_tpu.telemetry.events import RunReport, Status
+from crystools_tpu.telemetry.labels import short_id
 from crystools_tpu.telemetry.spent import Spent, parts_of
 
 _WORTH_IT: Final = -0.03
@@ -90,7 +91,7 @@ def _only_change(run: RunReport, other: RunReport) -> str | None:
 
 def _faster(run: RunReport, other: RunReport, change: str) -> Proposal | None:
     """By the step where that differs, or else by the whole run."""
-    by = f"(run {short_id(other)})"
+    by = f"(run {short_id(other.run_id)})"
     own, theirs = step_seconds(run), step_seconds(other)
     if own and theirs and theirs / own - 1 <= _WORTH_IT:
         ratio, unit = theirs / own - 1, "a step"

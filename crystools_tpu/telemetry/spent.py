@@ -13,7 +13,9 @@ from crystools_tpu.telemetry.stage_keys import Key, StageKeys
 from crystools_tpu.telemetry.stage_tree import parent_of
 from crystools_tpu.telemetry.step_times import timed_seconds
 
-_RUNS_WITH_A_SPREAD: Final = 3
+RUNS_TO_JUDGE_BY: Final = 3
+"""How many runs it takes to know by how much a figure changes by itself."""
+
 _USUAL_DEVIATIONS: Final = 3
 
 
@@ -98,7 +100,7 @@ def changes_of(run: RunReport, others: Sequence[RunReport]) -> tuple[Change, ...
 
 def _is_beyond(own: float, middle: float, seconds: Sequence[float]) -> bool:
     """Whether it is three times as far from the middle as usual; one run that is far off widens nothing."""
-    if len(seconds) < _RUNS_WITH_A_SPREAD:
+    if len(seconds) < RUNS_TO_JUDGE_BY:
         return True
     return abs(own - middle) > _USUAL_DEVIATIONS * median(abs(each - middle) for each in seconds)
 
