@@ -30,9 +30,9 @@ def describe_devices(devices: Sequence[Any], peak_flops_per_chip: float | None =
     if peak is None and spec is not None:
         peak, source = spec.peak_bf16_flops, spec.source
     elif peak is None and first.platform == "cpu":
-        # Virtual CPU devices share the machine's cores, so each has its part of the one measured peak.
+        # Virtual CPU devices share the machine's cores: those of this run have all of them, however few.
         with _guard("the CPU's peak could not be measured"):
-            peak = measured_cpu_flops(first) / len(first.client.local_devices())
+            peak = measured_cpu_flops(first) / len(devices)
         source = "measured by a float32 matrix product"
     return Device(
         platform=first.platform,

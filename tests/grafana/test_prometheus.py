@@ -211,7 +211,10 @@ def test_every_series_that_an_alert_looks_at_is_there(scene: Scene, alert: str) 
 
 
 def test_a_healthy_fleet_has_no_alert_but_the_week_that_was_better(scene: Scene) -> None:
-    assert holds(lambda: {alert for alert in ALERTS if scene.firing(alert)} == {"CrystoolsTpuMfuFell"})
+    def firing() -> set[str]:
+        return {alert for alert in ALERTS if scene.firing(alert)}
+
+    assert holds(lambda: firing() == {"CrystoolsTpuMfuFell"}), firing()
     scene.wait_for('ALERTS{alertname="CrystoolsTpuMfuFell",alertstate="pending"}')
     assert scene.firing("CrystoolsTpuMfuFell") == {ALONE}
 

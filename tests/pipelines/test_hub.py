@@ -68,6 +68,14 @@ def served(tiny_wan21: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         )
         monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(cache))
         yield Served(hub, address, cache)
+        _join_downloads()
+
+
+def _join_downloads() -> None:
+    """A cancelled download that outlived its hub would close the client that the next test shares with it."""
+    for thread in threading.enumerate():
+        if thread.name.startswith("crystools-tpu-download"):
+            thread.join()
 
 
 def fetch(on_step: Callable[[], None] = lambda: None) -> tuple[StageReport, ...]:
