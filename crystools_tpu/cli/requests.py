@@ -56,8 +56,11 @@ class Option:
     def add_to(self, parser: argparse.ArgumentParser) -> None:
         """Adds it; what is not given is None."""
         about: dict[str, Any] = {"dest": self.field, "help": self.help.replace("%", "%%")}
+        if self.setting.parse is not None:
+            action = "append" if self.setting.repeated else "store"
+            parser.add_argument(self.flag, action=action, metavar=self.setting.metavar, **about)
         # Of a union the first type is how it is typed.
-        if (kind := self.annotation.partition(" ")[0]) == "bool":
+        elif (kind := self.annotation.partition(" ")[0]) == "bool":
             parser.add_argument(self.flag, action="store_true", default=None, **about)
         else:
             about |= {"type": _TYPES[kind], "metavar": self.setting.metavar, "required": self.is_required}
@@ -100,9 +103,19 @@ def request_of(arguments: argparse.Namespace, *, of_any_content: bool = False) -
         if declared is not None and declared.is_required and name not in given and not of_any_content:
             raise CommandError(f"{option.flag}: {arguments.model} cannot do without; give one")
     try:
+        given = {name: _parsed(known[name], value) for name, value in given.items()}
         return request_class.of_any_content(**given) if of_any_content else request_class(**given)
     except RequestError as error:
         raise refusal(error) from None
+
+
+def _parsed(option: Option, given: Any) -> Any:
+    """What was typed as the field's value. Raises RequestError for a text that is none."""
+    if (parse := option.setting.parse) is None:
+        return given
+    if option.setting.repeated:
+        return tuple(parse(option.field, text) for text in given)
+    return parse(option.field, given)
 
 
 def files_read(arguments: argparse.Namespace) -> list[tuple[str, Path]]:

@@ -67,6 +67,7 @@ from crystools_tpu.telemetry.labels import stage_label as stage_label
 from crystools_tpu.telemetry.node_stage import NodeFacts as NodeFacts
 from crystools_tpu.telemetry.profile import CaptureBusyError as CaptureBusyError
 from crystools_tpu.telemetry.profile import Profiler as Profiler
+from crystools_tpu.telemetry.protocol import CachedStep as CachedStep
 from crystools_tpu.telemetry.protocol import RunRecorder as RunRecorder
 from crystools_tpu.telemetry.protocol import StageFacts as StageFacts
 from crystools_tpu.telemetry.protocol import StageRecorder as StageRecorder

@@ -22,6 +22,9 @@ WIRE_SCHEMA = 1
 FULL: Final = "full"
 """The kind of a step that is like every other."""
 
+CACHED: Final = "cached"
+"""The kind of a step that a step cache has skipped."""
+
 FIRST: Final = "first"
 """The kind of a workflow node's first step, which also has what the node did before it."""
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, Protocol, TypedDict, Unpack
+from typing import Any, NamedTuple, Protocol, TypedDict, Unpack
 
 from crystools_tpu.telemetry.events import FULL, Attachment, Forecast, Params, RunReport, StageName, StageWork
 
@@ -41,18 +41,37 @@ class StageFacts(TypedDict, total=False):
     bytes_total: int | None
 
 
+class CachedStep(NamedTuple):
+    """What a step was if it was skipped, for which the device alone decides: its kind is then `cached`.
+
+    `skipped` is an array of one boolean that the step itself computed; `flops` and `moved_bytes` are what was
+    computed and moved where it is true.
+    """
+
+    skipped: Any
+    flops: float
+    moved_bytes: float
+
+
 class StageRecorder(Protocol):
     """A stage of a run, between `with run.stage(...)` and its end."""
 
     def step(
-        self, done: Any, *, kind: str = FULL, flops: float | None = None, moved_bytes: float | None = None
+        self,
+        done: Any,
+        *,
+        kind: str = FULL,
+        flops: float | None = None,
+        moved_bytes: float | None = None,
+        cached: CachedStep | None = None,
     ) -> None:
         """Reports a step that was just dispatched; `done` tells when the device has finished it.
 
         `done` is a small array that the step itself computed (`isfinite(latents).all()`: a NaN is then
         reported at its step), or a `torch.cuda.Event`, or None for work that is already finished. `kind` is a
         short word for steps that take alike, one of a few that the pipeline knows. `flops` and `moved_bytes`
-        replace the stage's `flops_per_step` and `bytes_per_step` for this one.
+        replace the stage's `flops_per_step` and `bytes_per_step` for this one. `cached` is for a step of
+        which the device decides whether it is skipped.
 
         Returns at once unless the step before it is still running. Raises the device's error of the step
         before, and TypeError for a `done` that cannot be waited for.

@@ -21,7 +21,7 @@ from crystools_tpu.telemetry.events import (
     Status,
 )
 from crystools_tpu.telemetry.guard import Guard
-from crystools_tpu.telemetry.protocol import RunFacts, StageFacts
+from crystools_tpu.telemetry.protocol import CachedStep, RunFacts, StageFacts
 from crystools_tpu.telemetry.recorder import run_begun, stage_begun
 from crystools_tpu.telemetry.stage import status_of
 from crystools_tpu.telemetry.steps import check_can_wait, wait_for
@@ -36,7 +36,13 @@ class SilentStage:
         self._newest: Any = None
 
     def step(
-        self, done: Any, *, kind: str = FULL, flops: float | None = None, moved_bytes: float | None = None
+        self,
+        done: Any,
+        *,
+        kind: str = FULL,
+        flops: float | None = None,
+        moved_bytes: float | None = None,
+        cached: CachedStep | None = None,
     ) -> None:
         """Waits for the step before this one."""
         check_can_wait(done)

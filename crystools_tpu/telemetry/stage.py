@@ -29,8 +29,9 @@ from crystools_tpu.telemetry.events import (
 from crystools_tpu.telemetry.guard import Guard
 from crystools_tpu.telemetry.hbm import HbmRecorder
 from crystools_tpu.telemetry.profile import Profiler
+from crystools_tpu.telemetry.protocol import CachedStep
 from crystools_tpu.telemetry.step_times import Eta, planned_steps, step_statistics
-from crystools_tpu.telemetry.steps import DispatchedStep, StepWaiter
+from crystools_tpu.telemetry.steps import DispatchedStep, StepWaiter, as_it_was
 from crystools_tpu.telemetry.text import describe_error
 from crystools_tpu.telemetry.transfer import Transfer
 
@@ -122,7 +123,13 @@ class Stage:
                 raise ended_by
 
     def step(
-        self, done: Any, *, kind: str = FULL, flops: float | None = None, moved_bytes: float | None = None
+        self,
+        done: Any,
+        *,
+        kind: str = FULL,
+        flops: float | None = None,
+        moved_bytes: float | None = None,
+        cached: CachedStep | None = None,
     ) -> None:
         """Reports a step that was just dispatched, timed when the device finishes `done`.
 
@@ -141,6 +148,7 @@ class Stage:
                 kind=kind,
                 flops=self._flops_per_step if flops is None else known("flops", flops, figure),
                 moved_bytes=moved,
+                cached=cached,
             )
         )
         around, start = self._around, self._start
@@ -195,6 +203,7 @@ class Stage:
         if seconds is None:  # a step is its time
             return
         host_wait_seconds = max(0.0, min(step.dispatched_at, finished_at) - last_done_at)
+        step = as_it_was(step)
         record = StepRecord(seconds, step.compiled, finite, step.kind)
         finished = _FinishedStep(record, step.flops, step.moved_bytes, host_wait_seconds)
         self._finished.append(finished)

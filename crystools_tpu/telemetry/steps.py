@@ -12,7 +12,9 @@ from collections.abc import Callable
 from queue import SimpleQueue
 from typing import Any, NamedTuple
 
+from crystools_tpu.telemetry.events import CACHED
 from crystools_tpu.telemetry.guard import Guard
+from crystools_tpu.telemetry.protocol import CachedStep
 
 logger = logging.getLogger(__name__)
 
@@ -26,6 +28,15 @@ class DispatchedStep(NamedTuple):
     flops: float | None
     moved_bytes: float | None
     kind: str
+    cached: CachedStep | None = None
+
+
+def as_it_was(step: DispatchedStep) -> DispatchedStep:
+    """The finished step, of the kind and cost that the device has decided."""
+    if step.cached is None or not truth(step.cached.skipped):
+        return step
+    _, flops, moved_bytes = step.cached
+    return step._replace(kind=CACHED, flops=flops, moved_bytes=moved_bytes)
 
 
 class StepWaiter:

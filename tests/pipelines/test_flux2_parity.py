@@ -18,7 +18,7 @@ from crystools_pipelines.tiny import write_tiny_checkpoint
 
 Reference = Callable[[Flux2Request], tuple[NDArray[np.float32], NDArray[np.float32]]]
 
-SMALL = {"height": 32, "width": 48, "num_inference_steps": 3}
+SMALL: dict[str, Any] = {"height": 32, "width": 48, "num_inference_steps": 3}
 # The VAE's columns are split among eight devices; the schedule shifts otherwise.
 WIDE = {"height": 48, "width": 128, "num_inference_steps": 4}
 LATENTS_TOLERANCE = 1e-3
@@ -71,7 +71,7 @@ def test_latents_and_image_are_those_of_diffusers(
     checkpoint: Path,
     diffusers_flux2: Reference,
     devices: int,
-    size: dict[str, int],
+    size: dict[str, Any],
     guidance_scale: float,
     seed: int,
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from crystools_pipelines.wan.wan21_t2v.request import Wan21Request
 
 Reference = Callable[[Wan21Request], tuple[NDArray[np.float32], NDArray[np.float32]]]
 
-SIZES = {
+SIZES: dict[str, dict[str, Any]] = {
     "small": {"height": 32, "width": 48, "num_frames": 9, "num_inference_steps": 4},
     # The VAE's columns are split among eight devices.
     "wide": {"height": 48, "width": 64, "num_frames": 13, "num_inference_steps": 3},

@@ -44,6 +44,7 @@ def programs_key(spec: RunSpec) -> str:
             "topology": spec.topology,
             "model": spec.model,
             "shape": _asked(spec.request, Role.SHAPE),
+            "program": _asked(spec.request, Role.PROGRAM),
             "branches": spec.request.branches,
             "configurations": _configurations(spec),
             "packages": {name: _version(name) for name in _PACKAGES},

@@ -150,7 +150,13 @@ class _Stage(telemetry.SilentStage):
         self._bytes_per_step = bytes_per_step
 
     def step(
-        self, done: Any, *, kind: str = FULL, flops: float | None = None, moved_bytes: float | None = None
+        self,
+        done: Any,
+        *,
+        kind: str = FULL,
+        flops: float | None = None,
+        moved_bytes: float | None = None,
+        cached: telemetry.CachedStep | None = None,
     ) -> None:
         self._stage.flops += self._flops_per_step if flops is None else flops
         self._stage.moved_bytes += self._bytes_per_step if moved_bytes is None else moved_bytes

@@ -14,6 +14,9 @@ from typing import Any, Final, TypeAlias
 Check: TypeAlias = Callable[[str, Any], None]
 """Is called with a field's name and value; raises RequestError for a value that cannot be served."""
 
+Parse: TypeAlias = Callable[[str, str], Any]
+"""Makes a value of a field's name and a text; raises RequestError for a text that is none."""
+
 Input: TypeAlias = tuple[str, dict[str, Any]]
 """An input of a node as ComfyUI takes it: the type, and what is said of it."""
 
@@ -34,6 +37,10 @@ class Role(StrEnum):
     """Values and lengths of tables, and how many steps and guidance branches there are: else no program."""
     SHAPE = "shape"
     """The arrays' shapes, and so the programs."""
+    PROGRAM = "program"
+    """What a step computes, and so the programs, but no array's shape."""
+    WEIGHTS = "weights"
+    """What the weights hold: the picture, and what is loaded; no program."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +50,9 @@ class Setting:
     `help` is what it means, as the command line says it, and `default` MISSING where there is none. None as
     the default leaves the value to the checkpoint or to another field, and is not checked. `option` is its
     name on the command line without the dashes, None for the field's own; the `metavar` FILE is a file that
-    is read. `widget` is its input of a node, without the default where that is the field's.
+    is read. `widget` is its input of a node, without the default where that is the field's. `parse` makes the
+    value of a text, of which the value's `str` is one; a value that is a tuple is made of several such texts
+    where the field is `repeated`.
     """
 
     role: Role
@@ -53,6 +62,8 @@ class Setting:
     option: str | None
     metavar: str | None
     widget: Input | None
+    parse: Parse | None = None
+    repeated: bool = False
 
     @property
     def is_required(self) -> bool:
@@ -69,10 +80,12 @@ def setting(
     option: str | None = None,
     metavar: str | None = None,
     widget: Input | None = None,
-    kw_only: bool = False,
+    kw_only: Any = MISSING,
+    parse: Parse | None = None,
+    repeated: bool = False,
 ) -> Any:
     """A dataclass's field with its declaration, a `Setting`."""
-    declared = Setting(role, help, default, check, option, metavar, widget)
+    declared = Setting(role, help, default, check, option, metavar, widget, parse, repeated)
     return dataclasses.field(default=default, kw_only=kw_only, metadata={_METADATA: declared})
 
 
@@ -84,6 +97,12 @@ def integer(low: int, high: int, step: int) -> Input:
 def number(low: float, high: float, step: float, tooltip: str, **about: Any) -> Input:
     """The widget of a number from `low` to `high`."""
     return "FLOAT", {"min": low, "max": high, "step": step, "tooltip": tooltip, **about}
+
+
+def declaration(field: dataclasses.Field[Any]) -> Setting | None:
+    """The declaration of a dataclass's field; None for one of a dataclass that is no request."""
+    declared: Setting | None = field.metadata.get(_METADATA)
+    return declared
 
 
 def settings_of(request_class: type[Any]) -> Mapping[str, Setting]:

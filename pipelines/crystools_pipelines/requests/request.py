@@ -1,6 +1,6 @@
 """The base classes of all models' requests, and the fields that several of them have."""
 
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from functools import partial
 from typing import Any, ClassVar, NamedTuple, Self
 
@@ -22,6 +22,8 @@ from crystools_pipelines.requests.fields import (
     settings_of,
     values_of,
 )
+from crystools_pipelines.requests.lora import Lora, parse_lora
+from crystools_pipelines.requests.step_cache import StepCache, parse_step_cache
 
 
 class Size(NamedTuple):
@@ -45,6 +47,24 @@ class Request:
     """Heights and widths are multiples of it, in pixels."""
 
     prompt: str = setting(role=Role.CONTENT, help="what to show", widget=PROMPT)
+    _: KW_ONLY
+    loras: tuple[Lora, ...] = setting(
+        (),
+        role=Role.WEIGHTS,
+        help="a LoRA to merge into the weights; may be repeated",
+        option="lora",
+        metavar="[high:|low:]FILE|ID[/FILE][=SCALE]",
+        parse=parse_lora,
+        repeated=True,
+    )
+    step_cache: StepCache | None = setting(  # noqa: RUF009 - it makes a field
+        None,
+        role=Role.PROGRAM,
+        help="skip steps: first-block:THRESHOLD, mag:THRESHOLD[,RETENTION,MAX], taylorseer:INTERVAL;"
+        " or calibrate",
+        metavar="RULE",
+        parse=parse_step_cache,
+    )
 
     def __post_init__(self) -> None:
         for name, declared in settings_of(type(self)).items():

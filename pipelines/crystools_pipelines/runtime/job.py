@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from crystools_pipelines.errors import CheckpointError, RequestError
 from crystools_pipelines.parallel.mesh import replicated
+from crystools_pipelines.requests.fields import declaration
 from crystools_pipelines.runtime.platforms import use_what_is_here
 from crystools_pipelines.runtime.programs import Component, identify
 from crystools_pipelines.runtime.residency import Identity, residency
@@ -195,10 +196,19 @@ def _needs(run: telemetry.RunRecorder, loaded: int) -> bool:
 
 
 def params_of(request: Any) -> Mapping[str, str | int | float | bool | None]:
-    """The fields of the dataclass `request` that a report can hold."""
-    values = {field.name: getattr(request, field.name) for field in fields(request)}
-    plain = str | int | float | bool | None
-    return {name: value for name, value in values.items() if isinstance(value, plain)}
+    """The fields of the dataclass `request` that a report can hold; of those that are parsed, what is given.
+
+    Several such values are one text, separated by commas.
+    """
+    params: dict[str, str | int | float | bool | None] = {}
+    for each in fields(request):
+        value = getattr(request, each.name)
+        if (declared := declaration(each)) is not None and declared.parse is not None:
+            if value:
+                params[each.name] = ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+        elif isinstance(value, str | int | float | bool | None):
+            params[each.name] = value
+    return params
 
 
 def check_output(out: Path | None, request: Any, fps: int) -> None:
