@@ -44,7 +44,7 @@ function whatIsCut(mayBeCut) {
   function look(text) {
     const element = parentOf(text);
     if (!element || !text.data.trim() || closest(element, ".sr-only, style, title, option, textarea")) return;
-    if (!element.checkVisibility({ visibilityProperty: true })) return;
+    if (!element.checkVisibility({ visibilityProperty: true, contentVisibilityAuto: true })) return;
     const range = document.createRange();
     range.selectNodeContents(text);
     const drawn = range.getBoundingClientRect();
