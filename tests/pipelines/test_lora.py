@@ -134,7 +134,7 @@ FORMS: dict[str, tuple[str, Callable[[Any], tuple[Tensors, dict[str, str]]]]] = 
     ),
     "FLUX.2, kohya": (
         "tiny_flux2",
-        lambda model: only(kohya(factors(flux2_fused(model), rank=6), flux2_name)),
+        lambda model: only(kohya(factors(flux2_fused(model), rank=6), flux2_name, alpha=2)),
     ),
     "FLUX.2, LoKr of ai-toolkit": (
         "tiny_flux2",
@@ -283,6 +283,7 @@ Q = "blocks.0.attn1.to_q"
 ONE = {Q: (128, 128)}
 
 
+@pytest.mark.parametrize("model", ["tiny_wan22_t2v", "tiny_wan22_i2v"])
 @pytest.mark.parametrize(
     ("expert", "own", "changed"),
     [
@@ -294,15 +295,21 @@ ONE = {Q: (128, 128)}
     ],
 )
 def test_of_two_experts_each_gets_its_own(
-    tiny_wan22_t2v: Path, expert: Any, own: list[str], changed: list[str], tmp_path: Path
+    model: str,
+    expert: Any,
+    own: list[str],
+    changed: list[str],
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
 ) -> None:
+    checkpoint: Path = request.getfixturevalue(model)
     tensors: Tensors = {}
     for seed, component in enumerate(own):
         tensors |= peft(factors(ONE, seed), component)
     lora = Lora(str(saved(tmp_path, tensors)), 1.0, expert)
     for component in ("transformer", "transformer_2"):
-        before = merged(tiny_wan22_t2v, component=component)[f"{Q}.weight"]
-        after = merged(tiny_wan22_t2v, lora, component=component)[f"{Q}.weight"]
+        before = merged(checkpoint, component=component)[f"{Q}.weight"]
+        after = merged(checkpoint, lora, component=component)[f"{Q}.weight"]
         made = factors(ONE, own.index(component) if component in own else 0)
         added = (made[f"{Q}.lora_B"] @ made[f"{Q}.lora_A"]).numpy() * (component in changed)
         np.testing.assert_allclose(after - before, added, rtol=0, atol=1e-6)
@@ -381,6 +388,10 @@ FIT = "give a LoRA made for it"
             f"has {A}, which makes [128, 64] of {Q}.weight; in CHECKPOINT/transformer it is [128, 128]: "
             "give a LoRA made for this model",
         ),
+        (
+            PAIR | {"quantised": (1,)},
+            "has quantised in I8; give a LoRA in bfloat16, float16 or float32",
+        ),
         ({A: (4, 128)}, f"has {A} without a factor that goes with it: fetch it again"),
         ({A: (4, 128), B: (128, 8)}, f"has {A} without a factor that goes with it: fetch it again"),
         (
@@ -399,7 +410,9 @@ FIT = "give a LoRA made for it"
 def test_what_would_be_lost_or_wrong_is_refused_by_name(
     tiny_wan21: Path, shapes: dict[str, tuple[int, ...]], why: str, tmp_path: Path
 ) -> None:
-    path = saved(tmp_path, {name: torch.ones(shape) for name, shape in shapes.items()})
+    dtypes = {"quantised": torch.int8}
+    tensors = {name: torch.ones(shape, dtype=dtypes.get(name)) for name, shape in shapes.items()}
+    path = saved(tmp_path, tensors)
     with pytest.raises(RequestError) as error:
         merged(tiny_wan21, Lora(str(path)))
     assert error.value.field == "loras"

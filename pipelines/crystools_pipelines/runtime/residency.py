@@ -242,9 +242,8 @@ class Residency:
                     self._entries.append(entry)
                     return entry
                 entry.leaving = True
-                self.free_leaving(
-                    "evicted", "as other LoRAs are asked for" if is_same else "as its files have changed"
-                )
+                if not is_same:
+                    self.free_leaving("evicted", "as its files have changed")
             return None
 
     def _make_room(self, mesh: Mesh, needed_bytes: int) -> None:

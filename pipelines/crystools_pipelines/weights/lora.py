@@ -7,7 +7,7 @@ where it is merged.
 import json
 import math
 import re
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -32,6 +32,7 @@ from numpy.typing import NDArray
 
 from crystools_pipelines.errors import CheckpointError, RequestError
 from crystools_pipelines.weights.deferred import deferred, names_of, value_of
+from crystools_pipelines.weights.stored import UNQUANTISED
 from crystools_pipelines.weights.tensor_files import StoredTensor, read_header, read_metadata
 
 Tensors: TypeAlias = dict[str, torch.Tensor]
@@ -169,15 +170,20 @@ class LoraFile:
         """An error for a key that is of nothing in the model."""
         return self.refusal(f"has {key}, which fits no parameter of this model; give a LoRA made for it")
 
-    def _check_kinds(self, keys: Iterable[str]) -> None:
+    def _check_kinds(self, header: Mapping[str, StoredTensor]) -> None:
         refused = dict(_REFUSED)
         if not self.family.lokr:
             refused[_LOKR] = (
                 "is a LoKr ({key}), which diffusers does not read for this model; give a plain LoRA"
             )
         for pattern, why in refused.items():
-            if key := next((key for key in keys if re.search(pattern, key)), None):
+            if key := next((key for key in header if re.search(pattern, key)), None):
                 raise self.refusal(why.format(key=key))
+        for key, stored in header.items():
+            if not stored.is_floating and not key.endswith(".alpha"):
+                raise self.refusal(
+                    f"has {key} in {stored.dtype}; {UNQUANTISED.replace('checkpoint', 'LoRA')}"
+                )
 
     def _added(
         self, header: Mapping[str, StoredTensor], metadata: Metadata
@@ -202,6 +208,8 @@ class LoraFile:
             converted: Tensors = self.family.mixin.lora_state_dict(dict(state))
             if not any("lora_A" in key or "lokr_" in key for key in converted):
                 converted = convert_unet_state_dict_to_peft(converted)
+        except CheckpointError as error:
+            raise RequestError(FIELD, str(error)) from None
         except _CONVERTERS_FAULTS as error:
             reason = f"{type(error).__name__}: {error}".partition("\n")[0]
             raise self.refusal(
@@ -251,7 +259,7 @@ class LoraFile:
 
 
 def _read(stored: StoredTensor) -> torch.Tensor:
-    return float32_of(stored.read())
+    return float32_of(stored.read_number())
 
 
 def float32_of(array: NDArray[Any]) -> torch.Tensor:
