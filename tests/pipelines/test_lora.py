@@ -69,6 +69,17 @@ def wan_peft_alpha(model: torch.nn.Module) -> tuple[Tensors, dict[str, str]]:
     return tensors, {"lora_adapter_metadata": json.dumps(settings)}
 
 
+def wan_rank_stabilised(model: torch.nn.Module) -> tuple[Tensors, dict[str, str]]:
+    settings = {
+        "transformer.r": 4,
+        "transformer.lora_alpha": 3.0,
+        "transformer.use_rslora": True,
+        "transformer.target_modules": ["attn1.to_q", "attn2.to_v", "to_k"],
+    }
+    tensors = peft(factors(linears(model, r"attn1\.to_q|attn2\.to_v|to_k")))
+    return tensors, {"lora_adapter_metadata": json.dumps(settings)}
+
+
 def flux2_fused(model: torch.nn.Module) -> dict[str, tuple[int, int]]:
     """The modules of FLUX.2 as its authors have them, which fuse queries, keys and values."""
     shapes = {
@@ -106,6 +117,7 @@ def only(tensors: Tensors) -> tuple[Tensors, dict[str, str]]:
 FORMS: dict[str, tuple[str, Callable[[Any], tuple[Tensors, dict[str, str]]]]] = {
     "Wan, PEFT": ("tiny_wan21", lambda model: only(peft(factors(linears(model))))),
     "Wan, PEFT with alphas": ("tiny_wan21", wan_peft_alpha),
+    "Wan, PEFT, rank-stabilised": ("tiny_wan21", wan_rank_stabilised),
     "Wan, ComfyUI": ("tiny_wan21", lambda model: only(comfyui(factors(linears(model)), wan_name))),
     "Wan, ComfyUI with alphas": (
         "tiny_wan21",
@@ -331,9 +343,14 @@ def test_only_what_is_merged_is_read_and_nothing_of_it_before(
         patch.setattr(StoredTensor, "read", lambda tensor: pytest.fail("read"))
         tensors = Checkpoint(tiny_wan21).with_loras([Lora(str(path))]).weights("transformer").tensors()
     assert [name for name, tensor in tensors.items() if tensor.merged] == [f"{Q}.weight"]
-    read = []
+    read: list[Path] = []
     plain = StoredTensor.read
-    monkeypatch.setattr(StoredTensor, "read", lambda tensor: (read.append(tensor.path), plain(tensor))[1])
+
+    def reading(tensor: StoredTensor) -> NDArray[Any]:
+        read.append(tensor.path)
+        return plain(tensor)
+
+    monkeypatch.setattr(StoredTensor, "read", reading)
     tensors[f"{Q}.weight"].read()
     assert read == [tiny_wan21 / "transformer" / "diffusion_pytorch_model.safetensors", path, path]
 
@@ -417,6 +434,16 @@ def test_what_would_be_lost_or_wrong_is_refused_by_name(
         merged(tiny_wan21, Lora(str(path)))
     assert error.value.field == "loras"
     assert error.value.message == f"{path} {why}".replace("CHECKPOINT", str(tiny_wan21))
+
+
+def test_settings_that_say_dora_are_refused(tiny_wan21: Path, tmp_path: Path) -> None:
+    path = saved(tmp_path, peft(factors(ONE)), {"lora_adapter_metadata": '{"transformer.use_dora": true}'})
+    with pytest.raises(RequestError) as error:
+        merged(tiny_wan21, Lora(str(path)))
+    assert error.value.message == (
+        f"{path} is a DoRA (use_dora in lora_adapter_metadata), of which diffusers would leave out a part; "
+        "give a plain LoRA"
+    )
 
 
 def test_experts_that_are_none_are_refused(tiny_wan21: Path, tiny_wan22_t2v: Path, tmp_path: Path) -> None:

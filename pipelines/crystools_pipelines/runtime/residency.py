@@ -173,8 +173,7 @@ class Residency:
                 platform = identity.mesh.devices.flat[0].platform
                 programs = Programs(state.shapes, compiler(platform, self.retry_out_of_memory))
                 component = Component(module, programs, state.load())
-                bytes_ = state.device_bytes
-                entry = _Entry(identity, stamp, component, bytes_, merged, state.merged, [in_use])
+                entry = _Entry(identity, stamp, component, state.device_bytes, merged, state.merged, [in_use])
                 with self._books:
                     self._entries.append(entry)
             elif entry.merged != merged:

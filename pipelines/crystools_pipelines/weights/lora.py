@@ -48,24 +48,24 @@ _ORIGINAL: Final = "diffusion_model."  # before the names of the model's authors
 _WHOLE: Final[Mapping[str, str]] = {".diff": ".weight", ".diff_b": ".bias"}
 """How a key ends that holds all of what is added to a parameter, and how the parameter's name ends."""
 
+_DORA: Final = r"dora_scale|lora_magnitude_vector"
+_LOKR: Final = r"\.lokr_"
+
 # What diffusers would leave out, or read as something else.
 _REFUSED: Final[Mapping[str, str]] = {
-    r"dora_scale|lora_magnitude_vector": "is a DoRA ({key}), of which diffusers would leave out a part; "
-    "give a plain LoRA",
+    _DORA: "is a DoRA ({key}), of which diffusers would leave out a part; give a plain LoRA",
     r"\.hada_": "is a LoHa ({key}), which diffusers does not read; give a plain LoRA",
     r"\.oft_|\.boft_|\.glora_|\.lora_mid": "is of a kind ({key}) that diffusers does not read; "
     "give a plain LoRA",
     r"^(lora_te|text_encoder|text_encoders|te)\d*[._]": "has {key} for a text encoder, and diffusers "
     "merges into this model's transformer alone; give a LoRA without",
 }
-_LOKR: Final = r"\.lokr_"
 
 # What LoKr is given for the projections that diffusers fuses for it, and the parameters that they are of.
 _FUSED: Final[Mapping[str, tuple[str, ...]]] = {
     "to_qkv": ("to_q", "to_k", "to_v"),
     "to_added_qkv": ("add_q_proj", "add_k_proj", "add_v_proj"),
 }
-
 
 _FACTOR: Final = re.compile(r"(?P<module>.+)\.(?P<factor>lora_[AB]\.weight|lora_B\.bias|lokr_w[12](_[ab])?)")
 
@@ -145,14 +145,16 @@ class LoraFile:
         """
         try:
             header = read_header(self.path)
-            metadata = json.loads(read_metadata(self.path).get(LORA_ADAPTER_METADATA_KEY) or "null")
+            metadata = json.loads(read_metadata(self.path).get(LORA_ADAPTER_METADATA_KEY) or "{}")
         except CheckpointError as error:
             raise RequestError(FIELD, str(error)) from None
         except ValueError:
             raise self.refusal(f"has no JSON in its {LORA_ADAPTER_METADATA_KEY}: fetch it again") from None
         self._check_kinds(header)
+        if any(value for name, value in metadata.items() if name.endswith(".use_dora")):
+            raise self.refusal(_REFUSED[_DORA].format(key=f"use_dora in {LORA_ADAPTER_METADATA_KEY}"))
         found: dict[str, dict[str, list[Delta]]] = {}
-        for name, tensor in self._added(header, metadata or {}):
+        for name, tensor in self._added(header, metadata):
             key = min(names_of(tensor), default=name)
             component, _, parameter = name.partition(".")
             if component not in TRANSFORMERS:
@@ -308,8 +310,8 @@ def _scaling(module: str, parts: Tensors, metadata: Metadata) -> float:
                 return float(value)
         return float(settings.get(default_name, _PEFTS_DEFAULT))
 
-    if "lora_B.weight" in parts:
-        rank = float(parts["lora_B.weight"].shape[1])
-        alpha = setting("alpha_pattern", "lora_alpha")
-        return alpha / (math.sqrt(rank) if settings.get("use_rslora") else rank)
-    return setting("alpha_pattern", "alpha") / setting("rank_pattern", "r")
+    is_lokr = any(part.startswith("lokr_") for part in parts)
+    up = parts.get("lora_B.weight")
+    rank = setting("rank_pattern", "r") if up is None else up.shape[1]
+    alpha = setting("alpha_pattern", "alpha" if is_lokr else "lora_alpha")
+    return alpha / (math.sqrt(rank) if settings.get("use_rslora") else rank)
