@@ -69,6 +69,7 @@ def generate(
     pipeline, source = MODELS[request.model].pipeline(), Checkpoint(checkpoint)
     pipeline.check(source)
     prepared = pipeline.prepare(request, source)
+    source = source.with_loras(request.loras)
     placed = pipeline.mesh(choose_devices(devices), source, request.branches, mesh)
     parts, params = pipeline.parts(placed, prepared), params_of(request)
     work = pipeline.work(placed, source, request, prepared)

@@ -29,6 +29,9 @@ _DTYPES: Mapping[str, Any] = MappingProxyType(
     }
 )
 
+# Those of numbers beside weights.
+_WHOLE_NUMBERS: Mapping[str, Any] = MappingProxyType({"I64": np.int64, "I32": np.int32})
+
 # What Git checks out where Git LFS is not installed.
 _LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 
@@ -47,12 +50,24 @@ class StoredTensor:
         """Whether it is of a dtype that can be read."""
         return self.dtype in _DTYPES
 
+    @property
+    def merged(self) -> None:
+        """Nothing is added to it."""
+
     def read(self) -> NDArray[Any]:
         """The tensor. Raises CheckpointError for a dtype that is none of floating point."""
         if not self.is_floating:
             known = ", ".join(_DTYPES)
             raise CheckpointError(f"{self.path} holds a tensor in {self.dtype}; give one in {known}")
-        tensor: NDArray[Any] = np.empty(self.shape, _DTYPES[self.dtype])
+        return self._read_as(_DTYPES[self.dtype])
+
+    def read_number(self) -> NDArray[Any]:
+        """A tensor that may also be a whole number. Raises CheckpointError for any other."""
+        dtype = _WHOLE_NUMBERS.get(self.dtype) if self.shape in ((), (1,)) else None
+        return self.read() if dtype is None else self._read_as(dtype)
+
+    def _read_as(self, dtype: Any) -> NDArray[Any]:
+        tensor: NDArray[Any] = np.empty(self.shape, dtype)
         with self.path.open("rb", buffering=0) as file:
             file.seek(self.offset_bytes)
             missing = tensor.reshape(-1).view(np.uint8).data
@@ -90,6 +105,14 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
     if 8 + header_bytes + max(ends, default=0) > size_bytes:
         raise _cut_off(path)
     return tensors
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """What else the header of a file says, of which `read_header` reads the tensors."""
+    with path.open("rb") as file:
+        header: dict[str, Any] = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+    metadata = header.get("__metadata__")
+    return metadata if isinstance(metadata, dict) else {}
 
 
 def _stored(path: Path, first_byte: int, entry: dict[str, Any]) -> StoredTensor:
