@@ -211,7 +211,10 @@ def request_profile(steps: int | None, folder: Path | None) -> None:
 def profile_text(capture: telemetry.ProfileCapture) -> str:
     """What became of a capture, in one line."""
     if capture.status is telemetry.CaptureStatus.WRITTEN:
-        return f"profile of {capture.steps_captured} steps: {capture.path}"
+        captured, asked = capture.steps_captured, capture.steps
+        steps = "1 step" if captured == 1 else f"{captured} steps"
+        fewer = "" if captured == asked else f", for the stage had no more of the {asked}"
+        return f"profile of {steps}{fewer}: {capture.path}"
     if capture.status is telemetry.CaptureStatus.FAILED:
         return f"no profile: {capture.error}"
     return "no profile: the run came to no second denoising step"
