@@ -27,7 +27,7 @@ from crystools_tpu.cli.live import watch
 from crystools_tpu.cli.outputs import check_distinct, check_outputs, checkpoint_files
 from crystools_tpu.cli.plans import plan_first
 from crystools_tpu.cli.price import price_given
-from crystools_tpu.cli.requests import add_mesh, files_read, mesh_of, options, refusal, request_of
+from crystools_tpu.cli.requests import add_mesh, add_preset, files_read, mesh_of, options, refusal, request_of
 from crystools_tpu.cli.run_tables import print_stages
 from crystools_tpu.cli.signals import unwound
 from crystools_tpu.data_dir import PROFILES, data_dir
@@ -68,6 +68,11 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
             " --lora org/name/motion.safetensors --out fox.mp4",
         ),
         (
+            "in four steps, with a LoRA that was made for that",
+            f"generate wan2.1-t2v --checkpoint Wan-AI/Wan2.1-T2V-14B-Diffusers --preset lightx2v-4step"
+            f" {prompt} --out fox.mp4",
+        ),
+        (
             "without a download: a tiny checkpoint, of noise",
             "generate wan2.1-t2v --checkpoint tiny --prompt fox --height 64 --width 64 --frames 5"
             " --steps 3 --out tiny.mp4",
@@ -83,6 +88,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     add("--checkpoint", required=True, metavar="DIR|ID", help=about)
     for option in options().values():
         option.add_to(parser)
+    add_preset(parser)
     add("--devices", type=int, default=0, metavar="N", help="0 means all (default: %(default)s)")
     add_mesh(parser)
     add("--plan", action="store_true", help="plan the run first: does it fit, and how long will it take")
@@ -216,7 +222,10 @@ def request_profile(steps: int | None, folder: Path | None) -> None:
 def profile_text(capture: telemetry.ProfileCapture) -> str:
     """What became of a capture, in one line."""
     if capture.status is telemetry.CaptureStatus.WRITTEN:
-        return f"profile of {capture.steps_captured} steps: {capture.path}"
+        captured, asked = capture.steps_captured, capture.steps
+        steps = "1 step" if captured == 1 else f"{captured} steps"
+        fewer = "" if captured == asked else f", for the stage had no more of the {asked}"
+        return f"profile of {steps}{fewer}: {capture.path}"
     if capture.status is telemetry.CaptureStatus.FAILED:
         return f"no profile: {capture.error}"
     return "no profile: the run came to no second denoising step"
