@@ -20,6 +20,7 @@ from crystools_tpu.telemetry.events import (
 )
 from crystools_tpu.telemetry.stage_keys import Key, StageKeys
 from crystools_tpu.telemetry.stage_tree import top_level
+from crystools_tpu.telemetry.step_times import count_cached, seconds_of_steps
 
 MOST_ALIKE: Final = 5
 """How many alike runs an expectation is made of, the newest: what they took is what the next will take."""
@@ -76,7 +77,8 @@ class Part:
 
     `seconds` are without compiles, None where they follow from `work`: FLOPs as a denoiser does them, which
     `steps` share, None where that is not known either. `compiles`, with those of its parts, are None where
-    nobody has seen it compile: then it is the denoiser's, so many times.
+    nobody has seen it compile: then it is the denoiser's, so many times. `skips` where a step cache skips
+    steps of it as the device decides: how many is known better by other runs than by its first steps.
     """
 
     parent: Key | None
@@ -87,6 +89,7 @@ class Part:
     compiling: float = 1.0
     found: float = 1.0
     missing: float = 1.0
+    skips: bool = False
 
     @property
     def whole_seconds(self) -> float | None:
@@ -156,12 +159,14 @@ def _by_history(run: RunReport, alike: Sequence[RunReport]) -> Expectation:
     """
     cached = _cached(run)
     runs = [_figures(each, cached) for each in alike]
+    skipping = _skipping(alike[0])
     parts = {}
     for key in runs[0]:
         figures = [figures[key] for figures in runs if key in figures]
         seconds, compiles = zip(*figures, strict=True)
         found, missing = zip(*compiles, strict=True)
-        parts[key] = Part(key[0], median(seconds), Compiles(median(found), max(missing)))
+        usual = Compiles(median(found), max(missing))
+        parts[key] = Part(key[0], median(seconds), usual, skips=key in skipping)
     return Expectation(parts, by_history=True, share=median(map(_share, alike)))
 
 
@@ -181,6 +186,13 @@ def _figures(run: RunReport, cached: frozenset[str]) -> dict[Key, tuple[float, C
         and stage.name is not StageName.DOWNLOAD
         and (stage.node is None or stage.node.id not in cached)
     }
+
+
+def _skipping(run: RunReport) -> frozenset[Key]:
+    """The stages in which a step cache skipped steps without its being planned."""
+    keys = StageKeys()
+    skipped = [(keys.add(stage), stage.steps_by_kind is None and count_cached(stage)) for stage in run.stages]
+    return frozenset(key for key, some in skipped if some)
 
 
 def put_into_cache(stage: StageReport) -> float:
@@ -254,8 +266,8 @@ def _seconds_without_compile(stage: StageReport) -> float | None:
     """What its work took the devices, of a stage that came to its end."""
     if stage.seconds is None or stage.status is not Status.SUCCEEDED:
         return None
-    if stage.step_seconds is not None:
-        return stage.step_seconds.median * len(stage.steps)
+    if (seconds := seconds_of_steps(stage)) is not None:
+        return seconds
     return max(0.0, stage.seconds - stage.compile_seconds)
 
 

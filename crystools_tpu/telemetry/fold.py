@@ -28,7 +28,13 @@ from crystools_tpu.telemetry.events import (
     StepFinished,
 )
 from crystools_tpu.telemetry.stage_tree import number_of_running_stage
-from crystools_tpu.telemetry.step_times import eta_seconds, is_timed, statistics_of, timed_seconds
+from crystools_tpu.telemetry.step_times import (
+    eta_seconds,
+    is_timed,
+    seconds_by_kind,
+    statistics_of_full,
+    statistics_of_kinds,
+)
 from crystools_tpu.telemetry.time_to_go import (
     AlikeOf,
     RunsAhead,
@@ -121,7 +127,7 @@ class _Stage:
         self.progress = _progress(report, now)
         self._told_at = now
         self._steps = len(report.steps)
-        self._timed = timed_seconds(report.steps)
+        self._timed = seconds_by_kind(report.steps)
         self._compiles = set(report.compiles)
         self._recompiled: list[CompileRecord] = []
 
@@ -157,8 +163,9 @@ class _Stage:
             return changes
         self._steps += 1
         if is_timed(event.record):
-            bisect.insort(self._timed, event.record.seconds)
-            changes["step_seconds"] = statistics_of(self._timed)
+            bisect.insort(self._timed.setdefault(event.record.kind, []), event.record.seconds)
+            changes["step_seconds"] = statistics_of_full(self._timed)
+            changes["step_seconds_by_kind"] = statistics_of_kinds(self._timed)
         if event.record.finite is False and self.progress.first_nonfinite_step is None:
             changes["first_nonfinite_step"] = event.step
         return changes
