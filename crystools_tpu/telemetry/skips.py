@@ -1,4 +1,4 @@
-"""How often a step cache skips a step, where the device alone decides: what that makes of the steps to come."""
+"""How often a step cache skips a step where the device decides, and what that makes of the steps to come."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Skips:
         count, skipped = len(self._after_full), sum(self._after_full)
         if self._since_full * count >= skipped:  # it skips for longer than before
             count, skipped = count + 1, skipped + self._since_full
-        # In fractions of a step: a turn is a full step with the skips after it, and this one has some to come.
+        # A turn is a full step and the skips after it; of this one some may be to come. All times `count`.
         until_full = max(0, skipped - self._since_full * count)
         turns = max(0, steps * count - until_full)
         full = -(-turns // (count + skipped))

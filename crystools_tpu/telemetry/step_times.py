@@ -81,7 +81,7 @@ def step_medians(stage: StageReport | StageProgress) -> Mapping[str, float]:
 
 
 def seconds_of_steps(stage: StageReport) -> float | None:
-    """What all steps took, without their compiles: each as the median of its kind; None where one is not known."""
+    """What all steps took without compiles, each as the median of its kind; None where one is not known."""
     medians, kinds = step_medians(stage), Counter(step.kind for step in stage.steps)
     if stage.step_seconds_by_kind is None and stage.step_seconds is not None:
         return stage.step_seconds.median * len(stage.steps)

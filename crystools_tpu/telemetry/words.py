@@ -42,7 +42,7 @@ def kinds_text(stage: StageReport) -> str | None:
 
 
 def skipped_note(report: RunReport) -> str | None:
-    """`18 of 40 steps (45%) were skipped by the step cache (mag:0.12,0.2,3)`; None where none was asked for."""
+    """`18 of 40 steps (45%) were skipped by the step cache (mag:0.12,0.2,3)`; None where there is none."""
     asked = report.params.get(STEP_CACHE)
     with_cache = [
         stage
