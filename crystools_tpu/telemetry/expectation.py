@@ -10,6 +10,8 @@ from typing import Any, Final, NamedTuple
 
 from crystools_tpu.telemetry.comparison import is_alike
 from crystools_tpu.telemetry.events import (
+    CACHED,
+    FULL,
     CompileCache,
     Forecast,
     RunReport,
@@ -20,7 +22,7 @@ from crystools_tpu.telemetry.events import (
 )
 from crystools_tpu.telemetry.stage_keys import Key, StageKeys
 from crystools_tpu.telemetry.stage_tree import top_level
-from crystools_tpu.telemetry.step_times import count_cached, seconds_of_steps
+from crystools_tpu.telemetry.step_times import count_cached, seconds_of_steps, step_medians
 
 MOST_ALIKE: Final = 5
 """How many alike runs an expectation is made of, the newest: what they took is what the next will take."""
@@ -71,14 +73,23 @@ class Compiles(NamedTuple):
         return self.found * own_seconds / before.found if before.found > 0 else self.found
 
 
+class Skipped(NamedTuple):
+    """How many steps of a stage were full and how many a step cache skipped, and what one of each took."""
+
+    full: int
+    cached: int
+    full_seconds: float
+    cached_seconds: float
+
+
 @dataclass(frozen=True, slots=True)
 class Part:
     """A stage as it is expected.
 
     `seconds` are without compiles, None where they follow from `work`: FLOPs as a denoiser does them, which
     `steps` share, None where that is not known either. `compiles`, with those of its parts, are None where
-    nobody has seen it compile: then it is the denoiser's, so many times. `skips` where a step cache skips
-    steps of it as the device decides: how many is known better by other runs than by its first steps.
+    nobody has seen it compile: then it is the denoiser's, so many times. `skipped` is of another run,
+    where a step cache skips steps as the device decides: the first steps say nothing of how many.
     """
 
     parent: Key | None
@@ -89,7 +100,7 @@ class Part:
     compiling: float = 1.0
     found: float = 1.0
     missing: float = 1.0
-    skips: bool = False
+    skipped: Skipped | None = None
 
     @property
     def whole_seconds(self) -> float | None:
@@ -159,14 +170,14 @@ def _by_history(run: RunReport, alike: Sequence[RunReport]) -> Expectation:
     """
     cached = _cached(run)
     runs = [_figures(each, cached) for each in alike]
-    skipping = _skipping(alike[0])
+    skipped = _skipped(alike[0])
     parts = {}
     for key in runs[0]:
         figures = [figures[key] for figures in runs if key in figures]
         seconds, compiles = zip(*figures, strict=True)
         found, missing = zip(*compiles, strict=True)
         usual = Compiles(median(found), max(missing))
-        parts[key] = Part(key[0], median(seconds), usual, skips=key in skipping)
+        parts[key] = Part(key[0], median(seconds), usual, skipped=skipped.get(key))
     return Expectation(parts, by_history=True, share=median(map(_share, alike)))
 
 
@@ -188,11 +199,15 @@ def _figures(run: RunReport, cached: frozenset[str]) -> dict[Key, tuple[float, C
     }
 
 
-def _skipping(run: RunReport) -> frozenset[Key]:
-    """The stages in which a step cache skipped steps without its being planned."""
+def _skipped(run: RunReport) -> Mapping[Key, Skipped]:
+    """Of the stages in which a step cache skipped steps without its being planned."""
     keys = StageKeys()
-    skipped = [(keys.add(stage), stage.steps_by_kind is None and count_cached(stage)) for stage in run.stages]
-    return frozenset(key for key, some in skipped if some)
+    found = {}
+    for stage in run.stages:
+        key, cached, seconds = keys.add(stage), count_cached(stage), step_medians(stage)
+        if stage.steps_by_kind is None and cached and {FULL, CACHED} <= seconds.keys():
+            found[key] = Skipped(len(stage.steps) - cached, cached, seconds[FULL], seconds[CACHED])
+    return found
 
 
 def put_into_cache(stage: StageReport) -> float:

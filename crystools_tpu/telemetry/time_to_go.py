@@ -29,7 +29,7 @@ from crystools_tpu.telemetry.events import (
     Status,
     StepFinished,
 )
-from crystools_tpu.telemetry.expectation import Compiles, Part, expectation
+from crystools_tpu.telemetry.expectation import Compiles, Part, Skipped, expectation
 from crystools_tpu.telemetry.guard import Guard
 from crystools_tpu.telemetry.stage_keys import StageKeys
 from crystools_tpu.telemetry.stage_tree import number_of_running_stage, parent_of
@@ -138,10 +138,11 @@ class RunAhead:
         """What a stage has still to go. Where that is not known, the nearest stage above, of which it is."""
         assert self._expected is not None
         part = self._part(number)
-        is_vague = progress.eta_by_forecast or (
-            part is not None and part.skips and progress.step_seconds_by_kind is None
-        )
-        if progress.eta_seconds is not None and not (is_vague and self._expected.by_history):
+        if part is not None and part.skipped and done > 0 and progress.step_seconds_by_kind is None:
+            return _left_before_skips(part.skipped, progress, done), number
+        if progress.eta_seconds is not None and (
+            not progress.eta_by_forecast or not self._expected.by_history
+        ):
             return progress.eta_seconds, number
         for each in (number, *self._above(number)):
             part, stage = self._part(each), self._stages[each]
@@ -197,6 +198,14 @@ def _seconds(part: Part, rate: float | None) -> float | None:
     if part.seconds is not None:
         return part.seconds
     return None if part.work is None or rate is None else part.work / rate
+
+
+def _left_before_skips(usual: Skipped, progress: StageProgress, done: int) -> float:
+    """What is left of a stage with so many steps that has skipped none yet, where another run did skip."""
+    full = progress.step_seconds.median if progress.step_seconds else usual.full_seconds
+    to_come = max(0, usual.full + usual.cached - done)
+    to_come_full = min(to_come, max(0, usual.full - done))
+    return to_come_full * full + (to_come - to_come_full) * usual.cached_seconds
 
 
 def _rate(stage: StageReport, part: Part | None, timed: StageReport | StageProgress) -> float | None:
