@@ -33,7 +33,7 @@ const STAGES_NAMED = 12;
 const CLASSES_NAMED = 8;
 
 /** What a path shows, besides nodes and the stages in them. */
-const MARKS = /** @type {const} */ (["step", "cached", "compile", "nan", "expected", "now"]);
+const MARKS = /** @type {const} */ (["step", "gap", "cached", "compile", "nan", "expected", "now"]);
 
 /** @typedef {{ kind: StageName | typeof MARKS[number], path: string }} Mark */
 
@@ -71,6 +71,7 @@ export class Nodes extends Component {
     path[data-kind="node"] { opacity: .55; }
     [data-status="failed"] path[data-kind="node"] { fill: var(--crystools-critical); }
     path.step { fill: var(--crystools-node); }
+    path.gap { fill: var(--crystools-sunken); }
     path.cached { fill: var(--crystools-cached); }
     path.compile { fill: url(#hatch); }
     path.nan { fill: var(--crystools-critical); }
@@ -248,6 +249,8 @@ function marksOf({ kind, nodes }, whole, now) {
   const full = (/** @type {Span[]} */ spans) => drawn(spans, scale, 1, HEIGHT - 2);
   const low = (/** @type {Span[]} */ spans) => drawn(spans, scale, HEIGHT / 2, HEIGHT / 2 - 1);
   const parts = nodes.flatMap((node) => node.parts);
+  // Not by their colour alone: they are half as high.
+  const cached = kind === "node" ? parts.flatMap(cachedSteps) : [];
   const expanded = nodes.flatMap((node) => node.nodes);
   const single = kind === "node" ? nodes : [];
   const steps = single.flatMap((node) => node.stage.steps);
@@ -264,10 +267,8 @@ function marksOf({ kind, nodes }, whole, now) {
     },
     ...(expanded.length ? [/** @type {Mark} */ ({ kind: "node", path: low(expanded) })] : []),
     ...[...grouped(parts)].map(([name, spans]) => ({ kind: name, path: low(spans) })),
-    {
-      kind: "cached",
-      path: kind === "node" ? drawn(parts.flatMap(cachedSteps), scale, HEIGHT * 0.75, HEIGHT / 4 - 1) : "",
-    },
+    { kind: "gap", path: drawn(cached, scale, HEIGHT / 2, HEIGHT / 4) },
+    { kind: "cached", path: drawn(cached, scale, HEIGHT * 0.75, HEIGHT / 4 - 1) },
     {
       kind: "compile",
       path: low([...parts, ...single.map(({ stage }) => stage)].flatMap((span) => span.compile)),
