@@ -41,7 +41,7 @@ _FIGURE_TITLES: Final = {
     "compile_seconds": "compile",
     "step_seconds_median": "step, median",
     "step_seconds_p95": "step, p95",
-    "cached_step_seconds_median": "cached step, median",
+    "cached_step_seconds_median": "cached step",
     "cached_steps": "cached steps",
     "mfu_ratio": "MFU",
     "hbm_peak_bytes": "memory peak",
@@ -215,7 +215,8 @@ def _cells(change: Change) -> tuple[str, str, str, str]:
 def _ratio(change: Change) -> str:
     if change.ratio is not None:
         return f"{change.ratio:+.1%}"
-    return NOT_APPLICABLE if None in (change.a, change.b) or change.suspect else ABSENT
+    none = None in (change.a, change.b) or change.suspect or change.name == "cached_steps"
+    return NOT_APPLICABLE if none else ABSENT
 
 
 def _verdict(change: Change) -> str:

@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 
 from crystools_tpu.telemetry.compiles import recompile_reason, worst_cache
 from crystools_tpu.telemetry.events import (
+    CACHED,
     BytesTransferred,
     CompileFinished,
     CompileRecord,
@@ -155,8 +156,10 @@ class _Stage:
         return self.progress
 
     def _step(self, event: StepFinished) -> dict[str, Any]:
-        figures = {"mfu": event.mfu, "mbu": event.mbu, "bound": event.bound}
-        changes: dict[str, Any] = {name: figure for name, figure in figures.items() if figure is not None}
+        changes: dict[str, Any] = {}
+        if event.record.kind != CACHED:  # what that made of the chips says nothing of the other steps
+            figures = {"mfu": event.mfu, "mbu": event.mbu, "bound": event.bound}
+            changes = {name: figure for name, figure in figures.items() if figure is not None}
         if event.step + 1 >= self._steps:
             changes |= {"eta_seconds": event.eta_seconds, "eta_by_forecast": False}
         if event.step < self._steps:

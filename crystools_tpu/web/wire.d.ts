@@ -227,7 +227,8 @@ export interface Forecast {
  *
  * `eta_seconds` is what it has still to go from now on; with `eta_by_forecast` it is the forecast's alone
  * and stands, for a compile may precede the first step. `mfu`, `mbu` and `bound` are of the latest step
- * without a compile, of all so far for who has not heard of it. `bytes_per_second` is a download's rate.
+ * without a compile that was not skipped, of all so far for who has not heard of it. `bytes_per_second` is a
+ * download's rate.
  *
  * `run_eta_seconds` is what the whole run has still to go, this stage and all those to come, and
  * `run_eta_by` says by what that is known best: alike runs of the `history`, the `plan`, or this run's own

@@ -64,6 +64,7 @@ from crystools_tpu.telemetry import (
     StageFinished,
     StepFinished,
 )
+from crystools_tpu.telemetry.events import CACHED
 
 SIMULATED_LABEL: Final = "simulated"
 
@@ -125,8 +126,9 @@ def _chip_seconds(event: RunFinished) -> float | None:
     return report.total_seconds * report.device.chips
 
 
-def _without_compile(event: StepFinished) -> bool:
-    return not event.record.compiled
+def _in_full(event: StepFinished) -> bool:
+    """Not of what a step cache left of a step, which says nothing of the others."""
+    return not event.record.compiled and event.record.kind != CACHED
 
 
 def _is_nonfinite(event: StepFinished) -> int | None:
@@ -224,9 +226,10 @@ CATALOGUE: Final = (
         on(CompileFinished, *_STAGE, value=lambda event: int(event.recompile)),
         "Steps after the first of their stage in which something was compiled."),
     MetricSpec("crystools_tpu_stage_mfu_ratio",
-        on(StepFinished, *_STAGE, value=lambda event: _ratio(event.mfu), where=_without_compile)
+        on(StepFinished, *_STAGE, value=lambda event: _ratio(event.mfu), where=_in_full)
         | on(StageFinished, *_STAGE, value=lambda event: _ratio(event.report.mfu)),
-        "Model FLOPs over time, chips and peak FLOP/s: of the latest step, then of the stage once it ended."),
+        "Model FLOPs over time, chips and peak FLOP/s: of the latest step that no step cache skipped, then "
+        "of the stage once it ended."),
     MetricSpec("crystools_tpu_stage_mbu_ratio",
         on(StageFinished, *_STAGE, value=lambda event: _ratio(event.report.mbu)),
         "Bytes that had to move over time, chips and peak bandwidth, of the latest stage that ended."),

@@ -285,8 +285,8 @@ def test_steps_are_counted_and_timed_by_kind_and_a_pipelines_own_words_are_other
     kinds = ("compiled", "full", "cached", "other", "corrector")
     counts = [value(exporter, "steps_total", {**DENOISE, "kind": kind}) for kind in kinds]
     assert counts == [1, 1, 2, 1, None]
-    seconds = [value(exporter, "step_duration_seconds_sum", {**DENOISE, "kind": kind}) for kind in kinds]
-    assert seconds == [None, 4.5, 0.75, 2.0, None]
+    sums = [value(exporter, "step_duration_seconds_sum", {**DENOISE, "kind": kind}) for kind in kinds]
+    assert sums == [None, 4.5, 0.75, 2.0, None]
 
 
 def test_the_bound_of_a_bucket_belongs_to_it(exporter: PrometheusExporter, bus: telemetry.Bus) -> None:

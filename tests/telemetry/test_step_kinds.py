@@ -202,18 +202,21 @@ def test_a_run_like_others_knows_how_much_is_skipped_before_its_own_first_skip(b
 
 
 def test_steps_of_each_kind_are_told_as_they_come(bench: Bench) -> None:
-    with bench.run() as run:
+    with bench.run(devices=CHIP, peak_flops_per_chip=1e3) as run:
         fold = Fold(lambda _: run.report, lambda: 0.0)
-        with run.stage("denoise", steps=3) as stage:
+        with run.stage("denoise", steps=3, flops_per_step=FULL_FLOPS) as stage:
             fold.add(bench.next("stage_started"))
             for skipped in (False, True):
-                bench.clock.advance(1.0 if skipped else 9.0)
-                stage.step(None, cached=CachedStep(Truth(skipped), 1.0, 1.0))
+                done = Truth(True, bench.clock, 1.0 if skipped else 9.0)
+                stage.step(done, cached=CachedStep(Truth(skipped), CACHED_FLOPS, 0.0))
                 told = fold.add(bench.next("step_finished"))
     assert told.type == "step_finished"
     assert told.progress is not None
     assert told.progress.step_seconds == StepSeconds(9.0, 9.0, 9.0, 9.0)
     assert told.progress.step_seconds_by_kind == run.report.stages[0].step_seconds_by_kind
+    assert told.progress.mfu is not None
+    assert told.mfu is not None
+    assert (told.progress.mfu.ratio, told.mfu.ratio) == (pytest.approx(1 / 9), pytest.approx(0.1))
     assert step_note(told).startswith("1.000 s (cached), 0:09 left of denoise")
 
 

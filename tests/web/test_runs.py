@@ -496,7 +496,7 @@ def test_a_past_run_names_its_step_cache_and_loras(page: Page, scene: Scene) -> 
             scene.step(stage, 2.0, kind="cached")
     facts = page.locator("crystools-runs .work").first
     expect(facts).to_have_text(
-        "1280×720×81 · 2 steps, 1 cached · 6.00 s a full step · step cache mag:0.12,0.2,3 · LoRA "
+        "1280\u00d7720\u00d781 · 2 steps, 1 cached · 6.00 s a full step · step cache mag:0.12,0.2,3 · LoRA "
         "style.safetensors=0.8"
     )
     detail = current(page).get_by_role("group", name="Steps: 1 full, 1 cached")

@@ -321,8 +321,9 @@ function isUnchanged(stage, { verdict, ratio }) {
 }
 
 /** Of a figure that only one of them has there is none. @param {Change} change */
-function ratioOf({ a, b, ratio, suspect }) {
-  return ratio == null && (a == null || b == null || suspect) ? NOT_APPLICABLE : signed(ratio);
+function ratioOf({ name, a, b, ratio, suspect }) {
+  const none = a == null || b == null || suspect || name === "cached_steps";
+  return ratio == null && none ? NOT_APPLICABLE : signed(ratio);
 }
 
 /** A change in per cent with its sign: +12%, −3.4%, 0%. @param {number | null} ratio */
