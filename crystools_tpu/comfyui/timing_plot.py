@@ -19,7 +19,7 @@ from crystools_tpu.telemetry import HbmUsage, RunReport, StageName, StageReport,
 from crystools_tpu.telemetry.device_names import device_of, memory_label
 from crystools_tpu.telemetry.events import CACHED
 from crystools_tpu.telemetry.stage_tree import notable, walk
-from crystools_tpu.telemetry.step_times import is_timed, step_medians
+from crystools_tpu.telemetry.step_times import count_cached, is_timed, step_medians
 
 if TYPE_CHECKING:
     Pixels: TypeAlias = np.ndarray[tuple[int, int, int], np.dtype[np.float32]]
@@ -111,7 +111,8 @@ def _draw_steps(axes: Axes, reports: Sequence[RunReport]) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     _style(axes, "Seconds a step", grid="y")
     if stages:
-        axes.legend(fontsize=8, frameon=False, loc="lower right")
+        low_steps = any(map(count_cached, stages))
+        axes.legend(fontsize=8, frameon=False, loc="center right" if low_steps else "lower right")
     else:
         _say_nothing_known(axes)
 

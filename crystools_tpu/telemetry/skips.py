@@ -15,7 +15,7 @@ class Skips:
     """The skips of one stage so far. They go on as they went: as many after each full step as before.
 
     Full steps before the first skip are warm-up and say nothing of those to come, but for the one that it
-    follows. Where nothing was skipped yet, nothing is expected to be.
+    follows.
     """
 
     def __init__(self) -> None:
@@ -32,8 +32,13 @@ class Skips:
             self._after_full.append(self._since_full)
             self._since_full = 0
 
+    @property
+    def are_counted(self) -> bool:
+        """Whether it is known how many skips followed a full step: another full one ended them."""
+        return bool(self._after_full)
+
     def to_come(self, steps: int) -> Mapping[str, int]:
-        """So many steps to come, by kind."""
+        """So many steps to come, by kind; all full ones where none was skipped yet."""
         if not self._began:
             return {FULL: steps}
         count, skipped = len(self._after_full), sum(self._after_full)

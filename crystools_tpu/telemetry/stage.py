@@ -91,6 +91,7 @@ class Stage:
         self._started_at = self._last_done_at = around.clock()
         self._finished: list[_FinishedStep] = []
         self._eta = Eta(planned_steps(report), report.predicted_step_seconds)
+        self._device_decides = False
         self._dispatched = 0
         self._compiles_seen = 0
         self._compiles: list[CompileRecord] = []
@@ -213,7 +214,8 @@ class Stage:
         record = StepRecord(seconds, step.compiled, finite, step.kind)
         finished = _FinishedStep(record, step.flops, step.moved_bytes, host_wait_seconds)
         self._finished.append(finished)
-        self._eta.add(record)
+        self._device_decides = self._device_decides or step.cached is not None
+        self._eta.add(record, device_decides=self._device_decides)
         self._hbm.sample()
         used, moved, bound = self._utilisation([finished])
         self._around.publish(
@@ -273,6 +275,7 @@ class Stage:
             bytes_done=self._transfer.bytes_done,
             host_wait_seconds=_host_wait_seconds(finished),
             step_seconds_by_kind=statistics_by_kind(records),
+            device_decides=self._device_decides,
         )
 
 

@@ -21,6 +21,9 @@ from crystools_tpu.telemetry.skips import Skips
 # The ETA follows the last steps of a kind: it notices a change of speed, and costs the same at any length.
 _LATEST_STEPS = 16
 
+# What was not seen in so great a part of the steps, a quarter, is not expected of the others either.
+_LEAST_PARTS = 4
+
 
 def step_statistics(records: Iterable[StepRecord]) -> StepSeconds | None:
     """Statistics of the steps that were timed and not skipped; None where there is none."""
@@ -110,7 +113,7 @@ class Eta:
     """The ETA of one stage. `planned` are its steps by kind, None where that is not known.
 
     Where all were planned as full and a step cache skips some, which the device decides, those to come are
-    as in `Skips`.
+    as in `Skips`. Until the first of these have ended nobody knows, or a quarter of the steps is done.
 
     The forecast is of the mean step. Of steps of one kind it counts as one, as if it were the one before the
     first. Of several, kinds that were not timed take what the others leave of it.
@@ -121,10 +124,12 @@ class Eta:
         self._predicted = predicted_step_seconds
         self._done: Counter[str] = Counter()
         self._skips = Skips()
+        self._device_decides = False
         self._latest: defaultdict[str, deque[StepRecord]] = defaultdict(lambda: deque(maxlen=_LATEST_STEPS))
 
-    def add(self, step: StepRecord) -> None:
-        """Takes the stage's next step."""
+    def add(self, step: StepRecord, *, device_decides: bool = False) -> None:
+        """Takes the stage's next step, of which the device may have decided whether it was skipped."""
+        self._device_decides = self._device_decides or device_decides
         self._done[step.kind] += 1
         self._skips.add(step.kind)
         self._latest[step.kind].append(step)
@@ -139,6 +144,8 @@ class Eta:
         to_come = self._to_come()
         if to_come is None:
             return None
+        if self._is_vague(to_come):
+            return None if self._predicted is None else self._predicted * sum(to_come.values())
         seconds = self._step_seconds(to_come)
         if not seconds or any(count and kind not in seconds for kind, count in to_come.items()):
             return None
@@ -153,6 +160,12 @@ class Eta:
         if planned.keys() == {FULL} and done.keys() <= {FULL, CACHED}:
             return self._skips.to_come(max(0, planned[FULL] - done.total()))
         return None
+
+    def _is_vague(self, to_come: Mapping[str, int]) -> bool:
+        """Whether steps to come may well be skipped, and nothing says how many."""
+        done = self._done.total()
+        few = done * _LEAST_PARTS < done + sum(to_come.values())
+        return self._device_decides and not self._skips.are_counted and few
 
     def _step_seconds(self, to_come: Mapping[str, int]) -> Mapping[str, float]:
         """What a step of each kind takes of which that is known."""
@@ -183,5 +196,5 @@ def eta_seconds(stage: StageReport) -> float | None:
     """The ETA of a stage by what is known of it, from the end of its last step on."""
     eta = Eta(planned_steps(stage), stage.predicted_step_seconds)
     for step in stage.steps:
-        eta.add(step)
+        eta.add(step, device_decides=stage.device_decides)
     return eta.seconds

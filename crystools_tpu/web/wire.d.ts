@@ -143,9 +143,10 @@ export interface HostMemory {
  * devices. `bytes_done` of `bytes_total` are what a download has brought. `steps_by_kind` is `steps_total`
  * by kind, null where all are `full` or the kinds to come are not known. `step_seconds` leaves out the steps
  * that a step cache has skipped (kind `cached`), for they take other seconds; `step_seconds_by_kind` has
- * each kind's own, and is null where only full ones were timed. `flops`, `mfu` and `mbu` are of what was
- * computed, skipped steps with what these did compute. `host_wait_seconds` of the steps in
- * which no compile fell the devices had nothing to do, because the host had not handed them the next yet.
+ * each kind's own, and is null where only full ones were timed. With `device_decides` nobody knows before
+ * which those are: the device says of each step whether it is skipped. `flops`, `mfu` and `mbu` are of what
+ * was computed, of skipped steps what is left of them. `host_wait_seconds` of the steps in which no compile
+ * fell the devices had nothing to do, because the host had not handed them the next yet.
  *
  * `parent` is the position in the run's `stages` of the stage that this one is a part of: its time is in
  * that one's, and `pipeline` is the one that reports it. A `node` is a stage of a workflow's run,
@@ -185,6 +186,7 @@ export interface StageReport {
   host_memory?: HostMemory | null;
   host_wait_seconds?: number | null;
   step_seconds_by_kind?: Record<string, StepSeconds> | null;
+  device_decides?: boolean;
 }
 
 /**

@@ -23,6 +23,15 @@ def eta(
     return counted.seconds
 
 
+def decided(done: str, predicted: float | None = None) -> float | None:
+    """After these of 30 steps, `F` a full one and `C` one that the device has skipped."""
+    counted = Eta({"full": 30}, predicted)
+    for letter in done:
+        record = StepRecord(1000.0, False, None) if letter == "F" else StepRecord(1.0, False, None, "cached")
+        counted.add(record, device_decides=True)
+    return counted.seconds
+
+
 CACHED = {"full": 4, "cached": 6}
 
 
@@ -72,15 +81,12 @@ def test_a_step_of_a_kind_that_was_not_planned_leaves_what_is_to_come_unknown() 
 @pytest.mark.parametrize(
     ("done", "full", "cached"),
     [
-        ("F", 29, 0),  # nothing is known of a cache that has skipped nothing
-        ("FFF", 27, 0),
-        ("FC", 14, 14),
-        ("FCC", 9, 18),
+        ("FFFFFFFF", 22, 0),  # a quarter of the steps without a skip
         ("FCCF", 8, 18),
         ("FCCFC", 8, 17),
         ("FCCFCC", 8, 16),
-        ("FFFFFCC", 8, 15),  # those before the first skip were its warm-up
         ("FFFFFCCF", 7, 15),
+        ("FFFFFCCC", 6, 16),  # a quarter of the steps, and it still skips
         ("FCFCCC", 8, 16),  # one and then three are two on average
         ("FCCFCCFCCFCCFCCFCCFCCFCCFCCF", 0, 2),
         ("FCCFCCFCCFCCFCCFCCFCCFCCFCCFC", 0, 1),
@@ -90,8 +96,14 @@ def test_a_step_of_a_kind_that_was_not_planned_leaves_what_is_to_come_unknown() 
 def test_where_the_device_decides_what_is_skipped_it_goes_on_as_it_went(
     done: str, full: int, cached: int
 ) -> None:
-    steps = [("full", 1000.0) if step == "F" else ("cached", 1.0) for step in done]
-    assert eta({"full": 30}, *steps) == full * 1000.0 + cached * 1.0
+    assert decided(done) == full * 1000.0 + cached * 1.0
+
+
+def test_until_the_first_skips_have_ended_nobody_knows_how_many_there_will_be_but_the_forecast() -> None:
+    assert [decided(done) for done in ("F", "FFFFFFF", "FC", "FCC")] == [None] * 4
+    assert decided("FFF", predicted=340.0) == 27 * 340.0
+    assert decided("FFFC", predicted=340.0) == 26 * 340.0
+    assert decided("FFFCCF", predicted=340.0) == 8 * 1000.0 + 16 * 1.0
 
 
 def test_a_cache_that_no_longer_skips_is_soon_believed() -> None:
