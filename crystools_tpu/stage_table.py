@@ -27,8 +27,11 @@ from crystools_tpu.telemetry import (
 )
 from crystools_tpu.telemetry.applicable import StageFigure, applies
 from crystools_tpu.telemetry.device_names import memory_of
+from crystools_tpu.telemetry.events import CACHED
 from crystools_tpu.telemetry.stage_tree import notable, parent_of, walk
+from crystools_tpu.telemetry.step_times import count_cached, step_medians
 from crystools_tpu.telemetry.suspicion import MARK, is_suspect, suspect_figures
+from crystools_tpu.telemetry.words import skipped_note
 
 ABSENT: Final = "n/a"
 """What could have been known, and is not."""
@@ -70,9 +73,13 @@ def stage_table(report: RunReport) -> Table:
             continue
         stage, indent = report.stages[position], "  " * min(depth, _DEEPEST)
         add(indent + stage_label(stage), {heading: cell(stage) for heading, cell in columns.items()})
+        if skipped := count_cached(stage):
+            add(f"{indent}  of them cached", {"steps": str(skipped), "s/step": _cached_seconds(stage)}, "dim")
         step, peak = stage.predicted_step_seconds, stage.predicted_hbm_peak_bytes
         if step is not None or peak is not None:
-            add(f"{indent}  forecast", {"s/step": _seconds(step), "HBM peak": _size(peak)}, style="dim")
+            # The forecast is of the mean step, which is none of a mixture's.
+            label = "forecast, mean step" if skipped and step is not None else "forecast"
+            add(f"{indent}  {label}", {"s/step": _seconds(step), "HBM peak": _size(peak)}, style="dim")
     if left_out := len(report.stages) - len(shown):
         seconds = [
             stage.seconds or 0.0
@@ -94,9 +101,10 @@ def stage_text(report: RunReport) -> str:
 
 
 def notes(report: RunReport) -> tuple[str, ...]:
-    """What stands under the table: the nodes that were not executed, and what the user should know."""
+    """What stands under the table: nodes that were not executed, steps that were skipped, and warnings."""
     cached = (_cached_text(report.cached_nodes),) if report.cached_nodes else ()
-    return (*cached, *(f"warning: {warning}" for warning in run_warnings(report)))
+    skipped = (note,) if (note := skipped_note(report)) is not None else ()
+    return (*cached, *skipped, *(f"warning: {warning}" for warning in run_warnings(report)))
 
 
 def _title(report: RunReport) -> str:
@@ -123,8 +131,9 @@ def forecast_note(stage: StageReport) -> str:
 
 
 def step_note(event: StepFinished) -> str:
-    """`1.23 s, 1:10 left of denoise, 3:20 of the run, MFU 39.1%`; a compile or a NaN is said."""
-    parts = [f"{event.record.seconds:.3f} s" + (" (with compile)" if event.record.compiled else "")]
+    """`1.23 s, 1:10 left of denoise, 3:20 of the run, MFU 39.1%`; a cached step, a compile, a NaN is said."""
+    marks = ["cached"] * (event.record.kind == CACHED) + ["with compile"] * event.record.compiled
+    parts = [f"{event.record.seconds:.3f} s" + (f" ({', '.join(marks)})" if marks else "")]
     run_eta = None if event.progress is None else event.progress.run_eta_seconds
     stage_eta = None if event.step + 1 == event.steps_total else event.eta_seconds
     if stage_eta is not None:
@@ -171,6 +180,11 @@ def _compile(stage: StageReport) -> str:
 
 def _step_seconds(stage: StageReport) -> str:
     return _seconds(stage.step_seconds.median if stage.step_seconds else None)
+
+
+def _cached_seconds(stage: StageReport) -> str:
+    seconds = _seconds(step_medians(stage).get(CACHED))
+    return seconds + MARK if "cached_step_seconds_median" in suspect_figures(stage) else seconds
 
 
 def _figure(

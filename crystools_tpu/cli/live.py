@@ -31,6 +31,7 @@ from crystools_tpu.telemetry import (
 )
 from crystools_tpu.telemetry.guard import Guard
 from crystools_tpu.telemetry.time_to_go import AlikeOf, nothing_alike
+from crystools_tpu.telemetry.words import kinds_text
 
 logger = logging.getLogger(__name__)
 
@@ -174,6 +175,8 @@ def stage_note(report: StageReport) -> str:
     parts = [f"{report.seconds:.2f} s" if report.seconds is not None else "not finished"]
     if report.bytes_done is not None:
         parts.append(size_label(report.bytes_done))
+    if (kinds := kinds_text(report)) is not None:
+        parts.append(kinds)
     if report.compile_seconds:
         parts.append(f"{report.compile_seconds:.2f} s of it compile")
     if report.recompiles:

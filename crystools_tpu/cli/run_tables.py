@@ -25,10 +25,12 @@ from crystools_tpu.telemetry import (
     size_label,
 )
 from crystools_tpu.telemetry.applicable import applies
+from crystools_tpu.telemetry.asked import asked_text, asked_title
 from crystools_tpu.telemetry.comparison import SAME_RATIO, Side
 from crystools_tpu.telemetry.cost import cost_text
 from crystools_tpu.telemetry.device_names import devices_label
 from crystools_tpu.telemetry.labels import short_id
+from crystools_tpu.telemetry.step_times import step_medians
 from crystools_tpu.telemetry.suspicion import MARK, is_before_zero, suspicions
 
 _MOST_SUSPECTS: Final = 3
@@ -39,6 +41,8 @@ _FIGURE_TITLES: Final = {
     "compile_seconds": "compile",
     "step_seconds_median": "step, median",
     "step_seconds_p95": "step, p95",
+    "cached_step_seconds_median": "cached step",
+    "cached_steps": "cached steps",
     "mfu_ratio": "MFU",
     "hbm_peak_bytes": "memory peak",
 }
@@ -90,7 +94,7 @@ def _run_figures(report: RunReport) -> Mapping[str, str]:
     mark = MARK if is_before_zero(seconds) else ""
     return {
         "seconds": ABSENT if seconds is None else f"{seconds:.2f}{mark}",
-        "s/step": NOT_APPLICABLE if steps is None else f"{steps.median:.3f}",
+        "s/step": f"{steps.median:.3f}" if steps else NOT_APPLICABLE if stage is None else ABSENT,
         "MFU": percent(stage.mfu) if stage and applies("utilisation", stage) else NOT_APPLICABLE,
     }
 
@@ -152,7 +156,10 @@ def _is_unchanged(stage: StageComparison, change: Change) -> bool:
 
 def differences_text(comparison: Comparison) -> str:
     """What the runs were asked to do differently."""
-    said = [f"{difference.name} {difference.a} -> {difference.b}" for difference in comparison.differences]
+    said = [
+        f"{asked_title(each.name)} {asked_text(each.name, each.a)} -> {asked_text(each.name, each.b)}"
+        for each in comparison.differences
+    ]
     what = f"differs: {', '.join(said)}" if said else "the same work on the same kind of devices"
     a, b = _name(comparison.a, comparison.a_status), _name(comparison.b, comparison.b_status)
     return "\n".join([f"A {a}, B {b}; {what}", *comparison.remarks])
@@ -172,7 +179,7 @@ def change_text(stage: StageComparison | None, change: Change) -> str:
 
 def main_stage(report: RunReport) -> StageReport | None:
     """The stage with the steps: `denoise`, or else the longest that has any."""
-    stepping = [stage for stage in report.stages if stage.step_seconds is not None]
+    stepping = [stage for stage in report.stages if step_medians(stage)]
     return max(stepping, key=lambda stage: (stage.name == "denoise", stage.seconds or 0), default=None)
 
 
@@ -208,7 +215,8 @@ def _cells(change: Change) -> tuple[str, str, str, str]:
 def _ratio(change: Change) -> str:
     if change.ratio is not None:
         return f"{change.ratio:+.1%}"
-    return NOT_APPLICABLE if None in (change.a, change.b) or change.suspect else ABSENT
+    none = None in (change.a, change.b) or change.suspect or change.name == "cached_steps"
+    return NOT_APPLICABLE if none else ABSENT
 
 
 def _verdict(change: Change) -> str:
@@ -225,6 +233,8 @@ def _figure(change: Change, side: Side) -> str:
     mark = MARK if side in change.suspect else ""
     if change.name.endswith("_bytes"):
         return size_label(int(value)) + mark
+    if change.name == "cached_steps":
+        return f"{value:.0f}"
     return (f"{value:.1%}" if change.name.endswith("_ratio") else f"{value:.3f} s") + mark
 
 

@@ -17,8 +17,9 @@ from matplotlib.ticker import MaxNLocator
 
 from crystools_tpu.telemetry import HbmUsage, RunReport, StageName, StageReport, outcome, stage_label
 from crystools_tpu.telemetry.device_names import device_of, memory_label
+from crystools_tpu.telemetry.events import CACHED
 from crystools_tpu.telemetry.stage_tree import notable, walk
-from crystools_tpu.telemetry.step_times import is_timed
+from crystools_tpu.telemetry.step_times import count_cached, is_timed, step_medians
 
 if TYPE_CHECKING:
     Pixels: TypeAlias = np.ndarray[tuple[int, int, int], np.dtype[np.float32]]
@@ -94,11 +95,12 @@ def _draw_steps(axes: Axes, reports: Sequence[RunReport]) -> None:
     top = 1.25 * max(steady, default=0.0) or None
     for stage in stages:
         colour = _COLOURS[stage.name]
-        seconds = [step.seconds if is_timed(step) else np.nan for step in stage.steps]
+        seconds = [step.seconds if is_timed(step) and step.kind != CACHED else np.nan for step in stage.steps]
         median = stage.step_seconds.median if stage.step_seconds else None
         label = f"{_label(stage)}, median {_duration(median)}"
         numbers = range(1, len(seconds) + 1)
         axes.plot(numbers, seconds, color=colour, marker="o", markersize=3, label=label)
+        _draw_cached(axes, stage, colour)
         for number, step in zip(numbers, stage.steps, strict=True):
             if step.finite is False:
                 axes.plot(number, min(step.seconds, top or step.seconds), "x", color=_CRITICAL, markersize=8)
@@ -109,9 +111,25 @@ def _draw_steps(axes: Axes, reports: Sequence[RunReport]) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     _style(axes, "Seconds a step", grid="y")
     if stages:
-        axes.legend(fontsize=8, frameon=False, loc="lower right")
+        low_steps = any(map(count_cached, stages))
+        axes.legend(fontsize=8, frameon=False, loc="center right" if low_steps else "lower right")
     else:
         _say_nothing_known(axes)
+
+
+def _draw_cached(axes: Axes, stage: StageReport, colour: str) -> None:
+    """Hollow squares for the steps that a step cache skipped: what they take says nothing of the others."""
+    median = step_medians(stage).get(CACHED)
+    cached = [
+        (number, step.seconds)
+        for number, step in enumerate(stage.steps, start=1)
+        if step.kind == CACHED and is_timed(step)
+    ]
+    if cached:
+        label = f"{_label(stage)}, cached, median {_duration(median)}"
+        axes.plot(
+            *zip(*cached, strict=True), "s", color=colour, markerfacecolor="white", markersize=4, label=label
+        )
 
 
 def _mark_compile(axes: Axes, number: int, seconds: float, top: float | None, colour: str) -> None:

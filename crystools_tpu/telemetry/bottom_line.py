@@ -9,6 +9,7 @@ from crystools_tpu.telemetry.amounts import duration_text, pace_text, signed_tex
 from crystools_tpu.telemetry.events import RunReport
 from crystools_tpu.telemetry.labels import stage_title
 from crystools_tpu.telemetry.spent import Change, Spent, changes_of
+from crystools_tpu.telemetry.step_times import count_cached
 
 _MOST_PARTS: Final = 2
 _LEAST_SHARE: Final = 0.1
@@ -50,4 +51,13 @@ def changed_text(a: RunReport, b: RunReport, otherwise: Sequence[str], *, unprov
 def _part_text(change: Change) -> str:
     stage = change.part.stage
     where = "between the stages" if stage is None else _ON[change.part.on].format(stage_title(stage))
-    return f"{signed_text(change.seconds)} {where}"
+    return f"{signed_text(change.seconds)} {where}{_skipped_text(change)}"
+
+
+def _skipped_text(change: Change) -> str:
+    """How many of the steps a step cache skipped in B and in A, where that is not the same."""
+    own, usual = change.part.stage, change.usual_stage
+    if change.part.on is not Spent.STEPS or own is None or usual is None:
+        return ""
+    b, a = count_cached(own), count_cached(usual)
+    return "" if a == b else f" ({b} of {len(own.steps)} skipped, A {a} of {len(usual.steps)})"

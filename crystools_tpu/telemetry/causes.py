@@ -15,6 +15,8 @@ from typing import Final
 from crystools_tpu.telemetry.amounts import amount_text, duration_text, share_text
 from crystools_tpu.telemetry.compile_words import joined_reasons
 from crystools_tpu.telemetry.events import (
+    CACHED,
+    FULL,
     MESH,
     CompileCache,
     RunReport,
@@ -26,6 +28,7 @@ from crystools_tpu.telemetry.expectation import put_into_cache
 from crystools_tpu.telemetry.labels import short_id, size_label, stage_title
 from crystools_tpu.telemetry.peers import is_same_work
 from crystools_tpu.telemetry.spent import Change, Spent, changes_of, recompiled_steps
+from crystools_tpu.telemetry.step_times import count_cached, step_medians
 from crystools_tpu.telemetry.words import nonfinite_note
 
 _LEAST_SHARE: Final = 0.01
@@ -35,6 +38,7 @@ _WORTH_SAYING_SHARE: Final = 0.03
 """What a run loses as its alike ones do is spoken of from here on."""
 
 _HOST_BOUND_SHARE: Final = 0.5
+_MOST_OF_IT: Final = 0.5
 _FULL_SHARE: Final = 0.95
 _BETTER_SHARE: Final = 0.03
 
@@ -58,6 +62,8 @@ class Cause(StrEnum):
     COMPILE = "compile"
     LOAD = "load"
     STEPS = "steps"
+    STEP_CACHE = "step_cache"
+    """Its step cache skipped another number of steps."""
     STAGE = "stage"
     MEMORY = "memory"
     BETTER_MESH = "better_mesh"
@@ -235,6 +241,10 @@ def _downloaded(stage: StageReport, change: Change) -> Finding:
 
 def _steps(stage: StageReport, change: Change, run: RunReport, peers: Sequence[RunReport]) -> Finding:
     usual, title = change.usual_stage, stage_title(stage)
+    if usual is not None and _is_by_skips(stage, usual, change.seconds):
+        own, usually = count_cached(stage), count_cached(usual)
+        text = f"{title} skipped {own} of its {len(stage.steps)} steps instead of {usually}"
+        return Finding(Cause.STEP_CACHE, text, change.seconds)
     own_step = stage.step_seconds.median if stage.step_seconds else None
     usual_step = usual.step_seconds.median if usual is not None and usual.step_seconds else None
     if own_step is None or usual_step is None or duration_text(own_step) == duration_text(usual_step):
@@ -246,6 +256,15 @@ def _steps(stage: StageReport, change: Change, run: RunReport, peers: Sequence[R
         return Finding(Cause.STEPS, pace, change.seconds)
     remedy = f"go back to --mesh {usual_mesh}" if change.seconds > 0 else None
     return Finding(Cause.MESH, f"mesh {mesh} instead of {usual_mesh}, {pace}", change.seconds, remedy)
+
+
+def _is_by_skips(stage: StageReport, usual: StageReport, seconds: float) -> bool:
+    """Whether most of so many seconds more come of steps that a step cache skipped in one of them alone."""
+    medians = {**step_medians(usual), **step_medians(stage)}
+    if not {FULL, CACHED} <= medians.keys() or len(stage.steps) != len(usual.steps):
+        return False
+    more = (count_cached(usual) - count_cached(stage)) * (medians[FULL] - medians[CACHED])
+    return more * seconds > 0 and abs(more) >= _MOST_OF_IT * abs(seconds)
 
 
 def _longer(stage: StageReport | None, change: Change) -> Finding:

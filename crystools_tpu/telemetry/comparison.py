@@ -15,13 +15,14 @@ from enum import StrEnum
 from statistics import NormalDist
 from typing import Final, Literal, TypeAlias
 
+from crystools_tpu.telemetry.asked import otherwise_text
 from crystools_tpu.telemetry.bottom_line import changed_text, noise_text, same_text
 from crystools_tpu.telemetry.device_names import devices_label
-from crystools_tpu.telemetry.events import OMIT_DEFAULT, RunReport, StageName, StageReport, Status
+from crystools_tpu.telemetry.events import CACHED, OMIT_DEFAULT, RunReport, StageName, StageReport, Status
 from crystools_tpu.telemetry.labels import stage_label
 from crystools_tpu.telemetry.spent import RUNS_TO_JUDGE_BY
 from crystools_tpu.telemetry.stage_tree import parent_of, walk
-from crystools_tpu.telemetry.step_times import timed_seconds
+from crystools_tpu.telemetry.step_times import count_cached, full_seconds, seconds_by_kind
 from crystools_tpu.telemetry.suspicion import is_before_zero, suspect_figures, suspicions
 from crystools_tpu.telemetry.words import nonfinite_note, outcome
 
@@ -45,8 +46,16 @@ class Verdict(StrEnum):
 
 
 Figure: TypeAlias = Literal[
-    "seconds", "compile_seconds", "step_seconds_median", "step_seconds_p95", "mfu_ratio", "hbm_peak_bytes"
+    "seconds",
+    "compile_seconds",
+    "step_seconds_median",
+    "step_seconds_p95",
+    "cached_step_seconds_median",
+    "cached_steps",
+    "mfu_ratio",
+    "hbm_peak_bytes",
 ]
+"""Those of steps are of steps that no step cache has skipped, but for the two of `cached` ones."""
 
 Side: TypeAlias = Literal["a", "b"]
 
@@ -163,7 +172,7 @@ def _bottom_line(
         return same_text(total.a, total.b)
     if total.verdict is Verdict.NOISE:
         return noise_text(total.a, total.b)
-    otherwise = [f"{each.name} {each.b} instead of {each.a}" for each in differences]
+    otherwise = [otherwise_text(each.name, each.b, each.a) for each in differences]
     return changed_text(a, b, otherwise, unproven=total.verdict is Verdict.UNPROVEN)
 
 
@@ -331,15 +340,23 @@ def _compare_stage(
         change("compile_seconds", judged=cache_a == cache_b),
         _judge_by_steps(change("step_seconds_median"), 0.5, stage_a, stage_b),
         _judge_by_steps(change("step_seconds_p95"), 0.95, stage_a, stage_b),
+        _judge_by_steps(change("cached_step_seconds_median"), 0.5, stage_a, stage_b, cached=True),
+        change("cached_steps", judged=False),
         change("mfu_ratio", judged=False),
         change("hbm_peak_bytes", exact=_hbm_is_exact(stage_a) and _hbm_is_exact(stage_b)),
     )
-    known = [other for other in others if (other.a, other.b) != (None, None)]
+    known = [other for other in others if not _says_nothing(other)]
     name, component, *_ = key[-1]
     changes = (seconds, *known)
     counts = max(_share(seconds.a, total.a), _share(seconds.b, total.b)) >= SAME_RATIO
     unchanged = ended and not any(_is_changed(each, changes, counts=counts) for each in changes)
     return StageComparison(name, component, label, changes, unchanged)
+
+
+def _says_nothing(change: Change) -> bool:
+    """Whether neither run has the figure; of steps that were skipped, whether there are none."""
+    nothing = (None, 0.0) if change.name == "cached_steps" else (None,)
+    return change.a in nothing and change.b in nothing
 
 
 def _is_changed(change: Change, beside: Sequence[Change], *, counts: bool) -> bool:
@@ -385,25 +402,31 @@ def judge(ratio: float, value: float, known: Sequence[float]) -> Verdict:
 
 
 def _judge_by_steps(
-    change: Change, quantile: float, stage_a: StageReport | None, stage_b: StageReport | None
+    change: Change,
+    quantile: float,
+    stage_a: StageReport | None,
+    stage_b: StageReport | None,
+    *,
+    cached: bool = False,
 ) -> Change:
     """A difference of a statistic of the steps is none where the two runs' intervals overlap."""
     if change.verdict in (None, Verdict.SAME, Verdict.NOISE) or change.ratio is None:
         return change
-    interval_a, interval_b = _interval(stage_a, quantile), _interval(stage_b, quantile)
+    interval_a, interval_b = (_interval(stage, quantile, cached=cached) for stage in (stage_a, stage_b))
     if interval_a is None or interval_b is None:
         return change
     overlap = interval_a[0] <= interval_b[1] and interval_b[0] <= interval_a[1]
     return dataclasses.replace(change, verdict=Verdict.NOISE if overlap else _direction(change.ratio))
 
 
-def _interval(stage: StageReport | None, quantile: float) -> tuple[float, float] | None:
+def _interval(stage: StageReport | None, quantile: float, *, cached: bool) -> tuple[float, float] | None:
     """Where the quantile of the steps lies, with 95% confidence and for any distribution; None for too few.
 
     By order statistics, with the normal approximation to the binomial (Conover, Practical Nonparametric
     Statistics, 3rd edition, 3.2).
     """
-    seconds = timed_seconds(stage.steps) if stage else []
+    kinds = seconds_by_kind(stage.steps) if stage else {}
+    seconds = kinds.get(CACHED, []) if cached else full_seconds(kinds)
     middle = len(seconds) * quantile
     reach = NormalDist().inv_cdf((1 + _CONFIDENCE) / 2) * math.sqrt(middle * (1 - quantile))
     low, high = math.floor(middle - reach), math.ceil(middle + reach) + 1
@@ -419,12 +442,14 @@ def _figures(stage: StageReport | None) -> Mapping[Figure, float | None]:
     """None where the run does not know a figure; no figures of a stage that it does not have."""
     if stage is None:
         return {}
-    steps = stage.step_seconds
+    steps, cached = stage.step_seconds, (stage.step_seconds_by_kind or {}).get(CACHED)
     return {
         "seconds": stage.seconds,
         "compile_seconds": stage.compile_seconds if stage.compile_cache else None,
         "step_seconds_median": steps.median if steps else None,
         "step_seconds_p95": steps.p95 if steps else None,
+        "cached_step_seconds_median": cached.median if cached else None,
+        "cached_steps": float(count_cached(stage)),
         "mfu_ratio": stage.mfu.ratio if stage.mfu else None,
         "hbm_peak_bytes": max((usage.peak_bytes for usage in stage.hbm), default=None),
     }

@@ -34,6 +34,9 @@ DEFAULT_CONTENT_PARAMS: Final = frozenset({"prompt", "negative_prompt", "seed", 
 MESH: Final = "mesh"
 """The parameter that says how the devices shared the work, `dp=2,sp=1,tp=4`."""
 
+STEP_CACHE: Final = "step_cache"
+"""The parameter that says by which rule steps are skipped, `mag:0.12,0.2,3`."""
+
 OMIT_DEFAULT: Final = {"omit_default": True}
 """The metadata of a field that the wire carries only where it is not its default."""
 
@@ -211,7 +214,7 @@ class StepRecord(_Safe):
 
 @dataclass(frozen=True, slots=True)
 class StepSeconds:
-    """Statistics over the steps in which no compile fell."""
+    """Statistics over steps in which no compile fell."""
 
     median: float
     p95: float
@@ -293,8 +296,12 @@ class StageReport(_Safe):
     `compile_seconds` is trace, lowering and backend together; `compiles` are the backend's.
     `predicted_step_seconds` and `predicted_hbm_peak_bytes` are the forecast's, the latter of one of `hbm`'s
     devices. `bytes_done` of `bytes_total` are what a download has brought. `steps_by_kind` is `steps_total`
-    by kind, None where all are `full` or the kinds to come are not known. `host_wait_seconds` of the steps in
-    which no compile fell the devices had nothing to do, because the host had not handed them the next yet.
+    by kind, None where all are `full` or the kinds to come are not known. `step_seconds` leaves out the steps
+    that a step cache has skipped (kind `cached`), for they take other seconds; `step_seconds_by_kind` has
+    each kind's own, and is None where only full ones were timed. With `device_decides` nobody knows before
+    which those are: the device says of each step whether it is skipped. `flops`, `mfu` and `mbu` are of what
+    was computed, of skipped steps what is left of them. `host_wait_seconds` of the steps in which no compile
+    fell the devices had nothing to do, because the host had not handed them the next yet.
 
     `parent` is the position in the run's `stages` of the stage that this one is a part of: its time is in
     that one's, and `pipeline` is the one that reports it. A `node` is a stage of a workflow's run,
@@ -334,6 +341,8 @@ class StageReport(_Safe):
     node: Node | None = field(default=None, metadata=OMIT_DEFAULT)
     host_memory: HostMemory | None = field(default=None, metadata=OMIT_DEFAULT)
     host_wait_seconds: float | None = field(default=None, metadata=OMIT_DEFAULT)
+    step_seconds_by_kind: Mapping[str, StepSeconds] | None = field(default=None, metadata=OMIT_DEFAULT)
+    device_decides: bool = field(default=False, metadata=OMIT_DEFAULT)
 
 
 EtaBy: TypeAlias = Literal["history", "plan", "steps"]
@@ -345,7 +354,8 @@ class StageProgress(_Safe):
 
     `eta_seconds` is what it has still to go from now on; with `eta_by_forecast` it is the forecast's alone
     and stands, for a compile may precede the first step. `mfu`, `mbu` and `bound` are of the latest step
-    without a compile, of all so far for who has not heard of it. `bytes_per_second` is a download's rate.
+    without a compile that was not skipped, of all so far for who has not heard of it. `bytes_per_second` is a
+    download's rate.
 
     `run_eta_seconds` is what the whole run has still to go, this stage and all those to come, and
     `run_eta_by` says by what that is known best: alike runs of the `history`, the `plan`, or this run's own
@@ -367,6 +377,7 @@ class StageProgress(_Safe):
     bytes_per_second: float | None
     run_eta_seconds: float | None = field(default=None, metadata=OMIT_DEFAULT)
     run_eta_by: EtaBy | None = field(default=None, metadata=OMIT_DEFAULT)
+    step_seconds_by_kind: Mapping[str, StepSeconds] | None = field(default=None, metadata=OMIT_DEFAULT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -491,8 +502,9 @@ class _InStage(_Safe):
 class StepFinished(_InStage):
     """The device finished step `step` (from 0). `eta_seconds` is what the stage has still to go.
 
-    That is the steps to come times the median of the last ones, each kind apart, of which the forecast counts
-    as one. `mfu`, `mbu` and `bound` are of this step alone, None where a compile fell in it.
+    That is the steps to come times the median of the last ones, each kind apart. How many of each kind come
+    is as planned; where a step cache decides as it goes, as it went so far. `mfu`, `mbu` and `bound` are of
+    this step alone, None where a compile fell in it.
     """
 
     step: int

@@ -10,6 +10,8 @@ from typing import Any, Final, NamedTuple
 
 from crystools_tpu.telemetry.comparison import is_alike
 from crystools_tpu.telemetry.events import (
+    CACHED,
+    FULL,
     CompileCache,
     Forecast,
     RunReport,
@@ -20,6 +22,7 @@ from crystools_tpu.telemetry.events import (
 )
 from crystools_tpu.telemetry.stage_keys import Key, StageKeys
 from crystools_tpu.telemetry.stage_tree import top_level
+from crystools_tpu.telemetry.step_times import count_cached, seconds_of_steps, step_medians
 
 MOST_ALIKE: Final = 5
 """How many alike runs an expectation is made of, the newest: what they took is what the next will take."""
@@ -70,13 +73,23 @@ class Compiles(NamedTuple):
         return self.found * own_seconds / before.found if before.found > 0 else self.found
 
 
+class Skipped(NamedTuple):
+    """How many steps of a stage were full and how many a step cache skipped, and what one of each took."""
+
+    full: int
+    cached: int
+    full_seconds: float
+    cached_seconds: float
+
+
 @dataclass(frozen=True, slots=True)
 class Part:
     """A stage as it is expected.
 
     `seconds` are without compiles, None where they follow from `work`: FLOPs as a denoiser does them, which
     `steps` share, None where that is not known either. `compiles`, with those of its parts, are None where
-    nobody has seen it compile: then it is the denoiser's, so many times.
+    nobody has seen it compile: then it is the denoiser's, so many times. `skipped` is of another run,
+    where a step cache skips steps as the device decides: the first steps say nothing of how many.
     """
 
     parent: Key | None
@@ -87,6 +100,7 @@ class Part:
     compiling: float = 1.0
     found: float = 1.0
     missing: float = 1.0
+    skipped: Skipped | None = None
 
     @property
     def whole_seconds(self) -> float | None:
@@ -156,12 +170,14 @@ def _by_history(run: RunReport, alike: Sequence[RunReport]) -> Expectation:
     """
     cached = _cached(run)
     runs = [_figures(each, cached) for each in alike]
+    skipped = _skipped(alike[0])
     parts = {}
     for key in runs[0]:
         figures = [figures[key] for figures in runs if key in figures]
         seconds, compiles = zip(*figures, strict=True)
         found, missing = zip(*compiles, strict=True)
-        parts[key] = Part(key[0], median(seconds), Compiles(median(found), max(missing)))
+        usual = Compiles(median(found), max(missing))
+        parts[key] = Part(key[0], median(seconds), usual, skipped=skipped.get(key))
     return Expectation(parts, by_history=True, share=median(map(_share, alike)))
 
 
@@ -181,6 +197,17 @@ def _figures(run: RunReport, cached: frozenset[str]) -> dict[Key, tuple[float, C
         and stage.name is not StageName.DOWNLOAD
         and (stage.node is None or stage.node.id not in cached)
     }
+
+
+def _skipped(run: RunReport) -> Mapping[Key, Skipped]:
+    """Of the stages in which a step cache skipped steps without its being planned."""
+    keys = StageKeys()
+    found = {}
+    for stage in run.stages:
+        key, cached, seconds = keys.add(stage), count_cached(stage), step_medians(stage)
+        if stage.steps_by_kind is None and cached and {FULL, CACHED} <= seconds.keys():
+            found[key] = Skipped(len(stage.steps) - cached, cached, seconds[FULL], seconds[CACHED])
+    return found
 
 
 def put_into_cache(stage: StageReport) -> float:
@@ -254,8 +281,8 @@ def _seconds_without_compile(stage: StageReport) -> float | None:
     """What its work took the devices, of a stage that came to its end."""
     if stage.seconds is None or stage.status is not Status.SUCCEEDED:
         return None
-    if stage.step_seconds is not None:
-        return stage.step_seconds.median * len(stage.steps)
+    if (seconds := seconds_of_steps(stage)) is not None:
+        return seconds
     return max(0.0, stage.seconds - stage.compile_seconds)
 
 

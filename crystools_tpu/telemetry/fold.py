@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 
 from crystools_tpu.telemetry.compiles import recompile_reason, worst_cache
 from crystools_tpu.telemetry.events import (
+    CACHED,
     BytesTransferred,
     CompileFinished,
     CompileRecord,
@@ -28,7 +29,13 @@ from crystools_tpu.telemetry.events import (
     StepFinished,
 )
 from crystools_tpu.telemetry.stage_tree import number_of_running_stage
-from crystools_tpu.telemetry.step_times import eta_seconds, is_timed, statistics_of, timed_seconds
+from crystools_tpu.telemetry.step_times import (
+    eta_seconds,
+    is_timed,
+    seconds_by_kind,
+    statistics_of_full,
+    statistics_of_kinds,
+)
 from crystools_tpu.telemetry.time_to_go import (
     AlikeOf,
     RunsAhead,
@@ -121,7 +128,7 @@ class _Stage:
         self.progress = _progress(report, now)
         self._told_at = now
         self._steps = len(report.steps)
-        self._timed = timed_seconds(report.steps)
+        self._timed = seconds_by_kind(report.steps)
         self._compiles = set(report.compiles)
         self._recompiled: list[CompileRecord] = []
 
@@ -149,16 +156,19 @@ class _Stage:
         return self.progress
 
     def _step(self, event: StepFinished) -> dict[str, Any]:
-        figures = {"mfu": event.mfu, "mbu": event.mbu, "bound": event.bound}
-        changes: dict[str, Any] = {name: figure for name, figure in figures.items() if figure is not None}
+        changes: dict[str, Any] = {}
+        if event.record.kind != CACHED:  # what that made of the chips says nothing of the other steps
+            figures = {"mfu": event.mfu, "mbu": event.mbu, "bound": event.bound}
+            changes = {name: figure for name, figure in figures.items() if figure is not None}
         if event.step + 1 >= self._steps:
             changes |= {"eta_seconds": event.eta_seconds, "eta_by_forecast": False}
         if event.step < self._steps:
             return changes
         self._steps += 1
         if is_timed(event.record):
-            bisect.insort(self._timed, event.record.seconds)
-            changes["step_seconds"] = statistics_of(self._timed)
+            bisect.insort(self._timed.setdefault(event.record.kind, []), event.record.seconds)
+            changes["step_seconds"] = statistics_of_full(self._timed)
+            changes["step_seconds_by_kind"] = statistics_of_kinds(self._timed)
         if event.record.finite is False and self.progress.first_nonfinite_step is None:
             changes["first_nonfinite_step"] = event.step
         return changes

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from crystools_tpu.telemetry.amounts import amount_text, duration_text, pace_text
+from crystools_tpu.telemetry.asked import otherwise_text
 from crystools_tpu.telemetry.causes import Cause, Finding, step_seconds
-from crystools_tpu.telemetry.events import RunReport, Status
+from crystools_tpu.telemetry.events import STEP_CACHE, RunReport, Status
 from crystools_tpu.telemetry.labels import short_id
 from crystools_tpu.telemetry.spent import Spent, parts_of
 
@@ -84,18 +85,21 @@ def _only_change(run: RunReport, other: RunReport) -> str | None:
     if len(differing) != 1:
         return None
     (name,) = differing
-    if run.params.get(name) is None or other.params.get(name) is None:
+    own, theirs = run.params.get(name), other.params.get(name)
+    if name != STEP_CACHE and (own is None or theirs is None):
         return None
-    return f"{name.replace('_', ' ')} {other.params[name]} instead of {run.params[name]}"
+    return otherwise_text(name, theirs, own).replace(name, name.replace("_", " "))
 
 
 def _faster(run: RunReport, other: RunReport, change: str) -> Proposal | None:
     """By the step where that differs, or else by the whole run."""
     by = f"(run {short_id(other.run_id)})"
     own, theirs = step_seconds(run), step_seconds(other)
-    if own and theirs and theirs / own - 1 <= _WORTH_IT:
+    skips = run.params.get(STEP_CACHE) != other.params.get(STEP_CACHE)
+    fewer = skips or run.params.get(_STEPS) != other.params.get(_STEPS)
+    if not skips and own and theirs and theirs / own - 1 <= _WORTH_IT:
         ratio, unit = theirs / own - 1, "a step"
-    elif run.params.get(_STEPS) != other.params.get(_STEPS) and run.total_seconds and other.total_seconds:
+    elif fewer and run.total_seconds and other.total_seconds:
         theirs, own = other.total_seconds, run.total_seconds
         ratio, unit = theirs / own - 1, "in all"
     else:

@@ -49,8 +49,8 @@ class CachedStep(NamedTuple):
     """
 
     skipped: Any
-    flops: float
-    moved_bytes: float
+    flops: float | None
+    moved_bytes: float | None
 
 
 class StageRecorder(Protocol):

@@ -11,7 +11,7 @@ from typing import Final
 from crystools_tpu.telemetry.events import RunReport, StageReport
 from crystools_tpu.telemetry.stage_keys import Key, StageKeys
 from crystools_tpu.telemetry.stage_tree import parent_of
-from crystools_tpu.telemetry.step_times import timed_seconds
+from crystools_tpu.telemetry.step_times import is_timed, step_medians
 
 RUNS_TO_JUDGE_BY: Final = 3
 """How many runs it takes to know by how much a figure changes by itself."""
@@ -123,11 +123,11 @@ def _own_seconds(stages: Sequence[StageReport]) -> list[float | None]:
 
 def _split(stage: StageReport, seconds: float, *, with_host: bool) -> dict[Spent, float]:
     """A stage's own seconds by what they were spent on; what they were not spent on is left out."""
-    step = stage.step_seconds.median if stage.step_seconds else None
-    compiled = [record.seconds for record in stage.steps if record.compiled]
+    usual = step_medians(stage)
+    compiled = sum(usual.get(record.kind, 0.0) for record in stage.steps if record.compiled)
     recompile = sum(cost for _, cost in recompiled_steps(stage))
     host = (stage.host_wait_seconds or 0.0) if with_host else 0.0
-    steps = 0.0 if step is None else sum(timed_seconds(stage.steps)) - host + step * len(compiled)
+    steps = sum(record.seconds for record in stage.steps if is_timed(record)) - host + compiled
     split = {
         Spent.COMPILE: max(0.0, stage.compile_seconds - recompile),
         Spent.RECOMPILE: recompile,
@@ -140,9 +140,10 @@ def _split(stage: StageReport, seconds: float, *, with_host: bool) -> dict[Spent
 
 def recompiled_steps(stage: StageReport) -> list[tuple[int, float]]:
     """The steps after the first in which something was compiled, and how much longer each took than a usual
-    one; none where no usual one is known."""
-    if stage.step_seconds is None:
-        return []
-    usual = stage.step_seconds.median
-    later = [(number, record) for number, record in enumerate(stage.steps) if number > 0 and record.compiled]
-    return [(number, max(0.0, record.seconds - usual)) for number, record in later]
+    one of its kind; none of those of which no usual one is known."""
+    usual = step_medians(stage)
+    return [
+        (number, max(0.0, record.seconds - usual[record.kind]))
+        for number, record in enumerate(stage.steps)
+        if number > 0 and record.compiled and record.kind in usual
+    ]

@@ -30,7 +30,7 @@ from crystools_tpu.telemetry.guard import Guard
 from crystools_tpu.telemetry.hbm import HbmRecorder
 from crystools_tpu.telemetry.profile import Profiler
 from crystools_tpu.telemetry.protocol import CachedStep
-from crystools_tpu.telemetry.step_times import Eta, planned_steps, step_statistics
+from crystools_tpu.telemetry.step_times import Eta, planned_steps, statistics_by_kind, step_statistics
 from crystools_tpu.telemetry.steps import DispatchedStep, StepWaiter, as_it_was
 from crystools_tpu.telemetry.text import describe_error
 from crystools_tpu.telemetry.transfer import Transfer
@@ -83,6 +83,7 @@ class Stage:
         self._around = around
         self._guard = around.guard
         self._start = report
+        self._reading_kind = around.guard("whether a step was skipped could not be read")
         self._place = around.run_id, around.pipeline, index, report.name
         self._index = index
         self._flops_per_step = around.guard.known("flops_per_step", flops_per_step, figure)
@@ -90,6 +91,7 @@ class Stage:
         self._started_at = self._last_done_at = around.clock()
         self._finished: list[_FinishedStep] = []
         self._eta = Eta(planned_steps(report), report.predicted_step_seconds)
+        self._device_decides = False
         self._dispatched = 0
         self._compiles_seen = 0
         self._compiles: list[CompileRecord] = []
@@ -139,6 +141,11 @@ class Stage:
         self._compiles_seen = self.compile_log.count
         self._dispatched += 1
         known = self._guard.known
+        if cached is not None:
+            skipped, flops_if, moved_if = cached
+            cached = CachedStep(
+                skipped, known("flops", flops_if, figure), known("moved_bytes", moved_if, figure)
+            )
         moved = self._bytes_per_step if moved_bytes is None else known("moved_bytes", moved_bytes, figure)
         self._waiter.add(
             DispatchedStep(
@@ -203,11 +210,12 @@ class Stage:
         if seconds is None:  # a step is its time
             return
         host_wait_seconds = max(0.0, min(step.dispatched_at, finished_at) - last_done_at)
-        step = as_it_was(step)
+        step = as_it_was(step, self._reading_kind)
         record = StepRecord(seconds, step.compiled, finite, step.kind)
         finished = _FinishedStep(record, step.flops, step.moved_bytes, host_wait_seconds)
         self._finished.append(finished)
-        self._eta.add(record)
+        self._device_decides = self._device_decides or step.cached is not None
+        self._eta.add(record, device_decides=self._device_decides)
         self._hbm.sample()
         used, moved, bound = self._utilisation([finished])
         self._around.publish(
@@ -266,6 +274,8 @@ class Stage:
             hbm=self._hbm.usage(),
             bytes_done=self._transfer.bytes_done,
             host_wait_seconds=_host_wait_seconds(finished),
+            step_seconds_by_kind=statistics_by_kind(records),
+            device_decides=self._device_decides,
         )
 
 

@@ -10,6 +10,7 @@ from crystools_tpu.telemetry.amounts import duration_text, share_text
 from crystools_tpu.telemetry.events import Bound, RunReport, StageName, StageReport
 from crystools_tpu.telemetry.labels import size_label, stage_title
 from crystools_tpu.telemetry.spent import Spent, parts_of
+from crystools_tpu.telemetry.words import kinds_text
 
 BoundBy: TypeAlias = Literal["compute", "bandwidth", "host", "compile", "load", "download", "save"]
 
@@ -58,6 +59,7 @@ def _bound_of(stage: StageReport, spent: dict[Spent, float], total: float) -> St
         for name, ratio in (("MFU", stage.mfu), ("MBU", stage.mbu))
         if ratio
     ]
+    used += [kinds] if (kinds := kinds_text(stage)) else []
     bound: BoundBy | None = None
     if stage.name in _BY_NAME:
         bound, figures = _BY_NAME[stage.name], _moved(stage, seconds)

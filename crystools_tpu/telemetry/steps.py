@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from queue import SimpleQueue
 from typing import Any, NamedTuple
 
@@ -31,12 +32,20 @@ class DispatchedStep(NamedTuple):
     cached: CachedStep | None = None
 
 
-def as_it_was(step: DispatchedStep) -> DispatchedStep:
-    """The finished step, of the kind and cost that the device has decided."""
-    if step.cached is None or not truth(step.cached.skipped):
+def as_it_was(step: DispatchedStep, reading: AbstractContextManager[None]) -> DispatchedStep:
+    """The finished step, of the kind and cost that the device has decided.
+
+    Where that cannot be read, which `reading` guards, what it has cost is not known.
+    """
+    if step.cached is None:
         return step
+    skipped = None
+    with reading:
+        skipped = truth(step.cached.skipped)
+    if skipped is None:
+        return step._replace(flops=None, moved_bytes=None)
     _, flops, moved_bytes = step.cached
-    return step._replace(kind=CACHED, flops=flops, moved_bytes=moved_bytes)
+    return step._replace(kind=CACHED, flops=flops, moved_bytes=moved_bytes) if skipped else step
 
 
 class StepWaiter:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Final
 
-from crystools_tpu.telemetry.events import HbmUsage, Ratio, RunReport, StageReport
+from crystools_tpu.telemetry.events import CACHED, HbmUsage, Ratio, RunReport, StageReport
 from crystools_tpu.telemetry.labels import size_label, stage_label
 
 MARK: Final = "?"
@@ -34,12 +34,13 @@ def is_before_zero(seconds: float | None) -> bool:
 
 def suspect_figures(stage: StageReport) -> Mapping[str, str]:
     """Why some of the stage's figures cannot be, by the names that a comparison has for them."""
-    steps = stage.step_seconds
+    steps, cached = stage.step_seconds, (stage.step_seconds_by_kind or {}).get(CACHED)
     reasons: dict[str, str | None] = {
         "seconds": _before_zero("time", stage.seconds),
         "compile_seconds": _before_zero("compile", stage.compile_seconds),
         "step_seconds_median": _before_zero("step", steps.median if steps else None),
         "step_seconds_p95": _before_zero("step, p95", steps.p95 if steps else None),
+        "cached_step_seconds_median": _before_zero("skipped step", cached.median if cached else None),
         "mfu_ratio": _of_ratio("MFU", stage.mfu),
         "mbu_ratio": _of_ratio("MBU", stage.mbu),
         "hbm_peak_bytes": next(filter(None, map(_of_memory, stage.hbm)), None),

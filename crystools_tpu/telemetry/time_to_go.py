@@ -29,10 +29,11 @@ from crystools_tpu.telemetry.events import (
     Status,
     StepFinished,
 )
-from crystools_tpu.telemetry.expectation import Compiles, Part, expectation
+from crystools_tpu.telemetry.expectation import Compiles, Part, Skipped, expectation
 from crystools_tpu.telemetry.guard import Guard
 from crystools_tpu.telemetry.stage_keys import StageKeys
 from crystools_tpu.telemetry.stage_tree import number_of_running_stage, parent_of
+from crystools_tpu.telemetry.step_times import mean_planned_seconds
 
 logger = logging.getLogger(__name__)
 
@@ -101,8 +102,7 @@ class RunAhead:
             self._compiled_before = Compiles(
                 before.found + part.compiles.found, before.missing + part.compiles.missing
             )
-        median_seconds = None if stage.step_seconds is None else stage.step_seconds.median
-        self._rate = _rate(stage, part, median_seconds) or self._rate
+        self._rate = _rate(stage, part, stage) or self._rate
 
     def left(
         self, number: int, progress: StageProgress, done: int, now_unix_seconds: float
@@ -113,7 +113,7 @@ class RunAhead:
         self._saw_compile(self._stages[number], progress.compile_seconds)
         steps = progress.step_seconds
         part = self._part(number)
-        rate = _rate(self._stages[number], part, None if steps is None else steps.median) or self._rate
+        rate = _rate(self._stages[number], part, progress) or self._rate
         of_stage = self._left_of(number, progress, done, rate, now_unix_seconds)
         if of_stage is None:
             return None
@@ -137,6 +137,9 @@ class RunAhead:
     ) -> tuple[float, int] | None:
         """What a stage has still to go. Where that is not known, the nearest stage above, of which it is."""
         assert self._expected is not None
+        part = self._part(number)
+        if part is not None and part.skipped and done > 0 and progress.step_seconds_by_kind is None:
+            return _left_before_skips(part.skipped, progress, done), number
         if progress.eta_seconds is not None and (
             not progress.eta_by_forecast or not self._expected.by_history
         ):
@@ -197,11 +200,20 @@ def _seconds(part: Part, rate: float | None) -> float | None:
     return None if part.work is None or rate is None else part.work / rate
 
 
-def _rate(stage: StageReport, part: Part | None, step_seconds: float | None) -> float | None:
-    """The FLOPs a second of a denoiser, by its steps."""
-    if stage.name is not StageName.DENOISE or part is None or part.work is None or not step_seconds:
+def _left_before_skips(usual: Skipped, progress: StageProgress, done: int) -> float:
+    """What is left of a stage with so many steps that has skipped none yet, where another run did skip."""
+    full = progress.step_seconds.median if progress.step_seconds else usual.full_seconds
+    to_come = max(0, usual.full + usual.cached - done)
+    to_come_full = min(to_come, max(0, usual.full - done))
+    return to_come_full * full + (to_come - to_come_full) * usual.cached_seconds
+
+
+def _rate(stage: StageReport, part: Part | None, timed: StageReport | StageProgress) -> float | None:
+    """The FLOPs a second of a denoiser, by its steps so far, of which `timed` has the times."""
+    if stage.name is not StageName.DENOISE or part is None or part.work is None:
         return None
-    return part.work / part.steps / step_seconds
+    seconds = mean_planned_seconds(stage, timed)
+    return part.work / part.steps / seconds if seconds else None
 
 
 def time_to_go(

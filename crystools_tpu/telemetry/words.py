@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-from crystools_tpu.telemetry.events import RunReport, StageName, StageReport, Status
+from crystools_tpu.telemetry.events import STEP_CACHE, RunReport, StageName, StageReport, Status
 from crystools_tpu.telemetry.forecast import forecast_warning
 from crystools_tpu.telemetry.labels import stage_label
+from crystools_tpu.telemetry.step_times import count_cached
 from crystools_tpu.telemetry.suspicion import suspicions
 
 _MAY_BE_USELESS: Final = (Status.RUNNING, Status.SUCCEEDED)
+_CALIBRATE: Final = "calibrate"
+"""What asks for a step cache's ratios to be measured, and not for a cache."""
 
 
 def outcome(report: RunReport) -> str:
@@ -30,6 +33,30 @@ def cancelled_stage(report: RunReport) -> StageReport | None:
 def steps_note(stage: StageReport) -> str:
     """`12 of 50 steps`."""
     return f"{len(stage.steps)} of {stage.steps_total} steps"
+
+
+def kinds_text(stage: StageReport) -> str | None:
+    """`12 full, 18 cached`: a stage's steps so far, where a step cache has skipped any of them."""
+    cached = count_cached(stage)
+    return f"{len(stage.steps) - cached} full, {cached} cached" if cached else None
+
+
+def skipped_note(report: RunReport) -> str | None:
+    """`18 of 40 steps (45%) were skipped by the step cache (mag:0.12,0.2,3)`; None where there is none."""
+    asked = report.params.get(STEP_CACHE)
+    with_cache = [
+        stage
+        for stage in report.stages
+        if count_cached(stage) or (asked is not None and stage.name is StageName.DENOISE)
+    ]
+    steps, skipped = sum(len(stage.steps) for stage in with_cache), sum(map(count_cached, with_cache))
+    if not steps or (not skipped and asked == _CALIBRATE):
+        return None
+    by = "a step cache" if asked is None else f"the step cache ({asked})"
+    if not skipped:
+        return f"none of {steps} steps was skipped by {by}"
+    were = "was" if skipped == 1 else "were"
+    return f"{skipped} of {steps} steps ({skipped / steps:.0%}) {were} skipped by {by}"
 
 
 def nonfinite_note(report: RunReport) -> str | None:

@@ -6,6 +6,7 @@
  */
 
 import { NOT_APPLICABLE, applies } from "./applicable.js";
+import { askedTitle, loraNames } from "./asked.js";
 import { deviceLabel, devicesLabel, memoryLabel } from "./device-names.js";
 import {
   NOT_AVAILABLE,
@@ -20,6 +21,7 @@ import {
   wholeDuration,
 } from "./format.js";
 import { fullestChip, hbmOverRun, mainStage, pathTo } from "./run-figures.js";
+import { cachedSeconds, countCached, kindsText, skippedText } from "./step-kinds.js";
 import { MARK, ratioText, suspectFigures, suspicionsOf } from "./suspicion.js";
 import { nodesDone } from "./workflow-figures.js";
 
@@ -76,28 +78,29 @@ export function paramsOf({ params }) {
   );
   return [
     ...size,
-    ...rest.map(
-      ([name, value]) => /** @type {[string, string]} */ ([name.replaceAll("_", " "), String(value)]),
-    ),
+    ...rest.map(([name, value]) => /** @type {[string, string]} */ ([askedTitle(name), String(value)])),
   ];
 }
 
 /**
- * What was made, and how fast, in a line: "1280×720×81 · 50 steps · 4.60 s a step · MFU 39%". What is not known
- * is left out.
+ * What was made, and how fast, in a line: "1280×720×81 · 50 steps, 30 cached · 4.60 s a full step · MFU 39% · step
+ * cache mag:0.12". What is not known is left out.
  *
  * @param {RunReport} run
  */
 export function factsText(run) {
-  const { width, height, num_frames: frames } = run.params;
+  const { width, height, num_frames: frames, step_cache: cache, loras } = run.params;
   const size = width == null || height == null ? [] : [width, height, ...(Number(frames) > 1 ? [frames] : [])];
   const stage = mainStage(run);
   const steps = stage?.name === "denoise" || stage?.step_seconds ? (stage?.steps.length ?? 0) : 0;
+  const cached = stage ? countCached(stage) : 0;
   return [
     size.join("×"),
-    steps ? `${steps} step${steps === 1 ? "" : "s"}` : "",
-    stage?.step_seconds ? `${duration(stage.step_seconds.median)} a step` : "",
+    steps ? `${steps} step${steps === 1 ? "" : "s"}${cached ? `, ${cached} cached` : ""}` : "",
+    stage?.step_seconds ? `${duration(stage.step_seconds.median)} a ${cached ? "full " : ""}step` : "",
     stage?.mfu ? `MFU ${ratioText(stage.mfu)}` : "",
+    cache == null ? "" : `step cache ${cache}`,
+    loras == null ? "" : `LoRA ${loraNames(loras)}`,
   ]
     .filter(Boolean)
     .map((fact) => fact.replaceAll(" ", "\u00a0"))
@@ -260,13 +263,18 @@ export function figuresOf(run, stage) {
   const usages = hbmOverRun(run);
   const peak = fullestChip(usages);
   const unknown = run.status === "running" ? "Known when the stage ends." : "Not reported.";
-  const median = `Median of the steps of ${stageTitle(stage)} without a compile.${forecastText(run, stage)}`;
+  const kinds = kindsText(stage);
+  const of = `Median of the ${kinds ? "full " : ""}steps of ${stageTitle(stage)} without a compile.`;
+  const cached = cachedSeconds(stage);
+  const besides = cached == null ? "" : ` A cached one takes ${duration(cached)}.`;
+  const median = `${of}${besides}${forecastText(run, stage)}`;
   const noMfu = "No step with known FLOPs on chips with a known peak.";
   const ofSteps = (/** @type {string} */ text) => (applies("steps", stage) ? text : NOT_APPLICABLE);
   const used = (/** @type {string} */ text) => (applies("utilisation", stage) ? text : NOT_APPLICABLE);
   const ofPeak = peak && suspectFigures(peak.peakStage).hbm_peak_bytes ? MARK : "";
   return [
     ["Step time", ofSteps(duration(stage.step_seconds?.median)), median],
+    ...(kinds ? [figure("Steps", kinds, `${skippedText(run, stage)}.`)] : []),
     ["MFU", used(ratioText(mfu)), mfu ? `Model FLOPs over the chips' peak. ${ratioDetail(mfu)}` : noMfu],
     ["MBU", used(ratioText(mbu)), mbu ? `Model bytes over memory bandwidth. ${ratioDetail(mbu)}` : unknown],
     ["Verdict", used(verdict(bound)), bound ? (VERDICTS[bound] ?? "") : unknown],
@@ -279,9 +287,17 @@ export function figuresOf(run, stage) {
   ];
 }
 
+/** @param {string} label @param {string} value @param {string} detail @returns {[string, string, string]} */
+function figure(label, value, detail) {
+  return [label, value, detail];
+}
+
 /** @param {RunReport} run @param {StageReport} stage */
-function forecastText({ forecast }, { predicted_step_seconds: seconds }) {
-  return forecast && seconds != null ? ` Forecast: ${duration(seconds)}, by ${forecast.method}.` : "";
+function forecastText({ forecast }, stage) {
+  const { predicted_step_seconds: seconds } = stage;
+  if (!forecast || seconds == null) return "";
+  const mean = countCached(stage) ? " on average" : "";
+  return ` Forecast: ${duration(seconds)}${mean}, by ${forecast.method}.`;
 }
 
 /** @typedef {[level: "warning" | "critical", text: string]} Warning */

@@ -6,6 +6,7 @@
  */
 
 import { duration, gibibytes, percent, stageTitle } from "./format.js";
+import { cachedSeconds } from "./step-kinds.js";
 
 /** What stands behind a figure that cannot be. */
 export const MARK = "?";
@@ -36,12 +37,14 @@ export function ratioText(ratio) {
  * @param {StageReport} stage
  * @returns {Partial<Record<Change["name"] | "mbu_ratio", string>>}
  */
-export function suspectFigures({ seconds, compile_seconds: compile, step_seconds: step, mfu, mbu, hbm }) {
+export function suspectFigures(stage) {
+  const { seconds, compile_seconds: compile, step_seconds: step, mfu, mbu, hbm } = stage;
   const reasons = {
     seconds: beforeZero("time", seconds),
     compile_seconds: beforeZero("compile", compile),
     step_seconds_median: beforeZero("step", step?.median),
     step_seconds_p95: beforeZero("step p95", step?.p95),
+    cached_step_seconds_median: beforeZero("skipped step", cachedSeconds(stage)),
     mfu_ratio: ofRatio("MFU", mfu),
     mbu_ratio: ofRatio("MBU", mbu),
     hbm_peak_bytes: hbm.map(ofMemory).find(Boolean),

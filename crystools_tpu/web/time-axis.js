@@ -58,6 +58,7 @@ export const LEGEND_STYLE = `
     background: repeating-linear-gradient(135deg, var(--crystools-muted) 0 1.5px, transparent 1.5px 4px);
     border: 1px solid var(--crystools-muted);
   }
+  .key.cached::before { height: 5px; background: var(--crystools-cached); }
   .key.expected::before { background: none; border: 1px dashed var(--color, var(--crystools-hbm)); }
   .key.nan::before { background: var(--crystools-critical); }
 `;

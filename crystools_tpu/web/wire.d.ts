@@ -75,7 +75,7 @@ export interface StepRecord {
   kind?: string;
 }
 
-/** Statistics over the steps in which no compile fell. */
+/** Statistics over steps in which no compile fell. */
 export interface StepSeconds {
   median: number;
   p95: number;
@@ -141,8 +141,12 @@ export interface HostMemory {
  * `compile_seconds` is trace, lowering and backend together; `compiles` are the backend's.
  * `predicted_step_seconds` and `predicted_hbm_peak_bytes` are the forecast's, the latter of one of `hbm`'s
  * devices. `bytes_done` of `bytes_total` are what a download has brought. `steps_by_kind` is `steps_total`
- * by kind, null where all are `full` or the kinds to come are not known. `host_wait_seconds` of the steps in
- * which no compile fell the devices had nothing to do, because the host had not handed them the next yet.
+ * by kind, null where all are `full` or the kinds to come are not known. `step_seconds` leaves out the steps
+ * that a step cache has skipped (kind `cached`), for they take other seconds; `step_seconds_by_kind` has
+ * each kind's own, and is null where only full ones were timed. With `device_decides` nobody knows before
+ * which those are: the device says of each step whether it is skipped. `flops`, `mfu` and `mbu` are of what
+ * was computed, of skipped steps what is left of them. `host_wait_seconds` of the steps in which no compile
+ * fell the devices had nothing to do, because the host had not handed them the next yet.
  *
  * `parent` is the position in the run's `stages` of the stage that this one is a part of: its time is in
  * that one's, and `pipeline` is the one that reports it. A `node` is a stage of a workflow's run,
@@ -181,6 +185,8 @@ export interface StageReport {
   node?: Node | null;
   host_memory?: HostMemory | null;
   host_wait_seconds?: number | null;
+  step_seconds_by_kind?: Record<string, StepSeconds> | null;
+  device_decides?: boolean;
 }
 
 /**
@@ -223,7 +229,8 @@ export interface Forecast {
  *
  * `eta_seconds` is what it has still to go from now on; with `eta_by_forecast` it is the forecast's alone
  * and stands, for a compile may precede the first step. `mfu`, `mbu` and `bound` are of the latest step
- * without a compile, of all so far for who has not heard of it. `bytes_per_second` is a download's rate.
+ * without a compile that was not skipped, of all so far for who has not heard of it. `bytes_per_second` is a
+ * download's rate.
  *
  * `run_eta_seconds` is what the whole run has still to go, this stage and all those to come, and
  * `run_eta_by` says by what that is known best: alike runs of the `history`, the `plan`, or this run's own
@@ -245,6 +252,7 @@ export interface StageProgress {
   bytes_per_second: number | null;
   run_eta_seconds?: number | null;
   run_eta_by?: "history" | "plan" | "steps" | null;
+  step_seconds_by_kind?: Record<string, StepSeconds> | null;
 }
 
 /** The process that a run is of: its id, its user's name, and what it was started as (`generate`). */
@@ -339,8 +347,9 @@ export interface StageStarted {
 /**
  * The device finished step `step` (from 0). `eta_seconds` is what the stage has still to go.
  *
- * That is the steps to come times the median of the last ones, each kind apart, of which the forecast counts
- * as one. `mfu`, `mbu` and `bound` are of this step alone, null where a compile fell in it.
+ * That is the steps to come times the median of the last ones, each kind apart. How many of each kind come
+ * is as planned; where a step cache decides as it goes, as it went so far. `mfu`, `mbu` and `bound` are of
+ * this step alone, null where a compile fell in it.
  */
 export interface StepFinished {
   run_id: string;
@@ -481,6 +490,8 @@ export interface Change {
     | "compile_seconds"
     | "step_seconds_median"
     | "step_seconds_p95"
+    | "cached_step_seconds_median"
+    | "cached_steps"
     | "mfu_ratio"
     | "hbm_peak_bytes";
   a: number | null;
@@ -544,6 +555,7 @@ export type Cause =
   | "compile"
   | "load"
   | "steps"
+  | "step_cache"
   | "stage"
   | "memory"
   | "better_mesh"

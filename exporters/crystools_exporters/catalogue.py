@@ -16,7 +16,9 @@ Labels are closed sets: never a prompt, a seed or a run id.
 - `node_class` the classes of ComfyUI's own nodes and of ours (`node_classes.py`); all others are `other`
 - `status`    `succeeded failed cancelled`
 - `reason`    why a model's component left the memory: `evicted freed out_of_memory`
-- `kind`      what a source calls the chip (`TPU v6e`)
+- `kind`      what a source calls the chip (`TPU v6e`); of steps `full`, `cached` where a step cache skipped
+              them, `other` for a pipeline's own words, and of their number `compiled` where a compile fell
+              in them
 - `cache`     what the compilation cache did: `hit miss off`
 - `version`   this package's version, on `build_info` alone
 
@@ -37,6 +39,8 @@ from crystools_exporters.readers import (
     FROM_ZERO,
     HBM_PEAKS,
     IDLE_SOURCES,
+    STEP_SECONDS,
+    STEPS,
     Built,
     EventReader,
     InProgress,
@@ -60,6 +64,7 @@ from crystools_tpu.telemetry import (
     StageFinished,
     StepFinished,
 )
+from crystools_tpu.telemetry.events import CACHED
 
 SIMULATED_LABEL: Final = "simulated"
 
@@ -121,8 +126,9 @@ def _chip_seconds(event: RunFinished) -> float | None:
     return report.total_seconds * report.device.chips
 
 
-def _without_compile(event: StepFinished) -> bool:
-    return not event.record.compiled
+def _in_full(event: StepFinished) -> bool:
+    """Not of what a step cache left of a step, which says nothing of the others."""
+    return not event.record.compiled and event.record.kind != CACHED
 
 
 def _is_nonfinite(event: StepFinished) -> int | None:
@@ -202,9 +208,13 @@ CATALOGUE: Final = (
     MetricSpec("crystools_tpu_stage_duration_seconds",
         on(StageFinished, *_STAGE, "status", value=lambda event: event.report.seconds),
         "Duration of stages, compilation included.", _DURATION_BUCKETS),
+    MetricSpec("crystools_tpu_steps_total", STEPS,
+        "Steps that the device finished, by what they did: all of it (full), what a step cache left of it "
+        "(cached), or a compile besides (compiled)."),
     MetricSpec("crystools_tpu_step_duration_seconds",
-        on(StepFinished, *_STAGE, value=lambda event: event.record.seconds, where=_without_compile),
-        "Duration of steps on the device, without the steps in which a compile fell.", _DURATION_BUCKETS),
+        STEP_SECONDS,
+        "Duration of steps on the device, without the steps in which a compile fell; those that a step cache "
+        "skipped (cached) take other seconds than full ones.", _DURATION_BUCKETS),
     MetricSpec("crystools_tpu_nonfinite_steps_total", on(StepFinished, *_STAGE, value=_is_nonfinite),
         "Steps whose output held a NaN or an infinity, by the device's own check."),
     MetricSpec("crystools_tpu_compile_duration_seconds",
@@ -216,9 +226,10 @@ CATALOGUE: Final = (
         on(CompileFinished, *_STAGE, value=lambda event: int(event.recompile)),
         "Steps after the first of their stage in which something was compiled."),
     MetricSpec("crystools_tpu_stage_mfu_ratio",
-        on(StepFinished, *_STAGE, value=lambda event: _ratio(event.mfu), where=_without_compile)
+        on(StepFinished, *_STAGE, value=lambda event: _ratio(event.mfu), where=_in_full)
         | on(StageFinished, *_STAGE, value=lambda event: _ratio(event.report.mfu)),
-        "Model FLOPs over time, chips and peak FLOP/s: of the latest step, then of the stage once it ended."),
+        "Model FLOPs over time, chips and peak FLOP/s: of the latest step that no step cache skipped, then "
+        "of the stage once it ended."),
     MetricSpec("crystools_tpu_stage_mbu_ratio",
         on(StageFinished, *_STAGE, value=lambda event: _ratio(event.report.mbu)),
         "Bytes that had to move over time, chips and peak bandwidth, of the latest stage that ended."),

@@ -38,7 +38,7 @@ from crystools_tpu.telemetry import (
     stage_label,
 )
 from crystools_tpu.telemetry.device_names import device_of, memory_label
-from crystools_tpu.telemetry.events import plain
+from crystools_tpu.telemetry.events import CACHED, plain
 from crystools_tpu.telemetry.stage_tree import parent_of, walk
 from crystools_tpu.telemetry.suspicion import suspicions
 
@@ -304,5 +304,9 @@ def _without(values: Mapping[str, Any], *names: str) -> dict[str, Any]:
 
 
 def _step_title(number: int, step: StepRecord) -> str:
-    marks = ["compiled"] * step.compiled + ["not finite"] * (step.finite is False)
+    marks = (
+        ["cached"] * (step.kind == CACHED)
+        + ["compiled"] * step.compiled
+        + ["not finite"] * (step.finite is False)
+    )
     return f"step {number}" + (f" ({', '.join(marks)})" if marks else "")

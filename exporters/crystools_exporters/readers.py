@@ -25,6 +25,7 @@ from crystools_tpu.telemetry import (
     Status,
     StepFinished,
 )
+from crystools_tpu.telemetry.events import CACHED, FULL
 from crystools_tpu.telemetry.step_times import is_timed
 from crystools_tpu.telemetry.text import safe_text
 
@@ -181,6 +182,29 @@ def _hbm_peaks(event: StageFinished) -> Changes:
 
 
 HBM_PEAKS: Final = EventReader(("pipeline", "stage", "device"), {StageFinished: _hbm_peaks})
+
+
+_COUNTED_KINDS: Final = frozenset({FULL, CACHED})
+
+
+def _kind(event: StepFinished) -> str:
+    """The kind of a step, of a closed set: a pipeline may have any words of its own."""
+    return event.record.kind if event.record.kind in _COUNTED_KINDS else "other"
+
+
+def _steps(event: StepFinished) -> Changes:
+    kind = "compiled" if event.record.compiled else _kind(event)
+    return (((event.pipeline, event.stage_name._value_, kind), 1),)
+
+
+def _step_seconds(event: StepFinished) -> Changes:
+    if event.record.compiled:
+        return ()
+    return (((event.pipeline, event.stage_name._value_, _kind(event)), event.record.seconds),)
+
+
+STEPS: Final = EventReader(("pipeline", "stage", "kind"), {StepFinished: _steps})
+STEP_SECONDS: Final = EventReader(("pipeline", "stage", "kind"), {StepFinished: _step_seconds})
 
 
 def each(

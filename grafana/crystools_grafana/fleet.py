@@ -77,12 +77,13 @@ def stragglers() -> list[Panel]:
     return [
         lines(
             "Step time against the slice",
-            "Mean step time of a host over the median of its slice's hosts, same pipeline and stage. An "
-            "alert fires above 1.2. Hosts in lockstep all show the time of the slowest.",
+            "Mean step time of a host over the median of its slice's hosts, same pipeline, stage and kind of "
+            "step. An alert fires above 1.2 for steps that no step cache skipped. Hosts in lockstep all show "
+            "the time of the slowest.",
             "none",
             Query(
                 "host_stage:crystools_tpu_step_duration_seconds:ratio_to_slice{stages}",
-                f"{HOST} {{{{pipeline}}}} {{{{stage}}}}",
+                f"{HOST} {{{{pipeline}}}} {{{{stage}}}} {{{{kind}}}}",
             ),
             minimum=None,
         ),
@@ -163,11 +164,11 @@ def runs() -> list[Panel]:
         ),
         lines(
             "Step time",
-            "Mean over the last five minutes, by host.",
+            "Mean over the last five minutes, by host and kind of step.",
             "s",
             Query(
                 "host_stage:crystools_tpu_step_duration_seconds:mean5m{stages}",
-                f"{HOST} {{{{pipeline}}}} {{{{stage}}}}",
+                f"{HOST} {{{{pipeline}}}} {{{{stage}}}} {{{{kind}}}}",
             ),
         ),
         lines(

@@ -10,6 +10,7 @@ from crystools_grafana.panels import Panel, Query, lines, number, quantile
 
 PIPELINE = "{{pipeline}} {{simulated}}"
 STAGE = "{{pipeline}} {{stage}} {{simulated}}"
+STEP = "{{pipeline}} {{stage}} {{kind}} {{simulated}}"
 NODE = "{{node_class}} {{simulated}}"
 
 
@@ -133,26 +134,40 @@ def stages() -> list[Panel]:
 
 def steps() -> list[Panel]:
     """How fast, and whether what they make is a number."""
-    by = "pipeline, stage, simulated"
+    by, by_kind = "pipeline, stage, simulated", "pipeline, stage, kind, simulated"
     seconds = "crystools_tpu_step_duration_seconds"
     return [
         lines(
             "Step time",
-            "Time of a step on the device, without steps in which a compile fell; interpolated within the "
-            "histogram's buckets.",
+            "Time of a step on the device, without steps in which a compile fell; those that a step cache "
+            "skipped (cached) apart. Interpolated within the histogram's buckets.",
             "s",
-            Query(quantile(0.5, seconds, "{stages}", by), f"median {STAGE}"),
-            Query(quantile(0.95, seconds, "{stages}", by), f"p95 {STAGE}"),
+            Query(quantile(0.5, seconds, "{stages}", by_kind), f"median {STEP}"),
+            Query(quantile(0.95, seconds, "{stages}", by_kind), f"p95 {STEP}"),
+            width=6,
         ),
         lines(
             "Step time, mean",
             "The steps' seconds over their number: exact, where the quantiles are interpolated.",
             "s",
             Query(
-                f"sum by ({by}) (rate({seconds}_sum{{stages}}[$__rate_interval])) / "
-                f"sum by ({by}) (rate({seconds}_count{{stages}}[$__rate_interval]))",
-                STAGE,
+                f"sum by ({by_kind}) (rate({seconds}_sum{{stages}}[$__rate_interval])) / "
+                f"sum by ({by_kind}) (rate({seconds}_count{{stages}}[$__rate_interval]))",
+                STEP,
             ),
+            width=6,
+        ),
+        lines(
+            "Steps by kind",
+            "Steps in each interval: full, cached where a step cache skipped them, compiled where a compile "
+            "fell in them.",
+            "short",
+            Query(
+                f"sum by ({by_kind}) (increase(crystools_tpu_steps_total{{stages}}[$__rate_interval]))",
+                STEP,
+            ),
+            width=6,
+            stacked=True,
         ),
         lines(
             "Steps with a NaN or an infinity",
@@ -162,6 +177,7 @@ def steps() -> list[Panel]:
                 f"sum by ({by}) (increase(crystools_tpu_nonfinite_steps_total{{stages}}[$__rate_interval]))",
                 STAGE,
             ),
+            width=6,
         ),
     ]
 

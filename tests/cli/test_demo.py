@@ -80,7 +80,7 @@ def test_the_demo_is_watched_live_and_leaves_a_video_a_report_and_a_table(tmp_pa
 
     assert (running["status"], running["stages"][-1]["name"]) == ("running", "denoise")
     assert len(running["stages"][-1]["steps"]) >= 2
-    steps = 'crystools_tpu_step_duration_seconds_count{pipeline="wan2.1-t2v",stage="denoise"} '
+    steps = 'crystools_tpu_step_duration_seconds_count{kind="full",pipeline="wan2.1-t2v",stage="denoise"} '
     assert any(line.startswith(steps) for line in metrics.splitlines())
 
     report = json.loads((tmp_path / "out" / "report.json").read_text())

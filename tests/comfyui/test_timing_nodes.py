@@ -30,7 +30,8 @@ GIB = 2**30
 
 
 def stage(name: StageName, start: float, seconds: float, **fields: Any) -> StageReport:
-    nothing: dict[str, Any] = {field.name: None for field in dataclasses.fields(StageReport)}
+    required = [each for each in dataclasses.fields(StageReport) if each.default is dataclasses.MISSING]
+    nothing: dict[str, Any] = {each.name: None for each in required}
     known = {
         "name": name,
         "status": Status.SUCCEEDED,

@@ -188,6 +188,13 @@ def test_steps_follow_each_other_from_where_their_stage_begins() -> None:
     }  # fmt: skip
 
 
+def test_a_step_that_a_step_cache_skipped_says_so() -> None:
+    skipped = (StepRecord(0.5, False, True, "cached"), StepRecord(8.0, True, True, "cached"))
+    run = dataclasses.replace(RUN, stages=(dataclasses.replace(DENOISE, steps=skipped),))
+    names = [step.name for step in track(run, "Steps").slices]
+    assert names == ["step 0 (cached)", "step 1 (cached, compiled)"]
+
+
 def test_compiles_lie_where_they_were_with_cache_and_reason() -> None:
     first, second = track(RUN, "Compiles").slices
     assert (first.name, first.begin, first.end) == (

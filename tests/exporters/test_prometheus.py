@@ -48,6 +48,7 @@ PROMETHEUS_ACCEPTS = (
     "text/plain;version=0.0.4;q=0.5,*/*;q=0.1"
 )
 DENOISE = {"pipeline": "wan2.1-t2v", "stage": "denoise"}
+FULL_STEP = {**DENOISE, "kind": "full"}
 
 
 def value(exporter: PrometheusExporter, name: str, labels: dict[str, str]) -> float | None:
@@ -86,7 +87,7 @@ def test_a_simulated_machine_marks_every_sample(bus: telemetry.Bus) -> None:
 
     assert body == (GOLDEN / "simulated.prom").read_text()
     samples = [sample for family in text_string_to_metric_families(body) for sample in family.samples]
-    assert len(samples) == 178
+    assert len(samples) == 180
     assert {sample.labels[SIMULATED_LABEL] for sample in samples} == {"v6e-8"}
 
 
@@ -192,9 +193,9 @@ def test_a_scrape_under_way_holds_no_event_up_and_the_next_one_counts_it(
             return super().__iter__()
 
     monitor.snapshot = dataclasses.replace(SNAPSHOT, chips=Publishing(SNAPSHOT.chips))
-    assert value(exporter, "step_duration_seconds_count", DENOISE) is None
+    assert value(exporter, "step_duration_seconds_count", FULL_STEP) is None
     monitor.snapshot = SNAPSHOT
-    assert value(exporter, "step_duration_seconds_count", DENOISE) == 7  # each of the chips' metrics
+    assert value(exporter, "step_duration_seconds_count", FULL_STEP) == 7  # each of the chips' metrics
 
 
 @pytest.mark.parametrize("name", ["real.prom", "simulated.prom"])
@@ -268,15 +269,31 @@ def test_a_step_in_which_a_compile_fell_is_no_step_time(
 ) -> None:
     bus.publish(step(0, 34.0, compiled=True))
     bus.publish(step(1, 4.5))
-    assert value(exporter, "step_duration_seconds_count", DENOISE) == 1
-    assert value(exporter, "step_duration_seconds_sum", DENOISE) == 4.5
+    assert value(exporter, "step_duration_seconds_count", FULL_STEP) == 1
+    assert value(exporter, "step_duration_seconds_sum", FULL_STEP) == 4.5
+
+
+def test_steps_are_counted_and_timed_by_kind_and_a_pipelines_own_words_are_other(
+    exporter: PrometheusExporter, bus: telemetry.Bus
+) -> None:
+    bus.publish(step(0, 34.0, compiled=True))
+    for number, (kind, seconds) in enumerate(
+        (("full", 4.5), ("cached", 0.5), ("cached", 0.25), ("corrector", 2.0)), start=1
+    ):
+        event = step(number, seconds)
+        bus.publish(dataclasses.replace(event, record=dataclasses.replace(event.record, kind=kind)))
+    kinds = ("compiled", "full", "cached", "other", "corrector")
+    counts = [value(exporter, "steps_total", {**DENOISE, "kind": kind}) for kind in kinds]
+    assert counts == [1, 1, 2, 1, None]
+    sums = [value(exporter, "step_duration_seconds_sum", {**DENOISE, "kind": kind}) for kind in kinds]
+    assert sums == [None, 4.5, 0.75, 2.0, None]
 
 
 def test_the_bound_of_a_bucket_belongs_to_it(exporter: PrometheusExporter, bus: telemetry.Bus) -> None:
     bus.publish(step(1, 2.5))
-    assert value(exporter, "step_duration_seconds_bucket", {**DENOISE, "le": "1.0"}) == 0
-    assert value(exporter, "step_duration_seconds_bucket", {**DENOISE, "le": "2.5"}) == 1
-    assert value(exporter, "step_duration_seconds_bucket", {**DENOISE, "le": "+Inf"}) == 1
+    assert value(exporter, "step_duration_seconds_bucket", {**FULL_STEP, "le": "1.0"}) == 0
+    assert value(exporter, "step_duration_seconds_bucket", {**FULL_STEP, "le": "2.5"}) == 1
+    assert value(exporter, "step_duration_seconds_bucket", {**FULL_STEP, "le": "+Inf"}) == 1
 
 
 def test_a_first_compile_is_no_recompile(exporter: PrometheusExporter, bus: telemetry.Bus) -> None:
@@ -373,7 +390,7 @@ def test_a_workflow_counts_as_one_run_and_its_nodes_apart_from_the_stages_of_mod
     assert value(exporter, "runs_total", {"pipeline": "comfyui", "status": "succeeded"}) == 1
     assert value(exporter, "runs_in_progress", {"pipeline": "comfyui"}) == 0
     assert value(exporter, "stage_duration_seconds_sum", {**DENOISE, "status": "succeeded"}) == 45
-    assert value(exporter, "step_duration_seconds_count", DENOISE) == 20
+    assert value(exporter, "step_duration_seconds_count", FULL_STEP) == 20
     assert b'stage="node"' not in exporter.render()[0]
     sampler = {"node_class": "KSampler"}
     assert value(exporter, "node_duration_seconds_sum", {**sampler, "status": "succeeded"}) == 20
@@ -454,20 +471,20 @@ def test_an_event_that_cannot_be_counted_takes_no_other_along(
     with caplog.at_level(logging.WARNING):
         bus.publish(stage_finished(seconds="soon"))
         bus.publish(step(1, 4.0))
-    assert value(exporter, "step_duration_seconds_count", DENOISE) == 1
+    assert value(exporter, "step_duration_seconds_count", FULL_STEP) == 1
     assert "stage_finished could not be counted" in caplog.text
 
 
 def test_no_event_is_lost_between_scrapes(exporter: PrometheusExporter, bus: telemetry.Bus) -> None:
     for _ in range(10_000):
         bus.publish(step(1, 1.0))
-    assert value(exporter, "step_duration_seconds_count", DENOISE) == 10_000
+    assert value(exporter, "step_duration_seconds_count", FULL_STEP) == 10_000
 
 
 def test_a_closed_exporter_counts_no_more(exporter: PrometheusExporter, bus: telemetry.Bus) -> None:
     exporter.close()
     bus.publish(step(1, 1.0))
-    assert value(exporter, "step_duration_seconds_count", DENOISE) is None
+    assert value(exporter, "step_duration_seconds_count", FULL_STEP) is None
 
 
 def test_registering_elsewhere_takes_no_sample_and_changes_no_global(

@@ -62,7 +62,7 @@ def test_node_exporter_shows_the_run(
     assert "\nnode_textfile_scrape_error 0\n" in shown
     of_the_run = 'pipeline="wan2.1-t2v",status="succeeded",textfile="crystools"'
     assert f"\ncrystools_tpu_runs_total{{{of_the_run}}} 1\n" in shown
-    of_the_step = 'pipeline="wan2.1-t2v",stage="denoise",textfile="crystools",le="5"'
+    of_the_step = 'kind="full",pipeline="wan2.1-t2v",stage="denoise",textfile="crystools",le="5"'
     assert f"\ncrystools_tpu_step_duration_seconds_bucket{{{of_the_step}}} 2\n" in shown
     assert '\ncrystools_tpu_chip_hbm_used_bytes{chip="tpu0",textfile="crystools"} 1.2884901888e+10\n' in shown
 

@@ -100,7 +100,8 @@ async def test_who_comes_in_the_middle_of_a_run_is_told_in_the_hello_and_hears_t
         "cached",
     ]
     assert heard["progress"]["eta_seconds"] == 1 * 7.0 + 2 * 2.0
-    assert heard["progress"]["step_seconds"]["median"] == 4.5
+    assert heard["progress"]["step_seconds"]["median"] == 7.0
+    assert heard["progress"]["step_seconds_by_kind"]["cached"]["median"] == 2.0
     assert answer["progress"] == page["runs"][0]["progress"] == heard["progress"]
 
 

@@ -23,6 +23,15 @@ def eta(
     return counted.seconds
 
 
+def decided(done: str, predicted: float | None = None) -> float | None:
+    """After these of 30 steps, `F` a full one and `C` one that the device has skipped."""
+    counted = Eta({"full": 30}, predicted)
+    for letter in done:
+        record = StepRecord(1000.0, False, None) if letter == "F" else StepRecord(1.0, False, None, "cached")
+        counted.add(record, device_decides=True)
+    return counted.seconds
+
+
 CACHED = {"full": 4, "cached": 6}
 
 
@@ -45,11 +54,18 @@ def test_a_kind_that_was_not_seen_and_does_not_come_is_no_matter() -> None:
     assert eta({"full": 1, "cached": 2}, ("full!", 60.0), ("cached", 1.0)) == 1.0
 
 
-def test_the_forecast_is_one_step_of_each_kind() -> None:
-    assert eta(CACHED, predicted=4.0) == 40.0
-    assert eta(CACHED, ("full", 10.0), predicted=4.0) == 3 * 7.0 + 6 * 4.0
-    assert eta(CACHED, ("full", 10.0), ("full", 10.0), predicted=4.0) == 2 * 10.0 + 6 * 4.0
+def test_the_forecast_is_one_step_of_those_of_one_kind() -> None:
+    assert eta({"full": 10}, predicted=4.0) == 40.0
+    assert eta({"full": 10}, ("full", 10.0), predicted=4.0) == 9 * 7.0
     assert eta({"full": 20}, *[("full", 5.0)] * 16, predicted=1e9) == 4 * 5.0
+
+
+def test_of_several_kinds_those_not_timed_take_what_the_others_leave_of_the_forecast() -> None:
+    assert eta(CACHED, predicted=4.6) == 46.0
+    assert eta(CACHED, ("full", 10.0), predicted=4.6) == 3 * 10.0 + 6 * 1.0
+    assert eta(CACHED, ("full!", 70.0), ("cached", 1.0), predicted=4.6) == 3 * 10.0 + 5 * 1.0
+    assert eta(CACHED, ("full", 10.0), ("cached", 2.0), predicted=4.6) == 3 * 10.0 + 5 * 2.0
+    assert eta(CACHED, ("full", 20.0), predicted=4.6) == 3 * 20.0, "no less than nothing"
 
 
 def test_each_kind_is_followed_over_its_own_last_sixteen_steps() -> None:
@@ -58,7 +74,41 @@ def test_each_kind_is_followed_over_its_own_last_sixteen_steps() -> None:
 
 
 def test_a_step_of_a_kind_that_was_not_planned_leaves_what_is_to_come_unknown() -> None:
-    assert eta({"full": 10}, ("full", 2.0), ("cached", 1.0)) is None
+    assert eta({"full": 10}, ("full", 2.0), ("other", 1.0)) is None
+    assert eta({"full": 5, "other": 5}, ("full", 2.0), ("other", 1.0), ("cached", 1.0)) is None
+
+
+@pytest.mark.parametrize(
+    ("done", "full", "cached"),
+    [
+        ("FFFFFFFF", 22, 0),  # a quarter of the steps without a skip
+        ("FCCF", 8, 18),
+        ("FCCFC", 8, 17),
+        ("FCCFCC", 8, 16),
+        ("FFFFFCCF", 7, 15),
+        ("FFFFFCCC", 6, 16),  # a quarter of the steps, and it still skips
+        ("FCFCCC", 8, 16),  # one and then three are two on average
+        ("FCCFCCFCCFCCFCCFCCFCCFCCFCCF", 0, 2),
+        ("FCCFCCFCCFCCFCCFCCFCCFCCFCCFC", 0, 1),
+        ("FCCFCCFCCFCCFCCFCCFCCFCCFCCFCC", 0, 0),
+    ],
+)
+def test_where_the_device_decides_what_is_skipped_it_goes_on_as_it_went(
+    done: str, full: int, cached: int
+) -> None:
+    assert decided(done) == full * 1000.0 + cached * 1.0
+
+
+def test_until_the_first_skips_have_ended_nobody_knows_how_many_there_will_be_but_the_forecast() -> None:
+    assert [decided(done) for done in ("F", "FFFFFFF", "FC", "FCC")] == [None] * 4
+    assert decided("FFF", predicted=340.0) == 27 * 340.0
+    assert decided("FFFC", predicted=340.0) == 26 * 340.0
+    assert decided("FFFCCF", predicted=340.0) == 8 * 1000.0 + 16 * 1.0
+
+
+def test_a_cache_that_no_longer_skips_is_soon_believed() -> None:
+    once = [("full", 10.0), ("cached", 1.0)]
+    assert eta({"full": 40}, *once, *[("full", 10.0)] * 18) == 20 * 10.0
 
 
 def test_steps_beyond_the_plan_take_nothing_away() -> None:
@@ -82,7 +132,9 @@ def test_a_stage_says_how_many_steps_of_each_kind_come_and_each_step_its_kind(be
     report = run.report.stages[0]
     assert (report.steps_total, report.steps_by_kind) == (4, {"full": 2, "cached": 2})
     assert [step.kind for step in report.steps] == ["full", "cached", "full", "cached"]
-    assert report.step_seconds == telemetry.StepSeconds(4.5, 8.0, 1.0, 8.0)
+    full, cached = telemetry.StepSeconds(8.0, 8.0, 8.0, 8.0), telemetry.StepSeconds(1.0, 1.0, 1.0, 1.0)
+    assert report.step_seconds == full
+    assert report.step_seconds_by_kind == {"cached": cached, "full": full}
 
 
 def test_the_wire_carries_a_kind_only_where_it_is_not_the_full_one(bench: Bench) -> None:

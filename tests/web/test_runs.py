@@ -18,7 +18,7 @@ from crystools_exporters.processes import Process
 from crystools_exporters.run_log import RunLog
 from crystools_tpu.telemetry import RunReport, StageName, Status, StepFinished, StepRecord
 from tests.web.conftest import OpenPage
-from tests.web.scenes import FORECAST, Scene, play_to_end, played_until
+from tests.web.scenes import FORECAST, PARAMS, Scene, play_to_end, played_until
 
 
 @pytest.fixture
@@ -470,10 +470,38 @@ def test_a_page_that_comes_late_follows_the_steps_of_each_kind(scene: Scene, ope
         shown = current(open_page(scene))
         # 9 steps of 60 s and 89 of 2 s are 11 min 58 s.
         expect(shown.locator("#left")).to_have_text(re.compile(r"^11 min [45]\d s left of Denoise$"))
-        expect(shown.get_by_role("group", name="Step time: 31.0 s")).to_be_visible()
+        expect(shown.get_by_role("group", name="Step time: 1 min 00 s")).to_be_visible()
         scene.step(stage, 2.0, kind="cached")
         expect(shown.locator("#steps")).to_have_text("step 3 of 100")
-        expect(shown.get_by_role("group", name="Step time: 2.00 s")).to_be_visible()
+        expect(shown.get_by_role("group", name="Step time: 1 min 00 s")).to_be_visible()
+        expect(shown.get_by_role("group", name="Steps: 1 full, 2 cached")).to_be_visible()
+        cached = shown.locator("crystools-timeline rect.cached")
+        expect(cached).to_have_count(2)
+        expect(cached.last).to_have_attribute("data-tip", "Step 2 (cached): 2.00 s")
+        full = shown.locator("crystools-timeline rect.step:not(.cached)")
+        expect(full).to_have_attribute("data-tip", "Step 0 (full): 1 min 00 s")
+        # Not by its colour alone: a cached step is half as high.
+        assert [float(rect.get_attribute("height") or 0) for rect in (full, cached.last)] == [28, 14]
+        expect(shown.get_by_text("cached step", exact=True)).to_be_visible()
+        cells = shown.get_by_role("table").locator("tbody tr").first.locator("td")
+        expect(cells.nth(2)).to_have_text("3 of 1001 full, 2 cached")
+        expect(cells.nth(3)).to_have_text("1 min 00 scached 2.00 s")
+
+
+def test_a_past_run_names_its_step_cache_and_loras(page: Page, scene: Scene) -> None:
+    for _ in range(2):
+        params = {**PARAMS, "step_cache": "mag:0.12,0.2,3", "loras": "/loras/style.safetensors=0.8"}
+        with scene.run(params=params) as run, run.stage("denoise", steps={"full": 1, "cached": 1}) as stage:
+            scene.step(stage, 6.0)
+            scene.step(stage, 2.0, kind="cached")
+    facts = page.locator("crystools-runs .work").first
+    expect(facts).to_have_text(
+        "1280\u00d7720\u00d781 · 2 steps, 1 cached · 6.00 s a full step · step cache mag:0.12,0.2,3 · LoRA "
+        "style.safetensors=0.8"
+    )
+    detail = current(page).get_by_role("group", name="Steps: 1 full, 1 cached")
+    said = "1 of 2 steps (50%) was skipped by the step cache (mag:0.12,0.2,3)."
+    expect(detail).to_have_attribute("data-tip", said)
 
 
 def test_the_time_left_starts_from_the_forecast(page: Page, scene: Scene) -> None:

@@ -6,6 +6,7 @@
  */
 
 import { NOT_APPLICABLE } from "../applicable.js";
+import { askedText, askedTitle } from "../asked.js";
 import { StoreView, blueprint } from "../component.js";
 import { h, setAttribute, setText, syncChildren } from "../dom.js";
 import { NOT_AVAILABLE, duration, gibibytes, moment, percent, stageTitle } from "../format.js";
@@ -21,6 +22,8 @@ const FIGURES = {
   compile_seconds: { title: "compile", format: duration },
   step_seconds_median: { title: "step", format: duration },
   step_seconds_p95: { title: "step p95", format: duration },
+  cached_step_seconds_median: { title: "cached step", format: duration },
+  cached_steps: { title: "cached steps", format: (value) => String(value ?? NOT_AVAILABLE) },
   mfu_ratio: { title: "MFU", format: percent },
   hbm_peak_bytes: { title: "Memory peak", format: gibibytes },
 };
@@ -272,7 +275,7 @@ function optionText(run) {
 /** @param {Comparison} comparison */
 function differences({ differences }) {
   const said = differences.map(
-    ({ name, a, b }) => `${name.replaceAll("_", " ")} ${a ?? NOT_AVAILABLE} → ${b ?? NOT_AVAILABLE}`,
+    ({ name, a, b }) => `${askedTitle(name)} ${askedText(name, a)} → ${askedText(name, b)}`,
   );
   return said.length ? `Differs: ${said.join(", ")}.` : "";
 }
@@ -318,8 +321,9 @@ function isUnchanged(stage, { verdict, ratio }) {
 }
 
 /** Of a figure that only one of them has there is none. @param {Change} change */
-function ratioOf({ a, b, ratio, suspect }) {
-  return ratio == null && (a == null || b == null || suspect) ? NOT_APPLICABLE : signed(ratio);
+function ratioOf({ name, a, b, ratio, suspect }) {
+  const none = a == null || b == null || suspect || name === "cached_steps";
+  return ratio == null && none ? NOT_APPLICABLE : signed(ratio);
 }
 
 /** A change in per cent with its sign: +12%, −3.4%, 0%. @param {number | null} ratio */

@@ -12,6 +12,7 @@ import { h, setAttribute, setText, svg, syncChildren } from "../dom.js";
 import { duration, stageTitle, statusTitle, wholeDuration } from "../format.js";
 import { reasonText } from "../run-text.js";
 import { STAGE_COLOURS } from "../stage-colours.js";
+import { CACHED, kindsText } from "../step-kinds.js";
 import { AXIS_STYLE, HATCH, LEGEND_STYLE, drawAxis } from "../time-axis.js";
 import { countedClasses, rowsOf } from "../workflow-figures.js";
 
@@ -32,7 +33,7 @@ const STAGES_NAMED = 12;
 const CLASSES_NAMED = 8;
 
 /** What a path shows, besides nodes and the stages in them. */
-const MARKS = /** @type {const} */ (["step", "compile", "nan", "expected", "now"]);
+const MARKS = /** @type {const} */ (["step", "gap", "cached", "compile", "nan", "expected", "now"]);
 
 /** @typedef {{ kind: StageName | typeof MARKS[number], path: string }} Mark */
 
@@ -70,6 +71,8 @@ export class Nodes extends Component {
     path[data-kind="node"] { opacity: .55; }
     [data-status="failed"] path[data-kind="node"] { fill: var(--crystools-critical); }
     path.step { fill: var(--crystools-node); }
+    path.gap { fill: var(--crystools-sunken); }
+    path.cached { fill: var(--crystools-cached); }
     path.compile { fill: url(#hatch); }
     path.nan { fill: var(--crystools-critical); }
     path.expected {
@@ -134,6 +137,7 @@ const LEGEND = {
   text_encode: "encode",
   denoise: "denoise",
   vae_decode: "VAE",
+  cached: "cached step",
   compile: "compile",
   expected: "expected",
   nan: "NaN",
@@ -221,7 +225,8 @@ function describe({ kind, nodes, seconds }) {
   const how = report.status === "succeeded" ? "" : `, ${statusTitle(report.status).toLowerCase()}`;
   const parts = first.parts
     .slice(0, STAGES_NAMED)
-    .map((part) => `${stageTitle(part.report)}: ${duration(part.end - part.start)}`);
+    .map((part) => [`${stageTitle(part.report)}: ${duration(part.end - part.start)}`, kindsText(part.report)])
+    .map((told) => told.filter(Boolean).join(", "));
   const more = first.parts.length - parts.length;
   const expanded = first.nodes.length ? [`expanded into ${first.nodes.length} nodes`] : [];
   const steps = report.steps.length ? [`${report.steps.length} steps`] : [];
@@ -244,6 +249,8 @@ function marksOf({ kind, nodes }, whole, now) {
   const full = (/** @type {Span[]} */ spans) => drawn(spans, scale, 1, HEIGHT - 2);
   const low = (/** @type {Span[]} */ spans) => drawn(spans, scale, HEIGHT / 2, HEIGHT / 2 - 1);
   const parts = nodes.flatMap((node) => node.parts);
+  // Not by their colour alone: they are half as high.
+  const cached = kind === "node" ? parts.flatMap(cachedSteps) : [];
   const expanded = nodes.flatMap((node) => node.nodes);
   const single = kind === "node" ? nodes : [];
   const steps = single.flatMap((node) => node.stage.steps);
@@ -260,6 +267,8 @@ function marksOf({ kind, nodes }, whole, now) {
     },
     ...(expanded.length ? [/** @type {Mark} */ ({ kind: "node", path: low(expanded) })] : []),
     ...[...grouped(parts)].map(([name, spans]) => ({ kind: name, path: low(spans) })),
+    { kind: "gap", path: drawn(cached, scale, HEIGHT / 2, HEIGHT / 4) },
+    { kind: "cached", path: drawn(cached, scale, HEIGHT * 0.75, HEIGHT / 4 - 1) },
     {
       kind: "compile",
       path: low([...parts, ...single.map(({ stage }) => stage)].flatMap((span) => span.compile)),
@@ -282,6 +291,11 @@ function grouped(stages) {
     else kinds.set(name, [stage]);
   }
   return kinds;
+}
+
+/** @param {StageSpan} stage */
+function cachedSteps({ steps }) {
+  return steps.filter((step) => step.kind === CACHED);
 }
 
 /** From the first step with NaN to the last. @param {StageSpan} stage @returns {Span[]} */

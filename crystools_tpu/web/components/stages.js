@@ -23,6 +23,7 @@ import {
 import { fullestChip, hbmOverRun, pathTo } from "../run-figures.js";
 import { peakName } from "../run-text.js";
 import { STAGE_COLOURS } from "../stage-colours.js";
+import { cachedSeconds, countCached, kindsText } from "../step-kinds.js";
 import { MARK, suspectFigures } from "../suspicion.js";
 
 /** A workflow may have any number of stages within its nodes. */
@@ -34,7 +35,7 @@ const ROWS_AT_MOST = 100;
  * `figure` is what a comparison calls it, `applicable` by which it is known whether a stage can have one.
  *
  * @typedef {{
- *   title: string, text: Telling, detail?: TellingOfRun, forecast?: Telling,
+ *   title: string, text: Telling, detail?: TellingOfRun, beside?: Telling, forecast?: Telling,
  *   figure?: keyof ReturnType<typeof suspectFigures>, applicable?: StageFigure
  * }} Column
  */
@@ -56,14 +57,15 @@ const COLUMNS = [
     text: compileText,
     detail: compileDetail,
   },
-  { title: "Steps", applicable: "steps", text: stepsText, detail: stepsDetail },
+  { title: "Steps", applicable: "steps", text: stepsText, detail: stepsDetail, beside: kindsText },
   {
     title: "s/step",
     figure: "step_seconds_median",
     applicable: "steps",
     text: (stage) => duration(stage.step_seconds?.median),
     detail: stepSecondsDetail,
-    forecast: (stage) => duration(stage.predicted_step_seconds),
+    beside: cachedSecondsText,
+    forecast: stepForecast,
   },
   {
     title: "MFU",
@@ -163,7 +165,7 @@ export class Stages extends Component {
         const text = textOf(column, stage) + (suspect ? MARK : "");
         setAttribute(cell, "hidden", columns[index] ? null : "");
         setText(/** @type {Element} */ (cell.firstElementChild), text);
-        setText(/** @type {Element} */ (cell.lastElementChild), forecastText(column, stage));
+        setText(/** @type {Element} */ (cell.lastElementChild), besideText(column, stage));
         setAttribute(cell, "data-absent", isAbsent(text) ? "" : null);
         setAttribute(cell, "data-suspect", suspect ? "" : null);
         setAttribute(cell, "data-tip", suspect || (column.detail?.(stage, run) ?? null));
@@ -187,7 +189,12 @@ function textOf(column, stage) {
 
 /** Whether the column says something of the stage. @param {Column} column @param {StageReport} stage */
 function isTold(column, stage) {
-  return says(column.text(stage)) || forecastText(column, stage) !== "";
+  return says(column.text(stage)) || besideText(column, stage) !== "";
+}
+
+/** @param {Column} column @param {StageReport} stage */
+function besideText(column, stage) {
+  return [column.beside?.(stage) ?? "", forecastText(column, stage)].filter(Boolean).join(", ");
 }
 
 /** @param {Column} column @param {StageReport} stage */
@@ -226,11 +233,25 @@ function stepsDetail({ steps, first_nonfinite_step: nan, bytes_total: bytes }) {
 }
 
 /** @param {StageReport} stage */
-function stepSecondsDetail({ step_seconds: seconds }) {
+function cachedSecondsText(stage) {
+  const seconds = cachedSeconds(stage);
+  return seconds == null ? "" : `cached ${duration(seconds)}`;
+}
+
+/** The forecast is of the mean step, which is none of a mixture's. @param {StageReport} stage */
+function stepForecast(stage) {
+  const { predicted_step_seconds: seconds } = stage;
+  if (seconds == null) return NOT_AVAILABLE;
+  return countCached(stage) ? `${duration(seconds)} on average` : duration(seconds);
+}
+
+/** @param {StageReport} stage */
+function stepSecondsDetail({ step_seconds: seconds, step_seconds_by_kind: kinds }) {
+  const leftOut = kinds ? "compiled and cached steps" : "compiled steps";
   if (!seconds) return "Median of the steps in which no compile fell.";
   const { median, p95, min, max } = seconds;
   const spread = `p95 ${duration(p95)}, min ${duration(min)}, max ${duration(max)}`;
-  return `Median ${duration(median)}, ${spread}; compiled steps left out.`;
+  return `Median ${duration(median)}, ${spread}; ${leftOut} left out.`;
 }
 
 /** @param {StageReport} stage */

@@ -10,9 +10,14 @@ import { h, setAttribute, setText, svg, syncChildren } from "../dom.js";
 import { duration, stageTitle, wholeDuration } from "../format.js";
 import { layOut } from "../run-figures.js";
 import { STAGE_COLOURS } from "../stage-colours.js";
+import { CACHED, countCached, kindsText } from "../step-kinds.js";
 import { AXIS_STYLE, HATCH, LEGEND_STYLE, WHOLE_OR_NOT, drawAxis } from "../time-axis.js";
 
 const HEIGHT = 34;
+const STEP_HEIGHT = HEIGHT - 6;
+
+/** Of a step that a step cache has skipped: not by its colour alone is it told from a full one. */
+const CACHED_HEIGHT = STEP_HEIGHT / 2;
 
 /** Beyond so many steps the gaps between them would hide the steps. */
 const STEPS_WITH_GAPS = 120;
@@ -28,7 +33,8 @@ export class Timeline extends Component {
       <div id="marks" aria-hidden="true"></div>
       <div id="axis" class="number" aria-hidden="true"></div>
       <figcaption>
-        <span class="key step">step</span><span class="key compile">compile</span>
+        <span class="key step" id="step-key">step</span>
+        <span class="key cached" id="cached-key">cached step</span><span class="key compile">compile</span>
         <span class="key expected" id="expected-key">expected</span>
         <span class="key nan" id="nan-key">NaN</span>
       </figcaption>
@@ -50,6 +56,7 @@ export class Timeline extends Component {
     .stage { fill: var(--color); opacity: .3; }
     .step { fill: var(--color); stroke: var(--crystools-panel); stroke-width: 1; }
     .step.dense { stroke: none; }
+    .step.cached { fill: var(--crystools-cached); }
     .step.nan { fill: var(--crystools-critical); }
     .compile { fill: url(#hatch); stroke: var(--crystools-muted); stroke-width: 1; }
     .expected { fill: none; stroke: var(--color); stroke-dasharray: 3 3; }
@@ -68,6 +75,9 @@ export class Timeline extends Component {
     const at = (/** @type {number} */ time) => `${((time / (seconds || 1)) * 100).toFixed(3)}%`;
     setAttribute(this.byId("plot"), "aria-label", summary(stages, seconds));
     this.byId("expected-key").hidden = !stages.some((stage) => stage.expectedEnd > stage.end);
+    const cached = stages.some((stage) => countCached(stage.report) > 0);
+    this.byId("cached-key").hidden = !cached;
+    setText(this.byId("step-key"), cached ? "full step" : "step");
     this.byId("nan-key").hidden = !stages.some((stage) => stage.report.first_nonfinite_step != null);
     syncChildren(this.byId("names"), stages, createName, (name, stage) => {
       setText(/** @type {Element} */ (name.firstElementChild), stageTitle(stage.report));
@@ -110,17 +120,23 @@ function drawStage(group, stage, at) {
   place(ground, stage.start, stage.end, at);
   setAttribute(ground, "data-tip", describeStage(stage));
   place(expected, stage.end, stage.expectedEnd, at);
+  const mixed = countCached(stage.report) > 0;
   syncChildren(steps, stage.steps, createBar, (bar, step) => {
+    const cached = step.kind === CACHED;
+    const height = cached ? CACHED_HEIGHT : STEP_HEIGHT;
     const classes = [
       "step",
+      cached ? "cached" : "",
       stage.steps.length > STEPS_WITH_GAPS ? "dense" : "",
       step.finite === false ? "nan" : "",
     ];
-    setAttribute(bar, "class", classes.join(" ").trim());
+    setAttribute(bar, "class", classes.filter(Boolean).join(" "));
     setAttribute(bar, "data-step", String(step.index));
     setAttribute(bar, "data-compiled", step.compiled ? "" : null);
+    setAttribute(bar, "y", String(HEIGHT - 3 - height));
+    setAttribute(bar, "height", String(height));
     place(bar, step.start, step.end, at);
-    setAttribute(bar, "data-tip", describeStep(step));
+    setAttribute(bar, "data-tip", describeStep(step, mixed));
   });
   syncChildren(compiles, stage.compile, createBar, (bar, span) => {
     setAttribute(bar, "class", "compile");
@@ -130,7 +146,7 @@ function drawStage(group, stage, at) {
 }
 
 function createBar() {
-  return svg("rect", { y: "3", height: String(HEIGHT - 6) });
+  return svg("rect", { y: "3", height: String(STEP_HEIGHT) });
 }
 
 /** @param {Element} rect @param {number} start @param {number} end @param {Scale} at */
@@ -145,16 +161,18 @@ function nanMarks(stage) {
   return stage.steps.filter((step) => step.index === first);
 }
 
-/** @param {StepSpan} step */
-function describeStep(step) {
+/** @param {StepSpan} step @param {boolean} mixed Whether the stage has steps of several kinds. */
+function describeStep(step, mixed) {
   const compiled = step.compiled ? ", a compile fell in it" : "";
-  return `Step ${step.index}: ${duration(step.seconds)}${compiled}${step.finite === false ? ", NaN" : ""}`;
+  const kind = mixed ? ` (${step.kind ?? "full"})` : "";
+  return `Step ${step.index}${kind}: ${duration(step.seconds)}${compiled}${step.finite === false ? ", NaN" : ""}`;
 }
 
 /** @param {StageSpan} stage */
 function describeStage({ report, start, end }) {
   const compile = report.compile_seconds > 0 ? `, of it compile ${duration(report.compile_seconds)}` : "";
-  return `${stageTitle(report)}: ${duration(report.seconds ?? end - start)}${compile}`;
+  const kinds = kindsText(report);
+  return `${stageTitle(report)}: ${duration(report.seconds ?? end - start)}${compile}${kinds && `, ${kinds}`}`;
 }
 
 /** @param {readonly StageSpan[]} stages @param {number} seconds */
