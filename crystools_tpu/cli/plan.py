@@ -10,12 +10,14 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from crystools_pipelines.models import MODELS
 from crystools_pipelines.planning.plan import RunSpec, compare
+from crystools_pipelines.planning.step_kinds import with_skips
 from crystools_pipelines.planning.topologies import TOPOLOGIES
 from crystools_pipelines.requests.fields import Role
+from crystools_pipelines.requests.step_cache import FirstBlockCache
 from crystools_tpu.cli.console import make_console
 from crystools_tpu.cli.errors import CheckFailed, CommandError
 from crystools_tpu.cli.help import add_command
@@ -26,6 +28,7 @@ from crystools_tpu.telemetry import StageName
 
 if TYPE_CHECKING:
     from crystools_pipelines.planning.plan import Plan
+    from crystools_pipelines.requests.step_cache import StepCache
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -41,6 +44,10 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         ),
         ("how its chips should share the work", "plan flux.2 --topology v5p-8 --compare-meshes"),
         (
+            "with a step cache, of the steps of which the device decides 45% skipped",
+            "plan wan2.1-t2v --topology v6e-8 --step-cache first-block:0.1 --skips 0.45",
+        ),
+        (
             "with the configurations of a checkpoint, as JSON",
             "plan wan2.2-i2v --topology v6e-8 --checkpoint ./my-model --json",
         ),
@@ -54,6 +61,8 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     for option in options().values():
         if option.setting.role is not Role.CONTENT:  # on which no plan depends
             option.add_to(parser)
+    about = "the share of steps that --step-cache first-block skips, such as 0.45 (default: none to all)"
+    add("--skips", type=parse_share, metavar="SHARE", help=about)
     add("--stages", metavar="NAMES", help="these alone, such as denoise,vae_decode (default: all)")
     add_mesh(parser)
     instead = parser.add_mutually_exclusive_group().add_argument
@@ -75,7 +84,8 @@ def run(arguments: argparse.Namespace) -> None:
         raise CommandError(f"--checkpoint: {arguments.checkpoint} is no folder; give one, or leave it out")
     if arguments.compare_meshes and arguments.mesh is not None:
         raise CommandError("--mesh: --compare-meshes plans all of them; leave one of the two out")
-    request = request_of(arguments, of_any_content=True)
+    request = _without_loras(request_of(arguments, of_any_content=True))
+    _check_skips(arguments, request.step_cache)
     mesh, only = mesh_of(arguments.mesh), _only(arguments.stages)
     with _configurations(arguments) as configurations:
         spec = RunSpec(arguments.topology, arguments.model, request, configurations, mesh)
@@ -89,11 +99,11 @@ def run(arguments: argparse.Namespace) -> None:
 
 def _plan(arguments: argparse.Namespace, spec: RunSpec, only: frozenset[StageName] | None) -> None:
     with Plans(only, anew=arguments.no_cache) as plans:
-        plan = plans.plan(spec)
+        plan = _skipping(arguments, plans.plan(spec))
     if arguments.json:
-        print(json.dumps(plan.to_json(), indent=2), flush=True)
+        print(json.dumps(plan.to_print(), indent=2), flush=True)
     else:
-        print_plan(make_console(), plan, spec.request)
+        print_plan(make_console(), plan, spec.request, whole=only is None)
     if not plan.fits:
         raise CheckFailed(_does_not_fit(plan))
 
@@ -105,7 +115,8 @@ def _compare_meshes(arguments: argparse.Namespace, spec: RunSpec, only: frozense
         for number, mesh in enumerate(legal, 1):
             print(f"mesh {mesh} ({number} of {len(legal)})", file=sys.stderr)
             try:
-                made.append(plans.plan(dataclasses.replace(spec, mesh=mesh), search=False))
+                plan = plans.plan(dataclasses.replace(spec, mesh=mesh), search=False)
+                made.append(_skipping(arguments, plan))
             except CommandError as error:
                 failures.append(error)
                 print(f"mesh {mesh} is left out: {error}", file=sys.stderr)
@@ -129,6 +140,33 @@ def _tune_attention(arguments: argparse.Namespace, spec: RunSpec) -> None:
         print(json.dumps(tuning.to_json(), indent=2), flush=True)
     else:
         print_tuning(make_console(), tuning)
+
+
+def parse_share(text: str) -> float:
+    """A share from 0 to 1, as argparse takes it."""
+    if not 0 <= (share := float(text)) <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is no share; give one from 0 to 1, such as 0.45")
+    return share
+
+
+def _check_skips(arguments: argparse.Namespace, rule: StepCache | None) -> None:
+    """Raises CommandError for a share of skips where the device does not decide of any."""
+    if arguments.skips is None or isinstance(rule, FirstBlockCache):
+        return
+    why = "nothing is skipped without a step cache" if rule is None else f"what {rule} skips is known before"
+    raise CommandError(f"--skips: {why}; leave it out, or give --step-cache first-block:THRESHOLD")
+
+
+def _skipping(arguments: argparse.Namespace, plan: Plan) -> Plan:
+    return plan if arguments.skips is None else with_skips(plan, arguments.skips)
+
+
+def _without_loras(request: Any) -> Any:
+    """The request without them, and a word of it: they are in the weights, and a plan reads none."""
+    if request.loras:
+        merged = "they are merged" if len(request.loras) > 1 else "it is merged"
+        print(f"--lora: {merged} into the weights; the plan is the same without", file=sys.stderr)
+    return dataclasses.replace(request, loras=())
 
 
 def _only(names: str | None) -> frozenset[StageName] | None:

@@ -30,6 +30,7 @@ from crystools_pipelines.planning.planner import Planner
 from crystools_pipelines.planning.topologies import TOPOLOGIES
 from crystools_tpu.cli import main, plans
 from crystools_tpu.telemetry import Shape, StageName
+from tests.planning.plans import made_up_plan, made_up_stage
 
 STAGE_KEYS = {
     "name",
@@ -261,8 +262,8 @@ def test_a_plan_survives_its_own_json() -> None:
 
 def test_a_mesh_that_does_not_fit_comes_last() -> None:
     def planned(mesh: MeshShape, seconds: float | None) -> Plan:
-        stage = {field.name: None for field in dataclasses.fields(StagePlan)} | {"estimated_seconds": seconds}
-        return Plan("flux.2", "v6e-8", mesh, seconds is not None, (StagePlan(**stage),))  # type: ignore[arg-type]
+        stage = made_up_stage("denoise", fits=seconds is not None)
+        return made_up_plan(dataclasses.replace(stage, estimated_seconds=seconds), mesh=mesh)
 
     plans = [planned(MeshShape(sequence=8), None), planned(MeshShape(tensor=8), 3), planned(MeshShape(2), 2)]
     ranked = compare(MeshShape(tensor=8), plans)

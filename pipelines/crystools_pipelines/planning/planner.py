@@ -1,21 +1,28 @@
 """Makes a plan: compiles every stage of a run for TPUs that are not here, and reads what comes of it."""
 
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from itertools import product
+from statistics import fmean
+from typing import Any, Protocol, TypeAlias
 
 from crystools_pipelines.errors import RequestError
 from crystools_pipelines.planning.aot import CompiledStage, TpuCompiler
 from crystools_pipelines.planning.estimate import Estimate, KernelCycles, estimate, has_kernels
 from crystools_pipelines.planning.fitting import largest_that_fits
 from crystools_pipelines.planning.hlo import parse
-from crystools_pipelines.planning.plan import Plan, RunSpec, StagePlan
-from crystools_pipelines.planning.rehearsal import Rehearsal
+from crystools_pipelines.planning.plan import Plan, PlannedSteps, RunSpec, StagePlan
+from crystools_pipelines.planning.rehearsal import Rehearsal, RehearsedStage, Work
 from crystools_pipelines.planning.residency import Loads, evictions
+from crystools_pipelines.planning.step_kinds import totals
 from crystools_pipelines.planning.topologies import TOPOLOGIES, Topology
 from crystools_pipelines.requests.fields import Role, values_of
 from crystools_pipelines.runtime.out_of_memory import FIXED_SIZE_STAGES
 from crystools_tpu.telemetry import Shape, StageName
+
+Estimates: TypeAlias = dict[tuple[int, bool], Estimate]
+"""By a program's place in its stage, and whether it is of a step that is skipped."""
 
 
 class Progress(Protocol):
@@ -94,38 +101,23 @@ class Planner:
         }
 
     def _plan_stage(self, outline: Rehearsal, index: int, place: int) -> StagePlan:
-        stage, chip, chips = outline.stages[index], self.topology.chip, self.topology.chips
+        stage = outline.stages[index]
         self.progress.compiling(place)
         compiled = self.compiler.compile_stage(self.spec, index)
         peak = self._peak_bytes(outline, index, compiled)
         fits = compiled.shortage is None and peak is not None and peak <= self.limit_bytes
-        estimated = self._estimate(index, compiled) if fits else None
-        seconds = None if estimated is None else estimated.total_seconds
-        possible_flops = chips * chip.peak_bf16_flops
+        estimates = self._estimates(index, stage, compiled) if fits else None
+        undecided = sum(step.cached is not None for step in stage.steps)
         plan = StagePlan(
             name=stage.name.value,
             component=stage.component,
-            steps=stage.steps,
             peak_hbm_bytes_per_chip=peak,
             hbm_bytes_per_chip=self.limit_bytes,
             fits=fits,
-            flops=stage.flops,
-            moved_bytes=stage.moved_bytes,
-            roofline_seconds=max(
-                stage.flops / possible_flops,
-                stage.moved_bytes / (chips * chip.hbm_bandwidth_bytes_per_second),
-            ),
-            estimated_seconds=seconds,
-            estimated_mfu=stage.flops / (seconds * possible_flops) if seconds else None,
             compile_seconds=compiled.compile_seconds,
-            collective_bytes=None
-            if estimated is None
-            else {kind: sent * chip.devices_per_chip for kind, sent in estimated.collective_bytes.items()},
             evicts=(),
-            estimate=None
-            if estimated is None
-            else dict(sorted(estimated.seconds.items(), key=lambda item: -item[1])),
-            notes=() if estimated is None else tuple(sorted(estimated.notes)),
+            notes=() if estimates is None else _notes(estimates),
+            **totals(self._kinds(stage, estimates), undecided, self.topology),
         )
         self.progress.finished(place, plan)
         return plan
@@ -141,16 +133,52 @@ class Planner:
         program = (max(peaks, default=0) + outline.stages[index].held_device_bytes) * per_chip
         return max(program, sum(self._loads(outline, index).values()))
 
-    def _estimate(self, index: int, compiled: CompiledStage) -> Estimate:
-        """The estimate of all programs of the stage, each as often as it runs."""
-        total, chip = Estimate(), self.topology.chip
-        modules = [(parse(program.hlo), program.runs) for program in compiled.programs]
+    def _estimates(self, index: int, stage: RehearsedStage, compiled: CompiledStage) -> Estimates:
+        """The estimate of each program of the stage, also of one in which the device decides to skip."""
+        chip = self.topology.chip
+        modules = [parse(program.hlo) for program in compiled.programs]
         cycles: KernelCycles = {}
-        if any(has_kernels(module) for module, _ in modules):
+        if any(has_kernels(module) for module in modules):
             cycles = self.compiler.kernel_cycles(self.spec, index)
-        for module, runs in modules:
-            total.add(estimate(module, chip, self.topology.chips * chip.devices_per_chip, cycles), runs)
-        return total
+        estimates: Estimates = {}
+        for step in stage.steps:
+            for program, skipped in product(step.programs, (False, True) if step.cached else (False,)):
+                if (program, skipped) not in estimates:
+                    devices = self.topology.chips * chip.devices_per_chip
+                    estimates[program, skipped] = estimate(
+                        modules[program], chip, devices, cycles, skipped=skipped
+                    )
+        return estimates
+
+    def _kinds(self, stage: RehearsedStage, estimates: Estimates | None) -> list[PlannedSteps]:
+        """The stage's steps by kind, those of which the device decides counted as neither."""
+        works: dict[str, list[Work]] = defaultdict(list)
+        spent: dict[str, Estimate] = defaultdict(Estimate)
+        counts = Counter(step.work.kind for step in stage.steps if step.cached is None)
+        for step in stage.steps:
+            for work, skipped in ((step.work, False), (step.cached, True)):
+                if work is None:
+                    continue
+                works[work.kind].append(work)
+                for program in () if estimates is None else step.programs:
+                    spent[work.kind].add(estimates[program, skipped])
+        per_chip = self.topology.chip.devices_per_chip
+        return [
+            PlannedSteps(
+                kind=kind,
+                count=counts[kind],
+                flops=fmean(work.flops for work in those),
+                moved_bytes=fmean(work.moved_bytes for work in those),
+                estimated_seconds=None if estimates is None else spent[kind].total_seconds / len(those),
+                collective_bytes=None
+                if estimates is None
+                else {of: sent * per_chip / len(those) for of, sent in spent[kind].collective_bytes.items()},
+                estimate=None
+                if estimates is None
+                else {of: seconds / len(those) for of, seconds in spent[kind].seconds.items()},
+            )
+            for kind, those in works.items()
+        ]
 
     def _largest(self, outline: Rehearsal, failing: list[int]) -> Iterable[Shape]:
         """The most frames and the largest size with which what fails would fit."""
@@ -178,6 +206,14 @@ class Planner:
             least = self.limit_bytes + 1 if compiled.shortage else 0
             peaks.append(max(peak or 0, least))
         return max(peaks)
+
+
+def _notes(estimates: Estimates) -> tuple[str, ...]:
+    notes = {note for each in estimates.values() for note in each.notes}
+    for (program, skipped), each in estimates.items():
+        if skipped and each.seconds == estimates[program, False].seconds:
+            notes.add("what is skipped is computed all the same: the compiler has made no condition of it")
+    return tuple(sorted(notes))
 
 
 def _with_fewer_frames(request: Any) -> dict[int, Any]:

@@ -4,7 +4,7 @@ The same code as in a real run takes the same path; only the `Job` differs. So w
 is known of the one that runs. The devices may be those of a TPU that this machine does not have.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar, Unpack, cast
@@ -27,19 +27,38 @@ from crystools_pipelines.weights.part import Part
 from crystools_pipelines.weights.shapes import Shapes, device_bytes
 from crystools_tpu import telemetry
 from crystools_tpu.telemetry import StageName
-from crystools_tpu.telemetry.events import FULL
+from crystools_tpu.telemetry.events import CACHED, FULL
 
 Module = TypeVar("Module", bound=torch.nn.Module)
 
 
-@dataclass
+@dataclass(frozen=True)
 class RehearsedProgram:
     """A program of a stage, traced, and how hard a run has XLA work on it (`programs.compile_with`)."""
 
     traced: jax.stages.Traced
     effort: int
-    runs: int = 0
-    """How many times the stage runs it."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a step of this kind computes and moves through HBM, over all devices."""
+
+    kind: str
+    flops: float
+    moved_bytes: float
+
+
+@dataclass(frozen=True)
+class RehearsedStep:
+    """A step: its work, and the stage's programs that it runs, by their place among them.
+
+    `cached` is its work where it is skipped, of a step of which the device decides that.
+    """
+
+    work: Work
+    cached: Work | None
+    programs: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -58,14 +77,20 @@ class RehearsedStage:
 
     name: StageName
     component: str | None
-    steps: int
-    flops: float = 0.0
-    """Model FLOPs of all steps, over all devices."""
-    moved_bytes: float = 0.0
-    """Bytes that must move through HBM in all steps, over all devices."""
+    steps: list[RehearsedStep] = field(default_factory=list)
     programs: list[RehearsedProgram] = field(default_factory=list)
     fetched_device_bytes: list[int] = field(default_factory=list)
     """Bytes on one device of each output that stays on the devices until the stage ends."""
+    _ran: list[int] = field(default_factory=list)
+
+    def ran(self, program: int) -> None:
+        """Takes a program, by its place, that the step which comes has run."""
+        self._ran.append(program)
+
+    def step(self, work: Work, cached: Work | None) -> None:
+        """Takes the step that has run."""
+        self.steps.append(RehearsedStep(work, cached, tuple(self._ran)))
+        self._ran.clear()
 
     @property
     def held_device_bytes(self) -> int:
@@ -129,19 +154,17 @@ class _Run(telemetry.SilentRun):
         self, name: StageName | str, **facts: Unpack[telemetry.StageFacts]
     ) -> Iterator[telemetry.SilentStage]:
         """A stage. Raises ValueError where its steps or their cost are not said: a plan is made of them."""
-        steps, flops = facts.get("steps"), facts.get("flops_per_step")
-        moved_bytes = facts.get("bytes_per_step")
-        if steps is None or flops is None or moved_bytes is None:
+        flops, moved_bytes = facts.get("flops_per_step"), facts.get("bytes_per_step")
+        if facts.get("steps") is None or flops is None or moved_bytes is None:
             raise ValueError(f"stage {name!r} lacks steps, flops_per_step or bytes_per_step")
-        count = sum(steps.values()) if isinstance(steps, Mapping) else steps
         with super().stage(name, **facts):
-            stage = RehearsedStage(StageName(name), facts.get("component"), count)
+            stage = RehearsedStage(StageName(name), facts.get("component"))
             self._rehearsed.append(stage)
             yield _Stage(stage, flops, moved_bytes)
 
 
 class _Stage(telemetry.SilentStage):
-    """The `telemetry.StageRecorder` of a rehearsal: sums up what the steps are to cost."""
+    """The `telemetry.StageRecorder` of a rehearsal: keeps what each step is to cost, and what it runs."""
 
     def __init__(self, stage: RehearsedStage, flops_per_step: float, bytes_per_step: float) -> None:
         super().__init__()
@@ -158,8 +181,13 @@ class _Stage(telemetry.SilentStage):
         moved_bytes: float | None = None,
         cached: telemetry.CachedStep | None = None,
     ) -> None:
-        self._stage.flops += self._flops_per_step if flops is None else flops
-        self._stage.moved_bytes += self._bytes_per_step if moved_bytes is None else moved_bytes
+        work = Work(
+            kind,
+            self._flops_per_step if flops is None else flops,
+            self._bytes_per_step if moved_bytes is None else moved_bytes,
+        )
+        skipped = None if cached is None else Work(CACHED, cached.flops, cached.moved_bytes)
+        self._stage.step(work, skipped)
 
 
 @dataclass(frozen=True)
@@ -192,12 +220,12 @@ class _Job(Job):
 
     def _keep(self, traced: jax.stages.Traced, effort: int) -> Callable[..., Any]:
         """What answers with the shapes of the outputs; the program goes to the stage that runs."""
-        program = RehearsedProgram(traced, effort)
-        self.rehearsal.stages[-1].programs.append(program)
-        outputs = abstract(traced.out_info)
+        stage = self.rehearsal.stages[-1]
+        place, outputs = len(stage.programs), abstract(traced.out_info)
+        stage.programs.append(RehearsedProgram(traced, effort))
 
         def run(*_: Any) -> Any:
-            program.runs += 1
+            stage.ran(place)
             return outputs
 
         return run
