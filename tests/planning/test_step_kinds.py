@@ -100,9 +100,8 @@ def known() -> Plan:
 
 @pytest.fixture(scope="module")
 def undecided() -> Plan:
-    """A full step, and nine of which the device decides."""
-    steps = [(0, FULL, None), *[(1, FULL, CACHED)] * 9]
-    return planned(denoise(*steps), product(4 * SECOND), CONDITION)
+    """Ten steps of which the device decides, but for the first, which has nothing to take instead."""
+    return planned(denoise(*[(0, FULL, CACHED)] * 10), CONDITION)
 
 
 def test_steps_that_are_known_to_be_cached_are_estimated_apart(known: Plan) -> None:
@@ -147,7 +146,7 @@ def test_a_share_of_skips_changes_no_stage_whose_steps_are_known(known: Plan) ->
 
 
 def test_a_condition_that_the_compiler_has_made_none_of_is_said() -> None:
-    (stage,) = planned(denoise((0, FULL, CACHED)), product(SECOND)).stages
+    (stage,) = planned(denoise(*[(0, FULL, CACHED)] * 2), product(SECOND)).stages
     (note,) = stage.notes
     assert note == "what is skipped is computed all the same: the compiler has made no condition of it"
 
@@ -157,6 +156,14 @@ def test_what_does_not_fit_has_no_estimate_of_any_step() -> None:
     (stage,) = planned(denoise((0, FULL, CACHED)), CONDITION, memory=[too_much]).stages
     assert not stage.fits
     assert (stage.seconds_by_kind, stage.seconds_range) == ({}, None)
+
+
+def test_what_a_program_is_given_and_does_not_read_takes_room_too() -> None:
+    """The last residual stays until a new one has been computed."""
+    stage = denoise((0, FULL, None), (1, CACHED, None))
+    stage.unread_device_bytes[0] = 15 * MIB
+    (planned_stage,) = planned(stage, product(SECOND), product(SECOND)).stages
+    assert planned_stage.peak_hbm_bytes_per_chip == 25 * MIB
 
 
 def test_it_survives_its_own_json_and_an_older_plan_is_read_too(undecided: Plan) -> None:
@@ -177,11 +184,11 @@ def test_what_is_printed_as_json_says_what_all_stages_come_to(known: Plan, undec
 
 
 def test_meshes_whose_skips_are_not_known_are_ranked_by_their_full_steps(undecided: Plan) -> None:
-    other = planned(denoise((0, FULL, CACHED)), CONDITION)
+    other = planned(denoise(*[(0, FULL, CACHED)] * 3), CONDITION)
     plans = [undecided, dataclasses.replace(other, mesh=MeshShape(1, 8, 1))]
     ranked = compare(MeshShape(2, 4, 1), plans)
     assert [plan.mesh.sequence for plan in ranked.plans] == [8, 4]
-    assert "1.2 to 4.0" in shown(lambda console: print_meshes(console, ranked, REQUEST))
+    assert "6.5 to 12.0" in shown(lambda console: print_meshes(console, ranked, REQUEST))
 
 
 REQUEST = Wan21Request("", num_inference_steps=10, step_cache=FirstBlockCache(0.1))
@@ -206,7 +213,7 @@ def test_full_and_cached_steps_have_rows_of_their_own(known: Plan, undecided: Pl
     assert "from the prompt to the frames: 3.000 s" in rows
     rows = rows_of(undecided)
     assert any("10 steps, step cache first-block:0.1" in row for row in rows)
-    assert "denoise transformer yes 20.0 MiB n/a 1.400 15.2 to 40.0 n/a n/a 1.0" in rows
+    assert "denoise transformer yes 10.0 MiB n/a 1.400 15.2 to 40.0 n/a n/a 1.0" in rows
     assert "full 4.000" in rows
     assert "cached 1.250" in rows
     assert any(row.startswith("denoise transformer: one cached") for row in rows)

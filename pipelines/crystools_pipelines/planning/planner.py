@@ -13,7 +13,7 @@ from crystools_pipelines.planning.estimate import Estimate, KernelCycles, estima
 from crystools_pipelines.planning.fitting import largest_that_fits
 from crystools_pipelines.planning.hlo import parse
 from crystools_pipelines.planning.plan import Plan, PlannedSteps, RunSpec, StagePlan
-from crystools_pipelines.planning.rehearsal import Rehearsal, RehearsedStage, Work
+from crystools_pipelines.planning.rehearsal import Rehearsal, RehearsedStage, RehearsedStep, Work
 from crystools_pipelines.planning.residency import Loads, evictions
 from crystools_pipelines.planning.step_kinds import totals
 from crystools_pipelines.planning.topologies import TOPOLOGIES, Topology
@@ -107,7 +107,7 @@ class Planner:
         peak = self._peak_bytes(outline, index, compiled)
         fits = compiled.shortage is None and peak is not None and peak <= self.limit_bytes
         estimates = self._estimates(index, stage, compiled) if fits else None
-        undecided = sum(step.cached is not None for step in stage.steps)
+        undecided = sum(map(_is_undecided, stage.steps[1:]))
         plan = StagePlan(
             name=stage.name.value,
             component=stage.component,
@@ -124,13 +124,14 @@ class Planner:
 
     def _peak_bytes(self, outline: Rehearsal, index: int, compiled: CompiledStage) -> int | None:
         """Bytes that a chip must hold for the stage; None where XLA does not say how much too much it is."""
-        per_chip = self.topology.chip.devices_per_chip
-        peaks = [program.memory_bytes for program in compiled.programs]
+        per_chip, stage = self.topology.chip.devices_per_chip, outline.stages[index]
+        unread = stage.unread_device_bytes
+        peaks = [program.memory_bytes + unread.get(i, 0) for i, program in enumerate(compiled.programs)]
         if compiled.shortage is not None:
             if compiled.shortage.wanted_bytes is None:
                 return None
             peaks.append(compiled.shortage.wanted_bytes)
-        program = (max(peaks, default=0) + outline.stages[index].held_device_bytes) * per_chip
+        program = (max(peaks, default=0) + stage.held_device_bytes) * per_chip
         return max(program, sum(self._loads(outline, index).values()))
 
     def _estimates(self, index: int, stage: RehearsedStage, compiled: CompiledStage) -> Estimates:
@@ -154,7 +155,9 @@ class Planner:
         """The stage's steps by kind, those of which the device decides counted as neither."""
         works: dict[str, list[Work]] = defaultdict(list)
         spent: dict[str, Estimate] = defaultdict(Estimate)
-        counts = Counter(step.work.kind for step in stage.steps if step.cached is None)
+        counts = Counter(
+            step.work.kind for i, step in enumerate(stage.steps) if i == 0 or not _is_undecided(step)
+        )
         for step in stage.steps:
             for work, skipped in ((step.work, False), (step.cached, True)):
                 if work is None:
@@ -206,6 +209,11 @@ class Planner:
             least = self.limit_bytes + 1 if compiled.shortage else 0
             peaks.append(max(peak or 0, least))
         return max(peaks)
+
+
+def _is_undecided(step: RehearsedStep) -> bool:
+    """Whether the device decides of it; the first step of a stage has nothing to take instead, and runs."""
+    return step.cached is not None
 
 
 def _notes(estimates: Estimates) -> tuple[str, ...]:

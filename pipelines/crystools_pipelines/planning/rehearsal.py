@@ -81,11 +81,15 @@ class RehearsedStage:
     programs: list[RehearsedProgram] = field(default_factory=list)
     fetched_device_bytes: list[int] = field(default_factory=list)
     """Bytes on one device of each output that stays on the devices until the stage ends."""
+    unread_device_bytes: dict[int, int] = field(default_factory=dict)
+    """By a program's place the bytes on one device that it is given and does not read: they are on the device
+    while it runs, but in no account of the compiler's."""
     _ran: list[int] = field(default_factory=list)
 
-    def ran(self, program: int) -> None:
+    def ran(self, program: int, unread_device_bytes: int = 0) -> None:
         """Takes a program, by its place, that the step which comes has run."""
         self._ran.append(program)
+        self.unread_device_bytes[program] = unread_device_bytes
 
     def step(self, work: Work, cached: Work | None) -> None:
         """Takes the step that has run."""
@@ -224,8 +228,17 @@ class _Job(Job):
         place, outputs = len(stage.programs), abstract(traced.out_info)
         stage.programs.append(RehearsedProgram(traced, effort))
 
-        def run(*_: Any) -> Any:
-            stage.ran(place)
+        def run(*args: Any) -> Any:
+            stage.ran(place, _unread_device_bytes(traced, args))
             return outputs
 
         return run
+
+
+def _unread_device_bytes(traced: jax.stages.Traced, args: Any) -> int:
+    """Bytes on one device of those `args`, as the program has them, that it does not read."""
+    jaxpr = cast(Any, traced.jaxpr).jaxpr
+    read = {id(each) for equation in jaxpr.eqns for each in equation.invars} | set(map(id, jaxpr.outvars))
+    leaves = zip(jaxpr.invars, jax.tree.leaves(args), strict=True)
+    unread = (leaf for variable, leaf in leaves if id(variable) not in read)
+    return sum(device_bytes(leaf) for leaf in unread if isinstance(leaf.sharding, NamedSharding))
