@@ -33,10 +33,15 @@ class DispatchedStep(NamedTuple):
 
 def as_it_was(step: DispatchedStep) -> DispatchedStep:
     """The finished step, of the kind and cost that the device has decided."""
-    if step.cached is None or not truth(step.cached.skipped):
+    if step.cached is None:
         return step
-    _, flops, moved_bytes = step.cached
-    return step._replace(kind=CACHED, flops=flops, moved_bytes=moved_bytes)
+    skipped, flops, moved_bytes, if_some = step.cached
+    parts = skipped.tolist()
+    if all(parts):
+        return step._replace(kind=CACHED, flops=flops, moved_bytes=moved_bytes)
+    if any(parts) and if_some is not None:
+        return step._replace(flops=if_some[0], moved_bytes=if_some[1])
+    return step
 
 
 class StepWaiter:

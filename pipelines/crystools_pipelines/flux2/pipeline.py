@@ -29,6 +29,7 @@ from crystools_pipelines.flux2.transformer import build_transformer, predict, ro
 from crystools_pipelines.flux2.vae import build_decoder, decoding_turn
 from crystools_pipelines.parallel import layout
 from crystools_pipelines.requests.request import Size as PixelSize
+from crystools_pipelines.requests.step_cache import FirstBlockCache
 from crystools_pipelines.runtime.job import Job, initial_noise
 from crystools_pipelines.runtime.pipeline import Config, Decoding, Denoising, Phase, Pipeline
 from crystools_pipelines.runtime.previews import Preview
@@ -49,6 +50,10 @@ class Flux2(Pipeline[Flux2Request, FlowMatchEulerDiscreteScheduler]):
     text_width = "joint_attention_dim"
     predict = staticmethod(predict)
     advance = staticmethod(advance)
+    step_cache_news = {
+        FirstBlockCache: "diffusers has no FirstBlockCache for this model's two kinds of blocks; here its rule "
+        "is applied to both as one stack"
+    }
 
     def vae_sizes(self, config: Config) -> list[Size]:
         halvings = len(config["block_out_channels"]) - 1
@@ -73,7 +78,15 @@ class Flux2(Pipeline[Flux2Request, FlowMatchEulerDiscreteScheduler]):
     def prepare(self, request: Flux2Request, checkpoint: Checkpoint) -> FlowMatchEulerDiscreteScheduler:
         check_all_heeded(self.model, checkpoint)
         self.check_denoiser(checkpoint)
+        self.check_step_cache(request, checkpoint)
         return load_scheduler(checkpoint, FlowMatchEulerDiscreteScheduler)
+
+    def hidden_size(self, config: Config, latent_shape: tuple[int, ...]) -> tuple[int, int]:
+        return latent_shape[1], costs.hidden_width(config)
+
+    def first_blocks(self, config: Config, count: int) -> Config:
+        double = min(count, config["num_layers"])
+        return {**config, "num_layers": double, "num_single_layers": count - double}
 
     def text_encoder(self, mesh: Mesh) -> Part[Any]:
         build = partial(build_prompt_encoder, mesh=mesh)

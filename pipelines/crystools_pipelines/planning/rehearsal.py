@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from crystools_pipelines.parallel.mesh import shape_of
 from crystools_pipelines.parallel.mesh_shape import MeshShape
 from crystools_pipelines.runtime.job import Job
+from crystools_pipelines.runtime.mag_ratios import Measured
 from crystools_pipelines.runtime.pipeline import Pipeline
 from crystools_pipelines.runtime.programs import Component, Programs, abstract
 from crystools_pipelines.text.tokens import Tokenize, Tokens
@@ -210,6 +211,12 @@ class _Job(Job):
         return jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), tree
         )
+
+    def zeros(self, tree: Any) -> Any:
+        return tree
+
+    def keep_ratios(self, measured: Measured, ratios: Mapping[str, jax.Array]) -> None:
+        """Measured nothing."""
 
     def tokens(self, tokenize: Tokenize, prompts: Sequence[str], length: int) -> Tokens:
         nothing = np.zeros((len(prompts), length), np.int32)
