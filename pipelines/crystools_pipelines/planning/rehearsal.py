@@ -4,7 +4,7 @@ The same code as in a real run takes the same path; only the `Job` differs. So w
 is known of the one that runs. The devices may be those of a TPU that this machine does not have.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar, Unpack, cast
