@@ -12,18 +12,20 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from crystools_pipelines.errors import RequestError
 from crystools_pipelines.models import MODELS
 from crystools_pipelines.planning.plan import RunSpec, compare
 from crystools_pipelines.planning.step_kinds import with_skips
 from crystools_pipelines.planning.topologies import TOPOLOGIES
 from crystools_pipelines.requests.fields import Role
-from crystools_pipelines.requests.step_cache import FirstBlockCache
+from crystools_pipelines.requests.lora import EXPERTS, check_expert
+from crystools_pipelines.requests.step_cache import FirstBlockCache, MagCache
 from crystools_tpu.cli.console import make_console
 from crystools_tpu.cli.errors import CheckFailed, CommandError
 from crystools_tpu.cli.help import add_command
 from crystools_tpu.cli.plan_display import print_meshes, print_plan, print_tuning, show_tries
 from crystools_tpu.cli.plans import Plans, refusals, tpu_compiler
-from crystools_tpu.cli.requests import add_mesh, add_preset, mesh_of, options, request_of
+from crystools_tpu.cli.requests import add_mesh, add_preset, mesh_of, options, refusal, request_of
 from crystools_tpu.telemetry import StageName
 
 if TYPE_CHECKING:
@@ -38,13 +40,14 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "plan",
         "say whether a model fits a TPU and how fast it would be, without a TPU",
         ("the model as published", "plan wan2.1-t2v --topology v6e-8"),
+        ("in four steps, without guidance", "plan wan2.1-t2v --topology v6e-8 --preset lightx2v-4step"),
         (
             "a longer video, its denoising alone",
             "plan wan2.1-t2v --topology v6e-8 --frames 121 --stages denoise",
         ),
         ("how its chips should share the work", "plan flux.2 --topology v5p-8 --compare-meshes"),
         (
-            "with a step cache, of the steps of which the device decides 45% skipped",
+            "with a step cache that skips 45% of the steps",
             "plan wan2.1-t2v --topology v6e-8 --step-cache first-block:0.1 --skips 0.45",
         ),
         (
@@ -85,10 +88,11 @@ def run(arguments: argparse.Namespace) -> None:
         raise CommandError(f"--checkpoint: {arguments.checkpoint} is no folder; give one, or leave it out")
     if arguments.compare_meshes and arguments.mesh is not None:
         raise CommandError("--mesh: --compare-meshes plans all of them; leave one of the two out")
-    request = _without_loras(request_of(arguments, of_any_content=True))
+    request = request_of(arguments, of_any_content=True)
     _check_skips(arguments, request.step_cache)
     mesh, only = mesh_of(arguments.mesh), _only(arguments.stages)
     with _configurations(arguments) as configurations:
+        request = _without_loras(request, configurations)
         spec = RunSpec(arguments.topology, arguments.model, request, configurations, mesh)
         if arguments.compare_meshes:
             _compare_meshes(arguments, spec, only or frozenset({StageName.DENOISE}))
@@ -162,11 +166,22 @@ def _skipping(arguments: argparse.Namespace, plan: Plan) -> Plan:
     return plan if arguments.skips is None else with_skips(plan, arguments.skips)
 
 
-def _without_loras(request: Any) -> Any:
-    """The request without them, and a word of it: they are in the weights, and a plan reads none."""
-    if request.loras:
-        merged = "they are merged" if len(request.loras) > 1 else "it is merged"
-        print(f"--lora: {merged} into the weights; the plan is the same without", file=sys.stderr)
+def _without_loras(request: Any, configurations: Path) -> Any:
+    """The request without them, and a word of it: they are in the weights, of which a plan reads none.
+
+    Raises CommandError for one that this checkpoint has no place for.
+    """
+    if not request.loras:
+        return request
+    transformers = [name for name in EXPERTS.values() if (configurations / name).is_dir()]
+    try:
+        for lora in request.loras:
+            check_expert("loras", lora, transformers)
+    except RequestError as error:
+        raise refusal(error) from None
+    said = "LoRAs change" if len(request.loras) > 1 else "a LoRA changes"
+    measured = "; its ratios are taken as those without" if isinstance(request.step_cache, MagCache) else ""
+    print(f"--lora: {said} nothing here, merged into the weights before the run{measured}", file=sys.stderr)
     return dataclasses.replace(request, loras=())
 
 

@@ -25,6 +25,7 @@ from crystools_tpu.cli.console import (
 )
 from crystools_tpu.stage_table import ABSENT
 from crystools_tpu.telemetry import Shape, size_label
+from crystools_tpu.telemetry.events import CACHED
 
 if TYPE_CHECKING:
     from crystools_pipelines.kernels.flash_kernel import BlockSizes
@@ -162,7 +163,7 @@ def stages_table(plan: Plan, request: Any) -> Table:
             _size(stage.peak_hbm_bytes_per_chip),
             ABSENT if stage.undecided_steps else f"{stage.flops / 1e15:.3f}",
             f"{stage.roofline_seconds:.3f}",
-            _span(stage.seconds_range),
+            ABSENT if seconds is None else f"{seconds:.3f}",
             ABSENT if seconds is None else f"{seconds / stage.steps:.3f}",
             ABSENT if stage.estimated_mfu is None else f"{stage.estimated_mfu:.1%}",
             f"{stage.compile_seconds:.1f}",
@@ -173,17 +174,16 @@ def stages_table(plan: Plan, request: Any) -> Table:
 
 
 def _of_kind(stage: StagePlan, steps: PlannedSteps) -> tuple[str, ...]:
-    """A row for the steps of one kind: of how many it is where that is known, and what one takes."""
-    seconds, is_known = steps.estimated_seconds, not stage.undecided_steps
-    return (
-        f"  {f'{steps.count} ' if is_known else ''}{escape(steps.kind)}",
-        "",
-        "",
-        f"{steps.count * steps.flops / 1e15:.3f}" if is_known else "",
-        "",
-        f"{steps.count * seconds:.3f}" if is_known and seconds is not None else "",
-        ABSENT if seconds is None else f"{seconds:.3f}",
-    )
+    """A row for the steps of one kind: how many they are, or what the stage is if all are that may be."""
+    seconds, between = steps.estimated_seconds, stage.seconds_range
+    if stage.undecided_steps:
+        of_all = None if between is None else between[0] if steps.kind == CACHED else between[1]
+        count, flops = "all", ""
+    else:
+        of_all = None if seconds is None else steps.count * seconds
+        count, flops = str(steps.count), f"{steps.count * steps.flops / 1e15:.3f}"
+    figures = (ABSENT if each is None else f"{each:.3f}" for each in (of_all, seconds))
+    return f"  {count} {escape(steps.kind)}", "", "", flops, "", *figures
 
 
 def _span(seconds: tuple[float, float] | None) -> str:
@@ -191,7 +191,8 @@ def _span(seconds: tuple[float, float] | None) -> str:
     if seconds is None:
         return ABSENT
     least, most = seconds
-    return f"{most:.3f}" if least == most else f"{least:.1f} to {most:.1f}"
+    digits = 1 if most >= 10 else 3
+    return f"{most:.3f}" if least == most else f"{least:.{digits}f} to {most:.{digits}f}"
 
 
 def _sum(seconds: tuple[float, float], *, whole: bool) -> str:
@@ -277,7 +278,7 @@ def _spendings(plan: Plan) -> Iterator[tuple[str, Mapping[str, float], Mapping[s
             continue
         for steps in stage.steps_by_kind:
             spent = dict(sorted((steps.estimate or {}).items(), key=lambda item: -item[1]))
-            yield f"{stage.label}: one {steps.kind}", spent, steps.collective_bytes or {}
+            yield f"one {steps.kind} {stage.label}", spent, steps.collective_bytes or {}
 
 
 def _what(plan: Plan, request: Any) -> str:

@@ -213,12 +213,19 @@ def test_full_and_cached_steps_have_rows_of_their_own(known: Plan, undecided: Pl
     assert "from the prompt to the frames: 3.000 s" in rows
     rows = rows_of(undecided)
     assert any("10 steps, step cache first-block:0.1" in row for row in rows)
-    assert "denoise transformer yes 10.0 MiB n/a 1.400 15.2 to 40.0 n/a n/a 1.0" in rows
-    assert "full 4.000" in rows
-    assert "cached 1.250" in rows
-    assert any(row.startswith("denoise transformer: one cached") for row in rows)
+    assert "denoise transformer yes 10.0 MiB n/a 1.400 n/a n/a n/a 1.0" in rows
+    assert "all full 40.000 4.000" in rows
+    assert "all cached 15.250 1.250" in rows
+    assert any(row.startswith("one cached denoise transformer") for row in rows)
     ask = "by how many steps are skipped: give --skips SHARE"
     assert f"from the prompt to the frames: 15.2 to 40.0 s, {ask}" in rows
+
+
+@pytest.mark.parametrize("width", [60, 80])
+def test_the_rows_of_kinds_have_room_on_a_narrow_terminal(undecided: Plan, width: int) -> None:
+    rows = rows_of(undecided, width)
+    assert max(map(len, rows)) <= width
+    assert "all cached 15.250 1.250" in " ".join(rows)
 
 
 def test_a_plan_of_one_guidance_branch_says_which_mesh_that_has() -> None:

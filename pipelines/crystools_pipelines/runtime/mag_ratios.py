@@ -19,7 +19,7 @@ from crystools_pipelines.errors import RequestError
 from crystools_pipelines.requests.lora import Lora
 from crystools_pipelines.requests.step_cache import MagCache
 from crystools_pipelines.weights.checkpoint import Checkpoint
-from crystools_tpu.data_dir import data_dir
+from crystools_tpu.data_dir import MAG_RATIOS, data_dir
 from crystools_tpu.whole_file import written_whole
 
 Ratios: TypeAlias = Mapping[str, Sequence[Sequence[float]]]
@@ -41,7 +41,7 @@ class Measured:
         """The file for its own ratios, in `mag-ratios` in the user's data folder."""
         parts = json.dumps([self.model, self._location, *map(str, self.loras)])
         digest = sha256(parts.encode()).hexdigest()[:16]
-        return (folder or data_dir() / "mag-ratios") / f"{self.model}-{digest}.json"
+        return (folder or data_dir() / MAG_RATIOS) / f"{self.model}-{digest}.json"
 
     @property
     def _location(self) -> str:
