@@ -66,7 +66,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
             option.add_to(parser)
     add_preset(parser)
     about = "the share of steps that --step-cache first-block skips, such as 0.45 (default: none to all)"
-    add("--skips", type=parse_share, metavar="SHARE", help=about)
+    add("--skips", type=float, metavar="SHARE", help=about)
     add("--stages", metavar="NAMES", help="these alone, such as denoise,vae_decode (default: all)")
     add_mesh(parser)
     instead = parser.add_mutually_exclusive_group().add_argument
@@ -147,16 +147,13 @@ def _tune_attention(arguments: argparse.Namespace, spec: RunSpec) -> None:
         print_tuning(make_console(), tuning)
 
 
-def parse_share(text: str) -> float:
-    """A share from 0 to 1, as argparse takes it."""
-    if not 0 <= (share := float(text)) <= 1:
-        raise argparse.ArgumentTypeError(f"{text} is no share; give one from 0 to 1, such as 0.45")
-    return share
-
-
 def _check_skips(arguments: argparse.Namespace, rule: StepCache | None) -> None:
-    """Raises CommandError for a share of skips where the device does not decide of any."""
-    if arguments.skips is None or isinstance(rule, FirstBlockCache):
+    """Raises CommandError for what is no share of skips, or where the device does not decide of any."""
+    if arguments.skips is None:
+        return
+    if not 0 <= arguments.skips <= 1:
+        raise CommandError(f"--skips: {arguments.skips:g} is no share; give one from 0 to 1, such as 0.45")
+    if isinstance(rule, FirstBlockCache):
         return
     why = "nothing is skipped without a step cache" if rule is None else f"what {rule} skips is known before"
     raise CommandError(f"--skips: {why}; leave it out, or give --step-cache first-block:THRESHOLD")

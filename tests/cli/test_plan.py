@@ -27,6 +27,8 @@ from crystools_pipelines.planning import aot
 from crystools_pipelines.planning.aot import CompiledStage, TpuCompiler
 from crystools_pipelines.planning.cache import keep_plan, plan_key
 from crystools_pipelines.planning.compiler_process import ChildProcess, ProcessDiedError
+from crystools_pipelines.planning.estimate import estimate
+from crystools_pipelines.planning.hlo import parse
 from crystools_pipelines.planning.plan import Plan, PlannedSteps, RunSpec, StagePlan, compare, from_json
 from crystools_pipelines.planning.planner import Planner
 from crystools_pipelines.planning.topologies import TOPOLOGIES
@@ -35,6 +37,7 @@ from crystools_pipelines.requests.step_cache import FirstBlockCache
 from crystools_pipelines.wan.wan21_t2v.request import Wan21Request
 from crystools_tpu.cli import main, plans
 from crystools_tpu.telemetry import Shape, StageName
+from tests.planning.conditions import compiled_condition
 from tests.planning.plans import made_up_plan, made_up_stage
 
 STAGE_KEYS = {
@@ -51,6 +54,7 @@ STAGE_KEYS = {
 }
 GIB = 2**30
 LIMIT = 7_000_000  # of bytes: the tiny model decodes 16 x 16 pixels in them, and not 32 x 32
+PRODUCTS = "matrix products and convolutions"
 USUAL = {"data": 1, "sequence": 1, "tensor": 4}
 
 
@@ -416,22 +420,14 @@ def test_a_run_is_estimated_for_a_share_of_skips(cache: Path, capsys: pytest.Cap
     assert counts == {"full": 6, "cached": 4}
 
 
-@pytest.mark.usefixtures("compiler")
-def test_a_step_of_which_the_device_decides_is_compiled_with_both_sides(
-    tiny_wan21: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    command = ["plan", "wan2.1-t2v", "--topology", "v6e-1", "--checkpoint", str(tiny_wan21), "--json"]
-    command += ["--height", "48", "--width", "80", "--frames", "9", "--stages", "denoise", "--steps", "9"]
-    assert main([*command, "--step-cache", "first-block:0.1"]) == 0
-    plan = json.loads(capsys.readouterr().out)
-    (stage,) = plan["stages"]
-    seconds = {steps["kind"]: steps["estimated_seconds"] for steps in stage["steps_by_kind"]}
-    assert 0 < seconds["cached"] < seconds["full"]
-    assert (stage["undecided_steps"], stage["estimated_seconds"]) == (8, None)
-    least, most = plan["estimated_seconds_range"]
-    assert most == pytest.approx(9 * seconds["full"])
-    assert least == pytest.approx(seconds["full"] + 8 * seconds["cached"])
-    assert not any("condition" in note for note in stage["notes"])
+def test_a_condition_of_the_compilers_is_estimated_by_its_sides(compiler: TpuCompiler) -> None:
+    """A product for the first block, and with six others."""
+    module = parse(compiler._child.call(compiled_condition))
+    full, skipped = (
+        estimate(module, TOPOLOGIES["v6e-4"].chip, 4, {}, skipped=each).seconds[PRODUCTS]
+        for each in (False, True)
+    )
+    assert 0 < skipped < full
 
 
 def test_without_libtpu_it_says_what_to_install(

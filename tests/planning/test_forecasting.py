@@ -134,10 +134,12 @@ def test_what_skips_by_ratios_is_planned_anew_where_these_are_others(
     (tmp_path / "data" / MAG_RATIOS).mkdir(parents=True)
     (tmp_path / "data" / MAG_RATIOS / "wan2.1-t2v.json").write_text("{}")
     assert plan_key(spec, None) != before
-    without = replace(spec, request=REQUEST)
-    assert plan_key(without, None) == plan_key(
-        replace(without, request=replace(REQUEST, loras=(Lora("x"),))), None
-    )
+
+
+def test_a_lora_is_in_no_key(desk: Desk) -> None:
+    spec = RunSpec("v6e-8", "wan2.1-t2v", REQUEST, desk.checkpoint)
+    with_lora = replace(spec, request=replace(REQUEST, loras=(Lora("style.safetensors"),)))
+    assert plan_key(with_lora, None) == plan_key(spec, None)
 
 
 @pytest.mark.parametrize("change", [{"height": 48}, {"num_frames": 5}, {"guidance_scale": 1.0}])
