@@ -93,7 +93,8 @@ def run(arguments: argparse.Namespace) -> None:
     mesh, only = mesh_of(arguments.mesh), _only(arguments.stages)
     with _configurations(arguments) as configurations:
         request = _without_loras(request, configurations)
-        spec = RunSpec(arguments.topology, arguments.model, request, configurations, mesh)
+        own = None if arguments.checkpoint is None else str(arguments.checkpoint)
+        spec = RunSpec(arguments.topology, arguments.model, request, configurations, mesh, own)
         if arguments.compare_meshes:
             _compare_meshes(arguments, spec, only or frozenset({StageName.DENOISE}))
         elif arguments.tune_attention:

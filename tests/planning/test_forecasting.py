@@ -134,6 +134,9 @@ def test_what_skips_by_ratios_is_planned_anew_where_these_are_others(
     (tmp_path / "data" / MAG_RATIOS).mkdir(parents=True)
     (tmp_path / "data" / MAG_RATIOS / "wan2.1-t2v.json").write_text("{}")
     assert plan_key(spec, None) != before
+    assert plan_key(replace(spec, checkpoint="org/a"), None) != plan_key(
+        replace(spec, checkpoint="org/b"), None
+    )
 
 
 def test_a_lora_is_in_no_key(desk: Desk) -> None:

@@ -131,7 +131,7 @@ _compiled: dict[Hashable, CompiledProgram] = {}
 
 
 def _meshes(spec: RunSpec) -> tuple[MeshShape, list[MeshShape]]:
-    pipeline, checkpoint = MODELS[spec.model].pipeline(), Checkpoint(spec.configurations)
+    pipeline, checkpoint = MODELS[spec.model].pipeline(), _checkpoint(spec)
     pipeline.check(checkpoint)
     pipeline.prepare(spec.request, checkpoint)
     devices, branches = _devices(spec.topology), spec.request.branches
@@ -141,6 +141,13 @@ def _meshes(spec: RunSpec) -> tuple[MeshShape, list[MeshShape]]:
 
 def _outline(spec: RunSpec) -> Rehearsal:
     return _rehearse(spec).outline()
+
+
+def _checkpoint(spec: RunSpec) -> Checkpoint:
+    checkpoint = Checkpoint(spec.configurations)
+    if spec.checkpoint is not None:
+        checkpoint.location = spec.checkpoint
+    return checkpoint
 
 
 def _devices(topology: str) -> list[Any]:
@@ -156,7 +163,7 @@ def _rehearse(spec: RunSpec) -> Rehearsal:
     global _rehearsed
     key = sha256(pickle.dumps(spec)).digest()
     if _rehearsed is None or _rehearsed[0] != key:
-        pipeline, checkpoint = MODELS[spec.model].pipeline(), Checkpoint(spec.configurations)
+        pipeline, checkpoint = MODELS[spec.model].pipeline(), _checkpoint(spec)
         devices = _devices(spec.topology)
         _rehearsed = key, rehearse(pipeline, spec.request, checkpoint, devices, shape=spec.mesh)
     return _rehearsed[1]

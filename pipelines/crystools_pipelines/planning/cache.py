@@ -40,7 +40,8 @@ def plan_key(spec: RunSpec, only: frozenset[StageName] | None) -> str:
         "schedule": _asked(spec.request, Role.SCHEDULE),
     }
     if isinstance(spec.request.step_cache, MagCache):
-        rest["ratios"] = [_digests(_PACKAGE, "**/mag_ratios.json"), _digests(data_dir() / MAG_RATIOS, "*")]
+        own = _digests(data_dir() / MAG_RATIOS, "*")
+        rest["ratios"] = [_digests(_PACKAGE, "**/mag_ratios.json"), own, spec.checkpoint if own else None]
     return f"{programs_key(spec)}-{_digest(rest)}"
 
 

@@ -58,7 +58,9 @@ def kept_forecast(
     if topology is None or dtype not in (None, _PLANNED_DTYPE):
         return None
     with Guard(logger)("what was planned of this run cannot be read"):
-        spec = RunSpec(topology, model, request, checkpoint.configurations(), shape_of(mesh))
+        spec = RunSpec(
+            topology, model, request, checkpoint.configurations(), shape_of(mesh), checkpoint.location
+        )
         return forecast_of(_plans_of(spec, folder), request.num_inference_steps)
     return None
 

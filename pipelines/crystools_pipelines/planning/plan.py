@@ -16,6 +16,7 @@ class RunSpec:
     """A run that is asked for: of `model`, an id of MODELS, on a key of TOPOLOGIES.
 
     `configurations` is a checkpoint's folder; weights need not be in it. `mesh` is None for the default.
+    `checkpoint` is what the run itself calls the checkpoint, by which what was measured of it is found.
     """
 
     topology: str
@@ -23,6 +24,7 @@ class RunSpec:
     request: Any
     configurations: Path
     mesh: MeshShape | None = None
+    checkpoint: str | None = None
 
 
 @dataclass(frozen=True)
