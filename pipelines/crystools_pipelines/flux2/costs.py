@@ -115,7 +115,8 @@ def _parameters_of_vectors(config: Config) -> int:
     return int(embedding + modulations)
 
 
-def _width(config: Config) -> int:
+def hidden_width(config: Config) -> int:
+    """The channels of the transformer's hidden states."""
     return int(config["num_attention_heads"] * config["attention_head_dim"])
 
 

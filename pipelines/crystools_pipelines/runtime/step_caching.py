@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from math import prod
 from typing import Any
 
 import jax
@@ -56,7 +57,7 @@ class Denoiser:
     def plan(self, rule: StepCache | None, steps: int, ratios: Sequence[Sequence[float]] = ()) -> Plan:
         """So many steps by the rule; `ratios` are those that MagCache needs."""
         match rule:
-            case None:
+            case None | FirstBlockCache(0):  # which nothing is below, and then the bytes are the same
                 return Plan([Step(self.step, self._full)] * steps)
             case FirstBlockCache(threshold):
                 return self._first_block(threshold, steps)
@@ -78,12 +79,12 @@ class Denoiser:
         job = self.job
         return block_caches.begin_states(job.mesh, job.dtype, self.branches, self.tokens, self.width)
 
-    def _moving(self, cost: StepCost, elements: float, itemsize: int) -> StepCost:
+    def _moving(self, cost: StepCost, elements: int) -> StepCost:
         """The cost with so many elements of a cache that are read or written besides."""
-        return StepCost(cost.flops, cost.moved_bytes + elements * itemsize)
+        return StepCost(cost.flops, cost.moved_bytes + elements * self.job.itemsize)
 
     def _residuals(self, cost: StepCost, count: int) -> StepCost:
-        return self._moving(cost, count * self.branches * self.tokens * self.width, self.job.itemsize)
+        return self._moving(cost, count * self.branches * self.tokens * self.width)
 
     def _mag(self, skips: Sequence[bool]) -> Plan:
         full = Step(
@@ -131,15 +132,13 @@ class Denoiser:
 
     def _taylor(self, skips: Sequence[bool]) -> Plan:
         branches, everywhere = layout.branches(self.job.mesh), self.job.everywhere
-        factor = jax.ShapeDtypeStruct(self.output_shape, block_caches.TAYLOR_DTYPE, sharding=branches)
+        factor = jax.ShapeDtypeStruct(self.output_shape, jnp.dtype(self.job.dtype), sharding=branches)
         age = jax.ShapeDtypeStruct((), jnp.int32, sharding=everywhere)
-        elements, itemsize = float(np.prod(self.output_shape)), block_caches.TAYLOR_DTYPE.dtype.itemsize
-        full = Step(
-            self._function(block_caches.taylor_update), self._moving(self._full, 3 * elements, itemsize)
-        )
+        elements = prod(self.output_shape)
+        full = Step(self._function(block_caches.taylor_update), self._moving(self._full, 3 * elements))
         cached = Step(
-            self._function(block_caches.taylor_predict, self.job.dtype),
-            self._moving(StepCost(0.0, 0.0), 2 * elements, itemsize),
+            self._function(block_caches.taylor_predict),
+            self._moving(StepCost(0.0, 0.0), 2 * elements),
             kind=CACHED,
         )
         cache = self.job.zeros(block_caches.Taylor(factor, factor, age))
