@@ -248,4 +248,7 @@ def _unread_device_bytes(traced: jax.stages.Traced, args: Any) -> int:
     read = {id(each) for equation in jaxpr.eqns for each in equation.invars} | set(map(id, jaxpr.outvars))
     leaves = zip(jaxpr.invars, jax.tree.leaves(args), strict=True)
     unread = (leaf for variable, leaf in leaves if id(variable) not in read)
-    return sum(device_bytes(leaf) for leaf in unread if isinstance(leaf.sharding, NamedSharding))
+    # What has no sharding is the host's, a number.
+    return sum(
+        device_bytes(leaf) for leaf in unread if isinstance(getattr(leaf, "sharding", None), NamedSharding)
+    )
