@@ -33,7 +33,7 @@ def plan_key(spec: RunSpec, only: frozenset[StageName] | None) -> str:
 
     And of the ratios by which steps are skipped, where they are; never of what goes into the weights.
     """
-    rest = {
+    rest: dict[str, Any] = {
         "mesh": str(spec.mesh),
         "only": None if only is None else sorted(only),
         "best_meshes": None if spec.mesh else read_defaults()["meshes"],

@@ -3,7 +3,6 @@
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from itertools import product
 from statistics import fmean
 from typing import Any, Protocol, TypeAlias
 
@@ -141,45 +140,33 @@ class Planner:
         cycles: KernelCycles = {}
         if any(has_kernels(module) for module in modules):
             cycles = self.compiler.kernel_cycles(self.spec, index)
-        estimates: Estimates = {}
-        for step in stage.steps:
-            for program, skipped in product(step.programs, (False, True) if step.cached else (False,)):
-                if (program, skipped) not in estimates:
-                    devices = self.topology.chips * chip.devices_per_chip
-                    estimates[program, skipped] = estimate(
-                        modules[program], chip, devices, cycles, skipped=skipped
-                    )
-        return estimates
+        devices = self.topology.chips * chip.devices_per_chip
+        ran = {
+            (program, skipped)
+            for step in stage.steps
+            for _, skipped in step.outcomes
+            for program in step.programs
+        }
+        return {
+            (program, skipped): estimate(modules[program], chip, devices, cycles, skipped=skipped)
+            for program, skipped in sorted(ran)
+        }
 
     def _kinds(self, stage: RehearsedStage, estimates: Estimates | None) -> list[PlannedSteps]:
-        """The stage's steps by kind, those of which the device decides counted as neither."""
-        works: dict[str, list[Work]] = defaultdict(list)
-        spent: dict[str, Estimate] = defaultdict(Estimate)
-        counts = Counter(
+        """The stage's steps by kind; those of which the device decides are counted as neither."""
+        works: defaultdict[str, list[Work]] = defaultdict(list)
+        spent: defaultdict[str, list[Estimate]] = defaultdict(list)
+        decided = Counter(
             step.work.kind for i, step in enumerate(stage.steps) if i == 0 or not _is_undecided(step)
         )
         for step in stage.steps:
-            for work, skipped in ((step.work, False), (step.cached, True)):
-                if work is None:
-                    continue
+            for work, skipped in step.outcomes:
                 works[work.kind].append(work)
-                for program in () if estimates is None else step.programs:
-                    spent[work.kind].add(estimates[program, skipped])
+                if estimates is not None:
+                    spent[work.kind] += (estimates[program, skipped] for program in step.programs)
         per_chip = self.topology.chip.devices_per_chip
         return [
-            PlannedSteps(
-                kind=kind,
-                count=counts[kind],
-                flops=fmean(work.flops for work in those),
-                moved_bytes=fmean(work.moved_bytes for work in those),
-                estimated_seconds=None if estimates is None else spent[kind].total_seconds / len(those),
-                collective_bytes=None
-                if estimates is None
-                else {of: sent * per_chip / len(those) for of, sent in spent[kind].collective_bytes.items()},
-                estimate=None
-                if estimates is None
-                else {of: seconds / len(those) for of, seconds in spent[kind].seconds.items()},
-            )
+            _mean_step(kind, decided[kind], those, None if estimates is None else spent[kind], per_chip)
             for kind, those in works.items()
         ]
 
@@ -209,6 +196,26 @@ class Planner:
             least = self.limit_bytes + 1 if compiled.shortage else 0
             peaks.append(max(peak or 0, least))
         return max(peaks)
+
+
+def _mean_step(
+    kind: str, count: int, works: list[Work], spent: list[Estimate] | None, devices_per_chip: int
+) -> PlannedSteps:
+    """So many steps of a kind: one is the mean of `works`, and of what these have `spent` where it is known."""
+    total, share = Estimate(), 1 / len(works)
+    for each in spent or ():
+        total.add(each)
+    sent = {of: bytes_ * devices_per_chip * share for of, bytes_ in total.collective_bytes.items()}
+    seconds = {of: spent_ * share for of, spent_ in total.seconds.items()}
+    return PlannedSteps(
+        kind=kind,
+        count=count,
+        flops=fmean(work.flops for work in works),
+        moved_bytes=fmean(work.moved_bytes for work in works),
+        estimated_seconds=None if spent is None else sum(seconds.values()),
+        collective_bytes=None if spent is None else sent,
+        estimate=None if spent is None else seconds,
+    )
 
 
 def _is_undecided(step: RehearsedStep) -> bool:

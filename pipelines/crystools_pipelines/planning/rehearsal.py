@@ -61,6 +61,13 @@ class RehearsedStep:
     cached: Work | None
     programs: tuple[int, ...]
 
+    @property
+    def outcomes(self) -> Iterator[tuple[Work, bool]]:
+        """What it may be: its work, and whether that is of a step that the device has skipped."""
+        yield self.work, False
+        if self.cached is not None:
+            yield self.cached, True
+
 
 @dataclass(frozen=True)
 class RehearsedLoad:
