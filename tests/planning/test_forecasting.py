@@ -125,6 +125,13 @@ def test_the_mean_step_of_a_plan_that_skips_some_holds_for_no_other_number_of_st
         assert (forecast.stages[0].step_seconds, forecast.stages[0].fits) == (expected, True)
 
 
+def test_where_the_device_decides_what_is_skipped_no_step_is_foretold(desk: Desk) -> None:
+    desk.keep(made_up_plan(ENCODE, replace(DENOISE, estimated_seconds=None, undecided_steps=49)))
+    forecast = desk.ask()
+    assert forecast is not None
+    assert [(stage.step_seconds, stage.fits) for stage in forecast.stages] == [(4.5, True), (None, True)]
+
+
 def test_what_skips_by_ratios_is_planned_anew_where_these_are_others(
     desk: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -201,7 +201,7 @@ class Planner:
 def _mean_step(
     kind: str, count: int, works: list[Work], spent: list[Estimate] | None, devices_per_chip: int
 ) -> PlannedSteps:
-    """So many steps of a kind: one is the mean of `works`, and of what these have `spent` where it is known."""
+    """So many steps of a kind: one is the mean of `works`, and of what these have `spent`, if known."""
     total, share = Estimate(), 1 / len(works)
     for each in spent or ():
         total.add(each)
