@@ -152,6 +152,8 @@ def _check_skips(arguments: argparse.Namespace, rule: StepCache | None) -> None:
     """Raises CommandError for what is no share of skips, or where the device does not decide of any."""
     if arguments.skips is None:
         return
+    if arguments.tune_attention:
+        raise CommandError("--skips: --tune-attention times one kernel and no run; leave it out")
     if not 0 <= arguments.skips <= 1:
         raise CommandError(f"--skips: {arguments.skips:g} is no share; give one from 0 to 1, such as 0.45")
     if isinstance(rule, FirstBlockCache):

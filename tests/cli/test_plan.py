@@ -351,6 +351,10 @@ def test_a_compiler_that_is_gone_is_one_line(
             "--skips: nothing is skipped without a step cache",
         ),
         (
+            ["--topology", "v6e-8", "--skips", "0.4", "--tune-attention"],
+            "--skips: --tune-attention times one kernel and no run; leave it out",
+        ),
+        (
             ["--topology", "v6e-8", "--skips", "0.4", "--step-cache", "taylorseer:3"],
             "--skips: what taylorseer:3 skips is known before; leave it out, or give --step-cache",
         ),
