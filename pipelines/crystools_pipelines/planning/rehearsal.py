@@ -94,10 +94,9 @@ class RehearsedStage:
     while it runs, but in no account of the compiler's."""
     _ran: list[int] = field(default_factory=list)
 
-    def ran(self, program: int, unread_device_bytes: int = 0) -> None:
+    def ran(self, program: int) -> None:
         """Takes a program, by its place, that the step which comes has run."""
         self._ran.append(program)
-        self.unread_device_bytes[program] = unread_device_bytes
 
     def step(self, work: Work, cached: Work | None) -> None:
         """Takes the step that has run."""
@@ -245,7 +244,9 @@ class _Job(Job):
         stage.programs.append(RehearsedProgram(traced, effort))
 
         def run(*args: Any) -> Any:
-            stage.ran(place, _unread_device_bytes(traced, args))
+            if place not in stage.unread_device_bytes:
+                stage.unread_device_bytes[place] = _unread_device_bytes(traced, args)
+            stage.ran(place)
             return outputs
 
         return run

@@ -1,6 +1,6 @@
 """What a stage's steps come to together: each kind apart, and for a share of skips that is given."""
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TypedDict
@@ -99,9 +99,10 @@ def _all_of(each: Iterable[tuple[int, float | None]]) -> float | None:
 
 def _sums(each: Iterable[tuple[int, Mapping[str, float] | None]]) -> dict[str, float] | None:
     """The sums of so many of each by what they are of; None where one is not known."""
-    total: Counter[str] = Counter()
+    total: defaultdict[str, float] = defaultdict(float)
     for count, values in each:
         if count and values is None:
             return None
-        total.update({name: count * value for name, value in (values or {}).items() if count})
+        for name, value in (values or {}).items() if count else ():
+            total[name] += count * value
     return dict(total)
