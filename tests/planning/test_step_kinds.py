@@ -10,14 +10,17 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import jax
+import numpy as np
 import pytest
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from rich.console import Console
 
 from crystools_pipelines.parallel.mesh_shape import MeshShape
 from crystools_pipelines.planning.aot import CompiledProgram, CompiledStage
 from crystools_pipelines.planning.plan import Plan, RunSpec, StagePlan, compare, from_json
 from crystools_pipelines.planning.planner import Planner
-from crystools_pipelines.planning.rehearsal import Rehearsal, RehearsedStage, Work
+from crystools_pipelines.planning.rehearsal import Rehearsal, RehearsedStage, Work, _unread_device_bytes
 from crystools_pipelines.planning.step_kinds import with_skips
 from crystools_pipelines.planning.topologies import TOPOLOGIES
 from crystools_pipelines.requests.step_cache import FirstBlockCache
@@ -165,6 +168,15 @@ def test_what_a_program_is_given_and_does_not_read_takes_room_too() -> None:
     stage.unread_device_bytes[0] = 15 * MIB
     (planned_stage,) = planned(stage, product(SECOND), product(SECOND)).stages
     assert planned_stage.peak_hbm_bytes_per_chip == 25 * MIB
+
+
+def test_what_a_program_does_not_read_is_counted_where_it_is_on_a_device() -> None:
+    """An eighth of 8 x 4 float32; a number of the host takes no room there."""
+    mesh = Mesh(np.asarray(jax.devices()), ("tokens",))
+    states = jax.ShapeDtypeStruct((8, 4), np.float32, sharding=NamedSharding(mesh, PartitionSpec("tokens")))
+    args = states, states, np.int32(3)
+    traced = jax.jit(lambda sample, last, start: 2 * sample).trace(*args)
+    assert _unread_device_bytes(traced, args) == 16
 
 
 def test_it_survives_its_own_json_and_an_older_plan_is_read_too(undecided: Plan) -> None:
