@@ -1,4 +1,5 @@
-"""Plans every full-size model's default request, all stages, for TPUs that this machine does not have.
+"""Plans every full-size model's default request, all stages, for TPUs that this machine does not have, and
+what makes some of them faster: few steps, and steps that are skipped.
 
     python -m benchmarks.plans [--topology v6e-8 ...] [MODEL ...]
 
@@ -20,6 +21,16 @@ from crystools_pipelines.planning.topologies import TOPOLOGIES
 
 TOPOLOGIES_PLANNED = ("v6e-8",)
 RESULTS = Path(__file__).parent / "results" / "plans.json"
+FASTER = {
+    "wan2.1-t2v": (
+        "--preset lightx2v-4step",
+        "--preset lightx2v-4step --mesh sp=8",
+        "--step-cache mag:0.12,0.2,2",
+    ),
+    "wan2.2-i2v": ("--step-cache mag:0.06,0.2,2",),
+}
+"""The options, as they were published, with which a model is planned as well."""
+
 KEPT = (
     "name",
     "component",
@@ -39,6 +50,16 @@ def full_size(model: str) -> Any:
     """The model's default request: 720x1280, 81 frames, guided; an image of 1024x1024."""
     # Of four steps each transformer of Wan2.2 takes one at least: more are no other programs.
     return MODELS[model].request_class().of_any_content(num_inference_steps=4)
+
+
+def row(plan: dict[str, Any]) -> dict[str, Any]:
+    """What is kept of a plan that was printed as JSON."""
+    stages = []
+    for stage in plan["stages"]:
+        kinds = {each["kind"]: [each["count"], each["estimated_seconds"]] for each in stage["steps_by_kind"]}
+        kept = {name: stage[name] for name in KEPT}
+        stages.append(kept | ({"steps_and_seconds_by_kind": kinds} if len(kinds) > 1 else {}))
+    return {"mesh": plan["mesh"], "fits": plan["fits"], "stages": stages}
 
 
 def answer(command: str) -> dict[str, Any]:
@@ -66,12 +87,12 @@ def main() -> None:
     }
     for topology in arguments.topology or TOPOLOGIES_PLANNED:
         for model in arguments.models or MODELS:
-            plan = answer(f"plan {model} --topology {topology}")
-            stages = [{name: stage[name] for name in KEPT} for stage in plan["stages"]]
-            row = {"mesh": plan["mesh"], "fits": plan["fits"], "stages": stages}
-            results.setdefault(topology, {})[model] = row
-            print(topology, model, json.dumps(row), flush=True)
-            RESULTS.write_text(json.dumps(results, indent=2) + "\n")
+            for options in ("", *FASTER.get(model, ())):
+                planned = f"{model} {options}".strip()
+                kept = row(answer(f"plan {planned} --topology {topology}"))
+                results.setdefault(topology, {})[planned] = kept
+                print(topology, planned, json.dumps(kept), flush=True)
+                RESULTS.write_text(json.dumps(results, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -10,22 +10,27 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from crystools_pipelines.errors import RequestError
 from crystools_pipelines.models import MODELS
 from crystools_pipelines.planning.plan import RunSpec, compare
+from crystools_pipelines.planning.step_kinds import with_skips
 from crystools_pipelines.planning.topologies import TOPOLOGIES
 from crystools_pipelines.requests.fields import Role
+from crystools_pipelines.requests.lora import EXPERTS, check_expert
+from crystools_pipelines.requests.step_cache import FirstBlockCache, MagCache
 from crystools_tpu.cli.console import make_console
 from crystools_tpu.cli.errors import CheckFailed, CommandError
 from crystools_tpu.cli.help import add_command
 from crystools_tpu.cli.plan_display import print_meshes, print_plan, print_tuning, show_tries
 from crystools_tpu.cli.plans import Plans, refusals, tpu_compiler
-from crystools_tpu.cli.requests import add_mesh, add_preset, mesh_of, options, request_of
+from crystools_tpu.cli.requests import add_mesh, add_preset, mesh_of, options, refusal, request_of
 from crystools_tpu.telemetry import StageName
 
 if TYPE_CHECKING:
     from crystools_pipelines.planning.plan import Plan
+    from crystools_pipelines.requests.step_cache import StepCache
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -35,11 +40,16 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "plan",
         "say whether a model fits a TPU and how fast it would be, without a TPU",
         ("the model as published", "plan wan2.1-t2v --topology v6e-8"),
+        ("in four steps, without guidance", "plan wan2.1-t2v --topology v6e-8 --preset lightx2v-4step"),
         (
             "a longer video, its denoising alone",
             "plan wan2.1-t2v --topology v6e-8 --frames 121 --stages denoise",
         ),
         ("how its chips should share the work", "plan flux.2 --topology v5p-8 --compare-meshes"),
+        (
+            "with a step cache that skips 45% of the steps",
+            "plan wan2.1-t2v --topology v6e-8 --step-cache first-block:0.1 --skips 0.45",
+        ),
         (
             "with the configurations of a checkpoint, as JSON",
             "plan wan2.2-i2v --topology v6e-8 --checkpoint ./my-model --json",
@@ -55,6 +65,8 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         if option.setting.role is not Role.CONTENT:  # on which no plan depends
             option.add_to(parser)
     add_preset(parser)
+    about = "the share of steps that --step-cache first-block skips, such as 0.45 (default: none to all)"
+    add("--skips", type=float, metavar="SHARE", help=about)
     add("--stages", metavar="NAMES", help="these alone, such as denoise,vae_decode (default: all)")
     add_mesh(parser)
     instead = parser.add_mutually_exclusive_group().add_argument
@@ -77,9 +89,12 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.compare_meshes and arguments.mesh is not None:
         raise CommandError("--mesh: --compare-meshes plans all of them; leave one of the two out")
     request = request_of(arguments, of_any_content=True)
+    _check_skips(arguments, request.step_cache)
     mesh, only = mesh_of(arguments.mesh), _only(arguments.stages)
     with _configurations(arguments) as configurations:
-        spec = RunSpec(arguments.topology, arguments.model, request, configurations, mesh)
+        request = _without_loras(request, configurations)
+        own = None if arguments.checkpoint is None else str(arguments.checkpoint)
+        spec = RunSpec(arguments.topology, arguments.model, request, configurations, mesh, own)
         if arguments.compare_meshes:
             _compare_meshes(arguments, spec, only or frozenset({StageName.DENOISE}))
         elif arguments.tune_attention:
@@ -90,11 +105,11 @@ def run(arguments: argparse.Namespace) -> None:
 
 def _plan(arguments: argparse.Namespace, spec: RunSpec, only: frozenset[StageName] | None) -> None:
     with Plans(only, anew=arguments.no_cache) as plans:
-        plan = plans.plan(spec)
+        plan = _skipping(arguments, plans.plan(spec))
     if arguments.json:
-        print(json.dumps(plan.to_json(), indent=2), flush=True)
+        print(json.dumps(plan.to_print(), indent=2), flush=True)
     else:
-        print_plan(make_console(), plan, spec.request)
+        print_plan(make_console(), plan, spec.request, whole=only is None)
     if not plan.fits:
         raise CheckFailed(_does_not_fit(plan))
 
@@ -106,7 +121,8 @@ def _compare_meshes(arguments: argparse.Namespace, spec: RunSpec, only: frozense
         for number, mesh in enumerate(legal, 1):
             print(f"mesh {mesh} ({number} of {len(legal)})", file=sys.stderr)
             try:
-                made.append(plans.plan(dataclasses.replace(spec, mesh=mesh), search=False))
+                plan = plans.plan(dataclasses.replace(spec, mesh=mesh), search=False)
+                made.append(_skipping(arguments, plan))
             except CommandError as error:
                 failures.append(error)
                 print(f"mesh {mesh} is left out: {error}", file=sys.stderr)
@@ -130,6 +146,43 @@ def _tune_attention(arguments: argparse.Namespace, spec: RunSpec) -> None:
         print(json.dumps(tuning.to_json(), indent=2), flush=True)
     else:
         print_tuning(make_console(), tuning)
+
+
+def _check_skips(arguments: argparse.Namespace, rule: StepCache | None) -> None:
+    """Raises CommandError for what is no share of skips, or where the device does not decide of any."""
+    if arguments.skips is None:
+        return
+    if arguments.tune_attention:
+        raise CommandError("--skips: --tune-attention times one kernel and no run; leave it out")
+    if not 0 <= arguments.skips <= 1:
+        raise CommandError(f"--skips: {arguments.skips:g} is no share; give one from 0 to 1, such as 0.45")
+    if isinstance(rule, FirstBlockCache):
+        return
+    why = "nothing is skipped without a step cache" if rule is None else f"what {rule} skips is known before"
+    raise CommandError(f"--skips: {why}; leave it out, or give --step-cache first-block:THRESHOLD")
+
+
+def _skipping(arguments: argparse.Namespace, plan: Plan) -> Plan:
+    return plan if arguments.skips is None else with_skips(plan, arguments.skips)
+
+
+def _without_loras(request: Any, configurations: Path) -> Any:
+    """The request without them, and a word of it: they are in the weights, of which a plan reads none.
+
+    Raises CommandError for one that this checkpoint has no place for.
+    """
+    if not request.loras:
+        return request
+    transformers = [name for name in EXPERTS.values() if (configurations / name).is_dir()]
+    try:
+        for lora in request.loras:
+            check_expert("loras", lora, transformers)
+    except RequestError as error:
+        raise refusal(error) from None
+    said = "LoRAs change" if len(request.loras) > 1 else "a LoRA changes"
+    measured = "; its ratios are taken as those without" if isinstance(request.step_cache, MagCache) else ""
+    print(f"--lora: {said} nothing here, merged into the weights before the run{measured}", file=sys.stderr)
+    return dataclasses.replace(request, loras=())
 
 
 def _only(names: str | None) -> frozenset[StageName] | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -11,22 +11,25 @@ from rich.markup import escape
 from rich.progress import MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from crystools_pipelines.requests.request import GuidedVideoRequest
 from crystools_tpu.cli.console import (
     can_redraw,
     new_table,
     note_column,
     print_line,
     print_table,
+    print_text,
     spinner,
     text,
     unfolded,
 )
 from crystools_tpu.stage_table import ABSENT
 from crystools_tpu.telemetry import Shape, size_label
+from crystools_tpu.telemetry.events import CACHED
 
 if TYPE_CHECKING:
     from crystools_pipelines.kernels.flash_kernel import BlockSizes
-    from crystools_pipelines.planning.plan import MeshComparison, Plan, StagePlan
+    from crystools_pipelines.planning.plan import MeshComparison, Plan, PlannedSteps, StagePlan
     from crystools_pipelines.planning.planner import Progress as Sees
     from crystools_pipelines.planning.tuning import AttentionTuning, TunedBlocks
 
@@ -126,14 +129,16 @@ def _outcome(stage: StagePlan) -> str:
     return f"{fits}: {wanted} of {room}, compiled in {stage.compile_seconds:.1f} s"
 
 
-def print_plan(console: Console, plan: Plan, request: Any) -> None:
-    """The stages, then where the time of each would go."""
+def print_plan(console: Console, plan: Plan, request: Any, *, whole: bool) -> None:
+    """The stages, then where the time of each would go, and what they come to; `whole` for all of a run."""
     print_table(console, stages_table(plan, request))
     for stage in plan.stages:
         if stage.evicts:
             console.print(f"{stage.label}: {', '.join(stage.evicts)} leaves the HBM for it", highlight=False)
-    if any(stage.estimate for stage in plan.stages):
+    if any(stage.seconds_by_kind for stage in plan.stages):
         print_table(console, time_table(plan))
+    if (seconds := plan.seconds_range) is not None:
+        print_text(console, _sum(seconds, whole=whole))
     for note in dict.fromkeys(f"{stage.label}: {note}" for stage in plan.stages for note in stage.notes):
         console.print(note, markup=False, highlight=False)
     console.print(
@@ -146,6 +151,8 @@ def stages_table(plan: Plan, request: Any) -> Table:
     """A row a stage: what it takes of a chip, and its time."""
     figures = ("HBM peak", "PFLOP", "floor", "est. s", "s/step", "MFU", "compile")
     title = f"{_what(plan, request)}, mesh {plan.mesh}"
+    if isinstance(request, GuidedVideoRequest) and request.branches == 1:
+        title += " (one guidance branch)"
     columns = (text("stage", least=24), *unfolded("fits"), *unfolded(*figures, justify="right"))
     table = new_table(*columns, title=title)
     for stage in plan.stages:
@@ -154,14 +161,44 @@ def stages_table(plan: Plan, request: Any) -> Table:
             escape(stage.label),
             _FITS[stage.fits],
             _size(stage.peak_hbm_bytes_per_chip),
-            f"{stage.flops / 1e15:.3f}",
+            ABSENT if stage.undecided_steps else f"{stage.flops / 1e15:.3f}",
             f"{stage.roofline_seconds:.3f}",
             ABSENT if seconds is None else f"{seconds:.3f}",
             ABSENT if seconds is None else f"{seconds / stage.steps:.3f}",
             ABSENT if stage.estimated_mfu is None else f"{stage.estimated_mfu:.1%}",
             f"{stage.compile_seconds:.1f}",
         )
+        for steps in stage.steps_by_kind if len(stage.steps_by_kind) > 1 else ():
+            table.add_row(*_of_kind(stage, steps))
     return table
+
+
+def _of_kind(stage: StagePlan, steps: PlannedSteps) -> tuple[str, ...]:
+    """A row for the steps of one kind: how many they are, or what the stage is if all are that may be."""
+    seconds, between = steps.estimated_seconds, stage.seconds_range
+    if stage.undecided_steps:
+        of_all = None if between is None else between[0] if steps.kind == CACHED else between[1]
+        count, flops = "all", ""
+    else:
+        of_all = None if seconds is None else steps.count * seconds
+        count, flops = str(steps.count), f"{steps.count * steps.flops / 1e15:.3f}"
+    figures = (ABSENT if each is None else f"{each:.3f}" for each in (of_all, seconds))
+    return f"  {count} {escape(steps.kind)}", "", "", flops, "", *figures
+
+
+def _span(seconds: tuple[float, float] | None) -> str:
+    """What is estimated, or between what."""
+    if seconds is None:
+        return ABSENT
+    least, most = seconds
+    digits = 1 if most >= 10 else 3
+    return f"{most:.3f}" if least == most else f"{least:.{digits}f} to {most:.{digits}f}"
+
+
+def _sum(seconds: tuple[float, float], *, whole: bool) -> str:
+    what = "from the prompt to the frames" if whole else "these stages together"
+    ask = "" if seconds[0] == seconds[1] else ", by how many steps are skipped: give --skips SHARE"
+    return f"{what}: {_span(seconds)} s{ask}"
 
 
 def print_meshes(console: Console, comparison: MeshComparison, request: Any) -> None:
@@ -171,17 +208,18 @@ def print_meshes(console: Console, comparison: MeshComparison, request: Any) -> 
     figures = unfolded("HBM peak", "sent a chip", "est. s", "of default", justify="right")
     columns = (text("mesh", least=24), *unfolded("fits"), *figures)
     table = new_table(*columns, title=f"{_what(first, request)}: {stages}")
-    usual = next(plan for plan in comparison.plans if plan.mesh == comparison.default).estimated_seconds
+    usual = next(plan for plan in comparison.plans if plan.mesh == comparison.default).seconds_range
     for plan in comparison.plans:
-        peaks, seconds = [stage.peak_hbm_bytes_per_chip for stage in plan.stages], plan.estimated_seconds
+        peaks, seconds = [stage.peak_hbm_bytes_per_chip for stage in plan.stages], plan.seconds_range
+        decided = seconds is not None and not any(stage.undecided_steps for stage in plan.stages)
         sent = [bytes_ for stage in plan.stages for bytes_ in (stage.collective_bytes or {}).values()]
         table.add_row(
             f"{plan.mesh}{' (default)' if plan.mesh == comparison.default else ''}",
             _FITS[plan.fits],
             _size(None if None in peaks else max(filter(None, peaks), default=None)),
-            ABSENT if seconds is None else size_label(sum(sent)),
-            ABSENT if seconds is None else f"{seconds:.3f}",
-            ABSENT if seconds is None or usual is None else f"{seconds / usual:.0%}",
+            size_label(sum(sent)) if decided else ABSENT,
+            _span(seconds),
+            ABSENT if seconds is None or usual is None else f"{seconds[1] / usual[1]:.0%}",
         )
     print_table(console, table)
     console.print("Seconds are estimates by the compiler's own schedule, not measured.", highlight=False)
@@ -219,23 +257,37 @@ def time_table(plan: Plan) -> Table:
     figures = unfolded("est. s", "share", "sent a chip", justify="right")
     columns = (text("stage", least=24), *unfolded("what"), *figures)
     table = new_table(*columns, title="where the time would go (estimate)")
-    for stage in plan.stages:
-        spent, sent = stage.estimate or {}, stage.collective_bytes or {}
+    for label, spent, sent in _spendings(plan):
         shown = [name for name, seconds in spent.items() if seconds >= _SMALLEST_SHARE * sum(spent.values())]
         for number, name in enumerate(shown):
             table.add_row(
-                escape(stage.label) if number == 0 else "",
+                escape(label) if number == 0 else "",
                 escape(name),
                 f"{spent[name]:.3f}",
                 f"{spent[name] / sum(spent.values()):.1%}",
-                size_label(sent[name]) if name in sent else "",
+                size_label(round(sent[name])) if name in sent else "",
             )
     return table
+
+
+def _spendings(plan: Plan) -> Iterator[tuple[str, Mapping[str, float], Mapping[str, float]]]:
+    """On what each stage's seconds are spent, and what it sends; where that depends on skips, a step's."""
+    for stage in plan.stages:
+        if not stage.undecided_steps:
+            yield stage.label, stage.estimate or {}, stage.collective_bytes or {}
+            continue
+        for steps in stage.steps_by_kind:
+            spent = dict(sorted((steps.estimate or {}).items(), key=lambda item: -item[1]))
+            yield f"one {steps.kind} {stage.label}", spent, steps.collective_bytes or {}
 
 
 def _what(plan: Plan, request: Any) -> str:
     frames = f", {request.num_frames} frames" if hasattr(request, "num_frames") else ""
     what = f"{plan.model}, {request.height} x {request.width}{frames}, {request.num_inference_steps} steps"
+    if (scheduler := getattr(request, "scheduler", None)) is not None:
+        what += f" of {scheduler}"
+    if request.step_cache is not None:
+        what += f", step cache {request.step_cache}"
     return f"{what}\non {plan.topology}, {size_label(plan.stages[0].hbm_bytes_per_chip)} of HBM a chip"
 
 

@@ -15,6 +15,7 @@ from crystools_pipelines.planning.alternatives import Alternative, kept_alternat
 from crystools_pipelines.planning.plan import RunSpec
 from crystools_pipelines.planning.topologies import topology_named
 from crystools_pipelines.requests.fields import Role, Setting, settings_of
+from crystools_pipelines.requests.request import GuidedVideoRequest
 from crystools_tpu.cli.requests import options
 from crystools_tpu.telemetry import RunReport
 from crystools_tpu.telemetry.amounts import duration_text, pace_text
@@ -109,11 +110,12 @@ def _configurations(model: str, report: RunReport) -> Iterator[Path | None]:
 
 
 def _command(model: str, topology: str, request: Any) -> str:
-    """The command that plans all meshes of the request."""
+    """The command that plans all meshes of the request, for as many guidance branches."""
     said = [f"crystools-tpu plan {model} --topology {topology}"]
-    known = options()
+    known, unguided = options(), isinstance(request, GuidedVideoRequest) and request.branches == 1
     for name, declared in settings_of(type(request)).items():
         value = getattr(request, name)
-        if declared.role is Role.SHAPE and value != declared.default:
+        is_for_branches = name == "guidance_scale" and unguided
+        if (declared.role in (Role.SHAPE, Role.PROGRAM) or is_for_branches) and value != declared.default:
             said.append(f"{known[name].flag} {value}")
     return " ".join([*said, "--compare-meshes"])

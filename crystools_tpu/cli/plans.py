@@ -96,7 +96,7 @@ def plan_first(model: str, request: Any, *, checkpoint: str, devices: int, mesh:
             raise CommandError(f"--plan: the devices ({here}) are none of {known}; leave it out")
         configurations = Checkpoint(checkpoint).configurations()
         with Plans(None, anew=False) as plans:
-            plans.plan(RunSpec(topology, model, request, configurations, mesh))
+            plans.plan(RunSpec(topology, model, request, configurations, mesh, checkpoint))
 
 
 def tpu_compiler() -> TpuCompiler:

@@ -142,9 +142,9 @@ class Stage:
         self._dispatched += 1
         known = self._guard.known
         if cached is not None:
-            skipped, flops_if, moved_if = cached
-            cached = CachedStep(
-                skipped, known("flops", flops_if, figure), known("moved_bytes", moved_if, figure)
+            cached = cached._replace(
+                flops=known("flops", cached.flops, figure),
+                moved_bytes=known("moved_bytes", cached.moved_bytes, figure),
             )
         moved = self._bytes_per_step if moved_bytes is None else known("moved_bytes", moved_bytes, figure)
         self._waiter.add(

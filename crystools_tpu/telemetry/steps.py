@@ -39,13 +39,17 @@ def as_it_was(step: DispatchedStep, reading: AbstractContextManager[None]) -> Di
     """
     if step.cached is None:
         return step
-    skipped = None
+    skipped, flops, moved_bytes, if_some = step.cached
+    parts = None
     with reading:
-        skipped = truth(step.cached.skipped)
-    if skipped is None:
+        parts = truths(skipped)
+    if not parts:
         return step._replace(flops=None, moved_bytes=None)
-    _, flops, moved_bytes = step.cached
-    return step._replace(kind=CACHED, flops=flops, moved_bytes=moved_bytes) if skipped else step
+    if all(parts):
+        return step._replace(kind=CACHED, flops=flops, moved_bytes=moved_bytes)
+    if any(parts) and if_some is not None:
+        return step._replace(flops=if_some[0], moved_bytes=if_some[1])
+    return step
 
 
 class StepWaiter:
@@ -145,3 +149,10 @@ def truth(output: Any) -> bool | None:
     """The value of a computed array of one boolean; None for anything else."""
     is_one_bool = str(getattr(output, "dtype", None)) == "bool" and output.size == 1
     return bool(output) if is_one_bool else None
+
+
+def truths(output: Any) -> list[bool] | None:
+    """The values of a computed array of booleans; None for anything else."""
+    if (single := truth(output)) is not None:
+        return [single]
+    return list(output.ravel().tolist()) if str(getattr(output, "dtype", None)) == "bool" else None

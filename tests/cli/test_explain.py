@@ -215,6 +215,12 @@ def test_what_other_shapes_and_fewer_steps_took_is_proposed_with_their_figures(
     ]
 
 
+def test_the_mesh_of_an_unguided_run_with_a_step_cache_is_asked_for_as_such(lab: Lab, capsys: Output) -> None:
+    lab.make(guidance_scale=1.0, step_cache="mag:0.1,0.2,3", loras="style.safetensors=0.8", scheduler="euler")
+    asked = "--step-cache mag:0.1,0.2,3 --guidance-scale 1.0 --compare-meshes"
+    assert f"`crystools-tpu plan wan2.1-t2v --topology v6e-8 {asked}` says" in explained(capsys)
+
+
 def test_kept_plans_of_other_meshes_and_shapes_are_proposed_by_their_estimates(
     lab: Lab, tmp_path: Path, capsys: Output
 ) -> None:

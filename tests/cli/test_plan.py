@@ -21,15 +21,24 @@ import pytest
 from crystools_pipelines import planning
 from crystools_pipelines.errors import CompileError
 from crystools_pipelines.flux2.request import Flux2Request
+from crystools_pipelines.models import MODELS
 from crystools_pipelines.parallel.mesh_shape import MeshShape
 from crystools_pipelines.planning import aot
 from crystools_pipelines.planning.aot import CompiledStage, TpuCompiler
+from crystools_pipelines.planning.cache import keep_plan, plan_key
 from crystools_pipelines.planning.compiler_process import ChildProcess, ProcessDiedError
-from crystools_pipelines.planning.plan import Plan, RunSpec, StagePlan, compare, from_json
+from crystools_pipelines.planning.estimate import estimate
+from crystools_pipelines.planning.hlo import parse
+from crystools_pipelines.planning.plan import Plan, PlannedSteps, RunSpec, StagePlan, compare, from_json
 from crystools_pipelines.planning.planner import Planner
 from crystools_pipelines.planning.topologies import TOPOLOGIES
+from crystools_pipelines.requests.presets import preset_named
+from crystools_pipelines.requests.step_cache import FirstBlockCache
+from crystools_pipelines.wan.wan21_t2v.request import Wan21Request
 from crystools_tpu.cli import main, plans
 from crystools_tpu.telemetry import Shape, StageName
+from tests.planning.conditions import compiled_condition
+from tests.planning.plans import made_up_plan, made_up_stage
 
 STAGE_KEYS = {
     "name",
@@ -45,6 +54,7 @@ STAGE_KEYS = {
 }
 GIB = 2**30
 LIMIT = 7_000_000  # of bytes: the tiny model decodes 16 x 16 pixels in them, and not 32 x 32
+PRODUCTS = "matrix products and convolutions"
 USUAL = {"data": 1, "sequence": 1, "tensor": 4}
 
 
@@ -168,7 +178,17 @@ def test_a_plan_says_all_of_a_stage_and_what_was_planned_before_is_there_at_once
     assert printed.err == "planned before; --no-cache compiles anew\n"
     assert len([*cache.iterdir()]) == kept
     plan = json.loads(printed.out)
-    assert set(plan) == {"model", "topology", "mesh", "shape", "fits", "stages"}
+    assert set(plan) == {
+        "model",
+        "topology",
+        "mesh",
+        "shape",
+        "fits",
+        "stages",
+        "estimated_seconds",
+        "estimated_seconds_range",
+    }
+    assert plan["estimated_seconds"] == plan["stages"][0]["estimated_seconds"]
     assert plan["shape"] == {"height": 64, "width": 64, "num_frames": None}
     assert (plan["model"], plan["topology"], plan["fits"]) == ("flux.2", "v6e-4", True)
     assert plan["mesh"] == USUAL
@@ -261,8 +281,8 @@ def test_a_plan_survives_its_own_json() -> None:
 
 def test_a_mesh_that_does_not_fit_comes_last() -> None:
     def planned(mesh: MeshShape, seconds: float | None) -> Plan:
-        stage = {field.name: None for field in dataclasses.fields(StagePlan)} | {"estimated_seconds": seconds}
-        return Plan("flux.2", "v6e-8", mesh, seconds is not None, (StagePlan(**stage),))  # type: ignore[arg-type]
+        stage = made_up_stage("denoise", fits=seconds is not None)
+        return made_up_plan(dataclasses.replace(stage, estimated_seconds=seconds), mesh=mesh)
 
     plans = [planned(MeshShape(sequence=8), None), planned(MeshShape(tensor=8), 3), planned(MeshShape(2), 2)]
     ranked = compare(MeshShape(tensor=8), plans)
@@ -325,6 +345,23 @@ def test_a_compiler_that_is_gone_is_one_line(
             "--mesh: --compare-meshes plans all of",
         ),
         (["--topology", "v6e-8", "--mesh", "xp=8"], "--mesh: 'xp=8' is none; give some of dp, sp and tp, "),
+        (["--topology", "v6e-8", "--skips", "45"], "--skips: 45 is no share; give one from 0 to 1"),
+        (
+            ["--topology", "v6e-8", "--skips", "0.4"],
+            "--skips: nothing is skipped without a step cache",
+        ),
+        (
+            ["--topology", "v6e-8", "--skips", "0.4", "--tune-attention"],
+            "--skips: --tune-attention times one kernel and no run; leave it out",
+        ),
+        (
+            ["--topology", "v6e-8", "--skips", "0.4", "--step-cache", "taylorseer:3"],
+            "--skips: what taylorseer:3 skips is known before; leave it out, or give --step-cache",
+        ),
+        (
+            ["--topology", "v6e-8", "--lora", "high:./style.safetensors=0.8"],
+            "--lora: high:./style.safetensors=0.8 is for one of two experts, and this checkpoint has one;",
+        ),
     ],
 )
 def test_what_cannot_be_planned_is_one_line(
@@ -332,6 +369,69 @@ def test_what_cannot_be_planned_is_one_line(
 ) -> None:
     assert main(["plan", "flux.2", *options]) == 2
     assert reason in capsys.readouterr().err
+
+
+def kept(cache: Path, request: Wan21Request, plan: Plan) -> None:
+    """Keeps the plan as that of the published model with this request."""
+    with tempfile.TemporaryDirectory() as folder:
+        configurations = MODELS["wan2.1-t2v"].write_published(Path(folder))
+        keep_plan(cache, plan_key(RunSpec("v6e-8", "wan2.1-t2v", request, configurations), None), plan)
+
+
+def test_a_preset_is_planned_and_its_lora_changes_nothing(
+    cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """No LoRA is read, and with it the plan is the same: that without was planned before."""
+    settings = preset_named("wan2.1-t2v", "lightx2v-4step").beside({"loras": ()})
+    kept(cache, Wan21Request.of_any_content(**settings), made_up_plan(made_up_stage("denoise", steps=4)))
+    command = ["plan", "wan2.1-t2v", "--topology", "v6e-8", "--preset", "lightx2v-4step"]
+    for loras in ([], ["--lora", "./nowhere.safetensors", "--lora", "low.safetensors=0.5"]):
+        assert main([*command, *loras]) == 0
+        printed = capsys.readouterr()
+        said = "LoRAs change" if loras else "a LoRA changes"
+        assert printed.err == (
+            f"--lora: {said} nothing here, merged into the weights before the run\n"
+            "planned before; --no-cache compiles anew\n"
+        )
+        assert "4 steps of euler\non v6e-8" in printed.out
+        assert "mesh dp=1,sp=1,tp=8 (one guidance branch)" in printed.out
+        assert "from the prompt to the frames: 18.000 s" in printed.out
+
+
+def test_a_run_is_estimated_for_a_share_of_skips(cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Ten steps of 3 s, or of half a second; the first is never skipped."""
+    kinds = [
+        PlannedSteps(kind, count, 1e15, 1e12, seconds, {}, {})
+        for kind, count, seconds in (("full", 1, 3.0), ("cached", 0, 0.5))
+    ]
+    stage = dataclasses.replace(
+        made_up_stage("denoise", "transformer", steps=10),
+        estimated_seconds=None,
+        steps_by_kind=tuple(kinds),
+        undecided_steps=9,
+    )
+    request = Wan21Request("", num_inference_steps=10, step_cache=FirstBlockCache(0.1))
+    kept(cache, request, made_up_plan(stage))
+    command = ["plan", "wan2.1-t2v", "--topology", "v6e-8", "--steps", "10", "--json"]
+    command += ["--step-cache", "first-block:0.1"]
+    answers = []
+    for skips in ([], ["--skips", "0.4"]):
+        assert main([*command, *skips]) == 0
+        answers.append(json.loads(capsys.readouterr().out))
+    assert (answers[0]["estimated_seconds"], answers[0]["estimated_seconds_range"]) == (None, [7.5, 30.0])
+    assert (answers[1]["estimated_seconds"], answers[1]["estimated_seconds_range"]) == (20.0, [20.0, 20.0])
+    counts = {steps["kind"]: steps["count"] for steps in answers[1]["stages"][0]["steps_by_kind"]}
+    assert counts == {"full": 6, "cached": 4}
+
+
+def test_a_condition_of_the_compilers_is_estimated_by_its_sides(compiler: TpuCompiler) -> None:
+    """A product for the first block, and with six others."""
+    module = parse(compiler._child.call(compiled_condition))
+    full, skipped = (
+        estimate(module, TOPOLOGIES["v6e-4"].chip, 4, {}, skipped=each).seconds[PRODUCTS]
+        for each in (False, True)
+    )
+    assert 0 < skipped < full
 
 
 def test_without_libtpu_it_says_what_to_install(

@@ -17,11 +17,14 @@ from crystools_pipelines.parallel.mesh import shape_of
 from crystools_pipelines.parallel.mesh_shape import MeshShape
 from crystools_pipelines.planning.cache import keep_plan, plan_key, read_plans
 from crystools_pipelines.planning.forecasting import METHOD, kept_forecast
-from crystools_pipelines.planning.plan import Plan, RunSpec
+from crystools_pipelines.planning.plan import Plan, PlannedSteps, RunSpec
 from crystools_pipelines.planning.topologies import topology_of
+from crystools_pipelines.requests.lora import Lora
+from crystools_pipelines.requests.step_cache import MagCache
 from crystools_pipelines.wan.wan21_t2v.pipeline import PIPELINE
 from crystools_pipelines.wan.wan21_t2v.request import Wan21Request
 from crystools_pipelines.weights.checkpoint import Checkpoint
+from crystools_tpu.data_dir import MAG_RATIOS
 from crystools_tpu.telemetry import Forecast, Shape, StageForecast, StageName
 from tests.planning.plans import GIB, made_up_plan, made_up_stage
 
@@ -107,6 +110,46 @@ def test_a_plan_holds_for_any_schedule_and_content(desk: Desk, change: dict[str,
     forecast = desk.ask(replace(REQUEST, **change))
     assert forecast is not None
     assert forecast.stages[0].step_seconds == 4.5
+
+
+def test_the_mean_step_of_a_plan_that_skips_some_holds_for_no_other_number_of_steps(desk: Desk) -> None:
+    """25 steps of 4 s and as many of one."""
+    kinds = [
+        PlannedSteps(kind, 25, 1e15, 1e12, seconds, {}, {})
+        for kind, seconds in (("full", 4.0), ("cached", 1.0))
+    ]
+    desk.keep(made_up_plan(replace(DENOISE, estimated_seconds=125.0, steps_by_kind=tuple(kinds))))
+    for steps, expected in ((50, 2.5), (20, None)):
+        forecast = desk.ask(replace(REQUEST, num_inference_steps=steps))
+        assert forecast is not None
+        assert (forecast.stages[0].step_seconds, forecast.stages[0].fits) == (expected, True)
+
+
+def test_where_the_device_decides_what_is_skipped_no_step_is_foretold(desk: Desk) -> None:
+    desk.keep(made_up_plan(ENCODE, replace(DENOISE, estimated_seconds=None, undecided_steps=49)))
+    forecast = desk.ask()
+    assert forecast is not None
+    assert [(stage.step_seconds, stage.fits) for stage in forecast.stages] == [(4.5, True), (None, True)]
+
+
+def test_what_skips_by_ratios_is_planned_anew_where_these_are_others(
+    desk: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CRYSTOOLS_TPU_DATA_DIR", str(tmp_path / "data"))
+    spec = RunSpec("v6e-8", "wan2.1-t2v", replace(REQUEST, step_cache=MagCache(0.1)), desk.checkpoint)
+    before = plan_key(spec, None)
+    (tmp_path / "data" / MAG_RATIOS).mkdir(parents=True)
+    (tmp_path / "data" / MAG_RATIOS / "wan2.1-t2v.json").write_text("{}")
+    assert plan_key(spec, None) != before
+    assert plan_key(replace(spec, checkpoint="org/a"), None) != plan_key(
+        replace(spec, checkpoint="org/b"), None
+    )
+
+
+def test_a_lora_is_in_no_key(desk: Desk) -> None:
+    spec = RunSpec("v6e-8", "wan2.1-t2v", REQUEST, desk.checkpoint)
+    with_lora = replace(spec, request=replace(REQUEST, loras=(Lora("style.safetensors"),)))
+    assert plan_key(with_lora, None) == plan_key(spec, None)
 
 
 @pytest.mark.parametrize("change", [{"height": 48}, {"num_frames": 5}, {"guidance_scale": 1.0}])

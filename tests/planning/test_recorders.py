@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, contextmanager
 
 import pytest
 
-from crystools_pipelines.planning.rehearsal import RehearsedStage, _Run
+from crystools_pipelines.planning.rehearsal import RehearsedStage, RehearsedStep, Work, _Run
 from crystools_tpu import telemetry
 from crystools_tpu.telemetry import RunRecorder
 
@@ -60,11 +60,21 @@ def test_a_stage_runs_against_every_recorder(recorder: Recorder) -> None:
     assert run.report.output == f"{run.run_id}.mp4"
 
 
-def test_a_rehearsal_sums_up_what_the_steps_cost() -> None:
+def test_a_rehearsal_keeps_what_each_step_costs_and_runs() -> None:
     stages: list[RehearsedStage] = []
-    denoise(_Run(stages))
-    (stage,) = stages
-    assert (stage.steps, stage.flops, stage.moved_bytes) == (4, 202.0, 24.0)
+    with _Run(stages).stage("denoise", steps=3, flops_per_step=100.0, bytes_per_step=10.0) as stage:
+        stages[0].ran(0)
+        stage.step(None)
+        stages[0].ran(1)
+        stage.step(None, kind="cached", flops=1.0, moved_bytes=2.0)
+        stages[0].ran(2)
+        stage.step(None, cached=telemetry.CachedStep(None, flops=3.0, moved_bytes=4.0))
+    full, cached = Work("full", 100.0, 10.0), Work("cached", 1.0, 2.0)
+    assert stages[0].steps == [
+        RehearsedStep(full, None, (0,)),
+        RehearsedStep(cached, None, (1,)),
+        RehearsedStep(full, Work("cached", 3.0, 4.0), (2,)),
+    ]
 
 
 def test_a_stage_without_costs_cannot_be_planned() -> None:

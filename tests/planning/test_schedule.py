@@ -193,6 +193,36 @@ def test_a_loop_that_is_unlikely_to_run_is_not_counted_and_it_is_said() -> None:
     assert found.notes == {"what is unlikely to run is not counted"}
 
 
+@pytest.mark.parametrize(
+    "sides",
+    ["branch_computations={%all, %little}", "true_computation=%all, false_computation=%little"],
+)
+def test_of_a_condition_the_longest_side_runs_or_where_all_is_skipped_the_shortest(sides: str) -> None:
+    program = f"""\
+HloModule jit_step
+
+%all (param.1: f32[8]) -> f32[8] {{
+  %param.1 = f32[8]{{0}} parameter(0)
+  ROOT %convolution.1 = f32[8]{{0}} convolution(%param.1), {CYCLES.format(3000)}
+}}
+
+%little (param.2: f32[8]) -> f32[8] {{
+  %param.2 = f32[8]{{0}} parameter(0)
+  ROOT %convolution.2 = f32[8]{{0}} convolution(%param.2), {CYCLES.format(10)}
+}}
+
+ENTRY %main (param.3: pred[], param.4: f32[8]) -> f32[8] {{
+  %param.3 = pred[]{{:T(512)}} parameter(0)
+  %param.4 = f32[8]{{0}} parameter(1)
+  ROOT %conditional = f32[8]{{0}} conditional(%param.3, %param.4, %param.4), {sides}
+}}
+"""
+    seconds = [
+        estimate(parse(program), CHIP, 8, {}, skipped=skipped).total_seconds for skipped in (False, True)
+    ]
+    assert seconds == pytest.approx([3.0, 0.01])
+
+
 def test_a_fusion_of_an_all_reduce_without_cycles_is_a_reduce_scatter() -> None:
     """Of 100 bytes a device in groups of four: each sends three times its own."""
     program = """\

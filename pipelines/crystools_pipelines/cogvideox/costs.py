@@ -3,7 +3,7 @@
 A `config` is the mapping in the component's `config.json`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from math import prod
 from typing import Any
@@ -22,9 +22,10 @@ def transformer(config: Config, latent_shape: LatentShape, text_tokens: int) -> 
 
     In every layer it moves the hidden states, read and written by each of the two sublayers, and the keys and
     values, written and read; then the latents in and out. Queries, scores and the inner feed-forward
-    activations need never leave the chip.
+    activations need never leave the chip. Without a layer, as in a step that skips them all, the text is not
+    needed.
     """
-    batch, video_tokens, width = latent_shape[0], _video_tokens(config, latent_shape), _width(config)
+    batch, (video_tokens, width) = latent_shape[0], hidden_size(config, latent_shape)
     tokens, time_width, patch = text_tokens + video_tokens, config["time_embed_dim"], _patch(config)
     layer = (
         4 * matmul(tokens, width, width)
@@ -34,10 +35,11 @@ def transformer(config: Config, latent_shape: LatentShape, text_tokens: int) -> 
     )
     embeddings = (
         matmul(video_tokens, config["in_channels"] * patch, width)
-        + matmul(text_tokens, config["text_embed_dim"], width)
         + matmul(1, width, time_width)
         + matmul(1, time_width, time_width)
     )
+    if config["num_layers"]:
+        embeddings += matmul(text_tokens, config["text_embed_dim"], width)
     output = matmul(1, time_width, 2 * width) + matmul(video_tokens, width, config["out_channels"] * patch)
     moved = (2 * 2 + 2 * 2) * tokens * width
     latents = video_tokens * (config["in_channels"] + config["out_channels"]) * patch
@@ -49,7 +51,9 @@ def transformer(config: Config, latent_shape: LatentShape, text_tokens: int) -> 
 
 
 def transformer_parameters(config: Config) -> int:
-    """The number of parameters of CogVideoXTransformer3DModel in version 1.5."""
+    """The number of parameters of CogVideoXTransformer3DModel in version 1.5; without a layer, of those that
+    are then needed.
+    """
     width, time_width, patch = _width(config), config["time_embed_dim"], _patch(config)
     modulated_norm = linear(time_width, 6 * width) + 2 * width
     projections = 4 * linear(width, width) + 2 * 2 * config["attention_head_dim"]
@@ -57,10 +61,11 @@ def transformer_parameters(config: Config) -> int:
     layer = 2 * modulated_norm + projections + feed_forward
     embeddings = (
         linear(config["in_channels"] * patch, width)
-        + linear(config["text_embed_dim"], width)
         + linear(width, time_width)
         + linear(time_width, time_width)
     )
+    if config["num_layers"]:
+        embeddings += linear(config["text_embed_dim"], width)
     norms = 2 * width + linear(time_width, 2 * width) + 2 * width
     output = linear(width, config["out_channels"] * patch)
     return int(config["num_layers"] * layer + embeddings + norms + output)
@@ -118,6 +123,7 @@ def _patch(config: Config) -> int:
     return int(config["patch_size_t"] * config["patch_size"] ** 2)
 
 
-def _video_tokens(config: Config, latent_shape: LatentShape) -> int:
+def hidden_size(config: Config, latent_shape: Sequence[int]) -> tuple[int, int]:
+    """How many tokens of video the transformer makes of latents, and their width."""
     _, frames, _, height, width = latent_shape
-    return prod((frames, height, width)) // _patch(config)
+    return prod((frames, height, width)) // _patch(config), _width(config)

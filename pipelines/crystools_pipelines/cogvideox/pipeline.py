@@ -83,10 +83,14 @@ class CogVideoX(Pipeline[CogVideoXRequest, Prepared]):
         """Raises RequestError for a picture larger than the model knows, too."""
         check_all_heeded(self.model, checkpoint)
         self.check_denoiser(checkpoint)
+        self.check_step_cache(request, checkpoint)
         config, _, kind = scheduler_classes(checkpoint, scheduler.SCHEDULERS, request.scheduler)
         loaded: scheduler.Scheduler = kind.from_config(config)  # both are configured by the same
         loaded.set_timesteps(request.num_inference_steps)
         return Prepared(loaded, rotary_embedding(checkpoint.config("transformer"), request.latent_shape))
+
+    def hidden_size(self, config: Config, latent_shape: tuple[int, ...]) -> tuple[int, int]:
+        return costs.hidden_size(config, latent_shape)
 
     def text_encoder(self, mesh: Mesh) -> Part[Any]:
         return t5.encoder(TextEncoder, mesh)

@@ -18,13 +18,14 @@ from numpy.typing import NDArray
 
 from crystools_pipelines.cogvideox import sharding
 from crystools_pipelines.cogvideox.request import PATCH_SIZE
+from crystools_pipelines.cogvideox.text import MAX_TOKENS
 from crystools_pipelines.errors import CheckpointError, RequestError
 from crystools_pipelines.interop.functional import as_jax, as_torch, call
 from crystools_pipelines.interop.scan import ScannedLayers
 from crystools_pipelines.kernels.attention import Heads, attention
 from crystools_pipelines.kernels.rotary import Norm, rotated
 from crystools_pipelines.parallel import layout
-from crystools_pipelines.runtime.denoising import guided, on_branches
+from crystools_pipelines.runtime.denoising import on_branches
 from crystools_pipelines.weights.loading import State
 
 Rotary: TypeAlias = tuple[jax.Array, jax.Array]
@@ -143,6 +144,7 @@ def build_transformer(folder: Path, mesh: Mesh) -> CogVideoXTransformer3DModel:
         torch.nn.ModuleList(map(_Block, model.transformer_blocks)),
         mesh,
         weights=partial(layout.at_work, mesh, sharding.TRANSFORMER, "transformer_blocks.layer."),
+        main_tokens=slice(-MAX_TOKENS),
     )
     return model
 
@@ -178,16 +180,16 @@ def predict(
     weights: State,
     sample: jax.Array,
     timestep: jax.Array,
-    guidance: jax.Array,
+    _guidance: jax.Array,
     embeddings: jax.Array,
     rotary: Rotary,
 ) -> jax.Array:
-    """The guided output for `sample`, float32.
+    """The outputs for `sample`, one for each guidance branch.
 
     `embeddings` are `[branches, tokens, width]`, the prompt's and, if guided, the negative prompt's.
     """
     sample, timestep = on_branches(mesh, dtype, embeddings.shape[0], sample, timestep)
-    (output,) = call(
+    (outputs,) = call(
         model,
         weights,
         hidden_states=sample,
@@ -196,4 +198,4 @@ def predict(
         image_rotary_emb=rotary,
         return_dict=False,
     )
-    return guided(output, guidance)
+    return outputs  # type: ignore[no-any-return]

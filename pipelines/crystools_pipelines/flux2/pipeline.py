@@ -34,6 +34,7 @@ from crystools_pipelines.flux2.transformer import build_transformer, predict, ro
 from crystools_pipelines.flux2.vae import build_decoder, decoding_turn
 from crystools_pipelines.parallel import layout
 from crystools_pipelines.requests.request import Size as PixelSize
+from crystools_pipelines.requests.step_cache import FirstBlockCache
 from crystools_pipelines.runtime import multistep
 from crystools_pipelines.runtime.flow import FlowScheduler, load_flow_scheduler, set_steps
 from crystools_pipelines.runtime.job import Job, initial_noise
@@ -64,6 +65,10 @@ class Flux2(Pipeline[Flux2Request, Prepared]):
     text_width = "joint_attention_dim"
     predict = staticmethod(predict)
     advance = staticmethod(multistep.advance)
+    step_cache_news = {
+        FirstBlockCache: "diffusers has no FirstBlockCache for this model's two kinds of blocks; here its rule "
+        "is applied to both as one stack"
+    }
 
     def vae_sizes(self, config: Config) -> list[Size]:
         halvings = len(config["block_out_channels"]) - 1
@@ -89,6 +94,7 @@ class Flux2(Pipeline[Flux2Request, Prepared]):
         """The schedule shifts with the size of the image, as in diffusers' pipeline."""
         check_all_heeded(self.model, checkpoint)
         self.check_denoiser(checkpoint)
+        self.check_step_cache(request, checkpoint)
         scheduler: FlowScheduler = load_flow_scheduler(checkpoint, request.scheduler)
         steps, sigmas = request.num_inference_steps, request.sigmas
         if isinstance(scheduler, FlowMatchEulerDiscreteScheduler):
@@ -97,6 +103,13 @@ class Flux2(Pipeline[Flux2Request, Prepared]):
             raise RequestError("sigmas", "only euler takes them; leave them out, or step with euler")
         set_steps(scheduler, steps, sigmas=sigmas, mu=compute_empirical_mu(prod(request.grid), steps))
         return Prepared(scheduler, multistep.tabulate(scheduler))
+
+    def hidden_size(self, config: Config, latent_shape: tuple[int, ...]) -> tuple[int, int]:
+        return latent_shape[1], costs.hidden_width(config)
+
+    def first_blocks(self, config: Config, count: int) -> Config:
+        double = min(count, config["num_layers"])
+        return {**config, "num_layers": double, "num_single_layers": count - double}
 
     def text_encoder(self, mesh: Mesh) -> Part[Any]:
         build = partial(build_prompt_encoder, mesh=mesh)

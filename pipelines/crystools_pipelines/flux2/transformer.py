@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import torch
 from diffusers import Flux2Transformer2DModel
@@ -144,7 +143,10 @@ def build_transformer(folder: Path, mesh: Mesh) -> Flux2Transformer2DModel:
         model.transformer_blocks, mesh, carries=("encoder_hidden_states", "hidden_states")
     )
     model.single_transformer_blocks = ScannedLayers(
-        model.single_transformer_blocks, mesh, carries=("hidden_states",)
+        model.single_transformer_blocks,
+        mesh,
+        carries=("hidden_states",),
+        main_tokens=slice(MAX_TOKENS, None),  # the text comes first
     )
     return model
 
@@ -176,7 +178,7 @@ def predict(
     embeddings: jax.Array,
     tables: tuple[jax.Array, jax.Array],
 ) -> jax.Array:
-    """The output for `sample`, float32; guidance is embedded in it.
+    """The output for `sample`; guidance is embedded in it.
 
     `embeddings` are `[1, tokens, width]`, `tables` the rotary tables of image and text.
     """
@@ -192,4 +194,4 @@ def predict(
         txt_ids=text_tables,
         return_dict=False,
     )
-    return output.astype(jnp.float32)  # type: ignore[no-any-return]
+    return output  # type: ignore[no-any-return]

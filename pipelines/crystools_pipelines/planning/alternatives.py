@@ -15,7 +15,9 @@ Key = TypeVar("Key")
 
 @dataclass(frozen=True)
 class Alternative:
-    """Another mesh, or with `shape` another shape; the compiler's own estimate of a denoising step."""
+    """Another mesh, or with `shape` another shape; the compiler's own estimate of a denoising step, in which
+    nothing is skipped.
+    """
 
     mesh: MeshShape
     shape: Shape | None
@@ -54,7 +56,7 @@ def _best(plans: Iterable[Plan], key_of: Callable[[Plan], Key]) -> dict[Key, tup
 def _step_seconds(plan: Plan) -> float | None:
     """The mean over all transformers; None where one has no estimate, or the plan has none of them."""
     denoising = [stage for stage in plan.stages if stage.name == StageName.DENOISE]
-    seconds = [stage.estimated_seconds for stage in denoising if stage.estimated_seconds is not None]
+    seconds = [stage.steps * stage.step_seconds for stage in denoising if stage.step_seconds is not None]
     if not seconds or len(seconds) < len(denoising):
         return None
     return sum(seconds) / sum(stage.steps for stage in denoising)

@@ -9,7 +9,7 @@ import tempfile
 import time
 from collections.abc import Hashable
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
@@ -44,20 +44,19 @@ LIBTPU_ENVIRONMENT = {
 
 @dataclass(frozen=True)
 class CompiledProgram:
-    """What the compiler made of a program, how often the stage runs it, and its optimised HLO.
+    """What the compiler made of a program, and its optimised HLO.
 
     `memory_bytes` is all that it takes of each device's HBM while it runs; what other programs keep on the
     device comes on top.
     """
 
     memory_bytes: int
-    runs: int
     hlo: str
 
 
 @dataclass(frozen=True)
 class CompiledStage:
-    """A stage's programs as it would run them, and how long their compiles took.
+    """A stage's programs in the order of the rehearsal, and how long their compiles took.
 
     A program that does not fit into a device's HBM ends them: `shortage` is what the compiler says of it.
     """
@@ -132,7 +131,7 @@ _compiled: dict[Hashable, CompiledProgram] = {}
 
 
 def _meshes(spec: RunSpec) -> tuple[MeshShape, list[MeshShape]]:
-    pipeline, checkpoint = MODELS[spec.model].pipeline(), Checkpoint(spec.configurations)
+    pipeline, checkpoint = MODELS[spec.model].pipeline(), _checkpoint(spec)
     pipeline.check(checkpoint)
     pipeline.prepare(spec.request, checkpoint)
     devices, branches = _devices(spec.topology), spec.request.branches
@@ -142,6 +141,13 @@ def _meshes(spec: RunSpec) -> tuple[MeshShape, list[MeshShape]]:
 
 def _outline(spec: RunSpec) -> Rehearsal:
     return _rehearse(spec).outline()
+
+
+def _checkpoint(spec: RunSpec) -> Checkpoint:
+    checkpoint = Checkpoint(spec.configurations)
+    if spec.checkpoint is not None:
+        checkpoint.location = spec.checkpoint
+    return checkpoint
 
 
 def _devices(topology: str) -> list[Any]:
@@ -157,7 +163,7 @@ def _rehearse(spec: RunSpec) -> Rehearsal:
     global _rehearsed
     key = sha256(pickle.dumps(spec)).digest()
     if _rehearsed is None or _rehearsed[0] != key:
-        pipeline, checkpoint = MODELS[spec.model].pipeline(), Checkpoint(spec.configurations)
+        pipeline, checkpoint = MODELS[spec.model].pipeline(), _checkpoint(spec)
         devices = _devices(spec.topology)
         _rehearsed = key, rehearse(pipeline, spec.request, checkpoint, devices, shape=spec.mesh)
     return _rehearsed[1]
@@ -186,8 +192,8 @@ def _compile_program(topology: str, program: RehearsedProgram, effort: int | Non
     key = (topology, sha256(lowered.as_text().encode()).digest(), chosen)
     if key not in _compiled:
         compiled = compile_with(lowered, chosen, "tpu")
-        _compiled[key] = CompiledProgram(_memory_bytes(compiled), 0, compiled.as_text() or "")
-    return replace(_compiled[key], runs=program.runs)
+        _compiled[key] = CompiledProgram(_memory_bytes(compiled), compiled.as_text() or "")
+    return _compiled[key]
 
 
 def _kernel_cycles(spec: RunSpec, index: int, written: Path) -> dict[Kernel, int]:

@@ -13,11 +13,13 @@ from crystools_pipelines.models import MODELS
 from crystools_pipelines.parallel.defaults import read_defaults
 from crystools_pipelines.planning.plan import Plan, RunSpec, from_json
 from crystools_pipelines.requests.fields import Role, values_of
-from crystools_tpu.data_dir import cache_dir
+from crystools_pipelines.requests.step_cache import MagCache
+from crystools_tpu.data_dir import MAG_RATIOS, cache_dir, data_dir
 from crystools_tpu.telemetry import StageName, chips
 from crystools_tpu.whole_file import written_whole
 
 _PACKAGES = ("jax", "jaxlib", "libtpu", "tokamax", "torchax", "torch", "diffusers", "transformers")
+_PACKAGE = Path(crystools_pipelines.__file__).parent
 _CONFIGURATIONS = ("model_index.json", "*/config.json", "*/scheduler_config.json")
 
 
@@ -27,13 +29,19 @@ def plans_folder() -> Path:
 
 
 def plan_key(spec: RunSpec, only: frozenset[StageName] | None) -> str:
-    """A key that is equal for equal plans: of what `programs_key` names, mesh, stages and schedule."""
-    rest = {
+    """A key that is equal for equal plans: of what `programs_key` names, mesh, stages and schedule.
+
+    And of the ratios by which steps are skipped, where they are; never of what goes into the weights.
+    """
+    rest: dict[str, Any] = {
         "mesh": str(spec.mesh),
         "only": None if only is None else sorted(only),
         "best_meshes": None if spec.mesh else read_defaults()["meshes"],
         "schedule": _asked(spec.request, Role.SCHEDULE),
     }
+    if isinstance(spec.request.step_cache, MagCache):
+        own = _digests(data_dir() / MAG_RATIOS, "*")
+        rest["ratios"] = [_digests(_PACKAGE, "**/mag_ratios.json"), own, spec.checkpoint if own else None]
     return f"{programs_key(spec)}-{_digest(rest)}"
 
 
@@ -48,7 +56,7 @@ def programs_key(spec: RunSpec) -> str:
             "branches": spec.request.branches,
             "configurations": _configurations(spec),
             "packages": {name: _version(name) for name in _PACKAGES},
-            "source": _digests(Path(crystools_pipelines.__file__).parent, "**/*.py"),
+            "source": _digests(_PACKAGE, "**/*.py"),
             "defaults": {name: kept for name, kept in read_defaults().items() if name != "meshes"},
             "chips": sha256(Path(chips.__file__).read_bytes()).hexdigest(),
         }

@@ -6,6 +6,7 @@
 - A Pallas kernel takes the bundles of its body's final schedule times the steps of its grid, one bundle a
   cycle; or, where they are not known, its own cost estimate at the chip's peak. Never less than moving its
   operands takes.
+- Of a condition the side that takes longest runs, or where a step that is skipped is asked for, the other.
 - A collective takes its bytes over the links. A group of more than two chips is taken as a ring that sends
   both ways, with one link each way; two chips have one link. One that runs beside other operations costs
   what is left of it when it is waited for. Latencies are left out.
@@ -82,15 +83,19 @@ def estimate(
     devices: int,
     kernel_cycles: KernelCycles,
     other_cycles_share: float = OTHER_CYCLES_SHARE,
+    *,
+    skipped: bool = False,
 ) -> Estimate:
     """One run of the program on `devices`. Raises ValueError for a chip without a clock in the table.
 
-    `other_cycles_share` is 1 for an estimate without calibration.
+    `other_cycles_share` is 1 for an estimate without calibration. `skipped` is for a run in which all that
+    the device may leave out is left out.
     """
     if chip.clock_hz is None or chip.ici_link_bytes_per_second is None:
         raise ValueError(f"{chip.name} has no clock and no links in the table of chips")
     speeds = chip.clock_hz, chip.ici_link_bytes_per_second
-    return _Reader(module, chip, devices, kernel_cycles, other_cycles_share, *speeds).run(module.entry)
+    reader = _Reader(module, chip, devices, kernel_cycles, other_cycles_share, skipped, *speeds)
+    return reader.run(module.entry)
 
 
 def has_kernels(module: Module) -> bool:
@@ -109,6 +114,7 @@ class _Reader:
     devices: int
     kernel_cycles: KernelCycles
     other_cycles_share: float
+    skipped: bool
     clock_hz: float
     link_bytes_per_second: float
 
@@ -139,7 +145,8 @@ class _Reader:
         if each.opcode == "while":
             return self._loop(each)
         if each.opcode == "conditional":
-            return max((self.run(name) for name in each.called), key=lambda branch: branch.total_seconds)
+            branch = min if self.skipped else max
+            return branch(map(self.run, each.called), key=lambda side: side.total_seconds)
         if each.opcode == "call":
             total = Estimate()
             for name in each.called:

@@ -58,8 +58,10 @@ def kept_forecast(
     if topology is None or dtype not in (None, _PLANNED_DTYPE):
         return None
     with Guard(logger)("what was planned of this run cannot be read"):
-        spec = RunSpec(topology, model, request, checkpoint.configurations(), shape_of(mesh))
-        return forecast_of(_plans_of(spec, folder))
+        spec = RunSpec(
+            topology, model, request, checkpoint.configurations(), shape_of(mesh), checkpoint.location
+        )
+        return forecast_of(_plans_of(spec, folder), request.num_inference_steps)
     return None
 
 
@@ -67,7 +69,7 @@ def planned(spec: RunSpec, folder: Path | None = None) -> Planned | None:
     """What the plans in `folder` (the user's) say of this run, whose mesh is given; None without any."""
     with Guard(logger)("what was planned of this run cannot be read"):
         plans = _plans_of(spec, folder)
-        if (forecast := forecast_of(plans)) is not None:
+        if (forecast := forecast_of(plans, spec.request.num_inference_steps)) is not None:
             stages = [stage for stage, _ in _first_of_each(plans)]
             names = {stage.name for stage in stages}
             is_whole = {StageName.TEXT_ENCODE, StageName.DENOISE, StageName.VAE_DECODE} <= names
@@ -105,8 +107,8 @@ def _work(stages: Sequence[StagePlan], denoising_steps: int) -> tuple[StageWork,
     return tuple(work)
 
 
-def forecast_of(plans: Iterable[Plan]) -> Forecast | None:
-    """The forecast of each stage by the first plan that has it; None without any.
+def forecast_of(plans: Iterable[Plan], denoising_steps: int) -> Forecast | None:
+    """The forecast of each stage of a run of so many steps by the first plan that has it; None without any.
 
     A plan of some stages alone counts for these. Shapes that would fit are said where all that does not is of
     one plan.
@@ -120,14 +122,24 @@ def forecast_of(plans: Iterable[Plan]) -> Forecast | None:
     return Forecast(
         method=METHOD,
         hbm_limit_bytes_per_chip=int(stages[0].hbm_bytes_per_chip),
-        stages=tuple(map(_stage_forecast, stages)),
+        stages=tuple(
+            _stage_forecast(stage, is_as_long=_denoising_steps(plan) == denoising_steps)
+            for stage, plan in found
+        ),
         would_fit=tuple(map(str, shapes)),
         fitting_shapes=tuple(shapes),
     )
 
 
-def _stage_forecast(stage: StagePlan) -> StageForecast:
+def _denoising_steps(plan: Plan) -> int:
+    return sum(stage.steps for stage in plan.stages if stage.name == StageName.DENOISE)
+
+
+def _stage_forecast(stage: StagePlan, *, is_as_long: bool) -> StageForecast:
+    """Where steps are skipped, the mean step is known only of a run that has as many as the plan."""
     seconds, peak = stage.estimated_seconds, stage.peak_hbm_bytes_per_chip
+    if len(stage.seconds_by_kind) > 1 and not is_as_long:
+        seconds = None
     return StageForecast(
         name=StageName(stage.name),
         component=stage.component,

@@ -1,21 +1,27 @@
 """Makes a plan: compiles every stage of a run for TPUs that are not here, and reads what comes of it."""
 
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from statistics import fmean
+from typing import Any, Protocol, TypeAlias
 
 from crystools_pipelines.errors import RequestError
 from crystools_pipelines.planning.aot import CompiledStage, TpuCompiler
 from crystools_pipelines.planning.estimate import Estimate, KernelCycles, estimate, has_kernels
 from crystools_pipelines.planning.fitting import largest_that_fits
 from crystools_pipelines.planning.hlo import parse
-from crystools_pipelines.planning.plan import Plan, RunSpec, StagePlan
-from crystools_pipelines.planning.rehearsal import Rehearsal
+from crystools_pipelines.planning.plan import Plan, PlannedSteps, RunSpec, StagePlan
+from crystools_pipelines.planning.rehearsal import Rehearsal, RehearsedStage, RehearsedStep, Work
 from crystools_pipelines.planning.residency import Loads, evictions
+from crystools_pipelines.planning.step_kinds import totals
 from crystools_pipelines.planning.topologies import TOPOLOGIES, Topology
 from crystools_pipelines.requests.fields import Role, values_of
 from crystools_pipelines.runtime.out_of_memory import FIXED_SIZE_STAGES
 from crystools_tpu.telemetry import Shape, StageName
+
+Estimates: TypeAlias = dict[tuple[int, bool], Estimate]
+"""By a program's place in its stage, and whether it is of a step that is skipped."""
 
 
 class Progress(Protocol):
@@ -94,63 +100,75 @@ class Planner:
         }
 
     def _plan_stage(self, outline: Rehearsal, index: int, place: int) -> StagePlan:
-        stage, chip, chips = outline.stages[index], self.topology.chip, self.topology.chips
+        stage = outline.stages[index]
         self.progress.compiling(place)
         compiled = self.compiler.compile_stage(self.spec, index)
         peak = self._peak_bytes(outline, index, compiled)
         fits = compiled.shortage is None and peak is not None and peak <= self.limit_bytes
-        estimated = self._estimate(index, compiled) if fits else None
-        seconds = None if estimated is None else estimated.total_seconds
-        possible_flops = chips * chip.peak_bf16_flops
+        estimates = self._estimates(index, stage, compiled) if fits else None
+        undecided = sum(map(_is_undecided, stage.steps[1:]))
         plan = StagePlan(
             name=stage.name.value,
             component=stage.component,
-            steps=stage.steps,
             peak_hbm_bytes_per_chip=peak,
             hbm_bytes_per_chip=self.limit_bytes,
             fits=fits,
-            flops=stage.flops,
-            moved_bytes=stage.moved_bytes,
-            roofline_seconds=max(
-                stage.flops / possible_flops,
-                stage.moved_bytes / (chips * chip.hbm_bandwidth_bytes_per_second),
-            ),
-            estimated_seconds=seconds,
-            estimated_mfu=stage.flops / (seconds * possible_flops) if seconds else None,
             compile_seconds=compiled.compile_seconds,
-            collective_bytes=None
-            if estimated is None
-            else {kind: sent * chip.devices_per_chip for kind, sent in estimated.collective_bytes.items()},
             evicts=(),
-            estimate=None
-            if estimated is None
-            else dict(sorted(estimated.seconds.items(), key=lambda item: -item[1])),
-            notes=() if estimated is None else tuple(sorted(estimated.notes)),
+            notes=() if estimates is None else _notes(estimates),
+            **totals(self._kinds(stage, estimates), undecided, self.topology),
         )
         self.progress.finished(place, plan)
         return plan
 
     def _peak_bytes(self, outline: Rehearsal, index: int, compiled: CompiledStage) -> int | None:
         """Bytes that a chip must hold for the stage; None where XLA does not say how much too much it is."""
-        per_chip = self.topology.chip.devices_per_chip
-        peaks = [program.memory_bytes for program in compiled.programs]
+        per_chip, stage = self.topology.chip.devices_per_chip, outline.stages[index]
+        unread = stage.unread_device_bytes
+        peaks = [program.memory_bytes + unread.get(i, 0) for i, program in enumerate(compiled.programs)]
         if compiled.shortage is not None:
             if compiled.shortage.wanted_bytes is None:
                 return None
             peaks.append(compiled.shortage.wanted_bytes)
-        program = (max(peaks, default=0) + outline.stages[index].held_device_bytes) * per_chip
+        program = (max(peaks, default=0) + stage.held_device_bytes) * per_chip
         return max(program, sum(self._loads(outline, index).values()))
 
-    def _estimate(self, index: int, compiled: CompiledStage) -> Estimate:
-        """The estimate of all programs of the stage, each as often as it runs."""
-        total, chip = Estimate(), self.topology.chip
-        modules = [(parse(program.hlo), program.runs) for program in compiled.programs]
+    def _estimates(self, index: int, stage: RehearsedStage, compiled: CompiledStage) -> Estimates:
+        """The estimate of each program of the stage, also of one in which the device decides to skip."""
+        chip = self.topology.chip
+        modules = [parse(program.hlo) for program in compiled.programs]
         cycles: KernelCycles = {}
-        if any(has_kernels(module) for module, _ in modules):
+        if any(has_kernels(module) for module in modules):
             cycles = self.compiler.kernel_cycles(self.spec, index)
-        for module, runs in modules:
-            total.add(estimate(module, chip, self.topology.chips * chip.devices_per_chip, cycles), runs)
-        return total
+        devices = self.topology.chips * chip.devices_per_chip
+        ran = {
+            (program, skipped)
+            for step in stage.steps
+            for _, skipped in step.outcomes
+            for program in step.programs
+        }
+        return {
+            (program, skipped): estimate(modules[program], chip, devices, cycles, skipped=skipped)
+            for program, skipped in sorted(ran)
+        }
+
+    def _kinds(self, stage: RehearsedStage, estimates: Estimates | None) -> list[PlannedSteps]:
+        """The stage's steps by kind; those of which the device decides are counted as neither."""
+        works: defaultdict[str, list[Work]] = defaultdict(list)
+        spent: defaultdict[str, list[Estimate]] = defaultdict(list)
+        decided = Counter(
+            step.work.kind for i, step in enumerate(stage.steps) if i == 0 or not _is_undecided(step)
+        )
+        for step in stage.steps:
+            for work, skipped in step.outcomes:
+                works[work.kind].append(work)
+                if estimates is not None:
+                    spent[work.kind] += (estimates[program, skipped] for program in step.programs)
+        per_chip = self.topology.chip.devices_per_chip
+        return [
+            _mean_step(kind, decided[kind], those, None if estimates is None else spent[kind], per_chip)
+            for kind, those in works.items()
+        ]
 
     def _largest(self, outline: Rehearsal, failing: list[int]) -> Iterable[Shape]:
         """The most frames and the largest size with which what fails would fit."""
@@ -178,6 +196,39 @@ class Planner:
             least = self.limit_bytes + 1 if compiled.shortage else 0
             peaks.append(max(peak or 0, least))
         return max(peaks)
+
+
+def _mean_step(
+    kind: str, count: int, works: list[Work], spent: list[Estimate] | None, devices_per_chip: int
+) -> PlannedSteps:
+    """So many steps of a kind: one is the mean of `works`, and of what these have `spent`, if known."""
+    total, share = Estimate(), 1 / len(works)
+    for each in spent or ():
+        total.add(each)
+    sent = {of: bytes_ * devices_per_chip * share for of, bytes_ in total.collective_bytes.items()}
+    seconds = {of: spent_ * share for of, spent_ in total.seconds.items()}
+    return PlannedSteps(
+        kind=kind,
+        count=count,
+        flops=fmean(work.flops for work in works),
+        moved_bytes=fmean(work.moved_bytes for work in works),
+        estimated_seconds=None if spent is None else sum(seconds.values()),
+        collective_bytes=None if spent is None else sent,
+        estimate=None if spent is None else seconds,
+    )
+
+
+def _is_undecided(step: RehearsedStep) -> bool:
+    """Whether the device decides of it; the first step of a stage has nothing to take instead, and runs."""
+    return step.cached is not None
+
+
+def _notes(estimates: Estimates) -> tuple[str, ...]:
+    notes = {note for each in estimates.values() for note in each.notes}
+    for (program, skipped), each in estimates.items():
+        if skipped and each.seconds == estimates[program, False].seconds:
+            notes.add("what is skipped is computed all the same: the compiler has made no condition of it")
+    return tuple(sorted(notes))
 
 
 def _with_fewer_frames(request: Any) -> dict[int, Any]:

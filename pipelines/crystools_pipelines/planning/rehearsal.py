@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from crystools_pipelines.parallel.mesh import shape_of
 from crystools_pipelines.parallel.mesh_shape import MeshShape
 from crystools_pipelines.runtime.job import Job
+from crystools_pipelines.runtime.mag_ratios import Measured
 from crystools_pipelines.runtime.pipeline import Pipeline
 from crystools_pipelines.runtime.programs import Component, Programs, abstract
 from crystools_pipelines.text.tokens import Tokenize, Tokens
@@ -27,19 +28,45 @@ from crystools_pipelines.weights.part import Part
 from crystools_pipelines.weights.shapes import Shapes, device_bytes
 from crystools_tpu import telemetry
 from crystools_tpu.telemetry import StageName
-from crystools_tpu.telemetry.events import FULL
+from crystools_tpu.telemetry.events import CACHED, FULL
 
 Module = TypeVar("Module", bound=torch.nn.Module)
 
 
-@dataclass
+@dataclass(frozen=True)
 class RehearsedProgram:
     """A program of a stage, traced, and how hard a run has XLA work on it (`programs.compile_with`)."""
 
     traced: jax.stages.Traced
     effort: int
-    runs: int = 0
-    """How many times the stage runs it."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a step of this kind computes and moves through HBM, over all devices."""
+
+    kind: str
+    flops: float
+    moved_bytes: float
+
+
+@dataclass(frozen=True)
+class RehearsedStep:
+    """A step: its work, and the stage's programs that it runs, by their place among them.
+
+    `cached` is its work where it is skipped, of a step of which the device decides that.
+    """
+
+    work: Work
+    cached: Work | None
+    programs: tuple[int, ...]
+
+    @property
+    def outcomes(self) -> Iterator[tuple[Work, bool]]:
+        """What it may be: its work, and whether that is of a step that the device has skipped."""
+        yield self.work, False
+        if self.cached is not None:
+            yield self.cached, True
 
 
 @dataclass(frozen=True)
@@ -58,14 +85,23 @@ class RehearsedStage:
 
     name: StageName
     component: str | None
-    steps: int
-    flops: float = 0.0
-    """Model FLOPs of all steps, over all devices."""
-    moved_bytes: float = 0.0
-    """Bytes that must move through HBM in all steps, over all devices."""
+    steps: list[RehearsedStep] = field(default_factory=list)
     programs: list[RehearsedProgram] = field(default_factory=list)
     fetched_device_bytes: list[int] = field(default_factory=list)
     """Bytes on one device of each output that stays on the devices until the stage ends."""
+    unread_device_bytes: dict[int, int] = field(default_factory=dict)
+    """By a program's place the bytes on one device that it is given and does not read: they are on the device
+    while it runs, but in no account of the compiler's."""
+    _ran: list[int] = field(default_factory=list)
+
+    def ran(self, program: int) -> None:
+        """Takes a program, by its place, that the step which comes has run."""
+        self._ran.append(program)
+
+    def step(self, work: Work, cached: Work | None) -> None:
+        """Takes the step that has run."""
+        self.steps.append(RehearsedStep(work, cached, tuple(self._ran)))
+        self._ran.clear()
 
     @property
     def held_device_bytes(self) -> int:
@@ -129,19 +165,17 @@ class _Run(telemetry.SilentRun):
         self, name: StageName | str, **facts: Unpack[telemetry.StageFacts]
     ) -> Iterator[telemetry.SilentStage]:
         """A stage. Raises ValueError where its steps or their cost are not said: a plan is made of them."""
-        steps, flops = facts.get("steps"), facts.get("flops_per_step")
-        moved_bytes = facts.get("bytes_per_step")
-        if steps is None or flops is None or moved_bytes is None:
+        flops, moved_bytes = facts.get("flops_per_step"), facts.get("bytes_per_step")
+        if facts.get("steps") is None or flops is None or moved_bytes is None:
             raise ValueError(f"stage {name!r} lacks steps, flops_per_step or bytes_per_step")
-        count = sum(steps.values()) if isinstance(steps, Mapping) else steps
         with super().stage(name, **facts):
-            stage = RehearsedStage(StageName(name), facts.get("component"), count)
+            stage = RehearsedStage(StageName(name), facts.get("component"))
             self._rehearsed.append(stage)
             yield _Stage(stage, flops, moved_bytes)
 
 
 class _Stage(telemetry.SilentStage):
-    """The `telemetry.StageRecorder` of a rehearsal: sums up what the steps are to cost."""
+    """The `telemetry.StageRecorder` of a rehearsal: keeps what each step is to cost, and what it runs."""
 
     def __init__(self, stage: RehearsedStage, flops_per_step: float, bytes_per_step: float) -> None:
         super().__init__()
@@ -158,8 +192,15 @@ class _Stage(telemetry.SilentStage):
         moved_bytes: float | None = None,
         cached: telemetry.CachedStep | None = None,
     ) -> None:
-        self._stage.flops += self._flops_per_step if flops is None else flops
-        self._stage.moved_bytes += self._bytes_per_step if moved_bytes is None else moved_bytes
+        work = Work(
+            kind,
+            self._flops_per_step if flops is None else flops,
+            self._bytes_per_step if moved_bytes is None else moved_bytes,
+        )
+        if cached is not None and (cached.flops is None or cached.moved_bytes is None):
+            raise ValueError("a step that may be skipped lacks what it costs then: a plan is made of that")
+        skipped = None if cached is None else Work(CACHED, cached.flops, cached.moved_bytes)
+        self._stage.step(work, skipped)
 
 
 @dataclass(frozen=True)
@@ -179,6 +220,12 @@ class _Job(Job):
             lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), tree
         )
 
+    def zeros(self, tree: Any) -> Any:
+        return tree
+
+    def keep_ratios(self, measured: Measured, ratios: Mapping[str, jax.Array]) -> None:
+        """Measured nothing."""
+
     def tokens(self, tokenize: Tokenize, prompts: Sequence[str], length: int) -> Tokens:
         nothing = np.zeros((len(prompts), length), np.int32)
         return nothing, nothing
@@ -192,12 +239,26 @@ class _Job(Job):
 
     def _keep(self, traced: jax.stages.Traced, effort: int) -> Callable[..., Any]:
         """What answers with the shapes of the outputs; the program goes to the stage that runs."""
-        program = RehearsedProgram(traced, effort)
-        self.rehearsal.stages[-1].programs.append(program)
-        outputs = abstract(traced.out_info)
+        stage = self.rehearsal.stages[-1]
+        place, outputs = len(stage.programs), abstract(traced.out_info)
+        stage.programs.append(RehearsedProgram(traced, effort))
 
-        def run(*_: Any) -> Any:
-            program.runs += 1
+        def run(*args: Any) -> Any:
+            if place not in stage.unread_device_bytes:
+                stage.unread_device_bytes[place] = _unread_device_bytes(traced, args)
+            stage.ran(place)
             return outputs
 
         return run
+
+
+def _unread_device_bytes(traced: jax.stages.Traced, args: Any) -> int:
+    """Bytes on one device of those `args`, as the program has them, that it does not read."""
+    jaxpr = cast(Any, traced.jaxpr).jaxpr
+    read = {id(each) for equation in jaxpr.eqns for each in equation.invars} | set(map(id, jaxpr.outvars))
+    leaves = zip(jaxpr.invars, jax.tree.leaves(args), strict=True)
+    unread = (leaf for variable, leaf in leaves if id(variable) not in read)
+    # What has no sharding is the host's, a number.
+    return sum(
+        device_bytes(leaf) for leaf in unread if isinstance(getattr(leaf, "sharding", None), NamedSharding)
+    )

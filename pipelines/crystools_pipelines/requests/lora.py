@@ -1,6 +1,7 @@
 """A LoRA as it is asked for: whose file, how strongly, and of two experts for which."""
 
 import math
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
 
@@ -25,6 +26,14 @@ class Lora:
     def __str__(self) -> str:
         beginning = f"{self.expert}:" if self.expert else ""
         return f"{beginning}{self.location}={self.scale:g}"
+
+
+def check_expert(field: str, lora: Lora, transformers: Collection[str]) -> None:
+    """Raises RequestError for a LoRA for one of two experts where the checkpoint has one transformer."""
+    if lora.expert is not None and len(transformers) == 1:
+        raise RequestError(
+            field, f"{lora} is for one of two experts, and this checkpoint has one; leave {lora.expert}: out"
+        )
 
 
 def parse_lora(field: str, text: str) -> Lora:

@@ -1,6 +1,7 @@
 """A denoising step: what the model predicts for the sample, and how the solver goes on with it."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -17,23 +18,30 @@ def denoising_step(
     weights: State,
     solver: Any,
     noise: jax.Array | None,
-    _cache: None,
+    cache: Any,
     schedule: Any,
     guidance: jax.Array,
     *conditions: Any,
-) -> tuple[Any, None, jax.Array]:
-    """The next solver state, nothing to carry on, and whether the latents are all finite.
+    caching: Callable[..., Any] | None = None,
+) -> tuple[Any, ...]:
+    """The next solver state, the cache to carry on, and whether the latents are all finite.
 
     `solver` goes from step to step: `step`, the number of the step that comes, `sample`, the latents, and
     what else `advance` needs. `schedule` has tables with a row for each step, of which one is `timesteps`.
-    `predict(weights, sample, timestep, guidance, *conditions)` is the model's output, float32, as guidance
-    has it; `advance(schedule, solver, output)` the state after it, which also takes the `noise` for this step
-    where there is any. `guidance` is a scalar, or has one for each step.
+    `predict(weights, sample, timestep, guidance, *conditions)` is the model's outputs, one for each guidance
+    branch; `advance(schedule, solver, output)` the state after what guidance makes of them, float32, which
+    also takes the `noise` for this step where there is any. `guidance` is a scalar, or has one for each step.
+
+    `caching(predict, cache)`, where there is one, gives the outputs and the cache to carry on, and is free not
+    to run all that `predict()` does; what it gives beyond these follows in what is returned.
     """
     scale = guidance if guidance.ndim == 0 else guidance[solver.step]
-    output = predict(weights, solver.sample, schedule.timesteps[solver.step], scale, *conditions)
+    timestep = schedule.timesteps[solver.step]
+    predict = partial(predict, weights, solver.sample, timestep, scale, *conditions)
+    outputs, cache, *decided = (predict(), None) if caching is None else caching(predict, cache)
+    output = guided(outputs, scale)
     solver = advance(schedule, solver, output, *(() if noise is None else (noise,)))
-    return solver, None, jnp.isfinite(solver.sample).all()
+    return solver, cache, jnp.isfinite(solver.sample).all(), *decided
 
 
 def on_branches(
@@ -45,7 +53,7 @@ def on_branches(
     return sample, jnp.broadcast_to(timestep, (count,))
 
 
-def guided(output: jax.Array, guidance: jax.Array) -> jax.Array:
+def guided(outputs: jax.Array, guidance: jax.Array) -> jax.Array:
     """The output, float32, that guidance makes of those of two branches, the prompt's first; one stays."""
-    output = output.astype(jnp.float32)
-    return output if output.shape[0] == 1 else output[1:] + guidance * (output[:1] - output[1:])
+    outputs = outputs.astype(jnp.float32)
+    return outputs if outputs.shape[0] == 1 else outputs[1:] + guidance * (outputs[:1] - outputs[1:])

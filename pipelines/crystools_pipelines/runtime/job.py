@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from crystools_pipelines.errors import CheckpointError, RequestError
 from crystools_pipelines.parallel.mesh import replicated
 from crystools_pipelines.requests.fields import declaration
+from crystools_pipelines.runtime.mag_ratios import Measured
 from crystools_pipelines.runtime.platforms import use_what_is_here
 from crystools_pipelines.runtime.programs import Component, identify
 from crystools_pipelines.runtime.residency import Identity, residency
@@ -156,6 +157,10 @@ class Job:
         """The arrays of `tree` on the devices."""
         return jax.device_put(tree, sharding)
 
+    def zeros(self, tree: Any) -> Any:
+        """Arrays of zeros on the devices, of the shapes and with the shardings in `tree`."""
+        return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype, device=leaf.sharding), tree)
+
     def tokens(self, tokenize: Tokenize, prompts: Sequence[str], length: int) -> Tokens:
         """Token ids and mask, int32 `[prompts, length]`, of the checkpoint's own tokenizer.
 
@@ -175,6 +180,16 @@ class Job:
     def to_host(self, chunks: Sequence[jax.Array], axis: int = 0) -> NDArray[Any]:
         """The chunks, joined along `axis`."""
         return np.concatenate([np.asarray(chunk) for chunk in chunks], axis=axis)
+
+    def keep_ratios(self, measured: Measured, ratios: Mapping[str, jax.Array]) -> None:
+        """Keeps the ratios `[step, group]` of each transformer for MagCache; the run says where they are."""
+        lists = {name: np.asarray(each).T.tolist() for name, each in ratios.items()}
+        try:
+            path = measured.keep(lists)
+        except OSError as error:
+            self.run.warn(f"the step cache's ratios could not be kept: {error}")
+        else:
+            self.run.warn(f"the step cache's ratios are measured; mag now takes those in {path}")
 
     def save(self, frames: NDArray[np.float32], out: Path | None, fps: int) -> None:
         """Writes the frames in a `save` stage, if `out` is given.

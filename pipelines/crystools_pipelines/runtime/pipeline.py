@@ -18,12 +18,14 @@ from crystools_pipelines.parallel import layout
 from crystools_pipelines.parallel.mesh import make_mesh
 from crystools_pipelines.parallel.mesh_shape import MeshShape, legal_shapes
 from crystools_pipelines.requests.request import Size as PixelSize
+from crystools_pipelines.requests.step_cache import MagCache, TaylorSeerCache
+from crystools_pipelines.runtime.block_caches import Calibration
 from crystools_pipelines.runtime.denoising import denoising_step
 from crystools_pipelines.runtime.job import AnyArray, Job
+from crystools_pipelines.runtime.mag_ratios import Measured, Ratios
 from crystools_pipelines.runtime.previews import Preview
 from crystools_pipelines.runtime.programs import Component
 from crystools_pipelines.runtime.stages import (
-    Step,
     StepCost,
     Turn,
     guided_cost,
@@ -31,6 +33,7 @@ from crystools_pipelines.runtime.stages import (
     run_once,
     run_turns,
 )
+from crystools_pipelines.runtime.step_caching import Denoiser, check_step_cache, planned_skips
 from crystools_pipelines.text.tokens import Tokenize
 from crystools_pipelines.weights.checkpoint import Checkpoint
 from crystools_pipelines.weights.inspection import Size, check_classes, check_components, check_sizes
@@ -98,6 +101,11 @@ class Pipeline(ABC, Generic[Request, Prepared]):
     """`text_cost(config, prompts, tokens)` is the cost of the text encoder, padding included."""
     step_cost: ClassVar[Callable[..., Cost]]
     """`step_cost(config, latent_shape, tokens)` is the cost of a transformer on a sample for each branch."""
+    step_cache_by_branch: ClassVar[bool] = False
+    """Whether each guidance branch decides for itself which blocks to skip, as where diffusers' pipeline runs
+    them one after the other; or all at once, as where it runs them as one batch."""
+    step_cache_news: ClassVar[Mapping[type, str]] = {}
+    """What a run by a rule of step caching says of it, by the rule's class."""
 
     def check(self, checkpoint: Checkpoint) -> None:
         """Looks at the configurations of all that a run loads."""
@@ -158,6 +166,32 @@ class Pipeline(ABC, Generic[Request, Prepared]):
         """The schedule and whatever else the request needs beside weights; only configurations are read."""
 
     @abstractmethod
+    def hidden_size(self, config: Config, latent_shape: tuple[int, ...]) -> tuple[int, int]:
+        """How many tokens the transformer of this configuration makes of latents, and their width."""
+
+    def first_blocks(self, config: Config, count: int) -> Config:
+        """The configuration with only the first `count` of its blocks."""
+        return {**config, "num_layers": count}
+
+    def check_step_cache(
+        self, request: Any, checkpoint: Checkpoint, components: Sequence[str] = ("transformer",)
+    ) -> None:
+        """Raises RequestError where these transformers cannot skip steps as the request asks."""
+        for component in components:
+            config = checkpoint.config(component)
+            blocks = config["num_layers"] + config.get("num_single_layers", 0)
+            check_step_cache(request.step_cache, blocks)
+        self._ratios(request, checkpoint, components)
+
+    def _ratios(
+        self, request: Any, checkpoint: Checkpoint, components: Sequence[str]
+    ) -> tuple[Ratios, str | None]:
+        """What MagCache needs, and what is to be said of it; nothing where another rule is asked for."""
+        if not isinstance(request.step_cache, MagCache):
+            return {}, None
+        return Measured(self.model, checkpoint, request.loras).find(components)
+
+    @abstractmethod
     def text_encoder(self, mesh: Mesh) -> Part[Any]:
         """The text encoder."""
 
@@ -212,25 +246,55 @@ class Pipeline(ABC, Generic[Request, Prepared]):
         noises, preview = None, self.preview(request, prepared)
         if begin.noises is not None:
             noises = (job.put(noise, job.everywhere) for noise in begin.noises)
+        ratios, news = self._ratios(request, job.checkpoint, [phase.component for phase in begin.phases])
+        for said in (news, self.step_cache_news.get(type(request.step_cache))):
+            if said is not None:
+                job.run.warn(said)
+        calibrated = {}
         for phase in begin.phases:
-            loaded = job.load(self.transformer(job.mesh, phase.component))
-            step = self._step(job, phase.component, loaded, branches.shape[0], solver.sample.shape)
+            name = phase.component
+            loaded = job.load(self.transformer(job.mesh, name))
+            denoiser = self._denoiser(job, name, loaded, branches.shape[0], solver.sample.shape)
+            plan = denoiser.plan(request.step_cache, phase.steps, ratios.get(name, ()))
             guidance = job.put(np.asarray(phase.guidance_scale, np.float32), job.everywhere)
             constants = (schedule, guidance, branches, seen)
-            steps = [step] * phase.steps
-            solver = run_denoising(job, phase.component, loaded, solver, steps, constants, noises, preview)
+            solver, cache = run_denoising(
+                job, name, loaded, solver, plan.steps, constants, noises, preview, plan.cache
+            )
+            if isinstance(cache, Calibration):
+                calibrated[name] = cache.ratios
+            del loaded, denoiser, plan, cache  # nothing of it is in the way of the next transformer
+        if calibrated:
+            job.keep_ratios(Measured(self.model, job.checkpoint, request.loras), calibrated)
         final: jax.Array = solver.sample
         return final
 
-    def _step(
+    def _denoiser(
         self, job: Job, name: str, loaded: Component[Any], branches: int, latent_shape: tuple[int, ...]
-    ) -> Step:
-        def cost(branches: int) -> Cost:
-            return self.step_cost(job.checkpoint.config(name), (branches, *latent_shape[1:]), self.max_tokens)
+    ) -> Denoiser:
+        config = job.checkpoint.config(name)
+
+        def cost(branches: int, blocks: int | None) -> StepCost:
+            some = config if blocks is None else self.first_blocks(config, blocks)
+            return guided_cost(
+                job.mesh,
+                branches,
+                job.itemsize,
+                lambda share: self.step_cost(some, (share, *latent_shape[1:]), self.max_tokens),
+            )
 
         predict = partial(self.predict, loaded.module, job.mesh, job.dtype)
-        function = partial(denoising_step, predict, self.advance)
-        return Step(function, guided_cost(job.mesh, branches, job.itemsize, cost))
+        tokens, width = self.hidden_size(config, latent_shape)
+        return Denoiser(
+            job,
+            partial(denoising_step, predict, self.advance),
+            branches,
+            branches if self.step_cache_by_branch else 1,
+            tokens,
+            width,
+            (branches, *latent_shape[1:]),
+            cost,
+        )
 
     def preview(self, request: Request, prepared: Prepared) -> Preview | None:
         """What `job.on_latents` sees of the solver's state; None where nothing shows this model's latents."""
@@ -282,16 +346,25 @@ class Pipeline(ABC, Generic[Request, Prepared]):
         text = self.text_cost(checkpoint.config("text_encoder"), prompts, self.max_tokens)
         turns, _, _ = self.decoding(mesh, checkpoint.config("vae"), None, shape, request.size)
 
-        def step_flops(component: str) -> int:
-            config, latents = checkpoint.config(component), (request.branches, *shape[1:])
-            return self.step_cost(config, latents, self.max_tokens).flops
+        steps = self.steps(request, prepared)
+        ratios, _ = self._ratios(request, checkpoint, [component for component, _ in steps])
+
+        def step_flops(config: Config) -> int:
+            return self.step_cost(config, (request.branches, *shape[1:]), self.max_tokens).flops
+
+        def flops(component: str, steps: int) -> float:
+            config = checkpoint.config(component)
+            skipped = sum(planned_skips(request.step_cache, steps, ratios.get(component, ())))
+            blocks = self.first_blocks(config, 0)
+            of_skipped = 0 if isinstance(request.step_cache, TaylorSeerCache) else step_flops(blocks)
+            return float((steps - skipped) * step_flops(config) + skipped * of_skipped)
 
         return [
             StageWork(StageName.TEXT_ENCODE, None, 1, float(text.flops)),
             *self.condition_work(checkpoint, request),
             *(
-                StageWork(StageName.DENOISE, component, steps, float(steps * step_flops(component)))
-                for component, steps in self.steps(request, prepared)
+                StageWork(StageName.DENOISE, component, count, flops(component, count))
+                for component, count in steps
             ),
             StageWork(StageName.VAE_DECODE, None, len(turns), sum(turn.cost.flops for turn in turns)),
         ]

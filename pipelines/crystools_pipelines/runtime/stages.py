@@ -18,8 +18,15 @@ from crystools_pipelines.costs import Cost
 from crystools_pipelines.parallel.mesh import DATA
 from crystools_pipelines.runtime.job import Job
 from crystools_pipelines.runtime.previews import Preview, previewing
-from crystools_pipelines.runtime.programs import QUICK_COMPILE, Component, Program, identify, signature
-from crystools_tpu.telemetry import StageName, StageRecorder
+from crystools_pipelines.runtime.programs import (
+    QUICK_COMPILE,
+    Component,
+    Program,
+    abstract,
+    identify,
+    signature,
+)
+from crystools_tpu.telemetry import CachedStep, StageName, StageRecorder
 from crystools_tpu.telemetry.events import FULL
 
 FLOAT32_BYTES = 4  # of an element in a VAE, whatever the job's dtype
@@ -64,14 +71,34 @@ class Step:
     """A step of a plan: `function(weights, state, input, cache, *constants)`, and what it costs.
 
     The function returns its output, the cache that it hands on, and whether the output is finite. `cache` is
-    what the step before handed on: None in the first, and in one that starts `fresh`. Steps that do not
-    compute the same are of another `kind`, which telemetry counts apart.
+    what the step before handed on: in the first what the stage begins with, None in one that starts `fresh`.
+    Steps that do not compute the same are of another `kind`, which telemetry counts apart.
+
+    Where the device decides whether the step is skipped there is its cost `if_skipped`, and the function
+    returns booleans as well: which of its parts have skipped, all of them for the whole. `if_partly_skipped`
+    is the cost where only some have, if that is another.
     """
 
     function: Callable[..., Any]
     cost: StepCost
     fresh: bool = field(default=False, kw_only=True)
     kind: str = field(default=FULL, kw_only=True)
+    if_skipped: StepCost | None = field(default=None, kw_only=True)
+    if_partly_skipped: StepCost | None = field(default=None, kw_only=True)
+
+    def report(self, stage: StageRecorder, finite: Any, skipped: Any = None) -> None:
+        """Tells the stage of the step, which was just dispatched."""
+        cached = None
+        if self.if_skipped is not None:
+            some = self.if_partly_skipped
+            cached = CachedStep(
+                skipped,
+                self.if_skipped.flops,
+                self.if_skipped.moved_bytes,
+                None if some is None else (some.flops, some.moved_bytes),
+            )
+        cost = self.cost
+        stage.step(finite, kind=self.kind, flops=cost.flops, moved_bytes=cost.moved_bytes, cached=cached)
 
 
 @dataclass(frozen=True)
@@ -113,15 +140,19 @@ def run_denoising(
     constants: tuple[Any, ...],
     inputs: Iterable[Any] | None = None,
     preview: Preview | None = None,
-) -> State:
-    """A `denoise` stage of the component called `name`: the solver's state after all of `steps`.
+    cache: Any = None,
+) -> tuple[State, Any]:
+    """A `denoise` stage of the component called `name`: the solver's state, and the cache, after all of `steps`.
 
-    A step's output is the state for the next; that and the cache are on every device. `inputs`, where steps
-    have any, are as many as these, of one shape, and are drawn as the steps come. `preview` is what
-    `job.on_latents` sees of the states.
+    A step's output is the state for the next, on every device; the cache stays as `cache`, with which the
+    first begins, lies on the devices. `inputs`, where steps have any, are as many as these, of one shape, and
+    are drawn as the steps come. `preview` is what `job.on_latents` sees of the states.
     """
-    kinds = Counter(step.kind for step in steps)
-    with job.run.stage(StageName.DENOISE, component=name, steps=kinds, **steps[-1].cost.of_step) as stage:
+    decided = any(step.if_skipped is not None for step in steps)
+    planned = len(steps) if decided else Counter(step.kind for step in steps)
+    sharding = jax.tree.map(lambda array: array.sharding, cache) if cache is not None else job.everywhere
+    dearest = max((step.cost for step in steps), key=lambda cost: cost.flops)
+    with job.run.stage(StageName.DENOISE, component=name, steps=planned, **dearest.of_step) as stage:
         return _run_steps(
             job,
             stage,
@@ -130,8 +161,9 @@ def run_denoising(
             solver,
             [None] * len(steps) if inputs is None else inputs,
             constants,
+            cache,
             next_state=previewing(job, component, preview, solver),
-            out_shardings=job.everywhere,
+            out_shardings=(job.everywhere, sharding, *[job.everywhere] * (2 if decided else 1)),
             donate=(1, 3),
         )
 
@@ -179,23 +211,24 @@ def _run_steps(
     state: State,
     inputs: Iterable[Any],
     constants: tuple[Any, ...],
+    cache: Any = None,
+    *,
     next_state: Callable[[Any], State],
     **how: Any,
-) -> State:
-    """The state after all steps, `next_state(output)` being the one after each.
+) -> tuple[State, Any]:
+    """The state and the cache after all steps, `next_state(output)` being the state after each.
 
     Everything is compiled before the first step, in the way that `how` says (`Programs.compile`).
     """
     programs: list[Program] = []
-    cache = None
     for index, (step, step_input) in enumerate(zip(steps, inputs, strict=True)):
-        programs = programs or _compile_steps(component, steps, state, step_input, constants, how)
+        programs = programs or _compile_steps(component, steps, state, step_input, cache, constants, how)
         cache = None if step.fresh else cache
-        output, cache, finite = programs[index](component.weights, state, step_input, cache, *constants)
+        output, cache, *done = programs[index](component.weights, state, step_input, cache, *constants)
         state = next_state(output)
-        stage.step(finite, kind=step.kind, flops=step.cost.flops, moved_bytes=step.cost.moved_bytes)
+        step.report(stage, *done)
         job.on_step()
-    return state
+    return state, cache
 
 
 def _compile_steps(
@@ -203,12 +236,14 @@ def _compile_steps(
     steps: Sequence[Step],
     state: Any,
     step_input: Any,
+    cache: Any,
     constants: tuple[Any, ...],
     how: dict[str, Any],
 ) -> list[Program]:
     """A program for each step; steps of one function and a cache of one shape have the same."""
     distinct: dict[Hashable, Program] = {}
-    programs, cache = [], None
+    programs: list[Program] = []
+    cache = abstract(cache)
     for step in steps:
         cache = None if step.fresh else cache
         key = identify(step.function), signature(cache)
@@ -216,5 +251,5 @@ def _compile_steps(
             compile_ = component.programs.compile
             distinct[key] = compile_(step.function, state, step_input, cache, *constants, **how)
         programs.append(distinct[key])
-        _, cache, _ = distinct[key].outputs
+        _, cache, *_ = distinct[key].outputs
     return programs

@@ -3,7 +3,7 @@
 A `config` is the mapping in the component's `config.json`.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from math import prod
 from typing import Any
@@ -30,9 +30,10 @@ def transformer(config: Config, latent_shape: LatentShape, text_tokens: int) -> 
 
     In every layer it moves the hidden states, read and written by each of the three sublayers, and the keys
     and values of both attentions, written and read; then the latents in and out. Queries, scores and the
-    inner feed-forward activations need never leave the chip.
+    inner feed-forward activations need never leave the chip. Without a layer, as in a step that skips them
+    all, neither the text nor the modulations are needed.
     """
-    batch, tokens, width = latent_shape[0], _tokens(config, latent_shape), _width(config)
+    batch, (tokens, width) = latent_shape[0], hidden_size(config, latent_shape)
     self_attention = 4 * matmul(tokens, width, width) + attention(tokens, tokens, width)
     cross_attention = (
         2 * matmul(tokens, width, width)
@@ -43,11 +44,15 @@ def transformer(config: Config, latent_shape: LatentShape, text_tokens: int) -> 
     patch = prod(config["patch_size"])
     embeddings = (
         matmul(tokens, config["in_channels"] * patch, width)
-        + matmul(text_tokens, config["text_dim"], width)
-        + matmul(text_tokens, width, width)
         + matmul(1, config["freq_dim"], width)
-        + matmul(1, width, 7 * width)  # the time embedder's second layer, then six modulations
+        + matmul(1, width, width)
     )
+    if config["num_layers"]:
+        embeddings += (
+            matmul(text_tokens, config["text_dim"], width)
+            + matmul(text_tokens, width, width)
+            + matmul(1, width, 6 * width)
+        )
     output = matmul(tokens, width, config["out_channels"] * patch)
     layer = self_attention + cross_attention + feed_forward
     moved = (3 * 2 * tokens + 2 * 2 * (tokens + text_tokens)) * width
@@ -60,7 +65,7 @@ def transformer(config: Config, latent_shape: LatentShape, text_tokens: int) -> 
 
 
 def transformer_parameters(config: Config) -> int:
-    """The number of parameters of WanTransformer3DModel."""
+    """The number of parameters of WanTransformer3DModel; without a layer, of those that are then needed."""
     width, inner, patch = _width(config), config["ffn_dim"], prod(config["patch_size"])
     projections = 4 * linear(width, width) + 2 * width  # the norms of queries and keys
     cross_attention_norm = 2 * width if config["cross_attn_norm"] else 0
@@ -69,10 +74,10 @@ def transformer_parameters(config: Config) -> int:
     embeddings = (
         linear(config["in_channels"] * patch, width)
         + linear(config["freq_dim"], width)
-        + linear(config["text_dim"], width)
-        + 2 * linear(width, width)
-        + linear(width, 6 * width)
+        + linear(width, width)
     )
+    if config["num_layers"]:
+        embeddings += linear(config["text_dim"], width) + linear(width, width) + linear(width, 6 * width)
     output = 2 * width + linear(width, config["out_channels"] * patch)
     return int(config["num_layers"] * layer + embeddings + output)
 
@@ -133,9 +138,11 @@ def _decode_frame(config: Config, pixels: int, past: int) -> Cost:
     return cost + convolution((past + frames) * pixels, frames * pixels, channels, config["out_channels"], 27)
 
 
+def hidden_size(config: Config, latent_shape: Sequence[int]) -> tuple[int, int]:
+    """How many tokens the transformer makes of latents, and their width."""
+    sizes = zip(latent_shape[2:], config["patch_size"], strict=True)
+    return prod(size // patch for size, patch in sizes), _width(config)
+
+
 def _width(config: Config) -> int:
     return int(config["num_attention_heads"] * config["attention_head_dim"])
-
-
-def _tokens(config: Config, latent_shape: LatentShape) -> int:
-    return prod(size // patch for size, patch in zip(latent_shape[2:], config["patch_size"], strict=True))

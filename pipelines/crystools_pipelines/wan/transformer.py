@@ -15,7 +15,7 @@ from crystools_pipelines.interop.scan import ScannedLayers
 from crystools_pipelines.kernels.attention import Heads, attention, cross_attention
 from crystools_pipelines.kernels.rotary import Norm, rotated
 from crystools_pipelines.parallel import layout
-from crystools_pipelines.runtime.denoising import guided, on_branches
+from crystools_pipelines.runtime.denoising import on_branches
 from crystools_pipelines.wan import sharding
 from crystools_pipelines.weights.loading import State
 
@@ -81,11 +81,11 @@ def predict(
     weights: State,
     sample: jax.Array,
     timestep: jax.Array,
-    guidance: jax.Array,
+    _guidance: jax.Array,
     embeddings: jax.Array,
     condition: jax.Array | None,
 ) -> jax.Array:
-    """The guided output for `sample`, float32.
+    """The outputs for `sample`, one for each guidance branch.
 
     `embeddings` are `[branches, tokens, width]`, the prompt's and, if guided, the negative prompt's; a
     `condition` `[1, channels, frames, height, width]` follows the latents' channels.
@@ -93,5 +93,5 @@ def predict(
     if condition is not None:
         sample = jnp.concatenate([sample, condition], axis=1)
     sample, timestep = on_branches(mesh, dtype, embeddings.shape[0], sample, timestep)
-    (output,) = call(model, weights, sample, timestep, embeddings, return_dict=False)
-    return guided(output, guidance)
+    (outputs,) = call(model, weights, sample, timestep, embeddings, return_dict=False)
+    return outputs  # type: ignore[no-any-return]
