@@ -25,6 +25,9 @@ FRAMES: Final = "frames"
 TINY_MODELS: Final = "tiny-models"
 """The folder in the data directory for the tiny random checkpoints that are made where they are asked for."""
 
+MAG_RATIOS: Final = "mag-ratios"
+"""The folder in the data directory for the ratios that step caches were calibrated with."""
+
 _NAME: Final = "crystools-tpu"
 
 

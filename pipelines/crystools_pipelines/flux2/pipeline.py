@@ -2,7 +2,7 @@
 
 from functools import partial
 from math import prod
-from typing import Any
+from typing import Any, ClassVar
 
 from diffusers import FlowMatchEulerDiscreteScheduler
 from jax.sharding import Mesh
@@ -50,9 +50,9 @@ class Flux2(Pipeline[Flux2Request, FlowMatchEulerDiscreteScheduler]):
     text_width = "joint_attention_dim"
     predict = staticmethod(predict)
     advance = staticmethod(advance)
-    step_cache_news = {
-        FirstBlockCache: "diffusers has no FirstBlockCache for this model's two kinds of blocks; here its rule "
-        "is applied to both as one stack"
+    step_cache_news: ClassVar = {
+        FirstBlockCache: "diffusers has no FirstBlockCache for this model's two kinds of blocks; "
+        "here its rule is applied to both as one stack"
     }
 
     def vae_sizes(self, config: Config) -> list[Size]:
