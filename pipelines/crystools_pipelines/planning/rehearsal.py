@@ -197,9 +197,13 @@ class _Stage(telemetry.SilentStage):
             self._flops_per_step if flops is None else flops,
             self._bytes_per_step if moved_bytes is None else moved_bytes,
         )
-        if cached is not None and (cached.flops is None or cached.moved_bytes is None):
-            raise ValueError("a step that may be skipped lacks what it costs then: a plan is made of that")
-        skipped = None if cached is None else Work(CACHED, cached.flops, cached.moved_bytes)
+        skipped = None
+        if cached is not None:
+            if cached.flops is None or cached.moved_bytes is None:
+                raise ValueError(
+                    "a step that may be skipped lacks what it costs then: a plan is made of that"
+                )
+            skipped = Work(CACHED, cached.flops, cached.moved_bytes)
         self._stage.step(work, skipped)
 
 

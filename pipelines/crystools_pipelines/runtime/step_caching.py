@@ -56,17 +56,18 @@ class Denoiser:
 
     def plan(self, rule: StepCache | None, steps: int, ratios: Sequence[Sequence[float]] = ()) -> Plan:
         """So many steps by the rule; `ratios` are those that MagCache needs."""
+        skips = planned_skips(rule, steps, ratios)
         match rule:
-            case None | FirstBlockCache(0):  # which nothing is below, and then the bytes are the same
-                return Plan([Step(self.step, self._full)] * steps)
-            case FirstBlockCache(threshold):
+            case FirstBlockCache(threshold) if threshold:  # nothing is nearer than 0
                 return self._first_block(threshold, steps)
-            case MagCache():
-                return self._mag(planned_skips(rule, steps, ratios))
-            case TaylorSeerCache():
-                return self._taylor(planned_skips(rule, steps))
+            case MagCache() if any(skips):
+                return self._mag(skips)
+            case TaylorSeerCache() if any(skips):
+                return self._taylor(skips)
             case Calibrate():
                 return self._calibrated(steps)
+            case _:  # what skips nothing keeps nothing
+                return Plan([Step(self.step, self._full)] * steps)
 
     @property
     def _full(self) -> StepCost:
