@@ -26,7 +26,7 @@ TINY_MODELS: Final = "tiny-models"
 """The folder in the data directory for the tiny random checkpoints that are made where they are asked for."""
 
 MAG_RATIOS: Final = "mag-ratios"
-"""The folder in the data directory for the ratios that step caches skip by, measured by their user."""
+"""The folder in the data directory for the ratios that step caches were calibrated with."""
 
 _NAME: Final = "crystools-tpu"
 

@@ -44,8 +44,8 @@ class StageFacts(TypedDict, total=False):
 class CachedStep(NamedTuple):
     """What a step was if it was skipped, for which the device alone decides: its kind is then `cached`.
 
-    `skipped` is an array of booleans that the step itself computed: one for each of its parts, all of which are
-    skipped in a step that is. `flops` and `moved_bytes` are what was computed and moved where they are true.
+    `skipped` is an array of booleans that the step itself computed: one for each of its parts, all of which
+    are skipped in a step that is. `flops` and `moved_bytes` are what was computed and moved in such a step.
     Where only some are the step is of its own kind; `if_some` are then its FLOPs and moved bytes, if others.
     """
 

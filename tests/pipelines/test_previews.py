@@ -66,7 +66,7 @@ def denoise(tmp_path: Path, compiles: list[str]) -> Callable[..., tuple[Any, Run
         with started_run("wan2.1-t2v", {}, Checkpoint(tmp_path), MESH, on_latents=on_latents) as job:
             solver = job.put(Solver(np.ones(2, np.float32)), job.everywhere)
             steps = [Step(double, StepCost(1.0, 1.0))] * 4
-            solver = run_denoising(job, "transformer", component, solver, steps, (), preview=preview)
+            solver, _ = run_denoising(job, "transformer", component, solver, steps, (), preview=preview)
         return np.asarray(solver.sample).tolist(), job.run.report
 
     return run

@@ -13,7 +13,7 @@ import pytest
 
 from crystools_pipelines.parallel.mesh import make_mesh, replicated
 from crystools_pipelines.run import started_run
-from crystools_pipelines.runtime.denoising import denoising_step, guided
+from crystools_pipelines.runtime.denoising import denoising_step
 from crystools_pipelines.runtime.job import Job
 from crystools_pipelines.runtime.programs import Component, Programs, abstract, compiler
 from crystools_pipelines.runtime.stages import Step, StepCost, run_denoising
@@ -91,7 +91,7 @@ def test_every_second_step_takes_the_output_of_the_one_before(
     solver, schedule = start(job)
     steps = [Step(full_step, FULL, fresh=True), Step(cached_step, CHEAP, kind="cached")] * 2
     with telemetry.subscribe() as events:
-        solver = run_denoising(job, "transformer", component, solver, steps, (schedule,))
+        solver, _ = run_denoising(job, "transformer", component, solver, steps, (schedule,))
         told = [event for event in events.drain() if isinstance(event, StepFinished)]
     # 1, + 1 * 2 = 3, + 10 * 2 = 23, + 100 * 46 = 4623, + 1000 * 46 = 50623
     np.testing.assert_array_equal(solver.sample, [50623] * 3)
@@ -122,10 +122,43 @@ def test_a_step_that_heeds_the_cache_has_another_program_for_the_first(
         return advance(schedule, solver, output), output, jnp.isfinite(output).all()
 
     solver, schedule = start(job)
-    solver = run_denoising(job, "transformer", component, solver, [Step(summing_step, FULL)] * 3, (schedule,))
+    steps = [Step(summing_step, FULL)] * 3
+    solver, total = run_denoising(job, "transformer", component, solver, steps, (schedule,))
     # 1, + 1 * 2 = 3, + 10 * (6 + 2) = 83, + 100 * (166 + 8) = 17483
     np.testing.assert_array_equal(solver.sample, [17483] * 3)
+    np.testing.assert_array_equal(total, [174] * 3)
     assert compiles == ["summing_step"] * 2
+
+
+def test_a_cache_to_begin_with_lets_all_steps_have_one_program(
+    job: Job, component: Component[None], compiles: list[str]
+) -> None:
+    def summing_step(weights: Any, solver: Solver, _input: None, total: Any, schedule: Schedule) -> Any:
+        output = weights["scale"] * solver.sample + total
+        return advance(schedule, solver, output), output, jnp.isfinite(output).all()
+
+    solver, schedule = start(job)
+    begin = job.zeros(jax.ShapeDtypeStruct((3,), jnp.float32, sharding=job.everywhere))
+    steps = [Step(summing_step, FULL)] * 3
+    solver, _ = run_denoising(job, "transformer", component, solver, steps, (schedule,), cache=begin)
+    np.testing.assert_array_equal(solver.sample, [17483] * 3)
+    assert compiles == ["summing_step"]
+
+
+def test_the_device_decides_which_steps_are_skipped_and_what_they_cost(
+    job: Job, component: Component[None]
+) -> None:
+    def deciding_step(weights: Any, solver: Solver, _input: None, _cache: None, schedule: Schedule) -> Any:
+        solver = advance(schedule, solver, weights["scale"] * solver.sample)
+        # Of two parts one skips in step 1, both in step 2.
+        return solver, None, jnp.isfinite(solver.sample).all(), jnp.arange(2) + 1 < solver.step
+
+    solver, schedule = start(job)
+    step = Step(deciding_step, FULL, if_skipped=CHEAP, if_partly_skipped=StepCost(5.0, 3.0))
+    run_denoising(job, "transformer", component, solver, [step] * 3, (schedule,))
+    stage = job.run.report.stages[-1]
+    assert [step.kind for step in stage.steps] == ["full", "full", "cached"]
+    assert (stage.steps_total, stage.steps_by_kind, stage.flops) == (3, None, 10 + 5 + 1)
 
 
 def test_as_many_inputs_as_steps(job: Job, component: Component[None]) -> None:
@@ -138,24 +171,23 @@ def test_as_many_inputs_as_steps(job: Job, component: Component[None]) -> None:
 
 def test_a_step_is_what_the_model_predicts_and_how_the_solver_goes_on() -> None:
     def predict(weights: Any, sample: Any, timestep: Any, guidance: Any, offset: Any) -> Any:
-        both = jnp.stack([weights * sample, jnp.zeros_like(sample)]) + timestep + offset
-        return guided(both, guidance)[0]
+        return jnp.concatenate([weights * sample, jnp.zeros_like(sample)]) + timestep + offset
 
     def noisy(schedule: Schedule, solver: Solver, output: Any, noise: Any) -> Solver:
         return advance(schedule, solver, output + noise)
 
     schedule = Schedule(jnp.array([5.0, 7.0]), jnp.array([1.0, 10.0]))
-    solver, rest = Solver(jnp.int32(1), jnp.ones(3)), (None, schedule)
+    solver, rest = Solver(jnp.int32(1), jnp.ones((1, 3))), (None, schedule)
     weights, offset = jnp.float32(2), jnp.float32(1)
     for guidance in (jnp.float32(3), jnp.array([0.0, 3.0])):  # for all steps, and for each
         after, cache, finite = denoising_step(
             predict, advance, weights, solver, None, *rest, guidance, offset
         )
         # the prompt's branch says 2 + 7 + 1 = 10, the other 8: 8 + 3 * (10 - 8) = 14
-        np.testing.assert_array_equal(after.sample, [141.0] * 3)
+        np.testing.assert_array_equal(after.sample, [[141.0] * 3])
         assert (int(after.step), cache, bool(finite)) == (2, None, True)
     after, _, _ = denoising_step(predict, noisy, weights, solver, jnp.float32(1), *rest, guidance, offset)
-    np.testing.assert_array_equal(after.sample, [151.0] * 3)
+    np.testing.assert_array_equal(after.sample, [[151.0] * 3])
     _, _, finite = denoising_step(
         predict, advance, weights, solver, None, *rest, jnp.float32(jnp.nan), offset
     )

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from functools import partial
 from math import prod
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -65,9 +65,9 @@ class Flux2(Pipeline[Flux2Request, Prepared]):
     text_width = "joint_attention_dim"
     predict = staticmethod(predict)
     advance = staticmethod(multistep.advance)
-    step_cache_news = {
-        FirstBlockCache: "diffusers has no FirstBlockCache for this model's two kinds of blocks; here its rule "
-        "is applied to both as one stack"
+    step_cache_news: ClassVar = {
+        FirstBlockCache: "diffusers has no FirstBlockCache for this model's two kinds of blocks; "
+        "here its rule is applied to both as one stack"
     }
 
     def vae_sizes(self, config: Config) -> list[Size]:

@@ -34,7 +34,7 @@ class Run(Protocol):
 
 @dataclass(frozen=True)
 class Stack:
-    """A stack of layers that is about to run on `hidden`, for who runs it in another way (`running_stacks`)."""
+    """A stack of layers about to run on `hidden`, for who runs it in another way (`running_stacks`)."""
 
     hidden: Hidden
     run: Run
@@ -82,7 +82,7 @@ class ScannedLayers(torch.nn.Module):
     for its owner takes the first of it. With `every` the hidden states after each layer are returned, stacked
     `[depth, ...]`, instead of those after the last.
 
-    `main_tokens` are those, of the last hidden states that layers return, which the model's output is made of.
+    `main_tokens` are those of the last hidden states that the model's output is made of.
     """
 
     def __init__(
@@ -148,8 +148,8 @@ class ScannedLayers(torch.nn.Module):
                 layers = jnp.arange(first, self.depth if last is None else last)
                 run_numbered = partial(_run_numbered, partial(run_layer, others), state)
                 after, every = jax.lax.scan(run_numbered, hidden, layers)
-            if self._every:
-                return every  # type: ignore[no-any-return]
+            if every is not None:
+                return every
             return tuple(states[:, :count] for states, count in zip(after, counts, strict=True))
 
         run_stack = _run_stack.get()

@@ -1,9 +1,10 @@
 """What the rules of step caching have a step compute: what it runs, what it keeps, what it takes instead.
 
-They are those of diffusers' hooks (`diffusers.hooks`), which act at a transformer's blocks: what is before and
-behind these, such as the embedding of patches and the last projection, runs in every step. Each function here
-is a `caching` of `denoising_step`: of `predict()`, the outputs of the guidance branches, and of the cache it
-makes the outputs, the cache for the next step and, where the device decides, which branches have skipped.
+They are those of diffusers' hooks (`diffusers.hooks`), which act at a transformer's blocks: what is before
+and behind these, such as the embedding of patches and the last projection, runs in every step. Each function
+here is a `caching` of `denoising_step`: of `predict()`, the outputs of the guidance branches, and of the
+cache it makes the outputs, the cache for the next step and, where the device decides, which branches have
+skipped.
 
 What is kept of hidden states is split over the mesh like them (`begin_states`). A cache begins as zeros, so
 that the first step has the same program as the others.
@@ -32,7 +33,8 @@ def begin_states(mesh: Mesh, dtype: str, branches: int, tokens: int, width: int)
 def _kept(mesh: Mesh, states: jax.Array) -> jax.Array:
     padding = -states.shape[1] % layout.tokens_multiple(mesh)
     padded = jnp.pad(states, ((0, 0), (0, padding), (0, 0))) if padding else states
-    return jax.lax.with_sharding_constraint(padded, layout.tokens(mesh))
+    split: jax.Array = jax.lax.with_sharding_constraint(padded, layout.tokens(mesh))
+    return split
 
 
 class _Noting:
@@ -88,9 +90,7 @@ class Calibration(NamedTuple):
     step: Any
 
 
-def calibrate(
-    mesh: Mesh, groups: int, predict: Predict, cache: Calibration
-) -> tuple[jax.Array, Calibration]:
+def calibrate(mesh: Mesh, groups: int, predict: Predict, cache: Calibration) -> tuple[jax.Array, Calibration]:
     """A step that runs, and measures how much longer its tokens' residuals are than the last ones.
 
     The first has 1. The branches are as many `groups`, each with a ratio of its own.
@@ -132,21 +132,21 @@ class _Deciding:
         self.others: Any = None
 
     def __call__(self, stack: Stack) -> Hidden:
+        hidden = stack.hidden
         if self._first_block is None:
-            hidden = self._first(stack)
+            hidden = stack.run(hidden, 0, 1)
+            self._first_block = stack.main(hidden)
+            self._decide(self._first_block - stack.main(stack.hidden))
             after = self._unless_skipped(stack, hidden, 1, lambda: self._changed(stack, hidden))
         else:
-            hidden = stack.hidden
             after = self._unless_skipped(stack, hidden, 0, lambda: hidden)
         others = _kept(self._mesh, stack.main(after) - self._first_block)
         self.others = jnp.where(self._of_branches, self._cache.others, others)
         return after
 
-    def _first(self, stack: Stack) -> Hidden:
-        """The hidden states after the first block, which decides about the rest."""
-        hidden = stack.run(stack.hidden, 0, 1)
-        self._first_block = stack.main(hidden)
-        residual = _kept(self._mesh, self._first_block - stack.main(stack.hidden))
+    def _decide(self, residual: jax.Array) -> None:
+        """By how far the first block's residual is from the last one."""
+        residual = _kept(self._mesh, residual)
         last = self._cache.first
         apart, before = (
             jnp.abs(each.astype(jnp.float32)).reshape(self._groups, -1).sum(1)
@@ -157,16 +157,13 @@ class _Deciding:
         branches = residual.shape[0]
         self._of_branches = jnp.repeat(self.skips, branches // self._groups)[:, None, None]
         self.first = jnp.where(self._of_branches, last, residual)
-        return hidden
 
     def _changed(self, stack: Stack, hidden: Hidden) -> Hidden:
         """`hidden`, after the first block, with what the others added when they last ran."""
         main = stack.main(hidden)
         return stack.with_main(hidden, main + self._cache.others[:, : main.shape[1]])
 
-    def _unless_skipped(
-        self, stack: Stack, hidden: Hidden, first: int, skip: Callable[[], Hidden]
-    ) -> Hidden:
+    def _unless_skipped(self, stack: Stack, hidden: Hidden, first: int, skip: Callable[[], Hidden]) -> Hidden:
         """The hidden states after the blocks from `first` on, `skip()` in branches that skip them.
 
         On devices that have both branches only those blocks run whose result is taken. Where the mesh gives
@@ -187,9 +184,7 @@ class _Deciding:
             )
 
         def run_and_select() -> Hidden:
-            return tuple(
-                jnp.where(self._of_branches, *each) for each in zip(skip(), run(), strict=True)
-            )
+            return tuple(jnp.where(self._of_branches, *each) for each in zip(skip(), run(), strict=True))
 
         after: Hidden
         if self._groups == 1:
@@ -217,7 +212,7 @@ def first_block(
 
 
 class Taylor(NamedTuple):
-    """The last outputs that were computed, by how much they change in a step, and how many steps ago that was.
+    """The last outputs that were computed, by how much they change in a step, and how many steps ago.
 
     This is TaylorSeer's lite mode: of a transformer only the outputs are continued, and a skipped step runs
     nothing of it. The other mode continues the output of every attention, which takes two tensors like the

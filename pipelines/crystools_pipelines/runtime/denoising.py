@@ -32,8 +32,8 @@ def denoising_step(
     branch; `advance(schedule, solver, output)` the state after what guidance makes of them, float32, which
     also takes the `noise` for this step where there is any. `guidance` is a scalar, or has one for each step.
 
-    `caching(predict, cache)`, where there is one, gives the outputs and the cache to carry on, and is free not
-    to run all that `predict()` does; what it gives beyond these follows in what is returned.
+    `caching(predict, cache)`, where there is one, gives the outputs and the cache to carry on, and is free
+    not to run all that `predict()` does; what it gives beyond these follows in what is returned.
     """
     scale = guidance if guidance.ndim == 0 else guidance[solver.step]
     timestep = schedule.timesteps[solver.step]

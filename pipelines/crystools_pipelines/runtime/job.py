@@ -183,9 +183,12 @@ class Job:
 
     def keep_ratios(self, measured: Measured, ratios: Mapping[str, jax.Array]) -> None:
         """Keeps the ratios `[step, group]` of each transformer for MagCache; the run says where they are."""
-        lists = {name: np.asarray(each).T.tolist() for name, each in ratios.items()}
+        lists = {name: np.asarray(each).T for name, each in ratios.items()}
+        if not all(np.isfinite(each).all() for each in lists.values()):
+            self.run.warn("the step cache's ratios are not kept: not all of them are finite")
+            return
         try:
-            path = measured.keep(lists)
+            path = measured.keep({name: each.tolist() for name, each in lists.items()})
         except OSError as error:
             self.run.warn(f"the step cache's ratios could not be kept: {error}")
         else:

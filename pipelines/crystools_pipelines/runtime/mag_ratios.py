@@ -1,4 +1,4 @@
-"""The ratios of which MagCache knows before a run which steps it may skip: the published ones, and a user's own.
+"""The ratios by which MagCache knows before a run which steps to skip: the published, and a user's own.
 
 A ratio is by how much longer a step's residual is than that of the step before, on average over the tokens.
 They differ with the weights, and with the schedule. A list of them is of one transformer and one guidance
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from crystools_pipelines.errors import RequestError
 from crystools_pipelines.requests.lora import Lora
@@ -37,11 +38,11 @@ class Measured:
     checkpoint: Checkpoint
     loras: Sequence[Lora] = ()
 
-    def path(self, folder: Path | None = None) -> Path:
-        """The file for its own ratios, in `mag-ratios` in the user's data folder."""
+    def path(self) -> Path:
+        """The file for its own ratios, in the user's data folder."""
         parts = json.dumps([self.model, self._location, *map(str, self.loras)])
         digest = sha256(parts.encode()).hexdigest()[:16]
-        return (folder or data_dir() / MAG_RATIOS) / f"{self.model}-{digest}.json"
+        return data_dir() / MAG_RATIOS / f"{self.model}-{digest}.json"
 
     @property
     def _location(self) -> str:
@@ -105,14 +106,15 @@ def skipped_steps(rule: MagCache, ratios: Sequence[Sequence[float]], steps: int)
         if step >= retained:
             ratio, skipped = np.float32(ratio * next_ratio), skipped + 1
             error = np.float32(error + abs(one - ratio))
-            skips = step > 0 and error <= np.float32(rule.threshold) and skipped <= rule.max_skip_steps
+            near = bool(error <= np.float32(rule.threshold))
+            skips = step > 0 and near and skipped <= rule.max_skip_steps
             if not skips:
                 error, ratio, skipped = np.float32(0), one, 0
-        plan.append(bool(skips))
+        plan.append(skips)
     return plan
 
 
-def _for_steps(ratios: Sequence[float], steps: int) -> Sequence[np.float32]:
+def _for_steps(ratios: Sequence[float], steps: int) -> NDArray[np.float32]:
     """The ratios stretched over so many steps: for each the nearest, for one the last."""
     measured = np.asarray(ratios, np.float32)
     if steps == len(measured):
@@ -120,7 +122,10 @@ def _for_steps(ratios: Sequence[float], steps: int) -> Sequence[np.float32]:
     if steps == 1:
         return measured[-1:]
     scale = (len(measured) - 1) / (steps - 1)
-    return measured[np.round(np.arange(steps, dtype=np.float32) * np.float32(scale)).astype(int)]
+    nearest: NDArray[np.float32] = measured[
+        np.round(np.arange(steps, dtype=np.float32) * np.float32(scale)).astype(int)
+    ]
+    return nearest
 
 
 @cache
@@ -137,17 +142,17 @@ def _published(model: str, checkpoint: Checkpoint) -> Ratios | None:
     config = checkpoint.config("transformer")
     sizes = ("num_layers", "num_attention_heads")
     alike = all(config[size] == entry[size] for size in sizes)
-    return entry["ratios"] if alike else None  # type: ignore[no-any-return]
+    return entry["ratios"] if alike else None
 
 
 def _read(path: Path) -> Ratios | None:
-    """The ratios in the file; None where there is none. Raises RequestError for a file that is none of ours."""
+    """The ratios in the file; None where there is none. Raises RequestError for one that is none of ours."""
     try:
         text = path.read_text()
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise RequestError("step_cache", f"the ratios in {path} cannot be read: {error}; {_CALIBRATE}") from None
+        raise RequestError("step_cache", f"{path} cannot be read: {error}; {_CALIBRATE}") from None
     try:
         ratios: Ratios = json.loads(text)["ratios"]
         if all(np.isfinite(np.asarray(each, np.float32)).all() and len(each[0]) for each in ratios.values()):

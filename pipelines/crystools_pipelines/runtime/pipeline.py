@@ -17,6 +17,7 @@ from crystools_pipelines.interop.functional import call
 from crystools_pipelines.parallel import layout
 from crystools_pipelines.parallel.mesh import make_mesh
 from crystools_pipelines.parallel.mesh_shape import MeshShape, legal_shapes
+from crystools_pipelines.requests.request import Request as AnyRequest
 from crystools_pipelines.requests.request import Size as PixelSize
 from crystools_pipelines.requests.step_cache import MagCache, TaylorSeerCache
 from crystools_pipelines.runtime.block_caches import Calibration
@@ -43,7 +44,7 @@ from crystools_tpu.telemetry import StageName, StageWork
 Config: TypeAlias = Mapping[str, Any]
 Decoding: TypeAlias = tuple[Sequence[Turn], NamedSharding, NamedSharding]
 """The turns of a VAE, and the shardings of what they give and of what each hands on to the next."""
-Request = TypeVar("Request")
+Request = TypeVar("Request", bound=AnyRequest)
 Prepared = TypeVar("Prepared")
 
 

@@ -142,7 +142,7 @@ def run_denoising(
     preview: Preview | None = None,
     cache: Any = None,
 ) -> tuple[State, Any]:
-    """A `denoise` stage of the component called `name`: the solver's state, and the cache, after all of `steps`.
+    """A `denoise` stage of the component called `name`: the solver's state and the cache after `steps`.
 
     A step's output is the state for the next, on every device; the cache stays as `cache`, with which the
     first begins, lies on the devices. `inputs`, where steps have any, are as many as these, of one shape, and

@@ -56,17 +56,18 @@ class Denoiser:
 
     def plan(self, rule: StepCache | None, steps: int, ratios: Sequence[Sequence[float]] = ()) -> Plan:
         """So many steps by the rule; `ratios` are those that MagCache needs."""
+        skips = planned_skips(rule, steps, ratios)
         match rule:
-            case None | FirstBlockCache(0):  # which nothing is below, and then the bytes are the same
-                return Plan([Step(self.step, self._full)] * steps)
-            case FirstBlockCache(threshold):
+            case FirstBlockCache(threshold) if threshold:  # nothing is nearer than 0
                 return self._first_block(threshold, steps)
-            case MagCache():
-                return self._mag(planned_skips(rule, steps, ratios))
-            case TaylorSeerCache():
-                return self._taylor(planned_skips(rule, steps))
+            case MagCache() if any(skips):
+                return self._mag(skips)
+            case TaylorSeerCache() if any(skips):
+                return self._taylor(skips)
             case Calibrate():
                 return self._calibrated(steps)
+            case _:  # what skips nothing keeps nothing
+                return Plan([Step(self.step, self._full)] * steps)
 
     @property
     def _full(self) -> StepCost:
@@ -87,9 +88,7 @@ class Denoiser:
         return self._moving(cost, count * self.branches * self.tokens * self.width)
 
     def _mag(self, skips: Sequence[bool]) -> Plan:
-        full = Step(
-            self._function(block_caches.note_residual, self.job.mesh), self._residuals(self._full, 1)
-        )
+        full = Step(self._function(block_caches.note_residual, self.job.mesh), self._residuals(self._full, 1))
         cached_cost = self._residuals(self.cost(self.branches, 0), 1)
         cached = Step(self._function(block_caches.add_residual), cached_cost, kind=CACHED)
         return Plan([cached if skip else full for skip in skips], self.job.zeros(self._states()))
