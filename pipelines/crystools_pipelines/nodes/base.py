@@ -24,12 +24,17 @@ if TYPE_CHECKING:
     from jax.sharding import Mesh
 
     from crystools_pipelines.runtime.job import Job, OnLatents
+    from crystools_pipelines.requests.lora import Lora
     from crystools_pipelines.runtime.pipeline import Pipeline
     from crystools_pipelines.weights.checkpoint import Checkpoint
     from crystools_pipelines.weights.part import Part
+    from crystools_tpu.telemetry import StageWork
     from crystools_tpu.telemetry.events import Params
 
 Timing: TypeAlias = dict[str, Any]
+
+LORA: Final = "TPU_LORA"
+"""The socket of a tuple of `requests.lora.Lora`."""
 
 TIMING: Final = "TPU_TIMING"
 """The socket of a run's report, as `telemetry.to_wire` gives it."""
@@ -83,7 +88,8 @@ class ModelNode:
     SOCKETS: ClassVar[str]
     """The prefix of the types of the model's own sockets."""
     INPUT_NAMES: ClassVar[Sequence[str]]
-    """Fields of the request, `model_id`, `num_devices`, `fps`, or the model's own sockets, in their order."""
+    """The inputs that must be given, in their order: fields of the request, `model_id`, `fps`, or the model's
+    own sockets."""
     RETURN_NAMES: ClassVar[Sequence[str]]
 
     INPUTS: ClassVar[Mapping[str, Input]]
@@ -96,11 +102,19 @@ class ModelNode:
         """A model's node has the types of its inputs and outputs by their names."""
         super().__init_subclass__()
         if hasattr(cls, "MODEL"):
-            cls.INPUTS = {name: cls._input(name) for name in cls.INPUT_NAMES}
+            names = (*cls.INPUT_NAMES, *cls.optional_names())
+            cls.INPUTS = {name: cls._input(name) for name in names}
             cls.RETURN_TYPES = tuple(_OUTPUTS.get(name) or cls._socket(name) for name in cls.RETURN_NAMES)
 
     @classmethod
+    def optional_names(cls) -> Sequence[str]:
+        """The inputs that a workflow may be without, in their order after the others."""
+        return ()
+
+    @classmethod
     def _input(cls, name: str) -> Input:
+        if name == "lora":
+            return LORA, {"tooltip": "what a TPU LoRA node gives"}
         if name == "model_id":
             return "STRING", {"default": MODELS[cls.MODEL].hub_id, "tooltip": _MODEL_ID}
         if name in _SHARED_INPUTS:
@@ -116,9 +130,9 @@ class ModelNode:
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
-        """The inputs in ComfyUI's form. Workflows made before there was `num_devices` run without it."""
-        required = dict(cls.INPUTS)
-        optional = {name: required.pop(name) for name in ("num_devices",) if name in required}
+        """The inputs in ComfyUI's form."""
+        required = {name: cls.INPUTS[name] for name in cls.INPUT_NAMES}
+        optional = {name: cls.INPUTS[name] for name in cls.optional_names()}
         types = {"required": required, "optional": optional, "hidden": {"unique_id": "UNIQUE_ID"}}
         return {kind: inputs for kind, inputs in types.items() if inputs}
 
@@ -129,13 +143,19 @@ class ModelNode:
         width: int | None = None,
         num_frames: int | None = None,
         model_id: str | None = None,
+        sigmas: str | None = None,
+        timesteps: str | None = None,
+        step_cache: str | None = None,
     ) -> bool | str:
         """True, or what is wrong and what would do, a line for each input that is wrong: its name, and why.
 
         ComfyUI hands over those of these inputs that the node has; it checks no range of them, and those that
         another node gives are None.
         """
-        given = {"height": height, "width": width, "num_frames": num_frames, "model_id": model_id}
+        given = {
+            **{"height": height, "width": width, "num_frames": num_frames, "model_id": model_id},
+            **{"sigmas": sigmas, "timesteps": timesteps, "step_cache": step_cache},
+        }
         faults: list[str] = []
         for name, value in given.items():
             if value is not None:
@@ -151,7 +171,7 @@ class ModelNode:
             locate(value, cls.MODEL)
         else:
             _check_range(name, value, cls.INPUTS[name][1])
-            cls.request_class().of_any_content(**{name: value})
+            cls.request_class().of_any_content(**fields_of(cls.request_class(), {name: value}))
 
     @classmethod
     def request_class(cls) -> type[Any]:
@@ -172,6 +192,7 @@ class ModelNode:
         params: Params,
         parts: Sequence[Part[Any]],
         request: Any = None,
+        work: Sequence[StageWork] = (),
     ) -> Iterator[Job]:
         """A run of the pipeline that loads `parts`. What was planned of all of `request` is its forecast."""
         from crystools_pipelines.run import started_run
@@ -184,12 +205,28 @@ class ModelNode:
             mesh,
             parts,
             request=request,
+            work=work,
             on_step=self.on_step,
             on_latents=self.on_latents,
         ) as job:
             if checkpoint.news is not None:
                 job.run.warn(checkpoint.news)
             yield job
+
+
+def fields_of(request_class: type[Any], inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """The request's fields by the inputs of their names: of a field that is parsed the text, none if empty.
+
+    Raises RequestError for a text that is no value.
+    """
+    fields = {}
+    for name, value in inputs.items():
+        parse = settings_of(request_class)[name].parse
+        if parse is None or not isinstance(value, str):
+            fields[name] = value
+        elif value.strip():
+            fields[name] = parse(name, value)
+    return fields
 
 
 def node_mappings(*nodes: type[ModelNode]) -> tuple[dict[str, type[ModelNode]], dict[str, str]]:
@@ -199,7 +236,7 @@ def node_mappings(*nodes: type[ModelNode]) -> tuple[dict[str, type[ModelNode]], 
 
 
 def _check_range(name: str, value: Any, about: Mapping[str, Any]) -> None:
-    if not about["min"] <= value <= about["max"]:
+    if "min" in about and not about["min"] <= value <= about["max"]:
         raise RequestError(name, f"{value} is out of range; give {about['min']} to {about['max']}")
 
 
@@ -234,15 +271,16 @@ def locate(model_id: str, model: str | None = None, modules: Mapping[str, Module
     return name
 
 
-def checkpoint_at(model_id: str) -> Checkpoint:
-    """The checkpoint that an input names; a tiny one that is missing is made.
+def checkpoint_at(model_id: str, loras: Sequence[Lora] = ()) -> Checkpoint:
+    """The checkpoint that an input names, with these LoRAs; tiny ones that are missing are made.
 
-    Raises CheckpointError where it cannot be written.
+    Raises CheckpointError where one cannot be written, or cannot be had.
     """
     from crystools_pipelines.weights.checkpoint import Checkpoint
 
     location = locate(model_id)
-    return Checkpoint(location, news=make_missing(location))
+    news = [made for each in (location, *(lora.location for lora in loras)) if (made := make_missing(each))]
+    return Checkpoint(location, news="; ".join(news) or None).with_loras(loras)
 
 
 def devices(num_devices: int = 0) -> list[jax.Device]:
