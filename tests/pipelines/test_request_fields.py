@@ -38,37 +38,41 @@ def test_a_field_has_one_role_one_option_and_one_metavar_whatever_the_model() ->
     assert {name: len(each) for name, each in declared.items() if len(each) > 1} == {}
 
 
+STEPS_SAID = ("scheduler", "sigmas", "timesteps")
+EXPERTS = ("num_inference_steps", "guidance_scale", "guidance_scale_2")
+
+
 @pytest.mark.parametrize(
     ("model", "content", "schedule", "shape"),
     [
         (
             "cogvideox-t2v",
             {"prompt", "negative_prompt", "seed"},
-            {"num_inference_steps", "guidance_scale", "use_dynamic_cfg"},
+            {"num_inference_steps", "guidance_scale", "use_dynamic_cfg", "scheduler"},
             {"height", "width", "num_frames"},
         ),
         (
             "wan2.1-t2v",
             {"prompt", "negative_prompt", "seed"},
-            {"num_inference_steps", "guidance_scale", "flow_shift"},
+            {"num_inference_steps", "guidance_scale", "flow_shift", *STEPS_SAID},
             {"height", "width", "num_frames"},
         ),
         (
             "wan2.2-t2v",
             {"prompt", "negative_prompt", "seed"},
-            {"num_inference_steps", "guidance_scale", "guidance_scale_2", "shift", "boundary_ratio"},
+            {*EXPERTS, "shift", "boundary_ratio", *STEPS_SAID},
             {"height", "width", "num_frames"},
         ),
         (
             "wan2.2-i2v",
             {"prompt", "negative_prompt", "image", "seed"},
-            {"num_inference_steps", "guidance_scale", "guidance_scale_2", "shift", "boundary_ratio"},
+            {*EXPERTS, "shift", "boundary_ratio", *STEPS_SAID},
             {"height", "width", "num_frames"},
         ),
         (
             "flux.2",
             {"prompt", "seed"},
-            {"num_inference_steps", "guidance_scale"},
+            {"num_inference_steps", "guidance_scale", "scheduler", "sigmas"},
             {"height", "width"},
         ),
     ],

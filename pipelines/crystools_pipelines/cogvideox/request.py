@@ -14,6 +14,7 @@ from crystools_pipelines.requests.request import (
     size_setting,
     steps_setting,
 )
+from crystools_pipelines.requests.schedule import scheduler_setting
 
 # The VAE halves height and width three times and time twice; the transformer's patches are 2x2x2 latents.
 VAE_SPATIAL_RATIO = 8
@@ -23,6 +24,7 @@ SIZE_MULTIPLE = PATCH_SIZE * VAE_SPATIAL_RATIO
 FRAMES_MULTIPLE = PATCH_SIZE * VAE_TEMPORAL_RATIO
 LATENT_CHANNELS = 16
 MAX_STEPS = 1000
+SCHEDULERS = ("ddim", "dpm")
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,7 @@ class CogVideoXRequest(GuidedVideoRequest):
         False, role=Role.SCHEDULE, help="guidance by the step", option="dynamic-cfg"
     )
     seed: int = seed_setting(42)
+    scheduler: str | None = scheduler_setting(SCHEDULERS)
 
     @property
     def padding_frames(self) -> int:

@@ -17,8 +17,8 @@ Check: TypeAlias = Callable[[str, Any], None]
 Parse: TypeAlias = Callable[[str, str], Any]
 """Makes a value of a field's name and a text; raises RequestError for a text that is none."""
 
-Input: TypeAlias = tuple[str, dict[str, Any]]
-"""An input of a node as ComfyUI takes it: the type, and what is said of it."""
+Input: TypeAlias = tuple[str | list[str], dict[str, Any]]
+"""An input of a node as ComfyUI takes it: the type, or the names to choose from; and what is said of it."""
 
 PROMPT: Final[Input] = ("STRING", {"multiline": True, "default": ""})
 IMAGE: Final[Input] = ("IMAGE", {})
@@ -52,7 +52,8 @@ class Setting:
     name on the command line without the dashes, None for the field's own; the `metavar` FILE is a file that
     is read. `widget` is its input of a node, without the default where that is the field's. `parse` makes the
     value of a text, of which the value's `str` is one; a value that is a tuple is made of several such texts
-    where the field is `repeated`.
+    where the field is `repeated`, else of one with commas between. A node's input that is such a text may
+    also say that nothing is asked for, of which `parse` makes None.
     """
 
     role: Role

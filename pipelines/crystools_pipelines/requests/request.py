@@ -23,6 +23,7 @@ from crystools_pipelines.requests.fields import (
     values_of,
 )
 from crystools_pipelines.requests.lora import Lora, parse_lora
+from crystools_pipelines.requests.schedule import settle_steps
 from crystools_pipelines.requests.step_cache import StepCache, parse_step_cache
 
 
@@ -71,6 +72,7 @@ class Request:
             value = getattr(self, name)
             if declared.check is not None and not (value is None and declared.default is None):
                 declared.check(name, value)
+        settle_steps(self)
 
     @property
     def size(self) -> Size:
