@@ -1,4 +1,4 @@
-"""Writes `example_workflows/`: for each model one workflow of full size, and one for its tiny checkpoint.
+"""Writes `example_workflows/`: for each thing to do one workflow of full size, and one for a tiny checkpoint.
 
 A file's name is the title that ComfyUI's list of templates shows, and what its search looks through.
 docs/make_template_pictures.py makes the pictures beside them.
@@ -16,7 +16,7 @@ from typing import Any, Final, TypeAlias
 from crystools_pipelines.flux2.request import Flux2Request
 from crystools_pipelines.models import MODELS
 from crystools_pipelines.requests.fields import Role, names_of
-from crystools_pipelines.tiny.on_demand import tiny_name
+from crystools_pipelines.tiny.on_demand import tiny_lora_name, tiny_name
 from crystools_pipelines.wan.wan22_i2v.request import Wan22I2VRequest
 from crystools_tpu.comfyui.nodes import NODE_CLASS_MAPPINGS
 
@@ -42,6 +42,9 @@ WIDGETS: Final = ("INT", "FLOAT", "STRING", "COMBO", "IMAGEUPLOAD")
 
 PROMPT: Final = "A red ball rolls over a green meadow, morning light, camera at grass height"
 NEGATIVE: Final = "blurred, overexposed, static, text"
+FEW_STEPS: Final = {"num_inference_steps": 4, "guidance_scale": 1.0, "flow_shift": 5.0, "scheduler": "euler"}
+FEW_STEPS_REPOSITORY: Final = "lightx2v/Wan2.1-Distill-Loras"
+FEW_STEPS_LORA: Final = "wan2.1_t2v_14b_lora_rank64_lightx2v_4step.safetensors"
 FULL_NOTE: Final = """# Press Run
 
 The first run downloads the model from the hub, to `HF_HOME`. If you have it: put its folder into \
@@ -50,6 +53,9 @@ The first run downloads the model from the hub, to `HF_HOME`. If you have it: pu
 Only to try it, without a TPU or a download: open the template **{tiny}**.
 
 Each node is timed: see *Where the time went*, the bar at the top, and `/crystools-tpu/`.
+"""
+LORA_NOTE: Final = f"""
+The LoRA is `{FEW_STEPS_LORA}` of {FEW_STEPS_REPOSITORY} on the hub: put it into `models/loras`.
 """
 TINY_NOTE: Final = """# Press Run
 
@@ -84,16 +90,17 @@ PROMPTS: Final = 360
 SAMPLING: Final = 720
 RESULT: Final = 1080
 WIDTH: Final = 320
-TALL: Final = (WIDTH, 380)
+TALL: Final = (WIDTH, 460)
 SHORT: Final = (WIDTH, 180)
-LOWER: Final = 480
+LOWER: Final = 560
 MARGIN: Final = 15
 TITLE: Final = 30
 GROUP_TITLE: Final = 40
 GROUPS: Final = {
     "The picture to start with": ("image", "start"),
+    "The LoRA": ("lora",),
     "What to show": ("encode",),
-    "On the TPU": ("sample",),
+    "On the TPU": ("sample", "whole"),
     "The result": ("decode", "create", "save"),
     "Where the time went": ("report",),
 }
@@ -108,7 +115,9 @@ def slots(type_: str) -> tuple[dict[str, str], dict[str, str], dict[str, Any]]:
     declared = {**types["required"], **types.get("optional", {})}
     outputs = dict(zip(node.RETURN_NAMES, map(str, node.RETURN_TYPES), strict=True))
     defaults = {name: about["default"] for name, (_, about) in declared.items() if "default" in about}
-    return {name: type_ for name, (type_, _) in declared.items()}, outputs, defaults
+    kinds = {name: "COMBO" if isinstance(kind, list) else kind for name, (kind, _) in declared.items()}
+    first = {name: kind[0] for name, (kind, _) in declared.items() if isinstance(kind, list)}
+    return kinds, outputs, {**first, **defaults}
 
 
 def workflow(nodes: Nodes) -> dict[str, Any]:
@@ -198,13 +207,13 @@ def _saved(number: int, node: Node, links: list[list[Any]]) -> dict[str, Any]:
     }
 
 
-def video_end(frames: str, prefix: str) -> Nodes:
+def video_end(frames: str, prefix: str, top: int = 230) -> Nodes:
     """A decoder's frames to a file."""
     given = {"images": (frames, 0), "fps": (frames, 1)}
     file = {"filename_prefix": prefix, "format": "auto", "codec": "auto"}
     return {
-        "create": Node("CreateVideo", (RESULT, 230), (WIDTH, 80), given, is_collapsed=True),
-        "save": Node("SaveVideo", (RESULT, 280), (WIDTH, 420), {"video": ("create", 0), **file}),
+        "create": Node("CreateVideo", (RESULT, top), (WIDTH, 80), given, is_collapsed=True),
+        "save": Node("SaveVideo", (RESULT, top + 50), (WIDTH, 420), {"video": ("create", 0), **file}),
     }
 
 
@@ -238,6 +247,23 @@ def wan_t2v(nodes: str, model: Inputs, shape: Inputs, prefix: str) -> Nodes:
         "decode": Node(f"{nodes}TPUVAEDecoder", (RESULT, 0), SHORT, {**latents, **model}),
         **video_end("decode", prefix),
         **report(("encode", 2), ("sample", 2), ("decode", 2)),
+    }
+
+
+def wan21_few_steps(model: Inputs, shape: Inputs, prefix: str) -> Nodes:
+    """Text to video in the few steps of a distilled LoRA, without guidance."""
+    file = tiny_lora_name("wan2.1-t2v") if model else FEW_STEPS_LORA
+    nodes = wan_t2v("Wan21", model, {**shape, **FEW_STEPS, "lora": ("lora", 0)}, prefix)
+    return {**nodes, "lora": Node("TPULora", (LEFT, 340), (WIDTH, 140), {"lora_name": file})}
+
+
+def wan21_whole(model: Inputs, shape: Inputs, prefix: str) -> Nodes:
+    """Text to video by one node."""
+    asked = {"prompt": PROMPT, "negative_prompt": NEGATIVE, **shape, **model}
+    return {
+        "whole": Node("Wan21TPUPipeline", (PROMPTS, 0), (SAMPLING - PROMPTS + WIDTH, 500), asked),
+        **video_end("whole", prefix, 0),
+        **report(("whole", 2)),
     }
 
 
@@ -287,12 +313,14 @@ SMALL_VIDEO: Final = {**SMALL, "num_frames": 17}
 
 @dataclass(frozen=True)
 class Template:
-    """What is made of a model: its titles, which are the files' names, and the nodes."""
+    """What is made by a model: its titles, which are the files' names, and the nodes."""
 
+    model: str
     makes: str
     size: str
     build: Callable[[Inputs, Inputs, str], Nodes]
     with_model_id: str = "three nodes"
+    full_note: str = ""
 
     @property
     def full(self) -> str:
@@ -306,23 +334,30 @@ class Template:
 
 
 TEMPLATES: Final = {
-    "cogvideox-t2v": Template("CogVideoX text to video", "720p", cogvideox, "the text encoder"),
-    "wan2.1-t2v": Template("Wan2.1 text to video", "720p", partial(wan_t2v, "Wan21")),
-    "wan2.2-t2v": Template("Wan2.2 text to video", "720p", partial(wan_t2v, "Wan22T2V")),
-    "wan2.2-i2v": Template("Wan2.2 image to video", "720p", wan22_i2v, "four nodes"),
-    "flux.2": Template("FLUX.2 text to image", "1024", flux2),
+    "cogvideox-t2v": Template(
+        "cogvideox-t2v", "CogVideoX text to video", "720p", cogvideox, "the text encoder"
+    ),
+    "wan2.1-t2v": Template("wan2.1-t2v", "Wan2.1 text to video", "720p", partial(wan_t2v, "Wan21")),
+    "wan2.1-lora": Template(
+        "wan2.1-t2v", "Wan2.1 4 steps, LoRA", "720p", wan21_few_steps, full_note=LORA_NOTE
+    ),
+    "wan2.1-whole": Template("wan2.1-t2v", "Wan2.1 in one node", "720p", wan21_whole, "the node"),
+    "wan2.2-t2v": Template("wan2.2-t2v", "Wan2.2 text to video", "720p", partial(wan_t2v, "Wan22T2V")),
+    "wan2.2-i2v": Template("wan2.2-i2v", "Wan2.2 image to video", "720p", wan22_i2v, "four nodes"),
+    "flux.2": Template("flux.2", "FLUX.2 text to image", "1024", flux2),
 }
+"""By a name that is the model's id, if it is the one that makes all that the model does."""
 
 
 def workflows() -> dict[str, dict[str, Any]]:
     """All of them, by title."""
     made = {}
-    for model, template in TEMPLATES.items():
+    for template in TEMPLATES.values():
         words = {"full": template.full, "tiny": template.tiny, "nodes": template.with_model_id}
-        tiny = tiny_name(model)
-        small = SMALL_VIDEO if MODELS[model].makes == "video" else SMALL
-        full_size = template.build({}, {}, f"crystools-tpu/{model}")
-        made[template.full] = _with_note(full_size, FULL_NOTE.format(**words))
+        tiny = tiny_name(template.model)
+        small = SMALL_VIDEO if MODELS[template.model].makes == "video" else SMALL
+        full_size = template.build({}, {}, f"crystools-tpu/{template.model}")
+        made[template.full] = _with_note(full_size, FULL_NOTE.format(**words) + template.full_note)
         tiny_size = template.build({"model_id": tiny}, small, f"crystools-tpu/{tiny}")
         made[template.tiny] = _with_note(tiny_size, TINY_NOTE.format(**words))
     return made

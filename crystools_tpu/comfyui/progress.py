@@ -25,6 +25,7 @@ from crystools_tpu.telemetry import (
     RunWarned,
     StageFinished,
     StageForecast,
+    StageName,
     StageReport,
     StageStarted,
     Status,
@@ -61,11 +62,11 @@ def node_progress(
 ) -> Iterator[Callable[[], None]]:
     """Within, ComfyUI shows on the node what it reports: its part of the workflow's run, or runs of its own.
 
-    `steps` are those of all its stages together, where it knows them. Yields what is to be called after
-    each step, in the thread that executes the node: it moves the bar and, if the user has cancelled, ends the
-    block with ComfyUI's own exception. With the bar goes the newest of `previews`. At the end the text says
-    what the node took, or after how many steps it was cancelled or failed. Without a node's id, or where no
-    ComfyUI runs, it does nothing.
+    `steps` are those of all its denoising together, where it denoises: then no others count. Yields what is
+    to be called after each step, in the thread that executes the node: it moves the bar and, if the user has
+    cancelled, ends the block with ComfyUI's own exception. With the bar goes the newest of `previews`. At the
+    end the text says what the node took, or after how many steps it was cancelled or failed. Without a node's
+    id, or where no ComfyUI runs, it does nothing.
     """
     server = getattr(getattr(modules.get("server"), "PromptServer", None), "instance", None)
     utils, management = modules.get("comfy.utils"), modules.get("comfy.model_management")
@@ -167,7 +168,8 @@ class _Display:
             return stage_table.transfer_note(event)
         if isinstance(event, CompileFinished):
             return f"compiled for {event.stage_compile_seconds:.1f} s"
-        self._finished += 1
+        if self._steps is None or event.stage_name is StageName.DENOISE:
+            self._finished += 1
         total = "" if event.steps_total is None else f"/{event.steps_total}"
         return f"step {event.step + 1}{total}, {stage_table.step_note(event)}"
 

@@ -39,6 +39,32 @@ WAN_SIZE = {
 FLUX2_SIZE = {"height": ("INT", 1024, 256, 2048, 16), "width": ("INT", 1024, 256, 2048, 16)}
 GUIDANCE = ("FLOAT", 5.0, 0.0, 20.0, 0.1)
 
+LORA = {"lora": ("TPU_LORA",)}
+CACHE = {"step_cache": ("STRING", "")}
+SIGMAS = {"sigmas": ("STRING", "")}
+
+
+def scheduler(*names: str) -> dict[str, tuple[Any, ...]]:
+    return {"scheduler": (["checkpoint's own", *names], "checkpoint's own")}
+
+
+WAN_LATER = {
+    **LORA,
+    **scheduler("unipc", "euler", "dpm++"),
+    **SIGMAS,
+    "timesteps": ("STRING", ""),
+    **CACHE,
+}
+FLUX2_LATER = {**LORA, **scheduler("euler", "unipc", "dpm++"), **SIGMAS, **CACHE}
+COGVIDEOX_LATER = {**LORA, **scheduler("ddim", "dpm"), **CACHE}
+WAN_ASKED = {
+    "prompt": PROMPT,
+    "negative_prompt": PROMPT,
+    **WAN_SIZE,
+    "num_inference_steps": STEPS,
+    "guidance_scale": GUIDANCE,
+}
+
 FLUX2_NODES: dict[str, tuple[dict[str, tuple[Any, ...]], list[str]]] = {
     "TextEncoder": ({"prompt": PROMPT, "model_id": FLUX2}, ["prompt_embeds"]),
     "TPUSampler": (
@@ -50,6 +76,7 @@ FLUX2_NODES: dict[str, tuple[dict[str, tuple[Any, ...]], list[str]]] = {
             "seed": ("INT", 42, 0, 2**64 - 1, 1),
             "model_id": FLUX2,
             "num_devices": DEVICES,
+            **FLUX2_LATER,
         },
         ["latents"],
     ),
@@ -73,6 +100,7 @@ CONTRACT: dict[str, tuple[dict[str, tuple[Any, ...]], list[str]]] = {
             "guidance_scale": ("FLOAT", 6.0, 1.0, 20.0, 0.1),
             "seed": ("INT", 42, 0, 2**64 - 1, 1),
             "num_devices": DEVICES,
+            **COGVIDEOX_LATER,
         },
         ["latents", "info STRING"],
     ),
@@ -95,6 +123,7 @@ CONTRACT: dict[str, tuple[dict[str, tuple[Any, ...]], list[str]]] = {
             "model_id": WAN21,
             "flow_shift": ("FLOAT", 5.0, 1.0, 10.0, 0.5),
             "num_devices": DEVICES,
+            **WAN_LATER,
         },
         ["latents", "num_frames INT"],
     ),
@@ -119,6 +148,7 @@ CONTRACT: dict[str, tuple[dict[str, tuple[Any, ...]], list[str]]] = {
             "model_id": WAN22_T2V,
             "boundary_ratio": ("FLOAT", 0.875, 0.0, 1.0, 0.005),
             "num_devices": DEVICES,
+            **WAN_LATER,
         },
         ["latents", "num_frames INT"],
     ),
@@ -147,12 +177,86 @@ CONTRACT: dict[str, tuple[dict[str, tuple[Any, ...]], list[str]]] = {
             "model_id": WAN22,
             "boundary_ratio": ("FLOAT", 0.9, 0.0, 1.0, 0.01),
             "num_devices": DEVICES,
+            **WAN_LATER,
         },
         ["latents", "num_frames INT"],
     ),
     "Wan22I2VTPUVAEDecoder": (
         {"latents": ("WAN22_LATENTS",), "model_id": WAN22, "fps": FPS},
         ["frames IMAGE", "fps INT"],
+    ),
+    "CogVideoXTPUPipeline": (
+        {
+            "prompt": PROMPT,
+            "negative_prompt": PROMPT,
+            "height": ("INT", 720, 256, 1080, 8),
+            "width": ("INT", 1280, 256, 1920, 8),
+            "num_frames": ("INT", 81, 17, 161, 8),
+            "num_inference_steps": STEPS,
+            "guidance_scale": ("FLOAT", 6.0, 1.0, 20.0, 0.1),
+            "seed": ("INT", 42, 0, 2**64 - 1, 1),
+            "model_id": ("STRING", "zai-org/CogVideoX1.5-5B"),
+            "fps": FPS,
+            "num_devices": DEVICES,
+            **COGVIDEOX_LATER,
+        },
+        ["frames IMAGE", "fps INT"],
+    ),
+    "Wan21TPUPipeline": (
+        {
+            **WAN_ASKED,
+            "seed": ("INT", 2025, 0, 2**64 - 1, 1),
+            "model_id": WAN21,
+            "fps": FPS,
+            "flow_shift": ("FLOAT", 5.0, 1.0, 10.0, 0.5),
+            "num_devices": DEVICES,
+            **WAN_LATER,
+        },
+        ["frames IMAGE", "fps INT"],
+    ),
+    "Wan22T2VTPUPipeline": (
+        {
+            **WAN_ASKED,
+            "num_inference_steps": ("INT", 40, 1, 100, 1),
+            "guidance_scale": ("FLOAT", 4.0, 0.0, 20.0, 0.1),
+            "seed": ("INT", 0, 0, 2**64 - 1, 1),
+            "model_id": WAN22_T2V,
+            "fps": FPS,
+            "guidance_scale_2": ("FLOAT", 3.0, 0.0, 20.0, 0.1),
+            "shift": ("FLOAT", 12.0, 1.0, 20.0, 0.1),
+            "boundary_ratio": ("FLOAT", 0.875, 0.0, 1.0, 0.005),
+            "num_devices": DEVICES,
+            **WAN_LATER,
+        },
+        ["frames IMAGE", "fps INT"],
+    ),
+    "Wan22I2VTPUPipeline": (
+        {
+            "image": ("IMAGE",),
+            **WAN_ASKED,
+            "seed": ("INT", 0, 0, 2**64 - 1, 1),
+            "model_id": WAN22,
+            "fps": FPS,
+            "shift": ("FLOAT", 5.0, 1.0, 20.0, 0.1),
+            "boundary_ratio": ("FLOAT", 0.9, 0.0, 1.0, 0.01),
+            "num_devices": DEVICES,
+            **WAN_LATER,
+        },
+        ["frames IMAGE", "fps INT"],
+    ),
+    "Flux2TPUPipeline": (
+        {
+            "prompt": PROMPT,
+            "height": ("INT", 1024, 256, 2048, 64),
+            "width": ("INT", 1024, 256, 2048, 64),
+            "num_inference_steps": STEPS,
+            "guidance_scale": ("FLOAT", 4.0, 0.0, 20.0, 0.1),
+            "seed": ("INT", 42, 0, 2**64 - 1, 1),
+            "model_id": FLUX2,
+            "num_devices": DEVICES,
+            **FLUX2_LATER,
+        },
+        ["image IMAGE"],
     ),
     **{f"Flux2{role}": node for role, node in FLUX2_NODES.items()},
     **{f"FluxTPU{role.removeprefix('TPU')}": node for role, node in FLUX2_NODES.items()},
@@ -185,7 +289,15 @@ def test_a_node_has_the_inputs_and_outputs_that_workflows_rely_on(name: str) -> 
 
 
 def test_there_are_no_other_nodes() -> None:
-    assert set(NODE_CLASS_MAPPINGS) == {*CONTRACT, "TPUTimingReport", "TPUTimingPlot"}
+    assert set(NODE_CLASS_MAPPINGS) == {*CONTRACT, "TPULora", "TPUTimingReport", "TPUTimingPlot"}
+
+
+def test_what_published_workflows_have_is_required_and_what_they_lack_is_optional() -> None:
+    for name in ("Wan21TPUSampler", "CogVideoXTPUSampler", "Flux2TPUSampler"):
+        assert next(iter(NODE_CLASS_MAPPINGS[name].INPUT_TYPES()["optional"])) == "num_devices"
+    for name in (each for each in CONTRACT if each.endswith("TPUPipeline")):
+        required = NODE_CLASS_MAPPINGS[name].INPUT_TYPES()["required"]
+        assert list(required)[-1] == "seed"
 
 
 def test_prompts_are_multiline_and_a_seed_has_the_frontends_widget_after_it() -> None:
@@ -240,6 +352,20 @@ def test_fps_fits_the_input_of_comfyuis_create_video_too() -> None:
             "height: 1080 is not a positive multiple of 16; 1072 would do",
         ),
         ("FluxTPUSampler", {"height": 240}, "height: 240 is out of range; give 256 to 2048"),
+        ("Wan21TPUPipeline", {"num_frames": 18}, "num_frames: 18 is not of the form 4n+1; 17 or 21 would do"),
+        ("Wan21TPUPipeline", {"sigmas": "1, 0.75, 0.5", "num_inference_steps": 3}, True),
+        (
+            "Wan21TPUPipeline",
+            {"sigmas": "1, 0.75, 0.5", "num_inference_steps": 4},
+            "num_inference_steps: 4 disagrees with the 3 sigmas; leave one of the two out",
+        ),
+        ("FluxTPUSampler", {"sigmas": "0.5, 1"}, "sigmas: 1.0 follows 0.5; give them falling"),
+        (
+            "CogVideoXTPUSampler",
+            {"step_cache": "magic"},
+            "step_cache: 'magic' is no step cache; give first-block:THRESHOLD, mag:THRESHOLD[,RETENTION,MAX], "
+            "taylorseer:INTERVAL or calibrate",
+        ),
         ("Flux2TPUVAEDecoder", {"width": 1000}, "width: 1000 is not a positive multiple of 16; 992 would do"),
     ],
 )

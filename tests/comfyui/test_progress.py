@@ -67,6 +67,19 @@ def work(on_step: Callable[[], None], steps: int = 3) -> None:
                     on_step()
 
 
+def test_the_bar_of_a_whole_pipeline_counts_the_steps_of_its_denoising_alone() -> None:
+    page = Page()
+    with node_progress("7", page.modules(), steps=2) as on_step, telemetry.run("wan2.1-t2v") as run:
+        for name, steps in ((StageName.TEXT_ENCODE, 1), (StageName.DENOISE, 2), (StageName.VAE_DECODE, 3)):
+            with run.stage(name, steps=steps) as stage:
+                for _ in range(steps):
+                    stage.step(None)
+                    on_step()
+    assert page.bars[0][1] == 2
+    assert page.bars[-1] == (2, 2)
+    assert any(text.startswith("vae_decode: step 3/3, ") for text in page.texts)
+
+
 def described(node_id: str) -> NodeFacts:
     return NodeFacts(Node(node_id, "Wan21TPUSampler", None))
 

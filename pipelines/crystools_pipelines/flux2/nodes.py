@@ -100,7 +100,5 @@ _ALIASES = {
 NODE_CLASS_MAPPINGS = {**_CLASSES, **_ALIASES}
 NODE_DISPLAY_NAME_MAPPINGS = {
     **_TITLES,
-    **{
-        id_: _TITLES[node.__name__].replace(")", ", by its other name)") for id_, node in _ALIASES.items()
-    },
+    **{id_: _TITLES[node.__name__].replace(")", ", by its other name)") for id_, node in _ALIASES.items()},
 }

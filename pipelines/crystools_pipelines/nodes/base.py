@@ -6,8 +6,9 @@ Importing it imports neither jax nor torch. ComfyUI is met by name alone, where 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeAlias
@@ -23,8 +24,8 @@ if TYPE_CHECKING:
     import jax
     from jax.sharding import Mesh
 
-    from crystools_pipelines.runtime.job import Job, OnLatents
     from crystools_pipelines.requests.lora import Lora
+    from crystools_pipelines.runtime.job import Job, OnLatents
     from crystools_pipelines.runtime.pipeline import Pipeline
     from crystools_pipelines.weights.checkpoint import Checkpoint
     from crystools_pipelines.weights.part import Part
@@ -142,6 +143,7 @@ class ModelNode:
         height: int | None = None,
         width: int | None = None,
         num_frames: int | None = None,
+        num_inference_steps: int | None = None,
         model_id: str | None = None,
         sigmas: str | None = None,
         timesteps: str | None = None,
@@ -152,26 +154,31 @@ class ModelNode:
         ComfyUI hands over those of these inputs that the node has; it checks no range of them, and those that
         another node gives are None.
         """
-        given = {
-            **{"height": height, "width": width, "num_frames": num_frames, "model_id": model_id},
-            **{"sigmas": sigmas, "timesteps": timesteps, "step_cache": step_cache},
+        fields = {
+            "height": height,
+            "width": width,
+            "num_frames": num_frames,
+            "num_inference_steps": num_inference_steps,
+            "sigmas": sigmas,
+            "timesteps": timesteps,
+            "step_cache": step_cache,
         }
-        faults: list[str] = []
-        for name, value in given.items():
-            if value is not None:
-                try:
-                    cls._check(name, value)
-                except RequestError as error:
-                    faults.append(str(error))
+        given = {name: value for name, value in fields.items() if value is not None}
+        checks = [partial(cls._check_field, name, value) for name, value in given.items()]
+        if model_id is not None:
+            checks.append(partial(locate, model_id, cls.MODEL))
+        faults = _faults(checks) or _faults([partial(cls._check_together, given)])
         return "\n".join(faults) or True
 
     @classmethod
-    def _check(cls, name: str, value: Any) -> None:
-        if name == "model_id":
-            locate(value, cls.MODEL)
-        else:
-            _check_range(name, value, cls.INPUTS[name][1])
-            cls.request_class().of_any_content(**fields_of(cls.request_class(), {name: value}))
+    def _check_field(cls, name: str, value: Any) -> None:
+        _check_range(name, value, cls.INPUTS[name][1])
+        cls._check_together({name: value})
+
+    @classmethod
+    def _check_together(cls, given: Mapping[str, Any]) -> None:
+        kind = cls.request_class()
+        kind.of_any_content(**fields_of(kind, given))
 
     @classmethod
     def request_class(cls) -> type[Any]:
@@ -233,6 +240,17 @@ def node_mappings(*nodes: type[ModelNode]) -> tuple[dict[str, type[ModelNode]], 
     """ComfyUI's `NODE_CLASS_MAPPINGS` and `NODE_DISPLAY_NAME_MAPPINGS`: a node's id is its class's name."""
     classes = {node.__name__: node for node in nodes}
     return classes, {id_: f"{node.NAME} {node.TITLE} (TPU)" for id_, node in classes.items()}
+
+
+def _faults(checks: Iterable[Callable[[], object]]) -> list[str]:
+    """What they refuse."""
+    faults = []
+    for check in checks:
+        try:
+            check()
+        except RequestError as error:
+            faults.append(str(error))
+    return faults
 
 
 def _check_range(name: str, value: Any, about: Mapping[str, Any]) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Final
 
+from crystools_pipelines.errors import RequestError
 from crystools_pipelines.nodes.base import (
     ModelNode,
     Timing,
@@ -56,9 +57,20 @@ class DenoisingNode(ModelNode):
 
     @classmethod
     def optional_names(cls) -> Sequence[str]:
-        """What came later than published workflows comes last: a LoRA, and what the request has of the rest."""
+        """Last what published workflows are without: a LoRA, and what the request has of LATER_FIELDS."""
         later = (name for name in LATER_FIELDS if name in settings_of(cls.request_class()))
         return *cls.OPTIONAL_NAMES, "num_devices", "lora", *later
+
+    @classmethod
+    def steps_of(cls, inputs: Mapping[str, Any]) -> int | None:
+        """How many denoising steps these inputs ask for; None where they cannot be served."""
+        names = ("num_inference_steps", "sigmas", "timesteps")
+        kind, given = cls.request_class(), {name: inputs[name] for name in names if name in inputs}
+        try:
+            steps: int = kind.of_any_content(**fields_of(kind, given)).num_inference_steps
+        except RequestError:
+            return None
+        return steps
 
     def request(self, *prompts: str, lora: Sequence[Lora] = (), **inputs: Any) -> Any:
         """What these inputs ask of the model."""

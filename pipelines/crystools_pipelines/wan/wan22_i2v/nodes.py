@@ -15,7 +15,14 @@ from crystools_pipelines.nodes.base import (
     timing_of,
 )
 from crystools_pipelines.nodes.handed import Latents
-from crystools_pipelines.wan.nodes import EMBEDDINGS, SIZE, ExpertsSampler, WanDecoder, WanPipeline, WanTextEncoder
+from crystools_pipelines.wan.nodes import (
+    EMBEDDINGS,
+    SIZE,
+    ExpertsSampler,
+    WanDecoder,
+    WanPipeline,
+    WanTextEncoder,
+)
 
 if TYPE_CHECKING:
     import numpy as np

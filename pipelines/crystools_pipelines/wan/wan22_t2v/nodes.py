@@ -5,7 +5,14 @@ from __future__ import annotations
 from typing import ClassVar
 
 from crystools_pipelines.nodes.base import node_mappings
-from crystools_pipelines.wan.nodes import EMBEDDINGS, SIZE, ExpertsSampler, WanDecoder, WanPipeline, WanTextEncoder
+from crystools_pipelines.wan.nodes import (
+    EMBEDDINGS,
+    SIZE,
+    ExpertsSampler,
+    WanDecoder,
+    WanPipeline,
+    WanTextEncoder,
+)
 
 
 class _Node:
