@@ -67,12 +67,11 @@ def generate(
     written, which says where the frames are kept.
     """
     check_output(out, request, fps)
-    source = Checkpoint(checkpoint)
-    whole = arranged(request, source, choose_devices(devices), mesh)
+    whole = arranged(request, Checkpoint(checkpoint), choose_devices(devices), mesh)
     with started_run(
         request.model,
         params_of(request),
-        source,
+        whole.checkpoint,
         whole.mesh,
         whole.parts,
         request=request,
@@ -88,9 +87,11 @@ def generate(
 class Whole:
     """All stages of a run before it starts: where they run, what they load, and what they are to compute.
 
-    `run(job)` runs them: the final latents without padding, and the frames, both on the host.
+    `checkpoint` has the request's LoRAs. `run(job)` runs the stages: the final latents without padding, and
+    the frames, both on the host.
     """
 
+    checkpoint: Checkpoint
     mesh: Mesh
     parts: Sequence[Part[Any]]
     work: Sequence[StageWork]
@@ -110,8 +111,10 @@ def arranged(
     pipeline = MODELS[request.model].pipeline()
     pipeline.check(checkpoint)
     prepared = pipeline.prepare(request, checkpoint)
+    checkpoint = checkpoint.with_loras(request.loras)
     placed = pipeline.mesh(devices, checkpoint, request.branches, mesh)
     return Whole(
+        checkpoint,
         placed,
         pipeline.parts(placed, prepared),
         pipeline.work(placed, checkpoint, request, prepared),

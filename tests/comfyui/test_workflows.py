@@ -63,6 +63,7 @@ PUBLISHED: Final[dict[str, tuple[list[Any], dict[str, str]]]] = {
     "Flux2TPUSampler": ([512, 768, 30, 3.5, 7, "decrement", "org/flux"], {"prompt_embeds": "FLUX_EMBEDS"}),
     "Flux2TPUVAEDecoder": ([512, 768, "org/flux"], {"latents": "LATENT"}),
 }
+PUBLISHED_LORA: Final = "wan2.1_t2v_14b_lora_rank64_lightx2v_4step.safetensors"
 LATER: Final = {"scheduler": "checkpoint's own", "sigmas": "", "timesteps": "", "step_cache": ""}
 """What no published workflow says: it is asked for as if it were not there."""
 EXPECTED: Final = {
@@ -163,7 +164,7 @@ def published(name: str) -> dict[str, Any]:
 def test_a_published_workflows_widgets_and_links_arrive_at_the_inputs_they_were_made_for(name: str) -> None:
     inputs = prompt_of(published(name), OBJECT_INFO)["2"]["inputs"]
     declared = OBJECT_INFO[name]["input"]
-    assert {*inputs, "lora"} == {*declared["required"], *declared.get("optional", {}), "lora"}
+    assert inputs.keys() | {"lora"} == {*declared["required"], *declared.get("optional", {}), "lora"}
     for socket in PUBLISHED[name][1]:
         assert inputs.pop(socket) == ["1", 0]
     for later in LATER.keys() & inputs.keys():
@@ -270,7 +271,8 @@ def test_a_template_links_outputs_to_inputs_of_their_type_and_asks_for_what_work
         assert socket["type"] == type_ or (socket["name"], type_) == ("fps", "INT")
     monkeypatch.setenv("CRYSTOOLS_TPU_DATA_DIR", str(tmp_path / "data"))
     for node in prompt_of(saved, OBJECT_INFO).values():
-        _check_values(node["class_type"], node["inputs"])
+        if node["inputs"].get("lora_name") != PUBLISHED_LORA:  # which its user has to put there
+            _check_values(node["class_type"], node["inputs"])
     assert not (tmp_path / "data").exists()
 
 

@@ -39,6 +39,7 @@ class Merged:
 
     base: WeightSource
     scale: float
+    merged: None = None
 
     @property
     def identity(self) -> Hashable:
@@ -59,6 +60,7 @@ class _Sum:
     shape: tuple[int, ...] = (8, 8)
     dtype: str = "BF16"
     is_floating: bool = True
+    merged: None = None
 
     def read(self) -> NDArray[np.float32]:
         total: NDArray[np.float32] = self.base.read().astype(np.float32) + self.scale * DELTA
@@ -71,6 +73,7 @@ class Made:
 
     arrays: dict[str, NDArray[Any]]
     identity: Hashable = "made"
+    merged: None = None
 
     def __str__(self) -> str:
         return "what was made"
@@ -87,6 +90,7 @@ class _Held:
     array: NDArray[Any]
     dtype: str = "F32"
     is_floating: bool = True
+    merged: None = None
     shape: tuple[int, ...] = field(init=False)
 
     def __post_init__(self) -> None:

@@ -290,15 +290,15 @@ def locate(model_id: str, model: str | None = None, modules: Mapping[str, Module
 
 
 def checkpoint_at(model_id: str, loras: Sequence[Lora] = ()) -> Checkpoint:
-    """The checkpoint that an input names, with these LoRAs; tiny ones that are missing are made.
+    """The checkpoint that an input names. It, and of these LoRAs each, is made if it is a tiny one and missing.
 
-    Raises CheckpointError where one cannot be written, or cannot be had.
+    Raises CheckpointError where it cannot be written.
     """
     from crystools_pipelines.weights.checkpoint import Checkpoint
 
     location = locate(model_id)
     news = [made for each in (location, *(lora.location for lora in loras)) if (made := make_missing(each))]
-    return Checkpoint(location, news="; ".join(news) or None).with_loras(loras)
+    return Checkpoint(location, news="; ".join(news) or None)
 
 
 def devices(num_devices: int = 0) -> list[jax.Device]:

@@ -107,6 +107,7 @@ class SamplerNode(DenoisingNode):
         for name, each in embeddings:
             check_origin(name, each, self.MODEL)
             check_width(name, each, pipeline.embedding_width(checkpoint))
+        checkpoint = checkpoint.with_loras(request.loras)
         branches = np.concatenate([each.values for _, each in embeddings][: request.branches])
         mesh = pipeline.mesh(devices(num_devices), checkpoint, request.branches)
         parts = pipeline.denoisers(mesh, prepared)

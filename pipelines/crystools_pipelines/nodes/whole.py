@@ -31,7 +31,8 @@ class PipelineNode(DenoisingNode):
         request = self.request(**inputs)
         checkpoint = checkpoint_at(MODELS[self.MODEL].hub_id if model_id is None else model_id, request.loras)
         whole = arranged(request, checkpoint, devices(num_devices))
-        with self.job(checkpoint, whole.mesh, params_of(request), whole.parts, request, whole.work) as job:
+        params = params_of(request)
+        with self.job(whole.checkpoint, whole.mesh, params, whole.parts, request, whole.work) as job:
             _, frames = whole.run(job)
         return torch.from_numpy(frames), timing_of(job)
 

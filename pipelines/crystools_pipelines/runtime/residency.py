@@ -18,7 +18,7 @@ from jax.sharding import Mesh
 from crystools_pipelines.errors import OutOfMemoryError
 from crystools_pipelines.runtime.out_of_memory import shortage
 from crystools_pipelines.runtime.programs import Component, Programs, compiler
-from crystools_pipelines.weights.loading import StatePlan
+from crystools_pipelines.weights.loading import Merged, StatePlan
 from crystools_pipelines.weights.source import WeightSource
 from crystools_tpu import telemetry
 from crystools_tpu.telemetry import ModelFreed, StageName
@@ -83,6 +83,9 @@ class _Entry:
     stamp: Hashable
     component: Component[Any]
     device_bytes: int
+    merged: Hashable
+    """What of LoRAs is in it, as its source says."""
+    merged_tensors: Merged
     users: list[InUse] = field(default_factory=list)
     leaving: bool = False
 
@@ -145,7 +148,9 @@ class Residency:
         """Whether the component is in memory, of what `source` holds now."""
         with self._books:
             entry = next((entry for entry in self._entries if entry.identity == identity), None)
-            return entry is not None and not entry.leaving and entry.stamp == source.stamp()
+            if entry is None or entry.leaving:
+                return False
+            return entry.stamp == source.stamp() and entry.merged == source.merged
 
     def load(
         self,
@@ -156,21 +161,37 @@ class Residency:
     ) -> Component[Module]:
         """The component with this identity, from memory or else as `plan` says, after making room for it.
 
-        It is neither evicted nor freed for as long as `in_use()` is true. Where `source` has changed since
-        it is loaded anew. Raises OutOfMemoryError where there is no room even so.
+        It is neither evicted nor freed for as long as `in_use()` is true. Where what is stored has changed
+        since it is loaded anew; where only other LoRAs are merged, and nobody uses it, the tensors are read
+        that these change. Raises OutOfMemoryError where there is no room even so.
         """
         with self._loading:
-            stamp = source.stamp()
-            if (entry := self._take(identity, stamp, in_use)) is None:
+            stamp, merged = source.stamp(), source.merged
+            if (entry := self._take(identity, stamp, merged, in_use)) is None:
                 module, state = plan()
                 self._make_room(identity.mesh, state.device_bytes)
                 platform = identity.mesh.devices.flat[0].platform
                 programs = Programs(state.shapes, compiler(platform, self.retry_out_of_memory))
                 component = Component(module, programs, state.load())
-                entry = _Entry(identity, stamp, component, state.device_bytes, [in_use])
+                bytes_ = state.device_bytes
+                entry = _Entry(identity, stamp, component, bytes_, merged, state.merged, [in_use])
                 with self._books:
                     self._entries.append(entry)
+            elif entry.merged != merged:
+                _, state = plan()
+                self._merge(entry, merged, state)
             return entry.component
+
+    def _merge(self, entry: _Entry, merged: Hashable, state: StatePlan) -> None:
+        """Makes of what the entry holds what is now asked for; where that fails, it leaves."""
+        try:
+            count = state.update(entry.component.weights, entry.merged_tensors)
+        except BaseException:
+            with self._books:
+                self._free(entry, "evicted", "as other LoRAs were merged into a part of it only")
+            raise
+        entry.merged, entry.merged_tensors = merged, state.merged
+        logger.info("%d tensors of %s read again for other LoRAs", count, entry.identity.component)
 
     def free_all(self) -> tuple[ModelFreed, ...]:
         """Frees everything and says what, as telemetry is told.
@@ -207,19 +228,23 @@ class Residency:
                 self._free(entry, "out_of_memory")
         return function(*args)
 
-    def _take(self, identity: Identity, stamp: Hashable, in_use: InUse) -> _Entry | None:
+    def _take(self, identity: Identity, stamp: Hashable, merged: Hashable, in_use: InUse) -> _Entry | None:
+        """The entry with this identity, if what it holds is or can be made what is asked for."""
         with self._books:
             self.free_leaving()
             for entry in self._entries[:]:
                 if entry.identity != identity or entry.leaving:
                     continue
-                if entry.stamp == stamp:
+                is_same = entry.stamp == stamp
+                if is_same and (entry.merged == merged or not entry.in_use()):
                     entry.users.append(in_use)
                     self._entries.remove(entry)
                     self._entries.append(entry)
                     return entry
                 entry.leaving = True
-                self.free_leaving("evicted", "as its files have changed")
+                self.free_leaving(
+                    "evicted", "as other LoRAs are asked for" if is_same else "as its files have changed"
+                )
             return None
 
     def _make_room(self, mesh: Mesh, needed_bytes: int) -> None:

@@ -1,18 +1,23 @@
 """Where a diffusers checkpoint is: a folder, or a repository of the Hugging Face hub, fetched in parts."""
 
+import copy
 import inspect
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import diffusers
 from transformers import CONFIG_MAPPING, AutoTokenizer, PreTrainedTokenizerBase
 
 from crystools_pipelines.errors import CheckpointError, RequestError
-from crystools_pipelines.weights.hub import Repository, RepositoryFile
+from crystools_pipelines.requests.lora import Lora
+from crystools_pipelines.weights.hub import Repository, RepositoryFile, check_room
 from crystools_pipelines.weights.location import folders_beside, is_hub_id
+from crystools_pipelines.weights.lora import TRANSFORMERS
+from crystools_pipelines.weights.merged import MergedWeights
+from crystools_pipelines.weights.placed_lora import PlacedLora, placed
 from crystools_pipelines.weights.source import WeightSource
 from crystools_pipelines.weights.stored import StoredWeights, index_of, shards_of, single_file
 
@@ -30,6 +35,7 @@ class Checkpoint:
         self.location = str(location)
         self.news = news
         self._configs: dict[tuple[str, str], dict[str, Any]] = {}
+        self._loras: tuple[PlacedLora, ...] = ()
         self._source: Path | Repository
         if self.location and Path(location).is_dir():
             self._source = Path(location)
@@ -63,9 +69,29 @@ class Checkpoint:
         """The component's folder. Of a repository it is there once the component was fetched."""
         return self._small_files([]) / component
 
+    def with_loras(self, loras: Sequence[Lora]) -> Self:
+        """The same checkpoint, with these LoRAs merged into what `weights` gives.
+
+        Raises RequestError for one that is not there, or that cannot be merged as far as that shows: of one
+        that is still to be downloaded, and of whether it fits, `weights` does.
+        """
+        merging = copy.copy(self)
+        if loras:
+            merging._loras = placed(loras, self.config("transformer"), self._transformers())
+        return merging
+
     def weights(self, component: str) -> WeightSource:
-        """Where the component's weights come from."""
-        return StoredWeights(self.folder(component), (self.location, component))
+        """Where the component's weights come from. Raises RequestError for a LoRA that cannot be merged."""
+        stored = StoredWeights(self.folder(component), (self.location, component))
+        merges = tuple(merge for lora in self._loras for merge in lora.merges(component))
+        return MergedWeights(stored, merges) if merges else stored
+
+    def _transformers(self) -> tuple[str, ...]:
+        """The components that are transformers, one or two."""
+        if not self.has_index:
+            return TRANSFORMERS[:1]
+        index = self.index()
+        return tuple(name for name in TRANSFORMERS if index.get(name) not in (None, [None, None]))
 
     def configurations(self) -> Path:
         """The folder in which the configurations of all components are."""
@@ -78,7 +104,11 @@ class Checkpoint:
         return self._small_files(["model_index.json", *names])
 
     def missing(self, components: Iterable[str], *, tokenizer: bool) -> list[RepositoryFile]:
-        """The files of these components, and of the tokenizer, that are still to be downloaded."""
+        """The files of these components, the tokenizer and the LoRAs that are still to be downloaded."""
+        of_loras = [file for lora in self._loras for file in lora.missing(components)]
+        return self._missing(components, tokenizer=tokenizer) + list(dict.fromkeys(of_loras))
+
+    def _missing(self, components: Iterable[str], *, tokenizer: bool) -> list[RepositoryFile]:
         if isinstance(self._source, Path):
             return []
         names = self._source.listing.files
@@ -88,9 +118,23 @@ class Checkpoint:
         return self._source.missing(wanted)
 
     def download(self, files: Iterable[RepositoryFile], progressed: Callable[[int], None]) -> None:
-        """Downloads these files; `progressed` hears now and then how many of their bytes are there."""
-        assert isinstance(self._source, Repository)
-        self._source.download(list(files), progressed)
+        """Downloads these files; `progressed` hears now and then how many of their bytes are there.
+
+        Raises CheckpointError where they cannot be had, and before anything is downloaded where there is no
+        room for them.
+        """
+        files, done = list(files), 0
+        check_room(files)
+        for repository in self._repositories():
+            if own := [file for file in files if file.repository == repository.name]:
+                repository.download(own, lambda count_bytes, before=done: progressed(before + count_bytes))
+                done += sum(file.size_bytes or 0 for file in own)
+
+    def _repositories(self) -> list[Repository]:
+        """Those that something of it is from: its own, and those of LoRAs."""
+        own = [self._source] if isinstance(self._source, Repository) else []
+        others = {lora.repository.name: lora.repository for lora in self._loras if lora.repository}
+        return [*own, *others.values()]
 
     @property
     def offline_reason(self) -> str | None:

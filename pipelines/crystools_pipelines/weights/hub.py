@@ -25,6 +25,7 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
+from huggingface_hub.file_download import repo_folder_name
 from huggingface_hub.utils import (  # type: ignore[attr-defined]  # it exports them by a list made at import
     are_progress_bars_disabled,
     disable_progress_bars,
@@ -37,7 +38,8 @@ from crystools_pipelines.weights.location import folders_beside
 logger = logging.getLogger(__name__)
 
 _REVISION = "main"
-_INDEX = "model_index.json"  # every checkpoint has it: fetched by the branch's name, it keeps where that is
+INDEX = "model_index.json"
+"""The file that every checkpoint has."""
 _ANSWER_SECONDS = 10.0
 _WORKERS = 4
 _PROGRESS_SECONDS = 0.5
@@ -54,6 +56,7 @@ _FAILURES: tuple[type[Exception], ...] = (
 class RepositoryFile:
     """A file of a repository. `blob` is its name in the cache's folder of contents, where the hub says it."""
 
+    repository: str
     name: str
     size_bytes: int | None
     blob: str | None
@@ -69,19 +72,25 @@ class Listing:
 
 
 class Repository:
-    """The newest state of a repository's main branch."""
+    """The newest state of a repository's main branch.
 
-    def __init__(self, name: str) -> None:
+    `index` is the file that every repository of its kind has, None where there is no such. `instead` is what
+    could be given in place of the repository.
+    """
+
+    def __init__(self, name: str, index: str | None = INDEX, instead: str = "give a folder") -> None:
         self.name = name
+        self._index = index
+        self._instead = instead
 
     @cached_property
     def root(self) -> Path:
         """The folder in the cache that holds its files under their names."""
-        self.fetch([_INDEX])
+        self.fetch([INDEX])
         for name in self.listing.files:
-            if cached := self._cached(name):
+            if cached := self.cached(name):
                 return cached.parents[name.count("/")]
-        raise CheckpointError(f"{self.name} has no {_INDEX}: it is not in diffusers' format")
+        raise CheckpointError(f"{self.name} has no {INDEX}: it is not in diffusers' format")
 
     def fetch(self, names: Iterable[str]) -> None:
         """Downloads those of these small files that the repository has and the cache has not."""
@@ -89,21 +98,19 @@ class Repository:
             try:
                 self._download(file)
             except _FAILURES as error:
-                raise CheckpointError(describe_failure(self.name, error)) from error
+                raise CheckpointError(describe_failure(self.name, error, self._instead)) from error
 
     def missing(self, names: Iterable[str]) -> list[RepositoryFile]:
         """The files with these names that the repository has and the cache has not."""
         files = self.listing.files
-        return [files[name] for name in dict.fromkeys(names) if name in files and not self._cached(name)]
+        return [files[name] for name in dict.fromkeys(names) if name in files and not self.cached(name)]
 
     def download(self, files: Sequence[RepositoryFile], progressed: Callable[[int], None]) -> None:
         """Downloads these files; `progressed` hears now and then how many of their bytes are there.
 
-        What it raises ends the download. Raises CheckpointError where the files cannot be had, and before
-        anything is downloaded where there is no room for them.
+        What it raises ends the download. Raises CheckpointError where the files cannot be had.
         """
-        self._check_room(files)
-        blobs = self.root.parents[1] / "blobs"
+        blobs = self._folder / "blobs"
         waiting, outcomes = SimpleQueue[RepositoryFile](), SimpleQueue[Exception | None]()
         for file in files:
             waiting.put(file)
@@ -114,7 +121,7 @@ class Repository:
                     error = outcomes.get(timeout=_PROGRESS_SECONDS)
                     remaining -= 1
                     if error is not None:
-                        raise CheckpointError(describe_failure(self.name, error)) from error
+                        raise CheckpointError(describe_failure(self.name, error, self._instead)) from error
                 progressed(sum(_bytes_there(blobs, file) for file in files))
 
     @cached_property
@@ -127,42 +134,63 @@ class Repository:
         except _FAILURES as error:
             return self._cache_listing(error)
         files = [
-            RepositoryFile(each.rfilename, each.size, each.lfs.sha256 if each.lfs else each.blob_id)
+            RepositoryFile(
+                self.name, each.rfilename, each.size, each.lfs.sha256 if each.lfs else each.blob_id
+            )
             for each in info.siblings or ()
         ]
         return Listing(info.sha or _REVISION, {file.name: file for file in files})
 
     def _cache_listing(self, error: Exception) -> Listing:
         """The files that are in the cache. Raises CheckpointError where that is nothing."""
-        why = describe_failure(self.name, error)
-        index = try_to_load_from_cache(self.name, _INDEX, revision=_REVISION)
-        if not isinstance(index, str):
+        why = describe_failure(self.name, error, self._instead)
+        root = self._cached_root()
+        if root is None:
             raise CheckpointError(f"{why}{folders_beside(self.name)}") from error
         if not isinstance(error, OfflineModeIsEnabled):
             logger.warning("%s; what is in the cache is used", why)
-        root = Path(index).parent
         names = [path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()]
-        return Listing(root.name, {name: RepositoryFile(name, None, None) for name in names}, why)
+        return Listing(root.name, {name: RepositoryFile(self.name, name, None, None) for name in names}, why)
 
-    def _cached(self, name: str) -> Path | None:
+    def _cached_root(self) -> Path | None:
+        """The folder in the cache with what the branch was when it was last asked for."""
+        try:
+            revision = (self._folder / "refs" / _REVISION).read_text()
+        except OSError:
+            return None
+        root = self._folder / "snapshots" / revision
+        there = root.is_dir() if self._index is None else (root / self._index).is_file()
+        return root if there else None
+
+    @property
+    def _folder(self) -> Path:
+        """What the cache has of this repository."""
+        return Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=self.name, repo_type="model")
+
+    def cached(self, name: str) -> Path | None:
+        """Where in the cache the file of this name is, if it is there."""
         path = try_to_load_from_cache(self.name, name, revision=self.listing.revision)
         return Path(path) if isinstance(path, str) else None
 
     def _download(self, file: RepositoryFile) -> None:
         # By the branch's name the cache keeps which revision that is, for when the hub cannot be asked.
-        revision = _REVISION if file.name == _INDEX else self.listing.revision
-        hf_hub_download(self.name, file.name, revision=revision)
+        by_branch = self._index is None or file.name == self._index
+        hf_hub_download(self.name, file.name, revision=_REVISION if by_branch else self.listing.revision)
 
-    def _check_room(self, files: Sequence[RepositoryFile]) -> None:
-        needed = sum(file.size_bytes or 0 for file in files)
-        cache = Path(constants.HF_HUB_CACHE)
-        folder = next(path for path in (cache, *cache.absolute().parents) if path.is_dir())
-        free = shutil.disk_usage(folder).free
-        if needed > free:
-            raise CheckpointError(
-                f"{self.name}: {needed / 1e9:.1f} GB are still to be downloaded, and {folder} has room for "
-                f"{free / 1e9:.1f} GB; make room, or set HF_HOME to a folder on a larger disk"
-            )
+
+def check_room(files: Iterable[RepositoryFile]) -> None:
+    """Raises CheckpointError where the cache's disk has no room for these files."""
+    files = list(files)
+    needed = sum(file.size_bytes or 0 for file in files)
+    cache = Path(constants.HF_HUB_CACHE)
+    folder = next(path for path in (cache, *cache.absolute().parents) if path.is_dir())
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        names = " and ".join(dict.fromkeys(file.repository for file in files))
+        raise CheckpointError(
+            f"{names}: {needed / 1e9:.1f} GB are still to be downloaded, and {folder} has room for "
+            f"{free / 1e9:.1f} GB; make room, or set HF_HOME to a folder on a larger disk"
+        )
 
 
 @contextmanager
@@ -223,24 +251,24 @@ def _no_bars() -> Iterator[None]:
         enable_progress_bars()
 
 
-def describe_failure(name: str, error: Exception) -> str:
+def describe_failure(name: str, error: Exception, instead: str = "give a folder") -> str:
     """What keeps us from a repository, and the remedy, in one line."""
     endpoint = constants.ENDPOINT
     if isinstance(error, LocalEntryNotFoundError) and isinstance(error.__cause__, Exception):
         error = error.__cause__
     if isinstance(error, OfflineModeIsEnabled):
-        return f"{name} is not whole in the cache, and HF_HUB_OFFLINE is set; unset it, or give a folder"
+        return f"{name} is not whole in the cache, and HF_HUB_OFFLINE is set; unset it, or {instead}"
     if isinstance(error, GatedRepoError):
         return (
             f"{name} is gated: accept its terms at {endpoint}/{name}, then log in with `hf auth login` "
             "or set HF_TOKEN"
         )
     if isinstance(error, RevisionNotFoundError):
-        return f"{name} has no revision {_REVISION!r}; give a folder"
+        return f"{name} has no revision {_REVISION!r}; {instead}"
     status = getattr(getattr(error, "response", None), "status_code", None)
     if isinstance(error, RepositoryNotFoundError) or (status == 401 and get_token() is None):
         token = "the token may not read it" if get_token() else "it is private: log in with `hf auth login`"
-        return f"{endpoint} has no repository {name}, or {token}; check the name, or give a folder"
+        return f"{endpoint} has no repository {name}, or {token}; check the name, or {instead}"
     if status == 401:
         return f"{endpoint} refuses the token: log in with `hf auth login`, or set HF_TOKEN to a valid one"
     is_full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
@@ -254,5 +282,5 @@ def describe_failure(name: str, error: Exception) -> str:
     reason = str(error).strip().partition("\n")[0]
     return (
         f"{name}: {endpoint} cannot be reached ({type(error).__name__}: {reason}); "
-        "check the network and its proxy, or give a folder"
+        f"check the network and its proxy, or {instead}"
     )

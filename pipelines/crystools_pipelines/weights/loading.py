@@ -4,7 +4,7 @@ One at a time passes through host memory, and each is read once.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeAlias, cast
@@ -23,6 +23,8 @@ from crystools_pipelines.weights.source import Tensor, WeightSource
 from crystools_pipelines.weights.stored import UNQUANTISED, check_all_used, check_quantised, first_few
 
 State: TypeAlias = dict[str, jax.Array]
+Merged: TypeAlias = Mapping[str, tuple[Hashable, ...]]
+"""By parameter, what is merged into each of its tensors."""
 
 
 @dataclass(frozen=True)
@@ -38,15 +40,37 @@ class _Parameter:
     axes: tuple[int, ...]
     target: jax.ShapeDtypeStruct
 
+    @property
+    def merged(self) -> tuple[Hashable, ...]:
+        """What is merged into each of the tensors."""
+        return tuple(tensor.merged for tensor in self.tensors)
+
     def load(self) -> jax.Array:
         """The array, read now."""
-        sharding = cast(NamedSharding, self.target.sharding)
-        if len(self.target.shape) == len(self.folded):
-            return self._read(self.tensors[0], sharding)
-        array = jnp.zeros(self.target.shape, self.target.dtype, device=sharding)
-        of_layer = NamedSharding(sharding.mesh, PartitionSpec(*sharding.spec[1:]))
-        for layer, tensor in enumerate(self.tensors):
-            array = _set_layer(array, self._read(tensor, of_layer), layer)
+        if not self._is_stacked:
+            return self._read(self.tensors[0], self._sharding)
+        array = jnp.zeros(self.target.shape, self.target.dtype, device=self._sharding)
+        return self._with_layers(array, range(len(self.tensors)))
+
+    def update(self, array: jax.Array, layers: Sequence[int]) -> jax.Array:
+        """`array`, of which these layers, or it if it is not stacked, are read anew. It is used up."""
+        if self._is_stacked:
+            return self._with_layers(array, layers)
+        array.delete()  # there may be no room for both
+        return self._read(self.tensors[0], self._sharding)
+
+    @property
+    def _is_stacked(self) -> bool:
+        return len(self.target.shape) > len(self.folded)
+
+    @property
+    def _sharding(self) -> NamedSharding:
+        return cast(NamedSharding, self.target.sharding)
+
+    def _with_layers(self, array: jax.Array, layers: Iterable[int]) -> jax.Array:
+        of_layer = NamedSharding(self._sharding.mesh, PartitionSpec(*self._sharding.spec[1:]))
+        for layer in layers:
+            array = _set_layer(array, self._read(self.tensors[layer], of_layer), layer)
             array.block_until_ready()  # so that the host holds one tensor, not a queue of them
         return array
 
@@ -76,6 +100,24 @@ class StatePlan:
         return parameters | {
             name: jax.device_put(buffer, self.shapes[name].sharding) for name, buffer in self.buffers.items()
         }
+
+    @property
+    def merged(self) -> Merged:
+        """What is merged into the tensors that make up each parameter."""
+        return {name: parameter.merged for name, parameter in self.parameters.items()}
+
+    def update(self, state: State, merged: Merged) -> int:
+        """Makes of `state`, in which `merged` is, what `load` would; says how many tensors were read for it.
+
+        Where it raises, `state` is of no more use.
+        """
+        count = 0
+        for name, parameter in self.parameters.items():
+            pairs = zip(parameter.merged, merged[name], strict=True)
+            if changed := [layer for layer, (wanted, found) in enumerate(pairs) if wanted != found]:
+                state[name] = parameter.update(state[name], changed)
+                count += len(changed)
+        return count
 
 
 def plan_state(

@@ -19,6 +19,10 @@ class Tensor(Protocol):
     def is_floating(self) -> bool:
         """Whether it is of a dtype that can be read."""
 
+    @property
+    def merged(self) -> Hashable:
+        """What is added to what its file holds."""
+
     def read(self) -> NDArray[Any]:
         """The tensor, in any dtype of floating point. Raises CheckpointError where it cannot be read."""
 
@@ -31,7 +35,11 @@ class WeightSource(Protocol):
         """What makes two sources the same, whatever their tensors hold at the moment."""
 
     def stamp(self) -> Hashable:
-        """Changes when what the tensors hold does. Raises CheckpointError where they are not there."""
+        """Changes when what is stored does. Raises CheckpointError where it is not there."""
+
+    @property
+    def merged(self) -> Hashable:
+        """What is added to what is stored. A component in memory can take another, tensor by tensor."""
 
     def tensors(self) -> Mapping[str, Tensor]:
         """Every tensor by name, none of them read. Raises CheckpointError where the source is not whole."""

@@ -63,6 +63,10 @@ class StoredWeights:
         files = [self.folder / "config.json", *self._files()]
         return tuple((str(file), stat.st_size, stat.st_mtime_ns) for file in files if (stat := file.stat()))
 
+    @property
+    def merged(self) -> None:
+        """Nothing is added to them."""
+
     def tensors(self) -> dict[str, StoredTensor]:
         """Every tensor of the component, by name. Raises CheckpointError where a file is not whole."""
         headers = {path: read_header(path) for path in self._files()}

@@ -47,6 +47,10 @@ class StoredTensor:
         """Whether it is of a dtype that can be read."""
         return self.dtype in _DTYPES
 
+    @property
+    def merged(self) -> None:
+        """Nothing is added to it."""
+
     def read(self) -> NDArray[Any]:
         """The tensor. Raises CheckpointError for a dtype that is none of floating point."""
         if not self.is_floating:
@@ -90,6 +94,14 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
     if 8 + header_bytes + max(ends, default=0) > size_bytes:
         raise _cut_off(path)
     return tensors
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """What else the header of a file says, of which `read_header` reads the tensors."""
+    with path.open("rb") as file:
+        header: dict[str, Any] = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+    metadata = header.get("__metadata__")
+    return metadata if isinstance(metadata, dict) else {}
 
 
 def _stored(path: Path, first_byte: int, entry: dict[str, Any]) -> StoredTensor:
