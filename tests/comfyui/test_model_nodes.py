@@ -312,11 +312,11 @@ def test_no_model_takes_what_another_has_made() -> None:
     takers: dict[str, set[str]] = {}
     for name in CONTRACT:
         node = NODE_CLASS_MAPPINGS[name]
-        for type_, _ in inputs_of(node).values():
+        for type_ in (type_ for type_, _ in inputs_of(node).values() if isinstance(type_, str)):
             takers.setdefault(type_, set()).add(node.MODEL)
-    own = {type_: pipelines for type_, pipelines in takers.items() if "_" in type_}
+    own = {type_: models for type_, models in takers.items() if "_" in type_ and type_ != "TPU_LORA"}
     assert len(own) == 12
-    assert all(len(pipelines) == 1 for pipelines in own.values())
+    assert all(len(models) == 1 for models in own.values())
 
 
 def test_fps_fits_the_input_of_comfyuis_create_video_too() -> None:
@@ -363,8 +363,8 @@ def test_fps_fits_the_input_of_comfyuis_create_video_too() -> None:
         (
             "CogVideoXTPUSampler",
             {"step_cache": "magic"},
-            "step_cache: 'magic' is no step cache; give first-block:THRESHOLD, mag:THRESHOLD[,RETENTION,MAX], "
-            "taylorseer:INTERVAL or calibrate",
+            "step_cache: 'magic' is no step cache; give first-block:THRESHOLD, "
+            "mag:THRESHOLD[,RETENTION,MAX], taylorseer:INTERVAL or calibrate",
         ),
         ("Flux2TPUVAEDecoder", {"width": 1000}, "width: 1000 is not a positive multiple of 16; 992 would do"),
     ],
@@ -442,7 +442,7 @@ def _made_up_plans(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def execute(name: str, **inputs: Any) -> Any:
-    """What the node gives, without its timing. A sampler knows what was planned of its request."""
+    """What the node gives, without its timing. What denoises knows what was planned of its request."""
     node = NODE_CLASS_MAPPINGS[name]
     outputs = getattr(node(), node.FUNCTION)(**inputs)
     assert len(outputs) == len(node.RETURN_TYPES)
@@ -451,8 +451,9 @@ def execute(name: str, **inputs: Any) -> Any:
     assert telemetry.history.reports()[0] == report
     assert report.params["node"] == node.__name__
     predicted = [stage.predicted_hbm_peak_bytes for stage in report.stages if stage.name == "denoise"]
-    assert predicted[:1] == ([32 * GIB] if "Sampler" in name else [])
-    assert (report.forecast is not None) == ("Sampler" in name)
+    denoises = name.endswith(("Sampler", "Pipeline"))
+    assert predicted[:1] == ([32 * GIB] if denoises else [])
+    assert (report.forecast is not None) == denoises
     return outputs[0] if len(outputs) == 2 else outputs[:-1]
 
 
@@ -479,10 +480,40 @@ def test_wan21s_chain_makes_what_generate_makes(tiny_wan21: Path, guidance_scale
         **model,
     )
     frames, fps = execute("Wan21TPUVAEDecoder", latents=latents, fps=24, **model)
-    request = Wan21Request(**PROMPTS, **VIDEO, guidance_scale=guidance_scale, flow_shift=3.0)
-    expected = generate(request, checkpoint=tiny_wan21)
+    settings = {"guidance_scale": guidance_scale, "flow_shift": 3.0}
+    expected = generate(Wan21Request(**PROMPTS, **VIDEO, **settings), checkpoint=tiny_wan21)
     np.testing.assert_allclose(frames.numpy(), expected.frames, atol=2 / 255)
     assert (num_frames, fps) == (9, 24)
+    whole, fps = execute("Wan21TPUPipeline", **PROMPTS, **VIDEO, **settings, **model, fps=8)
+    np.testing.assert_array_equal(whole.numpy(), expected.frames)
+    assert fps == 8
+
+
+@pytest.mark.usefixtures("compile_cache")
+def test_two_chained_loras_go_into_the_weights_of_a_sampler_and_of_a_pipeline(
+    tiny_wan21: Path, tmp_path: Path
+) -> None:
+    from crystools_pipelines.requests.lora import Lora
+    from crystools_pipelines.run import generate
+    from crystools_pipelines.tiny.lora import write_tiny_lora
+    from crystools_pipelines.wan.wan21_t2v.request import Wan21Request
+
+    file = str(write_tiny_lora("wan2.1-t2v", tmp_path / "detail.safetensors"))
+    lora, model = (Lora(file, 0.5), Lora(file, 0.25)), {"model_id": str(tiny_wan21)}
+    asked: dict[str, Any] = {**VIDEO, "guidance_scale": 5.0, "flow_shift": 3.0, "scheduler": "euler"}
+    request = Wan21Request(**PROMPTS, **asked, loras=(Lora(file, 0.75),))
+    expected = generate(request, checkpoint=tiny_wan21)
+    whole, _ = execute("Wan21TPUPipeline", **PROMPTS, **asked, lora=lora, **model)
+    np.testing.assert_allclose(whole.numpy(), expected.frames, atol=1 / 255)
+    report = telemetry.history.reports()[0]
+    assert report.params["loras"] == f"{file}=0.5, {file}=0.25"
+    assert (report.params["scheduler"], report.compiles) == ("euler", 0)
+    prompt, negative = execute("Wan21TextEncoder", **PROMPTS, **model)
+    embeddings = {"prompt_embeds": prompt, "negative_prompt_embeds": negative}
+    latents, _ = execute("Wan21TPUSampler", **embeddings, **asked, lora=lora, **model)
+    np.testing.assert_allclose(latents.values, expected.latents, atol=1e-3)
+    without = generate(Wan21Request(**PROMPTS, **asked), checkpoint=tiny_wan21)
+    assert np.abs(without.latents - expected.latents).max() > 0.1
 
 
 @pytest.mark.usefixtures("compile_cache")
@@ -552,9 +583,12 @@ def test_flux2s_chain_makes_what_generate_makes(tiny_flux2: Path, flux2_latents:
     from crystools_pipelines.flux2.request import Flux2Request
     from crystools_pipelines.run import generate
 
-    image = execute("FluxTPUVAEDecoder", latents=flux2_latents, height=32, width=48, model_id=str(tiny_flux2))
+    size, model = {"height": 32, "width": 48}, {"model_id": str(tiny_flux2)}
+    image = execute("FluxTPUVAEDecoder", latents=flux2_latents, **size, **model)
     expected = generate(Flux2Request("a cat", 32, 48, 2, 4.0, 7), checkpoint=tiny_flux2)
     np.testing.assert_allclose(image.numpy(), expected.frames, atol=2 / 255)
+    asked = {"prompt": "a cat", **size, "num_inference_steps": 2, "guidance_scale": 4.0, "seed": 7}
+    np.testing.assert_array_equal(execute("Flux2TPUPipeline", **asked, **model).numpy(), expected.frames)
     refused = r"^width: 64 is not that of the latents; give 48, as the sampler had it$"
     with pytest.raises(RequestError, match=refused):
         execute("Flux2TPUVAEDecoder", latents=flux2_latents, height=32, width=64, model_id=str(tiny_flux2))

@@ -290,7 +290,7 @@ def locate(model_id: str, model: str | None = None, modules: Mapping[str, Module
 
 
 def checkpoint_at(model_id: str, loras: Sequence[Lora] = ()) -> Checkpoint:
-    """The checkpoint that an input names. It, and of these LoRAs each, is made if it is a tiny one and missing.
+    """The checkpoint that an input names. It and these LoRAs are made where they are tiny ones and missing.
 
     Raises CheckpointError where it cannot be written.
     """
