@@ -27,7 +27,7 @@ from crystools_tpu.cli.live import watch
 from crystools_tpu.cli.outputs import check_distinct, check_outputs, checkpoint_files
 from crystools_tpu.cli.plans import plan_first
 from crystools_tpu.cli.price import price_given
-from crystools_tpu.cli.requests import add_mesh, files_read, mesh_of, options, refusal, request_of
+from crystools_tpu.cli.requests import add_mesh, add_preset, files_read, mesh_of, options, refusal, request_of
 from crystools_tpu.cli.run_tables import print_stages
 from crystools_tpu.cli.signals import unwound
 from crystools_tpu.data_dir import PROFILES, data_dir
@@ -78,6 +78,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     add("--checkpoint", required=True, metavar="DIR|ID", help=about)
     for option in options().values():
         option.add_to(parser)
+    add_preset(parser)
     add("--devices", type=int, default=0, metavar="N", help="0 means all (default: %(default)s)")
     add_mesh(parser)
     add("--plan", action="store_true", help="plan the run first: does it fit, and how long will it take")

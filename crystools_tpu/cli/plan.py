@@ -21,7 +21,7 @@ from crystools_tpu.cli.errors import CheckFailed, CommandError
 from crystools_tpu.cli.help import add_command
 from crystools_tpu.cli.plan_display import print_meshes, print_plan, print_tuning, show_tries
 from crystools_tpu.cli.plans import Plans, refusals, tpu_compiler
-from crystools_tpu.cli.requests import add_mesh, mesh_of, options, request_of
+from crystools_tpu.cli.requests import add_mesh, add_preset, mesh_of, options, request_of
 from crystools_tpu.telemetry import StageName
 
 if TYPE_CHECKING:
@@ -54,6 +54,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     for option in options().values():
         if option.setting.role is not Role.CONTENT:  # on which no plan depends
             option.add_to(parser)
+    add_preset(parser)
     add("--stages", metavar="NAMES", help="these alone, such as denoise,vae_decode (default: all)")
     add_mesh(parser)
     instead = parser.add_mutually_exclusive_group().add_argument

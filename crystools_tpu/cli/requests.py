@@ -14,6 +14,8 @@ from crystools_pipelines.errors import PipelineError, RequestError, SaveError
 from crystools_pipelines.models import MODELS
 from crystools_pipelines.parallel.mesh_shape import MeshShape, parse_mesh
 from crystools_pipelines.requests.fields import Setting, settings_of
+from crystools_pipelines.requests.presets import PRESETS, preset_named
+from crystools_pipelines.requests.schedule import check_steps_agree
 from crystools_tpu.cli.errors import CommandError, WorkFailed
 
 _TYPES: Final[Mapping[str, Callable[[str], Any]]] = {"int": int, "float": float, "str": str}
@@ -80,6 +82,16 @@ def options() -> dict[str, Option]:
     return {name: Option(name, annotations[name], settings[name]) for name in settings}
 
 
+def add_preset(parser: argparse.ArgumentParser) -> None:
+    """Adds the option `--preset`, which `request_of` reads."""
+    models: dict[str, list[str]] = {}
+    for preset in PRESETS:
+        models.setdefault(preset.name, []).append(preset.model)
+    names = "; ".join(f"{name} ({', '.join(those)})" for name, those in models.items())
+    about = f"settings and LoRAs that are published together, for what is not given here: {names}"
+    parser.add_argument("--preset", metavar="NAME", help=about)
+
+
 def add_mesh(parser: argparse.ArgumentParser) -> None:
     """Adds the option `--mesh`, which `mesh_of` reads."""
     about = "how chips share the work, such as dp=2,tp=4 (default: best known)"
@@ -87,7 +99,7 @@ def add_mesh(parser: argparse.ArgumentParser) -> None:
 
 
 def request_of(arguments: argparse.Namespace, *, of_any_content: bool = False) -> Any:
-    """The model's request with what was given; the rest is the model's default.
+    """The model's request with what was given; the rest is the preset's, or the model's default.
 
     `of_any_content` is for what depends on no content, which then need not be given. Raises CommandError for
     an option that the model does not have, needs, or cannot serve.
@@ -104,7 +116,13 @@ def request_of(arguments: argparse.Namespace, *, of_any_content: bool = False) -
             raise CommandError(f"{option.flag}: {arguments.model} cannot do without; give one")
     try:
         given = {name: _parsed(known[name], value) for name, value in given.items()}
-        return request_class.of_any_content(**given) if of_any_content else request_class(**given)
+        steps = given.get("num_inference_steps")
+        if arguments.preset is not None:
+            given = preset_named(arguments.model, arguments.preset).beside(given)
+        request = request_class.of_any_content(**given) if of_any_content else request_class(**given)
+        if steps is not None:
+            check_steps_agree(steps, request.num_inference_steps)
+        return request
     except RequestError as error:
         raise refusal(error) from None
 

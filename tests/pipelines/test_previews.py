@@ -10,11 +10,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from diffusers import FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler
+from diffusers import FlowMatchEulerDiscreteScheduler
 from numpy.typing import NDArray
 
-from crystools_pipelines.flux2 import schedule as flux2
 from crystools_pipelines.flux2.pipeline import PIPELINE as FLUX2
+from crystools_pipelines.flux2.pipeline import Prepared
 from crystools_pipelines.flux2.request import Flux2Request
 from crystools_pipelines.models import MODELS
 from crystools_pipelines.parallel.mesh import make_mesh, replicated
@@ -149,25 +149,21 @@ def test_wans_latents_are_equal_to_the_bit_with_previews_of_every_step_on_eight_
     np.testing.assert_allclose(pictures[-1], with_previews[:, :, :1], atol=1e-6)
 
 
-def test_wans_preview_is_the_estimate_of_the_clean_latents() -> None:
-    scheduler = UniPCMultistepScheduler(
-        prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=5.0
-    )
-    schedule = multistep.tabulate(scheduler, 4)
-    rng = np.random.default_rng(0)
-    noise, output = (rng.standard_normal((1, 16, 3, 2, 2), np.float32) for _ in range(2))
-    state = multistep.advance(schedule, multistep.start(schedule, noise), jnp.asarray(output))
-    clean = noise - scheduler.sigmas[0].item() * output
-    np.testing.assert_allclose(multistep.first_frame(state), clean[:, :, :1], atol=1e-6)
+def flux2_preview(request: Flux2Request, sigmas: list[float]) -> tuple[Preview, multistep.Schedule]:
+    scheduler = FlowMatchEulerDiscreteScheduler()
+    scheduler.set_timesteps(sigmas=sigmas)
+    prepared = Prepared(scheduler, multistep.tabulate(scheduler))
+    preview = FLUX2.preview(request, prepared)
+    assert preview is not None
+    return preview, prepared.schedule
 
 
 def test_flux2s_preview_is_the_estimate_as_the_image_that_its_tokens_make() -> None:
     request = Flux2Request("a cat", height=32, width=48)
     image = np.random.default_rng(0).standard_normal((1, 128, 2, 3), np.float32)
     noise, output = (each.reshape(1, 128, -1).swapaxes(1, 2) for each in (image + 4, np.full_like(image, 8)))
-    schedule = flux2.Schedule(np.array([500.0]), np.array([0.5]), np.array([-0.5]))
-    preview = FLUX2.preview(request, FlowMatchEulerDiscreteScheduler())
-    state = flux2.advance(schedule, flux2.start(noise), jnp.asarray(output))
+    preview, schedule = flux2_preview(request, sigmas=[0.5])
+    state = multistep.advance(schedule, multistep.start(schedule, noise), jnp.asarray(output))
     np.testing.assert_allclose(preview(state), image, atol=1e-6)
 
 
@@ -190,8 +186,9 @@ def test_at_full_size_a_preview_computes_nothing_and_moves_next_to_nothing() -> 
 
     image = Flux2Request("a cat")
     tokens: Any = jax.ShapeDtypeStruct((1, 64 * 64, 128), jnp.float32)
-    preview = FLUX2.preview(image, FlowMatchEulerDiscreteScheduler())
-    flops, moved_bytes = made_and_moved(preview, flux2.SolverState(step, tokens, tokens))
+    preview, _ = flux2_preview(image, sigmas=[1.0, 0.5])
+    state = multistep.SolverState(step, tokens, tokens, (tokens, tokens))
+    flops, moved_bytes = made_and_moved(preview, state)
     assert (flops, moved_bytes) == (0, 64 * 64 * 128 * 4)  # 1024 x 1024: 2.1 MB
     cost = FLUX2.step_cost(published("flux.2"), tokens.shape, FLUX2.max_tokens)
     assert cost.moved_bytes(2) / moved_bytes > 30_000

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import CogVideoXDDIMScheduler, CogVideoXDPMScheduler
 from diffusers.utils.torch_utils import randn_tensor
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from numpy.typing import NDArray
@@ -31,7 +30,7 @@ from crystools_pipelines.parallel import layout
 from crystools_pipelines.requests.request import Size as PixelSize
 from crystools_pipelines.runtime.job import Job
 from crystools_pipelines.runtime.pipeline import Config, Decoding, Denoising, Phase, Pipeline
-from crystools_pipelines.runtime.scheduler import load_scheduler
+from crystools_pipelines.runtime.scheduler import scheduler_classes
 from crystools_pipelines.text import t5
 from crystools_pipelines.weights.checkpoint import Checkpoint
 from crystools_pipelines.weights.inspection import Size, check_all_heeded
@@ -84,9 +83,8 @@ class CogVideoX(Pipeline[CogVideoXRequest, Prepared]):
         """Raises RequestError for a picture larger than the model knows, too."""
         check_all_heeded(self.model, checkpoint)
         self.check_denoiser(checkpoint)
-        loaded: scheduler.Scheduler = load_scheduler(
-            checkpoint, CogVideoXDDIMScheduler, CogVideoXDPMScheduler
-        )
+        config, _, kind = scheduler_classes(checkpoint, scheduler.SCHEDULERS, request.scheduler)
+        loaded: scheduler.Scheduler = kind.from_config(config)  # both are configured by the same
         loaded.set_timesteps(request.num_inference_steps)
         return Prepared(loaded, rotary_embedding(checkpoint.config("transformer"), request.latent_shape))
 

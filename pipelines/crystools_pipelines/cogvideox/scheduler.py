@@ -5,8 +5,8 @@ So diffusers' own scheduler is run once over unit vectors, one for each of those
 are the coefficients. The noise it is asked for as well, with the generator that drew the initial noise.
 """
 
-from collections.abc import Iterator
-from typing import Any, NamedTuple, TypeAlias
+from collections.abc import Iterator, Mapping
+from typing import Any, Final, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 from crystools_pipelines.cogvideox.request import CogVideoXRequest
 
 Scheduler: TypeAlias = CogVideoXDDIMScheduler | CogVideoXDPMScheduler
+
+SCHEDULERS: Final[Mapping[str, type[Any]]] = {"ddim": CogVideoXDDIMScheduler, "dpm": CogVideoXDPMScheduler}
 
 
 class Schedule(NamedTuple):

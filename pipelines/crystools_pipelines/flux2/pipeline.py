@@ -1,13 +1,19 @@
 """FLUX.2 text-to-image: a prompt to embeddings, noise to latents, latents to an image."""
 
+from dataclasses import dataclass
 from functools import partial
 from math import prod
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 from diffusers import FlowMatchEulerDiscreteScheduler
+from diffusers.pipelines.flux2.pipeline_flux2 import compute_empirical_mu
 from jax.sharding import Mesh
 
 from crystools_pipelines.costs import Cost
+from crystools_pipelines.errors import RequestError
 from crystools_pipelines.flux2 import costs, sharding
 from crystools_pipelines.flux2.request import (
     PATCH,
@@ -16,7 +22,6 @@ from crystools_pipelines.flux2.request import (
     VAE_RATIO,
     Flux2Request,
 )
-from crystools_pipelines.flux2.schedule import advance, picture, start, tabulate
 from crystools_pipelines.flux2.text import (
     LAYERS,
     LEFTOVERS,
@@ -29,16 +34,26 @@ from crystools_pipelines.flux2.transformer import build_transformer, predict, ro
 from crystools_pipelines.flux2.vae import build_decoder, decoding_turn
 from crystools_pipelines.parallel import layout
 from crystools_pipelines.requests.request import Size as PixelSize
+from crystools_pipelines.runtime import multistep
+from crystools_pipelines.runtime.flow import FlowScheduler, load_flow_scheduler, set_steps
 from crystools_pipelines.runtime.job import Job, initial_noise
 from crystools_pipelines.runtime.pipeline import Config, Decoding, Denoising, Phase, Pipeline
 from crystools_pipelines.runtime.previews import Preview
-from crystools_pipelines.runtime.scheduler import load_scheduler
 from crystools_pipelines.weights.checkpoint import Checkpoint
 from crystools_pipelines.weights.inspection import Size, check_all_heeded
 from crystools_pipelines.weights.part import Part
 
 
-class Flux2(Pipeline[Flux2Request, FlowMatchEulerDiscreteScheduler]):
+@dataclass(frozen=True)
+class Prepared:
+    """What a request needs beside the checkpoint's weights: the scheduler, set to the request's steps, and
+    what it does in each."""
+
+    scheduler: FlowScheduler
+    schedule: multistep.Schedule
+
+
+class Flux2(Pipeline[Flux2Request, Prepared]):
     """FLUX.2's stages. The latents are as the transformer sees them, `[1, tokens, 128]`."""
 
     model = "flux.2"
@@ -48,7 +63,7 @@ class Flux2(Pipeline[Flux2Request, FlowMatchEulerDiscreteScheduler]):
     max_tokens = MAX_TOKENS
     text_width = "joint_attention_dim"
     predict = staticmethod(predict)
-    advance = staticmethod(advance)
+    advance = staticmethod(multistep.advance)
 
     def vae_sizes(self, config: Config) -> list[Size]:
         halvings = len(config["block_out_channels"]) - 1
@@ -70,10 +85,18 @@ class Flux2(Pipeline[Flux2Request, FlowMatchEulerDiscreteScheduler]):
         text_config = check_text_encoder(checkpoint.config("text_encoder"))
         return sharding.widths(checkpoint.config("transformer"), text_config)
 
-    def prepare(self, request: Flux2Request, checkpoint: Checkpoint) -> FlowMatchEulerDiscreteScheduler:
+    def prepare(self, request: Flux2Request, checkpoint: Checkpoint) -> Prepared:
+        """The schedule shifts with the size of the image, as in diffusers' pipeline."""
         check_all_heeded(self.model, checkpoint)
         self.check_denoiser(checkpoint)
-        return load_scheduler(checkpoint, FlowMatchEulerDiscreteScheduler)
+        scheduler: FlowScheduler = load_flow_scheduler(checkpoint, request.scheduler)
+        steps, sigmas = request.num_inference_steps, request.sigmas
+        if isinstance(scheduler, FlowMatchEulerDiscreteScheduler):
+            sigmas = np.linspace(1.0, 1 / steps, steps) if sigmas is None else sigmas
+        elif sigmas is not None:
+            raise RequestError("sigmas", "only euler takes them; leave them out, or have it for scheduler")
+        set_steps(scheduler, steps, sigmas=sigmas, mu=compute_empirical_mu(prod(request.grid), steps))
+        return Prepared(scheduler, multistep.tabulate(scheduler))
 
     def text_encoder(self, mesh: Mesh) -> Part[Any]:
         build = partial(build_prompt_encoder, mesh=mesh)
@@ -96,18 +119,15 @@ class Flux2(Pipeline[Flux2Request, FlowMatchEulerDiscreteScheduler]):
         """The rotary tables of image and text."""
         return rotary_tables(job.checkpoint.config("transformer"), request.grid, MAX_TOKENS)
 
-    def denoising(self, request: Flux2Request, prepared: FlowMatchEulerDiscreteScheduler) -> Denoising:
-        steps = request.num_inference_steps
+    def denoising(self, request: Flux2Request, prepared: Prepared) -> Denoising:
         noise = initial_noise((1, TOKEN_CHANNELS, *request.grid), request.seed)
         packed = noise.reshape(1, TOKEN_CHANNELS, -1).swapaxes(1, 2)
-        return Denoising(
-            [Phase("transformer", steps, request.guidance_scale)],
-            tabulate(prepared, steps, prod(request.grid)),
-            start(packed),
-        )
+        phase = Phase("transformer", request.num_inference_steps, request.guidance_scale)
+        return Denoising([phase], prepared.schedule, multistep.start(prepared.schedule, packed))
 
-    def preview(self, request: Flux2Request, prepared: FlowMatchEulerDiscreteScheduler) -> Preview:
-        return partial(picture, request.grid)
+    def preview(self, request: Flux2Request, prepared: Prepared) -> Preview | None:
+        """None for a scheduler that predicts the noise instead of the clean latents."""
+        return partial(_picture, request.grid) if multistep.predicts_clean(prepared.scheduler) else None
 
     def latent_shape(self, request: Flux2Request) -> tuple[int, ...]:
         return 1, prod(request.grid), TOKEN_CHANNELS
@@ -118,6 +138,11 @@ class Flux2(Pipeline[Flux2Request, FlowMatchEulerDiscreteScheduler]):
         grid = size.height // SIZE_MULTIPLE, size.width // SIZE_MULTIPLE
         split = layout.frames(layout.pixels(mesh, (1, TOKEN_CHANNELS, *grid)))
         return [decoding_turn(decoder, mesh, config, grid)], split, split
+
+
+def _picture(grid: tuple[int, int], state: multistep.SolverState) -> jax.Array:
+    """The predicted latents, float32 `[1, 128, rows, columns]`, `grid` being rows and columns."""
+    return jnp.swapaxes(multistep.clean(state), 1, 2).reshape(1, -1, *grid)
 
 
 PIPELINE = Flux2()

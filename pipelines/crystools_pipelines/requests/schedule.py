@@ -73,21 +73,20 @@ def settle_steps(request: Any) -> None:
     }
     if len(given) > 1:
         raise RequestError("timesteps", "the sigmas say where the steps are; give one of the two")
-    for name, values in given.items():
-        steps, default = (
-            request.num_inference_steps,
-            settings_of(type(request))["num_inference_steps"].default,
-        )
-        if steps not in (len(values), default):
-            raise disagreement(name, len(values), steps)
+    for values in given.values():
+        default = settings_of(type(request))["num_inference_steps"].default
+        if request.num_inference_steps != default:
+            check_steps_agree(request.num_inference_steps, len(values))
         object.__setattr__(request, "num_inference_steps", len(values))
 
 
-def disagreement(name: str, count: int, steps: int) -> RequestError:
-    """That so many sigmas or timesteps, by the field's name, are not one for each of `steps`."""
-    return RequestError(
-        "num_inference_steps", f"{steps} disagrees with the {count} {name}; leave one of the two out"
-    )
+def check_steps_agree(steps: int, count: int) -> None:
+    """Raises RequestError unless there are so many steps as there are sigmas or timesteps."""
+    if steps != count:
+        raise RequestError(
+            "num_inference_steps",
+            f"{steps} disagrees with the {count} sigmas or timesteps; leave one of the two out",
+        )
 
 
 def _parse_scheduler(field: str, text: str, names: tuple[str, ...]) -> str | None:

@@ -1,5 +1,6 @@
-"""A checkpoint's scheduler, of one of the classes that a model tabulates."""
+"""Which of diffusers' schedulers steps: the checkpoint's own, or another that is asked for by name."""
 
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from crystools_pipelines.errors import CheckpointError
@@ -8,13 +9,17 @@ from crystools_pipelines.weights.checkpoint import Checkpoint
 Scheduler = TypeVar("Scheduler")
 
 
-def load_scheduler(checkpoint: Checkpoint, *known: type[Scheduler], **changes: Any) -> Scheduler:
-    """The scheduler, with these changes of its configuration. Raises CheckpointError where it is another."""
-    config = checkpoint.config("scheduler", "scheduler_config.json")
-    name = config.get("_class_name")
-    for scheduler in known:
-        if scheduler.__name__ == name:
-            loaded: Scheduler = scheduler.from_config(config, **changes)  # type: ignore[attr-defined]
-            return loaded
-    would_do = " or ".join(scheduler.__name__ for scheduler in known)
-    raise CheckpointError(f"the scheduler is {name}; give a checkpoint with {would_do}")
+def scheduler_classes(
+    checkpoint: Checkpoint, known: Mapping[str, type[Scheduler]], name: str | None
+) -> tuple[dict[str, Any], type[Scheduler], type[Scheduler]]:
+    """The configuration of the checkpoint's scheduler, its class, and the class that `name` asks for.
+
+    Raises CheckpointError where the checkpoint's own is none of those that are known.
+    """
+    config: dict[str, Any] = dict(checkpoint.config("scheduler", "scheduler_config.json"))
+    own = config.get("_class_name")
+    for scheduler in known.values():
+        if scheduler.__name__ == own:
+            return config, scheduler, scheduler if name is None else known[name]
+    would_do = " or ".join(scheduler.__name__ for scheduler in known.values())
+    raise CheckpointError(f"the scheduler is {own}; give a checkpoint with {would_do}")

@@ -3,10 +3,9 @@
 from collections.abc import Sequence
 from typing import Generic, TypeVar
 
-from diffusers import UniPCMultistepScheduler
-
 from crystools_pipelines.errors import CheckpointError, RequestError
 from crystools_pipelines.models import MODELS
+from crystools_pipelines.runtime.flow import FlowScheduler
 from crystools_pipelines.runtime.pipeline import Phase
 from crystools_pipelines.wan.pipeline import WanPipeline
 from crystools_pipelines.wan.request import ExpertsRequest
@@ -21,9 +20,7 @@ class ExpertsPipeline(WanPipeline[Request], Generic[Request]):
     def shift(self, request: Request) -> float:
         return request.shift
 
-    def phases(
-        self, request: Request, checkpoint: Checkpoint, scheduler: UniPCMultistepScheduler
-    ) -> Sequence[Phase]:
+    def phases(self, request: Request, checkpoint: Checkpoint, scheduler: FlowScheduler) -> Sequence[Phase]:
         """Raises CheckpointError for Wan2.2 5B, RequestError for a scale of an expert that has no steps."""
         index = checkpoint.index()
         if index.get("expand_timesteps"):
@@ -34,7 +31,6 @@ class ExpertsPipeline(WanPipeline[Request], Generic[Request]):
             raise RequestError(
                 "guidance_scale_2", "the checkpoint has no boundary; give a boundary_ratio too"
             )
-        scheduler.set_timesteps(request.num_inference_steps)
         boundary = (ratio or 0) * scheduler.config.num_train_timesteps
         noisy = int((scheduler.timesteps >= boundary).sum())
         scale = request.guidance_scale

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Generic, TypeVar
 
-from diffusers import UniPCMultistepScheduler
 from jax.sharding import Mesh
 from transformers import UMT5EncoderModel
 
@@ -14,10 +13,10 @@ from crystools_pipelines.models import MODELS
 from crystools_pipelines.parallel import layout
 from crystools_pipelines.requests.request import Size as PixelSize
 from crystools_pipelines.runtime import multistep
+from crystools_pipelines.runtime.flow import FlowScheduler, load_flow_scheduler, set_steps
 from crystools_pipelines.runtime.job import initial_noise
 from crystools_pipelines.runtime.pipeline import Config, Decoding, Denoising, Phase, Pipeline
 from crystools_pipelines.runtime.previews import Preview
-from crystools_pipelines.runtime.scheduler import load_scheduler
 from crystools_pipelines.text import t5
 from crystools_pipelines.wan import costs, sharding
 from crystools_pipelines.wan.request import (
@@ -38,9 +37,11 @@ Request = TypeVar("Request", bound=WanRequest)
 
 @dataclass(frozen=True)
 class Prepared:
-    """What a request needs beside the checkpoint's weights; the first of `phases` is the noisiest."""
+    """What a request needs beside the checkpoint's weights: the scheduler, set to the request's steps, what
+    it does in each, and the `phases`, of which the first is the noisiest."""
 
-    scheduler: UniPCMultistepScheduler
+    scheduler: FlowScheduler
+    schedule: multistep.Schedule
     phases: tuple[Phase, ...]
 
 
@@ -89,20 +90,20 @@ class WanPipeline(Pipeline[Request, Prepared], Generic[Request]):
         """The shift of the request's flow schedule, which has no unit."""
 
     @abstractmethod
-    def phases(
-        self, request: Request, checkpoint: Checkpoint, scheduler: UniPCMultistepScheduler
-    ) -> Sequence[Phase]:
-        """The transformers, with how many steps of `scheduler` each takes, the noisy ones first."""
+    def phases(self, request: Request, checkpoint: Checkpoint, scheduler: FlowScheduler) -> Sequence[Phase]:
+        """The transformers, with how many of the steps of `scheduler` each takes, the noisy ones first."""
 
     def prepare(self, request: Request, checkpoint: Checkpoint) -> Prepared:
         check_all_heeded(self.model, checkpoint)
         check_classes(self.model, checkpoint, ["transformer"])
-        scheduler = load_scheduler(checkpoint, UniPCMultistepScheduler, flow_shift=self.shift(request))
+        scheduler = load_flow_scheduler(checkpoint, request.scheduler, self.shift(request))
+        steps = request.num_inference_steps
+        set_steps(scheduler, steps, sigmas=request.sigmas, timesteps=request.timesteps)
         phases = tuple(phase for phase in self.phases(request, checkpoint, scheduler) if phase.steps)
         for phase in phases:
             check_classes(self.model, checkpoint, [phase.component])
             check_sizes(self.model, checkpoint, self._transformer_sizes(checkpoint, phase.component))
-        return Prepared(scheduler, phases)
+        return Prepared(scheduler, multistep.tabulate(scheduler), phases)
 
     def text_encoder(self, mesh: Mesh) -> Part[Any]:
         return t5.encoder(UMT5EncoderModel, mesh)
@@ -117,13 +118,12 @@ class WanPipeline(Pipeline[Request, Prepared], Generic[Request]):
         return Part("vae", build_decoder, sharding.VAE, (r"(encoder|quant_conv)\..*",), dtype="float32")
 
     def denoising(self, request: Request, prepared: Prepared) -> Denoising:
-        schedule = multistep.tabulate(prepared.scheduler, request.num_inference_steps)
-        solver = multistep.start(schedule, initial_noise(request.latent_shape, request.seed))
-        return Denoising(prepared.phases, schedule, solver)
+        solver = multistep.start(prepared.schedule, initial_noise(request.latent_shape, request.seed))
+        return Denoising(prepared.phases, prepared.schedule, solver)
 
     def preview(self, request: Request, prepared: Prepared) -> Preview | None:
         """None for a scheduler that predicts the noise instead of the clean latents."""
-        return multistep.first_frame if prepared.scheduler.config.predict_x0 else None
+        return multistep.first_frame if multistep.predicts_clean(prepared.scheduler) else None
 
     def latent_shape(self, request: Request) -> tuple[int, ...]:
         return request.latent_shape

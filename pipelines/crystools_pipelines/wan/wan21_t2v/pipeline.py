@@ -2,8 +2,7 @@
 
 from collections.abc import Sequence
 
-from diffusers import UniPCMultistepScheduler
-
+from crystools_pipelines.runtime.flow import FlowScheduler
 from crystools_pipelines.runtime.pipeline import Phase
 from crystools_pipelines.wan.pipeline import WanPipeline
 from crystools_pipelines.wan.wan21_t2v.request import Wan21Request
@@ -19,7 +18,7 @@ class Wan21(WanPipeline[Wan21Request]):
         return request.flow_shift
 
     def phases(
-        self, request: Wan21Request, checkpoint: Checkpoint, scheduler: UniPCMultistepScheduler
+        self, request: Wan21Request, checkpoint: Checkpoint, scheduler: FlowScheduler
     ) -> Sequence[Phase]:
         return [Phase("transformer", request.num_inference_steps, request.guidance_scale)]
 

@@ -2,8 +2,7 @@
 
 from collections.abc import Sequence
 
-from diffusers import UniPCMultistepScheduler
-
+from crystools_pipelines.runtime.flow import FlowScheduler
 from crystools_pipelines.runtime.pipeline import Phase
 from crystools_pipelines.wan.experts import ExpertsPipeline
 from crystools_pipelines.wan.wan22_t2v.request import Wan22T2VRequest
@@ -17,7 +16,7 @@ class Wan22T2V(ExpertsPipeline[Wan22T2VRequest]):
     model = "wan2.2-t2v"
 
     def phases(
-        self, request: Wan22T2VRequest, checkpoint: Checkpoint, scheduler: UniPCMultistepScheduler
+        self, request: Wan22T2VRequest, checkpoint: Checkpoint, scheduler: FlowScheduler
     ) -> Sequence[Phase]:
         """Raises CheckpointError for Wan2.1's checkpoint, unless its one transformer is to take all steps."""
         index = checkpoint.index()
