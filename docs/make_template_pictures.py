@@ -19,6 +19,7 @@ from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 from crystools_pipelines.models import MODELS
 from crystools_pipelines.requests.lora import Lora
+from crystools_pipelines.requests.presets import preset_named
 from crystools_pipelines.run import generate
 from crystools_pipelines.tiny import write_tiny_checkpoint
 from crystools_pipelines.tiny.lora import write_tiny_lora
@@ -45,9 +46,9 @@ def main(names: Sequence[str]) -> None:
         with tempfile.TemporaryDirectory() as folder:
             checkpoint = write_tiny_checkpoint(template.model, Path(folder) / "checkpoint")
             asked: dict[str, Any] = {}
-            if name == "wan2.1-lora":
+            if name.endswith("-lora"):
                 lora = write_tiny_lora(template.model, Path(folder) / "lora.safetensors")
-                asked = {**FEW_STEPS, "loras": (Lora(str(lora)),)}
+                asked = {**preset_named(template.model, FEW_STEPS).settings, "loras": (Lora(str(lora)),)}
             full, tiny = (frame(template.model, checkpoint, *content, **asked) for content in contents)
         is_image = MODELS[template.model].makes == "image"
         shape = (300, 300) if is_image else (432, 243)

@@ -16,6 +16,7 @@ from typing import Any, Final, TypeAlias
 from crystools_pipelines.flux2.request import Flux2Request
 from crystools_pipelines.models import MODELS
 from crystools_pipelines.requests.fields import Role, names_of
+from crystools_pipelines.requests.presets import preset_named
 from crystools_pipelines.tiny.on_demand import tiny_lora_name, tiny_name
 from crystools_pipelines.wan.wan22_i2v.request import Wan22I2VRequest
 from crystools_tpu.comfyui.nodes import NODE_CLASS_MAPPINGS
@@ -42,9 +43,8 @@ WIDGETS: Final = ("INT", "FLOAT", "STRING", "COMBO", "IMAGEUPLOAD")
 
 PROMPT: Final = "A red ball rolls over a green meadow, morning light, camera at grass height"
 NEGATIVE: Final = "blurred, overexposed, static, text"
-FEW_STEPS: Final = {"num_inference_steps": 4, "guidance_scale": 1.0, "flow_shift": 5.0, "scheduler": "euler"}
-FEW_STEPS_REPOSITORY: Final = "lightx2v/Wan2.1-Distill-Loras"
-FEW_STEPS_LORA: Final = "wan2.1_t2v_14b_lora_rank64_lightx2v_4step.safetensors"
+FEW_STEPS: Final = "lightx2v-4step"
+EXPERTS: Final = {None: "both", "high": "high noise", "low": "low noise"}
 FULL_NOTE: Final = """# Press Run
 
 The first run downloads the model from the hub, to `HF_HOME`. If you have it: put its folder into \
@@ -54,8 +54,8 @@ Only to try it, without a TPU or a download: open the template **{tiny}**.
 
 Each node is timed: see *Where the time went*, the bar at the top, and `/crystools-tpu/`.
 """
-LORA_NOTE: Final = f"""
-The LoRA is `{FEW_STEPS_LORA}` of {FEW_STEPS_REPOSITORY} on the hub: put it into `models/loras`.
+LORA_NOTE: Final = """
+Put {files} of {repository} on the hub into `models/loras`.
 """
 TINY_NOTE: Final = """# Press Run
 
@@ -98,7 +98,7 @@ TITLE: Final = 30
 GROUP_TITLE: Final = 40
 GROUPS: Final = {
     "The picture to start with": ("image", "start"),
-    "The LoRA": ("lora",),
+    "The LoRA": ("lora 0", "lora 1"),
     "What to show": ("encode",),
     "On the TPU": ("sample", "whole"),
     "The result": ("decode", "create", "save"),
@@ -250,11 +250,24 @@ def wan_t2v(nodes: str, model: Inputs, shape: Inputs, prefix: str) -> Nodes:
     }
 
 
-def wan21_few_steps(model: Inputs, shape: Inputs, prefix: str) -> Nodes:
-    """Text to video in the few steps of a distilled LoRA, without guidance."""
-    file = tiny_lora_name("wan2.1-t2v") if model else FEW_STEPS_LORA
-    nodes = wan_t2v("Wan21", model, {**shape, **FEW_STEPS, "lora": ("lora", 0)}, prefix)
-    return {**nodes, "lora": Node("TPULora", (LEFT, 340), (WIDTH, 140), {"lora_name": file})}
+def wan_few_steps(nodes: str, id_: str, model: Inputs, shape: Inputs, prefix: str) -> Nodes:
+    """Text to video in the few steps of distilled LoRAs, which are chained; without guidance."""
+    settings = {**preset_named(id_, FEW_STEPS).settings}
+    loras: Nodes = {}
+    for number, lora in enumerate(settings.pop("loras")):
+        file = tiny_lora_name(id_) if model else lora.location.rpartition("/")[2]
+        chained = {"lora": (f"lora {number - 1}", 0)} if number else {}
+        inputs = {"lora_name": file, "expert": EXPERTS[lora.expert], **chained}
+        loras[f"lora {number}"] = Node("TPULora", (LEFT, 340 + 200 * number), (WIDTH, 140), inputs)
+    settings["sigmas"] = ", ".join(f"{sigma:g}" for sigma in settings["sigmas"])
+    return {**wan_t2v(nodes, model, {**shape, **settings, "lora": ([*loras][-1], 0)}, prefix), **loras}
+
+
+def loras_note(id_: str) -> str:
+    """Where the LoRAs of a model's preset are to be had."""
+    places = [lora.location.rpartition("/") for lora in preset_named(id_, FEW_STEPS).settings["loras"]]
+    files = " and ".join(f"`{file}`" for _, _, file in places)
+    return LORA_NOTE.format(files=files, repository=places[0][0])
 
 
 def wan21_whole(model: Inputs, shape: Inputs, prefix: str) -> Nodes:
@@ -339,10 +352,21 @@ TEMPLATES: Final = {
     ),
     "wan2.1-t2v": Template("wan2.1-t2v", "Wan2.1 text to video", "720p", partial(wan_t2v, "Wan21")),
     "wan2.1-lora": Template(
-        "wan2.1-t2v", "Wan2.1 4 steps, LoRA", "720p", wan21_few_steps, full_note=LORA_NOTE
+        "wan2.1-t2v",
+        "Wan2.1 4 steps, LoRA",
+        "720p",
+        partial(wan_few_steps, "Wan21", "wan2.1-t2v"),
+        full_note=loras_note("wan2.1-t2v"),
     ),
     "wan2.1-whole": Template("wan2.1-t2v", "Wan2.1 in one node", "720p", wan21_whole, "the node"),
     "wan2.2-t2v": Template("wan2.2-t2v", "Wan2.2 text to video", "720p", partial(wan_t2v, "Wan22T2V")),
+    "wan2.2-lora": Template(
+        "wan2.2-t2v",
+        "Wan2.2 4 steps, LoRA",
+        "720p",
+        partial(wan_few_steps, "Wan22T2V", "wan2.2-t2v"),
+        full_note=loras_note("wan2.2-t2v"),
+    ),
     "wan2.2-i2v": Template("wan2.2-i2v", "Wan2.2 image to video", "720p", wan22_i2v, "four nodes"),
     "flux.2": Template("flux.2", "FLUX.2 text to image", "1024", flux2),
 }
