@@ -8,6 +8,7 @@ A table stands between `<!-- generated: WHAT NAMES... -->` and `<!-- end -->`. W
     settings             the server's settings
     page-settings        those in ComfyUI's dialog, of the browser
     metrics              the catalogue
+    presets              what presets set, and where that is published
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from pathlib import Path
 from typing import Final
 
 from crystools_exporters.catalogue import CATALOGUE
+from crystools_pipelines.requests.presets import PRESETS
+from crystools_tpu.cli import requests
 from crystools_tpu.cli.main import build_parser
 from crystools_tpu.environment import VARIABLES
 from crystools_tpu.server.settings import Settings
@@ -127,6 +130,29 @@ def metrics() -> str:
     )
 
 
+def presets() -> str:
+    """One row a preset and model."""
+    rows, known = [], requests.options()
+    for preset in PRESETS:
+        sets = [
+            f"`{known[name].flag} {text}`"
+            for name, value in preset.settings.items()
+            for text in _as_typed(value)
+        ]
+        where = f"[source]({preset.source})"
+        rows.append((f"`{preset.name}`", f"`{preset.model}`", preset.about, " ".join(sets), where))
+    return _table(("preset", "model", "for", "as if these were given", "published"), rows)
+
+
+def _as_typed(value: object) -> list[str]:
+    """A field's value as it is typed: each of those of an option that may be repeated."""
+    if not isinstance(value, tuple):
+        return [f"{value:g}" if isinstance(value, float) else str(value)]
+    if all(isinstance(each, float) for each in value):
+        return [",".join(f"{each:g}" for each in value)]
+    return [str(each) for each in value]
+
+
 TABLES: Final[Mapping[str, Callable[..., str]]] = {
     "options": options,
     "actions": actions,
@@ -134,6 +160,7 @@ TABLES: Final[Mapping[str, Callable[..., str]]] = {
     "settings": settings,
     "page-settings": page_settings,
     "metrics": metrics,
+    "presets": presets,
 }
 
 

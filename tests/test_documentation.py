@@ -24,9 +24,9 @@ def test_every_command_is_documented_and_no_other() -> None:
     assert set(documented) == set(commands())
 
 
-def test_every_option_action_setting_variable_and_metric_is_in_a_table_that_is_generated() -> None:
+def test_every_option_action_preset_setting_variable_and_metric_is_in_a_table_that_is_generated() -> None:
     wanted = {f"options {name}" for name in commands()} - {"options comfyui", "options tiny-checkpoint"}
-    wanted |= {"actions runs", "settings", "page-settings", "metrics", "variables"}
+    wanted |= {"actions runs", "settings", "page-settings", "metrics", "variables", "presets"}
     assert wanted <= {block for text in DOCS.values() for block in make_reference.blocks(text)}
 
 

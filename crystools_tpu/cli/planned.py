@@ -14,7 +14,7 @@ from crystools_pipelines.parallel.mesh_shape import MeshShape, parse_mesh
 from crystools_pipelines.planning.alternatives import Alternative, kept_alternatives
 from crystools_pipelines.planning.plan import RunSpec
 from crystools_pipelines.planning.topologies import topology_named
-from crystools_pipelines.requests.fields import Role, settings_of
+from crystools_pipelines.requests.fields import Role, Setting, settings_of
 from crystools_tpu.cli.requests import options
 from crystools_tpu.telemetry import RunReport
 from crystools_tpu.telemetry.amounts import duration_text, pace_text
@@ -74,12 +74,26 @@ def _mesh_of(report: RunReport) -> MeshShape | None:
 def _request_of(model: str, report: RunReport) -> Any | None:
     """What was asked, but for its content; None where the report does not say it in full."""
     request_class = MODELS[model].request_class()
-    fields = {name for name, each in settings_of(request_class).items() if each.role is not Role.CONTENT}
-    known = {name: value for name, value in report.params.items() if name in fields}
+    declared = settings_of(request_class)
+    fields = {name for name, each in declared.items() if each.role is not Role.CONTENT}
     try:
+        known = {
+            name: _value(declared[name], name, value)
+            for name, value in report.params.items()
+            if name in fields
+        }
         return request_class.of_any_content(**known)
     except (RequestError, TypeError):
         return None
+
+
+def _value(declared: Setting, name: str, said: Any) -> Any:
+    """The field's value of what a report says of it (`params_of`). Raises RequestError for what is none."""
+    if declared.parse is None or not isinstance(said, str):
+        return said
+    if declared.repeated:
+        return tuple(declared.parse(name, text) for text in said.split(", "))
+    return declared.parse(name, said)
 
 
 @contextlib.contextmanager

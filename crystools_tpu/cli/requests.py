@@ -115,7 +115,8 @@ def request_of(arguments: argparse.Namespace, *, of_any_content: bool = False) -
         if declared is not None and declared.is_required and name not in given and not of_any_content:
             raise CommandError(f"{option.flag}: {arguments.model} cannot do without; give one")
     try:
-        given = {name: _parsed(known[name], value) for name, value in given.items()}
+        declared_of = settings_of(request_class)
+        given = {name: _parsed(declared_of[name], name, value) for name, value in given.items()}
         steps = given.get("num_inference_steps")
         if arguments.preset is not None:
             given = preset_named(arguments.model, arguments.preset).beside(given)
@@ -127,13 +128,13 @@ def request_of(arguments: argparse.Namespace, *, of_any_content: bool = False) -
         raise refusal(error) from None
 
 
-def _parsed(option: Option, given: Any) -> Any:
+def _parsed(declared: Setting, field: str, given: Any) -> Any:
     """What was typed as the field's value. Raises RequestError for a text that is none."""
-    if (parse := option.setting.parse) is None:
+    if (parse := declared.parse) is None:
         return given
-    if option.setting.repeated:
-        return tuple(parse(option.field, text) for text in given)
-    return parse(option.field, given)
+    if declared.repeated:
+        return tuple(parse(field, text) for text in given)
+    return parse(field, given)
 
 
 def files_read(arguments: argparse.Namespace) -> list[tuple[str, Path]]:

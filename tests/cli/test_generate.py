@@ -147,6 +147,20 @@ def test_ctrl_c_leaves_a_report_that_says_cancelled_and_nothing_else(
         (["--height", "33"], "--height: 33 is not a positive multiple of 16; 32 would do"),
         (["--profile-steps", "51"], "--profile-steps: steps must be a whole number from 1 to 50"),
         (["--profile-dir", "here"], "--profile-dir: says where, but --profile-steps says how many steps"),
+        (["--scheduler", "ddim"], "--scheduler: 'ddim' is not known; give unipc or euler or dpm++"),
+        (["--sigmas", "1,a"], "--sigmas: '1,a' is no list of numbers; give numbers, such as 1,0.75,0.5,0.25"),
+        (["--sigmas", "1,nan"], "--sigmas: nan is no share of noise; give numbers above 0, at most 1"),
+        (["--sigmas", "0.5,0.5"], "--sigmas: 0.5 follows 0.5; give them falling"),
+        (["--sigmas", "1,0"], "--sigmas: 0.0 is no share of noise; give numbers above 0, at most 1"),
+        (["--sigmas", "1,0.5", "--steps", "50"], "--steps: 50 disagrees with the 2 sigmas or timesteps; le"),
+        (["--sigmas", "1,0.5", "--steps", "3"], "--steps: 3 disagrees with the 2 sigmas or timesteps; leave"),
+        (["--timesteps", "1,0.5"], "--timesteps: '1,0.5' is no list of numbers; give whole numbers, such as"),
+        (["--timesteps", "1001"], "--timesteps: 1001 is out of range; give 1 to 1000"),
+        (
+            ["--timesteps", "9,1", "--steps", "2"],
+            "--timesteps: only euler takes them; step with euler, or gi",
+        ),
+        (["--preset", "fast"], "--preset: 'fast' is no preset of wan2.1-t2v; give lightx2v-4step"),
         (["--steps", "0"], "--steps: 0 is too few; give 1 or more"),
         (["--flow-shift", "0"], "--flow-shift: 0.0 is not a positive number"),
         (["--out", "nowhere/video.mp4"], "nowhere/video.mp4: its folder does not exist; create it first"),
@@ -164,11 +178,16 @@ def test_what_cannot_be_done_is_one_line_that_names_the_option_and_the_remedy(
     assert len(error.splitlines()) == 1
 
 
+NO_PRESET = "--preset: 'lightx2v-4step' is no preset of flux.2; it has none; leave it out"
+
+
 @pytest.mark.parametrize(
     ("model", "more", "message"),
     [
         ("flux.2", ["--frames", "5"], "--frames: flux.2 has no such setting; leave it out"),
         ("wan2.1-t2v", ["--dynamic-cfg"], "--dynamic-cfg: wan2.1-t2v has no such setting; leave it out"),
+        ("cogvideox-t2v", ["--sigmas", "1"], "--sigmas: cogvideox-t2v has no such setting; leave it out"),
+        ("flux.2", ["--preset", "lightx2v-4step"], NO_PRESET),
         ("flux.2", ["--fps", "8"], "--fps: flux.2 makes an image; leave it out"),
         ("wan2.1-t2v", ["--shift", "3"], "--shift: wan2.1-t2v has no such setting; leave it out"),
         ("cogvideox-t2v", ["--image", "a.png"], "--image: cogvideox-t2v has no such setting; leave it out"),
@@ -245,6 +264,15 @@ def test_a_plan_is_asked_for_all_but_the_content() -> None:
     for name in ("--prompt", "--negative-prompt", "--image", "--seed"):
         with pytest.raises(KeyError):
             option("plan", name)
+
+
+def test_a_preset_sets_what_is_not_given() -> None:
+    small = ["--checkpoint", "folder", "--prompt", "a boat", "--out", "video.mp4"]
+    given = ["--preset", "lightx2v-4step", "--flow-shift", "3", "--lora", "mine.safetensors=0.5"]
+    request = request_of(build_parser().parse_args(["generate", "wan2.1-t2v", *small, *given]))
+    assert (request.num_inference_steps, request.sigmas) == (4, (1.0, 0.75, 0.5, 0.25))
+    assert (request.flow_shift, [*map(str, request.loras)]) == (3.0, ["mine.safetensors=0.5"])
+    assert "lightx2v-4step (wan2.1-t2v, wan2.2-t2v, wan2.2-i2v)" in (option("plan", "--preset").help or "")
 
 
 @pytest.mark.parametrize(("more", "dynamic"), [([], False), (["--dynamic-cfg"], True)])

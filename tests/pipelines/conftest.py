@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -11,7 +12,12 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
-from diffusers import CogVideoXPipeline, UniPCMultistepScheduler, WanPipeline
+from diffusers import (
+    CogVideoXPipeline,
+    FlowMatchEulerDiscreteScheduler,
+    UniPCMultistepScheduler,
+    WanPipeline,
+)
 from diffusers.utils import load_image
 from numpy.typing import NDArray
 
@@ -44,7 +50,7 @@ def diffusers_wan(tiny_wan21: Path) -> Reference:
     config = pipeline.scheduler.config
 
     def generate(request: Wan21Request) -> Answer:
-        pipeline.scheduler = UniPCMultistepScheduler.from_config(config, flow_shift=request.flow_shift)
+        pipeline.scheduler = scheduler_of(request, config, request.flow_shift)
         return answer(pipeline, request)
 
     return generate
@@ -70,6 +76,16 @@ def diffusers_wan22_i2v(tiny_wan22_i2v: Path) -> ImageReference:
         return answer(pipeline, request, image=image, guidance_scale_2=request.guidance_scale_2)
 
     return generate
+
+
+def scheduler_of(request: WanRequest, config: Any, shift: float) -> Any:
+    """The scheduler that the request asks for, which steps at its sigmas; diffusers' pipelines take none."""
+    if request.scheduler is None:
+        return UniPCMultistepScheduler.from_config(config, flow_shift=shift)
+    assert request.scheduler == "euler"
+    scheduler = FlowMatchEulerDiscreteScheduler(shift=shift)
+    scheduler.set_timesteps = partial(scheduler.set_timesteps, sigmas=request.sigmas)
+    return scheduler
 
 
 def answer(pipeline: Any, request: WanRequest, **others: Any) -> Answer:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from diffusers import Flux2Pipeline
+from diffusers import DPMSolverMultistepScheduler, Flux2Pipeline, UniPCMultistepScheduler
 from numpy.typing import NDArray
 
 from crystools_pipelines.flux2.request import Flux2Request
@@ -21,6 +21,7 @@ Reference = Callable[[Flux2Request], tuple[NDArray[np.float32], NDArray[np.float
 SMALL: dict[str, Any] = {"height": 32, "width": 48, "num_inference_steps": 3}
 # The VAE's columns are split among eight devices; the schedule shifts otherwise.
 WIDE = {"height": 48, "width": 128, "num_inference_steps": 4}
+OTHERS: dict[str, Any] = {"unipc": UniPCMultistepScheduler, "dpm++": DPMSolverMultistepScheduler}
 LATENTS_TOLERANCE = 1e-3
 IMAGE_TOLERANCE = 2 / 255
 
@@ -35,6 +36,7 @@ def diffusers_flux2(checkpoint: Path) -> Reference:
     """Latents `[1, tokens, 128]` and image `[1, height, width, 3]` from diffusers' Flux2Pipeline in torch."""
     pipeline = Flux2Pipeline.from_pretrained(checkpoint)
     pipeline.set_progress_bar_config(disable=True)
+    own = pipeline.scheduler
 
     def generate(request: Flux2Request) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         kept: dict[str, Any] = {}
@@ -43,8 +45,16 @@ def diffusers_flux2(checkpoint: Path) -> Reference:
             kept.update(tensors)
             return tensors
 
+        pipeline.scheduler = own
+        if request.scheduler is not None:
+            pipeline.scheduler = OTHERS[request.scheduler].from_config(
+                {**own.config, "shift": None},
+                use_flow_sigmas=True,
+                prediction_type="flow_prediction",
+            )
         image = pipeline(
             prompt=request.prompt,
+            sigmas=request.sigmas,
             height=request.height,
             width=request.width,
             num_inference_steps=request.num_inference_steps,
@@ -59,11 +69,11 @@ def diffusers_flux2(checkpoint: Path) -> Reference:
 
 
 @pytest.mark.parametrize(
-    ("devices", "size", "guidance_scale", "seed"),
+    ("devices", "fields", "guidance_scale", "seed"),
     [
-        (1, SMALL, 1.0, 7),
-        (2, SMALL, 4.0, 42),
-        (8, SMALL, 0.0, 42),
+        (1, SMALL | {"sigmas": (1.0, 0.6, 0.2)}, 1.0, 7),
+        (2, SMALL | {"scheduler": "unipc"}, 4.0, 42),
+        (8, SMALL | {"scheduler": "dpm++"}, 0.0, 42),
         (8, WIDE, 4.0, 42),
     ],
 )
@@ -71,11 +81,11 @@ def test_latents_and_image_are_those_of_diffusers(
     checkpoint: Path,
     diffusers_flux2: Reference,
     devices: int,
-    size: dict[str, Any],
+    fields: dict[str, Any],
     guidance_scale: float,
     seed: int,
 ) -> None:
-    request = Flux2Request("A cat [IMG] on the\n beach", **size, guidance_scale=guidance_scale, seed=seed)
+    request = Flux2Request("A cat [IMG] on the\n beach", **fields, guidance_scale=guidance_scale, seed=seed)
     latents, image = diffusers_flux2(request)
     generation = generate(request, checkpoint=checkpoint, devices=devices)
     assert generation.latents.dtype == generation.frames.dtype == np.float32

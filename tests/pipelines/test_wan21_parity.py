@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from crystools_pipelines.requests.presets import preset_named
 from crystools_pipelines.run import generate
 from crystools_pipelines.wan.wan21_t2v.request import Wan21Request
 
@@ -24,12 +25,30 @@ LATENTS_TOLERANCE = 1e-3
 FRAMES_TOLERANCE = 2 / 255
 
 
-# Every two of these meet: one device and eight, both sizes, guided and not, either shift.
+# Of what a distilled LoRA is published with.
+FEW_STEPS = {
+    name: value
+    for name, value in preset_named("wan2.1-t2v", "lightx2v-4step").settings.items()
+    if name != "loras"
+}
+
+
+def has_diffusers_latents_and_frames(
+    request: Wan21Request, checkpoint: Path, diffusers_wan: Reference, devices: int
+) -> None:
+    latents, frames = diffusers_wan(request)
+    generation = generate(request, checkpoint=checkpoint, devices=devices)
+    assert generation.latents.dtype == generation.frames.dtype == np.float32
+    np.testing.assert_allclose(generation.latents, latents, rtol=0, atol=LATENTS_TOLERANCE)
+    np.testing.assert_allclose(generation.frames, frames, rtol=0, atol=FRAMES_TOLERANCE)
+
+
+# Every two of these and of the few steps below meet: one device and eight, both sizes, guided and not, either
+# shift.
 @pytest.mark.parametrize(
     ("devices", "size", "guidance_scale", "flow_shift"),
     [
         (1, "small", 5.0, 3.0),
-        (1, "wide", 1.0, 5.0),
         (8, "small", 1.0, 3.0),
         (8, "small", 5.0, 5.0),
         (8, "wide", 5.0, 3.0),
@@ -50,11 +69,15 @@ def test_latents_and_frames_are_those_of_diffusers(
         guidance_scale=guidance_scale,
         flow_shift=flow_shift,
     )
-    latents, frames = diffusers_wan(request)
-    generation = generate(request, checkpoint=tiny_wan21, devices=devices)
-    assert generation.latents.dtype == generation.frames.dtype == np.float32
-    np.testing.assert_allclose(generation.latents, latents, rtol=0, atol=LATENTS_TOLERANCE)
-    np.testing.assert_allclose(generation.frames, frames, rtol=0, atol=FRAMES_TOLERANCE)
+    has_diffusers_latents_and_frames(request, tiny_wan21, diffusers_wan, devices)
+
+
+def test_few_steps_of_euler_without_guidance_are_those_of_diffusers(
+    tiny_wan21: Path, diffusers_wan: Reference
+) -> None:
+    request = Wan21Request("A cat & a dog", "ugly", **SIZES["wide"] | FEW_STEPS)
+    assert (request.num_inference_steps, request.branches) == (4, 1)
+    has_diffusers_latents_and_frames(request, tiny_wan21, diffusers_wan, devices=1)
 
 
 def test_another_seed_prompt_or_flow_shift_is_another_video(tiny_wan21: Path) -> None:

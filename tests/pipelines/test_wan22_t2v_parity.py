@@ -7,19 +7,26 @@ from typing import Any
 
 import numpy as np
 import pytest
-from diffusers import UniPCMultistepScheduler, WanPipeline
+from diffusers import WanPipeline
 
 from crystools_pipelines.errors import CheckpointError
+from crystools_pipelines.requests.presets import preset_named
 from crystools_pipelines.run import generate
 from crystools_pipelines.runtime.pipeline import Phase
 from crystools_pipelines.wan.wan22_t2v.pipeline import PIPELINE
 from crystools_pipelines.wan.wan22_t2v.request import Wan22T2VRequest
 from crystools_pipelines.weights.checkpoint import Checkpoint
-from tests.pipelines.conftest import Answer, answer
+from tests.pipelines.conftest import Answer, answer, scheduler_of
 
 SMALL: dict[str, Any] = {"height": 32, "width": 48, "num_frames": 9, "num_inference_steps": 4}
 # The VAE's columns are split among eight devices.
 WIDE: dict[str, Any] = {"height": 48, "width": 64, "num_frames": 13, "num_inference_steps": 3}
+# Of what two distilled LoRAs are published with.
+FEW_STEPS: dict[str, Any] = {
+    name: value
+    for name, value in preset_named("wan2.2-t2v", "lightx2v-4step").settings.items()
+    if name != "loras"
+}
 LATENTS_TOLERANCE = 1e-3
 FRAMES_TOLERANCE = 2 / 255
 
@@ -28,9 +35,7 @@ def by_diffusers(folder: Path, request: Wan22T2VRequest) -> Answer:
     """Its latents and frames, in torch."""
     pipeline = WanPipeline.from_pretrained(folder)
     pipeline.set_progress_bar_config(disable=True)
-    pipeline.scheduler = UniPCMultistepScheduler.from_config(
-        pipeline.scheduler.config, flow_shift=request.shift
-    )
+    pipeline.scheduler = scheduler_of(request, pipeline.scheduler.config, request.shift)
     if request.boundary_ratio is not None:
         pipeline.register_to_config(boundary_ratio=request.boundary_ratio)
     return answer(pipeline, request, guidance_scale_2=request.guidance_scale_2)
@@ -40,9 +45,9 @@ def by_diffusers(folder: Path, request: Wan22T2VRequest) -> Answer:
     ("devices", "fields"),
     [
         (1, SMALL),
-        (8, WIDE | {"seed": 2, "guidance_scale_2": None}),
+        (8, WIDE | FEW_STEPS | {"seed": 2}),
     ],
-    ids=["as published", "wide"],
+    ids=["as published", "wide, two steps by each expert without guidance"],
 )
 def test_latents_and_frames_are_those_of_diffusers(
     tiny_wan22_t2v: Path, fields: dict[str, Any], devices: int

@@ -94,7 +94,7 @@ class Flux2(Pipeline[Flux2Request, Prepared]):
         if isinstance(scheduler, FlowMatchEulerDiscreteScheduler):
             sigmas = np.linspace(1.0, 1 / steps, steps) if sigmas is None else sigmas
         elif sigmas is not None:
-            raise RequestError("sigmas", "only euler takes them; leave them out, or have it for scheduler")
+            raise RequestError("sigmas", "only euler takes them; leave them out, or step with euler")
         set_steps(scheduler, steps, sigmas=sigmas, mu=compute_empirical_mu(prod(request.grid), steps))
         return Prepared(scheduler, multistep.tabulate(scheduler))
 

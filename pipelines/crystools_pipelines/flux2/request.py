@@ -11,14 +11,13 @@ from crystools_pipelines.requests.request import (
     size_setting,
     steps_setting,
 )
-from crystools_pipelines.requests.schedule import scheduler_setting, sigmas_setting
+from crystools_pipelines.requests.schedule import FLOW_SCHEDULERS, scheduler_setting, sigmas_setting
 
 # The VAE halves height and width three times; 2x2 of its latents are one token of the transformer.
 VAE_RATIO = 8
 PATCH = 2
 SIZE_MULTIPLE = PATCH * VAE_RATIO
 TOKEN_CHANNELS = 128
-SCHEDULERS = ("euler", "unipc", "dpm++")
 
 
 @dataclass(frozen=True)
@@ -37,7 +36,7 @@ class Flux2Request(Request):
         4.0, help="always guided", low=0.0, tooltip="how closely to follow the prompt"
     )
     seed: int = seed_setting(42)
-    scheduler: str | None = scheduler_setting(SCHEDULERS)
+    scheduler: str | None = scheduler_setting(FLOW_SCHEDULERS)
     sigmas: tuple[float, ...] | None = sigmas_setting()
 
     @property

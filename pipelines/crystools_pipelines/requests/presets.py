@@ -33,7 +33,9 @@ class Preset:
         return {**settings, **given}
 
 
-_LIGHTX2V: Final = "https://github.com/ModelTC/LightX2V/blob/main/configs/distill/"
+_LIGHTX2V: Final = (
+    "https://github.com/ModelTC/LightX2V/blob/f8aee98b5462cca8d7288888146ebd95592bf266/configs/distill/"
+)
 _LIGHTX2V_ABOUT: Final = "4 steps of LightX2V's step-distilled LoRA, without guidance"
 _LIGHTX2V_STEPS: Final[Mapping[str, Any]] = {
     "num_inference_steps": 4,

@@ -12,6 +12,9 @@ from crystools_pipelines.requests.fields import Role, setting, settings_of
 CHECKPOINTS_OWN: Final = "checkpoint's own"
 """The first choice of a node's scheduler: what the checkpoint is published with, which is None."""
 
+FLOW_SCHEDULERS: Final = ("unipc", "euler", "dpm++")
+"""The schedulers of flow matching (`runtime.flow`)."""
+
 _TRAIN_STEPS: Final = 1000
 
 Number = TypeVar("Number", int, float)

@@ -102,7 +102,7 @@ def set_steps(
 
 def _check_sigmas_taken(scheduler: Any) -> None:
     if isinstance(scheduler, DPMSolverMultistepScheduler):
-        raise RequestError("sigmas", "dpm++ takes none; leave them out, or have another scheduler")
+        raise RequestError("sigmas", "dpm++ takes none; leave them out, or step with euler or unipc")
     if isinstance(scheduler, UniPCMultistepScheduler) and not scheduler.config.use_flow_sigmas:
         raise RequestError("sigmas", "the checkpoint's scheduler takes none; leave them out")
     for key in _RESPACED:
@@ -112,7 +112,7 @@ def _check_sigmas_taken(scheduler: Any) -> None:
 
 def _check_timesteps_taken(scheduler: Any) -> None:
     if not isinstance(scheduler, FlowMatchEulerDiscreteScheduler):
-        raise RequestError("timesteps", "only euler takes them; have it for scheduler, or give sigmas")
+        raise RequestError("timesteps", "only euler takes them; step with euler, or give sigmas")
     for key in (*_RESPACED, "shift_terminal", "invert_sigmas"):
         if scheduler.config[key]:
             raise RequestError("timesteps", f"the checkpoint's scheduler has {key}; leave them out")
@@ -120,5 +120,5 @@ def _check_timesteps_taken(scheduler: Any) -> None:
         raise RequestError(
             "timesteps",
             f"they would stay as they are, and their sigmas shift by {scheduler.config.shift:g};"
-            " have a shift of 1, or give sigmas",
+            " give a shift of 1, or sigmas",
         )

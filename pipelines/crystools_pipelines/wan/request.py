@@ -14,14 +14,18 @@ from crystools_pipelines.requests.request import (
     guidance_setting,
     size_setting,
 )
-from crystools_pipelines.requests.schedule import scheduler_setting, sigmas_setting, timesteps_setting
+from crystools_pipelines.requests.schedule import (
+    FLOW_SCHEDULERS,
+    scheduler_setting,
+    sigmas_setting,
+    timesteps_setting,
+)
 
 # The VAE halves height and width three times and time twice; the transformer's patches are 1x2x2 latents.
 VAE_SPATIAL_RATIO = 8
 VAE_TEMPORAL_RATIO = 4
 SIZE_MULTIPLE = 2 * VAE_SPATIAL_RATIO
 LATENT_CHANNELS = 16
-SCHEDULERS = ("unipc", "euler", "dpm++")
 
 
 def wan_guidance_setting(default: float) -> Any:
@@ -41,7 +45,7 @@ class WanRequest(GuidedVideoRequest):
     width: int = size_setting(1280, SIZE_MULTIPLE, integer(256, 1280, 16))
     num_frames: int = frames_setting(81, VAE_TEMPORAL_RATIO, "of the form 4n+1", integer(17, 121, 4))
     guidance_scale: float = wan_guidance_setting(5.0)
-    scheduler: str | None = scheduler_setting(SCHEDULERS)
+    scheduler: str | None = scheduler_setting(FLOW_SCHEDULERS)
     sigmas: tuple[float, ...] | None = sigmas_setting()
     timesteps: tuple[int, ...] | None = timesteps_setting()
 
