@@ -13,6 +13,9 @@ from pathlib import Path
 from typing import Any, ClassVar
 from urllib.parse import unquote
 
+import huggingface_hub.constants
+import pytest
+
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 _GATE_SECONDS = 60.0
 
@@ -126,3 +129,12 @@ def serving(hub: Hub) -> Iterator[str]:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+def ask(address: str, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From now on huggingface_hub asks this address, and keeps what it fetches in this folder."""
+    constants = huggingface_hub.constants
+    monkeypatch.setattr(constants, "ENDPOINT", address)
+    template = address + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))

@@ -30,7 +30,7 @@ from crystools_pipelines.weights.checkpoint import Checkpoint
 from crystools_pipelines.weights.tensor_files import read_header
 from crystools_tpu import telemetry
 from crystools_tpu.telemetry import BytesTransferred, StageName, StageReport
-from tests.pipelines.hub_server import COMMIT, Hub, serving
+from tests.pipelines.hub_server import COMMIT, Hub, ask, serving
 
 MESH = make_mesh(jax.devices()[:1], branches=1, widths=(8,))
 PARTS = PIPELINE.parts(MESH, Prepared(UniPCMultistepScheduler(), (Phase("transformer", 4, 5.0),)))
@@ -60,13 +60,7 @@ def served(tiny_wan21: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         (repository / "transformer" / extra).write_bytes(b"not to be downloaded")
     hub, cache = Hub(repository), tmp_path / "cache"
     with serving(hub) as address:
-        monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", address)
-        monkeypatch.setattr(
-            huggingface_hub.constants,
-            "HUGGINGFACE_CO_URL_TEMPLATE",
-            address + "/{repo_id}/resolve/{revision}/{filename}",
-        )
-        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(cache))
+        ask(address, cache, monkeypatch)
         yield Served(hub, address, cache)
         _join_downloads()
 

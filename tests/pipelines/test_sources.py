@@ -27,6 +27,9 @@ from crystools_pipelines.weights.part import Part
 from crystools_pipelines.weights.shapes import abstract_state
 from crystools_pipelines.weights.source import Tensor, WeightSource
 from crystools_pipelines.weights.stored import StoredWeights
+from crystools_pipelines.weights.tensor_files import StoredTensor
+from crystools_tpu import telemetry
+from crystools_tpu.telemetry import ModelFreed
 
 MESH = make_mesh(jax.devices()[:4], branches=1, widths=(8,))
 RULES = ((r"layers\.layer\.weight", P("tensor", None)),)
@@ -39,11 +42,14 @@ class Merged:
 
     base: WeightSource
     scale: float
-    merged: None = None
 
     @property
     def identity(self) -> Hashable:
-        return self.base.identity, "delta", self.scale
+        return self.base.identity
+
+    @property
+    def merged(self) -> Hashable:
+        return self.scale
 
     def stamp(self) -> Hashable:
         return self.base.stamp()
@@ -60,7 +66,10 @@ class _Sum:
     shape: tuple[int, ...] = (8, 8)
     dtype: str = "BF16"
     is_floating: bool = True
-    merged: None = None
+
+    @property
+    def merged(self) -> Hashable:
+        return self.scale
 
     def read(self) -> NDArray[np.float32]:
         total: NDArray[np.float32] = self.base.read().astype(np.float32) + self.scale * DELTA
@@ -154,14 +163,69 @@ def test_what_is_merged_in_float32_is_cast_as_it_is_loaded(checkpoint: MergingCh
     assert {shard.data.shape for shard in weights["layers.layer.weight"].addressable_shards} == {(3, 2, 8)}
 
 
-def test_another_scale_is_another_resident(checkpoint: MergingCheckpoint) -> None:
-    values = []
-    for checkpoint.scale in (4.0, 8.0, 4.0):
-        values.append(middle_layer(loaded(checkpoint)))
-    assert values == [1 + 2**-7, 1 + 2**-6, 1 + 2**-7]
-    residents = residency.residents()
-    assert [resident.component for resident in residents] == ["stack", "stack"]
-    assert [resident.device_bytes["cpu:0"] for resident in residents] == [3 * 2 * 8 * 2] * 2
+@pytest.fixture
+def reads(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Where in the file each tensor was that was read."""
+    made: list[int] = []
+    read = StoredTensor.read
+
+    def reading(tensor: StoredTensor) -> NDArray[Any]:
+        made.append(tensor.offset_bytes)
+        return read(tensor)
+
+    monkeypatch.setattr(StoredTensor, "read", reading)
+    return made
+
+
+def test_of_another_scale_only_the_layer_is_read_that_it_changes(
+    checkpoint: MergingCheckpoint, reads: list[int]
+) -> None:
+    weights, values, counts = [], [], []
+    for checkpoint.scale in (4.0, 8.0, 8.0, 4.0):
+        weights.append(loaded(checkpoint))
+        values.append(middle_layer(weights[-1]))
+        counts.append(len(reads))
+    assert values == [1 + 2**-7, 1 + 2**-6, 1 + 2**-6, 1 + 2**-7]
+    assert counts == [3, 4, 4, 5]
+    assert reads[3] == reads[4] == reads[1]
+    assert all(each is weights[0] for each in weights)
+    (resident,) = residency.residents()
+    assert resident.device_bytes["cpu:0"] == 3 * 2 * 8 * 2
+
+
+def test_what_is_half_changed_leaves(
+    checkpoint: MergingCheckpoint, reads: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = loaded(checkpoint)
+    checkpoint.scale = 4.0
+    with monkeypatch.context() as patch, telemetry.subscribe() as events:
+        patch.setattr(_Sum, "read", lambda tensor: np.frombuffer(b""))
+        with pytest.raises(ValueError, match="reshape"):
+            loaded(checkpoint)
+        (freed,) = [event for event in events.drain() if isinstance(event, ModelFreed)]
+    assert (freed.component, freed.reason) == ("stack", "evicted")
+    assert residency.residents() == ()
+    assert first["layers.layer.weight"].is_deleted()
+    assert middle_layer(loaded(checkpoint)) == 1 + 2**-7
+    assert len(reads) == 6
+
+
+def test_what_somebody_uses_is_not_changed_but_loaded_beside(checkpoint: MergingCheckpoint) -> None:
+    module = build()
+    shapes = abstract_state(module, MESH, RULES, "bfloat16")
+
+    def load(scale: float, used: list[bool]) -> dict[str, jax.Array]:
+        checkpoint.scale = scale
+        source = checkpoint.weights("stack")
+        identity = Identity("made", "stack", source.identity, "build", MESH, "bfloat16")
+        plan = (module, plan_state(module, source, shapes))
+        return residency.load(identity, source, lambda: plan, in_use=lambda: bool(used)).weights
+
+    used = [True]
+    first, second = load(4.0, used), load(8.0, [])
+    assert (middle_layer(first), middle_layer(second)) == (1 + 2**-7, 1 + 2**-6)
+    assert len(residency.residents()) == 2
+    used.clear()
 
 
 def test_the_same_scale_is_found_again_until_a_file_changes(checkpoint: MergingCheckpoint) -> None:

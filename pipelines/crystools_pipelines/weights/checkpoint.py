@@ -133,8 +133,8 @@ class Checkpoint:
     def _repositories(self) -> list[Repository]:
         """Those that something of it is from: its own, and those of LoRAs."""
         own = [self._source] if isinstance(self._source, Repository) else []
-        others = {lora.repository.name: lora.repository for lora in self._loras if lora.repository}
-        return [*own, *others.values()]
+        others = [lora.repository for lora in self._loras if lora.repository is not None]
+        return [*{repository.name: repository for repository in [*others, *own]}.values()]
 
     @property
     def offline_reason(self) -> str | None:
