@@ -92,6 +92,7 @@ RESULT: Final = 1080
 WIDTH: Final = 320
 TALL: Final = (WIDTH, 460)
 SHORT: Final = (WIDTH, 180)
+WIDE: Final = (SAMPLING - PROMPTS + WIDTH, 360)
 LOWER: Final = 560
 MARGIN: Final = 15
 TITLE: Final = 30
@@ -207,20 +208,23 @@ def _saved(number: int, node: Node, links: list[list[Any]]) -> dict[str, Any]:
     }
 
 
-def video_end(frames: str, prefix: str, top: int = 230) -> Nodes:
-    """A decoder's frames to a file."""
+def video_end(
+    frames: str, prefix: str, place: tuple[int, int] = (RESULT, 230), size: tuple[int, int] = (WIDTH, 420)
+) -> Nodes:
+    """A decoder's frames to a file, which is shown in this size."""
+    left, top = place
     given = {"images": (frames, 0), "fps": (frames, 1)}
     file = {"filename_prefix": prefix, "format": "auto", "codec": "auto"}
     return {
-        "create": Node("CreateVideo", (RESULT, top), (WIDTH, 80), given, is_collapsed=True),
-        "save": Node("SaveVideo", (RESULT, top + 50), (WIDTH, 420), {"video": ("create", 0), **file}),
+        "create": Node("CreateVideo", place, (WIDTH, 80), given, is_collapsed=True),
+        "save": Node("SaveVideo", (left, top + 50), size, {"video": ("create", 0), **file}),
     }
 
 
-def report(*timings: Link) -> Nodes:
+def report(*timings: Link, place: tuple[int, int] = (PROMPTS, LOWER)) -> Nodes:
     """Where the time of all of them went."""
     inputs = {f"timing_{number}": timing for number, timing in enumerate(timings, 1)}
-    return {"report": Node("TPUTimingReport", (PROMPTS, LOWER), (SAMPLING - PROMPTS + WIDTH, 360), inputs)}
+    return {"report": Node("TPUTimingReport", place, WIDE, inputs)}
 
 
 def cogvideox(model: Inputs, shape: Inputs, prefix: str) -> Nodes:
@@ -274,9 +278,9 @@ def wan21_whole(model: Inputs, shape: Inputs, prefix: str) -> Nodes:
     """Text to video by one node."""
     asked = {"prompt": PROMPT, "negative_prompt": NEGATIVE, **shape, **model}
     return {
-        "whole": Node("Wan21TPUPipeline", (PROMPTS, 0), (SAMPLING - PROMPTS + WIDTH, 500), asked),
-        **video_end("whole", prefix, 0),
-        **report(("whole", 2)),
+        "whole": Node("Wan21TPUPipeline", (PROMPTS, 0), (WIDTH, 620), asked),
+        **video_end("whole", prefix, (SAMPLING, 0), (WIDE[0], 320)),
+        **report(("whole", 2), place=(SAMPLING, 460)),
     }
 
 
