@@ -63,6 +63,11 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
             f"generate flux.2 --checkpoint black-forest-labs/FLUX.2-dev {prompt} --devices 4 --out fox.png",
         ),
         (
+            "with LoRAs: a file of your own at 0.8, and one of the hub",
+            f"generate wan2.1-t2v --checkpoint {hub_id} {prompt} --lora style.safetensors=0.8"
+            " --lora org/name/motion.safetensors --out fox.mp4",
+        ),
+        (
             "without a download: a tiny checkpoint, of noise",
             "generate wan2.1-t2v --checkpoint tiny --prompt fox --height 64 --width 64 --frames 5"
             " --steps 3 --out tiny.mp4",
@@ -101,7 +106,7 @@ def run(arguments: argparse.Namespace) -> None:
     request = request_of(arguments)
     mesh = mesh_of(arguments.mesh)
     arguments.checkpoint = located(arguments.checkpoint, arguments.model)
-    check_files(arguments)
+    check_files(arguments, request)
     price = price_given()
     request_profile(arguments.profile_steps, arguments.profile_dir)
     metrics = leaving_metrics(textfile=arguments.textfile, pushgateway=arguments.pushgateway)
@@ -171,11 +176,12 @@ def check_finite(report: telemetry.RunReport, out: Path) -> None:
         raise WorkFailed(f"what was generated is of no use: {nan}; {safe_text(out)} is kept")
 
 
-def check_files(arguments: argparse.Namespace) -> None:
+def check_files(arguments: argparse.Namespace, request: Any) -> None:
     """Raises CommandError for files that cannot be written, or that name the same."""
     outputs = {"--out": arguments.out, "--report": arguments.report}
     others = {"--textfile": arguments.textfile, "--profile-dir": arguments.profile_dir}
-    read = [*files_read(arguments), *checkpoint_files(Path(arguments.checkpoint))]
+    loras = [("--lora", Path(lora.location).expanduser()) for lora in request.loras]
+    read = [*files_read(arguments), *loras, *checkpoint_files(Path(arguments.checkpoint))]
     check_distinct({**outputs, **others}, read)
     check_outputs(outputs)
 

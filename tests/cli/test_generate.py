@@ -216,6 +216,23 @@ def test_a_picture_that_is_none_is_refused_before_anything_is_loaded(
     assert telemetry.history.reports() == before
 
 
+def test_a_lora_that_is_none_is_refused_before_anything_is_loaded(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lora, before = tmp_path / "fox.safetensors", telemetry.history.reports()
+    asked = arguments(checkpoint, "--lora", f"{lora}=0.8", "--out", str(tmp_path / "x.npy"))
+    assert main(asked) == 2
+    assert main([*asked, "--lora", "fox=strong"]) == 2
+    assert main([*asked, "--report", str(lora)]) == 2
+    assert capsys.readouterr().err.splitlines() == [
+        f"crystools-tpu: --lora: {lora} is not there; the folder {tmp_path} has no .safetensors file; "
+        "give a file, or a hub id",
+        "crystools-tpu: --lora: 'fox=strong' ends in no number; give FILE=SCALE, such as =0.8",
+        f"crystools-tpu: --report: {lora} is --lora, too; give another name",
+    ]
+    assert telemetry.history.reports() == before
+
+
 def option(command: str, name: str) -> argparse.Action:
     """An option of a command."""
     (commands,) = (each for each in build_parser()._actions if isinstance(each, argparse._SubParsersAction))

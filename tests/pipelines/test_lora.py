@@ -69,6 +69,17 @@ def wan_peft_alpha(model: torch.nn.Module) -> tuple[Tensors, dict[str, str]]:
     return tensors, {"lora_adapter_metadata": json.dumps(settings)}
 
 
+def wan_rank_stabilised(model: torch.nn.Module) -> tuple[Tensors, dict[str, str]]:
+    settings = {
+        "transformer.r": 4,
+        "transformer.lora_alpha": 3.0,
+        "transformer.use_rslora": True,
+        "transformer.target_modules": ["attn1.to_q", "attn2.to_v", "to_k"],
+    }
+    tensors = peft(factors(linears(model, r"attn1\.to_q|attn2\.to_v|to_k")))
+    return tensors, {"lora_adapter_metadata": json.dumps(settings)}
+
+
 def flux2_fused(model: torch.nn.Module) -> dict[str, tuple[int, int]]:
     """The modules of FLUX.2 as its authors have them, which fuse queries, keys and values."""
     shapes = {
@@ -106,6 +117,7 @@ def only(tensors: Tensors) -> tuple[Tensors, dict[str, str]]:
 FORMS: dict[str, tuple[str, Callable[[Any], tuple[Tensors, dict[str, str]]]]] = {
     "Wan, PEFT": ("tiny_wan21", lambda model: only(peft(factors(linears(model))))),
     "Wan, PEFT with alphas": ("tiny_wan21", wan_peft_alpha),
+    "Wan, PEFT, rank-stabilised": ("tiny_wan21", wan_rank_stabilised),
     "Wan, ComfyUI": ("tiny_wan21", lambda model: only(comfyui(factors(linears(model)), wan_name))),
     "Wan, ComfyUI with alphas": (
         "tiny_wan21",
@@ -134,7 +146,7 @@ FORMS: dict[str, tuple[str, Callable[[Any], tuple[Tensors, dict[str, str]]]]] = 
     ),
     "FLUX.2, kohya": (
         "tiny_flux2",
-        lambda model: only(kohya(factors(flux2_fused(model), rank=6), flux2_name)),
+        lambda model: only(kohya(factors(flux2_fused(model), rank=6), flux2_name, alpha=2)),
     ),
     "FLUX.2, LoKr of ai-toolkit": (
         "tiny_flux2",
@@ -283,6 +295,7 @@ Q = "blocks.0.attn1.to_q"
 ONE = {Q: (128, 128)}
 
 
+@pytest.mark.parametrize("model", ["tiny_wan22_t2v", "tiny_wan22_i2v"])
 @pytest.mark.parametrize(
     ("expert", "own", "changed"),
     [
@@ -294,15 +307,21 @@ ONE = {Q: (128, 128)}
     ],
 )
 def test_of_two_experts_each_gets_its_own(
-    tiny_wan22_t2v: Path, expert: Any, own: list[str], changed: list[str], tmp_path: Path
+    model: str,
+    expert: Any,
+    own: list[str],
+    changed: list[str],
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
 ) -> None:
+    checkpoint: Path = request.getfixturevalue(model)
     tensors: Tensors = {}
     for seed, component in enumerate(own):
         tensors |= peft(factors(ONE, seed), component)
     lora = Lora(str(saved(tmp_path, tensors)), 1.0, expert)
     for component in ("transformer", "transformer_2"):
-        before = merged(tiny_wan22_t2v, component=component)[f"{Q}.weight"]
-        after = merged(tiny_wan22_t2v, lora, component=component)[f"{Q}.weight"]
+        before = merged(checkpoint, component=component)[f"{Q}.weight"]
+        after = merged(checkpoint, lora, component=component)[f"{Q}.weight"]
         made = factors(ONE, own.index(component) if component in own else 0)
         added = (made[f"{Q}.lora_B"] @ made[f"{Q}.lora_A"]).numpy() * (component in changed)
         np.testing.assert_allclose(after - before, added, rtol=0, atol=1e-6)
@@ -324,9 +343,14 @@ def test_only_what_is_merged_is_read_and_nothing_of_it_before(
         patch.setattr(StoredTensor, "read", lambda tensor: pytest.fail("read"))
         tensors = Checkpoint(tiny_wan21).with_loras([Lora(str(path))]).weights("transformer").tensors()
     assert [name for name, tensor in tensors.items() if tensor.merged] == [f"{Q}.weight"]
-    read = []
+    read: list[Path] = []
     plain = StoredTensor.read
-    monkeypatch.setattr(StoredTensor, "read", lambda tensor: (read.append(tensor.path), plain(tensor))[1])
+
+    def reading(tensor: StoredTensor) -> NDArray[Any]:
+        read.append(tensor.path)
+        return plain(tensor)
+
+    monkeypatch.setattr(StoredTensor, "read", reading)
     tensors[f"{Q}.weight"].read()
     assert read == [tiny_wan21 / "transformer" / "diffusion_pytorch_model.safetensors", path, path]
 
@@ -381,6 +405,10 @@ FIT = "give a LoRA made for it"
             f"has {A}, which makes [128, 64] of {Q}.weight; in CHECKPOINT/transformer it is [128, 128]: "
             "give a LoRA made for this model",
         ),
+        (
+            PAIR | {"quantised": (1,)},
+            "has quantised in I8; give a LoRA in bfloat16, float16 or float32",
+        ),
         ({A: (4, 128)}, f"has {A} without a factor that goes with it: fetch it again"),
         ({A: (4, 128), B: (128, 8)}, f"has {A} without a factor that goes with it: fetch it again"),
         (
@@ -399,11 +427,23 @@ FIT = "give a LoRA made for it"
 def test_what_would_be_lost_or_wrong_is_refused_by_name(
     tiny_wan21: Path, shapes: dict[str, tuple[int, ...]], why: str, tmp_path: Path
 ) -> None:
-    path = saved(tmp_path, {name: torch.ones(shape) for name, shape in shapes.items()})
+    dtypes = {"quantised": torch.int8}
+    tensors = {name: torch.ones(shape, dtype=dtypes.get(name)) for name, shape in shapes.items()}
+    path = saved(tmp_path, tensors)
     with pytest.raises(RequestError) as error:
         merged(tiny_wan21, Lora(str(path)))
     assert error.value.field == "loras"
     assert error.value.message == f"{path} {why}".replace("CHECKPOINT", str(tiny_wan21))
+
+
+def test_settings_that_say_dora_are_refused(tiny_wan21: Path, tmp_path: Path) -> None:
+    path = saved(tmp_path, peft(factors(ONE)), {"lora_adapter_metadata": '{"transformer.use_dora": true}'})
+    with pytest.raises(RequestError) as error:
+        merged(tiny_wan21, Lora(str(path)))
+    assert error.value.message == (
+        f"{path} is a DoRA (use_dora in lora_adapter_metadata), of which diffusers would leave out a part; "
+        "give a plain LoRA"
+    )
 
 
 def test_experts_that_are_none_are_refused(tiny_wan21: Path, tiny_wan22_t2v: Path, tmp_path: Path) -> None:

@@ -141,7 +141,7 @@ def test_latents_of_two_experts_are_those_of_diffusers_with_a_lora_for_each(
     tiny_wan22_t2v: Path, tmp_path: Path
 ) -> None:
     pipeline = loaded(WanPipeline, tiny_wan22_t2v)
-    loras = []
+    loras: list[Lora] = []
     for expert, component in EXPERTS.items():
         path = tmp_path / f"{expert}.safetensors"
         tensors = factors(linears(getattr(pipeline, component)), seed=len(loras))

@@ -42,13 +42,13 @@ def test_a_run_evicts_whom_a_plan_of_it_lets_leave() -> None:
     bus = Bus()
     books = Residency(bus)
     mesh = make_mesh(jax.devices()[:1], branches=1, widths=())
-    source: Any = SimpleNamespace(stamp=lambda: 0)
+    source: Any = SimpleNamespace(stamp=lambda: 0, merged=None)
     left = []
     with limited_to(100), bus.subscribe() as events:
         for name, size in sizes.items():
 
             def plan(size: int = size) -> Any:
-                return None, SimpleNamespace(shapes={}, device_bytes=size, load=dict)
+                return None, SimpleNamespace(shapes={}, device_bytes=size, load=dict, merged={})
 
             identity = Identity("model", name, name, "build", mesh, "float32")
             books.load(identity, source, plan, in_use=lambda: False)

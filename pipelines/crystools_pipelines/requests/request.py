@@ -52,7 +52,8 @@ class Request:
     loras: tuple[Lora, ...] = setting(
         (),
         role=Role.WEIGHTS,
-        help="a LoRA to merge into the weights; may be repeated",
+        help="a LoRA to merge into the weights, of two experts into both or the one before the colon; "
+        "may be repeated",
         option="lora",
         metavar="[high:|low:]FILE|ID[/FILE][=SCALE]",
         parse=parse_lora,

@@ -173,8 +173,7 @@ class Residency:
                 platform = identity.mesh.devices.flat[0].platform
                 programs = Programs(state.shapes, compiler(platform, self.retry_out_of_memory))
                 component = Component(module, programs, state.load())
-                bytes_ = state.device_bytes
-                entry = _Entry(identity, stamp, component, bytes_, merged, state.merged, [in_use])
+                entry = _Entry(identity, stamp, component, state.device_bytes, merged, state.merged, [in_use])
                 with self._books:
                     self._entries.append(entry)
             elif entry.merged != merged:
@@ -242,9 +241,8 @@ class Residency:
                     self._entries.append(entry)
                     return entry
                 entry.leaving = True
-                self.free_leaving(
-                    "evicted", "as other LoRAs are asked for" if is_same else "as its files have changed"
-                )
+                if not is_same:
+                    self.free_leaving("evicted", "as its files have changed")
             return None
 
     def _make_room(self, mesh: Mesh, needed_bytes: int) -> None:

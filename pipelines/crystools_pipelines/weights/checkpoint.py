@@ -127,7 +127,7 @@ class Checkpoint:
         check_room(files)
         for repository in self._repositories():
             if own := [file for file in files if file.repository == repository.name]:
-                repository.download(own, lambda count_bytes, before=done: progressed(before + count_bytes))
+                repository.download(own, _beginning_with(done, progressed))
                 done += sum(file.size_bytes or 0 for file in own)
 
     def _repositories(self) -> list[Repository]:
@@ -190,6 +190,11 @@ class Checkpoint:
             return self._source
         self._source.fetch(names)
         return self._source.root
+
+
+def _beginning_with(done: int, progressed: Callable[[int], None]) -> Callable[[int], None]:
+    """Hears of a part of a download, of which so many bytes came before that part."""
+    return lambda count_bytes: progressed(done + count_bytes)
 
 
 def _filled(config: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:

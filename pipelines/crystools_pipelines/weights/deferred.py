@@ -15,7 +15,7 @@ Compute = Callable[[], torch.Tensor]
 
 # What looks at the numbers, and so needs them at once.
 _LOOKS = (torch.Tensor.item, torch.Tensor.__bool__)
-_DEVICE = torch.Tensor.device.__get__  # type: ignore[attr-defined]  # a descriptor of torch's own
+_DEVICE = torch.Tensor.device.__get__
 
 
 class Deferred(torch.Tensor):
@@ -80,5 +80,5 @@ def names_of(tensor: torch.Tensor) -> frozenset[str]:
 def _made(shaped: torch.Tensor, value: Compute, names: frozenset[str], looked_at: set[str]) -> Deferred:
     with torch._C.DisableTorchFunctionSubclass():
         tensor: Deferred = shaped.detach().as_subclass(Deferred)
-    tensor.value, tensor.names, tensor.looked_at = value, names, looked_at  # type: ignore[method-assign]
+    tensor.value, tensor.names, tensor.looked_at = value, names, looked_at
     return tensor

@@ -7,13 +7,14 @@ where it is merged.
 import json
 import math
 import re
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final, TypeAlias
 
+import jax.numpy as jnp
 import numpy as np
 import torch
 from diffusers.loaders.lora_base import LORA_ADAPTER_METADATA_KEY
@@ -31,6 +32,7 @@ from numpy.typing import NDArray
 
 from crystools_pipelines.errors import CheckpointError, RequestError
 from crystools_pipelines.weights.deferred import deferred, names_of, value_of
+from crystools_pipelines.weights.stored import UNQUANTISED
 from crystools_pipelines.weights.tensor_files import StoredTensor, read_header, read_metadata
 
 Tensors: TypeAlias = dict[str, torch.Tensor]
@@ -46,24 +48,24 @@ _ORIGINAL: Final = "diffusion_model."  # before the names of the model's authors
 _WHOLE: Final[Mapping[str, str]] = {".diff": ".weight", ".diff_b": ".bias"}
 """How a key ends that holds all of what is added to a parameter, and how the parameter's name ends."""
 
+_DORA: Final = r"dora_scale|lora_magnitude_vector"
+_LOKR: Final = r"\.lokr_"
+
 # What diffusers would leave out, or read as something else.
 _REFUSED: Final[Mapping[str, str]] = {
-    r"dora_scale|lora_magnitude_vector": "is a DoRA ({key}), of which diffusers would leave out a part; "
-    "give a plain LoRA",
+    _DORA: "is a DoRA ({key}), of which diffusers would leave out a part; give a plain LoRA",
     r"\.hada_": "is a LoHa ({key}), which diffusers does not read; give a plain LoRA",
     r"\.oft_|\.boft_|\.glora_|\.lora_mid": "is of a kind ({key}) that diffusers does not read; "
     "give a plain LoRA",
     r"^(lora_te|text_encoder|text_encoders|te)\d*[._]": "has {key} for a text encoder, and diffusers "
     "merges into this model's transformer alone; give a LoRA without",
 }
-_LOKR: Final = r"\.lokr_"
 
 # What LoKr is given for the projections that diffusers fuses for it, and the parameters that they are of.
 _FUSED: Final[Mapping[str, tuple[str, ...]]] = {
     "to_qkv": ("to_q", "to_k", "to_v"),
     "to_added_qkv": ("add_q_proj", "add_k_proj", "add_v_proj"),
 }
-
 
 _FACTOR: Final = re.compile(r"(?P<module>.+)\.(?P<factor>lora_[AB]\.weight|lora_B\.bias|lokr_w[12](_[ab])?)")
 
@@ -110,10 +112,9 @@ class Delta:
     stamp: Hashable
     _make: Callable[[], torch.Tensor]
 
-    def read(self) -> NDArray[np.float32]:
-        """What is added, float32. Raises CheckpointError where the file cannot be read."""
-        made: NDArray[np.float32] = self._make().numpy()
-        return made
+    def add_to(self, total: torch.Tensor, scale: float) -> None:
+        """Adds it, so many times. Raises CheckpointError where the file cannot be read."""
+        total.add_(self._make(), alpha=scale)
 
 
 @dataclass(frozen=True)
@@ -144,14 +145,16 @@ class LoraFile:
         """
         try:
             header = read_header(self.path)
-            metadata = json.loads(read_metadata(self.path).get(LORA_ADAPTER_METADATA_KEY) or "null")
+            metadata = json.loads(read_metadata(self.path).get(LORA_ADAPTER_METADATA_KEY) or "{}")
         except CheckpointError as error:
             raise RequestError(FIELD, str(error)) from None
         except ValueError:
             raise self.refusal(f"has no JSON in its {LORA_ADAPTER_METADATA_KEY}: fetch it again") from None
         self._check_kinds(header)
+        if any(value for name, value in metadata.items() if name.endswith(".use_dora")):
+            raise self.refusal(_REFUSED[_DORA].format(key=f"use_dora in {LORA_ADAPTER_METADATA_KEY}"))
         found: dict[str, dict[str, list[Delta]]] = {}
-        for name, tensor in self._added(header, metadata or {}):
+        for name, tensor in self._added(header, metadata):
             key = min(names_of(tensor), default=name)
             component, _, parameter = name.partition(".")
             if component not in TRANSFORMERS:
@@ -169,15 +172,20 @@ class LoraFile:
         """An error for a key that is of nothing in the model."""
         return self.refusal(f"has {key}, which fits no parameter of this model; give a LoRA made for it")
 
-    def _check_kinds(self, keys: Iterable[str]) -> None:
+    def _check_kinds(self, header: Mapping[str, StoredTensor]) -> None:
         refused = dict(_REFUSED)
         if not self.family.lokr:
             refused[_LOKR] = (
                 "is a LoKr ({key}), which diffusers does not read for this model; give a plain LoRA"
             )
         for pattern, why in refused.items():
-            if key := next((key for key in keys if re.search(pattern, key)), None):
+            if key := next((key for key in header if re.search(pattern, key)), None):
                 raise self.refusal(why.format(key=key))
+        for key, stored in header.items():
+            if not stored.is_floating and not key.endswith(".alpha"):
+                raise self.refusal(
+                    f"has {key} in {stored.dtype}; {UNQUANTISED.replace('checkpoint', 'LoRA')}"
+                )
 
     def _added(
         self, header: Mapping[str, StoredTensor], metadata: Metadata
@@ -202,6 +210,8 @@ class LoraFile:
             converted: Tensors = self.family.mixin.lora_state_dict(dict(state))
             if not any("lora_A" in key or "lokr_" in key for key in converted):
                 converted = convert_unet_state_dict_to_peft(converted)
+        except CheckpointError as error:
+            raise RequestError(FIELD, str(error)) from None
         except _CONVERTERS_FAULTS as error:
             reason = f"{type(error).__name__}: {error}".partition("\n")[0]
             raise self.refusal(
@@ -251,8 +261,14 @@ class LoraFile:
 
 
 def _read(stored: StoredTensor) -> torch.Tensor:
-    """The tensor, float32."""
-    return torch.from_numpy(np.asarray(stored.read(), np.float32))
+    return float32_of(stored.read_number())
+
+
+def float32_of(array: NDArray[Any]) -> torch.Tensor:
+    """A copy in float32, by torch: numpy takes four times as long for a bfloat16."""
+    if array.dtype == jnp.bfloat16:
+        return torch.from_numpy(array.view(np.uint16)).view(torch.bfloat16).to(torch.float32)
+    return torch.from_numpy(array.astype(np.float32))
 
 
 def _times(tensor: torch.Tensor, scaling: float) -> torch.Tensor:
@@ -294,8 +310,8 @@ def _scaling(module: str, parts: Tensors, metadata: Metadata) -> float:
                 return float(value)
         return float(settings.get(default_name, _PEFTS_DEFAULT))
 
-    if "lora_B.weight" in parts:
-        rank = float(parts["lora_B.weight"].shape[1])
-        alpha = setting("alpha_pattern", "lora_alpha")
-        return alpha / (math.sqrt(rank) if settings.get("use_rslora") else rank)
-    return setting("alpha_pattern", "alpha") / setting("rank_pattern", "r")
+    is_lokr = any(part.startswith("lokr_") for part in parts)
+    up = parts.get("lora_B.weight")
+    rank = setting("rank_pattern", "r") if up is None else up.shape[1]
+    alpha = setting("alpha_pattern", "alpha" if is_lokr else "lora_alpha")
+    return alpha / (math.sqrt(rank) if settings.get("use_rslora") else rank)

@@ -5,8 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from diffusers.loaders.lora_base import LORA_WEIGHT_NAME_SAFE
-
 from crystools_pipelines.errors import CheckpointError, RequestError
 from crystools_pipelines.weights.hub import Repository, RepositoryFile
 from crystools_pipelines.weights.location import is_hub_id
@@ -14,6 +12,7 @@ from crystools_pipelines.weights.lora import FIELD
 from crystools_pipelines.weights.stored import first_few
 
 _ENDING: Final = ".safetensors"
+_USUAL: Final = "pytorch_lora_weights.safetensors"  # as diffusers saves it
 _INSTEAD: Final = "give a file"
 
 
@@ -71,8 +70,8 @@ def locate(location: str, repositories: dict[str, Repository]) -> Path | HubFile
 def _only_one(location: str, names: Collection[str]) -> str:
     """The file among those of a folder or a repository that is meant where none is named."""
     found = sorted(name for name in names if name.endswith(_ENDING))
-    if LORA_WEIGHT_NAME_SAFE in found:
-        return LORA_WEIGHT_NAME_SAFE
+    if _USUAL in found:
+        return _USUAL
     if len(found) == 1:
         return found[0]
     if not found:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from crystools_pipelines.weights.lora import Delta, LoraFile
+from crystools_pipelines.weights.lora import Delta, LoraFile, float32_of
 from crystools_pipelines.weights.source import Tensor, WeightSource
 
 
@@ -45,10 +45,11 @@ class MergedTensor:
 
     def read(self) -> NDArray[Any]:
         """The sum, float32. Raises CheckpointError where something of it cannot be read."""
-        total: NDArray[np.float32] = self.base.read().astype(np.float32)
+        total = float32_of(self.base.read())
         for delta, scale in self.added:
-            total += np.float32(scale) * delta.read()
-        return total
+            delta.add_to(total, scale)
+        summed: NDArray[np.float32] = total.numpy()
+        return summed
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,9 @@ _DTYPES: Mapping[str, Any] = MappingProxyType(
     }
 )
 
+# Those of numbers beside weights.
+_WHOLE_NUMBERS: Mapping[str, Any] = MappingProxyType({"I64": np.int64, "I32": np.int32})
+
 # What Git checks out where Git LFS is not installed.
 _LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 
@@ -56,7 +59,15 @@ class StoredTensor:
         if not self.is_floating:
             known = ", ".join(_DTYPES)
             raise CheckpointError(f"{self.path} holds a tensor in {self.dtype}; give one in {known}")
-        tensor: NDArray[Any] = np.empty(self.shape, _DTYPES[self.dtype])
+        return self._read_as(_DTYPES[self.dtype])
+
+    def read_number(self) -> NDArray[Any]:
+        """A tensor that may also be a whole number. Raises CheckpointError for any other."""
+        dtype = _WHOLE_NUMBERS.get(self.dtype) if self.shape in ((), (1,)) else None
+        return self.read() if dtype is None else self._read_as(dtype)
+
+    def _read_as(self, dtype: Any) -> NDArray[Any]:
+        tensor: NDArray[Any] = np.empty(self.shape, dtype)
         with self.path.open("rb", buffering=0) as file:
             file.seek(self.offset_bytes)
             missing = tensor.reshape(-1).view(np.uint8).data
