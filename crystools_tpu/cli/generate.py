@@ -68,6 +68,11 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
             " --lora org/name/motion.safetensors --out fox.mp4",
         ),
         (
+            "in four steps, with a LoRA that was made for that",
+            f"generate wan2.1-t2v --checkpoint Wan-AI/Wan2.1-T2V-14B-Diffusers --preset lightx2v-4step"
+            f" {prompt} --out fox.mp4",
+        ),
+        (
             "without a download: a tiny checkpoint, of noise",
             "generate wan2.1-t2v --checkpoint tiny --prompt fox --height 64 --width 64 --frames 5"
             " --steps 3 --out tiny.mp4",
@@ -217,7 +222,10 @@ def request_profile(steps: int | None, folder: Path | None) -> None:
 def profile_text(capture: telemetry.ProfileCapture) -> str:
     """What became of a capture, in one line."""
     if capture.status is telemetry.CaptureStatus.WRITTEN:
-        return f"profile of {capture.steps_captured} steps: {capture.path}"
+        captured, asked = capture.steps_captured, capture.steps
+        steps = "1 step" if captured == 1 else f"{captured} steps"
+        fewer = "" if captured == asked else f", for the stage had no more of the {asked}"
+        return f"profile of {steps}{fewer}: {capture.path}"
     if capture.status is telemetry.CaptureStatus.FAILED:
         return f"no profile: {capture.error}"
     return "no profile: the run came to no second denoising step"

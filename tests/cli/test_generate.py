@@ -283,6 +283,15 @@ def test_a_plan_is_asked_for_all_but_the_content() -> None:
             option("plan", name)
 
 
+@pytest.mark.parametrize(
+    ("captured", "said"),
+    [(3, "profile of 3 steps: trace"), (1, "profile of 1 step, for the stage had no more of the 3: trace")],
+)
+def test_a_profile_of_fewer_steps_than_were_asked_for_says_so(captured: int, said: str) -> None:
+    written = telemetry.ProfileCapture(telemetry.CaptureStatus.WRITTEN, 3, captured, "run", "trace", None)
+    assert generate.profile_text(written) == said
+
+
 def test_a_preset_sets_what_is_not_given() -> None:
     small = ["--checkpoint", "folder", "--prompt", "a boat", "--out", "video.mp4"]
     given = ["--preset", "lightx2v-4step", "--flow-shift", "3", "--lora", "mine.safetensors=0.5"]

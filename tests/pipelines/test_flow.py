@@ -194,7 +194,7 @@ def test_flux2_shifts_by_the_size_whatever_the_scheduler_and_takes_sigmas_with_e
 ) -> None:
     own = MODELS["flux.2"].published()["scheduler"]
     checkpoint = published("flux.2", own)
-    small = {"height": 256, "width": 256, "num_inference_steps": 4}
+    small: dict[str, Any] = {"height": 256, "width": 256, "num_inference_steps": 4}
     first = [
         FLUX2.prepare(Flux2Request("a cat", **small, scheduler=name), checkpoint).schedule.timesteps[1]
         for name in (None, "euler", "unipc", "dpm++")

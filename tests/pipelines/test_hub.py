@@ -16,12 +16,14 @@ from typing import NamedTuple
 
 import huggingface_hub.constants
 import jax
+import numpy as np
 import pytest
 from diffusers import UniPCMultistepScheduler
 
 from crystools_pipelines.errors import CheckpointError, RequestError
 from crystools_pipelines.parallel.mesh import make_mesh
 from crystools_pipelines.run import started_run
+from crystools_pipelines.runtime.multistep import Schedule
 from crystools_pipelines.runtime.pipeline import Phase
 from crystools_pipelines.wan.pipeline import Prepared
 from crystools_pipelines.wan.wan21_t2v.pipeline import PIPELINE
@@ -33,7 +35,8 @@ from crystools_tpu.telemetry import BytesTransferred, StageName, StageReport
 from tests.pipelines.hub_server import COMMIT, Hub, ask, serving
 
 MESH = make_mesh(jax.devices()[:1], branches=1, widths=(8,))
-PARTS = PIPELINE.parts(MESH, Prepared(UniPCMultistepScheduler(), (Phase("transformer", 4, 5.0),)))
+SCHEDULE = Schedule(np.zeros(4, np.float32), np.zeros((4, 3, 6), np.float32))
+PARTS = PIPELINE.parts(MESH, Prepared(UniPCMultistepScheduler(), SCHEDULE, (Phase("transformer", 4, 5.0),)))
 CONFIGURATIONS = {
     "model_index.json",
     "transformer/config.json",

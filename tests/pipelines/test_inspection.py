@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import jax
+import numpy as np
 import pytest
 import torch
 from diffusers import UniPCMultistepScheduler
@@ -20,6 +21,7 @@ from crystools_pipelines.errors import CheckpointError
 from crystools_pipelines.flux2 import pipeline as flux2
 from crystools_pipelines.parallel.mesh import make_mesh
 from crystools_pipelines.run import started_run
+from crystools_pipelines.runtime.multistep import Schedule
 from crystools_pipelines.runtime.pipeline import Phase
 from crystools_pipelines.wan.pipeline import Prepared
 from crystools_pipelines.wan.wan21_t2v import pipeline as wan21
@@ -31,7 +33,8 @@ from crystools_tpu import telemetry
 
 
 def experts(*components: str) -> Prepared:
-    return Prepared(UniPCMultistepScheduler(), tuple(Phase(each, 4, 5.0) for each in components))
+    schedule = Schedule(np.zeros(4, np.float32), np.zeros((4, 3, 6), np.float32))
+    return Prepared(UniPCMultistepScheduler(), schedule, tuple(Phase(each, 4, 5.0) for each in components))
 
 
 MESH = make_mesh(jax.devices()[:1], branches=1, widths=(8,))

@@ -92,7 +92,7 @@ class Flux2(Pipeline[Flux2Request, Prepared]):
         scheduler: FlowScheduler = load_flow_scheduler(checkpoint, request.scheduler)
         steps, sigmas = request.num_inference_steps, request.sigmas
         if isinstance(scheduler, FlowMatchEulerDiscreteScheduler):
-            sigmas = np.linspace(1.0, 1 / steps, steps) if sigmas is None else sigmas
+            sigmas = tuple(np.linspace(1.0, 1 / steps, steps)) if sigmas is None else sigmas
         elif sigmas is not None:
             raise RequestError("sigmas", "only euler takes them; leave them out, or step with euler")
         set_steps(scheduler, steps, sigmas=sigmas, mu=compute_empirical_mu(prod(request.grid), steps))
