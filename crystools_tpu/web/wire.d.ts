@@ -746,7 +746,11 @@ export interface RunsPage {
   searched_to: SearchedTo | null;
 }
 
-/** What is expected of a sampler, or of a whole pipeline: its own seconds, and whether it fits. What is not known is null. */
+/**
+ * What is expected of a sampler or a whole pipeline: its own seconds, and whether it fits.
+ *
+ * What is not known is null.
+ */
 export interface ExpectedNode {
   node: Node;
   seconds: number | null;
