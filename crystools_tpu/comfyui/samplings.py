@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeGuard
 
 from crystools_pipelines.errors import RequestError
 from crystools_pipelines.nodes.base import ModelNode, fields_of
@@ -70,7 +70,7 @@ def _kinds(class_: Any) -> Mapping[str, type[Any]]:
     }
 
 
-def is_link(value: Any) -> bool:
+def is_link(value: Any) -> TypeGuard[list[Any]]:
     """Whether an input's value comes from another node."""
     return isinstance(value, list)
 
@@ -117,15 +117,13 @@ def _sampling(
 def _loras(graph: PromptGraph, inputs: Mapping[str, Any]) -> list[str]:
     """`detail.safetensors=0.8` of each LoRA that is chained to these inputs, the first one first."""
     found: dict[str, str] = {}
-    link = inputs.get("lora")
-    while is_link(link) and link[0] not in found:
-        class_, inputs = graph.class_of(link[0]), graph.inputs(link[0])
+    while is_link(link := inputs.get("lora")) and (node_id := link[0]) not in found:
+        class_, inputs = graph.class_of(node_id), graph.inputs(node_id)
         if not (isinstance(class_, type) and issubclass(class_, TPULora)):
             break
         name, strength = inputs.get("lora_name"), inputs.get("strength")
         scale = f"={strength:g}" if isinstance(strength, int | float) else ""
-        found[link[0]] = f"{name}{scale}" if isinstance(name, str) else ""
-        link = inputs.get("lora")
+        found[node_id] = f"{name}{scale}" if isinstance(name, str) else ""
     return [each for each in reversed(found.values()) if each]
 
 

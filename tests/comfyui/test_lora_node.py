@@ -97,6 +97,7 @@ def test_a_chain_of_two_has_both_in_their_order_each_with_its_strength_and_exper
 def test_a_name_without_a_file_is_refused_with_the_folder_and_what_is_in_it(loras: Path) -> None:
     assert NODE.VALIDATE_INPUTS(lora_name="detail.safetensors") is True
     assert NODE.VALIDATE_INPUTS(lora_name=TINY) is True
+    assert NODE.VALIDATE_INPUTS(lora_name=None) is True  # another node gives it
     assert NODE.VALIDATE_INPUTS(lora_name="4step.safetensors") == (
         f"lora_name: '4step.safetensors' is no file in {loras}; put it there, and press R. "
         "The folder has detail.safetensors, old.pt, style/ink.safetensors"

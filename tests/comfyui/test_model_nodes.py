@@ -48,14 +48,15 @@ def scheduler(*names: str) -> dict[str, tuple[Any, ...]]:
     return {"scheduler": (["checkpoint's own", *names], "checkpoint's own")}
 
 
+FLOW = scheduler("unipc", "euler", "dpm++")
 WAN_LATER = {
     **LORA,
-    **scheduler("unipc", "euler", "dpm++"),
+    **FLOW,
     **SIGMAS,
     "timesteps": ("STRING", ""),
     **CACHE,
 }
-FLUX2_LATER = {**LORA, **scheduler("euler", "unipc", "dpm++"), **SIGMAS, **CACHE}
+FLUX2_LATER = {**LORA, **FLOW, **SIGMAS, **CACHE}
 COGVIDEOX_LATER = {**LORA, **scheduler("ddim", "dpm"), **CACHE}
 WAN_ASKED = {
     "prompt": PROMPT,
@@ -480,7 +481,7 @@ def test_wan21s_chain_makes_what_generate_makes(tiny_wan21: Path, guidance_scale
         **model,
     )
     frames, fps = execute("Wan21TPUVAEDecoder", latents=latents, fps=24, **model)
-    settings = {"guidance_scale": guidance_scale, "flow_shift": 3.0}
+    settings: dict[str, Any] = {"guidance_scale": guidance_scale, "flow_shift": 3.0}
     expected = generate(Wan21Request(**PROMPTS, **VIDEO, **settings), checkpoint=tiny_wan21)
     np.testing.assert_allclose(frames.numpy(), expected.frames, atol=2 / 255)
     assert (num_frames, fps) == (9, 24)
@@ -551,6 +552,8 @@ def test_wan22s_chain_makes_what_generate_makes_of_the_same_picture(
     expected = generate(request, checkpoint=tiny_wan22_i2v)
     np.testing.assert_allclose(frames.numpy(), expected.frames, atol=2 / 255)
     assert num_frames == 9
+    whole, _ = execute("Wan22I2VTPUPipeline", image=image, **PROMPTS, **size, **settings, **model)
+    np.testing.assert_allclose(whole.numpy(), expected.frames, atol=2 / 255)
 
 
 @pytest.mark.usefixtures("compile_cache")

@@ -164,7 +164,9 @@ class ModelNode:
             "step_cache": step_cache,
         }
         given = {name: value for name, value in fields.items() if value is not None}
-        checks = [partial(cls._check_field, name, value) for name, value in given.items()]
+        checks: list[Callable[[], object]] = [
+            partial(cls._check_field, name, value) for name, value in given.items()
+        ]
         if model_id is not None:
             checks.append(partial(locate, model_id, cls.MODEL))
         faults = _faults(checks) or _faults([partial(cls._check_together, given)])

@@ -48,22 +48,31 @@ class TPULora:
         }
 
     @classmethod
-    def VALIDATE_INPUTS(cls, lora_name: str) -> bool | str:
-        """True, or what is wrong with the name: a file may have gone since the page was told of it."""
+    def VALIDATE_INPUTS(cls, lora_name: str | None = None) -> bool | str:
+        """True, or what is wrong with the name: a file may have gone since the page was told of it.
+
+        ComfyUI hands over None where another node gives it.
+        """
         try:
-            location_of(lora_name)
+            if lora_name is not None:
+                location_of(lora_name)
         except RequestError as error:
             return str(error)
         return True
 
     @classmethod
-    def IS_CHANGED(cls, lora_name: str, **_: Any) -> str:
-        """Another text for another file under the same name, so that the nodes behind are executed again."""
+    def IS_CHANGED(cls, lora_name: str | None = None, **_: Any) -> str:
+        """Another text for another file under the same name, so that the nodes behind are executed again.
+
+        One that is made on demand is the same before and after.
+        """
+        if lora_name is None or lora_name in tiny_lora_names():
+            return ""
         try:
             found = Path(location_of(lora_name)).stat()
-        except (RequestError, OSError):  # a tiny one that is not made yet is always the same
+        except (RequestError, OSError):  # the node will say so
             return ""
-        return "" if lora_name in tiny_lora_names() else f"{found.st_mtime_ns} {found.st_size}"
+        return f"{found.st_mtime_ns} {found.st_size}"
 
     def chain(
         self, lora_name: str, strength: float, expert: str, lora: Sequence[Lora] = ()

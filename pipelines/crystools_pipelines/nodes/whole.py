@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from crystools_pipelines.models import MODELS
@@ -14,7 +15,7 @@ class PipelineNode(DenoisingNode):
 
     TITLE = "Pipeline"
     FUNCTION = "generate"
-    OPTIONAL_NAMES: ClassVar = ("model_id",)
+    OPTIONAL_NAMES: ClassVar[Sequence[str]] = ("model_id",)
 
     def generated(
         self, model_id: str | None = None, num_devices: int = 0, **inputs: Any
@@ -41,11 +42,11 @@ class VideoPipelineNode(PipelineNode):
     """A prompt to a video's frames."""
 
     DESCRIPTION = "All of it in one run on the TPU: from the prompt to the video's frames."
-    INPUT_NAMES: ClassVar = (
+    INPUT_NAMES: ClassVar[Sequence[str]] = (
         *("prompt", "negative_prompt", "height", "width", "num_frames"),
         *("num_inference_steps", "guidance_scale", "seed"),
     )
-    OPTIONAL_NAMES: ClassVar = ("model_id", "fps")
+    OPTIONAL_NAMES: ClassVar[Sequence[str]] = ("model_id", "fps")
     RETURN_NAMES: ClassVar = ("frames", "fps", "timing")
 
     def generate(self, fps: int = 16, **inputs: Any) -> tuple[Any, int, Timing]:
