@@ -208,16 +208,14 @@ def _saved(number: int, node: Node, links: list[list[Any]]) -> dict[str, Any]:
     }
 
 
-def video_end(
-    frames: str, prefix: str, place: tuple[int, int] = (RESULT, 230), size: tuple[int, int] = (WIDTH, 420)
-) -> Nodes:
-    """A decoder's frames to a file, which is shown in this size."""
+def video_end(frames: str, prefix: str, place: tuple[int, int] = (RESULT, 230)) -> Nodes:
+    """A decoder's frames to a file."""
     left, top = place
     given = {"images": (frames, 0), "fps": (frames, 1)}
     file = {"filename_prefix": prefix, "format": "auto", "codec": "auto"}
     return {
         "create": Node("CreateVideo", place, (WIDTH, 80), given, is_collapsed=True),
-        "save": Node("SaveVideo", (left, top + 50), size, {"video": ("create", 0), **file}),
+        "save": Node("SaveVideo", (left, top + 50), (WIDTH, 420), {"video": ("create", 0), **file}),
     }
 
 
@@ -279,8 +277,8 @@ def wan21_whole(model: Inputs, shape: Inputs, prefix: str) -> Nodes:
     asked = {"prompt": PROMPT, "negative_prompt": NEGATIVE, **shape, **model}
     return {
         "whole": Node("Wan21TPUPipeline", (PROMPTS, 0), (WIDTH, 620), asked),
-        **video_end("whole", prefix, (SAMPLING, 0), (WIDE[0], 320)),
-        **report(("whole", 2), place=(SAMPLING, 460)),
+        **video_end("whole", prefix, (SAMPLING, 0)),
+        **report(("whole", 2), place=(SAMPLING, LOWER)),
     }
 
 

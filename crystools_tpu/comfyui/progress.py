@@ -214,10 +214,14 @@ class _Display:
     def _outcome(self, status: Status) -> str:
         seconds = duration_text(self._clock() - self._began)
         if status is Status.SUCCEEDED:
-            return ", ".join([seconds, *_figures(self._ended)])
+            return ", ".join([seconds, *_figures(self._counted()), *_nans(self._ended)])
         if self._total is None:
             return f"{status.value} in {self._label}, after {seconds}"
         return f"{status.value} after {self._finished} of {self._total} steps, in {seconds}"
+
+    def _counted(self) -> list[StageReport]:
+        """The stages whose steps the bar counts."""
+        return [stage for stage in self._ended if self._steps is None or stage.name is StageName.DENOISE]
 
     def _note(self, what: str) -> None:
         self._say(f"{self._label}: {what}")
@@ -230,7 +234,7 @@ class _Display:
 
 
 def _figures(stages: Sequence[StageReport]) -> Iterator[str]:
-    """`1.46 s a step`, `MFU 6.9%`: of all steps of these stages that were steps alone; and a NaN."""
+    """`1.46 s a step`, `MFU 6.9%`: of all steps of these stages that were steps alone."""
 
     timed = [step.seconds for stage in stages for step in stage.steps if is_timed(step)]
     if timed:
@@ -240,6 +244,10 @@ def _figures(stages: Sequence[StageReport]) -> Iterator[str]:
     if used and len(used) == len(with_steps):
         share = sum(mfu.numerator for mfu in used) / sum(mfu.denominator for mfu in used)
         yield f"MFU {share:.1%}"
+
+
+def _nans(stages: Sequence[StageReport]) -> Iterator[str]:
+    """`NaN from step 3 of denoise`."""
     for stage in stages:
         if stage.first_nonfinite_step is not None:
             yield f"NaN from step {stage.first_nonfinite_step} of {telemetry.stage_label(stage)}"
