@@ -1,6 +1,6 @@
 """Makes the templates' pictures: what the tiny checkpoint of each model really makes, and a label saying so.
 
-    python docs/make_template_pictures.py [MODEL ...]
+    python docs/make_template_pictures.py [NAME ...]
 
 Needs the extras `pipelines` and `dev`; takes a few minutes for all. Nobody needs the published models for it.
 """
@@ -14,12 +14,15 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-from make_workflows import FOLDER, TEMPLATES, Template
+from make_workflows import FEW_STEPS, FOLDER, TEMPLATES, Template
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 from crystools_pipelines.models import MODELS
+from crystools_pipelines.requests.lora import Lora
+from crystools_pipelines.requests.presets import preset_named
 from crystools_pipelines.run import generate
 from crystools_pipelines.tiny import write_tiny_checkpoint
+from crystools_pipelines.tiny.lora import write_tiny_lora
 
 SIDE: Final = 512
 LABEL: Final = "made by a tiny random model"
@@ -32,24 +35,30 @@ TILE: Final = (8, 20, 30)
 # A frame to a template: by seed and prompt they differ as far as random weights go.
 OF_FULL: Final = (11, "a blue whale in the night sea")
 OF_TINY: Final = (7, "a red ball rolls over a green meadow")
+OF_ONE_NODE: Final = ((23, "a lighthouse in the evening"), (5, "a yellow boat on a lake"))
 
 
-def main(models: Sequence[str]) -> None:
-    """Makes the pictures of these models, a model's two after each other: they share its programs."""
-    for model in models:
-        template = TEMPLATES[model]
+def main(names: Sequence[str]) -> None:
+    """Makes the pictures of these templates, the two of a name after each other: they share programs."""
+    for name in names:
+        template = TEMPLATES[name]
+        contents = OF_ONE_NODE if name == "wan2.1-whole" else (OF_FULL, OF_TINY)
         with tempfile.TemporaryDirectory() as folder:
-            checkpoint = write_tiny_checkpoint(model, Path(folder) / "checkpoint")
-            full, tiny = (frame(model, checkpoint, *content) for content in (OF_FULL, OF_TINY))
-        is_image = MODELS[model].makes == "image"
+            checkpoint = write_tiny_checkpoint(template.model, Path(folder) / "checkpoint")
+            asked: dict[str, Any] = {}
+            if name.endswith("-lora"):
+                lora = write_tiny_lora(template.model, Path(folder) / "lora.safetensors")
+                asked = {**preset_named(template.model, FEW_STEPS).settings, "loras": (Lora(str(lora)),)}
+            full, tiny = (frame(template.model, checkpoint, *content, **asked) for content in contents)
+        is_image = MODELS[template.model].makes == "image"
         shape = (300, 300) if is_image else (432, 243)
         save(labelled(inset(full, shape), template, template.size), template.full)
         save(labelled(filled(tiny), template, "tiny"), template.tiny)
 
 
-def frame(model: str, checkpoint: Path, seed: int, prompt: str) -> Image.Image:
+def frame(model: str, checkpoint: Path, seed: int, prompt: str, **asked: Any) -> Image.Image:
     """The middle one of a short video, or an image."""
-    asked: dict[str, Any] = {"height": 256, "width": 256, "num_inference_steps": 4}
+    asked = {"height": 256, "width": 256, "num_inference_steps": 4, **asked}
     if MODELS[model].makes == "video":
         asked["num_frames"] = 9
     if model == "wan2.2-i2v":

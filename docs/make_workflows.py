@@ -1,4 +1,4 @@
-"""Writes `example_workflows/`: for each model one workflow of full size, and one for its tiny checkpoint.
+"""Writes `example_workflows/`: for each thing to do one workflow of full size, and one for a tiny checkpoint.
 
 A file's name is the title that ComfyUI's list of templates shows, and what its search looks through.
 docs/make_template_pictures.py makes the pictures beside them.
@@ -16,7 +16,8 @@ from typing import Any, Final, TypeAlias
 from crystools_pipelines.flux2.request import Flux2Request
 from crystools_pipelines.models import MODELS
 from crystools_pipelines.requests.fields import Role, names_of
-from crystools_pipelines.tiny.on_demand import tiny_name
+from crystools_pipelines.requests.presets import preset_named
+from crystools_pipelines.tiny.on_demand import tiny_lora_name, tiny_name
 from crystools_pipelines.wan.wan22_i2v.request import Wan22I2VRequest
 from crystools_tpu.comfyui.nodes import NODE_CLASS_MAPPINGS
 
@@ -42,6 +43,8 @@ WIDGETS: Final = ("INT", "FLOAT", "STRING", "COMBO", "IMAGEUPLOAD")
 
 PROMPT: Final = "A red ball rolls over a green meadow, morning light, camera at grass height"
 NEGATIVE: Final = "blurred, overexposed, static, text"
+FEW_STEPS: Final = "lightx2v-4step"
+EXPERTS: Final = {None: "both", "high": "high noise", "low": "low noise"}
 FULL_NOTE: Final = """# Press Run
 
 The first run downloads the model from the hub, to `HF_HOME`. If you have it: put its folder into \
@@ -50,6 +53,9 @@ The first run downloads the model from the hub, to `HF_HOME`. If you have it: pu
 Only to try it, without a TPU or a download: open the template **{tiny}**.
 
 Each node is timed: see *Where the time went*, the bar at the top, and `/crystools-tpu/`.
+"""
+LORA_NOTE: Final = """
+Put {files} of {repository} on the hub into `models/loras`.
 """
 TINY_NOTE: Final = """# Press Run
 
@@ -84,16 +90,18 @@ PROMPTS: Final = 360
 SAMPLING: Final = 720
 RESULT: Final = 1080
 WIDTH: Final = 320
-TALL: Final = (WIDTH, 380)
+TALL: Final = (WIDTH, 460)
 SHORT: Final = (WIDTH, 180)
-LOWER: Final = 480
+WIDE: Final = (SAMPLING - PROMPTS + WIDTH, 360)
+LOWER: Final = 560
 MARGIN: Final = 15
 TITLE: Final = 30
 GROUP_TITLE: Final = 40
 GROUPS: Final = {
     "The picture to start with": ("image", "start"),
+    "The LoRA": ("lora 0", "lora 1"),
     "What to show": ("encode",),
-    "On the TPU": ("sample",),
+    "On the TPU": ("sample", "whole"),
     "The result": ("decode", "create", "save"),
     "Where the time went": ("report",),
 }
@@ -108,7 +116,9 @@ def slots(type_: str) -> tuple[dict[str, str], dict[str, str], dict[str, Any]]:
     declared = {**types["required"], **types.get("optional", {})}
     outputs = dict(zip(node.RETURN_NAMES, map(str, node.RETURN_TYPES), strict=True))
     defaults = {name: about["default"] for name, (_, about) in declared.items() if "default" in about}
-    return {name: type_ for name, (type_, _) in declared.items()}, outputs, defaults
+    kinds = {name: "COMBO" if isinstance(kind, list) else kind for name, (kind, _) in declared.items()}
+    first = {name: kind[0] for name, (kind, _) in declared.items() if isinstance(kind, list)}
+    return kinds, outputs, {**first, **defaults}
 
 
 def workflow(nodes: Nodes) -> dict[str, Any]:
@@ -198,20 +208,21 @@ def _saved(number: int, node: Node, links: list[list[Any]]) -> dict[str, Any]:
     }
 
 
-def video_end(frames: str, prefix: str) -> Nodes:
+def video_end(frames: str, prefix: str, place: tuple[int, int] = (RESULT, 230)) -> Nodes:
     """A decoder's frames to a file."""
+    left, top = place
     given = {"images": (frames, 0), "fps": (frames, 1)}
     file = {"filename_prefix": prefix, "format": "auto", "codec": "auto"}
     return {
-        "create": Node("CreateVideo", (RESULT, 230), (WIDTH, 80), given, is_collapsed=True),
-        "save": Node("SaveVideo", (RESULT, 280), (WIDTH, 420), {"video": ("create", 0), **file}),
+        "create": Node("CreateVideo", place, (WIDTH, 80), given, is_collapsed=True),
+        "save": Node("SaveVideo", (left, top + 50), (WIDTH, 420), {"video": ("create", 0), **file}),
     }
 
 
-def report(*timings: Link) -> Nodes:
+def report(*timings: Link, place: tuple[int, int] = (PROMPTS, LOWER)) -> Nodes:
     """Where the time of all of them went."""
     inputs = {f"timing_{number}": timing for number, timing in enumerate(timings, 1)}
-    return {"report": Node("TPUTimingReport", (PROMPTS, LOWER), (SAMPLING - PROMPTS + WIDTH, 360), inputs)}
+    return {"report": Node("TPUTimingReport", place, WIDE, inputs)}
 
 
 def cogvideox(model: Inputs, shape: Inputs, prefix: str) -> Nodes:
@@ -238,6 +249,36 @@ def wan_t2v(nodes: str, model: Inputs, shape: Inputs, prefix: str) -> Nodes:
         "decode": Node(f"{nodes}TPUVAEDecoder", (RESULT, 0), SHORT, {**latents, **model}),
         **video_end("decode", prefix),
         **report(("encode", 2), ("sample", 2), ("decode", 2)),
+    }
+
+
+def wan_few_steps(nodes: str, id_: str, model: Inputs, shape: Inputs, prefix: str) -> Nodes:
+    """Text to video in the few steps of distilled LoRAs, which are chained; without guidance."""
+    settings = {**preset_named(id_, FEW_STEPS).settings}
+    loras: Nodes = {}
+    for number, lora in enumerate(settings.pop("loras")):
+        file = tiny_lora_name(id_) if model else lora.location.rpartition("/")[2]
+        chained = {"lora": (f"lora {number - 1}", 0)} if number else {}
+        inputs = {"lora_name": file, "expert": EXPERTS[lora.expert], **chained}
+        loras[f"lora {number}"] = Node("TPULora", (LEFT, 340 + 200 * number), (WIDTH, 140), inputs)
+    settings["sigmas"] = ", ".join(f"{sigma:g}" for sigma in settings["sigmas"])
+    return {**wan_t2v(nodes, model, {**shape, **settings, "lora": ([*loras][-1], 0)}, prefix), **loras}
+
+
+def loras_note(id_: str) -> str:
+    """Where the LoRAs of a model's preset are to be had."""
+    places = [lora.location.rpartition("/") for lora in preset_named(id_, FEW_STEPS).settings["loras"]]
+    files = " and ".join(f"`{file}`" for _, _, file in places)
+    return LORA_NOTE.format(files=files, repository=places[0][0])
+
+
+def wan21_whole(model: Inputs, shape: Inputs, prefix: str) -> Nodes:
+    """Text to video by one node."""
+    asked = {"prompt": PROMPT, "negative_prompt": NEGATIVE, **shape, **model}
+    return {
+        "whole": Node("Wan21TPUPipeline", (PROMPTS, 0), (WIDTH, 620), asked),
+        **video_end("whole", prefix, (SAMPLING, 0)),
+        **report(("whole", 2), place=(SAMPLING, LOWER)),
     }
 
 
@@ -287,12 +328,14 @@ SMALL_VIDEO: Final = {**SMALL, "num_frames": 17}
 
 @dataclass(frozen=True)
 class Template:
-    """What is made of a model: its titles, which are the files' names, and the nodes."""
+    """What is made by a model: its titles, which are the files' names, and the nodes."""
 
+    model: str
     makes: str
     size: str
     build: Callable[[Inputs, Inputs, str], Nodes]
     with_model_id: str = "three nodes"
+    full_note: str = ""
 
     @property
     def full(self) -> str:
@@ -306,23 +349,41 @@ class Template:
 
 
 TEMPLATES: Final = {
-    "cogvideox-t2v": Template("CogVideoX text to video", "720p", cogvideox, "the text encoder"),
-    "wan2.1-t2v": Template("Wan2.1 text to video", "720p", partial(wan_t2v, "Wan21")),
-    "wan2.2-t2v": Template("Wan2.2 text to video", "720p", partial(wan_t2v, "Wan22T2V")),
-    "wan2.2-i2v": Template("Wan2.2 image to video", "720p", wan22_i2v, "four nodes"),
-    "flux.2": Template("FLUX.2 text to image", "1024", flux2),
+    "cogvideox-t2v": Template(
+        "cogvideox-t2v", "CogVideoX text to video", "720p", cogvideox, "the text encoder"
+    ),
+    "wan2.1-t2v": Template("wan2.1-t2v", "Wan2.1 text to video", "720p", partial(wan_t2v, "Wan21")),
+    "wan2.1-lora": Template(
+        "wan2.1-t2v",
+        "Wan2.1 4 steps, LoRA",
+        "720p",
+        partial(wan_few_steps, "Wan21", "wan2.1-t2v"),
+        full_note=loras_note("wan2.1-t2v"),
+    ),
+    "wan2.1-whole": Template("wan2.1-t2v", "Wan2.1 in one node", "720p", wan21_whole, "the node"),
+    "wan2.2-t2v": Template("wan2.2-t2v", "Wan2.2 text to video", "720p", partial(wan_t2v, "Wan22T2V")),
+    "wan2.2-lora": Template(
+        "wan2.2-t2v",
+        "Wan2.2 4 steps, LoRA",
+        "720p",
+        partial(wan_few_steps, "Wan22T2V", "wan2.2-t2v"),
+        full_note=loras_note("wan2.2-t2v"),
+    ),
+    "wan2.2-i2v": Template("wan2.2-i2v", "Wan2.2 image to video", "720p", wan22_i2v, "four nodes"),
+    "flux.2": Template("flux.2", "FLUX.2 text to image", "1024", flux2),
 }
+"""By a name that is the model's id, if it is the one that makes all that the model does."""
 
 
 def workflows() -> dict[str, dict[str, Any]]:
     """All of them, by title."""
     made = {}
-    for model, template in TEMPLATES.items():
+    for template in TEMPLATES.values():
         words = {"full": template.full, "tiny": template.tiny, "nodes": template.with_model_id}
-        tiny = tiny_name(model)
-        small = SMALL_VIDEO if MODELS[model].makes == "video" else SMALL
-        full_size = template.build({}, {}, f"crystools-tpu/{model}")
-        made[template.full] = _with_note(full_size, FULL_NOTE.format(**words))
+        tiny = tiny_name(template.model)
+        small = SMALL_VIDEO if MODELS[template.model].makes == "video" else SMALL
+        full_size = template.build({}, {}, f"crystools-tpu/{template.model}")
+        made[template.full] = _with_note(full_size, FULL_NOTE.format(**words) + template.full_note)
         tiny_size = template.build({"model_id": tiny}, small, f"crystools-tpu/{tiny}")
         made[template.tiny] = _with_note(tiny_size, TINY_NOTE.format(**words))
     return made

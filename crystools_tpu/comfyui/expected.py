@@ -168,7 +168,7 @@ def _by_history(workflow: str, found: Iterable[Sampling], like: Sequence[RunRepo
     for asked in found:
         part = by_node.get(asked.node.id)
         seconds, fits = (None, None) if part is None else (part.whole_seconds, True)
-        nodes.append(ExpectedNode(asked.node, seconds, fits, None, (), asked.shape_nodes))
+        nodes.append(ExpectedNode(asked.node, seconds, fits, None, (), asked.shape_nodes, asked.loras))
     return Expected(
         workflow=workflow,
         seconds=expected.seconds,
@@ -197,11 +197,12 @@ def _by_models(
         nodes=tuple(
             ExpectedNode(
                 node=asked.node,
-                seconds=each.denoising_seconds,
+                seconds=each.seconds if asked.is_whole else each.denoising_seconds,
                 fits=each.fits,
                 reason=each.reason,
                 would_fit=each.fitting_shapes,
                 shape_nodes=asked.shape_nodes,
+                loras=asked.loras,
             )
             for asked, each in zip(found, ahead, strict=True)
         ),

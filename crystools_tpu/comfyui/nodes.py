@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 from crystools_pipelines.models import NODE_MODULES
+from crystools_pipelines.nodes.stages import DenoisingNode
 from crystools_tpu.bounds import warn_of_what_is_out_of_bounds
 from crystools_tpu.comfyui.previews import previews_of
 from crystools_tpu.comfyui.progress import node_progress
@@ -53,7 +54,7 @@ def adapted(node: Node) -> Node:
 
             previews = previews_of(getattr(node, "LATENT_FORMAT", None))
             self.on_latents = None if previews is None else previews.on_latents
-            steps = inputs.get("num_inference_steps")
+            steps = node.steps_of(inputs) if issubclass(node, DenoisingNode) else None
             progress = node_progress(unique_id, steps=steps, previews=previews)
             with torch.inference_mode(False), progress as self.on_step:
                 return function(self, *args, **inputs)

@@ -24,6 +24,7 @@ from crystools_tpu.telemetry import (
     RunWarned,
     StageFinished,
     StageForecast,
+    StageName,
     StageReport,
     StageStarted,
     Status,
@@ -60,11 +61,11 @@ def node_progress(
 ) -> Iterator[Callable[[], None]]:
     """Within, ComfyUI shows on the node what it reports: its part of the workflow's run, or runs of its own.
 
-    `steps` are those of all its stages together, where it knows them. Yields what is to be called after
-    each step, in the thread that executes the node: it moves the bar and, if the user has cancelled, ends the
-    block with ComfyUI's own exception. With the bar goes the newest of `previews`. At the end the text says
-    what the node took, or after how many steps it was cancelled or failed. Without a node's id, or where no
-    ComfyUI runs, it does nothing.
+    `steps` are those of all its denoising together, where it denoises: then no others count. Yields what is
+    to be called after each step, in the thread that executes the node: it moves the bar and, if the user has
+    cancelled, ends the block with ComfyUI's own exception. With the bar goes the newest of `previews`. At the
+    end the text says what the node took, or after how many steps it was cancelled or failed. Without a node's
+    id, or where no ComfyUI runs, it does nothing.
     """
     server = getattr(getattr(modules.get("server"), "PromptServer", None), "instance", None)
     utils, management = modules.get("comfy.utils"), modules.get("comfy.model_management")
@@ -166,7 +167,8 @@ class _Display:
             return stage_table.transfer_note(event)
         if isinstance(event, CompileFinished):
             return f"compiled for {event.stage_compile_seconds:.1f} s"
-        self._finished += 1
+        if self._steps is None or event.stage_name is StageName.DENOISE:
+            self._finished += 1
         total = "" if event.steps_total is None else f"/{event.steps_total}"
         return f"step {event.step + 1}{total}, {stage_table.step_note(event)}"
 
@@ -211,10 +213,14 @@ class _Display:
     def _outcome(self, status: Status) -> str:
         seconds = duration_text(self._clock() - self._began)
         if status is Status.SUCCEEDED:
-            return ", ".join([seconds, *_figures(self._ended)])
+            return ", ".join([seconds, *_figures(self._counted()), *_nans(self._ended)])
         if self._total is None:
             return f"{status.value} in {self._label}, after {seconds}"
         return f"{status.value} after {self._finished} of {self._total} steps, in {seconds}"
+
+    def _counted(self) -> list[StageReport]:
+        """The stages whose steps the bar counts."""
+        return [stage for stage in self._ended if self._steps is None or stage.name is StageName.DENOISE]
 
     def _note(self, what: str) -> None:
         self._say(f"{self._label}: {what}")
@@ -242,6 +248,10 @@ def _figures(stages: Sequence[StageReport]) -> Iterator[str]:
     if used and len(used) == len(with_steps):
         share = sum(mfu.numerator for mfu in used) / sum(mfu.denominator for mfu in used)
         yield f"MFU {share:.1%}"
+
+
+def _nans(stages: Sequence[StageReport]) -> Iterator[str]:
+    """`NaN from step 3 of denoise`."""
     for stage in stages:
         if stage.first_nonfinite_step is not None:
             yield f"NaN from step {stage.first_nonfinite_step} of {telemetry.stage_label(stage)}"

@@ -102,11 +102,11 @@ def _sources(inputs: Mapping[str, Any]) -> list[str]:
 
 @functools.cache
 def _content_inputs(class_: Any) -> frozenset[str]:
-    """The inputs of a class of nodes that say what is shown and change no time."""
+    """The inputs of a class of nodes that say what is shown and change no time; ours may name some."""
     types = class_.INPUT_TYPES() if class_ is not None else {}
     declared = {**types.get("required", {}), **types.get("optional", {})}
     found = {name for name, declaration in declared.items() if _CONTENT_OPTIONS & _options_on(declaration)}
-    return frozenset(_CONTENT_NAMES | found)
+    return frozenset(_CONTENT_NAMES.union(found, getattr(class_, "TIMELESS_INPUTS", ())))
 
 
 def _options_on(declaration: Any) -> set[str]:

@@ -1,15 +1,17 @@
-"""What the samplers of ours in a workflow are asked, read from its graph: nothing is loaded."""
+"""What the samplers and pipelines of ours in a workflow are asked, read from its graph: nothing is loaded."""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeGuard
 
 from crystools_pipelines.errors import RequestError
-from crystools_pipelines.nodes.base import ModelNode
-from crystools_pipelines.nodes.stages import SamplerNode
+from crystools_pipelines.nodes.base import ModelNode, fields_of
+from crystools_pipelines.nodes.lora import TPULora
+from crystools_pipelines.nodes.stages import DenoisingNode
+from crystools_pipelines.nodes.whole import PipelineNode
 from crystools_pipelines.requests.fields import Role, names_of, settings_of, values_of
 from crystools_tpu.comfyui.prompt_graph import PromptGraph
 from crystools_tpu.telemetry import Node
@@ -19,11 +21,12 @@ _NUMBERS: Final[Mapping[str, type[Any]]] = {"INT": int, "FLOAT": float, "STRING"
 
 @dataclass(frozen=True)
 class Sampling:
-    """A sampler and what it is asked.
+    """A sampler, or a whole pipeline, and what it is asked.
 
     `request` is None where another node's output decides of it, or where the model cannot serve it.
     `model_id` is what the node names, None where that is not in the graph; `num_devices` 0 for all.
-    `shape_nodes` are the nodes of the model whose inputs say the shape.
+    `shape_nodes` are the nodes of the model whose inputs say the shape, and `loras` the files and scales that
+    the graph says: what another node gives is not known.
     """
 
     node: Node
@@ -32,6 +35,8 @@ class Sampling:
     model_id: str | None
     num_devices: int
     shape_nodes: tuple[str, ...]
+    loras: tuple[str, ...]
+    is_whole: bool
 
 
 def as_validated(prompt: Mapping[str, Any], classes: Mapping[str, Any]) -> dict[str, Any]:
@@ -65,23 +70,23 @@ def _kinds(class_: Any) -> Mapping[str, type[Any]]:
     }
 
 
-def is_link(value: Any) -> bool:
+def is_link(value: Any) -> TypeGuard[list[Any]]:
     """Whether an input's value comes from another node."""
     return isinstance(value, list)
 
 
 def samplings(graph: PromptGraph, needed: Collection[str]) -> list[Sampling]:
-    """The samplers of ours among these nodes."""
+    """The samplers and whole pipelines of ours among these nodes."""
     found = []
     for node_id in needed:
         class_ = graph.class_of(node_id)
-        if isinstance(class_, type) and issubclass(class_, SamplerNode):
+        if isinstance(class_, type) and issubclass(class_, DenoisingNode):
             found.append(_sampling(graph, node_id, class_, needed))
     return found
 
 
 def _sampling(
-    graph: PromptGraph, node_id: str, class_: type[SamplerNode], needed: Collection[str]
+    graph: PromptGraph, node_id: str, class_: type[DenoisingNode], needed: Collection[str]
 ) -> Sampling:
     inputs = graph.inputs(node_id)
     before = [
@@ -104,10 +109,25 @@ def _sampling(
             if shape.keys() & (own := graph.inputs(each)).keys()
             and all(own[name] == value for name, value in shape.items() if name in own)
         ),
+        loras=tuple(_loras(graph, inputs)),
+        is_whole=issubclass(class_, PipelineNode),
     )
 
 
-def _of_its_model(graph: PromptGraph, class_: type[SamplerNode], node_ids: Collection[str]) -> list[str]:
+def _loras(graph: PromptGraph, inputs: Mapping[str, Any]) -> list[str]:
+    """`detail.safetensors=0.8` of each LoRA that is chained to these inputs, the first one first."""
+    found: dict[str, str] = {}
+    while is_link(link := inputs.get("lora")) and (node_id := link[0]) not in found:
+        class_, inputs = graph.class_of(node_id), graph.inputs(node_id)
+        if not (isinstance(class_, type) and issubclass(class_, TPULora)):
+            break
+        name, strength = inputs.get("lora_name"), inputs.get("strength")
+        scale = f"={strength:g}" if isinstance(strength, int | float) else ""
+        found[node_id] = f"{name}{scale}" if isinstance(name, str) else ""
+    return [each for each in reversed(found.values()) if each]
+
+
+def _of_its_model(graph: PromptGraph, class_: type[DenoisingNode], node_ids: Collection[str]) -> list[str]:
     """Those of the nodes that are of the sampler's model."""
     kinds = {each: graph.class_of(each) for each in node_ids}
     return [
@@ -117,7 +137,7 @@ def _of_its_model(graph: PromptGraph, class_: type[SamplerNode], node_ids: Colle
     ]
 
 
-def _request(class_: type[SamplerNode], before: list[Mapping[str, Any]]) -> Any | None:
+def _request(class_: type[DenoisingNode], before: list[Mapping[str, Any]]) -> Any | None:
     """The request by the sampler's inputs, its shape else by those of the nodes before it."""
     kind = class_.request_class()
     content = names_of(kind, Role.CONTENT)
@@ -132,7 +152,7 @@ def _request(class_: type[SamplerNode], before: list[Mapping[str, Any]]) -> Any 
         if given is not None:
             values[name] = given
     try:
-        return kind.of_any_content(**values)
+        return kind.of_any_content(**fields_of(kind, values))
     except (RequestError, TypeError):
         return None
 

@@ -13,7 +13,15 @@ from typing import Annotated, Any, Final, Literal, TypeAlias
 from crystools_tpu.monitor import Snapshot, SourceHealth
 from crystools_tpu.server.settings import METRICS, Settings
 from crystools_tpu.sources.base import AttachedChips
-from crystools_tpu.telemetry.events import Message, Node, ProfileCapture, RunReport, Shape, to_wire
+from crystools_tpu.telemetry.events import (
+    OMIT_DEFAULT,
+    Message,
+    Node,
+    ProfileCapture,
+    RunReport,
+    Shape,
+    to_wire,
+)
 
 HELLO_RUNS: Final = 20
 
@@ -115,7 +123,10 @@ ExpectedBy: TypeAlias = Literal["history", "plan", "scaled"]
 
 @dataclass(frozen=True, slots=True)
 class ExpectedNode:
-    """What is expected of a sampler: its own seconds, and whether it fits. What is not known is null."""
+    """What is expected of a sampler or a whole pipeline: its own seconds, and whether it fits.
+
+    What is not known is null.
+    """
 
     node: Node
     seconds: Annotated[float | None, {"minimum": 0}]
@@ -123,6 +134,9 @@ class ExpectedNode:
     reason: Annotated[str | None, "Why it does not fit."]
     would_fit: Annotated[tuple[Shape, ...], "Where it does not: shapes that would."]
     shape_nodes: Annotated[tuple[str, ...], "The ids of the nodes whose widgets say the shape."]
+    loras: Annotated[tuple[str, ...], "Its LoRAs as files and scales, as far as the graph says."] = field(
+        default=(), metadata=OMIT_DEFAULT
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +154,7 @@ class Expected:
     cached_nodes: Annotated[int, "So many were cached in the runs that it is known by.", {"minimum": 0}]
     alike_seconds: Annotated[tuple[float, ...], "What those runs took, the newest first."]
     chips: Annotated[float | None, {"minimum": 0}]
-    nodes: Annotated[tuple[ExpectedNode, ...], "Its samplers."]
+    nodes: Annotated[tuple[ExpectedNode, ...], "Its samplers and whole pipelines."]
 
 
 @dataclass(frozen=True, slots=True)

@@ -758,7 +758,11 @@ export interface RunsPage {
   searched_to: SearchedTo | null;
 }
 
-/** What is expected of a sampler: its own seconds, and whether it fits. What is not known is null. */
+/**
+ * What is expected of a sampler or a whole pipeline: its own seconds, and whether it fits.
+ *
+ * What is not known is null.
+ */
 export interface ExpectedNode {
   node: Node;
   seconds: number | null;
@@ -769,6 +773,8 @@ export interface ExpectedNode {
   would_fit: Shape[];
   /** The ids of the nodes whose widgets say the shape. */
   shape_nodes: string[];
+  /** Its LoRAs as files and scales, as far as the graph says. */
+  loras?: string[];
 }
 
 /** POST /api/expected: what is expected of a workflow, before it begins. */
@@ -783,7 +789,7 @@ export interface Expected {
   /** What those runs took, the newest first. */
   alike_seconds: number[];
   chips: number | null;
-  /** Its samplers. */
+  /** Its samplers and whole pipelines. */
   nodes: ExpectedNode[];
 }
 

@@ -88,6 +88,9 @@ MODELS = {
     )
 }
 
-NODE_MODULES = tuple(f"crystools_pipelines.{model.package}.nodes" for model in MODELS.values())
-"""The modules with the models' nodes. Each has `NODE_CLASS_MAPPINGS` and `NODE_DISPLAY_NAME_MAPPINGS`, and
-imports jax, torch and diffusers in the nodes' functions alone."""
+NODE_MODULES = (
+    *(f"crystools_pipelines.{model.package}.nodes" for model in MODELS.values()),
+    "crystools_pipelines.nodes.lora",
+)
+"""The modules with the models' nodes, and that of LoRAs. Each has `NODE_CLASS_MAPPINGS` and
+`NODE_DISPLAY_NAME_MAPPINGS`, and imports jax, torch and diffusers in the nodes' functions alone."""

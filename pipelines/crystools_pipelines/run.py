@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 from jax.sharding import Mesh
 from numpy.typing import NDArray
@@ -66,19 +67,59 @@ def generate(
     written, which says where the frames are kept.
     """
     check_output(out, request, fps)
-    pipeline, source = MODELS[request.model].pipeline(), Checkpoint(checkpoint)
-    pipeline.check(source)
-    prepared = pipeline.prepare(request, source)
-    source = source.with_loras(request.loras)
-    placed = pipeline.mesh(choose_devices(devices), source, request.branches, mesh)
-    parts, params = pipeline.parts(placed, prepared), params_of(request)
-    work = pipeline.work(placed, source, request, prepared)
+    whole = arranged(request, Checkpoint(checkpoint), choose_devices(devices), mesh)
     with started_run(
-        request.model, params, source, placed, parts, request=request, work=work, dtype=dtype
+        request.model,
+        params_of(request),
+        whole.checkpoint,
+        whole.mesh,
+        whole.parts,
+        request=request,
+        work=whole.work,
+        dtype=dtype,
     ) as job:
-        latents, frames = pipeline.run(job, request, prepared)
+        latents, frames = whole.run(job)
         job.save(frames, out, fps)
     return Generation(frames, latents, job.run.report)
+
+
+@dataclass(frozen=True)
+class Whole:
+    """All stages of a run before it starts: where they run, what they load, and what they are to compute.
+
+    `checkpoint` has the request's LoRAs. `run(job)` runs the stages: the final latents without padding, and
+    the frames, both on the host.
+    """
+
+    checkpoint: Checkpoint
+    mesh: Mesh
+    parts: Sequence[Part[Any]]
+    work: Sequence[StageWork]
+    run: Callable[[Job], tuple[NDArray[np.float32], NDArray[np.float32]]]
+
+
+def arranged(
+    request: Any,
+    checkpoint: Checkpoint,
+    devices: Sequence[jax.Device],
+    mesh: MeshShape | None = None,
+) -> Whole:
+    """What `request` needs of a checkpoint that is fit for it; only configurations are read.
+
+    Raises RequestError for what cannot be served, CheckpointError for a checkpoint that the model cannot run.
+    """
+    pipeline = MODELS[request.model].pipeline()
+    pipeline.check(checkpoint)
+    prepared = pipeline.prepare(request, checkpoint)
+    checkpoint = checkpoint.with_loras(request.loras)
+    placed = pipeline.mesh(devices, checkpoint, request.branches, mesh)
+    return Whole(
+        checkpoint,
+        placed,
+        pipeline.parts(placed, prepared),
+        pipeline.work(placed, checkpoint, request, prepared),
+        lambda job: pipeline.run(job, request, prepared),
+    )
 
 
 @contextmanager

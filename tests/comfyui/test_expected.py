@@ -241,6 +241,47 @@ def test_a_plan_says_what_the_models_take_and_that_they_fit(desk: Desk) -> None:
     assert desk.ask(height=480).by is None
 
 
+def test_a_whole_pipeline_is_expected_to_take_all_that_its_model_computes(desk: Desk) -> None:
+    desk.plan(made_up_plan(*PLANNED), Wan21Request("any"))
+    desk.monitor_saw(*V6E)
+    asked = {
+        name: value
+        for name, value in workflow(desk.checkpoint)["2"]["inputs"].items()
+        if "embeds" not in name
+    }
+    whole = {
+        "class_type": "Wan21TPUPipeline",
+        "inputs": {**asked, "prompt": "a cat", "num_inference_steps": 20},
+    }
+    saver = {"class_type": "Saver", "inputs": {"images": ["1", 0], "filename_prefix": "cat"}}
+    answer = desk.asking({"1": whole, "2": saver})
+    assert answer.by == "plan"
+    assert answer.seconds == answer.nodes[0].seconds == pytest.approx(4.5 * (1 + 20 + 3))
+    assert answer.nodes[0].shape_nodes == ("1",)
+
+
+def test_the_loras_of_a_chain_are_said_and_another_one_is_the_same_workflow(desk: Desk) -> None:
+    def ask(strength: float) -> Expected:
+        def lora(name: str, **chained: Any) -> dict[str, Any]:
+            about = {"lora_name": name, "strength": strength, "expert": "both", **chained}
+            return {"class_type": "TPULora", "inputs": about}
+
+        chain = {"7": lora("style/ink.safetensors", lora=["6", 0]), "6": lora("detail.safetensors")}
+        return desk.asking({**workflow(desk.checkpoint, lora=["7", 0]), **chain})
+
+    (sampler,) = ask(0.5).nodes
+    assert sampler.loras == ("detail.safetensors=0.5", "style/ink.safetensors=0.5")
+    assert ask(0.5).workflow == ask(1).workflow != desk.ask().workflow
+    assert desk.ask().nodes[0].loras == ()
+
+
+def test_few_steps_are_those_of_the_sigmas(desk: Desk) -> None:
+    desk.plan(made_up_plan(*PLANNED), Wan21Request("any"))
+    desk.monitor_saw(*V6E)
+    later = {"scheduler": "euler", "sigmas": "1, 0.75, 0.5, 0.25", "timesteps": "", "step_cache": ""}
+    assert desk.ask(**later).nodes[0].seconds == pytest.approx(4.5 * 4)
+
+
 def test_what_does_not_fit_has_the_shapes_that_do_and_whose_widgets_say_them(desk: Desk) -> None:
     too_large = made_up_stage("denoise", "transformer", fits=False, peak_gib=40)
     shapes = (Shape(720, 1280, 49), Shape(544, 960, 81))

@@ -39,6 +39,33 @@ WAN_SIZE = {
 FLUX2_SIZE = {"height": ("INT", 1024, 256, 2048, 16), "width": ("INT", 1024, 256, 2048, 16)}
 GUIDANCE = ("FLOAT", 5.0, 0.0, 20.0, 0.1)
 
+LORA = {"lora": ("TPU_LORA",)}
+CACHE = {"step_cache": ("STRING", "")}
+SIGMAS = {"sigmas": ("STRING", "")}
+
+
+def scheduler(*names: str) -> dict[str, tuple[Any, ...]]:
+    return {"scheduler": (["checkpoint's own", *names], "checkpoint's own")}
+
+
+FLOW = scheduler("unipc", "euler", "dpm++")
+WAN_LATER = {
+    **LORA,
+    **FLOW,
+    **SIGMAS,
+    "timesteps": ("STRING", ""),
+    **CACHE,
+}
+FLUX2_LATER = {**LORA, **FLOW, **SIGMAS, **CACHE}
+COGVIDEOX_LATER = {**LORA, **scheduler("ddim", "dpm"), **CACHE}
+WAN_ASKED = {
+    "prompt": PROMPT,
+    "negative_prompt": PROMPT,
+    **WAN_SIZE,
+    "num_inference_steps": STEPS,
+    "guidance_scale": GUIDANCE,
+}
+
 FLUX2_NODES: dict[str, tuple[dict[str, tuple[Any, ...]], list[str]]] = {
     "TextEncoder": ({"prompt": PROMPT, "model_id": FLUX2}, ["prompt_embeds"]),
     "TPUSampler": (
@@ -50,6 +77,7 @@ FLUX2_NODES: dict[str, tuple[dict[str, tuple[Any, ...]], list[str]]] = {
             "seed": ("INT", 42, 0, 2**64 - 1, 1),
             "model_id": FLUX2,
             "num_devices": DEVICES,
+            **FLUX2_LATER,
         },
         ["latents"],
     ),
@@ -73,6 +101,7 @@ CONTRACT: dict[str, tuple[dict[str, tuple[Any, ...]], list[str]]] = {
             "guidance_scale": ("FLOAT", 6.0, 1.0, 20.0, 0.1),
             "seed": ("INT", 42, 0, 2**64 - 1, 1),
             "num_devices": DEVICES,
+            **COGVIDEOX_LATER,
         },
         ["latents", "info STRING"],
     ),
@@ -95,6 +124,7 @@ CONTRACT: dict[str, tuple[dict[str, tuple[Any, ...]], list[str]]] = {
             "model_id": WAN21,
             "flow_shift": ("FLOAT", 5.0, 1.0, 10.0, 0.5),
             "num_devices": DEVICES,
+            **WAN_LATER,
         },
         ["latents", "num_frames INT"],
     ),
@@ -119,6 +149,7 @@ CONTRACT: dict[str, tuple[dict[str, tuple[Any, ...]], list[str]]] = {
             "model_id": WAN22_T2V,
             "boundary_ratio": ("FLOAT", 0.875, 0.0, 1.0, 0.005),
             "num_devices": DEVICES,
+            **WAN_LATER,
         },
         ["latents", "num_frames INT"],
     ),
@@ -147,12 +178,86 @@ CONTRACT: dict[str, tuple[dict[str, tuple[Any, ...]], list[str]]] = {
             "model_id": WAN22,
             "boundary_ratio": ("FLOAT", 0.9, 0.0, 1.0, 0.01),
             "num_devices": DEVICES,
+            **WAN_LATER,
         },
         ["latents", "num_frames INT"],
     ),
     "Wan22I2VTPUVAEDecoder": (
         {"latents": ("WAN22_LATENTS",), "model_id": WAN22, "fps": FPS},
         ["frames IMAGE", "fps INT"],
+    ),
+    "CogVideoXTPUPipeline": (
+        {
+            "prompt": PROMPT,
+            "negative_prompt": PROMPT,
+            "height": ("INT", 720, 256, 1080, 8),
+            "width": ("INT", 1280, 256, 1920, 8),
+            "num_frames": ("INT", 81, 17, 161, 8),
+            "num_inference_steps": STEPS,
+            "guidance_scale": ("FLOAT", 6.0, 1.0, 20.0, 0.1),
+            "seed": ("INT", 42, 0, 2**64 - 1, 1),
+            "model_id": ("STRING", "zai-org/CogVideoX1.5-5B"),
+            "fps": FPS,
+            "num_devices": DEVICES,
+            **COGVIDEOX_LATER,
+        },
+        ["frames IMAGE", "fps INT"],
+    ),
+    "Wan21TPUPipeline": (
+        {
+            **WAN_ASKED,
+            "seed": ("INT", 2025, 0, 2**64 - 1, 1),
+            "model_id": WAN21,
+            "fps": FPS,
+            "flow_shift": ("FLOAT", 5.0, 1.0, 10.0, 0.5),
+            "num_devices": DEVICES,
+            **WAN_LATER,
+        },
+        ["frames IMAGE", "fps INT"],
+    ),
+    "Wan22T2VTPUPipeline": (
+        {
+            **WAN_ASKED,
+            "num_inference_steps": ("INT", 40, 1, 100, 1),
+            "guidance_scale": ("FLOAT", 4.0, 0.0, 20.0, 0.1),
+            "seed": ("INT", 0, 0, 2**64 - 1, 1),
+            "model_id": WAN22_T2V,
+            "fps": FPS,
+            "guidance_scale_2": ("FLOAT", 3.0, 0.0, 20.0, 0.1),
+            "shift": ("FLOAT", 12.0, 1.0, 20.0, 0.1),
+            "boundary_ratio": ("FLOAT", 0.875, 0.0, 1.0, 0.005),
+            "num_devices": DEVICES,
+            **WAN_LATER,
+        },
+        ["frames IMAGE", "fps INT"],
+    ),
+    "Wan22I2VTPUPipeline": (
+        {
+            "image": ("IMAGE",),
+            **WAN_ASKED,
+            "seed": ("INT", 0, 0, 2**64 - 1, 1),
+            "model_id": WAN22,
+            "fps": FPS,
+            "shift": ("FLOAT", 5.0, 1.0, 20.0, 0.1),
+            "boundary_ratio": ("FLOAT", 0.9, 0.0, 1.0, 0.01),
+            "num_devices": DEVICES,
+            **WAN_LATER,
+        },
+        ["frames IMAGE", "fps INT"],
+    ),
+    "Flux2TPUPipeline": (
+        {
+            "prompt": PROMPT,
+            "height": ("INT", 1024, 256, 2048, 64),
+            "width": ("INT", 1024, 256, 2048, 64),
+            "num_inference_steps": STEPS,
+            "guidance_scale": ("FLOAT", 4.0, 0.0, 20.0, 0.1),
+            "seed": ("INT", 42, 0, 2**64 - 1, 1),
+            "model_id": FLUX2,
+            "num_devices": DEVICES,
+            **FLUX2_LATER,
+        },
+        ["image IMAGE"],
     ),
     **{f"Flux2{role}": node for role, node in FLUX2_NODES.items()},
     **{f"FluxTPU{role.removeprefix('TPU')}": node for role, node in FLUX2_NODES.items()},
@@ -185,7 +290,15 @@ def test_a_node_has_the_inputs_and_outputs_that_workflows_rely_on(name: str) -> 
 
 
 def test_there_are_no_other_nodes() -> None:
-    assert set(NODE_CLASS_MAPPINGS) == {*CONTRACT, "TPUTimingReport", "TPUTimingPlot"}
+    assert set(NODE_CLASS_MAPPINGS) == {*CONTRACT, "TPULora", "TPUTimingReport", "TPUTimingPlot"}
+
+
+def test_what_published_workflows_have_is_required_and_what_they_lack_is_optional() -> None:
+    for name in ("Wan21TPUSampler", "CogVideoXTPUSampler", "Flux2TPUSampler"):
+        assert next(iter(NODE_CLASS_MAPPINGS[name].INPUT_TYPES()["optional"])) == "num_devices"
+    for name in (each for each in CONTRACT if each.endswith("TPUPipeline")):
+        required = NODE_CLASS_MAPPINGS[name].INPUT_TYPES()["required"]
+        assert list(required)[-1] == "seed"
 
 
 def test_prompts_are_multiline_and_a_seed_has_the_frontends_widget_after_it() -> None:
@@ -200,11 +313,11 @@ def test_no_model_takes_what_another_has_made() -> None:
     takers: dict[str, set[str]] = {}
     for name in CONTRACT:
         node = NODE_CLASS_MAPPINGS[name]
-        for type_, _ in inputs_of(node).values():
+        for type_ in (type_ for type_, _ in inputs_of(node).values() if isinstance(type_, str)):
             takers.setdefault(type_, set()).add(node.MODEL)
-    own = {type_: pipelines for type_, pipelines in takers.items() if "_" in type_}
+    own = {type_: models for type_, models in takers.items() if "_" in type_ and type_ != "TPU_LORA"}
     assert len(own) == 12
-    assert all(len(pipelines) == 1 for pipelines in own.values())
+    assert all(len(models) == 1 for models in own.values())
 
 
 def test_fps_fits_the_input_of_comfyuis_create_video_too() -> None:
@@ -240,6 +353,20 @@ def test_fps_fits_the_input_of_comfyuis_create_video_too() -> None:
             "height: 1080 is not a positive multiple of 16; 1072 would do",
         ),
         ("FluxTPUSampler", {"height": 240}, "height: 240 is out of range; give 256 to 2048"),
+        ("Wan21TPUPipeline", {"num_frames": 18}, "num_frames: 18 is not of the form 4n+1; 17 or 21 would do"),
+        ("Wan21TPUPipeline", {"sigmas": "1, 0.75, 0.5", "num_inference_steps": 3}, True),
+        (
+            "Wan21TPUPipeline",
+            {"sigmas": "1, 0.75, 0.5", "num_inference_steps": 4},
+            "num_inference_steps: 4 disagrees with the 3 sigmas or timesteps; leave one of the two out",
+        ),
+        ("FluxTPUSampler", {"sigmas": "0.5, 1"}, "sigmas: 1.0 follows 0.5; give them falling"),
+        (
+            "CogVideoXTPUSampler",
+            {"step_cache": "magic"},
+            "step_cache: 'magic' is no step cache; give first-block:THRESHOLD, "
+            "mag:THRESHOLD[,RETENTION,MAX], taylorseer:INTERVAL or calibrate",
+        ),
         ("Flux2TPUVAEDecoder", {"width": 1000}, "width: 1000 is not a positive multiple of 16; 992 would do"),
     ],
 )
@@ -316,7 +443,7 @@ def _made_up_plans(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def execute(name: str, **inputs: Any) -> Any:
-    """What the node gives, without its timing. A sampler knows what was planned of its request."""
+    """What the node gives, without its timing. What denoises knows what was planned of its request."""
     node = NODE_CLASS_MAPPINGS[name]
     outputs = getattr(node(), node.FUNCTION)(**inputs)
     assert len(outputs) == len(node.RETURN_TYPES)
@@ -325,8 +452,9 @@ def execute(name: str, **inputs: Any) -> Any:
     assert telemetry.history.reports()[0] == report
     assert report.params["node"] == node.__name__
     predicted = [stage.predicted_hbm_peak_bytes for stage in report.stages if stage.name == "denoise"]
-    assert predicted[:1] == ([32 * GIB] if "Sampler" in name else [])
-    assert (report.forecast is not None) == ("Sampler" in name)
+    denoises = name.endswith(("Sampler", "Pipeline"))
+    assert predicted[:1] == ([32 * GIB] if denoises else [])
+    assert (report.forecast is not None) == denoises
     return outputs[0] if len(outputs) == 2 else outputs[:-1]
 
 
@@ -353,10 +481,37 @@ def test_wan21s_chain_makes_what_generate_makes(tiny_wan21: Path, guidance_scale
         **model,
     )
     frames, fps = execute("Wan21TPUVAEDecoder", latents=latents, fps=24, **model)
-    request = Wan21Request(**PROMPTS, **VIDEO, guidance_scale=guidance_scale, flow_shift=3.0)
-    expected = generate(request, checkpoint=tiny_wan21)
+    settings: dict[str, Any] = {"guidance_scale": guidance_scale, "flow_shift": 3.0}
+    expected = generate(Wan21Request(**PROMPTS, **VIDEO, **settings), checkpoint=tiny_wan21)
     np.testing.assert_allclose(frames.numpy(), expected.frames, atol=2 / 255)
     assert (num_frames, fps) == (9, 24)
+    whole, fps = execute("Wan21TPUPipeline", **PROMPTS, **VIDEO, **settings, **model, fps=8)
+    np.testing.assert_array_equal(whole.numpy(), expected.frames)
+    assert fps == 8
+
+
+@pytest.mark.usefixtures("compile_cache")
+def test_two_chained_loras_go_into_the_weights_of_a_sampler_and_of_a_pipeline(
+    tiny_wan21: Path, tmp_path: Path
+) -> None:
+    from crystools_pipelines.requests.lora import Lora
+    from crystools_pipelines.run import generate
+    from crystools_pipelines.tiny.lora import write_tiny_lora
+    from crystools_pipelines.wan.wan21_t2v.request import Wan21Request
+
+    file = str(write_tiny_lora("wan2.1-t2v", tmp_path / "detail.safetensors"))
+    lora, model = (Lora(file, 0.5), Lora(file, 0.25)), {"model_id": str(tiny_wan21)}
+    asked: dict[str, Any] = {**VIDEO, "guidance_scale": 5.0, "flow_shift": 3.0, "scheduler": "euler"}
+    request = Wan21Request(**PROMPTS, **asked, loras=(Lora(file, 0.75),))
+    expected = generate(request, checkpoint=tiny_wan21)
+    whole, _ = execute("Wan21TPUPipeline", **PROMPTS, **asked, lora=lora, **model)
+    np.testing.assert_allclose(whole.numpy(), expected.frames, atol=1 / 255)
+    params = telemetry.history.reports()[0].params
+    assert (params["loras"], params["scheduler"]) == (f"{file}=0.5, {file}=0.25", "euler")
+    prompt, negative = execute("Wan21TextEncoder", **PROMPTS, **model)
+    embeddings = {"prompt_embeds": prompt, "negative_prompt_embeds": negative}
+    latents, _ = execute("Wan21TPUSampler", **embeddings, **asked, lora=lora, **model)
+    np.testing.assert_allclose(latents.values, expected.latents, atol=1e-3)
 
 
 @pytest.mark.usefixtures("compile_cache")
@@ -397,6 +552,8 @@ def test_wan22s_chain_makes_what_generate_makes_of_the_same_picture(
     expected = generate(request, checkpoint=tiny_wan22_i2v)
     np.testing.assert_allclose(frames.numpy(), expected.frames, atol=2 / 255)
     assert num_frames == 9
+    whole, _ = execute("Wan22I2VTPUPipeline", image=image, **PROMPTS, **size, **settings, **model)
+    np.testing.assert_allclose(whole.numpy(), expected.frames, atol=2 / 255)
 
 
 @pytest.mark.usefixtures("compile_cache")
@@ -426,9 +583,12 @@ def test_flux2s_chain_makes_what_generate_makes(tiny_flux2: Path, flux2_latents:
     from crystools_pipelines.flux2.request import Flux2Request
     from crystools_pipelines.run import generate
 
-    image = execute("FluxTPUVAEDecoder", latents=flux2_latents, height=32, width=48, model_id=str(tiny_flux2))
+    size, model = {"height": 32, "width": 48}, {"model_id": str(tiny_flux2)}
+    image = execute("FluxTPUVAEDecoder", latents=flux2_latents, **size, **model)
     expected = generate(Flux2Request("a cat", 32, 48, 2, 4.0, 7), checkpoint=tiny_flux2)
     np.testing.assert_allclose(image.numpy(), expected.frames, atol=2 / 255)
+    asked = {"prompt": "a cat", **size, "num_inference_steps": 2, "guidance_scale": 4.0, "seed": 7}
+    np.testing.assert_array_equal(execute("Flux2TPUPipeline", **asked, **model).numpy(), expected.frames)
     refused = r"^width: 64 is not that of the latents; give 48, as the sampler had it$"
     with pytest.raises(RequestError, match=refused):
         execute("Flux2TPUVAEDecoder", latents=flux2_latents, height=32, width=64, model_id=str(tiny_flux2))

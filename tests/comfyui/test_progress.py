@@ -67,6 +67,25 @@ def work(on_step: Callable[[], None], steps: int = 3) -> None:
                     on_step()
 
 
+def test_the_bar_of_a_whole_pipeline_counts_the_steps_of_its_denoising_alone() -> None:
+    page, clock = Page(), Clock()
+    stages = ((StageName.TEXT_ENCODE, 1, 9.0), (StageName.DENOISE, 2, 1.5), (StageName.VAE_DECODE, 3, 4.0))
+    with (
+        node_progress("7", page.modules(), steps=2, clock=clock.monotonic) as on_step,
+        telemetry.run("wan2.1-t2v", clock=clock.monotonic) as run,
+    ):
+        for name, steps, seconds in stages:
+            with run.stage(name, steps=steps) as stage:
+                for _ in range(steps):
+                    stage.step(output := Output(clock, seconds, True))
+                    assert output.recorded.wait(10)
+                    on_step()
+    assert page.bars[0][1] == 2
+    assert page.bars[-1] == (2, 2)
+    assert any(text.startswith("vae_decode: step 3/3, ") for text in page.texts)
+    assert page.texts[-1] == "24.0 s, 1.50 s a step"
+
+
 def described(node_id: str) -> NodeFacts:
     return NodeFacts(Node(node_id, "Wan21TPUSampler", None))
 

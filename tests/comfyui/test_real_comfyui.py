@@ -23,7 +23,7 @@ import pytest
 from PIL import Image
 
 from crystools_pipelines.models import MODELS
-from crystools_pipelines.tiny.on_demand import tiny_name
+from crystools_pipelines.tiny.on_demand import tiny_lora_name, tiny_name
 from crystools_tpu.comfyui.nodes import NODE_CLASS_MAPPINGS
 from docs.make_workflows import TEMPLATES
 from tests.rigs.comfyui import running_comfyui
@@ -103,9 +103,9 @@ class ComfyUI:
             "4": {"class_type": "PreviewImage", "inputs": {"images": ["3", 0]}},
         }
 
-    def template(self, model: str, **inputs: Any) -> dict[str, Any]:
-        """The prompt of a model's small template, with a new seed, and these inputs where a node has them."""
-        saved = json.loads((ROOT / "example_workflows" / f"{TEMPLATES[model].tiny}.json").read_text())
+    def template(self, name: str, **inputs: Any) -> dict[str, Any]:
+        """The prompt of a small template, with a new seed, and these inputs where a node has them."""
+        saved = json.loads((ROOT / "example_workflows" / f"{TEMPLATES[name].tiny}.json").read_text())
         prompt = prompt_of(saved, self.get("/object_info"))
         changed = {"seed": next(self.seeds), **inputs}
         for node in prompt.values():
@@ -360,6 +360,74 @@ def test_the_small_template_of_each_model_makes_its_model_and_its_file(comfyui: 
     assert 0 < others["nodes"][0]["seconds"] < others["seconds"]
 
 
+def loras_in(prompt: dict[str, Any]) -> list[dict[str, Any]]:
+    return [node for node in prompt.values() if node["class_type"] == "TPULora"]
+
+
+def test_the_template_with_a_lora_makes_it_and_a_video_in_four_steps(comfyui: ComfyUI) -> None:
+    prompt = comfyui.template("wan2.1-lora")
+    outputs = comfyui.run(prompt)
+    file = tiny_lora_name("wan2.1-t2v")
+    assert comfyui.log.count(f"{file} was made in") == 1
+    assert [entry["filename"] for output in outputs.values() for entry in output.get("images", [])]
+    run = comfyui.ended()
+    assert (run["status"], _steps(run), run["params"]["scheduler"]) == ("succeeded", 4, "euler")
+    assert run["params"]["loras"].endswith(f"{file}=1")
+    assert any(warning.startswith(f"{file} was made in") for warning in run["warnings"])
+    again = comfyui.expected("wan2.1-lora", strength=0.5)
+    assert (again["workflow"], again["by"]) == (run["params"]["workflow"], "history")
+    assert again["nodes"][0]["loras"] == [f"{file}=0.5"]
+
+
+def test_a_chain_of_two_loras_runs_with_both_and_compiles_nothing_anew(comfyui: ComfyUI) -> None:
+    prompt = comfyui.template("wan2.1-lora", seed=5)
+    (lora,) = loras_in(prompt)
+    prompt["first"] = node("TPULora", lora_name=lora["inputs"]["lora_name"], strength=0.25, expert="both")
+    lora["inputs"] |= {"lora": ["first", 0], "strength": -0.25}
+    comfyui.run(prompt)
+    run = comfyui.ended()
+    assert [text.rpartition("=")[2] for text in run["params"]["loras"].split(", ")] == ["0.25", "-0.25"]
+    assert sum(stage.get("recompiles") or 0 for stage in run["stages"]) == 0
+
+
+def test_a_lora_that_is_not_there_is_refused_with_its_folder(comfyui: ComfyUI) -> None:
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        comfyui.run(comfyui.template("wan2.1-lora", lora_name="none.safetensors"))
+    (faulty,) = json.loads(refused.value.read())["node_errors"].values()
+    (error,) = faulty["errors"]
+    assert faulty["class_type"] == "TPULora"
+    assert error["details"].startswith("lora_name - 'none.safetensors' is no file in ")
+    assert "loras; put it there, and press R." in error["details"]
+
+
+def test_a_whole_pipeline_is_a_run_of_all_stages_in_one_node(comfyui: ComfyUI) -> None:
+    outputs = comfyui.run(comfyui.template("wan2.1-whole"))
+    assert [entry["filename"] for output in outputs.values() for entry in output.get("images", [])]
+    run = comfyui.ended()
+    parts = [stage for stage in run["stages"] if "parent" in stage]
+    assert {run["stages"][stage["parent"]]["component"] for stage in parts} == {"Wan21TPUPipeline"}
+    assert {stage["name"] for stage in parts} >= {"load", "text_encode", "denoise", "vae_decode"}
+    assert {"prompt", "height", "width", "num_inference_steps", "workflow"} <= run["params"].keys()
+    (summary,) = next(output["text"] for output in outputs.values() if "text" in output)
+    assert summary.count("wan2.1-t2v succeeded") == 1
+    again = comfyui.expected("wan2.1-whole")
+    assert (again["workflow"], again["by"]) == (run["params"]["workflow"], "history")
+    others = comfyui.expected("wan2.1-whole", num_inference_steps=7)
+    assert (others["by"], others["nodes"][0]["seconds"]) == ("scaled", others["seconds"])
+    image = node(
+        "Flux2TPUPipeline",
+        prompt="a cat",
+        height=256,
+        width=256,
+        num_inference_steps=2,
+        guidance_scale=4.0,
+        seed=next(comfyui.seeds),
+        model_id=tiny_name("flux.2"),
+    )
+    comfyui.run({"1": image, "2": node("PreviewImage", images=["1", 0])})
+    assert comfyui.ended()["params"]["prompt"] == "a cat"
+
+
 def test_what_cannot_work_is_refused_before_anything_runs(comfyui: ComfyUI) -> None:
     with pytest.raises(urllib.error.HTTPError) as refused:
         comfyui.run(comfyui.template("wan2.1-t2v", num_frames=18, model_id="wan", height=8))
@@ -380,10 +448,13 @@ def test_what_cannot_work_is_refused_before_anything_runs(comfyui: ComfyUI) -> N
         assert details[-1].endswith(", or tiny-wan2.1-t2v to try it: that is made for you")
 
 
+@pytest.mark.parametrize(
+    ("template", "denoiser"), [("wan2.1-t2v", "Wan21TPUSampler"), ("wan2.1-whole", "Wan21TPUPipeline")]
+)
 async def test_the_page_that_queued_a_prompt_sees_progress_and_cancel_stops_within_one_step(
-    comfyui: ComfyUI,
+    comfyui: ComfyUI, template: str, denoiser: str
 ) -> None:
-    prompt = comfyui.template("wan2.1-t2v", num_inference_steps=100)
+    prompt = comfyui.template(template, num_inference_steps=100)
     texts: list[str] = []
     logged = len(comfyui.log)
     bars: list[tuple[int, int]] = []
@@ -414,7 +485,7 @@ async def test_the_page_that_queued_a_prompt_sees_progress_and_cancel_stops_with
             assert told["type"] not in ("execution_error", "execution_success"), told
     run = comfyui.ended()
     assert run["status"] == "cancelled"
-    (sampler,) = [stage for stage in run["stages"] if stage["component"] == "Wan21TPUSampler"]
+    (sampler,) = [stage for stage in run["stages"] if stage["component"] == denoiser]
     assert sampler["status"] == "cancelled"
     # Two steps may be on their way to the device, and one begins before the word arrives.
     assert 3 <= _steps(run) <= seen + 3, (seen, _steps(run))

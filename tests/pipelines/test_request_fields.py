@@ -189,12 +189,16 @@ def test_the_inputs_of_nodes_are_made_of_the_fields(model: str, inputs: dict[str
     assert {name: node_input(request_class, name) for name in inputs} == inputs
 
 
-@pytest.mark.parametrize("node", NODES)
+@pytest.mark.parametrize("node", [name for name, node in NODES.items() if hasattr(node, "MODEL")])
 def test_every_node_has_the_inputs_that_the_fields_of_its_models_request_declare(node: str) -> None:
     inputs = NODES[node].INPUTS
     request_class = MODELS[NODES[node].MODEL].request_class()
     fields = [name for name in settings_of(request_class) if name in inputs]
-    assert [node_input(request_class, name) for name in fields] == [inputs[name] for name in fields]
+    larger_steps = {"step": 64} if node == "Flux2TPUPipeline" else {}
+    for name in fields:
+        type_, about = node_input(request_class, name)
+        about |= larger_steps if name in ("height", "width") else {}
+        assert inputs[name] == (type_, about)
 
 
 def test_what_a_caller_does_to_a_nodes_input_stays_with_him() -> None:

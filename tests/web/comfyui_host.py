@@ -84,7 +84,7 @@ NODES: Final = (
     *(
         {**node(name, class_.CATEGORY, {}, outputs_of(class_)), "input": class_.INPUT_TYPES()}
         for name, class_ in NODE_CLASS_MAPPINGS.items()
-        if name == "Wan21TPUSampler"
+        if name in ("Wan21TPUSampler", "Wan21TPUPipeline")
     ),
     timing_node("TPUTimingReport"),
     timing_node("TPUTimingPlot"),

@@ -85,8 +85,8 @@ DRAWN_BADGES = """() => {
   return drawn;
 }"""
 
-ADD_SAMPLER = """() => {
-  const { app } = comfyAPI.app, node = window.LiteGraph.createNode("Wan21TPUSampler");
+ADD_NODE = """type => {
+  const { app } = comfyAPI.app, node = window.LiteGraph.createNode(type);
   app.graph.clear();
   node.pos = [500, 90];
   app.graph.add(node);
@@ -699,7 +699,7 @@ def test_the_sidebar_has_the_live_run_those_before_it_and_two_side_by_side(tab: 
 def expected_of(node_id: str, **facts: Any) -> Expected:
     """What is expected of a workflow with one sampler."""
     sampler = ExpectedNode(Node(node_id, "Wan21TPUSampler", None), 190.0, None, None, (), (node_id,))
-    known = {name: facts.pop(name) for name in ("fits", "reason", "would_fit") if name in facts}
+    known = {name: facts.pop(name) for name in ("fits", "reason", "would_fit", "loras") if name in facts}
     nodes = (dataclasses.replace(sampler, **known),)
     runs = (215.0, 222.0, 225.0, 218.0, 232.0)
     history = Expected("4f1c", 220.0, "history", 0, runs, 8.0, nodes)
@@ -710,7 +710,7 @@ def test_before_a_run_its_time_and_its_cost_are_on_the_sampler_and_in_the_sideba
     note = tab.page.locator(".crystools-notes > div")
     expect(note).to_have_count(0)
     tab.scene.asked.clear()
-    node_id = tab.page.evaluate(ADD_SAMPLER)
+    node_id = tab.page.evaluate(ADD_NODE, "Wan21TPUSampler")
     saved = tab.page.evaluate(SAVED)
     tab.scene.expected = expected_of(node_id)
     expect(note).to_have_text("About 3 min 40 s · costs 0.59")
@@ -725,10 +725,12 @@ def test_before_a_run_its_time_and_its_cost_are_on_the_sampler_and_in_the_sideba
     )
 
     asked = len(tab.scene.asked)
-    tab.scene.expected = expected_of(node_id, seconds=90.0, by="scaled", alike_seconds=())
+    loras = ("style/detail.safetensors=0.8", "4step.safetensors=1")
+    tab.scene.expected = expected_of(node_id, seconds=90.0, by="scaled", alike_seconds=(), loras=loras)
     tab.page.evaluate(SET_STEPS, [node_id, 20])
     expect(note).to_have_text("About 1 min 30 s · costs 0.24")
     expect(panel.locator("#detail")).to_contain_text("By the speed of this model's last run, without loading")
+    expect(panel.locator("#loras")).to_have_text("With the LoRAs detail at 0.8 and 4step at 1.")
     assert len(tab.scene.asked) == asked + 1
     assert tab.scene.asked[-1][node_id]["inputs"]["num_inference_steps"] == 20
 
@@ -757,7 +759,7 @@ def test_before_a_run_its_time_and_its_cost_are_on_the_sampler_and_in_the_sideba
 
 
 def test_what_does_not_fit_offers_what_does_and_one_click_sets_the_widgets(tab: Tab) -> None:
-    node_id = tab.page.evaluate(ADD_SAMPLER)
+    node_id = tab.page.evaluate(ADD_NODE, "Wan21TPUPipeline")
     tab.scene.expected = expected_of(
         node_id,
         fits=False,
@@ -770,11 +772,11 @@ def test_what_does_not_fit_offers_what_does_and_one_click_sets_the_widgets(tab: 
     expect(note).to_contain_text("Does not fit")
     tab.page.evaluate(CHECKED)
     note.get_by_role("button", name=re.compile("^960 . 544 . 81 fits: use it$")).click()
-    assert tab.page.evaluate(WIDGETS, node_id)[:3] == [544, 960, 81]
+    assert tab.page.evaluate(WIDGETS, node_id)[2:5] == [544, 960, 81]
     tab.page.evaluate("comfyAPI.app.app.canvas.canvas.focus()")
     tab.page.keyboard.press("Control+z")
-    tab.page.wait_for_function(f"id => ({WIDGETS})(id)[1] === 1280", arg=node_id)
-    assert tab.page.evaluate(WIDGETS, node_id)[:3] == [720, 1280, 81]
+    tab.page.wait_for_function(f"id => ({WIDGETS})(id)[3] === 1280", arg=node_id)
+    assert tab.page.evaluate(WIDGETS, node_id)[2:5] == [720, 1280, 81]
     tab.scene.expected = None
     tab.page.evaluate(CLEAR)
     expect(note).to_have_count(0)

@@ -11,7 +11,7 @@
 
 const LOOK_EVERY_MILLISECONDS = 200;
 
-const SAMPLER = /TPUSampler$/;
+const SAMPLER = /TPU(Sampler|Pipeline)$/;
 
 const RUNS_KEPT = 20;
 

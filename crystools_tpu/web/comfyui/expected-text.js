@@ -34,6 +34,25 @@ export function aboutDetail(expected, price) {
   return `${known}${cost}`;
 }
 
+/**
+ * "With the LoRAs detail at 0.8 and 4step at 1."; empty where the workflow has none.
+ *
+ * @param {Expected} expected
+ */
+export function lorasText({ nodes }) {
+  const loras = [...new Set(nodes.flatMap(({ loras }) => loras ?? []))].map(loraText);
+  if (!loras.length) return "";
+  const [last, ...others] = loras.reverse();
+  return others.length ? `With the LoRAs ${others.reverse().join(", ")} and ${last}.` : `With the LoRA ${last}.`;
+}
+
+/** "detail at 0.8" of "style/detail.safetensors=0.8". @param {string} lora */
+function loraText(lora) {
+  const [, file = lora, strength] = /^(.*?)(?:=([^=]*))?$/.exec(lora) ?? [];
+  const name = file.replace(/^.*[\\/]/, "").replace(/\.safetensors$/, "");
+  return strength ? `${name} at ${strength}` : name;
+}
+
 /** @param {Expected} expected */
 function historyText({ alike_seconds: alike, cached_nodes: cached }) {
   const [shortest, longest] = [Math.min(...alike), Math.max(...alike)].map(wholeDuration);

@@ -9,7 +9,7 @@
 
 import { StoreView, blueprint } from "../component.js";
 import { h, setText, syncChildren } from "../dom.js";
-import { aboutDetail, aboutText, misfitText, offerText, tookText } from "./expected-text.js";
+import { aboutDetail, aboutText, lorasText, misfitText, offerText, tookText } from "./expected-text.js";
 import { applyShape } from "./shapes.js";
 
 export class ExpectedView extends StoreView {
@@ -18,6 +18,7 @@ export class ExpectedView extends StoreView {
       <h2 id="title">This workflow</h2>
       <p id="about" class="number"></p>
       <p id="detail" class="muted"></p>
+      <p id="loras" class="muted"></p>
       <div id="misfits"></div>
       <p id="took"></p>
     </section>`,
@@ -62,11 +63,13 @@ export class ExpectedView extends StoreView {
     const ended = this.#expectations?.ended;
     const about = answer ? aboutText(answer, price) : "";
     const detail = answer ? aboutDetail(answer, price) : "";
+    const loras = answer ? lorasText(answer) : "";
     const took = ended ? tookText(ended.run, ended.expectedSeconds, price) : "";
     const misfits = answer?.nodes.filter(({ fits }) => fits === false) ?? [];
-    this.hidden = !(about || detail || took || misfits.length);
+    this.hidden = !(about || detail || loras || took || misfits.length);
     setText(this.byId("about"), about);
     setText(this.byId("detail"), detail);
+    setText(this.byId("loras"), loras);
     setText(this.byId("took"), took);
     syncChildren(
       this.byId("misfits"),

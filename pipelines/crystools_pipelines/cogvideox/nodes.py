@@ -7,6 +7,7 @@ from typing import Any, ClassVar, TypeAlias
 from crystools_pipelines.nodes.base import Timing, node_mappings
 from crystools_pipelines.nodes.handed import Embeddings, Latents
 from crystools_pipelines.nodes.stages import DecoderNode, SamplerNode, TextEncoderNode
+from crystools_pipelines.nodes.whole import VideoPipelineNode
 from crystools_tpu import telemetry
 
 Prompts: TypeAlias = tuple[Embeddings, Embeddings]
@@ -38,8 +39,8 @@ class CogVideoXTPUSampler(_Node, SamplerNode):
 
     DESCRIPTION = "Denoises a video's latents on the TPU, with the checkpoint's own scheduler."
     INPUT_NAMES: ClassVar = (
-        *("embeddings", "height", "width", "num_frames", "num_inference_steps", "guidance_scale", "seed"),
-        "num_devices",
+        *("embeddings", "height", "width", "num_frames"),
+        *("num_inference_steps", "guidance_scale", "seed"),
     )
     RETURN_NAMES: ClassVar = ("latents", "info", "timing")
 
@@ -67,6 +68,10 @@ class CogVideoXTPUVAEDecoder(_Node, DecoderNode):
         return frames, fps, timing
 
 
+class CogVideoXTPUPipeline(_Node, VideoPipelineNode):
+    """A prompt to frames."""
+
+
 NODE_CLASS_MAPPINGS, NODE_DISPLAY_NAME_MAPPINGS = node_mappings(
-    CogVideoXTextEncoder, CogVideoXTPUSampler, CogVideoXTPUVAEDecoder
+    CogVideoXTextEncoder, CogVideoXTPUSampler, CogVideoXTPUVAEDecoder, CogVideoXTPUPipeline
 )

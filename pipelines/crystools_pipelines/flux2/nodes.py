@@ -1,4 +1,4 @@
-"""FLUX.2's nodes, each by the two ids that workflows use."""
+"""FLUX.2's nodes: its stages each by the two ids that workflows use, and all of it as one."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from crystools_pipelines.errors import RequestError
 from crystools_pipelines.nodes.base import Timing, node_mappings
 from crystools_pipelines.nodes.handed import Embeddings, Latents, check_origin
 from crystools_pipelines.nodes.stages import DecoderNode, SamplerNode, TextEncoderNode
+from crystools_pipelines.nodes.whole import PipelineNode
+from crystools_pipelines.requests.fields import Input
 from crystools_tpu import telemetry
 
 
@@ -37,7 +39,7 @@ class FluxTPUSampler(_Node, SamplerNode):
     DESCRIPTION = "Denoises an image's latents on the TPU; the schedule shifts with the image's size."
     INPUT_NAMES: ClassVar = (
         *("prompt_embeds", "height", "width", "num_inference_steps", "guidance_scale", "seed"),
-        *("model_id", "num_devices"),
+        "model_id",
     )
     RETURN_NAMES: ClassVar = ("latents", "timing")
     LATENT_FORMAT = "Flux2"
@@ -69,18 +71,34 @@ class FluxTPUVAEDecoder(_Node, DecoderNode):
         return self.decoded(latents, model_id)
 
 
-_CLASSES, _TITLES = node_mappings(FluxTPUTextEncoder, FluxTPUSampler, FluxTPUVAEDecoder)
+class Flux2TPUPipeline(_Node, PipelineNode):
+    """A prompt to an image."""
 
-NODE_CLASS_MAPPINGS = {
-    **_CLASSES,
+    DESCRIPTION = "All of it in one run on the TPU: from the prompt to the image."
+    INPUT_NAMES: ClassVar = ("prompt", "height", "width", "num_inference_steps", "guidance_scale", "seed")
+    RETURN_NAMES: ClassVar = ("image", "timing")
+    LATENT_FORMAT = FluxTPUSampler.LATENT_FORMAT
+
+    @classmethod
+    def _input(cls, name: str) -> Input:
+        """Its widgets go in larger steps than the sampler's."""
+        type_, about = super()._input(name)
+        return (type_, {**about, "step": 64}) if name in ("height", "width") else (type_, about)
+
+    def generate(self, **inputs: Any) -> tuple[Any, Timing]:
+        """`image` float32 `[1, height, width, 3]` in 0..1."""
+        return self.generated(**inputs)
+
+
+_CLASSES, _TITLES = node_mappings(FluxTPUTextEncoder, FluxTPUSampler, FluxTPUVAEDecoder, Flux2TPUPipeline)
+_ALIASES = {
     "Flux2TextEncoder": FluxTPUTextEncoder,
     "Flux2TPUSampler": FluxTPUSampler,
     "Flux2TPUVAEDecoder": FluxTPUVAEDecoder,
 }
+
+NODE_CLASS_MAPPINGS = {**_CLASSES, **_ALIASES}
 NODE_DISPLAY_NAME_MAPPINGS = {
-    **{
-        id_: _TITLES[node.__name__].replace(")", ", by its other name)")
-        for id_, node in NODE_CLASS_MAPPINGS.items()
-    },
     **_TITLES,
+    **{id_: _TITLES[node.__name__].replace(")", ", by its other name)") for id_, node in _ALIASES.items()},
 }

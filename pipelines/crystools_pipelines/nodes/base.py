@@ -6,8 +6,9 @@ Importing it imports neither jax nor torch. ComfyUI is met by name alone, where 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeAlias
@@ -23,13 +24,18 @@ if TYPE_CHECKING:
     import jax
     from jax.sharding import Mesh
 
+    from crystools_pipelines.requests.lora import Lora
     from crystools_pipelines.runtime.job import Job, OnLatents
     from crystools_pipelines.runtime.pipeline import Pipeline
     from crystools_pipelines.weights.checkpoint import Checkpoint
     from crystools_pipelines.weights.part import Part
+    from crystools_tpu.telemetry import StageWork
     from crystools_tpu.telemetry.events import Params
 
 Timing: TypeAlias = dict[str, Any]
+
+LORA: Final = "TPU_LORA"
+"""The socket of a tuple of `requests.lora.Lora`."""
 
 TIMING: Final = "TPU_TIMING"
 """The socket of a run's report, as `telemetry.to_wire` gives it."""
@@ -83,7 +89,8 @@ class ModelNode:
     SOCKETS: ClassVar[str]
     """The prefix of the types of the model's own sockets."""
     INPUT_NAMES: ClassVar[Sequence[str]]
-    """Fields of the request, `model_id`, `num_devices`, `fps`, or the model's own sockets, in their order."""
+    """The inputs that must be given, in their order: fields of the request, `model_id`, `fps`, or the model's
+    own sockets."""
     RETURN_NAMES: ClassVar[Sequence[str]]
 
     INPUTS: ClassVar[Mapping[str, Input]]
@@ -96,11 +103,19 @@ class ModelNode:
         """A model's node has the types of its inputs and outputs by their names."""
         super().__init_subclass__()
         if hasattr(cls, "MODEL"):
-            cls.INPUTS = {name: cls._input(name) for name in cls.INPUT_NAMES}
+            names = (*cls.INPUT_NAMES, *cls.optional_names())
+            cls.INPUTS = {name: cls._input(name) for name in names}
             cls.RETURN_TYPES = tuple(_OUTPUTS.get(name) or cls._socket(name) for name in cls.RETURN_NAMES)
 
     @classmethod
+    def optional_names(cls) -> Sequence[str]:
+        """The inputs that a workflow may be without, in their order after the others."""
+        return ()
+
+    @classmethod
     def _input(cls, name: str) -> Input:
+        if name == "lora":
+            return LORA, {"tooltip": "what a TPU LoRA node gives"}
         if name == "model_id":
             return "STRING", {"default": MODELS[cls.MODEL].hub_id, "tooltip": _MODEL_ID}
         if name in _SHARED_INPUTS:
@@ -116,9 +131,9 @@ class ModelNode:
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
-        """The inputs in ComfyUI's form. Workflows made before there was `num_devices` run without it."""
-        required = dict(cls.INPUTS)
-        optional = {name: required.pop(name) for name in ("num_devices",) if name in required}
+        """The inputs in ComfyUI's form."""
+        required = {name: cls.INPUTS[name] for name in cls.INPUT_NAMES}
+        optional = {name: cls.INPUTS[name] for name in cls.optional_names()}
         types = {"required": required, "optional": optional, "hidden": {"unique_id": "UNIQUE_ID"}}
         return {kind: inputs for kind, inputs in types.items() if inputs}
 
@@ -128,30 +143,44 @@ class ModelNode:
         height: int | None = None,
         width: int | None = None,
         num_frames: int | None = None,
+        num_inference_steps: int | None = None,
         model_id: str | None = None,
+        sigmas: str | None = None,
+        timesteps: str | None = None,
+        step_cache: str | None = None,
     ) -> bool | str:
         """True, or what is wrong and what would do, a line for each input that is wrong: its name, and why.
 
         ComfyUI hands over those of these inputs that the node has; it checks no range of them, and those that
         another node gives are None.
         """
-        given = {"height": height, "width": width, "num_frames": num_frames, "model_id": model_id}
-        faults: list[str] = []
-        for name, value in given.items():
-            if value is not None:
-                try:
-                    cls._check(name, value)
-                except RequestError as error:
-                    faults.append(str(error))
+        fields = {
+            "height": height,
+            "width": width,
+            "num_frames": num_frames,
+            "num_inference_steps": num_inference_steps,
+            "sigmas": sigmas,
+            "timesteps": timesteps,
+            "step_cache": step_cache,
+        }
+        given = {name: value for name, value in fields.items() if value is not None}
+        checks: list[Callable[[], object]] = [
+            partial(cls._check_field, name, value) for name, value in given.items()
+        ]
+        if model_id is not None:
+            checks.append(partial(locate, model_id, cls.MODEL))
+        faults = _faults(checks) or _faults([partial(cls._check_together, given)])
         return "\n".join(faults) or True
 
     @classmethod
-    def _check(cls, name: str, value: Any) -> None:
-        if name == "model_id":
-            locate(value, cls.MODEL)
-        else:
-            _check_range(name, value, cls.INPUTS[name][1])
-            cls.request_class().of_any_content(**{name: value})
+    def _check_field(cls, name: str, value: Any) -> None:
+        _check_range(name, value, cls.INPUTS[name][1])
+        cls._check_together({name: value})
+
+    @classmethod
+    def _check_together(cls, given: Mapping[str, Any]) -> None:
+        kind = cls.request_class()
+        kind.of_any_content(**fields_of(kind, given))
 
     @classmethod
     def request_class(cls) -> type[Any]:
@@ -172,6 +201,7 @@ class ModelNode:
         params: Params,
         parts: Sequence[Part[Any]],
         request: Any = None,
+        work: Sequence[StageWork] = (),
     ) -> Iterator[Job]:
         """A run of the pipeline that loads `parts`. What was planned of all of `request` is its forecast."""
         from crystools_pipelines.run import started_run
@@ -184,6 +214,7 @@ class ModelNode:
             mesh,
             parts,
             request=request,
+            work=work,
             on_step=self.on_step,
             on_latents=self.on_latents,
         ) as job:
@@ -192,14 +223,40 @@ class ModelNode:
             yield job
 
 
+def fields_of(request_class: type[Any], inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """The request's fields by the inputs of their names: of a field that is parsed the text, none if empty.
+
+    Raises RequestError for a text that is no value.
+    """
+    fields = {}
+    for name, value in inputs.items():
+        parse = settings_of(request_class)[name].parse
+        if parse is None or not isinstance(value, str):
+            fields[name] = value
+        elif value.strip():
+            fields[name] = parse(name, value)
+    return fields
+
+
 def node_mappings(*nodes: type[ModelNode]) -> tuple[dict[str, type[ModelNode]], dict[str, str]]:
     """ComfyUI's `NODE_CLASS_MAPPINGS` and `NODE_DISPLAY_NAME_MAPPINGS`: a node's id is its class's name."""
     classes = {node.__name__: node for node in nodes}
     return classes, {id_: f"{node.NAME} {node.TITLE} (TPU)" for id_, node in classes.items()}
 
 
+def _faults(checks: Iterable[Callable[[], object]]) -> list[str]:
+    """What they refuse."""
+    faults = []
+    for check in checks:
+        try:
+            check()
+        except RequestError as error:
+            faults.append(str(error))
+    return faults
+
+
 def _check_range(name: str, value: Any, about: Mapping[str, Any]) -> None:
-    if not about["min"] <= value <= about["max"]:
+    if "min" in about and not about["min"] <= value <= about["max"]:
         raise RequestError(name, f"{value} is out of range; give {about['min']} to {about['max']}")
 
 
@@ -234,15 +291,16 @@ def locate(model_id: str, model: str | None = None, modules: Mapping[str, Module
     return name
 
 
-def checkpoint_at(model_id: str) -> Checkpoint:
-    """The checkpoint that an input names; a tiny one that is missing is made.
+def checkpoint_at(model_id: str, loras: Sequence[Lora] = ()) -> Checkpoint:
+    """The checkpoint that an input names. It and these LoRAs are made where they are tiny ones and missing.
 
     Raises CheckpointError where it cannot be written.
     """
     from crystools_pipelines.weights.checkpoint import Checkpoint
 
     location = locate(model_id)
-    return Checkpoint(location, news=make_missing(location))
+    news = [made for each in (location, *(lora.location for lora in loras)) if (made := make_missing(each))]
+    return Checkpoint(location, news="; ".join(news) or None)
 
 
 def devices(num_devices: int = 0) -> list[jax.Device]:

@@ -6,11 +6,24 @@ A model's own node says which sockets and inputs it has; what it does is here.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
-from crystools_pipelines.nodes.base import ModelNode, Timing, checkpoint_at, devices, timing_of
+from crystools_pipelines.errors import RequestError
+from crystools_pipelines.nodes.base import (
+    ModelNode,
+    Timing,
+    checkpoint_at,
+    devices,
+    fields_of,
+    timing_of,
+)
 from crystools_pipelines.nodes.handed import Embeddings, Latents, check_origin, check_width
+from crystools_pipelines.requests.fields import settings_of
+from crystools_pipelines.requests.lora import Lora
 from crystools_tpu.telemetry import RunReport
+
+LATER_FIELDS: Final = ("scheduler", "sigmas", "timesteps", "step_cache")
+"""Fields that a request may have, and that no published workflow asks for."""
 
 
 class TextEncoderNode(ModelNode):
@@ -34,13 +47,42 @@ class TextEncoderNode(ModelNode):
         return embeddings, timing_of(job)
 
 
-class SamplerNode(ModelNode):
+class DenoisingNode(ModelNode):
+    """A node that denoises: it takes LoRAs, and says how the steps are to be taken."""
+
+    OPTIONAL_NAMES: ClassVar[Sequence[str]] = ()
+    """Optional inputs of the model's own, before those that every such node has."""
+    LATENT_FORMAT: ClassVar[str | None] = None
+    """What ComfyUI calls the format of the latents, where it has one."""
+
+    @classmethod
+    def optional_names(cls) -> Sequence[str]:
+        """Last what published workflows are without: a LoRA, and what the request has of LATER_FIELDS."""
+        later = (name for name in LATER_FIELDS if name in settings_of(cls.request_class()))
+        return *cls.OPTIONAL_NAMES, "num_devices", "lora", *later
+
+    @classmethod
+    def steps_of(cls, inputs: Mapping[str, Any]) -> int | None:
+        """How many denoising steps these inputs ask for; None where they cannot be served."""
+        names = ("num_inference_steps", "sigmas", "timesteps")
+        kind, given = cls.request_class(), {name: inputs[name] for name in names if name in inputs}
+        try:
+            steps: int = kind.of_any_content(**fields_of(kind, given)).num_inference_steps
+        except RequestError:
+            return None
+        return steps
+
+    def request(self, *prompts: str, lora: Sequence[Lora] = (), **inputs: Any) -> Any:
+        """What these inputs ask of the model."""
+        kind = self.request_class()
+        return kind(*prompts, loras=tuple(lora), **fields_of(kind, inputs))
+
+
+class SamplerNode(DenoisingNode):
     """Noise to latents."""
 
     TITLE = "Sampler"
     FUNCTION = "sample"
-    LATENT_FORMAT: ClassVar[str | None] = None
-    """What ComfyUI calls the format of these latents, where it has one."""
 
     def sampled(
         self,
@@ -53,18 +95,19 @@ class SamplerNode(ModelNode):
         """The latents and the run's report.
 
         `embeddings` are the prompt's, then the negative prompt's, each with its input; without guidance
-        these are not used. `settings` are the request's fields.
+        these are not used. `settings` are `lora` and the request's fields.
         """
         import numpy as np
 
         from crystools_pipelines.runtime.job import params_of
 
-        request = self.request_class()(*(each.prompt for _, each in embeddings), **settings)
-        pipeline, checkpoint = self.pipeline(), checkpoint_at(model_id)
+        request = self.request(*(each.prompt for _, each in embeddings), **settings)
+        pipeline, checkpoint = self.pipeline(), checkpoint_at(model_id, request.loras)
         prepared = pipeline.prepare(request, checkpoint)
         for name, each in embeddings:
             check_origin(name, each, self.MODEL)
             check_width(name, each, pipeline.embedding_width(checkpoint))
+        checkpoint = checkpoint.with_loras(request.loras)
         branches = np.concatenate([each.values for _, each in embeddings][: request.branches])
         mesh = pipeline.mesh(devices(num_devices), checkpoint, request.branches)
         parts = pipeline.denoisers(mesh, prepared)

@@ -24,7 +24,7 @@ from crystools_pipelines.requests.fields import (
 )
 from crystools_pipelines.requests.lora import Lora, parse_lora
 from crystools_pipelines.requests.schedule import settle_steps
-from crystools_pipelines.requests.step_cache import StepCache, parse_step_cache
+from crystools_pipelines.requests.step_cache import FORMS, StepCache, parse_step_cache
 
 
 class Size(NamedTuple):
@@ -65,6 +65,7 @@ class Request:
         help="skip steps: first-block:THRESHOLD, mag:THRESHOLD[,RETENTION,MAX], taylorseer:INTERVAL;"
         " or calibrate",
         metavar="RULE",
+        widget=("STRING", {"default": "", "tooltip": f"which steps to skip: {FORMS}; empty: none"}),
         parse=parse_step_cache,
     )
 

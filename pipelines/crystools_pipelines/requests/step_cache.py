@@ -5,7 +5,7 @@ from typing import Final, TypeAlias
 
 from crystools_pipelines.errors import RequestError
 
-_FORMS: Final = "first-block:THRESHOLD, mag:THRESHOLD[,RETENTION,MAX], taylorseer:INTERVAL or calibrate"
+FORMS: Final = "first-block:THRESHOLD, mag:THRESHOLD[,RETENTION,MAX], taylorseer:INTERVAL or calibrate"
 
 
 @dataclass(frozen=True)
@@ -75,8 +75,8 @@ def parse_step_cache(field: str, text: str) -> StepCache:
             case "calibrate", []:
                 return Calibrate()
     except ValueError as error:
-        raise RequestError(field, f"{text!r}: {error}; give {_FORMS}") from None
-    raise RequestError(field, f"{text!r} is no step cache; give {_FORMS}")
+        raise RequestError(field, f"{text!r}: {error}; give {FORMS}") from None
+    raise RequestError(field, f"{text!r} is no step cache; give {FORMS}")
 
 
 def _positive(text: str) -> float:

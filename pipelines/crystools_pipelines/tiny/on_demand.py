@@ -1,20 +1,27 @@
-"""Tiny checkpoints by name: `tiny-wan2.1-t2v` needs no folder, for it is made where it is missing."""
+"""Tiny checkpoints by name: `tiny-wan2.1-t2v` needs no folder, for it is made where it is missing.
+
+So is a LoRA for each of them.
+"""
 
 from __future__ import annotations
 
 import tempfile
 import threading
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 from crystools_pipelines.errors import CheckpointError, RequestError
 from crystools_pipelines.models import MODELS
 from crystools_pipelines.tiny import write_tiny_checkpoint
+from crystools_pipelines.tiny.lora import write_tiny_lora
 from crystools_tpu.data_dir import TINY_MODELS, data_dir
 from crystools_tpu.environment import DATA_DIR
 from crystools_tpu.whole_file import reason
 
 _PREFIX: Final = "tiny-"
+_LORA: Final = "-lora.safetensors"
 
 _making: Final = threading.Lock()
 
@@ -36,34 +43,57 @@ def tiny_location(name: str, model: str | None, field: str) -> str | None:
     return str(_folder(tiny))
 
 
+def tiny_lora_name(model: str) -> str:
+    """What the LoRA for the tiny checkpoint of a model is called."""
+    return f"{tiny_name(model)}{_LORA}"
+
+
+def tiny_lora_names() -> list[str]:
+    """Those of all models."""
+    return [*map(tiny_lora_name, MODELS)]
+
+
+def tiny_lora_location(name: str) -> str | None:
+    """Where the LoRA of that name is, or will be once it is made; None for any other name."""
+    return str(data_dir() / TINY_MODELS / name) if name in tiny_lora_names() else None
+
+
 def make_missing(location: str) -> str | None:
-    """Makes the checkpoint if it is a tiny one by its location and not there: whole, or not at all.
+    """Makes the checkpoint or LoRA if it is a tiny one by its location and not there: whole, or not at all.
 
     What the user should know of it, or None where nothing was to be made, or another thread or process was
     faster. Raises CheckpointError where it cannot be written.
     """
-    folder = Path(location)
-    model = _model_of(folder.name)
-    if model is None or folder != _folder(model):
+    path = Path(location)
+    if (write := _writer(path)) is None:
         return None
     with _making:
-        if folder.is_dir():
+        if path.exists():
             return None
         try:
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(prefix=".", dir=folder.parent) as unfinished:
-                write_tiny_checkpoint(model, Path(unfinished) / folder.name).rename(folder)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(prefix=".", dir=path.parent) as unfinished:
+                write(Path(unfinished) / path.name).rename(path)
         except Exception as error:
-            if folder.is_dir():  # another process was faster
+            if path.is_dir():  # another process was faster
                 return None
             if not _is_of_the_disk(error):
                 raise
             why = reason(error) if isinstance(error, OSError) else str(error)
             remedy = f"make room, or set {DATA_DIR} to a folder that can be written to"
             raise CheckpointError(
-                f"{folder.name} could not be made in {folder.parent}: {why}; {remedy}"
+                f"{path.name} could not be made in {path.parent}: {why}; {remedy}"
             ) from error
-    return f"{folder.name} was made in {folder}: its weights are random, and so is what it shows"
+    return f"{path.name} was made in {path}: its weights are random, and so is what it shows"
+
+
+def _writer(path: Path) -> Callable[[Path], Path] | None:
+    """What writes the checkpoint or the LoRA that is to be there; None where nothing is."""
+    name = path.name.removesuffix(_LORA)
+    model = _model_of(name)
+    if model is None or path.parent != _folder(model).parent:
+        return None
+    return partial(write_tiny_checkpoint if name == path.name else write_tiny_lora, model)
 
 
 def _model_of(name: str) -> str | None:

@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Final
 from crystools_pipelines.nodes.base import Timing
 from crystools_pipelines.nodes.handed import Embeddings, Latents
 from crystools_pipelines.nodes.stages import DecoderNode, SamplerNode, TextEncoderNode
+from crystools_pipelines.nodes.whole import VideoPipelineNode
 from crystools_tpu import telemetry
 
 EMBEDDINGS: Final = ("prompt_embeds", "negative_prompt_embeds")
@@ -71,3 +72,9 @@ class WanDecoder(DecoderNode):
         """`frames` float32 `[frames, height, width, 3]` in 0..1."""
         frames, timing = self.decoded(latents, model_id)
         return frames, fps, timing
+
+
+class WanPipeline(VideoPipelineNode):
+    """A prompt to frames."""
+
+    LATENT_FORMAT = WanSampler.LATENT_FORMAT

@@ -5,7 +5,14 @@ from __future__ import annotations
 from typing import ClassVar
 
 from crystools_pipelines.nodes.base import node_mappings
-from crystools_pipelines.wan.nodes import EMBEDDINGS, SIZE, WanDecoder, WanSampler, WanTextEncoder
+from crystools_pipelines.wan.nodes import (
+    EMBEDDINGS,
+    SIZE,
+    WanDecoder,
+    WanPipeline,
+    WanSampler,
+    WanTextEncoder,
+)
 
 
 class _Node:
@@ -24,7 +31,7 @@ class Wan21TPUSampler(_Node, WanSampler):
 
     INPUT_NAMES: ClassVar = (
         *(*EMBEDDINGS, *SIZE, "num_inference_steps", "guidance_scale", "seed"),
-        *("model_id", "flow_shift", "num_devices"),
+        *("model_id", "flow_shift"),
     )
 
 
@@ -32,6 +39,12 @@ class Wan21TPUVAEDecoder(_Node, WanDecoder):
     """Latents to frames."""
 
 
+class Wan21TPUPipeline(_Node, WanPipeline):
+    """A prompt to frames."""
+
+    OPTIONAL_NAMES: ClassVar = ("model_id", "fps", "flow_shift")
+
+
 NODE_CLASS_MAPPINGS, NODE_DISPLAY_NAME_MAPPINGS = node_mappings(
-    Wan21TextEncoder, Wan21TPUSampler, Wan21TPUVAEDecoder
+    Wan21TextEncoder, Wan21TPUSampler, Wan21TPUVAEDecoder, Wan21TPUPipeline
 )

@@ -15,7 +15,14 @@ from crystools_pipelines.nodes.base import (
     timing_of,
 )
 from crystools_pipelines.nodes.handed import Latents
-from crystools_pipelines.wan.nodes import EMBEDDINGS, SIZE, ExpertsSampler, WanDecoder, WanTextEncoder
+from crystools_pipelines.wan.nodes import (
+    EMBEDDINGS,
+    SIZE,
+    ExpertsSampler,
+    WanDecoder,
+    WanPipeline,
+    WanTextEncoder,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -100,7 +107,7 @@ class Wan22I2VTPUSampler(_Node, ExpertsSampler):
 
     INPUT_NAMES: ClassVar = (
         *(*EMBEDDINGS, "condition", "latent_info", "num_inference_steps", "guidance_scale", "shift", "seed"),
-        *("model_id", "boundary_ratio", "num_devices"),
+        *("model_id", "boundary_ratio"),
     )
 
     def sample(self, latent_info: LatentInfo, **inputs: Any) -> tuple[Latents, int, Timing]:  # type: ignore[override]
@@ -112,6 +119,22 @@ class Wan22I2VTPUVAEDecoder(_Node, WanDecoder):
     """Latents to frames."""
 
 
+class Wan22I2VTPUPipeline(_Node, WanPipeline):
+    """A prompt and the image that the video starts with to frames, by two transformers in turn."""
+
+    INPUT_NAMES: ClassVar = ("image", *WanPipeline.INPUT_NAMES)
+    OPTIONAL_NAMES: ClassVar = ("model_id", "fps", "shift", "boundary_ratio")
+
+    def generate(self, image: Any, height: int, width: int, **inputs: Any) -> tuple[Any, int, Timing]:  # type: ignore[override]
+        """The image is stretched to the video's size."""
+        stretched = stretch(image, height, width)
+        return super().generate(image=stretched, height=height, width=width, **inputs)
+
+
 NODE_CLASS_MAPPINGS, NODE_DISPLAY_NAME_MAPPINGS = node_mappings(
-    Wan22I2VImageEncoder, Wan22I2VTextEncoder, Wan22I2VTPUSampler, Wan22I2VTPUVAEDecoder
+    Wan22I2VImageEncoder,
+    Wan22I2VTextEncoder,
+    Wan22I2VTPUSampler,
+    Wan22I2VTPUVAEDecoder,
+    Wan22I2VTPUPipeline,
 )
