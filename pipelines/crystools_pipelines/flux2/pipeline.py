@@ -50,6 +50,7 @@ class Flux2(Pipeline[Flux2Request, FlowMatchEulerDiscreteScheduler]):
     text_width = "joint_attention_dim"
     predict = staticmethod(predict)
     advance = staticmethod(advance)
+    hidden_size = staticmethod(costs.hidden_size)
     step_cache_news: ClassVar = {
         FirstBlockCache: "diffusers has no FirstBlockCache for this model's two kinds of blocks; "
         "here its rule is applied to both as one stack"
@@ -80,9 +81,6 @@ class Flux2(Pipeline[Flux2Request, FlowMatchEulerDiscreteScheduler]):
         self.check_denoiser(checkpoint)
         self.check_step_cache(request, checkpoint)
         return load_scheduler(checkpoint, FlowMatchEulerDiscreteScheduler)
-
-    def hidden_size(self, config: Config, latent_shape: tuple[int, ...]) -> tuple[int, int]:
-        return latent_shape[1], costs.hidden_width(config)
 
     def first_blocks(self, config: Config, count: int) -> Config:
         double = min(count, config["num_layers"])
