@@ -103,7 +103,7 @@ class Pipeline(ABC, Generic[Request, Prepared]):
     step_cost: ClassVar[Callable[..., Cost]]
     """`step_cost(config, latent_shape, tokens)` is the cost of a transformer on a sample for each branch."""
     hidden_size: ClassVar[Callable[..., tuple[int, int]]]
-    """`hidden_size(config, latent_shape)` is how many tokens the transformer makes of latents, and their width."""
+    """`hidden_size(config, latent_shape)` is how many tokens a transformer makes of latents, and how wide."""
     step_cache_by_branch: ClassVar[bool] = False
     """Whether each guidance branch decides for itself which blocks to skip, as where diffusers' pipeline runs
     them one after the other; or all at once, as where it runs them as one batch."""
