@@ -58,6 +58,7 @@ class CogVideoX(Pipeline[CogVideoXRequest, Prepared]):
     advance = staticmethod(scheduler.advance)
     text_cost = staticmethod(costs.text_encoder)
     step_cost = staticmethod(costs.transformer)
+    hidden_size = staticmethod(costs.hidden_size)
 
     def vae_sizes(self, config: Config) -> list[Size]:
         halvings = len(config["block_out_channels"]) - 1
@@ -88,9 +89,6 @@ class CogVideoX(Pipeline[CogVideoXRequest, Prepared]):
         loaded: scheduler.Scheduler = kind.from_config(config)  # both are configured by the same
         loaded.set_timesteps(request.num_inference_steps)
         return Prepared(loaded, rotary_embedding(checkpoint.config("transformer"), request.latent_shape))
-
-    def hidden_size(self, config: Config, latent_shape: tuple[int, ...]) -> tuple[int, int]:
-        return costs.hidden_size(config, latent_shape)
 
     def text_encoder(self, mesh: Mesh) -> Part[Any]:
         return t5.encoder(TextEncoder, mesh)

@@ -25,7 +25,7 @@ def transformer(config: Config, image_tokens: int, text_tokens: int) -> Cost:
     block, one in a single), and the keys and values, written and read; then the latents in and out. Queries,
     scores and the inner feed-forward activations need never leave the chip.
     """
-    width, inner = hidden_width(config), _inner(config)
+    width, inner = _width(config), _inner(config)
     tokens = image_tokens + text_tokens
     attends = 4 * matmul(tokens, width, width) + attention(tokens, tokens, width)
     feed_forward = matmul(tokens, width, 2 * inner) + matmul(tokens, inner, width)
@@ -47,7 +47,7 @@ def transformer(config: Config, image_tokens: int, text_tokens: int) -> Cost:
 
 def transformer_parameters(config: Config) -> int:
     """The number of parameters of Flux2Transformer2DModel."""
-    width, inner, head = hidden_width(config), _inner(config), config["attention_head_dim"]
+    width, inner, head = _width(config), _inner(config), config["attention_head_dim"]
     layer = 4 * width * width + 3 * width * inner
     double = 2 * layer + 4 * head  # text and image; the norms of queries and keys
     single = layer + 2 * head
@@ -108,20 +108,24 @@ def _norm(channels: int) -> Cost:
 
 def _parameters_of_vectors(config: Config) -> int:
     """Parameters of the modulations and of the embedders of timestep and guidance, which see one vector."""
-    width = hidden_width(config)
+    width = _width(config)
     embedders = 2 if config["guidance_embeds"] else 1
     embedding = embedders * (config["timestep_guidance_channels"] * width + width * width)
     modulations = (6 + 6 + 3 + 2) * width * width  # image, text, single, output
     return int(embedding + modulations)
 
 
-def hidden_width(config: Config) -> int:
-    """The channels of the transformer's hidden states."""
+def hidden_size(config: Config, latent_shape: Sequence[int]) -> tuple[int, int]:
+    """How many tokens of the image the transformer has, and their width."""
+    return latent_shape[1], _width(config)
+
+
+def _width(config: Config) -> int:
     return int(config["num_attention_heads"] * config["attention_head_dim"])
 
 
 def _inner(config: Config) -> int:
-    return int(hidden_width(config) * config["mlp_ratio"])
+    return int(_width(config) * config["mlp_ratio"])
 
 
 def _out_channels(config: Config) -> int:

@@ -65,6 +65,7 @@ class Flux2(Pipeline[Flux2Request, Prepared]):
     text_width = "joint_attention_dim"
     predict = staticmethod(predict)
     advance = staticmethod(multistep.advance)
+    hidden_size = staticmethod(costs.hidden_size)
     step_cache_news: ClassVar = {
         FirstBlockCache: "diffusers has no FirstBlockCache for this model's two kinds of blocks; "
         "here its rule is applied to both as one stack"
@@ -103,9 +104,6 @@ class Flux2(Pipeline[Flux2Request, Prepared]):
             raise RequestError("sigmas", "only euler takes them; leave them out, or step with euler")
         set_steps(scheduler, steps, sigmas=sigmas, mu=compute_empirical_mu(prod(request.grid), steps))
         return Prepared(scheduler, multistep.tabulate(scheduler))
-
-    def hidden_size(self, config: Config, latent_shape: tuple[int, ...]) -> tuple[int, int]:
-        return latent_shape[1], costs.hidden_width(config)
 
     def first_blocks(self, config: Config, count: int) -> Config:
         double = min(count, config["num_layers"])

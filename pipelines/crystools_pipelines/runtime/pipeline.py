@@ -102,6 +102,8 @@ class Pipeline(ABC, Generic[Request, Prepared]):
     """`text_cost(config, prompts, tokens)` is the cost of the text encoder, padding included."""
     step_cost: ClassVar[Callable[..., Cost]]
     """`step_cost(config, latent_shape, tokens)` is the cost of a transformer on a sample for each branch."""
+    hidden_size: ClassVar[Callable[..., tuple[int, int]]]
+    """`hidden_size(config, latent_shape)` is how many tokens the transformer makes of latents, and their width."""
     step_cache_by_branch: ClassVar[bool] = False
     """Whether each guidance branch decides for itself which blocks to skip, as where diffusers' pipeline runs
     them one after the other; or all at once, as where it runs them as one batch."""
@@ -165,10 +167,6 @@ class Pipeline(ABC, Generic[Request, Prepared]):
     @abstractmethod
     def prepare(self, request: Request, checkpoint: Checkpoint) -> Prepared:
         """The schedule and whatever else the request needs beside weights; only configurations are read."""
-
-    @abstractmethod
-    def hidden_size(self, config: Config, latent_shape: tuple[int, ...]) -> tuple[int, int]:
-        """How many tokens the transformer of this configuration makes of latents, and their width."""
 
     def first_blocks(self, config: Config, count: int) -> Config:
         """The configuration with only the first `count` of its blocks."""

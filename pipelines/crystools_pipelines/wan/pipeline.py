@@ -56,6 +56,7 @@ class WanPipeline(Pipeline[Request, Prepared], Generic[Request]):
     advance = staticmethod(multistep.advance)
     text_cost = staticmethod(costs.text_encoder)
     step_cost = staticmethod(costs.transformer)
+    hidden_size = staticmethod(costs.hidden_size)
     step_cache_by_branch = True
 
     def vae_sizes(self, config: Config) -> list[Size]:
@@ -106,9 +107,6 @@ class WanPipeline(Pipeline[Request, Prepared], Generic[Request]):
             check_sizes(self.model, checkpoint, self._transformer_sizes(checkpoint, phase.component))
         self.check_step_cache(request, checkpoint, [phase.component for phase in phases])
         return Prepared(scheduler, multistep.tabulate(scheduler), phases)
-
-    def hidden_size(self, config: Config, latent_shape: tuple[int, ...]) -> tuple[int, int]:
-        return costs.hidden_size(config, latent_shape)
 
     def text_encoder(self, mesh: Mesh) -> Part[Any]:
         return t5.encoder(UMT5EncoderModel, mesh)
