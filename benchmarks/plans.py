@@ -27,7 +27,7 @@ FASTER = {
         "--preset lightx2v-4step --mesh sp=8",
         "--step-cache mag:0.12,0.2,2",
     ),
-    "wan2.2-i2v": ("--step-cache mag:0.06,0.2,2",),
+    "wan2.2-i2v": ("--steps 40 --step-cache mag:0.06,0.2,2",),
 }
 """The options, as they were published, with which a model is planned as well."""
 
