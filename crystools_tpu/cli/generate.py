@@ -8,6 +8,7 @@ import json
 import logging
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,8 @@ from rich.console import Console
 from crystools_pipelines.errors import PipelineError, RequestError
 from crystools_pipelines.models import MODELS
 from crystools_pipelines.parallel.mesh_shape import MeshShape
-from crystools_pipelines.tiny.on_demand import make_missing, tiny_location
+from crystools_pipelines.requests.lora import Lora
+from crystools_pipelines.tiny.on_demand import make_missing, tiny_location, tiny_lora_location
 from crystools_tpu import telemetry
 from crystools_tpu.cli.console import make_console
 from crystools_tpu.cli.errors import CommandError, WorkFailed
@@ -74,7 +76,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         ),
         (
             "without a download: a tiny checkpoint, of noise",
-            "generate wan2.1-t2v --checkpoint tiny --prompt fox --height 64 --width 64 --frames 5"
+            "generate wan2.1-t2v --checkpoint tiny-wan2.1-t2v --prompt fox --height 64 --width 64 --frames 5"
             " --steps 3 --out tiny.mp4",
         ),
         more="What is not given is as the model's authors published it.",
@@ -108,7 +110,7 @@ def run(arguments: argparse.Namespace) -> None:
     """Generates as asked; the report is written however the run ends, and then its metrics."""
     from crystools_exporters.exporting import exporting
 
-    request = request_of(arguments)
+    request = with_tiny_loras(request_of(arguments))
     mesh = mesh_of(arguments.mesh)
     arguments.checkpoint = located(arguments.checkpoint, arguments.model)
     check_files(arguments, request)
@@ -122,6 +124,8 @@ def run(arguments: argparse.Namespace) -> None:
             with contextlib.suppress(OSError):  # nobody may be there to read it
                 print(f"Watch it at {page.text}", file=sys.stderr, flush=True)
         make_tiny(arguments.checkpoint)
+        for lora in request.loras:
+            make_tiny(lora.location)
         if arguments.plan:
             check_video(arguments, request)
             plan_first(
@@ -164,10 +168,20 @@ def located(checkpoint: str, model: str) -> str:
     return checkpoint if tiny is None else tiny
 
 
-def make_tiny(checkpoint: str) -> None:
-    """Makes a tiny checkpoint that is missing, and says so. Raises CommandError where it cannot be."""
+def with_tiny_loras(request: Any) -> Any:
+    """The request, with where they are or will be in place of the names of tiny LoRAs that are no files."""
+    return replace(request, loras=tuple(map(_located_lora, request.loras)))
+
+
+def _located_lora(lora: Lora) -> Lora:
+    tiny = None if Path(lora.location).exists() else tiny_lora_location(lora.location)
+    return lora if tiny is None else replace(lora, location=tiny)
+
+
+def make_tiny(location: str) -> None:
+    """Makes a tiny checkpoint or LoRA that is missing, and says so. Raises CommandError where that fails."""
     try:
-        news = make_missing(checkpoint)
+        news = make_missing(location)
     except PipelineError as error:
         raise refusal(error) from None
     if news is not None:

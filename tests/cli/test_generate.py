@@ -20,11 +20,13 @@ import PIL.Image
 import pytest
 
 from crystools_pipelines import tiny
+from crystools_pipelines.flux2.request import Flux2Request
 from crystools_pipelines.models import MODELS
 from crystools_pipelines.parallel.mesh_shape import MeshShape
 from crystools_pipelines.planning import forecasting
 from crystools_pipelines.planning.cache import keep_plan, plan_key, plans_folder
 from crystools_pipelines.planning.plan import RunSpec
+from crystools_pipelines.requests.lora import Lora
 from crystools_pipelines.tiny import on_demand
 from crystools_tpu import telemetry
 from crystools_tpu.cli import demo, generate, main, plans
@@ -429,6 +431,19 @@ def test_a_tiny_checkpoint_is_asked_for_by_name_made_and_said(
         assert capsys.readouterr().err == said
     (tmp_path / "tiny-flux.2").mkdir()
     assert generate.located("tiny-flux.2", "flux.2") == "tiny-flux.2"
+
+
+def test_a_tiny_lora_is_asked_for_by_name_unless_a_file_has_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CRYSTOOLS_TPU_DATA_DIR", str(tmp_path / "data"))
+    monkeypatch.chdir(tmp_path)
+    name = "tiny-flux.2-lora.safetensors"
+    request = Flux2Request("a cat", loras=(Lora(name, 0.5), Lora("style.safetensors")))
+    made_at = str(tmp_path / "data" / "tiny-models" / name)
+    assert generate.with_tiny_loras(request).loras == (Lora(made_at, 0.5), Lora("style.safetensors"))
+    Path(name).touch()
+    assert generate.with_tiny_loras(request) == request
 
 
 def test_another_models_tiny_checkpoint_is_refused_with_the_right_one(
