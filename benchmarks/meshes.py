@@ -1,4 +1,5 @@
-"""Ranks every mesh for every full-size model's default request, and keeps the best ones as defaults.
+"""Ranks every mesh for every full-size model's default request, and for some without guidance, and keeps the
+best ones as defaults.
 
     python -m benchmarks.meshes [--topology v6e-8 ...] [MODEL ...]
 
@@ -18,6 +19,9 @@ from crystools_pipelines.parallel.mesh_shape import MeshShape
 from crystools_pipelines.planning.topologies import TOPOLOGIES
 
 TOPOLOGIES_COMPARED = ("v5e-8", "v5p-8", "v6e-8")
+UNGUIDED = ("wan2.1-t2v",)
+"""The models whose meshes are compared for one guidance branch as well, as few steps have it."""
+
 KEY = ("model", "chip", "devices", "branches")
 
 
@@ -29,22 +33,24 @@ def main() -> None:
     arguments = parser.parse_args()
     for topology in arguments.topology or TOPOLOGIES_COMPARED:
         for model in arguments.models or MODELS:
-            key = key_of(model, topology)
-            found = compare(model, topology)
-            print(json.dumps(key | found), flush=True)
-            keep("meshes", key, found)
+            for branches in (full_size(model).branches, *([1] if model in UNGUIDED else [])):
+                key = key_of(model, topology, branches)
+                found = compare(model, topology, branches)
+                print(json.dumps(key | found), flush=True)
+                keep("meshes", key, found)
 
 
-def key_of(model: str, topology: str) -> dict[str, Any]:
+def key_of(model: str, topology: str, branches: int) -> dict[str, Any]:
     """By what the entry is found."""
     chip = TOPOLOGIES[topology].chip
     devices = TOPOLOGIES[topology].chips * chip.devices_per_chip
-    return dict(zip(KEY, (model, chip.name, devices, full_size(model).branches), strict=True))
+    return dict(zip(KEY, (model, chip.name, devices, branches), strict=True))
 
 
-def compare(model: str, topology: str) -> dict[str, Any]:
+def compare(model: str, topology: str, branches: int) -> dict[str, Any]:
     """The best mesh and how it was found; empty where none fits."""
-    command = f"plan {model} --topology {topology} --compare-meshes"
+    unguided = "" if branches == full_size(model).branches else " --guidance-scale 1"
+    command = f"plan {model} --topology {topology}{unguided} --compare-meshes"
     meshes = answer(command)["meshes"]
     if not meshes[0]["fits"]:
         return {}

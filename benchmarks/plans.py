@@ -24,7 +24,7 @@ RESULTS = Path(__file__).parent / "results" / "plans.json"
 FASTER = {
     "wan2.1-t2v": (
         "--preset lightx2v-4step",
-        "--preset lightx2v-4step --mesh sp=8",
+        "--preset lightx2v-4step --mesh tp=8",
         "--step-cache mag:0.12,0.2,2",
     ),
     "wan2.2-i2v": ("--steps 40 --step-cache mag:0.06,0.2,2",),
