@@ -94,7 +94,8 @@ def plan_first(model: str, request: Any, *, checkpoint: str, devices: int, mesh:
         if topology is None:
             here, known = f"{len(chosen)} x {kind_label(chosen[0].device_kind)}", ", ".join(TOPOLOGIES)
             raise CommandError(f"--plan: the devices ({here}) are none of {known}; leave it out")
-        configurations = Checkpoint(checkpoint).configurations()
+        source = Checkpoint(checkpoint).with_loras(request.loras)  # one that cannot be had is refused now
+        configurations = source.configurations()
         with Plans(None, anew=False) as plans:
             plans.plan(RunSpec(topology, model, request, configurations, mesh, checkpoint))
 

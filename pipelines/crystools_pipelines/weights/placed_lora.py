@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from crystools_pipelines.errors import RequestError
-from crystools_pipelines.requests.lora import EXPERTS, Lora
+from crystools_pipelines.requests.lora import EXPERTS, Lora, check_expert
 from crystools_pipelines.weights.hub import Repository, RepositoryFile
 from crystools_pipelines.weights.lora import FAMILIES, FIELD, TRANSFORMERS, Family, LoraFile
 from crystools_pipelines.weights.lora_location import HubFile, locate
@@ -86,11 +86,7 @@ def placed(
     repositories: dict[str, Repository] = {}
     found = []
     for lora in loras:
-        if lora.expert is not None and len(transformers) == 1:
-            raise RequestError(
-                FIELD,
-                f"{lora} is for one of two experts, and this checkpoint has one; leave {lora.expert}: out",
-            )
+        check_expert(FIELD, lora, transformers)
         each = PlacedLora(lora, transformers, family, locate(lora.location, repositories))
         if each.path is not None:
             for component in transformers:
