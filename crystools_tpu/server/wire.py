@@ -14,7 +14,6 @@ from crystools_tpu.monitor import Snapshot, SourceHealth
 from crystools_tpu.server.settings import METRICS, Settings
 from crystools_tpu.sources.base import AttachedChips
 from crystools_tpu.telemetry.events import (
-    OMIT_DEFAULT,
     Message,
     Node,
     ProfileCapture,
@@ -134,9 +133,7 @@ class ExpectedNode:
     reason: Annotated[str | None, "Why it does not fit."]
     would_fit: Annotated[tuple[Shape, ...], "Where it does not: shapes that would."]
     shape_nodes: Annotated[tuple[str, ...], "The ids of the nodes whose widgets say the shape."]
-    loras: Annotated[tuple[str, ...], "Its LoRAs as files and scales, as far as the graph says."] = field(
-        default=(), metadata=OMIT_DEFAULT
-    )
+    loras: Annotated[tuple[str, ...], "Its LoRAs as files and scales, as far as the graph says."]
 
 
 @dataclass(frozen=True, slots=True)

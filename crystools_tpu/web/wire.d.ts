@@ -774,7 +774,7 @@ export interface ExpectedNode {
   /** The ids of the nodes whose widgets say the shape. */
   shape_nodes: string[];
   /** Its LoRAs as files and scales, as far as the graph says. */
-  loras?: string[];
+  loras: string[];
 }
 
 /** POST /api/expected: what is expected of a workflow, before it begins. */

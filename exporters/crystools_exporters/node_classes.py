@@ -17,7 +17,8 @@ OURS: Final = _names("""
     Wan21TPUVAEDecoder, Wan22T2VTextEncoder, Wan22T2VTPUSampler, Wan22T2VTPUVAEDecoder,
     Wan22I2VImageEncoder, Wan22I2VTextEncoder, Wan22I2VTPUSampler, Wan22I2VTPUVAEDecoder,
     FluxTPUTextEncoder, FluxTPUSampler, FluxTPUVAEDecoder, Flux2TextEncoder, Flux2TPUSampler,
-    Flux2TPUVAEDecoder, TPUTimingReport, TPUTimingPlot
+    Flux2TPUVAEDecoder, CogVideoXTPUPipeline, Wan21TPUPipeline, Wan22T2VTPUPipeline, Wan22I2VTPUPipeline,
+    Flux2TPUPipeline, TPULora, TPUTimingReport, TPUTimingPlot
 """)
 
 COMFYUI: Final = _names("""

@@ -101,7 +101,7 @@ def changed(checkpoint: Path, copy: Path, file: str, **values: Any) -> Path:
         (
             "scheduler/scheduler_config.json",
             {"_class_name": "DDIMScheduler"},
-            "the scheduler is DDIMScheduler; give a checkpoint with FlowMatchEulerDiscreteScheduler",
+            "the scheduler is DDIMScheduler; give a checkpoint with UniPCMultistepScheduler or ",
         ),
         (
             "text_encoder/config.json",

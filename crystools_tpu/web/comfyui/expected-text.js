@@ -40,7 +40,7 @@ export function aboutDetail(expected, price) {
  * @param {Expected} expected
  */
 export function lorasText({ nodes }) {
-  const loras = [...new Set(nodes.flatMap(({ loras }) => loras ?? []))].map(loraText);
+  const loras = [...new Set(nodes.flatMap(({ loras }) => loras))].map(loraText);
   if (!loras.length) return "";
   const [last, ...others] = loras.reverse();
   return others.length ? `With the LoRAs ${others.reverse().join(", ")} and ${last}.` : `With the LoRA ${last}.`;
