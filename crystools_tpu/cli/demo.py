@@ -110,7 +110,7 @@ def demo_request() -> Any:
         prompt="a paper boat drifts down a rainy street",
         height=160,
         width=288,
-        num_frames=33,
+        num_frames=17,
         num_inference_steps=20,
         flow_shift=3.0,
         seed=42,

@@ -314,6 +314,7 @@ def test_fault_the_maximum_was_shared_between_devices(tab: Tab) -> None:
     expect(tab.meter("host", "RAM")).to_have_attribute("data-tip", re.compile("Peak seen 412 GiB$"))
 
 
+@in_one_frontend
 @pytest.mark.parametrize("count", [8, 256])
 def test_fault_only_the_first_two_chips_were_shown(tab: Tab, count: int) -> None:
     """Many chips fold into one element, coloured by the worst of them; a click opens all."""
@@ -557,6 +558,7 @@ def test_it_can_be_read_in_light_and_dark(tab: Tab, palette: str) -> None:
     tab.manager("setting.set('Comfy.ColorPalette', 'dark')")
 
 
+@in_one_frontend
 def test_axe_finds_nothing_in_the_bar_the_chips_the_sidebar_and_the_settings(tab: Tab) -> None:
     """ComfyUI's own page is not ours to judge."""
     ours = ["crystools-bar", "crystools-sidebar"]
@@ -613,6 +615,7 @@ def test_the_settings_take_effect_at_once_and_stay_in_their_range(tab: Tab) -> N
     tab.close_settings()
 
 
+@in_one_frontend
 def test_fault_toggles_for_tpu_metrics_were_ignored(tab: Tab) -> None:
     """What is not shown is not even sent."""
     tab.open_settings()
@@ -626,6 +629,7 @@ def test_fault_toggles_for_tpu_metrics_were_ignored(tab: Tab) -> None:
     tab.close_settings()
 
 
+@in_one_frontend
 def test_each_device_can_be_hidden(tab: Tab) -> None:
     tab.show(*v6e_readings(3))
     expect(tab.bar.locator(".tag")).to_have_text(["3 chipsv6e"])
@@ -637,6 +641,7 @@ def test_each_device_can_be_hidden(tab: Tab) -> None:
     tab.close_settings()
 
 
+@in_one_frontend
 def test_fault_which_disk_took_any_path(tab: Tab) -> None:
     tab.open_settings()
     choice = tab.page.locator("[data-preference=disk]")
@@ -648,6 +653,7 @@ def test_fault_which_disk_took_any_path(tab: Tab) -> None:
     tab.close_settings()
 
 
+@in_one_frontend
 def test_fault_it_sampled_with_nobody_listening(tab: Tab) -> None:
     assert tab.ask("api/health")["subscribers"] == 1
     tab.open_settings()
@@ -920,6 +926,7 @@ def test_fault_settings_of_one_tab_changed_the_server_for_all(tab: Tab) -> None:
     other.page.close()
 
 
+@in_one_frontend
 def test_it_survives_a_restart_of_the_server(tab: Tab) -> None:
     tab.scene.stop()
     expect(tab.bar.locator("#state")).to_have_text("Reconnecting…")
@@ -975,6 +982,7 @@ def test_toasts_for_what_will_not_fit_a_recompile_a_nan_a_warning_an_eviction_an
     expect(evicted).not_to_contain_text("text_encoder")
 
 
+@in_one_frontend
 def test_fault_a_negative_rate_killed_it_for_good(tab: Tab) -> None:
     """It survives a reload, and values in the browser's storage that nobody could have set."""
     spoilt = {"interval_seconds": -1, "meter_width_pixels": 9e9, "meter_height_pixels": "x", "disk": 7}
@@ -991,6 +999,7 @@ def test_fault_a_negative_rate_killed_it_for_good(tab: Tab) -> None:
     tab.close_settings()
 
 
+@in_one_frontend
 def test_nothing_of_the_sidebar_is_cut_or_leaves_its_card(tab: Tab) -> None:
     """In a narrower one that ComfyUI allows it is scrolled to."""
     tab.manager("sidebarTab.toggleSidebarTab('crystools-tpu')")

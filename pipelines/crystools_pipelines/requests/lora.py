@@ -12,6 +12,9 @@ Expert: TypeAlias = Literal["high", "low"]
 EXPERTS: Final[dict[Expert, str]] = {"high": "transformer", "low": "transformer_2"}
 """The component of each of Wan2.2's experts, by the noise that it takes."""
 
+TRANSFORMERS: Final = tuple(EXPERTS.values())
+"""The components that a LoRA is merged into; most models have the first alone."""
+
 
 @dataclass(frozen=True)
 class Lora:

@@ -6,20 +6,20 @@ import json
 from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import diffusers
 from transformers import CONFIG_MAPPING, AutoTokenizer, PreTrainedTokenizerBase
 
 from crystools_pipelines.errors import CheckpointError, RequestError
-from crystools_pipelines.requests.lora import Lora
+from crystools_pipelines.requests.lora import TRANSFORMERS, Lora
 from crystools_pipelines.weights.hub import Repository, RepositoryFile, check_room
 from crystools_pipelines.weights.location import folders_beside, is_hub_id
-from crystools_pipelines.weights.lora import TRANSFORMERS
-from crystools_pipelines.weights.merged import MergedWeights
-from crystools_pipelines.weights.placed_lora import PlacedLora, placed
 from crystools_pipelines.weights.source import WeightSource
 from crystools_pipelines.weights.stored import StoredWeights, index_of, shards_of, single_file
+
+if TYPE_CHECKING:
+    from crystools_pipelines.weights.placed_lora import PlacedLora
 
 TOKENIZER = "tokenizer"
 
@@ -77,6 +77,8 @@ class Checkpoint:
         """
         merging = copy.copy(self)
         if loras:
+            from crystools_pipelines.weights.placed_lora import placed  # diffusers' loaders take a second
+
             merging._loras = placed(loras, self.config("transformer"), self._transformers())
         return merging
 
@@ -84,7 +86,11 @@ class Checkpoint:
         """Where the component's weights come from. Raises RequestError for a LoRA that cannot be merged."""
         stored = StoredWeights(self.folder(component), (self.location, component))
         merges = tuple(merge for lora in self._loras for merge in lora.merges(component))
-        return MergedWeights(stored, merges) if merges else stored
+        if not merges:
+            return stored
+        from crystools_pipelines.weights.merged import MergedWeights
+
+        return MergedWeights(stored, merges)
 
     def _transformers(self) -> tuple[str, ...]:
         """The components that are transformers, one or two."""

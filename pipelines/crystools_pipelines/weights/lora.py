@@ -31,6 +31,7 @@ from diffusers.utils import convert_unet_state_dict_to_peft
 from numpy.typing import NDArray
 
 from crystools_pipelines.errors import CheckpointError, RequestError
+from crystools_pipelines.requests.lora import TRANSFORMERS
 from crystools_pipelines.weights.deferred import deferred, names_of, value_of
 from crystools_pipelines.weights.stored import UNQUANTISED
 from crystools_pipelines.weights.tensor_files import StoredTensor, read_header, read_metadata
@@ -40,9 +41,6 @@ Metadata: TypeAlias = Mapping[str, Any]
 
 FIELD: Final = "loras"
 """The request's field that errors name."""
-
-TRANSFORMERS: Final = ("transformer", "transformer_2")
-"""The components that a file's own keys may name."""
 
 _ORIGINAL: Final = "diffusion_model."  # before the names of the model's authors, as ComfyUI has them
 _WHOLE: Final[Mapping[str, str]] = {".diff": ".weight", ".diff_b": ".bias"}

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from crystools_pipelines.errors import RequestError
-from crystools_pipelines.requests.lora import EXPERTS, Lora, check_expert
+from crystools_pipelines.requests.lora import EXPERTS, TRANSFORMERS, Lora, check_expert
 from crystools_pipelines.weights.hub import Repository, RepositoryFile
-from crystools_pipelines.weights.lora import FAMILIES, FIELD, TRANSFORMERS, Family, LoraFile
+from crystools_pipelines.weights.lora import FAMILIES, FIELD, Family, LoraFile
 from crystools_pipelines.weights.lora_location import HubFile, locate
 from crystools_pipelines.weights.merged import Merge
 
