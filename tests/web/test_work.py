@@ -19,7 +19,7 @@ SET_UP = """async () => {
     const heard = {}, socket = new WebSocket(new URL("ws", location).href.replace("http", "ws"));
     socket.onmessage = ({ data }) => {
       const message = JSON.parse(data);
-      heard[message.type] ??= data;
+      if (message.chips?.length !== 0) heard[message.type] ??= data; // not of a source that was late
       if (!heard.hello || !heard.snapshot) return;
       socket.close();
       resolve(heard);
