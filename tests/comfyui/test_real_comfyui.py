@@ -289,7 +289,8 @@ async def test_an_api_client_on_comfyuis_socket_hears_not_one_message_of_ours(co
 
 
 def test_free_frees_our_hbm_once_and_the_model_loads_again(comfyui: ComfyUI) -> None:
-    comfyui.post("/free", {"unload_models": True})  # what other tests have left
+    comfyui.run(comfyui.workflow())
+    comfyui.post("/free", {"unload_models": True})  # what other tests have left, too
     wait_for(lambda: not comfyui.get("/test/hbm")["residents"], "the unloading")
     for _ in range(2):
         comfyui.run(comfyui.workflow())
