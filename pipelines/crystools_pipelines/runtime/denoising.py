@@ -6,10 +6,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
+from numpy.typing import NDArray
 
 from crystools_pipelines.parallel import layout
 from crystools_pipelines.weights.loading import State
+
+_TABLE_ROWS = 64
 
 
 def denoising_step(
@@ -42,6 +46,20 @@ def denoising_step(
     output = guided(outputs, scale)
     solver = advance(schedule, solver, output, *(() if noise is None else (noise,)))
     return solver, cache, jnp.isfinite(solver.sample).all(), *decided
+
+
+def with_room(tables: Any) -> Any:
+    """Tables with a row for each step, or scalars, with rows for more steps, which are zeros.
+
+    So another number of steps is another program only where it is beyond a multiple of so many.
+    """
+
+    def with_rows(table: NDArray[Any]) -> NDArray[Any]:
+        if table.ndim == 0:
+            return table
+        return np.pad(table, [(0, -len(table) % _TABLE_ROWS), *[(0, 0)] * (table.ndim - 1)])
+
+    return jax.tree.map(with_rows, tables)
 
 
 def on_branches(

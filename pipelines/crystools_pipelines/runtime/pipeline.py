@@ -21,7 +21,7 @@ from crystools_pipelines.requests.request import Request as AnyRequest
 from crystools_pipelines.requests.request import Size as PixelSize
 from crystools_pipelines.requests.step_cache import MagCache, TaylorSeerCache
 from crystools_pipelines.runtime.block_caches import Calibration
-from crystools_pipelines.runtime.denoising import denoising_step
+from crystools_pipelines.runtime.denoising import denoising_step, with_room
 from crystools_pipelines.runtime.job import AnyArray, Job
 from crystools_pipelines.runtime.mag_ratios import Measured, Ratios
 from crystools_pipelines.runtime.previews import Preview
@@ -240,7 +240,7 @@ class Pipeline(ABC, Generic[Request, Prepared]):
         A phase's transformer need not be there any more when the next comes.
         """
         begin = self.denoising(request, prepared)
-        schedule, solver, seen = job.put((begin.schedule, begin.solver, condition), job.everywhere)
+        schedule, solver, seen = job.put((with_room(begin.schedule), begin.solver, condition), job.everywhere)
         branches = job.put(embeddings, layout.branches(job.mesh))
         noises, preview = None, self.preview(request, prepared)
         if begin.noises is not None:
@@ -255,7 +255,8 @@ class Pipeline(ABC, Generic[Request, Prepared]):
             loaded = job.load(self.transformer(job.mesh, name))
             denoiser = self._denoiser(job, name, loaded, branches.shape[0], solver.sample.shape)
             plan = denoiser.plan(request.step_cache, phase.steps, ratios.get(name, ()))
-            guidance = job.put(np.asarray(phase.guidance_scale, np.float32), job.everywhere)
+            scales = with_room(np.asarray(phase.guidance_scale, np.float32))
+            guidance = job.put(scales, job.everywhere)
             constants = (schedule, guidance, branches, seen)
             solver, cache = run_denoising(
                 job, name, loaded, solver, plan.steps, constants, noises, preview, plan.cache
