@@ -92,9 +92,7 @@ def _value(declared: Setting, name: str, said: Any) -> Any:
     """The field's value of what a report says of it (`params_of`). Raises RequestError for what is none."""
     if declared.parse is None or not isinstance(said, str):
         return said
-    if declared.repeated:
-        return tuple(declared.parse(name, text) for text in said.split(", "))
-    return declared.parse(name, said)
+    return declared.parsed(name, said.split(", ") if declared.repeated else said)
 
 
 @contextlib.contextmanager

@@ -116,7 +116,7 @@ def request_of(arguments: argparse.Namespace, *, of_any_content: bool = False) -
             raise CommandError(f"{option.flag}: {arguments.model} cannot do without; give one")
     try:
         declared_of = settings_of(request_class)
-        given = {name: _parsed(declared_of[name], name, value) for name, value in given.items()}
+        given = {name: declared_of[name].parsed(name, value) for name, value in given.items()}
         steps = given.get("num_inference_steps")
         if arguments.preset is not None:
             given = preset_named(arguments.model, arguments.preset).beside(given)
@@ -126,15 +126,6 @@ def request_of(arguments: argparse.Namespace, *, of_any_content: bool = False) -
         return request
     except RequestError as error:
         raise refusal(error) from None
-
-
-def _parsed(declared: Setting, field: str, given: Any) -> Any:
-    """What was typed as the field's value. Raises RequestError for a text that is none."""
-    if (parse := declared.parse) is None:
-        return given
-    if declared.repeated:
-        return tuple(parse(field, text) for text in given)
-    return parse(field, given)
 
 
 def files_read(arguments: argparse.Namespace) -> list[tuple[str, Path]]:

@@ -71,6 +71,17 @@ class Setting:
         """Whether a request must give the field."""
         return self.default is MISSING
 
+    def parsed(self, field: str, given: Any) -> Any:
+        """What was typed as the field's value: a text, or several where it is `repeated`.
+
+        Of a field that is not parsed it is the value. Raises RequestError for a text that is none.
+        """
+        if self.parse is None:
+            return given
+        if self.repeated:
+            return tuple(self.parse(field, text) for text in given)
+        return self.parse(field, given)
+
 
 def setting(
     default: Any = MISSING,

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any, Final, TypeVar
 
 from crystools_pipelines.errors import RequestError
-from crystools_pipelines.requests.fields import Role, setting, settings_of
+from crystools_pipelines.requests.fields import Check, Parse, Role, setting, settings_of
 
 CHECKPOINTS_OWN: Final = "checkpoint's own"
 """The first choice of a node's scheduler: what the checkpoint is published with, which is None."""
@@ -39,30 +39,25 @@ def scheduler_setting(names: tuple[str, ...]) -> Any:
 def sigmas_setting() -> Any:
     """The shares of noise of the steps, before the shift; None, and as a text nothing, the scheduler's."""
     about = "the share of noise of each step, before the shift, such as 1,0.75,0.5,0.25"
-    return setting(
-        None,
-        role=Role.SCHEDULE,
-        help=about,
-        check=_check_sigmas,
-        metavar="S,S,...",
-        widget=("STRING", {"default": "", "tooltip": f"{about}; empty: the scheduler's"}),
-        kw_only=True,
-        parse=_parse_sigmas,
-    )
+    return _list_setting(about, "S,S,...", _check_sigmas, _parse_sigmas)
 
 
 def timesteps_setting() -> Any:
     """The timesteps of the steps; None, and as a text nothing, the scheduler's."""
     about = "the timestep of each step, such as 1000,750,500,250; euler with a shift of 1 takes them"
+    return _list_setting(about, "T,T,...", _check_timesteps, _parse_timesteps)
+
+
+def _list_setting(about: str, metavar: str, check: Check, parse: Parse) -> Any:
     return setting(
         None,
         role=Role.SCHEDULE,
         help=about,
-        check=_check_timesteps,
-        metavar="T,T,...",
+        check=check,
+        metavar=metavar,
         widget=("STRING", {"default": "", "tooltip": f"{about}; empty: the scheduler's"}),
         kw_only=True,
-        parse=_parse_timesteps,
+        parse=parse,
     )
 
 
